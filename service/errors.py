@@ -1,0 +1,272 @@
+"""The one tree of errors that a client of Attune can meet.
+
+    caller ──(4xx)──> edge ──(429)──> batching ──(503/504)──> state, members
+      │ CallerError      │ ComeBackLater            │ DependencyError
+      └ change the request  └ send it again later      └ something Attune calls did not answer
+
+Each class names who must act, its HTTP `status` and its stable `code`. Errors are raised where the cause is known,
+translated once where a foreign exception appears (redis, httpx, onnxruntime), and rendered once at the edge.
+Nothing here knows HTTP beyond the number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field of a request that was refused: where it is, what is wrong, and the limit where there is one."""
+
+    field: str
+    message: str
+
+
+class AttuneError(Exception):
+    """Base of every error with a documented status and code.
+
+    Args:
+        detail: one sentence with the numbers that matter; shown to the client, so never prompt text.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def extra(self) -> Mapping[str, object]:
+        """Returns further members of the problem document."""
+        return {}
+
+    def headers(self) -> Mapping[str, str]:
+        """Returns response headers that belong to this error."""
+        return {}
+
+
+# --- the caller changes something ---------------------------------------------------------------------------------
+
+
+class CallerError(AttuneError):
+    """Sending the same request again will fail again."""
+
+    status = 400
+    code = "bad-request"
+    title = "Bad request"
+
+
+class InvalidRequest(CallerError):
+    """One or more fields are malformed, missing, unknown or out of their limits."""
+
+    status = 422
+    code = "invalid-request"
+    title = "Invalid request"
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.errors = tuple(errors)
+
+    def extra(self) -> Mapping[str, object]:
+        return {"errors": [{"field": error.field, "message": error.message} for error in self.errors]}
+
+
+class TooLarge(CallerError):
+    """A body or a text is over its limit; the detail has both numbers."""
+
+    status = 413
+    code = "too-large"
+    title = "Too large"
+
+
+class Unauthenticated(CallerError):
+    """No API key, or one that is not known."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "Unauthenticated"
+
+    def headers(self) -> Mapping[str, str]:
+        return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(CallerError):
+    """The key is good, and this is not allowed to it."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class NotYourCandidate(Forbidden):
+    """The candidate or decision belongs to another user of the same tenant."""
+
+    code = "not-your-candidate"
+    title = "Not your candidate"
+
+
+class NotFound(CallerError):
+    """No such path or resource."""
+
+    status = 404
+    code = "not-found"
+    title = "Not found"
+
+
+class UnknownCandidate(NotFound):
+    """No decision with this candidate was ever written for this tenant."""
+
+    code = "unknown-candidate"
+    title = "Unknown candidate"
+
+
+class UnknownDecision(NotFound):
+    """No such decision for this tenant."""
+
+    code = "unknown-decision"
+    title = "Unknown decision"
+
+
+class UnknownEvent(NotFound):
+    """No comparison with this event id is kept for this user."""
+
+    code = "unknown-event"
+    title = "Unknown event"
+
+
+class UnknownMember(NotFound):
+    """The portfolio has no member of this name; the detail lists those it has."""
+
+    code = "unknown-member"
+    title = "Unknown member"
+
+
+class MethodNotAllowed(CallerError):
+    """The path exists, with other methods."""
+
+    status = 405
+    code = "method-not-allowed"
+    title = "Method not allowed"
+
+
+class EventConflict(CallerError):
+    """The event id was used before with another body; nothing was applied."""
+
+    status = 409
+    code = "event-conflict"
+    title = "Event conflict"
+
+
+class BundleRefused(CallerError):
+    """A reload named a bundle that is damaged or does not pass its probes; the old one keeps serving."""
+
+    status = 409
+    code = "bundle-refused"
+    title = "Bundle refused"
+
+
+class ExpiredCandidate(CallerError):
+    """The decision was written and its record has passed its time to live."""
+
+    status = 410
+    code = "expired-candidate"
+    title = "Expired candidate"
+
+
+# --- the caller comes back later ----------------------------------------------------------------------------------
+
+
+class ComeBackLater(AttuneError):
+    """The request is good; there is no room for it now.
+
+    Args:
+        detail: what is full, with both numbers.
+        retry_after_s: when to try again, in seconds; at least 1 on the wire.
+    """
+
+    status = 429
+    code = "overloaded"
+    title = "Overloaded"
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> Mapping[str, str]:
+        return {"retry-after": str(max(1, round(self.retry_after_s)))}
+
+
+class Overloaded(ComeBackLater):
+    """A bounded queue or the permit at the edge is full."""
+
+
+class RateLimited(ComeBackLater):
+    """This key has used its rate."""
+
+    code = "rate-limited"
+    title = "Rate limited"
+
+
+# --- something that Attune calls did not answer --------------------------------------------------------------------
+
+
+class DependencyError(AttuneError):
+    """The request is good; a part behind the edge failed."""
+
+    status = 503
+    code = "unavailable"
+    title = "Unavailable"
+
+
+class StoreUnavailable(DependencyError):
+    """Redis did not answer; a write may or may not have happened, and sending it again with the same id is safe."""
+
+    code = "store-unavailable"
+    title = "Store unavailable"
+
+    def headers(self) -> Mapping[str, str]:
+        return {"retry-after": "1"}
+
+
+class NotReady(DependencyError):
+    """The service is starting, draining, or its scorer died."""
+
+    code = "not-ready"
+    title = "Not ready"
+
+    def headers(self) -> Mapping[str, str]:
+        return {"retry-after": "1"}
+
+
+class ScorerFailed(DependencyError):
+    """The scorer raised on this input alone; other inputs of its batch were not affected."""
+
+    status = 500
+    code = "scorer-failed"
+    title = "Scorer failed"
+
+
+class MemberFailed(DependencyError):
+    """Every member that was tried failed; the detail names each with its reason."""
+
+    status = 502
+    code = "member-failed"
+    title = "Member failed"
+
+    def __init__(self, detail: str, attempts: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.attempts = dict(attempts or {})
+
+    def extra(self) -> Mapping[str, object]:
+        return {"attempts": self.attempts}
+
+
+class DeadlineExceeded(DependencyError):
+    """The request's one deadline, set at the edge, passed before the answer was there."""
+
+    status = 504
+    code = "deadline-exceeded"
+    title = "Deadline exceeded"
