@@ -1,0 +1,225 @@
+"""The bundle: the directory that `models` makes and `service` loads; immutable, named by its hash.
+
+    bundle-<name>-<sha12>/
+      scorer.onnx  tokenizer.json  families.json  families.npz  portfolio.json  probes.npz  [roster.json, members/...]
+      manifest.json          written last: without it the directory is not a bundle
+
+Users' state is kept per *basis id*, a hash of what gives evidence its meaning (trunk, tokenizer, template, families) and
+not of the graph's bytes, so that exporting the same heads again elsewhere keeps the users.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam.families import Families
+from models.seam.families_file import FamiliesInvalid, read_families
+from models.seam.portfolio import Portfolio, PortfolioInvalid, read_portfolio
+from models.seam.text import TextEncoder, TextTemplate
+
+SCHEMA = 1
+REQUIRED = ("scorer.onnx", "tokenizer.json", "families.json", "families.npz", "portfolio.json", "probes.npz")
+MANIFEST = "manifest.json"
+
+
+class BundleInvalid(ValueError):
+    """The directory is not a bundle that this version can serve; the message names the file and both values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Texts with the answers of the training framework; the service replays them before it is ready.
+
+    Attributes:
+        prompts, responses: `P` texts each; an empty response stands for the row of the prompt alone.
+        answers: output name -> `[P, ...]` float32.
+        tolerance: greatest absolute difference that passes.
+    """
+
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+    answers: Mapping[str, NDArray[np.float32]]
+    tolerance: float
+
+    def to_bytes(self) -> bytes:
+        """Returns the contents of `probes.npz`."""
+        buffer = io.BytesIO()
+        texts = json.dumps({"prompts": self.prompts, "responses": self.responses, "tolerance": self.tolerance}).encode()
+        np.savez(buffer, texts=np.frombuffer(texts, dtype=np.uint8), **{f"answer/{name}": value for name, value in self.answers.items()})  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Probes:
+        """Returns the probes that `to_bytes` wrote."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            texts = json.loads(arrays["texts"].tobytes())
+            answers = {name.removeprefix("answer/"): arrays[name] for name in arrays.files if name.startswith("answer/")}
+        return cls(tuple(texts["prompts"]), tuple(texts["responses"]), answers, float(texts["tolerance"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and verified.
+
+    Attributes:
+        path: its directory.
+        id: `<name>-<sha12>`, the `bundle` of every response.
+        basis: basis id that keys users' state.
+        manifest: everything the manifest says (provenance, evaluation results).
+    """
+
+    path: Path
+    id: str
+    basis: str
+    manifest: Mapping[str, Any]
+    template: TextTemplate
+    families: Families
+    default_family: str
+    portfolio: Portfolio
+    probes: Probes
+
+    @property
+    def scorer(self) -> Path:
+        return self.path / "scorer.onnx"
+
+    def text_encoder(self) -> TextEncoder:
+        """Returns a new encoder with the bundle's tokenizer and template."""
+        return TextEncoder.from_file(self.path / "tokenizer.json", self.template)
+
+
+def basis_id(trunk_sha256: str, tokenizer: bytes, template: TextTemplate, families: Mapping[str, bytes]) -> str:
+    """Returns 12 hexadecimal digits that name what evidence means: equal inputs, equal meaning."""
+    digest = hashlib.sha256()
+    parts = [trunk_sha256.encode(), tokenizer, json.dumps(template.to_json(), sort_keys=True).encode()]
+    for part in [*parts, families["families.json"], families["families.npz"]]:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:12]
+
+
+def write_bundle(
+    root: Path,
+    name: str,
+    files: Mapping[str, bytes | Path],
+    *,
+    basis: str,
+    template: TextTemplate,
+    metadata: Mapping[str, Any],
+) -> Path:
+    """Writes a bundle below `root` and returns its directory; an equal bundle that is there already is kept.
+
+    Args:
+        root: directory of bundles, made if absent.
+        name: letters, digits and `_`; `-` separates it from the hash.
+        files: relative POSIX path -> contents, or a file to copy.
+        basis: see `basis_id`.
+        template: the text template of training.
+        metadata: provenance and results, JSON data.
+
+    Raises:
+        BundleInvalid: a required file is missing, or a name or path is not allowed; nothing is left behind.
+    """
+    if not name.replace("_", "").isalnum():
+        raise BundleInvalid(f"bundle name {name!r} may have letters, digits and '_' only")
+    missing = [required for required in REQUIRED if required not in files]
+    if missing:
+        raise BundleInvalid(f"bundle {name!r} lacks {', '.join(missing)}")
+    root.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
+    try:
+        table: dict[str, dict[str, Any]] = {}
+        for path, source in sorted(files.items()):
+            target = staging / _safe(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(source, bytes):
+                target.write_bytes(source)
+            else:
+                shutil.copyfile(source, target)
+            table[path] = {"sha256": sha256_of(target), "bytes": target.stat().st_size}
+        body = {"schema": SCHEMA, "name": name, "basis": basis, "template": template.to_json(), "files": table, **metadata}
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+        manifest = staging / MANIFEST
+        with manifest.open("w", encoding="utf-8") as stream:
+            json.dump({"id": f"{name}-{digest}", **body}, stream, indent=1, sort_keys=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        final = root / f"bundle-{name}-{digest}"
+        if final.exists():
+            shutil.rmtree(staging)
+        else:
+            staging.chmod(0o755)
+            staging.rename(final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return final
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Returns the bundle at `path` after checking every file's hash.
+
+    Raises:
+        BundleInvalid: no manifest, another schema, a file that is missing, changed or does not parse.
+    """
+    manifest = read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / _safe(name)
+        if not file.is_file():
+            raise BundleInvalid(f"{path.name}: {name} is missing")
+        found = sha256_of(file)
+        if found != entry["sha256"]:
+            raise BundleInvalid(f"{path.name}: {name} has sha256 {found[:12]}…; the manifest says {entry['sha256'][:12]}…")
+    try:
+        template = TextTemplate.from_json(manifest["template"])
+        families, default = read_families((path / "families.json").read_bytes(), (path / "families.npz").read_bytes())
+        portfolio = read_portfolio((path / "portfolio.json").read_bytes(), families)
+        probes = Probes.from_bytes((path / "probes.npz").read_bytes())
+    except (FamiliesInvalid, PortfolioInvalid, KeyError, TypeError, ValueError) as error:
+        raise BundleInvalid(f"{path.name}: {error}") from error
+    return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Returns the manifest of the bundle at `path`.
+
+    Raises:
+        BundleInvalid: there is none, it does not parse, it lacks a required file, or its schema is another.
+    """
+    file = path / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleInvalid(f"{path} has no {MANIFEST}: it is not a bundle, or its writing was cut short") from None
+    except ValueError as error:
+        raise BundleInvalid(f"{file.name} of {path.name} is not JSON: {error}") from error
+    if manifest.get("schema") != SCHEMA:
+        raise BundleInvalid(f"{path.name} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}")
+    missing = [required for required in REQUIRED if required not in manifest.get("files", {})]
+    if missing or "id" not in manifest or "basis" not in manifest:
+        raise BundleInvalid(f"{path.name}: the manifest lacks {', '.join(missing) or 'id or basis'}")
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's contents in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _safe(path: str) -> PurePosixPath:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or path == MANIFEST or not pure.parts:
+        raise BundleInvalid(f"{path!r} is not a path inside a bundle")
+    return pure

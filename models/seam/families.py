@@ -1,0 +1,297 @@
+"""Families of reward heads as the server and the simulator use them: score, predict, learn, sample.
+
+A *row* is what the scorer graph says of one text: output name -> 1-D float32 array. A family reads its own outputs from
+the rows of two candidates and of their prompt, and its own slice of the user's evidence; it keeps no state. Axis letters:
+`N` candidates, `K` heads, `E` evidence, `S` samples. Where a family's arrays come from is `families_file`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam import gaussian, hedge
+from models.seam.evidence import quantise
+
+Array = NDArray[np.float64]
+Row = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Candidates as one user sees them: `scores` `[N]`, `stds` `[N]`, `weights` `[K]`, `rewards` `[N, K]`.
+
+    `rewards * weights` are the contributions, and sum to `scores`.
+    """
+
+    scores: Array
+    stds: Array
+    weights: Array
+    rewards: Array
+
+
+class Family(Protocol):
+    """One way to turn heads and a user's evidence into personal rewards.
+
+    Attributes:
+        name: names the graph's outputs: `<name>_rewards`, `<name>_gate` and so on.
+        heads: names of the `K` heads.
+        evidence_size: `E`, length of this family's slice of the user's sum.
+        candidate_outputs: outputs that learning needs of each candidate; kept with a decision.
+        prompt_outputs: outputs that this family needs of the prompt row; empty if it does not read the prompt to score.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def heads(self) -> tuple[str, ...]: ...
+    @property
+    def evidence_size(self) -> int: ...
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]: ...
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]: ...
+    @property
+    def scores_with_prompt(self) -> bool:
+        """Whether weights depend on the prompt, so that scoring needs the prompt's row."""
+        ...
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:
+        """Returns the user's weights `[K]` on the simplex; `prompt=None` gives those of an average prompt."""
+        ...
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
+        """Returns the candidates with rewards `[N, K]` as this user sees them."""
+        ...
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+        """Returns the probability that this user prefers `chosen` to `rejected`."""
+        ...
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
+        """Returns what the comparison adds to this family's slice of the user's sum, `[E]`, before the grid."""
+        ...
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
+        """Returns `samples` draws of the user's weights from the posterior, `[S, K]`."""
+        ...
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
+        """Returns mean and std `[D]` of the user's Gaussian, or None for a family without one."""
+        ...
+
+
+def _pair(name: str, chosen: Row, rejected: Row) -> Array:
+    return np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class BradleyTerry:
+    """One global head for everybody: the baseline, `P = sigma(a ds)` (Bradley and Terry 1952)."""
+
+    name: str
+    heads: tuple[str, ...]
+    logit_scale: float
+
+    @property
+    def evidence_size(self) -> int:
+        return 0
+
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_rewards",)
+
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def scores_with_prompt(self) -> bool:
+        return False
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - everybody's weights are alike
+        return np.ones(1)
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
+        return Scored(rewards[:, 0], np.zeros(len(rewards)), self.weights(evidence, prompt), rewards)
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as above
+        return float(hedge.sigmoid(self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected))[0])
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - nothing to learn
+        return np.zeros(0)
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
+        return np.ones((samples, 1))
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Micro:
+    """Mixture of Bradley-Terry heads with a gate on the prompt, and Hedge per user (Shen et al. 2025; SCIENCE §2).
+
+    Attributes:
+        log_prior: `[K]` mean log gate, used where there is no prompt.
+        mask: `[K]` False for heads that an audit found harmful; their weight is 0.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    logit_scale: float
+    settings: hedge.HedgeSettings
+    log_prior: Array
+    mask: NDArray[np.bool_]
+
+    @property
+    def evidence_size(self) -> int:
+        return len(self.heads)
+
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_rewards",)
+
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_gate",)
+
+    @property
+    def scores_with_prompt(self) -> bool:
+        return True
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:
+        gate = self.log_prior if prompt is None else np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64)
+        return hedge.hedge_weights(np.where(self.mask, gate, -np.inf), evidence, eta=self.settings.eta)
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
+        weights = self.weights(evidence, prompt)
+        scores = rewards @ weights
+        # The posterior is over which head is this user, so the spread of a score is that of the heads around it.
+        stds = np.sqrt(np.maximum(0.0, (rewards - scores[:, None]) ** 2 @ weights))
+        return Scored(scores, stds, weights, rewards)
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+        return hedge.mixed_probability(self.weights(evidence, prompt), self._margins(chosen, rejected))
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - losses do not see the prompt
+        return hedge.hedge_evidence(self._margins(chosen, rejected), cap=self.settings.cap, tie=tie)
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
+        heads = rng.choice(len(self.heads), size=samples, p=self.weights(evidence, prompt))
+        draws: Array = np.eye(len(self.heads))[heads]
+        return draws
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002
+        return None
+
+    def _margins(self, chosen: Row, rejected: Row) -> Array:
+        return self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class Vrf:
+    """A user as a Gaussian matched to shared bases (Lee et al. 2026; SCIENCE §5)."""
+
+    name: str
+    heads: tuple[str, ...]
+    logit_scale: float
+    bases: gaussian.Bases
+    encoder: gaussian.PairEncoder
+
+    @property
+    def evidence_size(self) -> int:
+        return 2 * self.bases.means.shape[1]
+
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_rewards", f"{self.name}_features")
+
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_prompt_features",)
+
+    @property
+    def scores_with_prompt(self) -> bool:
+        return False
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - a user's match does not see the prompt
+        return gaussian.matching_weights(*gaussian.posterior(evidence), self.bases)
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
+        weights = self.weights(evidence, prompt)
+        variance = gaussian.margin_variance(weights, rewards, gaussian.posterior(evidence)[1], self.bases)
+        return Scored(rewards @ weights, np.sqrt(variance), weights, rewards)
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+        margins = self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected)
+        weights = self.weights(evidence, prompt)
+        variance = gaussian.margin_variance(weights, margins, gaussian.posterior(evidence)[1], self.bases)
+        return gaussian.attenuated_probability(float(margins @ weights), float(variance))
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
+        difference = _pair(f"{self.name}_features", chosen, rejected)
+        precision, vote = self.encoder(difference, np.asarray(prompt[f"{self.name}_prompt_features"], dtype=np.float64))
+        return gaussian.vote_evidence(precision, vote, tie=tie)
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
+        return gaussian.sample_weights(evidence, self.bases, rng, samples)
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
+        return gaussian.posterior(evidence)
+
+
+class Families:
+    """All families of a bundle, side by side in one evidence vector, in a fixed order."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = {family.name: family for family in families}
+        if len(self._families) != len(families):
+            raise ValueError(f"family names repeat: {[family.name for family in families]}")
+        self._slices: dict[str, slice] = {}
+        start = 0
+        for family in families:
+            self._slices[family.name] = slice(start, start + family.evidence_size)
+            start += family.evidence_size
+        self.evidence_size = start
+
+    def __getitem__(self, name: str) -> Family:
+        return self._families[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._families
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._families)
+
+    def prior(self) -> Array:
+        """Returns the evidence of a user about whom nothing is known, zeros `[E]`."""
+        return np.zeros(self.evidence_size)
+
+    def part(self, name: str, evidence: Array) -> Array:
+        """Returns the slice of a whole evidence vector `[E]` that belongs to one family."""
+        if evidence.shape != (self.evidence_size,):
+            raise ValueError(f"evidence is {evidence.shape}; these families read ({self.evidence_size},)")
+        return evidence[self._slices[name]]
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False) -> Array:
+        """Returns what one comparison adds to the user's sum, `[E]` on the grid, from that comparison alone."""
+        parts = [family.learn(chosen, rejected, prompt, tie=tie) for family in self._families.values()]
+        return quantise(np.concatenate([np.zeros(0), *parts]))
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, float]:
+        """Returns each family's probability that `chosen` is preferred, before the comparison is learned."""
+        return {
+            name: family.predict(self.part(name, evidence), chosen, rejected, prompt) for name, family in self._families.items()
+        }
+
+    def outputs_to_keep(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns the outputs of a candidate and of a prompt that learning needs later: what a decision stores."""
+        candidate = [name for family in self._families.values() for name in family.candidate_outputs]
+        prompt = [name for family in self._families.values() for name in family.prompt_outputs]
+        return tuple(dict.fromkeys(candidate)), tuple(dict.fromkeys(prompt))

@@ -1,0 +1,166 @@
+"""A user as a Gaussian, matched to shared bases by Wasserstein distance (VRF, Lee et al. 2026, arXiv 2604.00997).
+
+The paper's formulas are not public; everything below is the reconstruction of SCIENCE §5. Axis letters: `D` latent size,
+`K` heads (= bases), `F` features of a candidate, `P` features of a prompt, `H` hidden units, `N` candidates, `S` samples.
+A user's state is `[L ; e]` `[2D]`: sums of precisions `t` and of precision-weighted votes `t * n`; the prior N(0, I) is
+added when it is read, so an empty state is the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam.hedge import sigmoid, softmax
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """Shared probabilistic bases `B_k = N(m_k, diag s_k^2)` and the temperature of matching.
+
+    Attributes:
+        means: `[K, D]`.
+        stds: `[K, D]`, positive.
+        tau: temperature of the softmax over squared distances, `tau_0 * D`.
+    """
+
+    means: Array
+    stds: Array
+    tau: float
+
+    def __post_init__(self) -> None:
+        if self.means.shape != self.stds.shape or self.means.ndim != 2:  # noqa: PLR2004 - a matrix has two axes
+            raise ValueError(f"means {self.means.shape} and stds {self.stds.shape} must both be [K, D]")
+        if not (np.all(self.stds > 0) and self.tau > 0):
+            raise ValueError(f"stds must be positive (least is {self.stds.min():g}) and tau above 0 (is {self.tau:g})")
+
+
+@dataclass(frozen=True, slots=True)
+class PairEncoder:
+    """`a = PairMLP(W(h_w - h_l), W' e(x))` with SiLU layers; its odd part votes, its even part gives the precision.
+
+    Taking the odd part for the vote and the even part for the precision makes swapping winner and loser turn the vote
+    round exactly, whatever the weights are.
+
+    Attributes:
+        layers: `(weight [H_out, H_in], bias [H_out])` of each layer; the first reads `[F + P]`.
+        vote: `W_m` `[D, H]`; no bias, so that no difference gives no vote.
+        precision: `W_t` `[D, H]`.
+        precision_bias: `[D]`.
+        scale: `c`, divides the precision.
+    """
+
+    layers: tuple[tuple[Array, Array], ...]
+    vote: Array
+    precision: Array
+    precision_bias: Array
+    scale: float
+
+    def __call__(self, difference: Array, prompt: Array) -> tuple[Array, Array]:
+        """Returns precision `t` `[D]`, non-negative, and vote `n` `[D]` of one comparison.
+
+        Args:
+            difference: `[F]` features of the winner minus those of the loser.
+            prompt: `[P]` features of the prompt.
+        """
+        forward, backward = self._hidden(np.stack([np.concatenate([difference, prompt]), np.concatenate([-difference, prompt])]))
+        precision = np.logaddexp(0.0, self.precision @ (0.5 * (forward + backward)) + self.precision_bias) / self.scale
+        vote: Array = self.vote @ (0.5 * (forward - backward))
+        return precision, vote
+
+    def _hidden(self, inputs: Array) -> Array:
+        for weight, bias in self.layers:
+            logits = inputs @ weight.T + bias
+            inputs = logits * sigmoid(logits)
+        return inputs
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Returns the arrays that `from_arrays` reads, by name."""
+        arrays = {"vote": self.vote, "precision": self.precision, "precision_bias": self.precision_bias, "scale": np.array(self.scale)}
+        for index, (weight, bias) in enumerate(self.layers):
+            arrays[f"layer{index}_weight"], arrays[f"layer{index}_bias"] = weight, bias
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> PairEncoder:
+        """Returns the encoder whose arrays `to_arrays` gave.
+
+        Raises:
+            KeyError: an array is missing.
+        """
+        depth = sum(name.startswith("layer") and name.endswith("_weight") for name in arrays)
+        layers = tuple((arrays[f"layer{index}_weight"], arrays[f"layer{index}_bias"]) for index in range(depth))
+        return cls(layers, arrays["vote"], arrays["precision"], arrays["precision_bias"], float(arrays["scale"]))
+
+
+def vote_evidence(precision: Array, vote: Array, *, tie: bool = False) -> Array:
+    """Returns what one comparison adds to a user, `[t ; t * n]` `[2D]`; a tie adds precision and a vote of zero.
+
+    A tie is the mean of both orders: the precision is even in the difference and stays, the vote is odd and cancels.
+    """
+    return np.concatenate([precision, np.zeros_like(vote) if tie else precision * vote])
+
+
+def posterior(evidence: Array) -> tuple[Array, Array]:
+    """Returns mean and standard deviation `[D]`, `[D]` of the user's Gaussian: a product of experts with prior N(0, I).
+
+    `L_u = 1 + sum t`, `mu_u = (sum t n) / L_u`, `sigma_u = L_u ** -1/2`.
+    """
+    size = evidence.shape[-1] // 2
+    precision = 1.0 + evidence[..., :size]
+    return evidence[..., size:] / precision, precision**-0.5
+
+
+def matching_weights(mean: Array, std: Array, bases: Bases) -> Array:
+    """Returns `w = softmax(-D / tau)`, `D_k = |mu - m_k|^2 + |sigma - s_k|^2`, the exact squared 2-Wasserstein distance.
+
+    Args:
+        mean: `[..., D]` of the user, or of samples.
+        std: `[..., D]`, broadcast against `mean`.
+        bases: the shared bases.
+
+    Returns:
+        `[..., K]` on the simplex.
+    """
+    distance = np.sum((mean[..., None, :] - bases.means) ** 2, axis=-1) + np.sum((std[..., None, :] - bases.stds) ** 2, axis=-1)
+    return softmax(-distance / bases.tau)
+
+
+def margin_variance(weights: Array, rewards: Array, std: Array, bases: Bases) -> Array:
+    """Returns `S^2 = sum_j sigma_j^2 (dM/dmu_j)^2`, the variance of a score or margin that the user's Gaussian causes.
+
+    `dM/dmu = (2/tau) sum_k w_k r_k (m_k - m_bar)` with `m_bar = sum_k w_k m_k`.
+
+    Args:
+        weights: `[K]` at the posterior mean.
+        rewards: `[..., K]` rewards, or differences of rewards.
+        std: `[D]` of the user.
+        bases: the shared bases.
+
+    Returns:
+        `[...]` in squared units of `rewards`.
+    """
+    centred = bases.means - weights @ bases.means
+    gradient = (2.0 / bases.tau) * ((weights * rewards) @ centred)
+    variance: Array = np.sum((std * gradient) ** 2, axis=-1)
+    return variance
+
+
+def attenuated_probability(margin: float, variance: float) -> float:
+    """Returns `sigma(M / sqrt(1 + pi S^2 / 8))`, the approximate marginal likelihood (MacKay 1992)."""
+    return float(sigmoid(np.asarray(margin / np.sqrt(1.0 + np.pi * variance / 8.0))))
+
+
+def sample_weights(evidence: Array, bases: Bases, rng: np.random.Generator, samples: int) -> Array:
+    """Returns the weights of `samples` draws of the user's position, `[S, K]`.
+
+    A draw moves the mean and keeps the standard deviation: the uncertainty stays part of the match, as when serving.
+    """
+    mean, std = posterior(evidence)
+    positions = mean + std * rng.standard_normal((samples, mean.shape[-1]))
+    return matching_weights(positions, std, bases)

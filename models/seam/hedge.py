@@ -1,0 +1,74 @@
+"""Probability mixing over heads: `P = sum_k w_k sigma(a ds_k)`, learned online by Hedge (MiCRo, sparse MoE).
+
+`K` heads, `ds` `[K]` winner minus loser in standardised units, `a` the family's logit scale. A user's state is the sum
+of centred losses `C` `[K]`; weights are `w_k ~ f_k(x) exp(-eta C_k)` with `f` the gate on the prompt (SCIENCE §0, §2).
+With `eta = 1` and a gate that is a prior this is exact Bayes over "which head is this user".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def sigmoid(logits: Array) -> Array:
+    """Returns `1 / (1 + exp(-logits))`, without overflow, of any shape."""
+    return np.exp(-np.logaddexp(0.0, -logits))
+
+
+def softmax(logits: Array) -> Array:
+    """Returns the softmax over the last axis; `-inf` gives weight 0."""
+    shifted = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    weights: Array = shifted / np.sum(shifted, axis=-1, keepdims=True)
+    return weights
+
+
+def losses(margins: Array, *, cap: float, tie: bool = False) -> Array:
+    """Returns the log-loss of each head on one comparison, `L_k = min(-log sigma(m_k), cap)`.
+
+    Args:
+        margins: `[K]` logits, `a * ds_k`.
+        cap: `L_max`, nats; bounds what one comparison can do to a user.
+        tie: the user could not tell; the loss is then the mean over both orders.
+    """
+    loss = np.logaddexp(0.0, -margins)
+    if tie:
+        loss = 0.5 * (loss + np.logaddexp(0.0, margins))
+    return np.minimum(loss, cap)
+
+
+def hedge_evidence(margins: Array, *, cap: float, tie: bool = False) -> Array:
+    """Returns what one comparison adds to `C`: `L_k - mean_j L_j`, `[K]`, summing to 0 (SCIENCE §0, reconstruction).
+
+    The common part is taken out because it cannot change weights and would only use up the bits of the sum.
+    """
+    loss = losses(margins, cap=cap, tie=tie)
+    return loss - np.mean(loss)
+
+
+def hedge_weights(log_prior: Array, cumulative: Array, *, eta: float) -> Array:
+    """Returns `w_k ~ exp(log_prior_k - eta C_k)` on the simplex, `[K]`.
+
+    Args:
+        log_prior: `[K]` log gate probabilities for this prompt; `-inf` masks a head (audit).
+        cumulative: `[K]` the user's sum of centred losses, nats.
+        eta: learning rate of Hedge; 1 is exact Bayes.
+    """
+    return softmax(log_prior - eta * cumulative)
+
+
+def mixed_probability(weights: Array, margins: Array) -> float:
+    """Returns `P(winner preferred) = sum_k w_k sigma(m_k)`, Shen et al. 2025 (arXiv 2505.24846)."""
+    return float(np.dot(weights, sigmoid(margins)))
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeSettings:
+    """Constants of one family's Hedge: learning rate, and cap of a single loss in nats."""
+
+    eta: float = 1.0
+    cap: float = 4.0

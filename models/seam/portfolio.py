@@ -1,0 +1,106 @@
+"""`portfolio.json`: the members, what they stand for, their values under every head, and the certificate.
+
+Values that depend on the prompt come from the scorer graph (`<family>_values`, `[M * K]`); those here are their means over
+held-out prompts, used where there is no prompt and shown by `GET /portfolio`. `M` members, `K` heads of a family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam.families import Families, Row
+
+Array = NDArray[np.float64]
+
+
+class PortfolioInvalid(ValueError):
+    """`portfolio.json` does not fit the families of its bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortfolioMember:
+    """One member: its name, a sentence on it, and the weights over reward dimensions it was made for."""
+
+    name: str
+    description: str
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Portfolio:
+    """The members in their fixed order, which is the order of every `[M]` axis.
+
+    Attributes:
+        values: family -> `[M, K]` mean reward of each member under each head, standardised units.
+        intervals: family -> `[M, K]` half width of the 95 % interval of `values`.
+        certificate: what was proved about coverage, or None if nothing was.
+    """
+
+    members: tuple[PortfolioMember, ...]
+    values: Mapping[str, Array]
+    intervals: Mapping[str, Array]
+    certificate: Mapping[str, Any] | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    def values_for(self, family: str, prompt: Row | None) -> Array:
+        """Returns `[M, K]` predicted rewards of the members for this prompt, or their means without one."""
+        name = f"{family}_values"
+        if prompt is None or name not in prompt:
+            return self.values[family]
+        return np.asarray(prompt[name], dtype=np.float64).reshape(len(self.members), -1)
+
+
+def write_portfolio(portfolio: Portfolio) -> bytes:
+    """Returns the contents of `portfolio.json`."""
+    document = {
+        "schema": 1,
+        "members": [
+            {
+                "name": member.name,
+                "description": member.description,
+                "weights": dict(member.weights),
+                "values": {family: values[index].tolist() for family, values in portfolio.values.items()},
+                "intervals": {family: widths[index].tolist() for family, widths in portfolio.intervals.items()},
+            }
+            for index, member in enumerate(portfolio.members)
+        ],
+        "certificate": portfolio.certificate,
+    }
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def read_portfolio(content: bytes, families: Families) -> Portfolio:
+    """Returns the portfolio that `write_portfolio` wrote.
+
+    Raises:
+        PortfolioInvalid: another schema, no members, a repeated name, or values that do not fit the families' heads.
+    """
+    data = json.loads(content)
+    if data.get("schema") != 1:
+        raise PortfolioInvalid(f"portfolio.json has schema {data.get('schema')!r}; this version reads 1")
+    entries = data["members"]
+    members = tuple(PortfolioMember(entry["name"], entry["description"], entry["weights"]) for entry in entries)
+    names = [member.name for member in members]
+    if not names or len(set(names)) != len(names):
+        raise PortfolioInvalid(f"portfolio.json needs one or more members with names of their own; it has {names}")
+    values, intervals = {}, {}
+    for family in families.names:
+        shape = (len(members), len(families[family].heads))
+        for kind, arrays in (("values", values), ("intervals", intervals)):
+            try:
+                array = np.array([entry[kind][family] for entry in entries], dtype=np.float64)
+            except (KeyError, ValueError) as error:
+                raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are missing or ragged ({error})") from error
+            if array.shape != shape or not np.all(np.isfinite(array)):
+                raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are {array.shape}; finite {shape} was expected")
+            arrays[family] = array
+    return Portfolio(members, values, intervals, data.get("certificate"))

@@ -1,0 +1,141 @@
+"""How a prompt and a response become tokens: the one text template of training and serving.
+
+A candidate is `prefix prompt middle response suffix` and its pooled tokens are the response's; a prompt alone is
+`prefix [context separator] prompt suffix` and its pooled tokens are all but the specials. The ids of the special pieces
+come from the trunk's tokenizer at export and travel in the bundle, so any encoder or decoder works unchanged.
+This module knows nothing of padding, batches or graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One text for the trunk: its token ids, the span that is pooled, and what did not fit.
+
+    `pool_start <= pool_stop` index `input_ids`; dropped counts are tokens that were cut to respect the template's limits.
+    """
+
+    input_ids: tuple[int, ...]
+    pool_start: int
+    pool_stop: int
+    dropped_prompt_tokens: int = 0
+    dropped_response_tokens: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TextTemplate:
+    """Special pieces and limits, all in tokens.
+
+    Attributes:
+        prefix: ids before everything (`[CLS]`, `<s>`).
+        middle: ids between prompt and response (`[SEP]`, a newline).
+        suffix: ids after everything (`[SEP]`, `</s>`).
+        separator: ids between a context and the prompt it is prepended to.
+        max_tokens: the trunk's limit for one text, specials included.
+        max_prompt_tokens: how much of a prompt's **end** stays in a candidate; the end is what the response answers.
+        max_context_tokens: how much of a context's **start** stays.
+    """
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    separator: tuple[int, ...]
+    max_tokens: int = 512
+    max_prompt_tokens: int = 128
+    max_context_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        specials = len(self.prefix) + len(self.middle) + len(self.suffix) + len(self.separator)
+        room = self.max_tokens - specials - max(self.max_prompt_tokens, self.max_context_tokens)
+        if room < 1:
+            raise ValueError(
+                f"max_tokens {self.max_tokens} leaves {room} tokens for a response after {specials} special, "
+                f"{self.max_prompt_tokens} prompt and {self.max_context_tokens} context tokens; at least 1 is needed"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON data that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TextTemplate:
+        """Returns the template that `to_json` wrote.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+            ValueError: the limits leave no room for a response.
+        """
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+
+
+class TextEncoder:
+    """Turns texts into `Encoded` with one tokenizer and one template; safe to share between threads."""
+
+    def __init__(self, tokenizer: Tokenizer, template: TextTemplate) -> None:
+        # A tokenizer.json may carry truncation and padding of its former life; both would silently change scores.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.template = template
+
+    @classmethod
+    def from_file(cls, path: Path, template: TextTemplate) -> TextEncoder:
+        """Returns an encoder for the `tokenizer.json` at `path`."""
+        return cls(Tokenizer.from_file(str(path)), template)
+
+    def prompt(self, prompt: str, context: str | None = None) -> Encoded:
+        """Returns the row of a prompt alone, with the context (SCIENCE §2) prepended to it where there is one."""
+        template = self.template
+        head: list[int] = []
+        if context:
+            head = [*self._ids(context)[: template.max_context_tokens], *template.separator]
+        tokens = self._ids(prompt)
+        room = template.max_tokens - len(template.prefix) - len(template.suffix) - len(head)
+        kept = _tail(tokens, room)
+        start = len(template.prefix)
+        stop = start + len(head) + len(kept)
+        return Encoded((*template.prefix, *head, *kept, *template.suffix), start, stop, len(tokens) - len(kept))
+
+    def candidates(self, prompt: str, responses: Sequence[str]) -> list[Encoded]:
+        """Returns one row per response, in order; the prompt is tokenized once."""
+        template = self.template
+        tokens = self._ids(prompt)
+        kept = _tail(tokens, template.max_prompt_tokens)
+        head = (*template.prefix, *kept, *template.middle)
+        room = template.max_tokens - len(head) - len(template.suffix)
+        rows = []
+        for encoding in self._tokenizer.encode_batch_fast(list(responses), add_special_tokens=False):
+            response = encoding.ids
+            row = (*head, *response[:room], *template.suffix)
+            stop = len(row) - len(template.suffix)
+            rows.append(Encoded(row, len(head), stop, len(tokens) - len(kept), max(0, len(response) - room)))
+        return rows
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def conversation_text(messages: Sequence[tuple[str, str]]) -> str:
+    """Returns the prompt text of a conversation of `(role, content)` turns.
+
+    A single user turn is its content, so that `prompt` and a one-message conversation score alike.
+    """
+    if len(messages) == 1 and messages[0][0] == "user":
+        return messages[0][1]
+    return "\n".join(f"{role}: {content}" for role, content in messages)
+
+
+def _tail(tokens: Sequence[int], room: int) -> Sequence[int]:
+    return tokens[max(0, len(tokens) - room) :]
