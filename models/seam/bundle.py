@@ -99,12 +99,16 @@ class Bundle:
         return TextEncoder.from_file(self.path / "tokenizer.json", self.template)
 
 
-def basis_id(trunk_sha256: str, tokenizer: bytes, template: TextTemplate, families: Mapping[str, bytes]) -> str:
-    """Returns 12 hexadecimal digits that name what evidence means: equal inputs, equal meaning."""
+def basis_id(parts: Mapping[str, bytes]) -> str:
+    """Returns 12 hexadecimal digits that name what evidence means: equal parts, equal meaning.
+
+    Args:
+        parts: by name, the trunk's hash, `tokenizer.json`, the template, the families' two files, the heads' weights; not the
+            graph, whose bytes vary between exporters, and not the portfolio, which does not read evidence.
+    """
     digest = hashlib.sha256()
-    parts = [trunk_sha256.encode(), tokenizer, json.dumps(template.to_json(), sort_keys=True).encode()]
-    for part in [*parts, families["families.json"], families["families.npz"]]:
-        digest.update(hashlib.sha256(part).digest())
+    for name, content in sorted(parts.items()):
+        digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]
 
 

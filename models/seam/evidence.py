@@ -57,14 +57,14 @@ class Decay:
             return evidence, 0
         half_lives = observed_s / self.half_life_s
         epoch = int(half_lives // HALF_LIVES_PER_EPOCH)
-        return evidence * 2.0 ** (half_lives - epoch * HALF_LIVES_PER_EPOCH), epoch
+        return evidence * float(2.0 ** (half_lives - epoch * HALF_LIVES_PER_EPOCH)), epoch
 
     def read(self, total: Array, epoch: int, now_s: float) -> Array:
         """Returns the evidence `[E]` that a stored sum of `epoch` is worth at `now_s`; never more than it was."""
         if self.half_life_s is None:
             return total
         half_lives = now_s / self.half_life_s - epoch * HALF_LIVES_PER_EPOCH
-        return total * 2.0**-half_lives
+        return total * float(2.0**-half_lives)
 
 
 def align(total: Array, epoch: int, to_epoch: int) -> Array:

@@ -205,7 +205,8 @@ class Vrf:
 
     @property
     def evidence_size(self) -> int:
-        return 2 * self.bases.means.shape[1]
+        latent: int = self.bases.means.shape[1]
+        return 2 * latent
 
     @property
     def candidate_outputs(self) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ def read_portfolio(content: bytes, families: Families) -> Portfolio:
     names = [member.name for member in members]
     if not names or len(set(names)) != len(names):
         raise PortfolioInvalid(f"portfolio.json needs one or more members with names of their own; it has {names}")
-    values, intervals = {}, {}
+    values: dict[str, Array] = {}
+    intervals: dict[str, Array] = {}
     for family in families.names:
         shape = (len(members), len(families[family].heads))
         for kind, arrays in (("values", values), ("intervals", intervals)):

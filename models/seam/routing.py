@@ -67,7 +67,8 @@ def first_law(policy: Policy, sampled: Array, epsilon: float) -> Array:
     members = sampled.shape[1]
     match policy:
         case "sample":
-            return (1.0 - epsilon) * best_shares(sampled) + epsilon / members
+            mixed: Array = (1.0 - epsilon) * best_shares(sampled) + epsilon / members
+            return mixed
         case "uniform":
             return np.full(members, 1.0 / members)
         case "best":

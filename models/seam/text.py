@@ -76,7 +76,8 @@ class TextTemplate:
             TypeError: a field is missing or unknown.
             ValueError: the limits leave no room for a response.
         """
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        return cls(**fields)
 
 
 class TextEncoder:
