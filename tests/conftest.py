@@ -1,0 +1,30 @@
+"""What every test may rely on: no network for model libraries, one thread per library, random numbers from a seed."""
+
+from __future__ import annotations
+
+import os
+
+# Set before any test module imports numpy, tokenizers, torch or transformers; a test that needs another value sets its own.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("attune", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("attune")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own ATTUNE_* variables must not decide what a test sees."""
+    for name in [name for name in os.environ if name.upper().startswith("ATTUNE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Returns a generator with a fixed seed."""
+    return np.random.default_rng(20260101)
