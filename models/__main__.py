@@ -1,0 +1,106 @@
+"""The commands of the offline half: train, bundle, evaluate. `attune` shows them beside its own.
+
+Every import of torch is inside a command, so that `--help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and evaluate what the service serves.")
+bundle_app = typer.Typer(no_args_is_help=True, help="Build and inspect bundles.")
+train_app = typer.Typer(no_args_is_help=True, help="Train the demo from seeds.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure, with seeds and 95 % intervals.")
+app.add_typer(bundle_app, name="bundle")
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+
+DEMO = Path(__file__).parent / "demo"
+
+
+class Precision(StrEnum):
+    """Number format of the exported trunk."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to; made if absent.")]
+
+
+@bundle_app.command("demo")
+def bundle_demo(
+    out: Out = Path(".attune/bundles"),
+    precision: Annotated[Precision, typer.Option(help="int8 is faster on a CPU, and batch-dependent.")] = Precision.fp32,
+) -> None:
+    """Export the trunk with the committed demo heads and pack the bundle; prints its directory."""
+    from models.export.pack import pack_demo  # noqa: PLC0415 - torch
+
+    typer.echo(pack_demo(out, DEMO, precision=precision.value))
+
+
+@bundle_app.command("show")
+def bundle_show(path: Annotated[Path, typer.Argument(help="A bundle directory.")]) -> None:
+    """Verify a bundle and print its manifest without the file table."""
+    from models.seam.bundle import BundleInvalid, read_bundle  # noqa: PLC0415 - hashing is for those who ask
+
+    try:
+        bundle = read_bundle(path)
+    except BundleInvalid as error:
+        typer.echo(f"not a usable bundle: {error}", err=True)
+        raise typer.Exit(1) from None
+    shown = {key: value for key, value in bundle.manifest.items() if key != "files"}
+    shown["families"] = {name: list(bundle.families[name].heads) for name in bundle.families.names}
+    shown["members"] = list(bundle.portfolio.names)
+    typer.echo(json.dumps(shown, indent=1, sort_keys=True))
+
+
+@train_app.command("language-model")
+def train_language_model(out: Out = DEMO / "language_model", seed: Seed = 0) -> None:
+    """Train the demo language model and one LoRA adapter per manner from scratch."""
+    from models.alignment.language_model import train_demo_language_model  # noqa: PLC0415 - torch
+
+    train_demo_language_model(out, seed=seed)
+
+
+@train_app.command("demo")
+def train_demo(out: Out = DEMO, seed: Seed = 0) -> None:
+    """Train the demo's reward heads and fit the members' values, from the demo language model's answers."""
+    from models.evaluation.demo import train_demo  # noqa: PLC0415 - torch
+
+    train_demo(out, seed=seed)
+
+
+@evaluate_app.command("demo")
+def evaluate_demo(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to evaluate; the committed heads if not given.")] = None,
+    out: Out = Path(".attune/evaluation"),
+    seed: Seed = 1,
+    users: Annotated[int, typer.Option(min=10, help="Simulated users.")] = 200,
+) -> None:
+    """Simulated users with known tastes, through the server's own functions; writes report.md and results.json."""
+    from models.evaluation.report import evaluate_demo  # noqa: PLC0415 - torch
+
+    evaluate_demo(bundle, out, seed=seed, users=users)
+
+
+@evaluate_app.command("precision")
+def evaluate_precision(
+    texts: Annotated[int, typer.Option(min=16, help="Held-out answers to compare on.")] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Accuracy loss and batch-dependence of the int8 scorer against fp32."""
+    from models.export.pack import precision_loss  # noqa: PLC0415 - torch
+
+    typer.echo(json.dumps(asdict(precision_loss(DEMO, texts=texts, seed=seed)), indent=1))
+
+
+if __name__ == "__main__":
+    app()
