@@ -1,0 +1,79 @@
+"""The scorer graph: equal to torch for both kinds of trunk, at any shape, and honest about int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.data.trunk import Trunk, load_trunk
+from models.export.onnx import ExportFailed, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
+from models.seam.text import Encoded
+from tests.models.tiny_trunk import write_tiny_trunk
+
+
+class Heads(nn.Module):
+    """Linear rewards on the candidate's vector and a gate on the prompt's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.rewards = nn.Linear(width, 3)
+        self.gate = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, h: Tensor, e: Tensor) -> dict[str, Tensor]:
+        return {"micro_rewards": self.rewards(h), "micro_gate": torch.log_softmax(self.gate(e), dim=-1)}
+
+
+def rows_of(trunk: Trunk) -> list[Encoded]:
+    answers = ["hello", "boil the egg for nine minutes", "", "perhaps " * 20, "日本語"]
+    return [*trunk.encoder.candidates("how are you today?", answers), trunk.encoder.prompt("hello world", "be brief")]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_graph_equals_torch_alone_and_in_batches(kind: str, tmp_path: Path) -> None:
+    trunk = load_trunk(str(write_tiny_trunk(tmp_path, kind)))  # type: ignore[arg-type]  # parametrize gives str
+    graph = ScorerGraph(trunk, [Heads(trunk.width)])
+    rows = rows_of(trunk)
+    assert export_scorer(graph, rows, tmp_path / "scorer.onnx") < 1e-5
+    expected = graph.answers(rows)
+    for batch in (1, 2, len(rows)):
+        assert difference(answers_of(tmp_path / "scorer.onnx", rows, batch=batch), expected) < 1e-5
+
+
+def test_two_modules_with_one_output_name_are_refused(tmp_path: Path) -> None:
+    trunk = load_trunk(str(write_tiny_trunk(tmp_path, "encoder")))
+    graph = ScorerGraph(trunk, [Heads(trunk.width), Heads(trunk.width)])
+    with pytest.raises(ExportFailed, match="micro_rewards"):
+        export_scorer(graph, rows_of(trunk), tmp_path / "scorer.onnx")
+
+
+def test_export_leaves_the_trunk_in_evaluation_mode(tmp_path: Path) -> None:
+    trunk = load_trunk(str(write_tiny_trunk(tmp_path, "encoder")))
+    rows = rows_of(trunk)
+    before = trunk.embed(rows)
+    export_scorer(ScorerGraph(trunk, [Heads(trunk.width)]), rows, tmp_path / "scorer.onnx")
+    np.testing.assert_array_equal(trunk.embed(rows), before)
+
+
+def test_a_difference_that_is_not_a_number_is_not_small() -> None:
+    broken = {"x": np.array([np.nan], dtype=np.float32)}
+    assert not difference(broken, {"x": np.zeros(1, dtype=np.float32)}) <= 1e-3
+    with pytest.raises(ExportFailed, match="'y'"):
+        difference(broken, {"y": np.zeros(1, dtype=np.float32)})
+
+
+def test_int8_is_measured_against_fp32_and_found_to_depend_on_the_batch(tmp_path: Path) -> None:
+    trunk = load_trunk(str(write_tiny_trunk(tmp_path, "encoder")))
+    rows = rows_of(trunk) * 4
+    export_scorer(ScorerGraph(trunk, [Heads(trunk.width)]), rows, tmp_path / "scorer.onnx")
+    quantise_scorer(tmp_path / "scorer.onnx", tmp_path / "int8.onnx")
+    loss = measure_precision(tmp_path / "scorer.onnx", tmp_path / "int8.onnx", rows)
+    same = measure_precision(tmp_path / "scorer.onnx", tmp_path / "scorer.onnx", rows)
+    assert same.reward_rmse == 0.0
+    assert same.agreement == 1.0
+    assert 0.0 < loss.reward_rmse < 0.2
+    assert loss.fp32_batch_rmse < 1e-5 < loss.batch_rmse
