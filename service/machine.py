@@ -1,0 +1,122 @@
+"""What is settled from settings and the machine together, once, at start: keyring, user secret, bundle folder, thread count.
+
+Each function takes the settings and touches the disk; what it cannot settle is a `SettingsError` that names the setting and the path.
+Nothing here knows how the values are used.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.auth import Keyring, parse_keys
+from service.settings import Problem, Settings, SettingsError, variable
+
+
+def load_keyring(settings: Settings) -> Keyring:
+    """Returns the keys of `api_keys` and `api_keys_file` together; open where neither is set.
+
+    Raises:
+        SettingsError: the file cannot be read, an entry is malformed, or the host is not loopback and the file holds no key.
+    """
+    text = settings.api_keys.get_secret_value()
+    if settings.api_keys_file:
+        try:
+            text = f"{text}\n{Path(settings.api_keys_file).read_text(encoding='utf-8')}"
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(Problem(variable("api_keys_file"), settings.api_keys_file, f"cannot be read: {error}")) from error
+    try:
+        keyring = parse_keys(text)
+    except ValueError as error:
+        raise SettingsError(Problem(variable("api_keys_file"), settings.api_keys_file, str(error))) from error
+    if keyring.is_open and not settings.is_loopback:
+        raise SettingsError(Problem(variable("api_keys_file"), settings.api_keys_file, f"holds no key, and host {settings.host} needs one"))
+    return keyring
+
+
+def load_user_secret(settings: Settings) -> bytes:
+    """Returns the secret that hashes user ids; makes `user.secret` (mode 0600) in the data directory where none is set.
+
+    Losing the secret loses every user: their keys can no longer be computed.
+
+    Raises:
+        SettingsError: the file cannot be read or made, or holds fewer than 16 bytes.
+    """
+    if secret := settings.user_secret.get_secret_value():
+        return secret.encode()
+    path = settings.data_dir / "user.secret"
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            # Written aside and linked into place: of two processes that start at once, both read the one that was first.
+            fresh = path.with_name(f".user.secret.{secrets.token_hex(8)}")
+            fresh.touch(mode=0o600, exist_ok=False)
+            fresh.write_text(secrets.token_hex(32), encoding="ascii")
+            try:
+                os.link(fresh, path)
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        secret_bytes = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(Problem(variable("user_secret"), str(path), f"cannot be kept: {error}")) from error
+    if len(secret_bytes) < 16:
+        raise SettingsError(Problem(variable("user_secret"), str(path), f"needs at least 16 bytes, has {len(secret_bytes)}"))
+    return secret_bytes
+
+
+def find_bundle(settings: Settings) -> Path:
+    """Returns the folder of the bundle to load: the one that is named, else the newest complete one in the data directory.
+
+    A bundle is complete when its manifest, written last, is there.
+
+    Raises:
+        SettingsError: there is none; the message says how to make one.
+    """
+    if settings.bundle:
+        if not (Path(settings.bundle) / "manifest.json").is_file():
+            raise SettingsError(Problem(variable("bundle"), settings.bundle, "no manifest.json there, so it is no complete bundle"))
+        return Path(settings.bundle)
+    folder = settings.data_dir / "bundles"
+    manifests = sorted(folder.glob("bundle-*/manifest.json"), key=lambda path: (path.stat().st_mtime, path.parent.name))
+    if not manifests:
+        raise SettingsError(Problem(variable("bundle"), str(folder), "no bundle-* there; make the demo with `make bundle` or name one"))
+    return manifests[-1].parent
+
+
+def thread_count(settings: Settings, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Returns the scorer's threads: as set, else the whole cores that the cgroup's quota and the affinity mask grant, at least 1.
+
+    Args:
+        settings: `threads` of it, 0 asks for the machine's answer.
+        cgroup: where the control group is mounted; version 2 (`cpu.max`) and version 1 (`cpu/cpu.cfs_*`) are read.
+    """
+    if settings.threads:
+        return settings.threads
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota_us, period_us in _quotas(cgroup):
+        granted = min(granted, max(1, quota_us // period_us))
+    return granted
+
+
+def _quotas(cgroup: Path) -> Iterator[tuple[int, int]]:
+    version_2, version_1 = cgroup / "cpu.max", cgroup / "cpu" / "cpu.cfs_quota_us"
+    if version_2.is_file():
+        quota, _, period = version_2.read_text(encoding="ascii").strip().partition(" ")
+        if quota != "max":
+            yield int(quota), int(period or 100_000)
+    if version_1.is_file() and (quota_us := int(version_1.read_text(encoding="ascii"))) > 0:
+        yield quota_us, int(version_1.with_name("cpu.cfs_period_us").read_text(encoding="ascii"))
+
+
+def cautions(settings: Settings) -> list[str]:
+    """Returns what is allowed and probably not meant; the app logs each as a warning at start."""
+    found = []
+    if settings.redis_url and not settings.user_secret.get_secret_value():
+        found.append("user_secret is made in this data directory: replicas that share a Redis must be given the same ATTUNE_USER_SECRET")
+    if settings.half_life_days and settings.half_life_days * 86_400 > settings.user_ttl_s:
+        found.append(f"half_life_days {settings.half_life_days:g} is longer than user_ttl_s {settings.user_ttl_s}")
+    return found

@@ -1,0 +1,264 @@
+"""Every setting of the service, read once, in `service.app`.
+
+    arguments of `attune serve`  >  environment (ATTUNE_*)  >  TOML file (ATTUNE_CONFIG)  >  defaults
+
+`read_settings` is the one way in: a name that is not known, a malformed value or a combination that cannot work stops the start and is
+named with its source. `Settings` is not passed on; other constructors take the numbers they need. What depends on the machine as well
+(thread count, bundle folder, user secret, keyring) is settled in `service.machine`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.auth import parse_keys
+
+PREFIX = "ATTUNE_"
+CONFIG_VARIABLE = "ATTUNE_CONFIG"
+
+
+class Settings(BaseSettings):
+    """All settings; the environment variable of a field is `ATTUNE_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True)
+
+    # where it listens and who may call
+    host: str = Field("127.0.0.1", description="address to listen on; any other than loopback needs API keys")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="`key:tenant`, comma-separated; `key:tenant:admin` may reload; empty: open, loopback only"
+    )
+    api_keys_file: str = Field("", description="file with one `key:tenant` a line, added to the above")
+    user_secret: SecretStr = Field(
+        SecretStr(""), description="secret that hashes user ids; the same on every replica; empty: made once in the data directory"
+    )
+    rate_limit_per_s: float = Field(0.0, ge=0, le=1e6, description="requests per second and API key; 0: no limit")
+
+    # where things are kept
+    data_dir: Path = Field(Path(".attune"), description="folder for the embedded store, bundles and the user secret")
+    redis_url: str = Field("", repr=False, description="redis://, rediss://, unix://; empty: an embedded server in the data directory")
+    redis_pool_size: int = Field(32, ge=1, le=4096, description="connections to Redis; a call waits for a free one")
+    redis_timeout_ms: int = Field(1000, ge=10, le=60_000, description="longest wait for Redis, connecting included")
+    decision_ttl_s: int = Field(86_400, ge=60, le=2_592_000, description="life of a decision: how late feedback may name its candidates")
+    user_ttl_s: int = Field(31_536_000, ge=3600, le=315_360_000, description="life of a user's state after the last comparison")
+    max_log_entries: int = Field(10_000, ge=0, le=1_000_000, description="comparisons kept a user for export and replay")
+    keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: features only")
+
+    # what is served
+    bundle: str = Field("", description="bundle folder; empty: the newest bundle-* in the data directory's bundles/")
+    roster: str = Field("", description="members file; empty: the bundle's own")
+    family: str = Field("vrf", min_length=1, max_length=64, description="family that serves where a request names none")
+    shadow_families: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="families that learn without serving, comma-separated; empty: all others of the bundle"
+    )
+    half_life_days: float = Field(0.0, ge=0, le=3650, description="half-life of evidence; 0: nothing fades")
+    routing_epsilon: float = Field(0.05, ge=0, le=1, description="share of decisions drawn uniformly over the members")
+    posterior_samples: int = Field(256, ge=16, le=8192, description="posterior samples behind one decision")
+
+    # scoring
+    require_gpu: bool = Field(default=False, description="refuse to start unless the scorer runs on CUDA")
+    threads: int = Field(0, ge=0, le=256, description="threads of the scorer; 0: what the cgroup grants")
+    batch_budget_tokens: int = Field(0, ge=0, le=1_048_576, description="padded tokens a batch; 0: measured at start")
+    queue_max_items: int = Field(4096, ge=1, le=1_048_576, description="texts that may wait for the scorer; more: 429")
+    queue_max_tokens: int = Field(1_048_576, ge=512, le=1_073_741_824, description="tokens that may wait for the scorer; more: 429")
+
+    # members
+    local_max_batch: int = Field(16, ge=1, le=256, description="generations that a local member runs at once")
+    member_timeout_ms: int = Field(30_000, ge=100, le=600_000, description="longest silence of a member before the next one is tried")
+
+    # limits of a request
+    max_body_bytes: int = Field(2_097_152, ge=1024, le=104_857_600, description="largest request body; more: 413")
+    max_candidates: int = Field(64, ge=1, le=1024, description="most responses a `/score`")
+    max_prompt_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest prompt, or all messages together")
+    max_response_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest response")
+    max_new_tokens: int = Field(512, ge=1, le=32_768, description="most tokens a `/generate` may ask for")
+    max_generate_candidates: int = Field(8, ge=1, le=64, description="most candidates a `/generate`")
+    max_in_flight: int = Field(256, ge=1, le=65_536, description="requests admitted at once; more: 429")
+    request_deadline_ms: int = Field(30_000, ge=10, le=600_000, description="deadline of a request that generates nothing; after it: 504")
+    generate_deadline_ms: int = Field(120_000, ge=10, le=3_600_000, description="deadline of a request that generates; after it: 504")
+
+    # running it
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line that is written")
+    log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or coloured text")
+    drain_s: int = Field(15, ge=0, le=600, description="time that requests in flight have to finish on shutdown")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Returns the sources, strongest first; .env files and secret folders are left out on purpose: two ways in are enough."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read_toml(os.environ))
+
+    @field_validator("shadow_families", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value and "://" not in value:
+            raise ValueError("expected a URL such as redis://host:6379/0 or unix:///run/redis.sock")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_parse(cls, value: SecretStr) -> SecretStr:
+        parse_keys(value.get_secret_value())
+        return value
+
+    @field_validator("user_secret")
+    @classmethod
+    def _secret_is_long(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 16:
+            raise ValueError(f"needs at least 16 characters, has {len(value.get_secret_value())}")
+        return value
+
+    @model_validator(mode="after")
+    def _works_together(self) -> Self:
+        if not self.is_loopback and not self.api_keys.get_secret_value().strip() and not self.api_keys_file:
+            raise ValueError(f"host {self.host} can be reached from outside, so ATTUNE_API_KEYS or ATTUNE_API_KEYS_FILE must name keys")
+        if self.user_ttl_s < self.decision_ttl_s:
+            raise ValueError(
+                f"user_ttl_s {self.user_ttl_s} is shorter than decision_ttl_s {self.decision_ttl_s}: feedback would find no user"
+            )
+        if self.queue_max_tokens < self.batch_budget_tokens:
+            raise ValueError(f"queue_max_tokens {self.queue_max_tokens} cannot hold one batch of {self.batch_budget_tokens} tokens")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when only this machine can reach the host."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason not to start."""
+
+    name: str
+    source: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.source}): {self.message}"
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; `problems` has every reason that was found, not only the first."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def read_settings(**arguments: object) -> Settings:
+    """Returns the settings from arguments, environment, TOML file and defaults, in this order.
+
+    Args:
+        **arguments: values by field name that go before all other sources; None stands for "not given".
+
+    Raises:
+        SettingsError: with every unknown name, malformed value and impossible combination, each with its source.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    known = [*map(variable, Settings.model_fields), CONFIG_VARIABLE]
+    unknown = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX) and name.upper() not in known]
+    problems = [Problem(name, "environment", f"no such setting{_did_you_mean(name, known)}") for name in unknown]
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]  # values are checked by the model itself
+    except ValidationError as error:
+        problems += [_problem(str(item["loc"][0]) if item["loc"] else "", item["msg"], given) for item in error.errors()]
+        raise SettingsError(*problems) from None
+    if problems:
+        raise SettingsError(*problems)
+    return settings
+
+
+def variable(name: str) -> str:
+    """Returns the environment variable of a field."""
+    return PREFIX + name.upper()
+
+
+def _problem(name: str, message: str, given: Mapping[str, object]) -> Problem:
+    text = message.removeprefix("Value error, ")
+    if not name:
+        return Problem("settings", "together", text)
+    if name in given:
+        return Problem(name, "argument", text)
+    in_file = os.environ.get(CONFIG_VARIABLE, "")
+    if name not in Settings.model_fields:  # names of the environment were looked at before
+        return Problem(name, in_file, f"no such setting{_did_you_mean(name, Settings.model_fields)}")
+    if any(entry.upper() == variable(name) and value for entry, value in os.environ.items()):
+        return Problem(variable(name), "environment", text)
+    return Problem(name, in_file or "default", text)
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    by_folded = {entry.casefold(): entry for entry in known}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+    return f"; did you mean {by_folded[close[0]]}?" if close else "; `attune settings` lists them"
+
+
+def _read_toml(environ: Mapping[str, str]) -> dict[str, object]:
+    path = environ.get(CONFIG_VARIABLE, "")
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(Problem(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {error}")) from error
+
+
+# --- the table in README --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """One line of `attune settings`."""
+
+    variable: str
+    default: str
+    allowed: str
+    description: str
+
+
+def describe_settings() -> list[SettingRow]:
+    """Returns one row per setting, in the order of the class, after the one for the TOML file."""
+    rows = [SettingRow(CONFIG_VARIABLE, "", "", "TOML file with settings by their lower-case names; the environment goes before it")]
+    for name, field in Settings.model_fields.items():
+        value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        default = str(value).lower() if isinstance(value, bool) else "" if value == () else str(value)
+        rows.append(SettingRow(variable(name), default, _allowed(field), field.description or ""))
+    return rows
+
+
+def _allowed(field: FieldInfo) -> str:
+    choices = getattr(field.annotation, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return " | ".join(choices)
+    bounds = {side: getattr(rule, side) for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)}
+    return f"{bounds['ge']:,.10g} to {bounds['le']:,.10g}".replace(",", " ") if len(bounds) == 2 else ""
