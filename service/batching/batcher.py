@@ -1,0 +1,377 @@
+"""The life of a submission between the endpoints and the scorer, on the event loop.
+
+    submit ──> admit or refuse ──> BatchQueue ──(worker free)──> Worker ──> deliver ──> the caller's rows
+
+All state changes in plain functions on the loop's thread: `_admit`, `_dispatch`, `_deliver`, `_end`. There is no timer and
+no task: a batch is dispatched when a submission finds the worker free, and when the worker becomes free; while it runs, the
+next batch collects. Callers wait on one future per submission; whoever stops waiting takes its texts out of the queue.
+This module knows nothing of tensors, metrics or HTTP; it reports each batch and each drop through two callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from models.seam.text import Encoded
+from service.batching.queue import Batch, BatchQueue, Entry
+from service.batching.session import Row, Scorer
+from service.batching.worker import Run, Worker
+from service.errors import AttuneError, DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
+
+Drop = Literal["refused", "expired", "abandoned"]
+
+# A batch that is full already gains nothing by waiting: it is formed while one runs, and the worker never waits for the loop.
+BATCHES_IN_FLIGHT = 2
+# This many canaries failing in a row is a scorer that only a restart mends (a CUDA context, once broken, stays broken).
+CANARY_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The answer to one submission.
+
+    Attributes:
+        rows: one row per text, in the order submitted.
+        queue_s: time spent waiting, seconds.
+        inference_s: time that the batches which carried its texts took, seconds; with `queue_s` the whole time.
+    """
+
+    rows: list[Row]
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch, for metrics: its size, what was asked for, what was computed, and how long each text waited, seconds."""
+
+    items: int
+    real_tokens: int
+    padded_tokens: int
+    failed: int
+    inference_s: float
+    queue_s: tuple[float, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Submission:
+    """One caller's texts; `answered` is resolved when the last row is there, or with the first error."""
+
+    answered: asyncio.Future[float]
+    submitted_at_s: float
+    texts: int
+    rows: dict[int, Row] = field(default_factory=dict)
+    entries: tuple[Entry[_Text], ...] = ()
+    inference_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    submission: _Submission
+    index: int
+    item: Encoded
+
+
+class Batcher:
+    """Admits submissions, batches them and delivers their rows; one scorer, one worker thread, one event loop.
+
+    Args:
+        scorer: owned by the worker from `start` on.
+        max_items: texts that may wait at one time.
+        max_tokens: tokens that may wait at one time.
+        max_text_tokens: the longest text that the scorer takes.
+        budget_tokens: padded tokens of a batch.
+        canary: the text that health checks run.
+        overhead_tokens: what starting a batch costs, in tokens (`calibrate` measures both).
+        age_limit_s: how much later each further turn of a large submission is due, seconds (see `BatchQueue`).
+        on_batch: called on the loop's thread after the rows of a batch were delivered.
+        on_drop: called on the loop's thread with why texts were dropped, and how many.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        max_items: int,
+        max_tokens: int,
+        max_text_tokens: int,
+        budget_tokens: int,
+        canary: Encoded,
+        overhead_tokens: float = 16.0,
+        age_limit_s: float = 0.5,
+        on_batch: Callable[[BatchReport], None] | None = None,
+        on_drop: Callable[[Drop, int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue: BatchQueue[_Text] = BatchQueue(
+            max_items=max_items,
+            max_tokens=max_tokens,
+            budget_tokens=budget_tokens,
+            overhead_tokens=overhead_tokens,
+            age_limit_s=age_limit_s,
+        )
+        self._scorer = scorer
+        self._max_text_tokens = max_text_tokens
+        self._canary_item = canary
+        self._canary: _Submission | None = None
+        self._canary_failures = 0
+        self._on_batch = on_batch
+        self._on_drop = on_drop
+        self._clock = clock
+        self._in_flight: deque[Batch[_Text]] = deque()
+        self._dispatch_is_coming = False
+        self._refusal: str | None = "the scorer has not started"
+        self._worker: Worker | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._ended = asyncio.Event()
+
+    # --- gauges -----------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting_items(self) -> int:
+        """Texts that wait for a batch."""
+        return self._queue.items
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait for a batch."""
+        return self._queue.tokens
+
+    @property
+    def running_items(self) -> int:
+        """Texts in the batches that the worker has."""
+        return sum(len(batch.entries) for batch in self._in_flight)
+
+    @property
+    def oldest_age_s(self) -> float:
+        """How long the text that has waited longest has waited, seconds."""
+        return self._queue.oldest_age_s(self._clock())
+
+    @property
+    def drain_tokens_per_s(self) -> float:
+        """Measured speed of draining, tokens a second; 0 before the first batch."""
+        return self._queue.drain_tokens_per_s or 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker runs and the last canaries did not all fail; once false, only a restart helps."""
+        return self._worker is not None and self._worker.alive and not self._ended.is_set() and self._canary_failures < CANARY_FAILURES
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the worker and admits submissions; called once, on the event loop that will submit.
+
+        Raises:
+            RuntimeError: there is no running event loop, or it was started before.
+        """
+        if self._worker is not None:
+            raise RuntimeError("a batcher starts once")
+        loop = asyncio.get_running_loop()
+        self._worker = Worker(
+            self._scorer,
+            tell_done=lambda run: _call(loop, self._deliver, run),
+            tell_end=lambda error: _call(loop, self._end, error),
+            clock=self._clock,
+        )
+        self._worker.start()
+        self._refusal = None
+
+    async def drain(self) -> None:
+        """Stops admitting and returns once everything admitted is answered."""
+        self._refusal = self._refusal or "the scorer is shutting down"
+        await self._idle.wait()
+
+    async def aclose(self) -> None:
+        """Stops admitting, fails what waits with NotReady, and returns once the batches in flight are delivered and the thread is gone.
+
+        Whoever is cancelled in here leaves a daemon thread that ends by itself after its batch.
+        """
+        self._refusal = self._refusal or "the scorer is shutting down"
+        self._fail_waiting(NotReady, self._refusal)
+        if self._worker is not None and not self._ended.is_set():
+            self._worker.close()
+            await self._ended.wait()
+
+    # --- callers ----------------------------------------------------------------------------------------------------
+
+    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted:
+        """Returns the rows of `items`, all of them or an error.
+
+        Args:
+            items: texts of one request; admitted together or not at all.
+            deadline_s: seconds from now after which the caller no longer wants them.
+
+        Raises:
+            ValueError: a text has no tokens.
+            TooLarge: a text, or the request as a whole, can never be admitted.
+            Overloaded: the queue has no room now.
+            DeadlineExceeded: the deadline passed; texts that still waited were dropped.
+            ScorerFailed: the scorer fails on one of the texts, which is named; the request's other rows are lost.
+            NotReady: the worker is not running, or ended while the texts waited.
+        """
+        submission = self._admit(items, deadline_s)
+        try:
+            async with asyncio.timeout(deadline_s):
+                finished_at_s = await submission.answered
+        except TimeoutError:
+            self._leave(submission, "expired")
+            raise _deadline_exceeded(submission, deadline_s) from None
+        finally:
+            self._leave(submission, "abandoned")
+        elapsed_s = finished_at_s - submission.submitted_at_s
+        rows = [submission.rows[index] for index in range(submission.texts)]
+        return Submitted(rows, max(0.0, elapsed_s - submission.inference_s), submission.inference_s)
+
+    async def canary(self, deadline_s: float) -> float:
+        """Runs the canary through the worker, ahead of what waits; returns the time of its batch, seconds.
+
+        One canary is under way at a time, and callers meanwhile wait for that one.
+
+        Raises:
+            DeadlineExceeded: no answer came in time; the worker is busy for long, or hangs.
+            ScorerFailed: the scorer fails on the canary.
+            NotReady: the worker is not running, or ended meanwhile.
+        """
+        if self._canary is None:
+            if self._refusal is not None:
+                raise NotReady(self._refusal)
+            self._canary = self._put([self._canary_item], math.inf, urgent=True)
+            self._canary.answered.add_done_callback(self._canary_answered)
+        canary = self._canary
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.shield(canary.answered)
+        except TimeoutError:
+            raise _deadline_exceeded(canary, deadline_s) from None
+        return canary.inference_s
+
+    # --- the loop's side: plain functions, each leaves the state whole --------------------------------------------------
+
+    def _admit(self, items: Sequence[Encoded], deadline_s: float) -> _Submission:
+        if self._refusal is not None:
+            raise NotReady(self._refusal)
+        for number, item in enumerate(items, 1):
+            if len(item) > self._max_text_tokens:
+                raise TooLarge(
+                    f"text {number} of {len(items)} has {len(item):,} tokens, the scorer takes at most {self._max_text_tokens:,}"
+                )
+        try:
+            return self._put(items, self._clock() + deadline_s)
+        except Overloaded:
+            self._dropped("refused", len(items))
+            raise
+
+    def _put(self, items: Sequence[Encoded], deadline_at_s: float, *, urgent: bool = False) -> _Submission:
+        loop = asyncio.get_running_loop()
+        now_s = self._clock()
+        submission = _Submission(loop.create_future(), now_s, len(items))
+        texts = [(len(item), _Text(submission, index, item)) for index, item in enumerate(items)]
+        submission.entries = self._queue.put(texts, now_s=now_s, deadline_at_s=deadline_at_s, urgent=urgent)
+        if not items:
+            submission.answered.set_result(now_s)
+        elif not self._dispatch_is_coming:
+            # Not at once: whoever else submits in this turn of the loop joins the first batch.
+            self._dispatch_is_coming = True
+            loop.call_soon(self._dispatch)
+        self._idle.clear()
+        return submission
+
+    def _dispatch(self) -> None:
+        """Hands batches to the worker: one if it has none, a further one only if that one is full already."""
+        self._dispatch_is_coming = False
+        if self._worker is None or self._ended.is_set():
+            return
+        while len(self._in_flight) < BATCHES_IN_FLIGHT:
+            if self._in_flight and self._queue.tokens < self._queue.budget_tokens:
+                break
+            batch = self._queue.take(self._clock())
+            for entry in batch.expired:
+                submission = entry.payload.submission
+                self._dropped("expired", 1)
+                self._fail(submission, _deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
+            if not batch.entries:
+                break
+            self._in_flight.append(batch)
+            self._worker.hand_over(tuple(entry.payload.item for entry in batch.entries))
+        self._note_idle()
+
+    def _deliver(self, run: Run) -> None:
+        batch = self._in_flight.popleft()
+        self._dispatch()  # first, so that the worker computes while callers wake up
+        failed = 0
+        for submission in {id(entry.payload.submission): entry.payload.submission for entry in batch.entries}.values():
+            submission.inference_s += run.elapsed_s
+        for entry, result in zip(batch.entries, run.results, strict=True):
+            submission, index = entry.payload.submission, entry.payload.index
+            if isinstance(result, Exception):
+                failed += 1
+                error = ScorerFailed(
+                    f"the scorer failed on text {index + 1} of {submission.texts} ({entry.tokens:,} tokens): {type(result).__name__}"
+                )
+                error.__cause__ = result
+                self._fail(submission, error)
+                continue
+            submission.rows[index] = result
+            if len(submission.rows) == submission.texts and not submission.answered.done():
+                submission.answered.set_result(run.finished_at_s)
+        self._queue.drained(batch.real_tokens, run.elapsed_s)
+        self._note_idle()
+        if self._on_batch is not None:
+            waits = tuple(run.started_at_s - entry.submitted_at_s for entry in batch.entries)
+            self._on_batch(BatchReport(len(batch.entries), batch.real_tokens, batch.padded_tokens, failed, run.elapsed_s, waits))
+
+    def _end(self, error: BaseException | None) -> None:
+        """The worker's thread has ended: by `aclose`, or of `error`."""
+        self._ended.set()
+        self._refusal = "the scorer is shutting down" if error is None else f"the scorer's worker died: {type(error).__name__}"
+        while self._in_flight:
+            for entry in self._in_flight.popleft().entries:
+                self._fail(entry.payload.submission, NotReady(self._refusal))
+        self._fail_waiting(NotReady, self._refusal)
+
+    def _fail_waiting(self, error: type[AttuneError], detail: str) -> None:
+        for entry in self._queue.clear():
+            self._fail(entry.payload.submission, error(detail))
+        self._note_idle()
+
+    def _fail(self, submission: _Submission, error: AttuneError) -> None:
+        self._queue.abandon(submission.entries)
+        if not submission.answered.done():
+            submission.answered.set_exception(error)
+
+    def _leave(self, submission: _Submission, why: Drop) -> None:
+        self._dropped(why, self._queue.abandon(submission.entries))
+        self._note_idle()
+
+    def _canary_answered(self, answered: asyncio.Future[float]) -> None:
+        self._canary = None
+        # Asked for here also because nobody may be waiting for it any more.
+        failed = isinstance(answered.exception(), ScorerFailed)
+        self._canary_failures = self._canary_failures + 1 if failed else 0
+
+    def _note_idle(self) -> None:
+        if not self._in_flight and not self._queue.items:
+            self._idle.set()
+
+    def _dropped(self, why: Drop, texts: int) -> None:
+        if texts and self._on_drop is not None:
+            self._on_drop(why, texts)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argument: object) -> None:
+    """Runs `function(argument)` on the loop's thread, or nowhere if the loop is gone: then nobody waits either."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, argument)
+
+
+def _deadline_exceeded(submission: _Submission, deadline_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"{len(submission.rows)} of {submission.texts} texts were scored within {deadline_s:.3g} s")

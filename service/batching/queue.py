@@ -1,0 +1,272 @@
+"""What waits for the scorer, and which of it forms the next batch: a synchronous structure without clock, thread or task.
+
+    put(...)      entries of one submission, all or none, or Overloaded / TooLarge with the numbers
+    take(now_s)   the next batch, and the entries whose deadline passed while they waited
+    abandon(...)  entries whose caller left; their room is free at once
+    drained(...)  what a finished batch taught about the speed of draining
+
+A batch is a run of neighbours in length around the entry that is due first. It costs `overhead_tokens + longest * n`
+(padded tokens), never over the budget unless one entry alone is, and it ends where one more neighbour would pad away more
+than its place in the batch saves. Payloads are opaque; what a token or a caller is, this module does not know.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from service.errors import Overloaded, TooLarge
+
+Payload = TypeVar("Payload")
+
+# Tokens of one submission that are due together, in budgets: an ordinary request of a few texts is one turn on any device.
+TURN_BUDGETS = 4
+# Weight of the newest batch in the drain rate: an average over about ten batches.
+RATE_WEIGHT = 0.1
+# Before the first batch there is no rate to estimate from; afterwards an estimate above this says nothing more useful.
+RETRY_AFTER_UNKNOWN_S = 1.0
+RETRY_AFTER_MOST_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry(Generic[Payload]):
+    """One text that waits: its length, its place in the order of turns, its deadline.
+
+    `order` is unique within a queue and rises with arrival; `due_at_s` is the turn (see `BatchQueue`). All times are in
+    seconds on the clock of the one who calls the queue.
+    """
+
+    tokens: int
+    payload: Payload
+    order: int
+    submitted_at_s: float
+    due_at_s: float
+    deadline_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Payload]):
+    """What `take` returns: `entries` shortest first, to be run together, and `expired` ones, to be failed."""
+
+    entries: tuple[Entry[Payload], ...]
+    expired: tuple[Entry[Payload], ...]
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens that the scorer computes: the longest entry times the number of entries."""
+        return self.entries[-1].tokens * len(self.entries) if self.entries else 0
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that somebody asked for."""
+        return sum(entry.tokens for entry in self.entries)
+
+
+class BatchQueue(Generic[Payload]):
+    """A bounded queue that hands out batches under a budget of padded tokens.
+
+    Turns: the entry that is due first is in every next batch, so nothing starves whatever its length. An entry is due when
+    it is submitted, plus `age_limit_s` for every `TURN_BUDGETS` budgets of tokens that precede it in its own submission: a
+    large submission takes its first turn, and what it brings beyond that yields to whoever comes within the age limit.
+
+    Args:
+        max_items: entries that may wait at one time.
+        max_tokens: tokens that may wait at one time.
+        budget_tokens: padded tokens of a batch; a longer entry forms a batch alone.
+        overhead_tokens: what starting a batch costs, in tokens that could have been computed instead.
+        age_limit_s: how much later each further turn of one submission is due, seconds.
+    """
+
+    def __init__(self, *, max_items: int, max_tokens: int, budget_tokens: int, overhead_tokens: float, age_limit_s: float) -> None:
+        for name, value, least in (
+            ("max_items", max_items, 1),
+            ("max_tokens", max_tokens, 1),
+            ("budget_tokens", budget_tokens, 1),
+            ("overhead_tokens", overhead_tokens, 0),
+            ("age_limit_s", age_limit_s, 0),
+        ):
+            if not (math.isfinite(value) and value >= least):
+                raise ValueError(f"{name} is {value}, must be finite and at least {least}")
+        self.max_items = max_items
+        self.max_tokens = max_tokens
+        self.budget_tokens = budget_tokens
+        self.overhead_tokens = overhead_tokens
+        self.age_limit_s = age_limit_s
+        self.tokens = 0
+        self.drain_tokens_per_s: float | None = None
+        self._arrivals = 0
+        self._waiting: dict[int, Entry[Payload]] = {}  # by order; dicts keep insertion order, so arrival order too
+        self._by_length: list[Entry[Payload]] = []
+        # Entries that were taken or abandoned stay in the heap until they surface, or until they outnumber the rest.
+        self._by_due: list[tuple[float, int]] = []
+        # No waiting entry's deadline is before this: most takes need not look at deadlines at all.
+        self._earliest_deadline_s = math.inf
+
+    @property
+    def items(self) -> int:
+        """Entries that wait."""
+        return len(self._waiting)
+
+    def oldest_age_s(self, now_s: float) -> float:
+        """Returns how long the entry that has waited longest has waited, seconds; 0 when nothing waits."""
+        return max((now_s - entry.submitted_at_s for entry in self._waiting.values()), default=0.0)
+
+    def put(
+        self, items: Sequence[tuple[int, Payload]], *, now_s: float, deadline_at_s: float = math.inf, urgent: bool = False
+    ) -> tuple[Entry[Payload], ...]:
+        """Adds the entries of one submission, all or none.
+
+        Args:
+            items: `(tokens, payload)` of each text.
+            now_s: the time of submission.
+            deadline_at_s: when the caller stops waiting.
+            urgent: due before everything else and outside the bounds; for a health check, of which one waits at a time.
+
+        Returns:
+            The entries in the order of `items`.
+
+        Raises:
+            ValueError: a text has no tokens; nothing was added.
+            TooLarge: the submission would not fit even an empty queue; nothing was added.
+            Overloaded: it does not fit now; nothing was added.
+        """
+        if any(tokens < 1 for tokens, _ in items):
+            raise ValueError(f"every text needs at least one token, got lengths {[tokens for tokens, _ in items]}")
+        wanted_tokens = sum(tokens for tokens, _ in items)
+        if not urgent:
+            self._admit(len(items), wanted_tokens)
+        entries = []
+        before = 0
+        turn_tokens = TURN_BUDGETS * self.budget_tokens
+        for tokens, payload in items:
+            due_at_s = -math.inf if urgent else now_s + self.age_limit_s * (before // turn_tokens)
+            entries.append(Entry(tokens, payload, self._arrivals, now_s, due_at_s, deadline_at_s))
+            self._arrivals += 1
+            before += tokens
+        for entry in entries:
+            self._waiting[entry.order] = entry
+            insort(self._by_length, entry, key=_length_then_order)
+            heapq.heappush(self._by_due, (entry.due_at_s, entry.order))
+        self.tokens += wanted_tokens
+        if entries:
+            self._earliest_deadline_s = min(self._earliest_deadline_s, deadline_at_s)
+        return tuple(entries)
+
+    def take(self, now_s: float) -> Batch[Payload]:
+        """Removes and returns the next batch, and the entries whose deadline has passed.
+
+        Both are gone from the queue. The batch is empty only if nothing that is still in time waits.
+        """
+        expired = self._take_expired(now_s)
+        if not self._waiting:
+            return Batch((), expired)
+        first, stop = self._window(self._position(self._first_due()))
+        entries = tuple(self._by_length[first:stop])
+        del self._by_length[first:stop]
+        for entry in entries:
+            self._forget(entry)
+        return Batch(entries, expired)
+
+    def abandon(self, entries: Iterable[Entry[Payload]]) -> int:
+        """Removes those of `entries` that still wait; returns how many did."""
+        left = 0
+        for entry in entries:
+            if entry.order in self._waiting:
+                del self._by_length[self._position(entry)]
+                self._forget(entry)
+                left += 1
+        return left
+
+    def clear(self) -> tuple[Entry[Payload], ...]:
+        """Removes and returns everything that waits."""
+        entries = tuple(self._waiting.values())
+        self.abandon(entries)
+        return entries
+
+    def drained(self, tokens: int, elapsed_s: float) -> None:
+        """Learns from a finished batch: `tokens` that were asked for, in `elapsed_s` seconds of the worker."""
+        if elapsed_s <= 0:
+            return
+        rate = tokens / elapsed_s
+        known = self.drain_tokens_per_s
+        self.drain_tokens_per_s = rate if known is None else known + RATE_WEIGHT * (rate - known)
+
+    def retry_after_s(self) -> float:
+        """Returns when what waits now will have drained, seconds: from then on a caller finds room."""
+        if not self.drain_tokens_per_s:
+            return RETRY_AFTER_UNKNOWN_S
+        return min(RETRY_AFTER_MOST_S, self.tokens / self.drain_tokens_per_s)
+
+    def _admit(self, items: int, tokens: int) -> None:
+        for name, wanted, held, limit in (
+            ("texts", items, len(self._waiting), self.max_items),
+            ("tokens", tokens, self.tokens, self.max_tokens),
+        ):
+            if wanted > limit:
+                raise TooLarge(f"{wanted:,} {name} in one request, the scoring queue takes at most {limit:,}")
+            if held + wanted > limit:
+                raise Overloaded(
+                    f"the scoring queue holds {held:,} of {limit:,} {name}; {wanted:,} more do not fit", retry_after_s=self.retry_after_s()
+                )
+
+    def _take_expired(self, now_s: float) -> tuple[Entry[Payload], ...]:
+        if now_s < self._earliest_deadline_s:
+            return ()
+        expired = tuple(entry for entry in self._waiting.values() if entry.deadline_at_s <= now_s)
+        self.abandon(expired)
+        self._earliest_deadline_s = min((entry.deadline_at_s for entry in self._waiting.values()), default=math.inf)
+        return expired
+
+    def _first_due(self) -> Entry[Payload]:
+        while self._by_due[0][1] not in self._waiting:
+            heapq.heappop(self._by_due)
+        return self._waiting[self._by_due[0][1]]
+
+    def _window(self, anchor: int) -> tuple[int, int]:
+        """Returns the half-open range of `_by_length` to run together: around `anchor`, one neighbour at a time.
+
+        At each step the neighbour that leaves more real tokens per token of cost is added, while the budget holds; of all
+        the ranges passed, the one with the most real tokens per token of cost is returned, the larger one if they are equal.
+        """
+        waiting = self._by_length
+        first, stop = anchor, anchor + 1
+        real = waiting[anchor].tokens
+        best, best_yield = (first, stop), real / (self.overhead_tokens + real)
+        while True:
+            n = stop - first + 1
+            step_yield, step = 0.0, 0
+            for side, index, longest in ((-1, first - 1, waiting[stop - 1].tokens), (1, stop, 0)):
+                if not 0 <= index < len(waiting):
+                    continue
+                padded = max(longest, waiting[index].tokens) * n
+                gained = (real + waiting[index].tokens) / (self.overhead_tokens + padded)
+                if padded <= self.budget_tokens and gained > step_yield:
+                    step_yield, step = gained, side
+            if not step:
+                return best
+            if step < 0:
+                first -= 1
+                real += waiting[first].tokens
+            else:
+                real += waiting[stop].tokens
+                stop += 1
+            if step_yield >= best_yield:
+                best, best_yield = (first, stop), step_yield
+
+    def _position(self, entry: Entry[Payload]) -> int:
+        return bisect_left(self._by_length, (entry.tokens, entry.order), key=_length_then_order)
+
+    def _forget(self, entry: Entry[Payload]) -> None:
+        del self._waiting[entry.order]
+        self.tokens -= entry.tokens
+        if len(self._by_due) > 2 * len(self._waiting) + 64:
+            self._by_due = [(waiting.due_at_s, waiting.order) for waiting in self._waiting.values()]
+            heapq.heapify(self._by_due)
+
+
+def _length_then_order(entry: Entry[Payload]) -> tuple[int, int]:
+    return entry.tokens, entry.order
