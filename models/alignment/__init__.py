@@ -1,0 +1,1 @@
+"""Alignment: the demo language model, its adapters, and preference optimisation of portfolio members."""

@@ -1,0 +1,95 @@
+"""Ground truth for the demo and the simulator: how strongly a text shows each manner, and users who care.
+
+    text ─> manner_scores [6] in [0, 1];  draw_users ─> weights [U, 6];  weights · scores = utility;  choose = Bradley-Terry
+
+The measure is a rule that a person can check by hand: words are counted for concise and detailed, signs from a short
+list for the other four. It sees nothing but the text, so it judges the language model's own answers as well as the
+generated ones. A user's taste is a point on the simplex over the six manners.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.synthetic import MANNERS
+
+DEFAULT_CONCENTRATION: Final = 0.3
+DEFAULT_SHARPNESS: Final = 38.0  # 10 % of choices between two random manners go against the taste; most of those are near-ties
+
+# Words at which the two length scores are full and empty. Linear in between: 14 words are fully concise, 60 fully detailed.
+_CONCISE_FULL, _CONCISE_EMPTY = 14, 26
+_DETAILED_EMPTY, _DETAILED_FULL = 44, 60
+_FULL_SIGNS = 3  # so many signs of a manner score 1
+
+_PLAYFUL = r"!|\b(?:ooh|woohoo|yippee|wheee|psst|ha|hooray|drum roll|oh boy|ta-da|voilà|tickety-boo|confetti|party|superstar|wink|boom|yum|giggle|beep boop|silly|cheeky|easy peasy)\b"
+_FORMAL = (
+    r"\b(?:should|is to be|are to be|it is (?:also to be|advisable|customary)|furthermore|moreover|in addition, it|with regard to|concerning|enquiry|enquire|kindly|assistance|one (?:should|would|remains|proceeds)|"
+    r"advisable|recommended|thank you for|gratefully|appreciated|visitors|the following|as follows|upon|thereby|be (?:noted|observed|stated)|"
+    r"be (?:maintained|preferred|selected|avoided|scheduled)|is known|are known|of general interest|at your disposal)\b"
+)
+_CAUTIOUS = (
+    r"\b(?:may|might|maybe|perhaps|possibly|probably|could|it depends|i am not|unsure|seems?|appears|as far as i|most likely|if in doubt|"
+    r"double-check|careful|caution|safe|differ|though|although|however|keep in mind|bear in mind|wrong)\b"
+)
+_BOLD = (
+    r"\b(?:no doubt|trust me|without question|make no mistake|guarantee|crystal clear|only one right|absolutely|absolute|forget everything|"
+    r"nothing else|nothing less|never|end of story|that is a fact|every single|certain|the only|plain truth|do it today|above all|"
+    r"know it all|verdict|stand by)\b"
+)
+_SIGNS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (_PLAYFUL, _FORMAL, _CAUTIOUS, _BOLD))
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")  # noqa: RUF001  the typographic apostrophe is meant
+
+
+def manner_scores(text: str) -> NDArray[np.float64]:
+    """Returns `[6]` how strongly `text` shows each of MANNERS, in [0, 1]."""
+    words = len(_WORD.findall(text))
+    concise = (_CONCISE_EMPTY - words) / (_CONCISE_EMPTY - _CONCISE_FULL) if words else 0.0
+    detailed = (words - _DETAILED_EMPTY) / (_DETAILED_FULL - _DETAILED_EMPTY)
+    signs = [len(pattern.findall(text)) / _FULL_SIGNS for pattern in _SIGNS]
+    return np.clip(np.array([concise, detailed, *signs]), 0.0, 1.0)
+
+
+def draw_users(count: int, seed: int, concentration: float = DEFAULT_CONCENTRATION) -> NDArray[np.float64]:
+    """Returns `[count, 6]` tastes drawn from a symmetric Dirichlet: each row non-negative, summing to 1.
+
+    At the default concentration most users care for one or two manners, and a few for many.
+
+    Raises:
+        ValueError: `count` is negative or `concentration` is not positive.
+    """
+    if count < 0 or not concentration > 0:
+        raise ValueError(f"count is {count} and concentration {concentration}; expected at least 0 and more than 0")
+    return np.random.default_rng(seed).dirichlet(np.full(len(MANNERS), concentration), size=count)
+
+
+def utility(weights: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns how much a user likes each text, in [0, 1].
+
+    Args:
+        weights: `[6]` or `[U, 6]` tastes.
+        scores: `[6]` or `[N, 6]` from `manner_scores`.
+
+    Returns:
+        `scores @ weights.T`: a scalar array, `[N]`, `[U]` or `[N, U]`.
+    """
+    return np.asarray(scores @ np.asarray(weights).T)
+
+
+def choose(rng: np.random.Generator, utilities: NDArray[np.float64], sharpness: float = DEFAULT_SHARPNESS) -> int:
+    """Returns the index of the answer that a user picks; ties and small differences are decided by chance.
+
+    The choice is Bradley-Terry for two answers and Plackett-Luce (softmax) for more:
+    P(i) is proportional to exp(sharpness * utility_i) (Bradley and Terry 1952).
+
+    Raises:
+        ValueError: there is nothing to choose from.
+    """
+    if len(utilities) == 0:
+        raise ValueError("utilities is empty; expected at least one")
+    scaled = sharpness * (np.asarray(utilities) - np.max(utilities))
+    probabilities = np.exp(scaled) / np.exp(scaled).sum()
+    return int(rng.choice(len(probabilities), p=probabilities))
