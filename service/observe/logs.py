@@ -1,0 +1,126 @@
+"""Log lines: one JSON object a line (or coloured text), from structlog and from libraries that use `logging` alike.
+
+    get_logger(__name__).info("bundle loaded", bundle=..., heads=...)   events are fixed sentences, what varies is a field
+    with request_context(request_id): ...                              every line inside carries `request_id`
+
+Fields that could hold what a user wrote are cut to their length before anything is rendered, and tracebacks carry no local variables.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Literal, TextIO, cast
+
+import orjson
+import structlog
+from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
+
+LogFormat = Literal["json", "console"]
+
+# What people write, in every name that it goes by on the wire and inside; user ids are personal data as well.
+PRIVATE_FIELDS = frozenset(
+    {
+        "answer", "api_key", "authorization", "body", "chosen_text", "completion", "content", "context", "input", "messages", "prompt",
+        "query", "rejected_text", "response", "responses", "text", "texts", "user", "user_id", "documents",
+    }
+)  # fmt: skip
+# Libraries that say at `info` what a metric says better, or repeat URLs that carry credentials.
+_QUIET = ("httpcore", "httpx", "urllib3", "transformers", "filelock", "asyncio")
+_LONGEST_VALUE = 2000
+
+
+def configure_logging(level: str = "info", log_format: LogFormat = "json", stream: TextIO | None = None) -> None:
+    """Routes structlog and `logging` to one stream; to be called once, before the first line.
+
+    Args:
+        level: least severe level that is written: debug, info, warning or error.
+        log_format: `json`, or `console` for people.
+        stream: where lines go; standard error where None.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        cut_private_fields,
+    ]
+    rendering: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if log_format == "json":
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+        rendering += [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer(serializer=_to_json)]
+    else:
+        plain = structlog.dev.plain_traceback
+        rendering.append(
+            structlog.dev.ConsoleRenderer(colors=(stream or sys.stderr).isatty(), exception_formatter=plain, timestamp_key="time")
+        )
+
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # counted by route in the metrics; its lines carry raw paths with user ids
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """Returns the logger of a module; it may be made at import, before `configure_logging`."""
+    return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
+
+
+@contextmanager
+def request_context(request_id: str, **fields: str) -> Iterator[None]:
+    """Adds `request_id` and further fields to every line inside the block, across awaits and into tasks started there."""
+    with bound_contextvars(request_id=request_id, **fields):
+        yield
+
+
+def current_request_id() -> str | None:
+    """Returns the request id of the block we are in, None outside of any."""
+    value = get_contextvars().get("request_id")
+    return None if value is None else str(value)
+
+
+def log_ready(address: str, bundle: str, members: int, store: str) -> None:
+    """Writes the one line that says the service takes requests.
+
+    Args:
+        address: `http://host:port`, with the port that was really taken.
+        bundle: name of the bundle.
+        members: size of the portfolio.
+        store: `embedded` or `external`.
+    """
+    get_logger("attune").info(f"attune ready on {address} (bundle {bundle}, {members} members, redis {store})")
+
+
+def cut_private_fields(_logger: Any, _method: str, event: EventDict) -> MutableMapping[str, Any]:
+    """Returns the event with what users wrote replaced by its size, and with over-long values cut."""
+    for name, value in event.items():
+        if name in PRIVATE_FIELDS:
+            event[name] = (
+                f"[{len(value)} {'characters' if isinstance(value, str) else 'items'}]" if hasattr(value, "__len__") else "[hidden]"
+            )
+        elif isinstance(value, str) and len(value) > _LONGEST_VALUE:
+            event[name] = f"{value[:_LONGEST_VALUE]}… [{len(value)} characters]"
+    return event
+
+
+def _to_json(event: Mapping[str, Any], **_options: Any) -> str:
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()

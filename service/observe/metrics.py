@@ -1,0 +1,276 @@
+"""Every Prometheus metric of the service, declared in one place.
+
+    batching, state, members ──plain callbacks──> Metrics ──render──> GET /metrics
+
+Names carry the prefix `attune_` and base units. A label takes values from a closed set, from the bundle (families) or from the portfolio
+(members) only: never a user, a key, a tenant, a path or an id, so the number of series is known. Values that something else owns (queue
+depth, requests in flight) are read by a callback when Prometheus scrapes.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    Summary,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
+from service.observe.timing import Stage
+
+METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
+UNMATCHED_ROUTE = "unmatched"
+
+# From a Redis round trip on a socket (0.1 ms) to a generation on a CPU (minutes).
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_SHORT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+FeedbackResult = Literal["applied", "duplicate", "conflict", "unknown", "expired", "refused", "unavailable", "taken-back"]
+Personalization = Literal["applied", "prior", "unavailable"]
+DropReason = Literal["abandoned", "expired", "failed"]
+
+
+class Metrics:
+    """The metrics of one service, in a registry of its own.
+
+    Args:
+        registry: where they are registered; a fresh one where None, so that two services in one process do not meet.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series for each of the others: twice the size, and Prometheus does not need them
+        self.registry = registry or CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._declare_edge()
+        self._declare_scoring()
+        self._declare_learning()
+        self._declare_behind()
+
+    def _declare_edge(self) -> None:
+        registry = self.registry
+        self._requests = Counter("attune_http_requests", "Requests answered.", ["route", "method", "status"], registry=registry)
+        self._request_seconds = Histogram(
+            "attune_http_request_duration_seconds",
+            "From the first byte of a request to the last byte of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._in_flight = Gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
+        self._errors = Counter("attune_errors", "Answers with a problem document, by its code.", ["code"], registry=registry)
+        self._stage_seconds = Histogram(
+            "attune_stage_duration_seconds",
+            "Time of one request in a stage.",
+            ["stage"],
+            buckets=(*_SHORT_SECONDS, 10.0, 60.0),
+            registry=registry,
+        )
+        self._ready = Gauge("attune_ready", "1 when requests are taken, else 0.", registry=registry)
+        self._build = Gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"], registry=registry)
+        self._bundle = Gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"], registry=registry)
+        self._reloads = Counter("attune_bundle_reloads", "Attempts to load another bundle.", ["result"], registry=registry)
+
+    def _declare_scoring(self) -> None:
+        registry = self.registry
+        self._batch_items = Histogram("attune_batch_texts", "Texts in a batch.", buckets=_ITEMS, registry=registry)
+        self._batch_padded = Histogram("attune_batch_padded_tokens", "Tokens computed for a batch.", buckets=_TOKENS, registry=registry)
+        self._batch_tokens = Counter(
+            "attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"], registry=registry
+        )
+        self._queue_wait = Histogram(
+            "attune_queue_wait_seconds", "Longest wait of a text before its batch.", buckets=_SHORT_SECONDS, registry=registry
+        )
+        self._inference = Histogram(
+            "attune_inference_seconds", "Time of the scorer on one batch.", buckets=_SHORT_SECONDS, registry=registry
+        )
+        self._dropped = Counter("attune_texts_dropped", "Texts that left the queue without a score.", ["reason"], registry=registry)
+        self._queue_items = Gauge("attune_queue_texts", "Texts that wait for the scorer.", registry=registry)
+        self._queue_tokens = Gauge("attune_queue_tokens", "Tokens that wait for the scorer.", registry=registry)
+        self._budget = Gauge("attune_batch_budget_tokens", "Padded tokens that a batch may have.", registry=registry)
+
+    def _declare_learning(self) -> None:
+        registry = self.registry
+        self._scored = Counter("attune_personalizations", "Answers by what was known of the user.", ["outcome"], registry=registry)
+        self._decisions = Counter("attune_decisions", "Members chosen.", ["policy", "member"], registry=registry)
+        self._fallbacks = Counter(
+            "attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"], registry=registry
+        )
+        self._feedback = Counter("attune_feedback", "Comparisons received.", ["result"], registry=registry)
+        self._agreement = Counter(
+            "attune_prequential_comparisons", "Comparisons predicted before they were learned.", ["family", "agreed"], registry=registry
+        )
+        self._log_loss = Summary(
+            "attune_prequential_log_loss_nats", "Log-loss of the prediction before learning.", ["family"], registry=registry
+        )
+
+    def _declare_behind(self) -> None:
+        registry = self.registry
+        self._redis_seconds = Histogram(
+            "attune_redis_operation_duration_seconds",
+            "One operation of the store.",
+            ["operation"],
+            buckets=_SHORT_SECONDS,
+            registry=registry,
+        )
+        self._redis_errors = Counter("attune_redis_errors", "Operations of the store that failed.", ["operation"], registry=registry)
+        self._member_requests = Counter("attune_member_requests", "Generations asked of a member.", ["member", "result"], registry=registry)
+        self._member_tokens = Counter("attune_member_tokens", "Tokens by member.", ["member", "kind"], registry=registry)
+        self._first_token = Histogram(
+            "attune_member_first_token_seconds",
+            "From the request to a member's first token.",
+            ["member"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._member_seconds = Histogram(
+            "attune_member_duration_seconds", "From the request to a member's last token.", ["member"], buckets=_SECONDS, registry=registry
+        )
+        self._breaker = Gauge(
+            "attune_member_breaker_open", "1 while a member is passed over after failures.", ["member"], registry=registry
+        )
+
+    # --- the edge -------------------------------------------------------------------------------------------------
+
+    def answered(self, route: str | None, method: str, status: int, seconds: float) -> None:
+        """Counts one answered request.
+
+        Args:
+            route: the template (`/users/{user}`), never the path; None where no route matched.
+            method: as sent; unknown ones are counted as `other`.
+            status: three digits.
+            seconds: duration of the request.
+        """
+        template = route or UNMATCHED_ROUTE
+        self._requests.labels(template, method if method in METHODS else "other", str(status)).inc()
+        self._request_seconds.labels(template).observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """Counts one problem document; `code` is that of an error class."""
+        self._errors.labels(code).inc()
+
+    def took(self, seconds: Mapping[Stage, float]) -> None:
+        """Observes the stages of one request, as `Timings.seconds` has them."""
+        for stage, value in seconds.items():
+            self._stage_seconds.labels(stage).observe(value)
+
+    def watch_in_flight(self, count: Callable[[], float]) -> None:
+        """Reads the number of admitted requests from a callback at each scrape."""
+        self._in_flight.set_function(count)
+
+    def watch_ready(self, is_ready: Callable[[], bool]) -> None:
+        """Reads readiness from a callback at each scrape."""
+        self._ready.set_function(lambda: float(is_ready()))
+
+    def built(self, version: str, provider: str) -> None:
+        """States what runs: Attune's version and the execution provider of the scorer."""
+        self._build.clear()
+        self._build.labels(version, platform.python_version(), provider).set(1)
+
+    def serves(self, bundle: str, basis: str) -> None:
+        """States which bundle serves; the one before is forgotten."""
+        self._bundle.clear()
+        self._bundle.labels(bundle, basis).set(1)
+
+    def reloaded(self, result: Literal["loaded", "refused"]) -> None:
+        """Counts one attempt to load another bundle."""
+        self._reloads.labels(result).inc()
+
+    # --- scoring --------------------------------------------------------------------------------------------------
+
+    def batch_ran(self, *, items: int, padded_tokens: int, real_tokens: int, queue_wait_s: float, inference_s: float) -> None:
+        """Observes one batch of the scorer; `queue_wait_s` is that of its oldest text."""
+        self._batch_items.observe(items)
+        self._batch_padded.observe(padded_tokens)
+        self._batch_tokens.labels("real").inc(real_tokens)
+        self._batch_tokens.labels("padding").inc(max(0, padded_tokens - real_tokens))
+        self._queue_wait.observe(queue_wait_s)
+        self._inference.observe(inference_s)
+
+    def text_dropped(self, reason: DropReason, count: int = 1) -> None:
+        """Counts texts that left the queue without a score."""
+        self._dropped.labels(reason).inc(count)
+
+    def watch_queue(self, items: Callable[[], float], tokens: Callable[[], float]) -> None:
+        """Reads the depth of the queue from callbacks at each scrape."""
+        self._queue_items.set_function(items)
+        self._queue_tokens.set_function(tokens)
+
+    def budget_is(self, tokens: int) -> None:
+        """States the calibrated budget of a batch."""
+        self._budget.set(tokens)
+
+    # --- decisions and learning -------------------------------------------------------------------------------------
+
+    def personalized(self, outcome: Personalization) -> None:
+        """Counts one scored or routed request by what was known of its user."""
+        self._scored.labels(outcome).inc()
+
+    def decided(self, policy: str, member: str) -> None:
+        """Counts one member chosen; `policy` is one of sample, best, uniform, forced."""
+        self._decisions.labels(policy, member).inc()
+
+    def fell_back(self, member: str) -> None:
+        """Counts one decision that was served by another member; `member` is the one that had been chosen."""
+        self._fallbacks.labels(member).inc()
+
+    def compared(self, result: FeedbackResult) -> None:
+        """Counts one comparison by what became of it."""
+        self._feedback.labels(result).inc()
+
+    def predicted(self, family: str, *, agreed: bool, log_loss_nats: float) -> None:
+        """Observes a prediction made before its comparison was learned; ties are not counted, nobody can agree with one."""
+        self._agreement.labels(family, "yes" if agreed else "no").inc()
+        if math.isfinite(log_loss_nats):  # an overflowing margin must not turn the sum into NaN for good
+            self._log_loss.labels(family).observe(log_loss_nats)
+
+    # --- behind the edge --------------------------------------------------------------------------------------------
+
+    def store_ran(self, operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT001  the callback of the store has this shape
+        """Observes one operation of the store."""
+        self._redis_seconds.labels(operation).observe(seconds)
+        if not ok:
+            self._redis_errors.labels(operation).inc()
+
+    def member_ran(
+        self, member: str, result: str, seconds: float, first_token_s: float | None, prompt_tokens: int, new_tokens: int
+    ) -> None:
+        """Observes one generation.
+
+        Args:
+            member: its name in the portfolio.
+            result: `ok`, or a reason from a closed set: timeout, refused, error, cancelled.
+            seconds: to the last token, or to the failure.
+            first_token_s: to the first token; None where none came.
+            prompt_tokens: tokens read.
+            new_tokens: tokens generated.
+        """
+        self._member_requests.labels(member, result).inc()
+        self._member_seconds.labels(member).observe(seconds)
+        if first_token_s is not None:
+            self._first_token.labels(member).observe(first_token_s)
+        self._member_tokens.labels(member, "prompt").inc(prompt_tokens)
+        self._member_tokens.labels(member, "completion").inc(new_tokens)
+
+    def breaker_moved(self, member: str, *, is_open: bool) -> None:
+        """States whether a member is passed over."""
+        self._breaker.labels(member).set(float(is_open))
+
+    # --- GET /metrics -----------------------------------------------------------------------------------------------
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Returns the exposition and its content type, in the format that the `Accept` header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
