@@ -31,9 +31,9 @@ def quantise(evidence: Array) -> Array:
     Raises:
         ValueError: a component is not finite; nothing of it may ever reach a sum.
     """
-    if not np.all(np.isfinite(evidence)):
+    if not np.isfinite(evidence).all():
         raise ValueError(f"evidence has {int(np.sum(~np.isfinite(evidence)))} of {evidence.size} components that are not finite")
-    rounded: Array = np.rint(np.clip(evidence, -MAX_EVIDENCE, MAX_EVIDENCE) / GRID) * GRID
+    rounded: Array = np.rint(np.minimum(np.maximum(evidence, -MAX_EVIDENCE), MAX_EVIDENCE) / GRID) * GRID
     return rounded + 0.0  # turns -0.0 into 0.0, which sums would otherwise remember
 
 

@@ -7,18 +7,23 @@ the rows of two candidates and of their prompt, and its own slice of the user's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.seam import gaussian, hedge
+from models.seam.arrays import expect_finite, expect_shape
 from models.seam.evidence import quantise
 
 Array = NDArray[np.float64]
 Row = Mapping[str, NDArray[np.float32]]
+
+LEAST_LOG_GATE = -700.0
+"""A gate of exactly 0 is read as `exp(-700)`: no evidence could bring such a head back, and all at 0 would be no law."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,13 @@ def _pair(name: str, chosen: Row, rejected: Row) -> Array:
     return np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
 
 
+def _expect_heads(heads: tuple[str, ...], logit_scale: float) -> None:
+    if not heads or len(set(heads)) != len(heads):
+        raise ValueError(f"heads must be one or more with names of their own; they are {list(heads)}")
+    if not 0 < logit_scale < math.inf:
+        raise ValueError(f"logit_scale is {logit_scale}; it must be finite and above 0, or scores and probabilities would disagree")
+
+
 @dataclass(frozen=True, slots=True)
 class BradleyTerry:
     """One global head for everybody: the baseline, `P = sigma(a ds)` (Bradley and Terry 1952)."""
@@ -96,6 +108,11 @@ class BradleyTerry:
     name: str
     heads: tuple[str, ...]
     logit_scale: float
+
+    def __post_init__(self) -> None:
+        _expect_heads(self.heads, self.logit_scale)
+        if len(self.heads) != 1:
+            raise ValueError(f"bradley_terry has one head; {len(self.heads)} were given")
 
     @property
     def evidence_size(self) -> int:
@@ -139,6 +156,7 @@ class Micro:
     Attributes:
         log_prior: `[K]` mean log gate, used where there is no prompt.
         mask: `[K]` False for heads that an audit found harmful; their weight is 0.
+        closed: `[K]` the mask in logs, 0 or `-inf`.
     """
 
     name: str
@@ -147,6 +165,16 @@ class Micro:
     settings: hedge.HedgeSettings
     log_prior: Array
     mask: NDArray[np.bool_]
+    closed: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _expect_heads(self.heads, self.logit_scale)
+        expect_shape("log_prior", self.log_prior, (len(self.heads),))
+        expect_shape("mask", self.mask, (len(self.heads),))
+        if not self.mask.any():
+            raise ValueError(f"array mask closes all {len(self.heads)} heads; at least one must stay open")
+        expect_finite(log_prior=self.log_prior[self.mask])
+        object.__setattr__(self, "closed", np.where(self.mask, 0.0, -np.inf))
 
     @property
     def evidence_size(self) -> int:
@@ -166,7 +194,7 @@ class Micro:
 
     def weights(self, evidence: Array, prompt: Row | None) -> Array:
         gate = self.log_prior if prompt is None else np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64)
-        return hedge.hedge_weights(np.where(self.mask, gate, -np.inf), evidence, eta=self.settings.eta)
+        return hedge.hedge_weights(np.maximum(gate, LEAST_LOG_GATE) + self.closed, evidence, eta=self.settings.eta)
 
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
         weights = self.weights(evidence, prompt)
@@ -203,6 +231,12 @@ class Vrf:
     bases: gaussian.Bases
     encoder: gaussian.PairEncoder
 
+    def __post_init__(self) -> None:
+        _expect_heads(self.heads, self.logit_scale)
+        latent = self.bases.means.shape[1]
+        expect_shape("base_means", self.bases.means, (len(self.heads), latent))
+        expect_shape("vote", self.encoder.vote, (latent, *self.encoder.vote.shape[1:]))
+
     @property
     def evidence_size(self) -> int:
         latent: int = self.bases.means.shape[1]
@@ -223,15 +257,17 @@ class Vrf:
     def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - a user's match does not see the prompt
         return gaussian.matching_weights(*gaussian.posterior(evidence), self.bases)
 
-    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
-        weights = self.weights(evidence, prompt)
-        variance = gaussian.margin_variance(weights, rewards, gaussian.posterior(evidence)[1], self.bases)
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as for weights
+        mean, std = gaussian.posterior(evidence)
+        weights = gaussian.matching_weights(mean, std, self.bases)
+        variance = gaussian.margin_variance(weights, rewards, std, self.bases)
         return Scored(rewards @ weights, np.sqrt(variance), weights, rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
         margins = self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected)
-        weights = self.weights(evidence, prompt)
-        variance = gaussian.margin_variance(weights, margins, gaussian.posterior(evidence)[1], self.bases)
+        mean, std = gaussian.posterior(evidence)
+        weights = gaussian.matching_weights(mean, std, self.bases)
+        variance = gaussian.margin_variance(weights, margins, std, self.bases)
         return gaussian.attenuated_probability(float(margins @ weights), float(variance))
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
@@ -275,24 +311,39 @@ class Families:
         return np.zeros(self.evidence_size)
 
     def part(self, name: str, evidence: Array) -> Array:
-        """Returns the slice of a whole evidence vector `[E]` that belongs to one family."""
+        """Returns the slice of a whole evidence vector `[E]` that belongs to one family.
+
+        Raises:
+            ValueError: the vector is not of these families' size.
+        """
         if evidence.shape != (self.evidence_size,):
             raise ValueError(f"evidence is {evidence.shape}; these families read ({self.evidence_size},)")
         return evidence[self._slices[name]]
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False) -> Array:
-        """Returns what one comparison adds to the user's sum, `[E]` on the grid, from that comparison alone."""
-        parts = [family.learn(chosen, rejected, prompt, tie=tie) for family in self._families.values()]
-        return quantise(np.concatenate([np.zeros(0), *parts]))
+        """Returns what one comparison adds to the user's sum, `[E]` on the grid, from that comparison alone.
+
+        Raises:
+            KeyError: a row lacks an output that a family reads.
+            ValueError: a row's outputs are of another size than the families', or not finite.
+        """
+        parts = {name: family.learn(chosen, rejected, prompt, tie=tie) for name, family in self._families.items()}
+        evidence = np.concatenate([_NO_EVIDENCE, *parts.values()])
+        if evidence.size != self.evidence_size:
+            sizes = {name: part.size for name, part in parts.items()}
+            raise ValueError(f"rows give evidence of {sizes} doubles; these families read {self.evidence_size} in all")
+        return quantise(evidence)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, float]:
         """Returns each family's probability that `chosen` is preferred, before the comparison is learned."""
-        return {
-            name: family.predict(self.part(name, evidence), chosen, rejected, prompt) for name, family in self._families.items()
-        }
+        return {name: family.predict(self.part(name, evidence), chosen, rejected, prompt) for name, family in self._families.items()}
 
     def outputs_to_keep(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Returns the outputs of a candidate and of a prompt that learning needs later: what a decision stores."""
         candidate = [name for family in self._families.values() for name in family.candidate_outputs]
         prompt = [name for family in self._families.values() for name in family.prompt_outputs]
         return tuple(dict.fromkeys(candidate)), tuple(dict.fromkeys(prompt))
+
+
+_NO_EVIDENCE = np.zeros(0)
+"""Joins nothing into a vector of doubles where no family learns."""

@@ -8,13 +8,15 @@ added when it is read, so an empty state is the prior.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.hedge import sigmoid, softmax
+from models.seam.arrays import expect_finite, expect_shape
+from models.seam.hedge import softmax
 
 Array = NDArray[np.float64]
 
@@ -27,17 +29,29 @@ class Bases:
         means: `[K, D]`.
         stds: `[K, D]`, positive.
         tau: temperature of the softmax over squared distances, `tau_0 * D`.
+        mean_pull, std_pull: `(2/tau) m^T` and `(2/tau) s^T`, `[D, K]`, made once because matching is done per request.
+        offset: `-(|m_k|^2 + |s_k|^2) / tau`, `[K]`, likewise.
+
+    Raises:
+        ValueError: the shapes do not agree, or an entry is not finite, or a std or tau is not positive.
     """
 
     means: Array
     stds: Array
     tau: float
+    mean_pull: Array = field(init=False, repr=False)
+    std_pull: Array = field(init=False, repr=False)
+    offset: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.means.shape != self.stds.shape or self.means.ndim != 2:  # noqa: PLR2004 - a matrix has two axes
-            raise ValueError(f"means {self.means.shape} and stds {self.stds.shape} must both be [K, D]")
-        if not (np.all(self.stds > 0) and self.tau > 0):
-            raise ValueError(f"stds must be positive (least is {self.stds.min():g}) and tau above 0 (is {self.tau:g})")
+        if self.means.shape != self.stds.shape or self.means.ndim != 2 or self.means.size == 0:
+            raise ValueError(f"base_means {self.means.shape} and base_stds {self.stds.shape} must both be [K, D], not empty")
+        expect_finite(base_means=self.means, base_stds=self.stds)
+        if not (np.all(self.stds > 0) and 0 < self.tau < math.inf):
+            raise ValueError(f"base_stds must be positive (least is {self.stds.min():g}) and tau finite and above 0 (is {self.tau:g})")
+        object.__setattr__(self, "mean_pull", np.ascontiguousarray((2.0 / self.tau) * self.means.T))
+        object.__setattr__(self, "std_pull", np.ascontiguousarray((2.0 / self.tau) * self.stds.T))
+        object.__setattr__(self, "offset", -np.sum(self.means**2 + self.stds**2, axis=1) / self.tau)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +62,14 @@ class PairEncoder:
     round exactly, whatever the weights are.
 
     Attributes:
-        layers: `(weight [H_out, H_in], bias [H_out])` of each layer; the first reads `[F + P]`.
+        layers: `(weight [H_out, H_in], bias [H_out])` of each layer, one or more; the first reads `[F + P]`.
         vote: `W_m` `[D, H]`; no bias, so that no difference gives no vote.
         precision: `W_t` `[D, H]`.
         precision_bias: `[D]`.
-        scale: `c`, divides the precision.
+        scale: `c`, divides the precision; positive.
+
+    Raises:
+        ValueError: there is no layer, or an array's shape does not fit the one before it, or an entry is not finite.
     """
 
     layers: tuple[tuple[Array, Array], ...]
@@ -61,23 +78,42 @@ class PairEncoder:
     precision_bias: Array
     scale: float
 
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a pair encoder needs one layer or more; layer0_weight is missing")
+        width = self.layers[0][0].shape[-1:]
+        for index, (weight, bias) in enumerate(self.layers):
+            expect_shape(f"layer{index}_bias", bias, weight.shape[:1])
+            expect_shape(f"layer{index}_weight", weight, (bias.size, *width))
+            width = bias.shape
+        expect_shape("vote", self.vote, (*self.vote.shape[:1], *width))
+        expect_shape("precision", self.precision, self.vote.shape)
+        expect_shape("precision_bias", self.precision_bias, self.vote.shape[:1])
+        expect_finite(**self.to_arrays())
+        if not self.scale > 0:
+            raise ValueError(f"scale is {self.scale:g}; it must be above 0, or precisions would be negative")
+
     def __call__(self, difference: Array, prompt: Array) -> tuple[Array, Array]:
         """Returns precision `t` `[D]`, non-negative, and vote `n` `[D]` of one comparison.
 
         Args:
             difference: `[F]` features of the winner minus those of the loser.
             prompt: `[P]` features of the prompt.
-        """
-        forward, backward = self._hidden(np.stack([np.concatenate([difference, prompt]), np.concatenate([-difference, prompt])]))
-        precision = np.logaddexp(0.0, self.precision @ (0.5 * (forward + backward)) + self.precision_bias) / self.scale
-        vote: Array = self.vote @ (0.5 * (forward - backward))
-        return precision, vote
 
-    def _hidden(self, inputs: Array) -> Array:
-        for weight, bias in self.layers:
-            logits = inputs @ weight.T + bias
-            inputs = logits * sigmoid(logits)
-        return inputs
+        Raises:
+            ValueError: `F + P` is not what the first layer reads.
+        """
+        (weight, bias), *rest = self.layers
+        size = difference.shape[0]
+        # Both orders share these two products, and differ in one sign: half the work, and exact whatever the BLAS.
+        turned, fixed = weight[:, :size] @ difference, weight[:, size:] @ prompt + bias
+        hidden = _silu(np.array([fixed + turned, fixed - turned]))
+        for weight, bias in rest:
+            hidden = _silu(hidden @ weight.T + bias)
+        even, odd = 0.5 * (hidden[0] + hidden[1]), 0.5 * (hidden[0] - hidden[1])
+        precision = np.logaddexp(0.0, self.precision @ even + self.precision_bias) / self.scale
+        vote: Array = self.vote @ odd
+        return precision, vote
 
     def to_arrays(self) -> dict[str, Array]:
         """Returns the arrays that `from_arrays` reads, by name."""
@@ -92,9 +128,11 @@ class PairEncoder:
 
         Raises:
             KeyError: an array is missing.
+            ValueError: an array does not fit the others.
         """
         depth = sum(name.startswith("layer") and name.endswith("_weight") for name in arrays)
         layers = tuple((arrays[f"layer{index}_weight"], arrays[f"layer{index}_bias"]) for index in range(depth))
+        expect_shape("scale", arrays["scale"], ())
         return cls(layers, arrays["vote"], arrays["precision"], arrays["precision_bias"], float(arrays["scale"]))
 
 
@@ -127,14 +165,15 @@ def matching_weights(mean: Array, std: Array, bases: Bases) -> Array:
     Returns:
         `[..., K]` on the simplex.
     """
-    distance = np.sum((mean[..., None, :] - bases.means) ** 2, axis=-1) + np.sum((std[..., None, :] - bases.stds) ** 2, axis=-1)
-    return softmax(-distance / bases.tau)
+    # Expanded, without |mu|^2 + |sigma|^2: the softmax does not see what all bases share, and [S, K, D] is never made.
+    return softmax(mean @ bases.mean_pull + (std @ bases.std_pull + bases.offset))
 
 
 def margin_variance(weights: Array, rewards: Array, std: Array, bases: Bases) -> Array:
     """Returns `S^2 = sum_j sigma_j^2 (dM/dmu_j)^2`, the variance of a score or margin that the user's Gaussian causes.
 
-    `dM/dmu = (2/tau) sum_k w_k r_k (m_k - m_bar)` with `m_bar = sum_k w_k m_k`.
+    `dM/dmu = (2/tau) sum_k w_k r_k (m_k - m_bar)` with `m_bar = sum_k w_k m_k`, computed as the equal
+    `(2/tau) sum_k w_k (r_k - r_bar) m_k` with `r_bar = sum_k w_k r_k`.
 
     Args:
         weights: `[K]` at the posterior mean.
@@ -145,15 +184,18 @@ def margin_variance(weights: Array, rewards: Array, std: Array, bases: Bases) ->
     Returns:
         `[...]` in squared units of `rewards`.
     """
-    centred = bases.means - weights @ bases.means
-    gradient = (2.0 / bases.tau) * ((weights * rewards) @ centred)
+    centred = rewards - (rewards @ weights)[..., None]
+    gradient = (weights * centred) @ bases.mean_pull.T
     variance: Array = np.sum((std * gradient) ** 2, axis=-1)
     return variance
 
 
 def attenuated_probability(margin: float, variance: float) -> float:
     """Returns `sigma(M / sqrt(1 + pi S^2 / 8))`, the approximate marginal likelihood (MacKay 1992)."""
-    return float(sigmoid(np.asarray(margin / np.sqrt(1.0 + np.pi * variance / 8.0))))
+    logit = margin / math.sqrt(1.0 + math.pi * variance / 8.0)
+    # exp of a number that is not positive cannot overflow.
+    small = math.exp(-abs(logit))
+    return (1.0 if logit >= 0 else small) / (1.0 + small)
 
 
 def sample_weights(evidence: Array, bases: Bases, rng: np.random.Generator, samples: int) -> Array:
@@ -164,3 +206,10 @@ def sample_weights(evidence: Array, bases: Bases, rng: np.random.Generator, samp
     mean, std = posterior(evidence)
     positions = mean + std * rng.standard_normal((samples, mean.shape[-1]))
     return matching_weights(positions, std, bases)
+
+
+def _silu(logits: Array) -> Array:
+    # x * sigma(x), with sigma by tanh: it cannot overflow, and its absolute error is below that of the product.
+    half = 0.5 * logits
+    activation: Array = half + half * np.tanh(half)
+    return activation

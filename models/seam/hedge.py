@@ -7,10 +7,13 @@ With `eta = 1` and a gate that is a prior this is exact Bayes over "which head i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.seam.evidence import MAX_EVIDENCE
 
 Array = NDArray[np.float64]
 
@@ -21,9 +24,9 @@ def sigmoid(logits: Array) -> Array:
 
 
 def softmax(logits: Array) -> Array:
-    """Returns the softmax over the last axis; `-inf` gives weight 0."""
-    shifted = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    weights: Array = shifted / np.sum(shifted, axis=-1, keepdims=True)
+    """Returns the softmax over the last axis; `-inf` gives weight 0, and at least one entry must be above it."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights: Array = shifted / shifted.sum(axis=-1, keepdims=True)
     return weights
 
 
@@ -47,14 +50,15 @@ def hedge_evidence(margins: Array, *, cap: float, tie: bool = False) -> Array:
     The common part is taken out because it cannot change weights and would only use up the bits of the sum.
     """
     loss = losses(margins, cap=cap, tie=tie)
-    return loss - np.mean(loss)
+    centred: Array = loss - loss.sum() / loss.size
+    return centred
 
 
 def hedge_weights(log_prior: Array, cumulative: Array, *, eta: float) -> Array:
     """Returns `w_k ~ exp(log_prior_k - eta C_k)` on the simplex, `[K]`.
 
     Args:
-        log_prior: `[K]` log gate probabilities for this prompt; `-inf` masks a head (audit).
+        log_prior: `[K]` log gate probabilities for this prompt; `-inf` masks a head (audit), but not all of them.
         cumulative: `[K]` the user's sum of centred losses, nats.
         eta: learning rate of Hedge; 1 is exact Bayes.
     """
@@ -68,7 +72,11 @@ def mixed_probability(weights: Array, margins: Array) -> float:
 
 @dataclass(frozen=True, slots=True)
 class HedgeSettings:
-    """Constants of one family's Hedge: learning rate, and cap of a single loss in nats."""
+    """Constants of one family's Hedge: learning rate, and cap of a single loss in nats; both finite and above 0."""
 
     eta: float = 1.0
     cap: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.eta < math.inf and 0 < self.cap <= MAX_EVIDENCE):
+            raise ValueError(f"eta is {self.eta} and cap {self.cap}; both must be above 0, eta finite and cap at most {MAX_EVIDENCE:g}")

@@ -1,0 +1,117 @@
+"""Prints what the seam costs per event, in microseconds: learn, weights, predict, sample and choose.
+
+    python -m loadtest.seam_cost [--heads 16] [--latent 32]
+
+One thread, random arrays, the least of several repeats (the noise of a shared machine only ever adds). The target for an
+update and for a reading of weights is 50 us per event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from timeit import Timer
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: matrices this small are slower on several threads
+
+import numpy as np
+
+from models.seam import routing
+from models.seam.evidence import Decay
+from models.seam.families import BradleyTerry, Families, Micro, Row, Vrf
+from models.seam.gaussian import Bases, PairEncoder
+from models.seam.hedge import HedgeSettings
+from models.seam.portfolio import Portfolio
+
+FEATURES, PROMPT_FEATURES, HIDDEN = 64, 32, 64
+MEMBERS, SAMPLES = 5, 256
+REPEATS = 15
+
+
+def example_families(heads: int, latent: int, rng: np.random.Generator) -> Families:
+    """Returns the three families of the demo with random arrays: `heads` heads, `latent` latent dimensions."""
+    names = tuple(f"head{index}" for index in range(heads))
+    bases = Bases(rng.normal(size=(heads, latent)), rng.uniform(0.2, 1.0, size=(heads, latent)), 0.5 * latent)
+    encoder = PairEncoder(
+        ((rng.normal(size=(HIDDEN, FEATURES + PROMPT_FEATURES)) / 10, np.zeros(HIDDEN)),),
+        rng.normal(size=(latent, HIDDEN)) / 8,
+        rng.normal(size=(latent, HIDDEN)) / 8,
+        np.zeros(latent),
+        8.0,
+    )
+    prior = np.full(heads, -np.log(heads))
+    return Families(
+        [
+            BradleyTerry("bradley_terry", ("global",), 1.3),
+            Micro("micro", names, 1.1, HedgeSettings(), prior, np.ones(heads, dtype=bool)),
+            Vrf("vrf", names, 1.2, bases, encoder),
+        ]
+    )
+
+
+def example_row(heads: int, rng: np.random.Generator) -> Row:
+    """Returns a row that holds every output of `example_families`."""
+    sizes = {
+        "bradley_terry_rewards": 1,
+        "micro_rewards": heads,
+        "micro_gate": heads,
+        "vrf_rewards": heads,
+        "vrf_features": FEATURES,
+        "vrf_prompt_features": PROMPT_FEATURES,
+        "vrf_values": MEMBERS * heads,
+    }
+    row = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    row["micro_gate"] -= np.log(np.sum(np.exp(row["micro_gate"])))
+    return row
+
+
+def cost_us(call: Callable[[], object]) -> float:
+    """Returns the least mean time of one call over `REPEATS` timed loops, in microseconds."""
+    timer = Timer(call)
+    number, _ = timer.autorange()
+    number = max(1, number // 5)
+    return 1e6 * min(timer.repeat(REPEATS, number)) / number
+
+
+def main() -> None:
+    """Prints one line per operation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--latent", type=int, default=32)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    families = example_families(arguments.heads, arguments.latent, rng)
+    chosen, rejected, prompt = (example_row(arguments.heads, rng) for _ in range(3))
+    candidates = rng.normal(size=(8, arguments.heads))
+    state = np.sum([families.learn(example_row(arguments.heads, rng), rejected, prompt) for _ in range(20)], axis=0)
+    decay = Decay(30 * 86_400.0)
+    values = rng.normal(size=(MEMBERS, arguments.heads))
+    portfolio = Portfolio((), {"vrf": values}, {"vrf": values}, None)
+    micro, vrf = families["micro"], families["vrf"]
+    micro_state, vrf_state = families.part("micro", state), families.part("vrf", state)
+
+    def sample_and_choose() -> object:
+        weights = vrf.sample_weights(vrf_state, prompt, rng, SAMPLES)
+        sampled = routing.sampled_values(weights, portfolio.values_for("vrf", None))
+        return routing.choose("sample", sampled, count=2, epsilon=0.05, rng=rng)
+
+    rows: list[tuple[str, Callable[[], object]]] = [
+        ("learn, all families", lambda: families.learn(chosen, rejected, prompt)),
+        ("learn, micro", lambda: micro.learn(chosen, rejected, prompt, tie=False)),
+        ("learn, vrf", lambda: vrf.learn(chosen, rejected, prompt, tie=False)),
+        ("stamp with decay", lambda: decay.stamp(state, 1.7e9)),
+        ("weights, micro", lambda: micro.weights(micro_state, prompt)),
+        ("weights, vrf", lambda: vrf.weights(vrf_state, prompt)),
+        ("score 8 candidates, micro", lambda: micro.score(micro_state, candidates, prompt)),
+        ("score 8 candidates, vrf", lambda: vrf.score(vrf_state, candidates, prompt)),
+        ("predict, all families", lambda: families.predict(state, chosen, rejected, prompt)),
+        (f"sample {SAMPLES} and choose 2 of {MEMBERS}, vrf", sample_and_choose),
+    ]
+    print(f"K={arguments.heads} d_z={arguments.latent}")
+    for name, call in rows:
+        print(f"{name:<36}{cost_us(call):8.1f} us")
+
+
+if __name__ == "__main__":
+    main()
