@@ -1,0 +1,191 @@
+"""A real Redis that Attune starts, watches and stops, for when no URL is given.
+
+    start ──> lock the directory ──> end a server that a killed Attune left ──> launch ──> ready
+    the server dies ──> launch again, after a pause that doubles up to 5 s      aclose ──> SIGTERM, file flushed, wait
+
+The file is synced before a write is answered, so that what was acknowledged survives a killed server and a power cut alike. What the
+server is and how it is run stands in `server_process`; who may use the directory in `data_dir`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Self
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, prepare, socket_path
+from service.state.server_process import Fsync, ServerProcess, arguments, find_server
+
+__all__ = ["DataDirInUse", "EmbeddedRedis", "EmbeddedRedisError"]
+
+_log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+STEADY_S = 30.0
+
+
+class EmbeddedRedis:
+    """One server for one data directory; `async with` starts and stops it.
+
+    Args:
+        data_dir: its files go to `redis/` in there.
+        fsync: `always` (an answered write is on the disk), or `everysec` (a power cut may lose a second, and while a sync is slow even a
+            killed server may lose what it had not yet handed to the kernel).
+        binary: the server to run; found if not given.
+        start_timeout_s: for reading the append-only file and being ready.
+    """
+
+    def __init__(self, data_dir: Path, *, fsync: Fsync = "always", binary: Path | None = None, start_timeout_s: float = 60.0) -> None:
+        self._data_dir = data_dir
+        self._fsync = fsync
+        self._binary = binary
+        self._start_timeout_s = start_timeout_s
+        self._directory = Path()
+        self._socket = Path()
+        self._locks: list[Lock] = []
+        self._server: ServerProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()
+        self._closing = asyncio.Event()
+        self.restarts = 0
+
+    @property
+    def url(self) -> str:
+        """Where the server listens; valid after `start`."""
+        return f"unix://{self._socket}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id; None while there is no server."""
+        return self._server.pid if self._server is not None else None
+
+    async def up(self) -> None:
+        """Returns when the server accepts connections: at once after `start`, later while it is being launched again."""
+        await self._up.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Returns when the server has loaded its file and answers.
+
+        Raises:
+            DataDirInUse: another Attune uses the directory, or a server that one left behind does not end.
+            EmbeddedRedisError: there is no server, or it did not become ready; nothing is left running.
+        """
+        binary = self._binary or find_server()
+        self._directory = prepare(self._data_dir)
+        self._socket = socket_path(self._directory)
+        try:
+            servers = await self._own_directory()
+            await self._launch(binary, servers)
+        except BaseException:
+            self._release()
+            raise
+        self._supervisor = asyncio.create_task(self._supervise(binary, servers), name="embedded redis")
+
+    async def aclose(self) -> None:
+        """Stops the server, which first writes everything it acknowledged; then frees the directory."""
+        self._closing.set()
+        if self._supervisor is not None:
+            await self._supervisor
+        self._release()
+
+    def _release(self) -> None:
+        while self._locks:
+            self._locks.pop().close()
+
+    # --- the directory ----------------------------------------------------------------------------------------------
+
+    async def _own_directory(self) -> Lock:
+        """Returns the lock that servers of this directory hold, free of servers."""
+        own, servers = Lock(self._directory / "attune.lock"), Lock(self._directory / "server.lock")
+        self._locks += [own, servers]
+        if not own.take():
+            raise DataDirInUse(
+                f"the data directory {self._data_dir} is used by the Attune with process id {own.noted()}; stop it or set ATTUNE_DATA_DIR"
+            )
+        own.note(str(os.getpid()))
+        if not servers.take():
+            await self._end_orphan(servers)
+        return servers
+
+    async def _end_orphan(self, servers: Lock, patience_s: float = 10.0) -> None:
+        """Ends a server whose Attune was killed: it flushes its file and goes, and its lock tells when it has gone."""
+        _log.warning("embedded_redis_orphan", pid=servers.noted(), socket=str(self._socket))
+        client = Redis(unix_socket_path=str(self._socket), socket_timeout=patience_s, protocol=2)
+        try:
+            await client.shutdown()
+        except (RedisError, OSError) as error:
+            # Also when it was ending already, and there was nothing left to connect to.
+            _log.info("embedded_redis_orphan_asked", answer=type(error).__name__)
+        finally:
+            await client.aclose()
+        if not await servers.wait(patience_s):
+            raise DataDirInUse(
+                f"a Redis with process id {servers.noted()}, left by an earlier Attune, still uses {self._data_dir} "
+                f"and did not end within {patience_s:g} s; end it"
+            )
+
+    # --- the server -------------------------------------------------------------------------------------------------
+
+    async def _launch(self, binary: Path, servers: Lock) -> ServerProcess:
+        self._socket.unlink(missing_ok=True)
+        self._server = server = await ServerProcess.launch(
+            binary,
+            arguments(self._directory, self._socket, self._fsync),
+            socket=self._socket,
+            lock_fd=servers.fd,
+            timeout_s=self._start_timeout_s,
+        )
+        servers.note(str(server.pid))
+        self._up.set()
+        _log.info("embedded_redis_ready", server=binary.name, pid=server.pid, fsync=self._fsync)
+        return server
+
+    async def _supervise(self, binary: Path, servers: Lock) -> None:
+        """Launches the server again whenever it ends; stops it and returns once closing."""
+        closing = asyncio.create_task(self._closing.wait())
+        pause_s = 0.0
+        while not closing.done():
+            if self._server is None:
+                pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+                await asyncio.wait((closing,), timeout=pause_s)
+                if not closing.done():
+                    await self._launch_again(binary, servers)
+            elif await self._watch(self._server, closing) > STEADY_S:
+                pause_s = 0.0
+        if self._server is not None:
+            self._up.clear()
+            await self._server.stop()
+            self._server = None
+
+    async def _launch_again(self, binary: Path, servers: Lock) -> None:
+        self.restarts += 1
+        try:
+            await self._launch(binary, servers)
+        except (EmbeddedRedisError, OSError) as error:
+            _log.error("embedded_redis_not_relaunched", error=str(error), launches=self.restarts)
+
+    async def _watch(self, server: ServerProcess, closing: asyncio.Task[bool]) -> float:
+        """Returns, once the server has ended or it is closing time, the seconds that passed."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        ended = asyncio.create_task(server.ended())
+        await asyncio.wait((ended, closing), return_when=asyncio.FIRST_COMPLETED)
+        if ended.done() and not closing.done():
+            self._up.clear()
+            self._server = None
+            _log.error("embedded_redis_died", pid=server.pid, code=ended.result(), last_words=server.last_words())
+        ended.cancel()
+        return loop.time() - began

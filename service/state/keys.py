@@ -1,0 +1,168 @@
+"""Names of the keys in Redis, and the seal that every record of a user carries.
+
+    {t:<tenant>:u:<tag>}:sum:<basis>       string   the sum of evidence under one basis
+    {t:<tenant>:u:<tag>}:events            hash     event id -> digest and log entry; also the names of the bases
+    {t:<tenant>:u:<tag>}:log               stream   the comparisons, oldest first
+    {t:<tenant>:u:<tag>}:decision:<id>     string   one decision record
+    {t:<tenant>:u:<tag>}:decisions         zset     decision id -> time at which its pointer expires, ms
+    {t:<tenant>:u:<tag>}:deleting          zset     decision ids whose pointers a deletion has yet to remove
+    {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user
+
+The braces are a Redis Cluster hash tag: all keys of a user live on one slot; a pointer lives on a slot of its own. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+
+TAG_BYTES = 16
+MAX_NAME_CHARS = 64
+
+_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}")
+_TAG = re.compile(r"[A-Za-z0-9_-]{22}")
+
+SUM, DECISION, POINTER = b"S", b"D", b"P"
+
+
+def user_tag(secret: bytes, tenant: str, user: str) -> str:
+    """Returns the pseudonym of a user: 128 bits of HMAC-SHA256 as 22 url-safe characters.
+
+    Args:
+        secret: the deployment's key, at least 16 bytes; another secret makes every user unknown.
+        tenant: the same user id under two tenants gives two tags.
+        user: any string, lone surrogates included; it never reaches a key, a log or a trace.
+
+    Raises:
+        ValueError: the secret is too short to hide user ids that can be guessed.
+    """
+    if len(secret) < TAG_BYTES:
+        raise ValueError(f"the secret for user tags has {len(secret)} bytes; at least {TAG_BYTES} are needed")
+    message = f"{len(tenant)}:{tenant}:{user}".encode("utf-8", "surrogatepass")
+    digest = hmac.new(secret, message, hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest[:TAG_BYTES]).rstrip(b"=").decode("ascii")
+
+
+def is_name(name: str) -> bool:
+    """Returns whether `name` can be part of a key."""
+    return _NAME.fullmatch(name) is not None
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Returns `name` if it can be part of a key: letters, digits, `.`, `_` and `-`, 1 to 64 of them.
+
+    Raises:
+        ValueError: it cannot, for instance because a brace would move the key to another slot.
+    """
+    if not is_name(name):
+        raise ValueError(
+            f"{kind} {name[: MAX_NAME_CHARS + 1]!r} must be 1 to {MAX_NAME_CHARS} letters, digits, dots, underscores or hyphens"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class UserKey:
+    """Whose state is meant: a tenant and the user's tag within it.
+
+    Raises:
+        ValueError: the tenant cannot be part of a key, or the tag is not one that `user_tag` makes.
+    """
+
+    tenant: str
+    tag: str
+
+    def __post_init__(self) -> None:
+        checked_name("tenant", self.tenant)
+        if _TAG.fullmatch(self.tag) is None:
+            raise ValueError(f"a user tag has 22 url-safe characters, not {len(self.tag)}: {self.tag[:23]!r}")
+
+    @property
+    def base(self) -> str:
+        """The hash-tagged beginning of every key of this user."""
+        return f"{{t:{self.tenant}:u:{self.tag}}}"
+
+    @property
+    def raw_tag(self) -> bytes:
+        """The 16 bytes that the tag stands for."""
+        return base64.urlsafe_b64decode(self.tag + "==")
+
+    @property
+    def sum_prefix(self) -> str:
+        return f"{self.base}:sum:"
+
+    @property
+    def decision_prefix(self) -> str:
+        return f"{self.base}:decision:"
+
+    @property
+    def events(self) -> str:
+        return f"{self.base}:events"
+
+    @property
+    def log(self) -> str:
+        return f"{self.base}:log"
+
+    @property
+    def decisions(self) -> str:
+        return f"{self.base}:decisions"
+
+    @property
+    def deleting(self) -> str:
+        return f"{self.base}:deleting"
+
+    def sum(self, basis: str) -> str:
+        return self.sum_prefix + checked_name("basis", basis)
+
+    def decision(self, decision_id: str) -> str:
+        return self.decision_prefix + checked_name("decision id", decision_id)
+
+
+def pointer_key(tenant: str, decision_id: str) -> str:
+    """Returns the key under which the tag of a decision's user is found."""
+    return f"{{t:{checked_name('tenant', tenant)}:d:{checked_name('decision id', decision_id)}}}"
+
+
+class WrongUser(Exception):
+    """A reply holds a record that is not the one asked for; it must not be given to anybody."""
+
+
+def seal_of(kind: bytes, key: UserKey) -> bytes:
+    """Returns the 17 bytes that open every record of this kind and user."""
+    return kind + key.raw_tag
+
+
+def unseal(kind: bytes, key: UserKey, record: bytes) -> bytes:
+    """Returns the body of a sealed record.
+
+    Raises:
+        WrongUser: the record is of another user or of another kind.
+    """
+    seal = seal_of(kind, key)
+    if not record.startswith(seal):
+        raise WrongUser(f"asked for a record of kind {kind!r}, got {len(record)} bytes under another seal")
+    return record[len(seal) :]
+
+
+def _id_check(decision_id: str) -> bytes:
+    return hashlib.blake2b(decision_id.encode("ascii"), digest_size=8).digest()
+
+
+def pack_pointer(key: UserKey, decision_id: str) -> bytes:
+    """Returns the value of a pointer: its user's tag, and a check that it answers for this very decision."""
+    return seal_of(POINTER, key) + _id_check(decision_id)
+
+
+def unpack_pointer(tenant: str, decision_id: str, pointer: bytes) -> UserKey:
+    """Returns the user to whom a decision belongs.
+
+    Raises:
+        WrongUser: the pointer is of another decision.
+    """
+    end = 1 + TAG_BYTES
+    if pointer[:1] != POINTER or pointer[end:] != _id_check(decision_id):
+        raise WrongUser(f"asked for the pointer of a decision, got {len(pointer)} bytes that are of another one")
+    return UserKey(tenant, base64.urlsafe_b64encode(pointer[1:end]).rstrip(b"=").decode("ascii"))

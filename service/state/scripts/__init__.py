@@ -1,0 +1,41 @@
+"""The scripts that run inside Redis: one file per writing operation, each opening with its signature, keys, result and cluster note."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script: its text, and the hash by which Redis knows it once it has run there."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        text = files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        return cls(text, hashlib.sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())
+
+    async def run(self, command: Callable[..., Awaitable[Any]], keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Returns the script's result, in one round trip if the server has it, else in two.
+
+        A server that does not have it (new, restarted, failed over, flushed) gets the whole text with the same keys, so on a cluster it
+        reaches the node that needs it.
+        """
+        try:
+            return await command("EVALSHA", self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await command("EVAL", self.text, len(keys), *keys, *arguments)
+
+
+ADD_COMPARISON = Script.load("add_comparison")
+TAKE_BACK = Script.load("take_back")
+WRITE_DECISION = Script.load("write_decision")
+DELETE_USER = Script.load("delete_user")

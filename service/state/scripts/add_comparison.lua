@@ -1,0 +1,75 @@
+-- add_comparison(sum, events, log; seal, event, digest, basis, vector, payload, max_log, ttl_ms) -> {outcome [, sum record]}
+--
+-- Adds one comparison to a user's sum, once per event id, and logs it.
+--
+-- KEYS[1] string  {user}:sum:<basis>   seal, then doubles: count, epoch, first_seen_s, last_seen_s, evidence...   written here
+-- KEYS[2] hash    {user}:events        event id -> digest (16 bytes) .. stream id; "\1" .. basis -> "" for every basis with a sum
+-- KEYS[3] stream  {user}:log           kind "c": tag, event, basis, vector, payload; kind "x" (taken back): tag, event
+-- ARGV[1] seal     17 bytes that open the user's sum record
+-- ARGV[2] event    the event id
+-- ARGV[3] digest   16 bytes of the canonical body
+-- ARGV[4] basis    the basis id
+-- ARGV[5] vector   packed doubles: epoch, observed_s, evidence...
+-- ARGV[6] payload  opaque
+-- ARGV[7] max_log  entries kept in the log
+-- ARGV[8] ttl_ms   time to live of all three keys, set together
+--
+-- Result: {"applied", record} | {"duplicate", record or nil} | {"conflict"} | {"taken-back"} | {"shape", doubles held}
+--         | {"wrong-user"}. Only "applied" changes anything.
+-- Cluster: all keys carry the user's hash tag, so they are on one slot. No other key is touched.
+
+local seal, event, digest, basis, vector = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local max_log, ttl_ms = tonumber(ARGV[7]), ARGV[8]
+
+local known = redis.call('HGET', KEYS[2], event)
+if known then
+  if known:sub(17, 17) == 'x' then return {'taken-back'} end
+  if known:sub(1, 16) ~= digest then return {'conflict'} end
+  return {'duplicate', redis.call('GET', KEYS[1])}
+end
+
+local size = #vector / 8
+local added = {struct.unpack('<' .. string.rep('d', size), vector)}
+local epoch, observed_s = added[1], added[2]
+
+local stored = redis.call('GET', KEYS[1])
+local sum
+if stored then
+  if stored:sub(1, #seal) ~= seal then return {'wrong-user'} end
+  local held = (#stored - #seal) / 8
+  if held ~= size + 2 then return {'shape', held - 4} end
+  sum = {struct.unpack('<' .. string.rep('d', held), stored, #seal + 1)}
+  local ahead = epoch - sum[2]
+  local shift = math.max(-256 * math.abs(ahead), -4096) -- 2^-4096 is 0 already, and fits the C int of ldexp
+  if ahead > 0 then
+    for i = 5, held do sum[i] = math.ldexp(sum[i], shift) end
+    sum[2] = epoch
+  elseif ahead < 0 then
+    for i = 3, size do added[i] = math.ldexp(added[i], shift) end
+  end
+  sum[1] = sum[1] + 1
+  sum[3] = math.min(sum[3], observed_s)
+  sum[4] = math.max(sum[4], observed_s)
+  for i = 3, size do sum[i + 2] = sum[i + 2] + added[i] end
+else
+  sum = {1, epoch, observed_s, observed_s}
+  for i = 3, size do sum[i + 2] = added[i] end
+end
+
+local record = seal .. struct.pack('<' .. string.rep('d', size + 2), unpack(sum))
+redis.call('SET', KEYS[1], record, 'PX', ttl_ms)
+local id = redis.call('XADD', KEYS[3], '*', 'kind', 'c', 'tag', seal:sub(2), 'event', event, 'basis', basis, 'vector', vector,
+  'payload', ARGV[6])
+redis.call('HSET', KEYS[2], event, digest .. id, '\1' .. basis, '')
+
+local over = redis.call('XLEN', KEYS[3]) - max_log
+if over > 0 then
+  if over > 100 then over = 100 end -- after max_log was lowered: a bounded step per call
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', over)) do
+    redis.call('HDEL', KEYS[2], entry[2][6])
+    redis.call('XDEL', KEYS[3], entry[1])
+  end
+end
+redis.call('PEXPIRE', KEYS[2], ttl_ms)
+redis.call('PEXPIRE', KEYS[3], ttl_ms)
+return {'applied', record}

