@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.synthetic import prompts
-from models.data.synthetic_tastes import SHARPNESS, choose, draw_users, manner_scores, utility
+from models.data.synthetic_tastes import choose, draw_users, manner_scores, utility
 
 Array = NDArray[np.float64]
 CHECKPOINTS = (0, 1, 3, 5, 10)
@@ -88,7 +88,7 @@ async def live(client: httpx.AsyncClient, name: str, taste: Array, answers: Answ
             break
         body = {"user": name, "prompt": learn[int(rng.integers(len(learn)))], "candidates": 2, "max_tokens": 128}
         first, second = (await post(client, "/generate", body))["candidates"]  # type: ignore[misc]  # JSON
-        liked = choose(rng, utility(taste, np.array([manner_scores(first["text"]), manner_scores(second["text"])])), SHARPNESS)
+        liked = choose(rng, utility(taste, np.array([manner_scores(first["text"]), manner_scores(second["text"])])))
         chosen, rejected = (first, second) if liked == 0 else (second, first)
         feedback = {"user": name, "chosen": chosen["candidate_id"], "rejected": rejected["candidate_id"], "event_id": f"{name}-{done}"}
         await post(client, "/feedback", feedback)
@@ -134,7 +134,8 @@ def interval(values: list[float], seed: int = 0) -> tuple[float, float, float]:
 
 async def run(url: str, users: int, seed: int, together: int) -> dict[str, dict[int, tuple[float, float, float]]]:
     """Returns, by measure and number of comparisons, mean and interval over the users."""
-    learn, held_out = prompts("validation", seed), prompts("test", seed)[:20]
+    learn = [prompt.text for prompt in prompts("validation", seed)]
+    held_out = [prompt.text for prompt in prompts("test", seed)[:20]]
     tastes = draw_users(users, seed)
     gate = asyncio.Semaphore(together)
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:

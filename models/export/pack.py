@@ -1,0 +1,150 @@
+"""Packing the demo: committed heads + the trunk from its package -> one bundle directory that the service loads.
+
+What is committed is small (heads, portfolio, language model); the trunk is exported on the machine that serves. The basis
+id depends on the weights and not on the exporter, so users survive an export elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from models.data.synthetic import prompts
+from models.data.trunk import Trunk, load_trunk
+from models.export.onnx import PrecisionLoss, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
+from models.seam.bundle import Probes, basis_id, write_bundle
+from models.seam.families_file import write_families
+from models.seam.portfolio import read_portfolio
+from models.seam.text import Encoded
+from models.training.heads import Heads, TrainedFamily, load_heads, load_values
+
+Precision = Literal["fp32", "int8"]
+
+PROBE_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "int8": 1e-3}
+"""An int8 graph is probed against its own answers, row by row: torch has no int8 twin, and its batches are not neutral."""
+
+
+def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: Trunk | None = None) -> Path:
+    """Writes the demo bundle below `root` and returns its directory.
+
+    Args:
+        root: folder of bundles.
+        demo: folder with `heads.json`, `heads.safetensors`, `values.safetensors`, `portfolio.json`, `provenance.json`,
+            `roster.json` and `language_model/`.
+        precision: of the trunk; heads are always fp32.
+        trunk: the trunk that the heads were trained on; the demo's own if not given.
+
+    Raises:
+        TrunkUnavailable: the trunk's package is not installed.
+        HeadsInvalid, PortfolioInvalid, ExportFailed, BundleInvalid: the parts do not fit; nothing is left behind.
+    """
+    trunk = trunk or load_trunk()
+    trained, default = load_heads(demo)
+    families_files = write_families([family.family for family in trained], default)
+    graph = ScorerGraph(trunk, [*(family.heads for family in trained), load_values(demo)])
+    texts = probe_texts()
+    rows = encode_probes(trunk, texts)
+    template = json.dumps(trunk.template.to_json(), sort_keys=True).encode()
+    parts = {"trunk": trunk.sha256.encode(), "tokenizer": trunk.tokenizer_json, "template": template}
+    basis = basis_id(parts | families_files | {"heads": _heads_bytes(trained)})
+    with tempfile.TemporaryDirectory() as scratch:
+        scorer = Path(scratch) / "scorer.onnx"
+        worst = export_scorer(graph, rows, scorer)
+        answers = graph.answers(rows)
+        if precision == "int8":
+            quantised = Path(scratch) / "scorer-int8.onnx"
+            quantise_scorer(scorer, quantised)
+            answers = answers_of(quantised, rows)
+            worst = difference(answers, graph.answers(rows))
+            scorer = quantised
+        files: dict[str, bytes | Path] = {
+            "scorer.onnx": scorer,
+            "tokenizer.json": trunk.tokenizer_json,
+            "portfolio.json": demo / "portfolio.json",
+            "probes.npz": Probes(*texts, answers, PROBE_TOLERANCE[precision]).to_bytes(),
+            **families_files,
+            **_members(demo),
+        }
+        # Read once as the service will, so that a portfolio that does not fit these families is found here.
+        _check_portfolio(demo, families_files)
+        metadata = {
+            "precision": precision,
+            "trunk": {"name": trunk.name, "sha256": trunk.sha256, "width": trunk.width},
+            "export": {"difference_from_torch": worst, "versions": _versions()},
+            "provenance": json.loads((demo / "provenance.json").read_text(encoding="utf-8")),
+        }
+        return write_bundle(root, "demo", files, basis=basis, template=trunk.template, metadata=metadata)
+
+
+def probe_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns 16 prompts and 16 responses: ordinary, empty (the prompt's own row), long, and not ASCII."""
+    asked = [prompt.text for prompt in prompts("test", 0)[:6]]
+    responses = [
+        "Yes.",
+        "Take the train; it is quicker and you see more.",
+        "",
+        "First, whisk the eggs. Then fold in the flour. " * 8,
+        "Perhaps, though I would ask a doctor first.",
+        "¡Claro! Crêpes, naïveté, 東京, Ελλάδα – und so weiter 🙂",
+        "",
+        "Absolutely. Do it today!",
+    ]
+    chosen = [(asked[index % len(asked)], response) for index, response in enumerate(responses * 2)]
+    return tuple(prompt for prompt, _ in chosen), tuple(response for _, response in chosen)
+
+
+def encode_probes(trunk: Trunk, texts: tuple[tuple[str, ...], tuple[str, ...]]) -> list[Encoded]:
+    """Returns the rows of probe texts; an empty response stands for the prompt alone."""
+    encoder = trunk.encoder
+    pairs = zip(*texts, strict=True)
+    return [encoder.candidates(prompt, [response])[0] if response else encoder.prompt(prompt) for prompt, response in pairs]
+
+
+def precision_loss(demo: Path, *, texts: int, seed: int) -> PrecisionLoss:
+    """Returns what int8 would cost the demo's rewards on `texts` held-out answers (test topics) drawn with `seed`."""
+    from models.data.synthetic import MANNERS, answer  # noqa: PLC0415 - only this measurement needs the grammar
+
+    trunk = load_trunk()
+    trained, _ = load_heads(demo)
+    rng = np.random.default_rng(seed)
+    asked = prompts("test", seed)
+    rows = []
+    for index in rng.integers(len(asked), size=texts):
+        prompt = asked[index]
+        rows += trunk.encoder.candidates(prompt.text, [answer(prompt, MANNERS[int(rng.integers(len(MANNERS)))], rng)])
+    with tempfile.TemporaryDirectory() as scratch:
+        fp32, int8 = Path(scratch) / "fp32.onnx", Path(scratch) / "int8.onnx"
+        export_scorer(ScorerGraph(trunk, [family.heads for family in trained]), rows[:16], fp32)
+        quantise_scorer(fp32, int8)
+        return measure_precision(fp32, int8, rows, seed=seed)
+
+
+def _members(demo: Path) -> dict[str, Path]:
+    files = [demo / "roster.json", *sorted(path for path in (demo / "language_model").rglob("*") if path.is_file())]
+    return {path.relative_to(demo).as_posix(): path for path in files}
+
+
+def _check_portfolio(demo: Path, families_files: Mapping[str, bytes]) -> None:
+    from models.seam.families_file import read_families  # noqa: PLC0415 - as the service does, for this check alone
+
+    families, _ = read_families(families_files["families.json"], families_files["families.npz"])
+    read_portfolio((demo / "portfolio.json").read_bytes(), families)
+
+
+def _heads_bytes(trained: list[TrainedFamily]) -> bytes:
+    parts: list[bytes] = []
+    for family in trained:
+        heads: Heads = family.heads
+        for name, tensor in sorted(heads.state_dict().items()):
+            parts += [f"{family.family.name}/{name} {tuple(tensor.shape)}".encode(), tensor.numpy().tobytes()]
+    return b"".join(parts)
+
+
+def _versions() -> dict[str, Any]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "numpy")}
