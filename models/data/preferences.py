@@ -1,0 +1,167 @@
+"""Comparisons: one record type for every data set, and the columns that training reads.
+
+A data set becomes `Comparison` records; `Comparisons` keeps each text once and points at it, so that a text is embedded
+once however many comparisons it is in. Axis letters: `C` comparisons. This module does not know vectors or splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class ComparisonInvalid(ValueError):
+    """A record cannot be learned from; the message carries its position and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One user preferred `chosen` to `rejected` as an answer to `prompt`.
+
+    Attributes:
+        user: whose choice it was.
+        tie: the user could not tell; the order of the two answers then means nothing.
+        context: what this user said they want, read by context-aware routers (SCIENCE §2).
+        weight: how much the record counts in training losses, above 0.
+        time_s: when it was observed, Unix seconds, or None.
+    """
+
+    user: str
+    prompt: str
+    chosen: str
+    rejected: str
+    tie: bool = False
+    context: str | None = None
+    weight: float = 1.0
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts that comparisons point at, each once.
+
+    Attributes:
+        prompts: `(prompt, context)` of each prompt row.
+        candidates: `(prompt, response)` of each candidate row.
+    """
+
+    prompts: tuple[tuple[str, str | None], ...]
+    candidates: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Comparisons as columns over a table of texts.
+
+    Attributes:
+        texts: shared by all subsets of one data set.
+        users: names; `user` points into it.
+        user, prompt, chosen, rejected: `[C]` indices into `users`, `texts.prompts` and `texts.candidates` (twice).
+        tie: `[C]` bool.
+        weight: `[C]` positive.
+        time_s: `[C]`, NaN where unknown.
+    """
+
+    texts: Texts
+    users: tuple[str, ...]
+    user: Ints
+    prompt: Ints
+    chosen: Ints
+    rejected: Ints
+    tie: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+    time_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @classmethod
+    def from_records(cls, records: Iterable[Comparison]) -> Comparisons:
+        """Returns the columns of `records`, in their order.
+
+        Raises:
+            ComparisonInvalid: there is no record, a text is blank, the two answers are equal, or the weight is not above 0.
+        """
+        prompts: dict[tuple[str, str | None], int] = {}
+        candidates: dict[tuple[str, str], int] = {}
+        users: dict[str, int] = {}
+        rows = []
+        for position, record in enumerate(records):
+            _check(position, record)
+            rows.append(
+                (
+                    users.setdefault(record.user, len(users)),
+                    prompts.setdefault((record.prompt, record.context), len(prompts)),
+                    candidates.setdefault((record.prompt, record.chosen), len(candidates)),
+                    candidates.setdefault((record.prompt, record.rejected), len(candidates)),
+                    record.tie,
+                    record.weight,
+                    np.nan if record.time_s is None else record.time_s,
+                )
+            )
+        if not rows:
+            raise ComparisonInvalid("there are no comparisons")
+        user, prompt, chosen, rejected, tie, weight, time_s = zip(*rows, strict=True)
+        return cls(
+            Texts(tuple(prompts), tuple(candidates)),
+            tuple(users),
+            np.array(user, dtype=np.int64),
+            np.array(prompt, dtype=np.int64),
+            np.array(chosen, dtype=np.int64),
+            np.array(rejected, dtype=np.int64),
+            np.array(tie, dtype=np.bool_),
+            np.array(weight, dtype=np.float64),
+            np.array(time_s, dtype=np.float64),
+        )
+
+    def records(self) -> Iterator[Comparison]:
+        """Yields the records that the columns stand for, in order."""
+        for row in range(len(self)):
+            prompt, context = self.texts.prompts[self.prompt[row]]
+            time_s = float(self.time_s[row])
+            yield Comparison(
+                self.users[self.user[row]],
+                prompt,
+                self.texts.candidates[self.chosen[row]][1],
+                self.texts.candidates[self.rejected[row]][1],
+                tie=bool(self.tie[row]),
+                context=context,
+                weight=float(self.weight[row]),
+                time_s=None if np.isnan(time_s) else time_s,
+            )
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> Comparisons:
+        """Returns the comparisons at `rows` (indices or a mask), over the same texts and users."""
+        columns = ("user", "prompt", "chosen", "rejected", "tie", "weight", "time_s")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def rows_of_users(self) -> dict[int, Ints]:
+        """Returns the rows of every user who has any, in order: user index -> `[C_u]`."""
+        order = np.argsort(self.user, kind="stable")
+        present, starts = np.unique(self.user[order], return_index=True)
+        return dict(zip(present.tolist(), np.split(order, starts[1:]), strict=True))
+
+    def sha256(self) -> str:
+        """Returns a hash of the records: equal records in equal order, equal hash."""
+        digest = hashlib.sha256()
+        for record in self.records():
+            fields = [record.user, record.prompt, record.chosen, record.rejected, record.tie, record.context, record.weight, record.time_s]
+            digest.update(json.dumps(fields, ensure_ascii=True).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def _check(position: int, record: Comparison) -> None:
+    blank = [name for name in ("user", "prompt", "chosen", "rejected") if not getattr(record, name).strip()]
+    if blank:
+        raise ComparisonInvalid(f"comparison {position}: {' and '.join(blank)} must not be blank")
+    if record.chosen == record.rejected:
+        raise ComparisonInvalid(f"comparison {position}: chosen and rejected are the same text ({record.chosen[:40]!r})")
+    if not (np.isfinite(record.weight) and record.weight > 0):
+        raise ComparisonInvalid(f"comparison {position}: weight is {record.weight}; it must be finite and above 0")

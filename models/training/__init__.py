@@ -1,0 +1,1 @@
+"""Trainers of reward heads on cached trunk vectors: comparisons in, a trained family out."""

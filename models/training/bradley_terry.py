@@ -1,0 +1,75 @@
+"""Trains `bradley_terry`, one head for everybody: the baseline that personalisation has to beat (Bradley and Terry 1952)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.data.preferences import Comparisons
+from models.seam.families import BradleyTerry
+from models.training.features import Calibration, StandardisedHeads
+from models.training.heads import Heads, TrainedFamily
+from models.training.loop import LoopSettings, TrainingData, fit, reproducible
+
+NAME = "bradley_terry"
+
+
+@dataclass(frozen=True, slots=True)
+class BradleyTerrySettings:
+    """Constants of the baseline.
+
+    Attributes:
+        ridge: weight of the mean squared effective weight in the loss.
+        batch: comparisons a step.
+        components, whiten: see `Calibration.of`.
+    """
+
+    ridge: float = 1e-3
+    batch: int = 1024
+    components: int | None = None
+    whiten: float = 0.0
+    loop: LoopSettings = field(default_factory=LoopSettings)
+
+
+def train_bradley_terry(data: TrainingData, settings: BradleyTerrySettings, seed: int) -> TrainedFamily:
+    """Returns the global head and its logit scale, `P = sigma(a ds)`."""
+    with reproducible(seed) as generator:
+        calibration = Calibration.of(data.train, data.vectors, components=settings.components, whiten=settings.whiten)
+        module = _Module(calibration, generator)
+        features = torch.from_numpy(calibration.candidate(data.vectors.candidates))
+        train, validation = _columns(data.train), _columns(data.validation)
+        rng = np.random.default_rng(seed)
+
+        def loss(step: int) -> Tensor:  # noqa: ARG001 - batches are drawn afresh
+            rows = torch.from_numpy(rng.integers(0, len(data.train), size=min(settings.batch, len(data.train))))
+            return module.loss(features, *(column[rows] for column in train)) + settings.ridge * module.heads.ridge()
+
+        history = fit(module, loss, lambda: float(module.loss(features, *validation)), settings.loop)
+        heads = Heads({f"{NAME}_rewards": nn.Sequential(module.heads.fold(calibration.candidate))}, {f"{NAME}_rewards": "candidate"})
+        family = BradleyTerry(NAME, ("quality",), float(module.log_scale.detach().exp()))
+    summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
+    return TrainedFamily(family, heads.eval().requires_grad_(requires_grad=False), summary)
+
+
+class _Module(nn.Module):
+    def __init__(self, calibration: Calibration, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = StandardisedHeads(1, calibration.moment, generator)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def loss(self, features: Tensor, chosen: Tensor, rejected: Tensor, tie: Tensor, weight: Tensor) -> Tensor:
+        margins = self.log_scale.exp() * self.heads(features[chosen] - features[rejected]).squeeze(-1)
+        losses = functional.softplus(-margins)
+        # A tie is half a comparison either way.
+        losses = torch.where(tie, 0.5 * (losses + functional.softplus(margins)), losses)
+        return (weight * losses).sum() / weight.sum()
+
+
+def _columns(comparisons: Comparisons) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    columns = (comparisons.chosen, comparisons.rejected, comparisons.tie, comparisons.weight.astype(np.float32))
+    chosen, rejected, tie, weight = (torch.from_numpy(np.ascontiguousarray(column)) for column in columns)
+    return chosen, rejected, tie, weight

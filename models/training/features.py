@@ -1,0 +1,157 @@
+"""From trunk vectors to what trainers see: an affine map fitted on the training comparisons, and standardised heads.
+
+Everything here is affine in the trunk's vector, so that it folds into one weight and one bias per head when training ends
+and serving computes a single matrix product. Axis letters: `D` the trunk's width (`D + 1` elsewhere, length included),
+`F` features, `C` comparisons, `K` heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.data.embeddings import Vectors
+from models.data.preferences import Comparisons
+
+Array = NDArray[np.float64]
+
+
+class VectorsInvalid(ValueError):
+    """Vectors that no head can be trained on; the message carries the numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """`x = A (h - mu)`.
+
+    Attributes:
+        matrix: `A` `[F, D]`.
+        mean: `mu` `[D]`.
+    """
+
+    matrix: Array
+    mean: Array
+
+    def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the features `[N, F]` of `vectors` `[N, D]`."""
+        return ((vectors.astype(np.float64) - self.mean) @ self.matrix.T).astype(np.float32)
+
+    def fold(self, weight: Array, bias: Array | None = None) -> nn.Linear:
+        """Returns the layer on raw vectors that computes `weight x + bias`, with `weight` `[K, F]` and `bias` `[K]`."""
+        folded = weight @ self.matrix
+        layer = nn.Linear(folded.shape[1], folded.shape[0])
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(folded))
+            layer.bias.copy_(torch.from_numpy(-folded @ self.mean + (0.0 if bias is None else bias)))
+        return layer
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The affine maps of candidates and prompts, and the second moment of feature differences over the training comparisons.
+
+    Attributes:
+        candidate: features of a candidate's vector, mean 0 over the candidates of the training comparisons.
+        prompt: features of a prompt's vector, standardised.
+        moment: `S` `[F, F]`, weighted mean of `dx dx^T`.
+    """
+
+    candidate: Affine
+    prompt: Affine
+    moment: Array
+
+    @classmethod
+    def of(cls, train: Comparisons, vectors: Vectors, *, components: int | None = None, whiten: float = 0.0) -> Calibration:
+        """Returns the calibration of `train`.
+
+        Args:
+            train: the calibration set: no other comparison is looked at.
+            vectors: of the texts of `train`.
+            components: keep this many principal components of the differences; None keeps every dimension.
+            whiten: power of the components' standard deviation to divide by; 0 leaves them, 1 whitens. Needs `components`.
+
+        Raises:
+            VectorsInvalid: vectors are not finite or too few for the texts, or all differences are zero.
+        """
+        _check(train, vectors)
+        used = np.concatenate([train.chosen, train.rejected])
+        mean, spread = _moments(vectors.candidates[used])
+        matrix = np.diag(1.0 / spread)
+        moment = _second_moment(train, vectors, matrix)
+        if not np.trace(moment) > 0:
+            raise VectorsInvalid(f"all {len(train)} comparisons are between equal vectors: there is nothing to learn")
+        if components is not None:
+            values, axes = np.linalg.eigh(moment)
+            top = np.argsort(-values, kind="stable")[:components]
+            matrix = (axes[:, top] / np.maximum(values[top], 1e-9) ** (0.5 * whiten)).T @ matrix
+            moment = _second_moment(train, vectors, matrix)
+        prompt_mean, prompt_spread = _moments(vectors.prompts[np.unique(train.prompt)])
+        return cls(Affine(matrix, mean), Affine(np.diag(1.0 / prompt_spread), prompt_mean), moment)
+
+
+class StandardisedHeads(nn.Module):
+    """Linear heads whose differences have second moment 1 on the calibration set at every step, exactly.
+
+    `s_k = v_k . x / sqrt(v_k^T S v_k)`: how far a head spreads is then no parameter, only its direction is, and one logit
+    scale per family carries the size. Centred features make the mean of `s_k` zero.
+    """
+
+    moment: Tensor
+
+    def __init__(self, heads: int, moment: Array, generator: torch.Generator) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(heads, moment.shape[0], generator=generator))
+        self.register_buffer("moment", torch.from_numpy(moment).float())
+
+    def effective(self) -> Tensor:
+        """Returns the weights on features `[K, F]`, after standardisation."""
+        variance = ((self.directions @ self.moment) * self.directions).sum(dim=1, keepdim=True)
+        return self.directions / variance.clamp(min=1e-12).sqrt()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns rewards `[..., K]` of features `[..., F]`, or their differences for differences of features."""
+        return features @ self.effective().T
+
+    def ridge(self) -> Tensor:
+        """Returns the mean square of the effective weights: large where a head lives in directions of little variance."""
+        return self.effective().square().mean()
+
+    def correlation(self) -> Tensor:
+        """Returns the correlation `[K, K]` of the heads' differences over the calibration set."""
+        weights = self.effective()
+        return weights @ self.moment @ weights.T
+
+    def fold(self, features: Affine) -> nn.Linear:
+        """Returns the heads as one layer on raw vectors."""
+        return features.fold(self.effective().detach().double().numpy())
+
+
+def _moments(vectors: NDArray[np.float32]) -> tuple[Array, Array]:
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    spread = vectors.std(axis=0, dtype=np.float64)
+    # A dimension that never varies says nothing: dividing by 1 keeps it at zero instead of blowing rounding up.
+    return mean, np.where(spread > 1e-6, spread, 1.0)
+
+
+def _second_moment(train: Comparisons, vectors: Vectors, matrix: Array) -> Array:
+    total = np.zeros((len(matrix), len(matrix)))
+    for start in range(0, len(train), 8192):
+        rows = slice(start, start + 8192)
+        raw = vectors.candidates[train.chosen[rows]].astype(np.float64) - vectors.candidates[train.rejected[rows]]
+        difference = raw @ matrix.T
+        total += (difference * train.weight[rows, None]).T @ difference
+    moment: Array = total / train.weight.sum()
+    return moment
+
+
+def _check(train: Comparisons, vectors: Vectors) -> None:
+    for name, array, texts in (("candidate", vectors.candidates, train.texts.candidates), ("prompt", vectors.prompts, train.texts.prompts)):
+        if array.ndim != 2 or len(array) != len(texts):
+            raise VectorsInvalid(f"{name} vectors are {array.shape}; one row for each of {len(texts)} texts was expected")
+        bad = int(np.sum(~np.isfinite(array).all(axis=1)))
+        if bad:
+            raise VectorsInvalid(f"{bad} of {len(array)} {name} vectors are not finite")

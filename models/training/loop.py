@@ -1,0 +1,126 @@
+"""The training loop that all families share: seeded, single-threaded where it must be, stopped by validation loss.
+
+A trainer is `train_<family>(data, settings, seed) -> TrainedFamily`. It sees training comparisons for gradients and
+validation comparisons for stopping; test comparisons never reach this package.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.data.embeddings import Vectors
+from models.data.preferences import Comparisons
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What every trainer gets.
+
+    Attributes:
+        train: gradients and calibration come from these.
+        validation: stopping comes from these; other users or other prompts than `train`, or both.
+        vectors: of the texts that both share.
+    """
+
+    train: Comparisons
+    validation: Comparisons
+    vectors: Vectors
+
+    def __post_init__(self) -> None:
+        if self.train.texts is not self.validation.texts and self.train.texts != self.validation.texts:
+            raise ValueError("train and validation must share one table of texts, which the vectors belong to")
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How long and how fast.
+
+    Attributes:
+        steps: at most.
+        learning_rate: of AdamW, with a cosine decay to a tenth over `steps`.
+        weight_decay: of AdamW.
+        evaluate_every: steps between two looks at the validation loss.
+        patience: looks without improvement before stopping.
+    """
+
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    evaluate_every: int = 50
+    patience: int = 10
+
+
+@dataclass(slots=True)
+class History:
+    """Validation losses as `(step, loss)`, and the step whose weights were kept."""
+
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    best_step: int = 0
+    best_loss: float = float("inf")
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss is not finite; the message names the step."""
+
+
+def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[], float], settings: LoopSettings) -> History:
+    """Trains `module` in place, leaves it with the weights of the least validation loss, and returns the history.
+
+    Args:
+        module: whose parameters are learned.
+        loss: step -> loss of that step's batch.
+        validate: the validation loss with the weights as they are, called without gradients.
+        settings: see `LoopSettings`.
+
+    Raises:
+        TrainingDiverged: a loss is not finite; the module is left as it was at that step.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps, eta_min=0.1 * settings.learning_rate)
+    history = History()
+    best = copy.deepcopy(module.state_dict())
+    for step in range(settings.steps + 1):
+        if step % settings.evaluate_every == 0:
+            with torch.no_grad():
+                found = validate()
+            history.validation.append((step, found))
+            if found < history.best_loss:
+                history.best_step, history.best_loss = step, found
+                best = copy.deepcopy(module.state_dict())
+            elif step - history.best_step >= settings.patience * settings.evaluate_every:
+                break
+        if step == settings.steps:
+            break
+        value = loss(step)
+        if not torch.isfinite(value):
+            raise TrainingDiverged(f"the loss is {float(value)} at step {step}")
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+    module.load_state_dict(best)
+    return history
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[torch.Generator]:
+    """Gives a seeded generator, with deterministic kernels on one thread inside, and restores what was set before.
+
+    Sums over several threads end in another order each time, and an early stop turns the last bit into another model.
+    """
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    try:
+        yield torch.Generator().manual_seed(seed)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
