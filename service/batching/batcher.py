@@ -88,7 +88,8 @@ class Batcher:
         max_text_tokens: the longest text that the scorer takes.
         budget_tokens: padded tokens of a batch.
         canary: the text that health checks run.
-        overhead_tokens: what starting a batch costs, in tokens (`calibrate` measures both).
+        overhead_tokens: what starting a batch costs, in tokens.
+        tokens_per_s: speed to estimate `Retry-After` from until batches have been measured (`calibrate` gives all three).
         age_limit_s: how much later each further turn of a large submission is due, seconds (see `BatchQueue`).
         on_batch: called on the loop's thread after the rows of a batch were delivered.
         on_drop: called on the loop's thread with why texts were dropped, and how many.
@@ -105,6 +106,7 @@ class Batcher:
         budget_tokens: int,
         canary: Encoded,
         overhead_tokens: float = 16.0,
+        tokens_per_s: float | None = None,
         age_limit_s: float = 0.5,
         on_batch: Callable[[BatchReport], None] | None = None,
         on_drop: Callable[[Drop, int], None] | None = None,
@@ -117,6 +119,7 @@ class Batcher:
             overhead_tokens=overhead_tokens,
             age_limit_s=age_limit_s,
         )
+        self._queue.drain_tokens_per_s = tokens_per_s
         self._scorer = scorer
         self._max_text_tokens = max_text_tokens
         self._canary_item = canary
