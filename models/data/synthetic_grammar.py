@@ -33,7 +33,7 @@ def realise(
     Raises:
         ValueError: a skeleton asks for more clauses of a kind than the topic has.
     """
-    text = _PHRASE.sub(lambda blank: _phrase(grammar[blank[1]], mood, rng), skeletons[rng.integers(len(skeletons))])
+    text = _PHRASE.sub(lambda blank: _phrase(grammar[blank[1]], mood, rng), skeletons[int(rng.integers(len(skeletons)))])
     wanted: dict[str, int] = {}
     for blank in _CLAUSE.finditer(text):
         kind = (blank[1] + blank[2]).lower()
@@ -50,7 +50,7 @@ def realise(
 
 def _phrase(phrases: Any, mood: str, rng: np.random.Generator) -> str:
     choices: Sequence[str] = phrases[mood] if isinstance(phrases, Mapping) else phrases
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 def _draw(kind: str, choices: tuple[str, ...], count: int, rng: np.random.Generator) -> list[str]:

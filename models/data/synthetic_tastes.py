@@ -25,22 +25,30 @@ _CONCISE_FULL, _CONCISE_EMPTY = 14, 26
 _DETAILED_EMPTY, _DETAILED_FULL = 44, 60
 _FULL_SIGNS = 3  # so many signs of a manner score 1
 
-_PLAYFUL = r"!|\b(?:ooh|woohoo|yippee|wheee|psst|ha|hooray|drum roll|oh boy|ta-da|voilà|tickety-boo|confetti|party|superstar|wink|boom|yum|giggle|beep boop|silly|cheeky|easy peasy)\b"
+# The signs of the four other manners, whole words and phrases parted by "|", whatever their case.
+_PLAYFUL = (
+    "ooh|woohoo|yippee|wheee|psst|ha|hip hip|hooray|drum roll|oh boy|ta-da|voilà|tickety-boo|confetti|party|superstar|wink|boom|"
+    "yum|giggle|beep boop|silly|cheeky|easy peasy"
+)
 _FORMAL = (
-    r"\b(?:should|is to be|are to be|it is (?:also to be|advisable|customary)|furthermore|moreover|in addition, it|with regard to|concerning|enquiry|enquire|kindly|assistance|one (?:should|would|remains|proceeds)|"
-    r"advisable|recommended|thank you for|gratefully|appreciated|visitors|the following|as follows|upon|thereby|be (?:noted|observed|stated)|"
-    r"be (?:maintained|preferred|selected|avoided|scheduled)|is known|are known|of general interest|at your disposal)\b"
+    "should|is to be|are to be|be noted|be observed|be stated|be maintained|be preferred|be selected|be avoided|be scheduled|"
+    "is known|are known|one should|one would|one remains|it is also to be|it is advisable|it is customary|in addition, it|"
+    "furthermore|moreover|with regard to|concerning|enquiry|enquire|kindly|assistance|advisable|recommended|thank you for|"
+    "gratefully|appreciated|visitors|the following|as follows|upon|thereby|of general interest|at your disposal"
 )
 _CAUTIOUS = (
-    r"\b(?:may|might|maybe|perhaps|possibly|probably|could|it depends|i am not|unsure|seems?|appears|as far as i|most likely|if in doubt|"
-    r"double-check|careful|caution|safe|differ|though|although|however|keep in mind|bear in mind|wrong)\b"
+    "may|might|maybe|perhaps|possibly|probably|could|it depends|i am not|unsure|seem|seems|appears|as far as i|most likely|"
+    "if in doubt|double-check|careful|caution|safe|differ|though|although|however|keep in mind|bear in mind|wrong"
 )
 _BOLD = (
-    r"\b(?:no doubt|trust me|without question|make no mistake|guarantee|crystal clear|only one right|absolutely|absolute|forget everything|"
-    r"nothing else|nothing less|never|end of story|that is a fact|every single|certain|the only|plain truth|do it today|above all|"
-    r"know it all|verdict|stand by)\b"
+    "no doubt|trust me|without question|make no mistake|guarantee|crystal clear|only one right|absolutely|forget everything|"
+    "nothing else|nothing less|never|end of story|that is a fact|every single|certain|the only|plain truth|do it today|above all|"
+    "know it all|verdict|stand by"
 )
-_SIGNS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (_PLAYFUL, _FORMAL, _CAUTIOUS, _BOLD))
+_SIGNS = tuple(
+    re.compile(rf"{extra}\b(?:{words})\b", re.IGNORECASE)
+    for words, extra in ((_PLAYFUL, "!|"), (_FORMAL, ""), (_CAUTIOUS, ""), (_BOLD, ""))  # an exclamation mark is playful
+)
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")  # noqa: RUF001  the typographic apostrophe is meant
 
 
@@ -50,7 +58,7 @@ def manner_scores(text: str) -> NDArray[np.float64]:
     concise = (_CONCISE_EMPTY - words) / (_CONCISE_EMPTY - _CONCISE_FULL) if words else 0.0
     detailed = (words - _DETAILED_EMPTY) / (_DETAILED_FULL - _DETAILED_EMPTY)
     signs = [len(pattern.findall(text)) / _FULL_SIGNS for pattern in _SIGNS]
-    return np.clip(np.array([concise, detailed, *signs]), 0.0, 1.0)
+    return np.array([concise, detailed, *signs]).clip(0.0, 1.0)
 
 
 def draw_users(count: int, seed: int, concentration: float = DEFAULT_CONCENTRATION) -> NDArray[np.float64]:
