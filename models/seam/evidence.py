@@ -8,6 +8,7 @@ This module does not know where sums are kept nor what their components mean.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,11 +49,14 @@ class Decay:
     half_life_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.half_life_s is not None and not self.half_life_s > 0:
-            raise ValueError(f"half_life_s is {self.half_life_s}; it must be above 0, or None to remember for ever")
+        if self.half_life_s is not None and not 0 < self.half_life_s < math.inf:
+            raise ValueError(f"half_life_s is {self.half_life_s}; it must be finite and above 0, or None to remember for ever")
 
     def stamp(self, evidence: Array, observed_s: float) -> tuple[Array, int]:
-        """Returns the vector to add `[E]` and its epoch, for a comparison observed at `observed_s` (Unix seconds)."""
+        """Returns the vector to add `[E]` and its epoch, for a comparison observed at `observed_s` (Unix seconds).
+
+        `observed_s` is at most the caller's clock: a comparison of the future would outweigh the rest until then.
+        """
         if self.half_life_s is None:
             return evidence, 0
         half_lives = observed_s / self.half_life_s
@@ -60,13 +64,21 @@ class Decay:
         return evidence * float(2.0 ** (half_lives - epoch * HALF_LIVES_PER_EPOCH)), epoch
 
     def read(self, total: Array, epoch: int, now_s: float) -> Array:
-        """Returns the evidence `[E]` that a stored sum of `epoch` is worth at `now_s`; never more than it was."""
+        """Returns the evidence `[E]` that a stored sum of `epoch` is worth at `now_s`; at most what is stored.
+
+        A reader whose clock is before the landmark (two servers' clocks at its turn) reads the sum at the landmark.
+        """
         if self.half_life_s is None:
             return total
         half_lives = now_s / self.half_life_s - epoch * HALF_LIVES_PER_EPOCH
-        return total * float(2.0**-half_lives)
+        return total * float(2.0 ** -max(0.0, half_lives))
 
 
 def align(total: Array, epoch: int, to_epoch: int) -> Array:
-    """Returns `total` `[E]` re-based from the landmark of `epoch` to that of `to_epoch`, exactly (a power of two)."""
-    return np.ldexp(total, HALF_LIVES_PER_EPOCH * (epoch - to_epoch))
+    """Returns `total` `[E]` re-based from the landmark of `epoch` to that of `to_epoch`, exactly (a power of two).
+
+    Four epochs or more to a later landmark leave next to nothing, as they should: 2**-1024 and less.
+    """
+    # Doubles span fewer than 2**12 powers of two, and ldexp takes its exponent as an int32.
+    epochs = max(-16, min(16, epoch - to_epoch))
+    return np.ldexp(total, HALF_LIVES_PER_EPOCH * epochs)

@@ -8,7 +8,7 @@ joint law is logged. `M` members, `K` heads, `S` samples. This module does not k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,19 +75,38 @@ def first_law(policy: Policy, sampled: Array, epsilon: float) -> Array:
             law = np.zeros(members)
             law[int(np.argmax(np.mean(sampled, axis=0)))] = 1.0
             return law
+        case _:
+            assert_never(policy)
 
 
-def joint_probability(law: Array, members: tuple[int, ...]) -> float:
-    """Returns the probability of drawing `members` in this order without replacement from `law` `[M]`.
+def next_law(law: Array, mean: Array, drawn: tuple[int, ...]) -> Array:
+    """Returns the law of the next draw `[M]`, given the members drawn so far: what is left of `law`, renormalised.
 
-    Where what is left has no probability (policy `best`), the next is the draw of `choose`, with probability 1.
+    Where what is left has no probability (policy `best`, or one member best in every sample without exploration), the
+    next is the one left with the greatest expected value, with probability 1.
+
+    Args:
+        law: `[M]` law of the first draw.
+        mean: `[M]` expected value of each member.
+        drawn: members drawn so far, fewer than `M`.
     """
-    probability, left = 1.0, 1.0
-    for member in members:
-        if left <= _NOTHING_LEFT:
-            break
-        probability *= float(law[member]) / left
-        left -= float(law[member])
+    if not drawn:
+        return law
+    left = law.copy()
+    left[list(drawn)] = 0.0
+    total = float(np.sum(left))
+    if total > _NOTHING_LEFT:
+        return left / total
+    certain = np.zeros_like(law)
+    certain[next(member for member in np.argsort(-mean, kind="stable") if member not in drawn)] = 1.0
+    return certain
+
+
+def joint_probability(law: Array, mean: Array, members: tuple[int, ...]) -> float:
+    """Returns the probability that `choose` draws `members` in this order; over all orders of one length it sums to 1."""
+    probability = 1.0
+    for position, member in enumerate(members):
+        probability *= float(next_law(law, mean, members[:position])[member])
     return probability
 
 
@@ -102,26 +121,22 @@ def choose(policy: Policy, sampled: Array, *, count: int, epsilon: float, rng: n
         rng: source of the draw; the same state gives the same members.
 
     Raises:
-        ValueError: `count` is not within 1..M.
+        ValueError: `count` is not within 1..M, `epsilon` not within [0, 1], or `sampled` empty or not finite.
     """
+    broken = int(np.sum(~np.isfinite(sampled)))
+    if sampled.ndim != 2 or sampled.size == 0 or broken:
+        raise ValueError(f"sampled is {sampled.shape} with {broken} values that are not finite; a finite [S, M] is needed")
     members = sampled.shape[1]
     if not 1 <= count <= members:
         raise ValueError(f"count is {count}; there are {members} members")
+    if not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"epsilon is {epsilon}; it must be within 0 and 1")
     mean, std = np.mean(sampled, axis=0), np.std(sampled, axis=0)
     law = first_law(policy, sampled, epsilon)
-    drawn: list[int] = []
-    left = law.copy()
+    order: tuple[int, ...] = ()
     for _ in range(count):
-        total = float(np.sum(left))
-        if total <= _NOTHING_LEFT:
-            # `best` has spent its certainty: go on in the order of expected value, which is as certain.
-            rest = [member for member in np.argsort(-mean, kind="stable") if member not in drawn]
-            drawn.append(int(rest[0]))
-        else:
-            drawn.append(int(rng.choice(members, p=left / total)))
-        left[drawn[-1]] = 0.0
-    order = tuple(drawn)
-    return Choice(order, law, float(law[order[0]]), joint_probability(law, order), mean, std)
+        order = (*order, int(rng.choice(members, p=next_law(law, mean, order))))
+    return Choice(order, law, float(law[order[0]]), joint_probability(law, mean, order), mean, std)
 
 
 _NOTHING_LEFT = 1e-12

@@ -1,9 +1,9 @@
 """How a prompt and a response become tokens: the one text template of training and serving.
 
-A candidate is `prefix prompt middle response suffix` and its pooled tokens are the response's; a prompt alone is
-`prefix [context separator] prompt suffix` and its pooled tokens are all but the specials. The ids of the special pieces
-come from the trunk's tokenizer at export and travel in the bundle, so any encoder or decoder works unchanged.
-This module knows nothing of padding, batches or graphs.
+A candidate is `prefix prompt middle response suffix` and its pooled tokens are the response's (none, if it is empty); a
+prompt alone is `prefix [context separator] prompt suffix` and its pooled tokens are all between prefix and suffix. The ids
+of the special pieces come from the trunk's tokenizer at export and travel in the bundle, so any encoder or decoder works
+unchanged; a text that spells a special piece is read as plain text. This module knows nothing of padding, batches or graphs.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class TextTemplate:
     max_context_tokens: int = 64
 
     def __post_init__(self) -> None:
+        if self.max_prompt_tokens < 0 or self.max_context_tokens < 0:
+            raise ValueError(f"max_prompt_tokens {self.max_prompt_tokens} and max_context_tokens {self.max_context_tokens} are below 0")
         specials = len(self.prefix) + len(self.middle) + len(self.suffix) + len(self.separator)
         room = self.max_tokens - specials - max(self.max_prompt_tokens, self.max_context_tokens)
         if room < 1:
@@ -87,20 +89,30 @@ class TextEncoder:
         # A tokenizer.json may carry truncation and padding of its former life; both would silently change scores.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        # A response that says "[SEP]" must not end itself: what a text spells stays text, and specials come from the template.
+        tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self.template = template
 
     @classmethod
     def from_file(cls, path: Path, template: TextTemplate) -> TextEncoder:
-        """Returns an encoder for the `tokenizer.json` at `path`."""
-        return cls(Tokenizer.from_file(str(path)), template)
+        """Returns an encoder for the `tokenizer.json` at `path`.
+
+        Raises:
+            ValueError: there is no such file, or it is not a tokenizer.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{path.name} cannot be read as a tokenizer: {error}") from error
+        return cls(tokenizer, template)
 
     def prompt(self, prompt: str, context: str | None = None) -> Encoded:
         """Returns the row of a prompt alone, with the context (SCIENCE §2) prepended to it where there is one."""
         template = self.template
-        head: list[int] = []
-        if context:
-            head = [*self._ids(context)[: template.max_context_tokens], *template.separator]
+        head = self._ids(context)[: template.max_context_tokens] if context else []
+        if head:  # a context of blanks has no tokens, and is none
+            head = [*head, *template.separator]
         tokens = self._ids(prompt)
         room = template.max_tokens - len(template.prefix) - len(template.suffix) - len(head)
         kept = _tail(tokens, room)
