@@ -256,6 +256,15 @@ def describe_settings() -> list[SettingRow]:
     return rows
 
 
+def settings_table() -> str:
+    """Returns the rows as a Markdown table."""
+    lines = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
+    for row in describe_settings():
+        cells = (f"`{row.variable}`", f"`{row.default}`" if row.default else "", row.allowed.replace("|", "\\|"), row.description)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _allowed(field: FieldInfo) -> str:
     choices = getattr(field.annotation, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from prometheus_client import (
@@ -39,7 +39,7 @@ _TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 FeedbackResult = Literal["applied", "duplicate", "conflict", "unknown", "expired", "refused", "unavailable", "taken-back"]
 Personalization = Literal["applied", "prior", "unavailable"]
-DropReason = Literal["abandoned", "expired", "failed"]
+DropReason = Literal["abandoned", "expired", "failed", "refused"]
 
 
 class Metrics:
@@ -91,12 +91,12 @@ class Metrics:
             "attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"], registry=registry
         )
         self._queue_wait = Histogram(
-            "attune_queue_wait_seconds", "Longest wait of a text before its batch.", buckets=_SHORT_SECONDS, registry=registry
+            "attune_queue_wait_seconds", "Wait of a text before its batch.", buckets=_SHORT_SECONDS, registry=registry
         )
         self._inference = Histogram(
             "attune_inference_seconds", "Time of the scorer on one batch.", buckets=_SHORT_SECONDS, registry=registry
         )
-        self._dropped = Counter("attune_texts_dropped", "Texts that left the queue without a score.", ["reason"], registry=registry)
+        self._dropped = Counter("attune_texts_dropped", "Texts that got no score.", ["reason"], registry=registry)
         self._queue_items = Gauge("attune_queue_texts", "Texts that wait for the scorer.", registry=registry)
         self._queue_tokens = Gauge("attune_queue_tokens", "Tokens that wait for the scorer.", registry=registry)
         self._budget = Gauge("attune_batch_budget_tokens", "Padded tokens that a batch may have.", registry=registry)
@@ -190,17 +190,18 @@ class Metrics:
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
-    def batch_ran(self, *, items: int, padded_tokens: int, real_tokens: int, queue_wait_s: float, inference_s: float) -> None:
-        """Observes one batch of the scorer; `queue_wait_s` is that of its oldest text."""
+    def batch_ran(self, *, items: int, padded_tokens: int, real_tokens: int, inference_s: float, queue_s: Iterable[float]) -> None:
+        """Observes one batch of the scorer; `queue_s` has the wait of each of its texts."""
         self._batch_items.observe(items)
         self._batch_padded.observe(padded_tokens)
         self._batch_tokens.labels("real").inc(real_tokens)
         self._batch_tokens.labels("padding").inc(max(0, padded_tokens - real_tokens))
-        self._queue_wait.observe(queue_wait_s)
         self._inference.observe(inference_s)
+        for wait_s in queue_s:
+            self._queue_wait.observe(wait_s)
 
     def text_dropped(self, reason: DropReason, count: int = 1) -> None:
-        """Counts texts that left the queue without a score."""
+        """Counts texts that got no score: refused at the queue, left by their caller, past their deadline, or failed in the scorer."""
         self._dropped.labels(reason).inc(count)
 
     def watch_queue(self, items: Callable[[], float], tokens: Callable[[], float]) -> None:

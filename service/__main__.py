@@ -1,0 +1,172 @@
+"""The command line: `attune serve`, `attune settings`, and the commands that other packages attach.
+
+A package attaches commands through the entry-point group `attune.commands`: each entry names a typer app whose commands appear at the
+top level (`attune bundle demo`). Such a package is imported only when one of its commands or the full help is asked for, so serving
+needs nothing that training needs, and a package that cannot be imported is an error of its own commands alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from service import __version__
+
+COMMAND_GROUP = "attune.commands"
+
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+EXIT_ADDRESS = 3
+
+
+class AttachedCommands(TyperGroup):
+    """The commands of this package and, once they are asked for, those of `attune.commands`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Returns the names of all commands, own ones first; what cannot be loaded is named on standard error."""
+        for failure in self._attach():
+            typer.echo(f"attune: {failure}", err=True)
+        return list(super().list_commands(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Returns the command of this name; None where there is none.
+
+        Raises:
+            typer.Exit: no command has this name, and a package that may have it could not be loaded.
+        """
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        failures = self._attach()
+        attached = super().get_command(ctx, cmd_name)
+        if attached is None and failures:
+            typer.echo("\n".join([f"attune: no command `{cmd_name}`", *failures]), err=True)
+            raise typer.Exit(EXIT_FAILED)
+        return attached
+
+    def _attach(self) -> list[str]:
+        failures = []
+        for entry in entry_points(group=COMMAND_GROUP):
+            try:
+                group = typer.main.get_command(entry.load())
+            except Exception as error:  # noqa: BLE001  whatever another package raises on import is reported as that
+                failures.append(f"the commands of `{entry.value}` cannot be loaded: {type(error).__name__}: {error}")
+                continue
+            for name, command in getattr(group, "commands", {}).items():
+                self.commands.setdefault(name, command)
+        return failures
+
+
+app = typer.Typer(
+    name="attune",
+    cls=AttachedCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Score, generate, learn and route for each user; train and measure what does it.",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"attune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def attune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Online personalization inference: per-user scores, routing over a portfolio, learning from comparisons."""
+    del version
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; goes before ATTUNE_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; goes before ATTUNE_PORT.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; goes before ATTUNE_BUNDLE.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")] = None,
+) -> None:
+    """Serve HTTP until SIGTERM or Ctrl-C; every other setting comes from ATTUNE_* or the file ATTUNE_CONFIG."""
+    from service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
+    from service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
+
+    try:
+        settings = read_settings(host=host, port=port, bundle=None if bundle is None else str(bundle), data_dir=data_dir)
+        configure_logging(settings.log_level, settings.log_format)
+        code = _run(settings, _listen(settings.host, settings.port))
+    except SettingsError as error:
+        _refuse("cannot start with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
+    raise typer.Exit(code)
+
+
+@app.command("settings")
+def print_settings() -> None:
+    """Print every setting as the Markdown table that README has."""
+    from service.settings import settings_table  # noqa: PLC0415  the help stays fast without pydantic
+
+    typer.echo(settings_table())
+
+
+def _refuse(what: str, reasons: list[str], code: int) -> NoReturn:
+    typer.echo("\n".join([f"attune: {what}", *(f"  {reason}" for reason in reasons)]), err=True)
+    raise typer.Exit(code)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Returns a bound socket, before anything slow: a port in use is known at once, and port 0 becomes a number."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        _refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
+    return listener
+
+
+def _run(settings: Any, listener: socket.socket) -> int:
+    """Returns the exit code of a server that has run until a signal."""
+    import uvicorn  # noqa: PLC0415  only `serve` needs it
+
+    from service.app import create_app  # noqa: PLC0415  only `serve` needs it
+
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    config = uvicorn.Config(
+        create_app(settings, address=address),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_s or None,
+    )
+    server = uvicorn.Server(config)
+    # uvicorn raises the signal again once it has shut down; an orderly end is exit code 0 and no traceback. A handler and not SIG_IGN:
+    # that would be inherited by the embedded store.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda *_: sys.exit(0))
+    server.run(sockets=[listener])
+    return 0 if server.started else EXIT_FAILED
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="attune")
+
+
+if __name__ == "__main__":
+    main()
