@@ -1,0 +1,240 @@
+"""Writes the answers of several requests at once: joins newcomers between steps, drops rows that are done.
+
+    Task ── admit: prompt, prefill ──> rows in one batch ── step: advance, choose, write ──> Report(task, event)
+
+Runs in one thread, which owns it. A row's text depends on its own request alone. A forward pass that raises is tried
+again by halves, so that only the row that cannot be computed fails. Knows no event loop and no queue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from service.errors import AttuneError, FieldError, InvalidRequest, TooLarge
+from service.members.local_batch import Batch, advance, join, prefill, select
+from service.members.local_model import LoadedModel, decoder_of
+from service.members.local_sampling import NO_TOKEN, Draw, choose
+from service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, TextPiece
+from service.members.writing import Writer
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One request on its way through the model.
+
+    Args:
+        member: id of the member that serves it.
+        adapter: the member's adapter, None for the base alone.
+        request: what to write, with every default filled in.
+    """
+
+    member: str
+    adapter: str | None
+    request: GenerationRequest
+
+
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Generic[TaskT]):
+    """Something to tell the caller of a task; a `Finish` or an error is the last."""
+
+    task: TaskT
+    event: Event | AttuneError
+
+
+@dataclass(slots=True, eq=False)
+class Row(Generic[TaskT]):
+    """A task in the batch: what it was asked, what it chose last, and its own source of chance."""
+
+    task: TaskT
+    prompt: list[int]
+    max_tokens: int
+    chance: random.Random
+    writer: Writer
+    last: int = NO_TOKEN
+    written: int = 0
+
+
+class Decoder(Generic[TaskT]):
+    """The batch of answers that are being written.
+
+    Args:
+        model: what computes.
+        prefill_tokens: padded tokens that newcomers are read in at once; a longer prompt is read alone.
+    """
+
+    def __init__(self, model: LoadedModel, prefill_tokens: int) -> None:
+        self._model = model
+        self._prefill_tokens = prefill_tokens
+        self._decode = decoder_of(model)
+        self._batch: Batch[Row[TaskT]] | None = None
+
+    @property
+    def tasks(self) -> tuple[TaskT, ...]:
+        """The tasks whose answers are being written."""
+        return () if self._batch is None else tuple(row.task for row in self._batch.rows)
+
+    def drop(self, left: Callable[[TaskT], bool]) -> None:
+        """Takes the rows of these tasks out of the batch; nothing is reported for them."""
+        if self._batch is not None:
+            self._batch = _keep(self._batch, [not left(row.task) for row in self._batch.rows])
+
+    def admit(self, tasks: Sequence[TaskT]) -> list[Report[TaskT]]:
+        """Reads the prompts of newcomers, writes their first token and puts them into the batch."""
+        reports: list[Report[TaskT]] = []
+        rows: list[Row[TaskT]] = []
+        for task in tasks:
+            try:
+                rows.append(self._row(task))
+            except AttuneError as error:
+                reports.append(Report(task, error))
+            except Exception as error:  # noqa: BLE001 -- a template or tokenizer that breaks on one text fails that text alone
+                reports.append(Report(task, OneMemberFailed(task.member, "model", f"the prompt cannot be read: {_said(error)}")))
+        for group in self._groups(rows):
+            batch, logits = self._by_halves(group, self._prefill, reports)
+            if batch is not None and logits is not None:
+                self._batch = join(self._batch, self._write(batch, logits, reports))
+        return reports
+
+    def step(self) -> list[Report[TaskT]]:
+        """Writes one more token of every answer."""
+        reports: list[Report[TaskT]] = []
+        if self._batch is not None:
+            whole = self._batch
+
+            def advance_rows(rows: Sequence[Row[TaskT]]) -> tuple[Batch[Row[TaskT]], torch.Tensor]:
+                places = {id(row): index for index, row in enumerate(whole.rows)}
+                batch = whole if len(rows) == len(whole.rows) else select(whole, [places[id(row)] for row in rows])
+                return advance(self._model, batch, [row.last for row in rows], [row.task.adapter for row in rows])
+
+            batch, logits = self._by_halves(whole.rows, advance_rows, reports)
+            self._batch = None if batch is None or logits is None else self._write(batch, logits, reports)
+        return reports
+
+    def _prefill(self, rows: Sequence[Row[TaskT]]) -> tuple[Batch[Row[TaskT]], torch.Tensor]:
+        return prefill(self._model, rows, [row.prompt for row in rows], [row.task.adapter for row in rows])
+
+    def _by_halves(
+        self,
+        rows: Sequence[Row[TaskT]],
+        run: Callable[[Sequence[Row[TaskT]]], tuple[Batch[Row[TaskT]], torch.Tensor]],
+        reports: list[Report[TaskT]],
+    ) -> tuple[Batch[Row[TaskT]] | None, torch.Tensor | None]:
+        """Returns the rows that could be computed with their logits, in order; reports each that could not."""
+        import torch
+
+        try:
+            return run(rows)
+        except Exception as error:  # noqa: BLE001 -- whatever the model raises, only the rows that raise it alone may fail
+            if len(rows) == 1:
+                reports.append(Report(rows[0].task, OneMemberFailed(rows[0].task.member, "model", f"the model raised {_said(error)}")))
+                return None, None
+        middle = len(rows) // 2
+        first, first_logits = self._by_halves(rows[:middle], run, reports)
+        second, second_logits = self._by_halves(rows[middle:], run, reports)
+        found = [logits for logits in (first_logits, second_logits) if logits is not None]
+        return join(first, second), torch.cat(found) if found else None
+
+    def _write(self, batch: Batch[Row[TaskT]], logits: torch.Tensor, reports: list[Report[TaskT]]) -> Batch[Row[TaskT]] | None:
+        """Returns the batch of the rows that go on, each with its next token chosen and what it says reported."""
+        tokens = choose(logits, [_draw(row) for row in batch.rows])
+        going = []
+        for row, token in zip(batch.rows, tokens, strict=True):
+            events = self._wrote(row, token)
+            reports.extend(Report(row.task, event) for event in events)
+            going.append(not events or isinstance(events[-1], TextPiece))
+        return _keep(batch, going)
+
+    def _wrote(self, row: Row[TaskT], token: int) -> list[Event | AttuneError]:
+        """Returns what this token adds to the row's answer; a `Finish` or an error ends it."""
+        if token == NO_TOKEN:
+            return [OneMemberFailed(row.task.member, "model", f"the model's logits are not finite at token {row.written + 1}")]
+        row.last = token
+        row.written += 1
+        ended = token in self._model.end_tokens
+        text = "" if ended else row.writer.push(token)
+        if not row.writer.stopped and (ended or row.written >= row.max_tokens):
+            text += row.writer.close()
+        ended = ended or row.writer.stopped
+        events: list[Event | AttuneError] = [TextPiece(text)] if text else []
+        if ended or row.written >= row.max_tokens:
+            events.append(Finish("stop" if ended else "length", len(row.prompt), row.written))
+        return events
+
+    def _row(self, task: TaskT) -> Row[TaskT]:
+        """Returns the task with its prompt as tokens.
+
+        Raises:
+            TooLarge: the prompt leaves no room for an answer.
+            InvalidRequest: the chat template refuses the conversation.
+        """
+        prompt = _prompt(self._model.tokenizer, task)
+        room = self._model.context - len(prompt)
+        if room < 1:
+            raise TooLarge(
+                f"the prompt has {len(prompt)} tokens; member {task.member!r} reads at most {self._model.context - 1}, "
+                f"one less than its context"
+            )
+        request = task.request
+        return Row(task, prompt, min(request.max_tokens, room), random.Random(request.seed), Writer(self._decode, request.stop))
+
+    def _groups(self, rows: list[Row[TaskT]]) -> Iterator[list[Row[TaskT]]]:
+        """Yields the rows in groups of similar length, each within the budget of padded tokens."""
+        group: list[Row[TaskT]] = []
+        for row in sorted(rows, key=lambda row: len(row.prompt)):
+            if group and len(row.prompt) * (len(group) + 1) > self._prefill_tokens:
+                yield group
+                group = []
+            group.append(row)
+        if group:
+            yield group
+
+
+def _draw(row: Row[Any]) -> Draw:
+    """Returns how the row chooses its next token; takes one number from its own chance."""
+    request = row.task.request
+    assert request.temperature is not None, "defaults are filled in before a task is made"
+    assert request.top_p is not None, "defaults are filled in before a task is made"
+    return Draw(request.temperature, request.top_p, row.chance.random())
+
+
+def _keep(batch: Batch[Row[TaskT]], keep: Sequence[bool]) -> Batch[Row[TaskT]] | None:
+    """Returns the batch of the rows to keep, the same object if that is all of them, None if it is none."""
+    if all(keep):
+        return batch
+    indices = [index for index, kept in enumerate(keep) if kept]
+    return select(batch, indices) if indices else None
+
+
+def _prompt(tokenizer: Any, task: Task) -> list[int]:
+    """Returns the conversation as token ids, in the tokenizer's chat template or, without one, as `role: content` lines."""
+    messages = [{"role": message.role, "content": message.content} for message in task.request.messages]
+    if tokenizer.chat_template:
+        from jinja2 import TemplateError
+
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            message = f"the chat template of member {task.member!r} refuses the conversation: {_said(error)}"
+            raise InvalidRequest(message, [FieldError("messages", message)]) from error
+        special = False  # the template wrote them
+    else:
+        text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
+        special = True
+    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+    if not ids:
+        raise InvalidRequest("the conversation has no tokens", [FieldError("messages", "has no tokens")])
+    return ids
+
+
+def _said(error: Exception) -> str:
+    """Returns the kind of an error and what it says, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
