@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,14 +26,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.seam.documents import read_document
 from models.seam.families import Families
-from models.seam.families_file import FamiliesInvalid, read_families
-from models.seam.portfolio import Portfolio, PortfolioInvalid, read_portfolio
+from models.seam.families_file import read_families
+from models.seam.portfolio import Portfolio, read_portfolio
 from models.seam.text import TextEncoder, TextTemplate
 
 SCHEMA = 1
 REQUIRED = ("scorer.onnx", "tokenizer.json", "families.json", "families.npz", "portfolio.json", "probes.npz")
 MANIFEST = "manifest.json"
+_FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
 
 
 class BundleInvalid(ValueError):
@@ -45,13 +49,25 @@ class Probes:
     Attributes:
         prompts, responses: `P` texts each; an empty response stands for the row of the prompt alone.
         answers: output name -> `[P, ...]` float32.
-        tolerance: greatest absolute difference that passes.
+        tolerance: greatest absolute difference that passes; finite.
+
+    Raises:
+        ValueError: the texts or an answer are not `P` in number, or the tolerance or an answer is not finite.
     """
 
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
     answers: Mapping[str, NDArray[np.float32]]
     tolerance: float
+
+    def __post_init__(self) -> None:
+        if len(self.responses) != len(self.prompts) or not self.prompts:
+            raise ValueError(f"probes have {len(self.prompts)} prompts and {len(self.responses)} responses; as many of each are needed")
+        for name, value in self.answers.items():
+            if value.shape[:1] != (len(self.prompts),) or not np.all(np.isfinite(value)):
+                raise ValueError(f"answer {name} is {value.shape}; finite numbers for {len(self.prompts)} probes are needed")
+        if not 0 <= self.tolerance < math.inf:  # NaN would let every difference pass
+            raise ValueError(f"tolerance is {self.tolerance}; it must be finite and 0 or more")
 
     def to_bytes(self) -> bytes:
         """Returns the contents of `probes.npz`."""
@@ -129,16 +145,23 @@ def write_bundle(
         files: relative POSIX path -> contents, or a file to copy.
         basis: see `basis_id`.
         template: the text template of training.
-        metadata: provenance and results, JSON data.
+        metadata: provenance and results, JSON data; without times, or equal inputs will not give an equal bundle.
 
     Raises:
-        BundleInvalid: a required file is missing, or a name or path is not allowed; nothing is left behind.
+        BundleInvalid: a required file is missing, or a name, path or field of the metadata is not allowed.
+        OSError: a file could not be copied or written.
+        TypeError, ValueError: the metadata is not JSON data.
+
+    Whatever is raised, nothing is left behind.
     """
-    if not name.replace("_", "").isalnum():
-        raise BundleInvalid(f"bundle name {name!r} may have letters, digits and '_' only")
+    if not (name.isascii() and name.replace("_", "").isalnum()):
+        raise BundleInvalid(f"bundle name {name!r} may have ASCII letters, digits and '_' only")
     missing = [required for required in REQUIRED if required not in files]
     if missing:
         raise BundleInvalid(f"bundle {name!r} lacks {', '.join(missing)}")
+    taken = sorted(metadata.keys() & _FIELDS)
+    if taken:
+        raise BundleInvalid(f"metadata may not set {', '.join(taken)}: the manifest says these itself")
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
     try:
@@ -152,19 +175,22 @@ def write_bundle(
                 shutil.copyfile(source, target)
             table[path] = {"sha256": sha256_of(target), "bytes": target.stat().st_size}
         body = {"schema": SCHEMA, "name": name, "basis": basis, "template": template.to_json(), "files": table, **metadata}
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
-        manifest = staging / MANIFEST
-        with manifest.open("w", encoding="utf-8") as stream:
-            json.dump({"id": f"{name}-{digest}", **body}, stream, indent=1, sort_keys=True)
+        body = json.loads(json.dumps(body))  # as it will be read: the id must be the same then
+        bundle = _id_of(body)
+        with (staging / MANIFEST).open("w", encoding="utf-8") as stream:
+            json.dump({"id": bundle, **body}, stream, indent=1, sort_keys=True)
             stream.write("\n")
             stream.flush()
             os.fsync(stream.fileno())
-        final = root / f"bundle-{name}-{digest}"
-        if final.exists():
-            shutil.rmtree(staging)
-        else:
-            staging.chmod(0o755)
+        staging.chmod(0o755)
+        final = root / f"bundle-{bundle}"
+        try:
             staging.rename(final)
+        except OSError:
+            # Equal inputs, equal name: it was there, or another writer of the same was first.
+            if not (final / MANIFEST).is_file():
+                raise
+            shutil.rmtree(staging)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -185,13 +211,17 @@ def read_bundle(path: Path) -> Bundle:
         found = sha256_of(file)
         if found != entry["sha256"]:
             raise BundleInvalid(f"{path.name}: {name} has sha256 {found[:12]}…; the manifest says {entry['sha256'][:12]}…")
+    reading = "template of manifest.json"
     try:
         template = TextTemplate.from_json(manifest["template"])
+        reading = "families.json and families.npz"
         families, default = read_families((path / "families.json").read_bytes(), (path / "families.npz").read_bytes())
+        reading = "portfolio.json"
         portfolio = read_portfolio((path / "portfolio.json").read_bytes(), families)
+        reading = "probes.npz"
         probes = Probes.from_bytes((path / "probes.npz").read_bytes())
-    except (FamiliesInvalid, PortfolioInvalid, KeyError, TypeError, ValueError) as error:
-        raise BundleInvalid(f"{path.name}: {error}") from error
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleInvalid(f"{path.name}: {reading} cannot be used: {error}") from error
     return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes)
 
 
@@ -199,20 +229,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Returns the manifest of the bundle at `path`.
 
     Raises:
-        BundleInvalid: there is none, it does not parse, it lacks a required file, or its schema is another.
+        BundleInvalid: there is none, it does not parse, it lacks a required file, its schema is another, or its contents
+            do not give its id.
     """
-    file = path / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = (path / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleInvalid(f"{path} has no {MANIFEST}: it is not a bundle, or its writing was cut short") from None
-    except ValueError as error:
-        raise BundleInvalid(f"{file.name} of {path.name} is not JSON: {error}") from error
-    if manifest.get("schema") != SCHEMA:
-        raise BundleInvalid(f"{path.name} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}")
-    missing = [required for required in REQUIRED if required not in manifest.get("files", {})]
-    if missing or "id" not in manifest or "basis" not in manifest:
-        raise BundleInvalid(f"{path.name}: the manifest lacks {', '.join(missing) or 'id or basis'}")
+    manifest = read_document(content, file=f"{MANIFEST} of {path.name}", schema=SCHEMA, invalid=BundleInvalid)
+    absent = sorted(_FIELDS - manifest.keys())
+    if absent:
+        raise BundleInvalid(f"{MANIFEST} of {path.name} lacks {', '.join(absent)}")
+    files = manifest["files"]
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in files.values()):
+        raise BundleInvalid(f"{MANIFEST} of {path.name} needs 'files', an object that gives each path its 'sha256'")
+    missing = [required for required in REQUIRED if required not in files]
+    if missing:
+        raise BundleInvalid(f"{MANIFEST} of {path.name} lists no {', '.join(missing)}")
+    expected = _id_of({name: value for name, value in manifest.items() if name != "id"})
+    if manifest["id"] != expected:
+        raise BundleInvalid(f"{MANIFEST} of {path.name} was changed: its id is {manifest['id']!r}, its contents give {expected!r}")
     return manifest
 
 
@@ -224,6 +260,12 @@ def sha256_of(path: Path) -> str:
 
 def _safe(path: str) -> PurePosixPath:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or path == MANIFEST or not pure.parts:
+    # The plain spelling only: "./a" and "a//b" would be second names of files that others name.
+    if pure.is_absolute() or ".." in pure.parts or path == MANIFEST or not pure.parts or str(pure) != path or "\0" in path:
         raise BundleInvalid(f"{path!r} is not a path inside a bundle")
     return pure
+
+
+def _id_of(body: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{body['name']}-{digest}"

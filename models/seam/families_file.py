@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.seam.documents import read_document
 from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
 from models.seam.gaussian import Bases, PairEncoder
 from models.seam.hedge import HedgeSettings
 
 Array = NDArray[np.float64]
+
+
+SCHEMA = 1
 
 
 class FamiliesInvalid(ValueError):
@@ -28,27 +35,32 @@ def write_families(families: Sequence[Family], default: str) -> dict[str, bytes]
     """Returns `families.json` and `families.npz` as file contents.
 
     The npz has fixed timestamps inside (numpy writes 1980-01-01), so equal families give equal bytes.
+
+    Raises:
+        FamiliesInvalid: names repeat or hold a slash, the default is none of them, or a family has no file format.
     """
+    _expect_names([family.name for family in families], default)
     entries: list[dict[str, Any]] = []
     arrays: dict[str, Array] = {}
     for family in families:
         entry: dict[str, Any] = {"name": family.name, "heads": list(family.heads), "evidence_size": family.evidence_size}
         match family:
             case BradleyTerry():
-                entry |= {"kind": "bradley_terry", "logit_scale": family.logit_scale}
+                entry |= {"kind": "bradley_terry", "logit_scale": float(family.logit_scale)}
             case Micro():
-                entry |= {"kind": "micro", "logit_scale": family.logit_scale, "eta": family.settings.eta, "cap": family.settings.cap}
+                settings = family.settings
+                entry |= {"kind": "micro", "logit_scale": float(family.logit_scale), "eta": float(settings.eta), "cap": float(settings.cap)}
                 arrays |= {f"{family.name}/log_prior": family.log_prior, f"{family.name}/mask": family.mask.astype(np.float64)}
             case Vrf():
-                entry |= {"kind": "vrf", "logit_scale": family.logit_scale, "tau": family.bases.tau}
+                entry |= {"kind": "vrf", "logit_scale": float(family.logit_scale), "tau": float(family.bases.tau)}
                 named = {"base_means": family.bases.means, "base_stds": family.bases.stds, **family.encoder.to_arrays()}
                 arrays |= {f"{family.name}/{name}": value for name, value in named.items()}
             case _:
                 raise FamiliesInvalid(f"family {family.name!r} is a {type(family).__name__}, which has no file format")
         entries.append(entry)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
-    document = {"schema": 1, "default": default, "families": entries}
+    np.savez(buffer, **{name: np.array(value, dtype=np.float64, order="C") for name, value in arrays.items()})  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
+    document = {"schema": SCHEMA, "default": default, "families": entries}
     return {"families.json": (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), "families.npz": buffer.getvalue()}
 
 
@@ -58,52 +70,59 @@ def read_families(document: bytes, arrays: bytes) -> tuple[Families, str]:
     Raises:
         FamiliesInvalid: unknown schema or kind, a missing array, or shapes that do not agree; the message names which.
     """
+    data = read_document(document, file="families.json", schema=SCHEMA, invalid=FamiliesInvalid)
+    entries = data.get("families")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries):
+        raise FamiliesInvalid("families.json needs 'families', a list of entries with a 'name' each")
+    _expect_names([entry["name"] for entry in entries], data.get("default"))
+    stored = _read_arrays(arrays)
+    return Families([_family(entry, stored) for entry in entries]), data["default"]
+
+
+def _read_arrays(content: bytes) -> dict[str, Array]:
+    # Not np.load: it takes some damage for a pickle, and reports the rest as four kinds of error without the array's name.
+    stored: dict[str, Array] = {}
+    name = "the archive"
     try:
-        data = json.loads(document)
-        with np.load(io.BytesIO(arrays), allow_pickle=False) as loaded:
-            stored: dict[str, Array] = {name: np.asarray(loaded[name], dtype=np.float64) for name in loaded.files}
-    except (ValueError, OSError) as error:
-        raise FamiliesInvalid(f"families.json or families.npz cannot be read: {error}") from error
-    if data.get("schema") != 1:
-        raise FamiliesInvalid(f"families.json has schema {data.get('schema')!r}; this version reads 1")
-    families = [_family(entry, stored) for entry in data["families"]]
-    default = data["default"]
-    if default not in {family.name for family in families}:
-        raise FamiliesInvalid(f"the default family {default!r} is not one of {[family.name for family in families]}")
-    return Families(families), default
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as stream:
+                    array = np.lib.format.read_array(stream, allow_pickle=False)
+                stored[name.removesuffix(".npy")] = np.asarray(array, dtype=np.float64)
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise FamiliesInvalid(f"families.npz: {name.removesuffix('.npy')} cannot be read: {error}") from error
+    return stored
 
 
 def _family(entry: Mapping[str, Any], stored: Mapping[str, Array]) -> Family:
-    name, heads = entry["name"], tuple(entry["heads"])
+    name = entry["name"]
     mine = {key.removeprefix(f"{name}/"): value for key, value in stored.items() if key.startswith(f"{name}/")}
     try:
         family: Family
+        heads, logit_scale = tuple(map(str, entry["heads"])), float(entry["logit_scale"])
         match entry["kind"]:
             case "bradley_terry":
-                family = BradleyTerry(name, heads, entry["logit_scale"])
+                family = BradleyTerry(name, heads, logit_scale)
             case "micro":
-                settings = HedgeSettings(entry["eta"], entry["cap"])
-                family = Micro(name, heads, entry["logit_scale"], settings, mine["log_prior"], mine["mask"] > 0)
-                _expect(name, "log_prior", mine["log_prior"], (len(heads),))
-                _expect(name, "mask", mine["mask"], (len(heads),))
-                if not family.mask.any():
-                    raise FamiliesInvalid(f"family {name!r} has all {len(heads)} heads masked")
+                settings = HedgeSettings(float(entry["eta"]), float(entry["cap"]))
+                family = Micro(name, heads, logit_scale, settings, mine["log_prior"], mine["mask"] > 0)
             case "vrf":
-                bases = Bases(mine["base_means"], mine["base_stds"], entry["tau"])
-                family = Vrf(name, heads, entry["logit_scale"], bases, PairEncoder.from_arrays(mine))
-                latent = bases.means.shape[1]
-                _expect(name, "base_means", bases.means, (len(heads), latent))
-                _expect(name, "vote", mine["vote"], (latent, mine["vote"].shape[-1]))
-                _expect(name, "precision_bias", mine["precision_bias"], (latent,))
+                bases = Bases(mine["base_means"], mine["base_stds"], float(entry["tau"]))
+                family = Vrf(name, heads, logit_scale, bases, PairEncoder.from_arrays(mine))
             case kind:
-                raise FamiliesInvalid(f"family {name!r} is of kind {kind!r}; this version serves bradley_terry, micro and vrf")
+                raise ValueError(f"kind {kind!r} is unknown; this version serves bradley_terry, micro and vrf")  # noqa: TRY301 - named below
+        size = entry["evidence_size"]
     except KeyError as error:
         raise FamiliesInvalid(f"family {name!r} lacks {error}") from error
-    if family.evidence_size != entry["evidence_size"]:
-        raise FamiliesInvalid(f"family {name!r} reads {family.evidence_size} doubles of evidence; its entry says {entry['evidence_size']}")
+    except (TypeError, ValueError) as error:
+        raise FamiliesInvalid(f"family {name!r}: {error}") from error
+    if family.evidence_size != size:
+        raise FamiliesInvalid(f"family {name!r} reads {family.evidence_size} doubles of evidence; its entry says {size}")
     return family
 
 
-def _expect(family: str, name: str, array: Array, shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
-        raise FamiliesInvalid(f"array {family}/{name} is {array.shape}; {shape} was expected")
+def _expect_names(names: Sequence[str], default: object) -> None:
+    if len(set(names)) != len(names) or not all(name and "/" not in name for name in names):
+        raise FamiliesInvalid(f"families need names of their own without '/'; they are {list(names)}")
+    if default not in names:
+        raise FamiliesInvalid(f"the default family {default!r} is not one of {list(names)}")

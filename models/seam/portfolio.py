@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.seam.arrays import expect_shape
+from models.seam.documents import read_document
 from models.seam.families import Families, Row
+
+SCHEMA = 1
 
 Array = NDArray[np.float64]
 
@@ -52,17 +56,28 @@ class Portfolio:
         return tuple(member.name for member in self.members)
 
     def values_for(self, family: str, prompt: Row | None) -> Array:
-        """Returns `[M, K]` predicted rewards of the members for this prompt, or their means without one."""
-        name = f"{family}_values"
+        """Returns `[M, K]` predicted rewards of the members for this prompt, or their means without one.
+
+        Raises:
+            KeyError: the portfolio has no values of this family.
+            ValueError: the graph's output is not of `M * K` values.
+        """
+        means, name = self.values[family], f"{family}_values"
         if prompt is None or name not in prompt:
-            return self.values[family]
-        return np.asarray(prompt[name], dtype=np.float64).reshape(len(self.members), -1)
+            return means
+        predicted = np.asarray(prompt[name], dtype=np.float64)
+        expect_shape(name, predicted, (means.size,))
+        return predicted.reshape(means.shape)
 
 
 def write_portfolio(portfolio: Portfolio) -> bytes:
-    """Returns the contents of `portfolio.json`."""
+    """Returns the contents of `portfolio.json`.
+
+    Raises:
+        PortfolioInvalid: a number is not finite, which JSON cannot hold.
+    """
     document = {
-        "schema": 1,
+        "schema": SCHEMA,
         "members": [
             {
                 "name": member.name,
@@ -75,7 +90,10 @@ def write_portfolio(portfolio: Portfolio) -> bytes:
         ],
         "certificate": portfolio.certificate,
     }
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    try:
+        return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    except ValueError as error:
+        raise PortfolioInvalid(f"portfolio.json cannot hold the portfolio of {list(portfolio.names)}: {error}") from error
 
 
 def read_portfolio(content: bytes, families: Families) -> Portfolio:
@@ -84,24 +102,32 @@ def read_portfolio(content: bytes, families: Families) -> Portfolio:
     Raises:
         PortfolioInvalid: another schema, no members, a repeated name, or values that do not fit the families' heads.
     """
-    data = json.loads(content)
-    if data.get("schema") != 1:
-        raise PortfolioInvalid(f"portfolio.json has schema {data.get('schema')!r}; this version reads 1")
-    entries = data["members"]
-    members = tuple(PortfolioMember(entry["name"], entry["description"], entry["weights"]) for entry in entries)
+    data = read_document(content, file="portfolio.json", schema=SCHEMA, invalid=PortfolioInvalid)
+    try:
+        entries = list(data["members"])
+        members = tuple(
+            PortfolioMember(str(entry["name"]), str(entry["description"]), {key: float(value) for key, value in entry["weights"].items()})
+            for entry in entries
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PortfolioInvalid(f"portfolio.json: members need a name, a description and weights ({error!r})") from error
     names = [member.name for member in members]
-    if not names or len(set(names)) != len(names):
+    if not all(names) or not names or len(set(names)) != len(names):
         raise PortfolioInvalid(f"portfolio.json needs one or more members with names of their own; it has {names}")
-    values: dict[str, Array] = {}
-    intervals: dict[str, Array] = {}
-    for family in families.names:
-        shape = (len(members), len(families[family].heads))
-        for kind, arrays in (("values", values), ("intervals", intervals)):
-            try:
-                array = np.array([entry[kind][family] for entry in entries], dtype=np.float64)
-            except (KeyError, ValueError) as error:
-                raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are missing or ragged ({error})") from error
-            if array.shape != shape or not np.all(np.isfinite(array)):
-                raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are {array.shape}; finite {shape} was expected")
-            arrays[family] = array
+    values = {family: _read_array(entries, "values", family, families) for family in families.names}
+    intervals = {family: _read_array(entries, "intervals", family, families) for family in families.names}
+    for family, widths in intervals.items():
+        if np.any(widths < 0):
+            raise PortfolioInvalid(f"portfolio.json: intervals of family {family!r} are half widths; the least is {widths.min():g}")
     return Portfolio(members, values, intervals, data.get("certificate"))
+
+
+def _read_array(entries: list[Any], kind: str, family: str, families: Families) -> Array:
+    try:
+        array = np.array([entry[kind][family] for entry in entries], dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are missing or ragged ({error!r})") from error
+    shape = (len(entries), len(families[family].heads))
+    if array.shape != shape or not np.all(np.isfinite(array)):
+        raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are {array.shape}; finite {shape} was expected")
+    return array

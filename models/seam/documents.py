@@ -1,0 +1,29 @@
+"""The JSON documents of a bundle: objects that name their schema. What is in them is their readers' business."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def read_document(content: bytes, *, file: str, schema: int, invalid: type[ValueError]) -> dict[str, Any]:
+    """Returns the object that a JSON document holds.
+
+    Args:
+        content: the file's bytes.
+        file: its name, for messages.
+        schema: the schema that the caller reads.
+        invalid: the error to raise.
+
+    Raises:
+        ValueError: as `invalid`: it is not JSON, not an object, or of another schema.
+    """
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise invalid(f"{file} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise invalid(f"{file} holds a {type(document).__name__}; an object is needed")
+    if document.get("schema") != schema:
+        raise invalid(f"{file} has schema {document.get('schema')!r}; this version reads {schema}")
+    return document
