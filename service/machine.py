@@ -1,4 +1,4 @@
-"""What is settled from settings and the machine together, once, at start: keyring, user secret, bundle folder, thread count.
+"""What is settled from settings and the machine together, once, at start: keyring, user secret, bundle folder.
 
 Each function takes the settings and touches the disk; what it cannot settle is a `SettingsError` that names the setting and the path.
 Nothing here knows how the values are used.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 from service.auth import Keyring, parse_keys
@@ -85,31 +84,6 @@ def find_bundle(settings: Settings) -> Path:
     if not manifests:
         raise SettingsError(Problem(variable("bundle"), str(folder), "no bundle-* there; make the demo with `make bundle` or name one"))
     return manifests[-1].parent
-
-
-def thread_count(settings: Settings, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Returns the scorer's threads: as set, else the whole cores that the cgroup's quota and the affinity mask grant, at least 1.
-
-    Args:
-        settings: `threads` of it, 0 asks for the machine's answer.
-        cgroup: where the control group is mounted; version 2 (`cpu.max`) and version 1 (`cpu/cpu.cfs_*`) are read.
-    """
-    if settings.threads:
-        return settings.threads
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for quota_us, period_us in _quotas(cgroup):
-        granted = min(granted, max(1, quota_us // period_us))
-    return granted
-
-
-def _quotas(cgroup: Path) -> Iterator[tuple[int, int]]:
-    version_2, version_1 = cgroup / "cpu.max", cgroup / "cpu" / "cpu.cfs_quota_us"
-    if version_2.is_file():
-        quota, _, period = version_2.read_text(encoding="ascii").strip().partition(" ")
-        if quota != "max":
-            yield int(quota), int(period or 100_000)
-    if version_1.is_file() and (quota_us := int(version_1.read_text(encoding="ascii"))) > 0:
-        yield quota_us, int(version_1.with_name("cpu.cfs_period_us").read_text(encoding="ascii"))
 
 
 def cautions(settings: Settings) -> list[str]:

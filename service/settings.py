@@ -4,7 +4,7 @@
 
 `read_settings` is the one way in: a name that is not known, a malformed value or a combination that cannot work stops the start and is
 named with its source. `Settings` is not passed on; other constructors take the numbers they need. What depends on the machine as well
-(thread count, bundle folder, user secret, keyring) is settled in `service.machine`.
+(keyring, user secret, bundle folder) is settled in `service.machine`.
 """
 
 from __future__ import annotations

