@@ -15,67 +15,18 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 from models.seam.text import Encoded
-from service.batching.queue import Batch, BatchQueue, Entry
-from service.batching.session import Row, Scorer
+from service.batching.queue import Batch, BatchQueue
+from service.batching.session import Scorer
+from service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
 from service.batching.worker import Run, Worker
-from service.errors import AttuneError, DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
-
-Drop = Literal["refused", "expired", "abandoned"]
+from service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
 
 # A batch that is full already gains nothing by waiting: it is formed while one runs, and the worker never waits for the loop.
 BATCHES_IN_FLIGHT = 2
 # This many canaries failing in a row is a scorer that only a restart mends (a CUDA context, once broken, stays broken).
 CANARY_FAILURES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """The answer to one submission.
-
-    Attributes:
-        rows: one row per text, in the order submitted.
-        queue_s: time spent waiting, seconds.
-        inference_s: time that the batches which carried its texts took, seconds; with `queue_s` the whole time.
-    """
-
-    rows: list[Row]
-    queue_s: float
-    inference_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """One batch, for metrics: its size, what was asked for, what was computed, and how long each text waited, seconds."""
-
-    items: int
-    real_tokens: int
-    padded_tokens: int
-    failed: int
-    inference_s: float
-    queue_s: tuple[float, ...]
-
-
-@dataclass(slots=True, eq=False)
-class _Submission:
-    """One caller's texts; `answered` is resolved when the last row is there, or with the first error."""
-
-    answered: asyncio.Future[float]
-    submitted_at_s: float
-    texts: int
-    rows: dict[int, Row] = field(default_factory=dict)
-    entries: tuple[Entry[_Text], ...] = ()
-    inference_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    submission: _Submission
-    index: int
-    item: Encoded
 
 
 class Batcher:
@@ -112,7 +63,7 @@ class Batcher:
         on_drop: Callable[[Drop, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._queue: BatchQueue[_Text] = BatchQueue(
+        self._queue: BatchQueue[Text] = BatchQueue(
             max_items=max_items,
             max_tokens=max_tokens,
             budget_tokens=budget_tokens,
@@ -123,12 +74,12 @@ class Batcher:
         self._scorer = scorer
         self._max_text_tokens = max_text_tokens
         self._canary_item = canary
-        self._canary: _Submission | None = None
+        self._canary: Submission | None = None
         self._canary_failures = 0
         self._on_batch = on_batch
         self._on_drop = on_drop
         self._clock = clock
-        self._in_flight: deque[Batch[_Text]] = deque()
+        self._in_flight: deque[Batch[Text]] = deque()
         self._dispatch_is_coming = False
         self._refusal: str | None = "the scorer has not started"
         self._worker: Worker | None = None
@@ -227,7 +178,7 @@ class Batcher:
                 finished_at_s = await submission.answered
         except TimeoutError:
             self._leave(submission, "expired")
-            raise _deadline_exceeded(submission, deadline_s) from None
+            raise deadline_exceeded(submission, deadline_s) from None
         finally:
             self._leave(submission, "abandoned")
         elapsed_s = finished_at_s - submission.submitted_at_s
@@ -254,12 +205,12 @@ class Batcher:
             async with asyncio.timeout(deadline_s):
                 await asyncio.shield(canary.answered)
         except TimeoutError:
-            raise _deadline_exceeded(canary, deadline_s) from None
+            raise deadline_exceeded(canary, deadline_s) from None
         return canary.inference_s
 
     # --- the loop's side: plain functions, each leaves the state whole --------------------------------------------------
 
-    def _admit(self, items: Sequence[Encoded], deadline_s: float) -> _Submission:
+    def _admit(self, items: Sequence[Encoded], deadline_s: float) -> Submission:
         if self._refusal is not None:
             raise NotReady(self._refusal)
         for number, item in enumerate(items, 1):
@@ -273,11 +224,11 @@ class Batcher:
             self._dropped("refused", len(items))
             raise
 
-    def _put(self, items: Sequence[Encoded], deadline_at_s: float, *, urgent: bool = False) -> _Submission:
+    def _put(self, items: Sequence[Encoded], deadline_at_s: float, *, urgent: bool = False) -> Submission:
         loop = asyncio.get_running_loop()
         now_s = self._clock()
-        submission = _Submission(loop.create_future(), now_s, len(items))
-        texts = [(len(item), _Text(submission, index, item)) for index, item in enumerate(items)]
+        submission = Submission(loop.create_future(), now_s, len(items))
+        texts = [(len(item), Text(submission, index, item)) for index, item in enumerate(items)]
         submission.entries = self._queue.put(texts, now_s=now_s, deadline_at_s=deadline_at_s, urgent=urgent)
         if not items:
             submission.answered.set_result(now_s)
@@ -300,7 +251,7 @@ class Batcher:
             for entry in batch.expired:
                 submission = entry.payload.submission
                 self._dropped("expired", 1)
-                self._fail(submission, _deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
+                self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
             if not batch.entries:
                 break
             self._in_flight.append(batch)
@@ -346,12 +297,12 @@ class Batcher:
             self._fail(entry.payload.submission, error(detail))
         self._note_idle()
 
-    def _fail(self, submission: _Submission, error: AttuneError) -> None:
+    def _fail(self, submission: Submission, error: AttuneError) -> None:
         self._queue.abandon(submission.entries)
         if not submission.answered.done():
             submission.answered.set_exception(error)
 
-    def _leave(self, submission: _Submission, why: Drop) -> None:
+    def _leave(self, submission: Submission, why: Drop) -> None:
         self._dropped(why, self._queue.abandon(submission.entries))
         self._note_idle()
 
@@ -374,7 +325,3 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argume
     """Runs `function(argument)` on the loop's thread, or nowhere if the loop is gone: then nobody waits either."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(function, argument)
-
-
-def _deadline_exceeded(submission: _Submission, deadline_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"{len(submission.rows)} of {submission.texts} texts were scored within {deadline_s:.3g} s")

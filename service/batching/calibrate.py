@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Calibration:
         budget_tokens: padded tokens of a batch.
         overhead_tokens: what starting a batch costs, in tokens that could have been computed instead.
         tokens_per_s: speed at that budget.
-        measured: budget -> median speed, tokens a second.
+        measured: budget -> speed, tokens a second.
         elapsed_s: time that measuring took, seconds.
     """
 
@@ -65,8 +64,9 @@ def calibrate(
 ) -> Calibration:
     """Returns the budget to serve with, every shape up to `max_text_tokens` being warm afterwards.
 
-    A budget's speed is that of one batch of each length in `LENGTHS`, filled up to it: its median over interleaved
-    repeats, in turn upwards and downwards, so that a machine that slows down meanwhile slows all budgets alike.
+    A budget's speed is that of one batch of each length in `LENGTHS`, filled up to it. Each batch counts with its fastest
+    repeat, because interference only ever adds time, and repeats are interleaved, in turn downwards and upwards, so that a
+    machine that slows down meanwhile slows all budgets alike.
 
     Args:
         scorer: not in use by anybody else.
@@ -113,7 +113,7 @@ def calibrate(
         for budget in tried if repeat % 2 else reversed(tried):
             passes[budget].append(one_pass(budget))
 
-    batch_s = {(budget, length): median(each[length] for each in passes[budget]) for budget in tried for length in lengths}
+    batch_s = {(budget, length): min(each[length] for each in passes[budget]) for budget in tried for length in lengths}
     measured = {budget: _pass_tokens(budget, lengths) / sum(batch_s[budget, length] for length in lengths) for budget in tried}
     chosen = fixed_budget_tokens or next(budget for budget in tried if measured[budget] >= NEAR_BEST * max(measured.values()))
     overhead_tokens = _overhead_tokens(

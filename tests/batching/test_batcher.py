@@ -1,0 +1,581 @@
+"""The batcher on a real event loop and thread: a real session where numbers matter, a gate where order does."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.seam.text import Encoded
+from service.batching.batcher import CANARY_FAILURES, Batcher
+from service.batching.session import Scorer, ScorerSession
+from service.batching.submission import BatchReport, Drop, Submitted
+from service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
+from tests.batching.scorers import NAN_ID, UNKNOWN_ID, GatedScorer, text, texts, write_toy_scorer
+
+LONG_S = 60.0
+
+
+class Reports:
+    """What a batcher reported."""
+
+    def __init__(self) -> None:
+        self.batches: list[BatchReport] = []
+        self.drops: list[tuple[Drop, int]] = []
+
+
+@asynccontextmanager
+async def serving(
+    scorer: Scorer, reports: Reports | None = None, *, clock: Callable[[], float] = time.monotonic, **changes: Any
+) -> AsyncIterator[Batcher]:
+    settings: dict[str, Any] = {
+        "max_items": 100,
+        "max_tokens": 10_000,
+        "max_text_tokens": 400,
+        "budget_tokens": 400,
+        "overhead_tokens": 1e6,
+    }
+    reports = reports or Reports()
+    batcher = Batcher(
+        scorer,
+        canary=text(1, 2),
+        on_batch=reports.batches.append,
+        on_drop=lambda why, count: reports.drops.append((why, count)),
+        clock=clock,
+        **(settings | changes),
+    )
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        if isinstance(scorer, GatedScorer):
+            scorer.release(1000)
+        await batcher.aclose()
+
+
+async def settle() -> None:
+    """Lets everything that is ready on the loop run; three turns are more than any hand-over here takes."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def start(coroutine: Coroutine[Any, Any, Submitted]) -> asyncio.Task[Submitted]:
+    return asyncio.ensure_future(coroutine)
+
+
+async def occupied(scorer: GatedScorer, batcher: Batcher) -> asyncio.Task[Submitted]:
+    """Returns a submission of one text whose batch the worker now holds at the gate."""
+    task = start(batcher.submit([text(1, 1)], LONG_S))
+    assert await scorer.entered.get() == [2]
+    return task
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_scorer(tmp_path_factory.mktemp("toy") / "scorer.onnx")
+
+
+async def test_every_caller_gets_the_rows_of_its_own_texts_in_its_own_order(toy: Path, rng: np.random.Generator) -> None:
+    session = ScorerSession(toy, threads=1)
+    callers = [
+        [text(*(int(token) for token in rng.integers(0, NAN_ID, size=size))) for size in rng.integers(1, 200, size=count)]
+        for count in rng.integers(1, 9, size=40)
+    ]
+    expected = [[session.run([item])[0] for item in items] for items in callers]
+    reports = Reports()
+    async with serving(session, reports, max_items=1000, max_tokens=10**6, overhead_tokens=16) as batcher:
+        answers = await asyncio.gather(*(batcher.submit(items, LONG_S) for items in callers))
+    for answer, rows in zip(answers, expected, strict=True):
+        assert len(answer.rows) == len(rows)
+        for found, alone in zip(answer.rows, rows, strict=True):
+            assert found.keys() == alone.keys()
+            for name, value in alone.items():
+                np.testing.assert_array_equal(found[name], value)
+    assert sum(report.items for report in reports.batches) == sum(len(items) for items in callers)
+    assert sum(report.real_tokens for report in reports.batches) == sum(len(item) for items in callers for item in items)
+    assert max(report.items for report in reports.batches) > 1
+
+
+async def test_no_texts_are_answered_with_no_rows() -> None:
+    async with serving(GatedScorer()) as batcher:
+        assert (await batcher.submit([], LONG_S)).rows == []
+        await batcher.drain()
+
+
+async def test_submissions_of_one_turn_of_the_loop_share_the_first_batch() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        tasks = [start(batcher.submit(texts(5, 5), LONG_S)) for _ in range(3)]
+        assert await scorer.entered.get() == [5] * 6
+        scorer.release()
+        await asyncio.gather(*tasks)
+
+
+async def test_while_one_batch_runs_the_next_collects_shortest_first() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        first = await occupied(scorer, batcher)
+        others = [start(batcher.submit(texts(*sizes), LONG_S)) for sizes in [(9, 4), (7,), (4, 5)]]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items, batcher.waiting_tokens) == (1, 5, 29)
+        scorer.release()
+        await first
+        assert await scorer.entered.get() == [4, 4, 5, 7, 9]
+        scorer.release()
+        answers = await asyncio.gather(*others)
+        assert [[row["toy_rewards"][1] for row in answer.rows] for answer in answers] == [[9, 4], [7], [4, 5]]
+
+
+async def test_a_batch_that_is_full_already_is_formed_while_one_runs_and_another_is_not() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer, budget_tokens=40) as batcher:
+        first = await occupied(scorer, batcher)
+        others = [start(batcher.submit(texts(10, 10, 10, 10), LONG_S)) for _ in range(3)]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (5, 8)
+        scorer.release(4)
+        await asyncio.gather(first, *others)
+
+
+async def test_waiting_and_inference_add_up_to_the_whole_time_on_the_clock_given() -> None:
+    now_s = 100.0
+    scorer = GatedScorer()
+    reports = Reports()
+    async with serving(scorer, reports, clock=lambda: now_s) as batcher:
+        first = await occupied(scorer, batcher)
+        second = start(batcher.submit(texts(8), LONG_S))
+        await settle()
+        now_s = 103.0
+        assert batcher.oldest_age_s == 3.0
+        scorer.release()
+        assert await scorer.entered.get() == [8]
+        now_s = 105.0
+        scorer.release()
+        assert ((await first).queue_s, (await first).inference_s) == (0.0, 3.0)
+        assert ((await second).queue_s, (await second).inference_s) == (3.0, 2.0)
+    assert reports.batches == [BatchReport(1, 2, 2, 0, 3.0, (0.0,)), BatchReport(1, 8, 8, 0, 2.0, (3.0,))]
+
+
+# --- admission --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_queue_refuses_at_once_with_the_numbers_and_admits_again_when_there_is_room() -> None:
+    scorer = GatedScorer()
+    reports = Reports()
+    async with serving(scorer, reports, max_items=3, tokens_per_s=10.0) as batcher:
+        first = await occupied(scorer, batcher)
+        second = start(batcher.submit(texts(10, 10), LONG_S))
+        await settle()
+        with pytest.raises(Overloaded, match=r"holds 2 of 3 texts; 2 more do not fit") as refused:
+            await batcher.submit(texts(5, 5), LONG_S)
+        assert refused.value.retry_after_s == pytest.approx(2.0)
+        assert reports.drops == [("refused", 2)]
+        scorer.release(2)
+        await asyncio.gather(first, second)
+        scorer.release()
+        assert len((await batcher.submit(texts(5, 5), LONG_S)).rows) == 2
+
+
+async def test_a_text_over_the_limit_is_refused_by_its_number_and_the_others_of_its_request_with_it() -> None:
+    async with serving(GatedScorer(), max_text_tokens=20) as batcher:
+        with pytest.raises(TooLarge, match=r"text 2 of 2 has 21 tokens, the scorer takes at most 20"):
+            await batcher.submit(texts(20, 21), LONG_S)
+        assert batcher.waiting_items == 0
+
+
+async def test_a_text_over_the_budget_but_under_the_limit_is_scored_alone() -> None:
+    scorer = GatedScorer()
+    scorer.release(3)
+    async with serving(scorer, budget_tokens=50, max_text_tokens=300) as batcher:
+        await batcher.submit(texts(300, 10, 300), LONG_S)
+    assert sorted(scorer.batches) == [[10], [300], [300]]
+
+
+async def test_a_small_submission_does_not_wait_for_all_of_a_large_one() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer, budget_tokens=40, max_items=1000, max_tokens=10**6, age_limit_s=LONG_S) as batcher:
+        first = await occupied(scorer, batcher)
+        large = start(batcher.submit(texts(*[20] * 60), LONG_S))
+        await settle()
+        small = start(batcher.submit(texts(13), LONG_S))
+        await settle()
+        scorer.release(9)
+        await asyncio.gather(first, small)
+        assert not large.done()
+        assert batcher.waiting_items > 40
+        scorer.release(1000)
+        assert len((await large).rows) == 60
+
+
+# --- callers who leave ------------------------------------------------------------------------------------------------
+
+
+async def test_a_caller_who_leaves_before_it_was_first_run_submits_nothing() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        task = start(batcher.submit(texts(5), LONG_S))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await batcher.drain()
+    assert scorer.batches == []
+
+
+async def test_a_caller_who_leaves_in_the_turn_of_its_dispatch_leaves_nothing_behind() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        task = start(batcher.submit(texts(5), LONG_S))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        scorer.release()
+        await batcher.drain()
+        assert (batcher.waiting_items, batcher.waiting_tokens, batcher.running_items) == (0, 0, 0)
+
+
+async def test_a_caller_who_leaves_while_waiting_is_not_scored_and_its_room_is_free() -> None:
+    scorer = GatedScorer()
+    reports = Reports()
+    async with serving(scorer, reports, max_items=2) as batcher:
+        first = await occupied(scorer, batcher)
+        gone = start(batcher.submit(texts(7, 8), LONG_S))
+        await settle()
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert (batcher.waiting_items, batcher.waiting_tokens) == (0, 0)
+        assert reports.drops == [("abandoned", 2)]
+        there = start(batcher.submit(texts(3, 3), LONG_S))
+        scorer.release(2)
+        await asyncio.gather(first, there)
+    assert scorer.batches == [[2], [3, 3]]
+
+
+async def test_a_caller_who_leaves_while_its_batch_runs_takes_nothing_from_its_neighbours() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        gone, there = start(batcher.submit(texts(7), LONG_S)), start(batcher.submit(texts(6), LONG_S))
+        assert await scorer.entered.get() == [6, 7]
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        scorer.release()
+        assert (await there).rows[0]["toy_rewards"].tolist() == [6, 6]
+
+
+async def test_a_caller_who_leaves_between_two_of_its_batches_drops_the_second() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer, budget_tokens=60) as batcher:
+        first = await occupied(scorer, batcher)
+        gone = start(batcher.submit(texts(10, 50), LONG_S))
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (2, 1)  # one of its texts is formed into a batch, one waits
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        scorer.release(2)
+        await first
+        await batcher.drain()
+    assert len(scorer.batches) == 2
+
+
+async def test_a_caller_who_leaves_as_its_answer_arrives_leaves_the_batcher_whole() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        task = await occupied(scorer, batcher)
+        answered = asyncio.Event()
+        # Runs in the turn in which the rows are delivered, before the caller wakes up.
+        batcher._on_batch = lambda _: (task.cancel(), answered.set())  # type: ignore[func-returns-value,assignment]
+        scorer.release()
+        await answered.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        batcher._on_batch = None
+        scorer.release()
+        assert len((await batcher.submit(texts(4), LONG_S)).rows) == 1
+
+
+async def test_a_deadline_that_passes_while_waiting_is_told_at_once_with_what_was_done() -> None:
+    scorer = GatedScorer()
+    reports = Reports()
+    async with serving(scorer, reports) as batcher:
+        first = await occupied(scorer, batcher)
+        with pytest.raises(DeadlineExceeded, match=r"0 of 2 texts were scored within 0.001 s"):
+            await batcher.submit(texts(7, 8), 0.001)
+        assert reports.drops == [("expired", 2)]
+        assert batcher.waiting_items == 0
+        scorer.release()
+        await first
+    assert scorer.batches == [[2]]
+
+
+async def test_a_deadline_that_passed_on_the_queues_clock_keeps_texts_out_of_the_batch() -> None:
+    now_s = 0.0
+    scorer = GatedScorer()
+    reports = Reports()
+    async with serving(scorer, reports, clock=lambda: now_s) as batcher:
+        first = await occupied(scorer, batcher)
+        late, there = start(batcher.submit(texts(7), LONG_S)), start(batcher.submit(texts(8), 2 * LONG_S))
+        await settle()
+        now_s = LONG_S
+        scorer.release(2)
+        with pytest.raises(DeadlineExceeded, match=r"0 of 1 texts were scored within 60 s"):
+            await late
+        await asyncio.gather(first, there)
+    assert scorer.batches == [[2], [8]]
+    assert reports.drops == [("expired", 1)]
+
+
+async def test_no_time_left_is_a_deadline_exceeded() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(texts(7), 0.0)
+        await batcher.drain()
+    assert scorer.batches == []
+
+
+# --- inputs that fail -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("poison", [UNKNOWN_ID, NAN_ID], ids=["the runtime raises", "the answer is not a number"])
+async def test_of_a_poisoned_batch_only_the_bad_text_fails(toy: Path, poison: int) -> None:
+    reports = Reports()
+    async with serving(ScorerSession(toy, threads=1), reports) as batcher:
+        good = [batcher.submit([text(0, place, place)], LONG_S) for place in range(1, 8)]
+        answers = await asyncio.gather(
+            *good[:4], batcher.submit([text(0, 1), text(0, poison, 3)], LONG_S), *good[4:], return_exceptions=True
+        )
+    failed = answers.pop(4)
+    assert isinstance(failed, ScorerFailed)
+    assert failed.detail.startswith("the scorer failed on text 2 of 2 (3 tokens): ")
+    assert failed.__cause__ is not None
+    assert [answer.rows[0]["toy_rewards"][0] for answer in answers if isinstance(answer, Submitted)] == [2 * place for place in range(1, 8)]
+    assert [(report.items, report.failed) for report in reports.batches] == [(9, 1)]
+
+
+async def test_a_poisoned_batch_is_run_again_by_halves() -> None:
+    scorer = GatedScorer(refused=frozenset({5}))
+    scorer.release(1000)
+    async with serving(scorer) as batcher:
+        answers = await asyncio.gather(*(batcher.submit([item], LONG_S) for item in texts(1, 2, 3, 4, 5, 6, 7, 8)), return_exceptions=True)
+    assert [isinstance(answer, ScorerFailed) for answer in answers] == [place == 4 for place in range(8)]
+    assert scorer.batches == [[1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8], [5, 6], [5], [6], [7, 8]]
+
+
+async def test_a_scorer_that_answers_too_few_rows_fails_its_texts_and_not_the_worker() -> None:
+    class Short:
+        def run(self, items: list[Encoded]) -> list[Any]:
+            return []
+
+    async with serving(Short()) as batcher:  # type: ignore[arg-type]  # the protocol's Sequence is not needed here
+        with pytest.raises(ScorerFailed, match=r"ValueError"):
+            await batcher.submit(texts(3, 4), LONG_S)
+        assert batcher.alive
+
+
+async def test_when_one_text_of_a_submission_fails_its_waiting_texts_are_not_scored() -> None:
+    scorer = GatedScorer(refused=frozenset({1}))
+    async with serving(scorer, budget_tokens=10, age_limit_s=0) as batcher:
+        task = start(batcher.submit(texts(10, 9, 9, 9), LONG_S))
+        assert await scorer.entered.get() == [10]
+        scorer.release(1000)
+        with pytest.raises(ScorerFailed, match="text 1 of 4"):
+            await task
+        await batcher.drain()
+        # The one behind it was in the worker's hands already, and the one after that was formed as the first came back.
+        assert len(scorer.batches) < 4
+
+
+# --- a worker that dies -----------------------------------------------------------------------------------------------
+
+
+async def test_a_dead_worker_fails_everybody_who_waits_and_says_that_it_is_dead() -> None:
+    scorer = GatedScorer()
+    scorer.fatal = SystemExit("gone")
+    async with serving(scorer) as batcher:
+        before = batcher.alive
+        running = await occupied(scorer, batcher)
+        waiting = start(batcher.submit(texts(7, 8), LONG_S))
+        await settle()
+        scorer.release()
+        for task in (running, waiting):
+            with pytest.raises(NotReady, match=r"the scorer's worker died: SystemExit"):
+                await task
+        assert (before, batcher.alive) == (True, False)
+        for attempt in (batcher.submit(texts(3), LONG_S), batcher.canary(LONG_S)):
+            with pytest.raises(NotReady, match=r"worker died"):
+                await attempt
+        await batcher.drain()
+
+
+async def test_before_the_start_nothing_is_admitted_or_alive() -> None:
+    batcher = Batcher(GatedScorer(), max_items=1, max_tokens=1, max_text_tokens=1, budget_tokens=1, canary=text(1))
+    assert not batcher.alive
+    with pytest.raises(NotReady, match="has not started"):
+        await batcher.submit(texts(1), LONG_S)
+    await batcher.aclose()
+
+
+async def test_a_batcher_starts_once() -> None:
+    async with serving(GatedScorer()) as batcher:
+        with pytest.raises(RuntimeError, match="starts once"):
+            batcher.start()
+
+
+# --- the canary -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_canary_goes_through_the_worker_ahead_of_a_full_queue() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer, max_items=2, budget_tokens=10) as batcher:
+        first = await occupied(scorer, batcher)
+        waiting = start(batcher.submit(texts(9), LONG_S))
+        more = start(batcher.submit(texts(8), LONG_S))
+        await settle()
+        canaries = [asyncio.ensure_future(batcher.canary(LONG_S)) for _ in range(3)]
+        await settle()
+        scorer.release(4)
+        await asyncio.gather(first, waiting, more, *canaries)
+    assert sorted(scorer.batches) == [[2], [2], [8], [9]]  # one canary for the three who asked
+    assert scorer.batches.index([8]) > 1
+
+
+async def test_a_canary_that_gets_no_answer_in_time_says_so_and_the_next_one_waits_for_the_same() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        first = await occupied(scorer, batcher)
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded, match="0 of 1 texts"):
+                await batcher.canary(0.001)
+        assert batcher.waiting_items == 1
+        assert batcher.alive
+        scorer.release(2)
+        await asyncio.gather(first, batcher.canary(LONG_S))
+
+
+async def test_a_scorer_that_fails_its_canary_again_and_again_needs_a_restart() -> None:
+    scorer = GatedScorer(refused=frozenset({2}))
+    scorer.release(1000)
+    async with serving(scorer) as batcher:
+        for failures in range(CANARY_FAILURES):
+            assert batcher.alive, failures
+            with pytest.raises(ScorerFailed):
+                await batcher.canary(LONG_S)
+        assert not batcher.alive
+
+
+async def test_a_canary_that_succeeds_again_forgives() -> None:
+    scorer = GatedScorer(refused=frozenset({2}))
+    scorer.release(1000)
+    async with serving(scorer) as batcher:
+        for _ in range(2 * CANARY_FAILURES):
+            scorer.refused = frozenset({2})
+            with pytest.raises(ScorerFailed):
+                await batcher.canary(LONG_S)
+            scorer.refused = frozenset()
+            await batcher.canary(LONG_S)
+            assert batcher.alive
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_draining_answers_everything_admitted_and_admits_nothing_more() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        admitted = [await occupied(scorer, batcher), start(batcher.submit(texts(7), LONG_S))]
+        await settle()
+        draining = asyncio.ensure_future(batcher.drain())
+        await settle()
+        with pytest.raises(NotReady, match="shutting down"):
+            await batcher.submit(texts(3), LONG_S)
+        assert not draining.done()
+        scorer.release(2)
+        await draining
+        await asyncio.gather(*admitted)
+
+
+async def test_a_drain_that_is_given_up_changes_nothing_and_may_be_tried_again() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        admitted = await occupied(scorer, batcher)
+        draining = asyncio.ensure_future(batcher.drain())
+        await settle()
+        draining.cancel()
+        await settle()
+        scorer.release()
+        await batcher.drain()
+        await admitted
+
+
+async def test_a_drain_ends_when_the_last_callers_leave_instead() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        first = await occupied(scorer, batcher)
+        waiting = start(batcher.submit(texts(7), LONG_S))
+        await settle()
+        draining = asyncio.ensure_future(batcher.drain())
+        waiting.cancel()
+        scorer.release()
+        await first
+        await draining
+
+
+async def test_closing_delivers_what_runs_fails_what_waits_and_ends_the_thread() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        running = await occupied(scorer, batcher)
+        waiting = start(batcher.submit(texts(7), LONG_S))
+        await settle()
+        closing = asyncio.ensure_future(batcher.aclose())
+        with pytest.raises(NotReady, match="shutting down"):
+            await waiting
+        assert not closing.done()
+        scorer.release()
+        await closing
+        assert len((await running).rows) == 1
+        assert not batcher.alive
+        await batcher.aclose()
+
+
+async def test_closing_that_is_cancelled_may_be_tried_again() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer) as batcher:
+        running = await occupied(scorer, batcher)
+        closing = asyncio.ensure_future(batcher.aclose())
+        await settle()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        scorer.release()
+        await batcher.aclose()
+        await running
+
+
+def test_a_loop_that_ends_while_the_worker_is_busy_hears_nothing_more(tmp_path: Path) -> None:
+    async def leave_in_a_hurry() -> tuple[Batcher, GatedScorer]:
+        scorer = GatedScorer()
+        batcher = Batcher(scorer, max_items=9, max_tokens=99, max_text_tokens=9, budget_tokens=9, canary=text(1))
+        batcher.start()
+        start(batcher.submit(texts(3), LONG_S))
+        await scorer.entered.get()
+        return batcher, scorer
+
+    batcher, scorer = asyncio.run(leave_in_a_hurry())
+    scorer.release()
+    assert batcher._worker is not None
+    batcher._worker.close()
+    batcher._worker._thread.join(LONG_S)
+    assert not batcher.alive
+    assert math.isfinite(batcher.oldest_age_s)

@@ -1,0 +1,93 @@
+"""Calibration against scorers whose time is a formula on a clock of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.batching.calibrate import BUDGETS, LENGTHS, calibrate, texts
+from tests.batching.scorers import CostedScorer
+
+
+def cpu(n: int, longest: int) -> float:
+    """40 tokens of overhead, 8,000 tokens a second, and half of that speed beyond what a cache of 600 tokens holds."""
+    return (40 + n * longest + max(0, n * longest - 600)) / 8_000
+
+
+def gpu(n: int, longest: int) -> float:
+    """The same 3 ms up to 3,000 tokens, then a million tokens a second."""
+    return max(3_000, n * longest) / 1_000_000
+
+
+def test_a_cpu_gets_the_budget_that_its_cache_holds() -> None:
+    scorer = CostedScorer(cpu)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=100.0, clock=scorer.clock)
+    assert found.budget_tokens == 512
+    assert found.overhead_tokens == pytest.approx(40)
+    assert found.tokens_per_s == found.measured[512]
+    passed = sum(texts(512, length) * length for length in LENGTHS)
+    assert found.measured[512] == pytest.approx(passed / sum(cpu(texts(512, length), length) for length in LENGTHS))
+
+
+def test_budgets_beyond_one_that_is_clearly_slower_are_not_tried() -> None:
+    scorer = CostedScorer(cpu)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=1000.0, clock=scorer.clock)
+    assert list(found.measured) == [128, 256, 512, 1024]
+
+
+def test_a_gpu_gets_thousands() -> None:
+    scorer = CostedScorer(gpu)
+    found = calibrate(scorer, max_text_tokens=256, clock=scorer.clock)
+    assert tuple(found.measured) == BUDGETS
+    assert found.budget_tokens == 4096
+    assert found.overhead_tokens > 500
+
+
+def test_of_budgets_that_are_equally_fast_the_smallest_is_taken() -> None:
+    scorer = CostedScorer(lambda n, longest: n * longest / 10_000)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=100.0, clock=scorer.clock)
+    assert found.budget_tokens == 128
+    assert found.overhead_tokens == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_neighbour_that_takes_the_machine_now_and_then_does_not_change_the_choice() -> None:
+    quiet = CostedScorer(cpu)
+    chosen = calibrate(quiet, max_text_tokens=256, limit_s=100.0, clock=quiet.clock)
+    # 2 runs in 7 take three times as long; 7 and the runs of a round have no common divisor, so the disturbance moves on.
+    disturbed = CostedScorer(cpu, disturb=lambda run: 3.0 if run % 7 in {2, 3} else 1.0)
+    found = calibrate(disturbed, max_text_tokens=256, limit_s=100.0, clock=disturbed.clock)
+    assert found.budget_tokens == chosen.budget_tokens
+
+
+def test_a_slow_device_is_measured_within_the_limit() -> None:
+    scorer = CostedScorer(lambda n, longest: (20 + n * longest) / 3_000)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=2.5, clock=scorer.clock)
+    assert found.elapsed_s <= 2.5
+    assert len(found.measured) >= 2
+
+
+def test_the_smallest_budget_is_measured_however_slow_the_device() -> None:
+    scorer = CostedScorer(lambda n, longest: n * longest / 10)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=2.5, clock=scorer.clock)
+    assert found.budget_tokens == 128
+    assert found.tokens_per_s == pytest.approx(10)
+
+
+def test_a_fixed_budget_is_taken_whatever_is_faster_and_still_measured() -> None:
+    scorer = CostedScorer(cpu)
+    found = calibrate(scorer, max_text_tokens=256, fixed_budget_tokens=2048, clock=scorer.clock)
+    assert found.budget_tokens == 2048
+    assert found.tokens_per_s == found.measured[2048] < found.measured[512]
+
+
+def test_every_length_is_run_with_a_full_batch_before_serving_starts_the_longest_first() -> None:
+    scorer = CostedScorer(cpu)
+    found = calibrate(scorer, max_text_tokens=300, limit_s=100.0, clock=scorer.clock)
+    warmed = [300, 256, 128, 64, 32, 16]
+    assert scorer.shapes[-len(warmed) :] == [(texts(found.budget_tokens, length), length) for length in warmed]
+
+
+def test_texts_shorter_than_the_mix_are_measured_at_their_own_lengths() -> None:
+    scorer = CostedScorer(cpu)
+    found = calibrate(scorer, max_text_tokens=24, limit_s=100.0, clock=scorer.clock)
+    assert {longest for _, longest in scorer.shapes} == {16, 24}
+    assert found.budget_tokens == 512

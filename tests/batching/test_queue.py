@@ -1,0 +1,295 @@
+"""The queue alone: what it admits, which batch it forms, and that nothing is lost, doubled or starved."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from service.batching.queue import RETRY_AFTER_MOST_S, RETRY_AFTER_UNKNOWN_S, TURN_BUDGETS, BatchQueue, Entry
+from service.errors import Overloaded, TooLarge
+
+LENGTHS = st.integers(1, 300)
+
+
+def queue(**changes: float) -> BatchQueue[str]:
+    settings: dict[str, float] = {"max_items": 1000, "max_tokens": 100_000, "budget_tokens": 512, "overhead_tokens": 16, "age_limit_s": 1.0}
+    return BatchQueue(**(settings | changes))  # type: ignore[arg-type]  # whole numbers are given where they are asked for
+
+
+def put(
+    waiting: BatchQueue[str], *lengths: int, now_s: float = 0.0, deadline_at_s: float = math.inf, name: str = ""
+) -> tuple[Entry[str], ...]:
+    return waiting.put([(length, f"{name}{place}") for place, length in enumerate(lengths)], now_s=now_s, deadline_at_s=deadline_at_s)
+
+
+def lengths(entries: tuple[Entry[str], ...]) -> list[int]:
+    return [entry.tokens for entry in entries]
+
+
+# --- which batch ------------------------------------------------------------------------------------------------------
+
+
+def test_neighbours_in_length_share_a_batch_and_far_lengths_do_not() -> None:
+    waiting = queue()
+    put(waiting, 20, 250, 21, 250, 22)
+    assert lengths(waiting.take(0.0).entries) == [20, 21, 22]
+    assert lengths(waiting.take(0.0).entries) == [250, 250]
+    assert waiting.items == 0
+
+
+def test_where_starting_a_batch_is_dear_far_lengths_share_one() -> None:
+    waiting = queue(budget_tokens=8192, overhead_tokens=2000)
+    put(waiting, 20, 250, 21, 250, 22)
+    batch = waiting.take(0.0)
+    assert lengths(batch.entries) == [20, 21, 22, 250, 250]
+    assert (batch.real_tokens, batch.padded_tokens) == (563, 1250)
+
+
+def test_the_budget_counts_padding() -> None:
+    waiting = queue(budget_tokens=300, overhead_tokens=1e6)
+    put(waiting, 100, 90, 80, 70)
+    # Four texts would be 340 real tokens but 400 padded ones.
+    assert waiting.take(0.0).padded_tokens <= 300
+
+
+def test_a_text_over_the_budget_is_a_batch_alone() -> None:
+    waiting = queue(budget_tokens=64, overhead_tokens=1e6)
+    put(waiting, 200, 10, 200)
+    assert lengths(waiting.take(0.0).entries) == [200]
+    assert lengths(waiting.take(0.0).entries) == [10]
+    assert lengths(waiting.take(0.0).entries) == [200]
+
+
+def test_equal_texts_go_in_order_of_arrival() -> None:
+    waiting = queue(budget_tokens=20)
+    put(waiting, 10, 10, 10, 10)
+    assert [entry.payload for entry in waiting.take(0.0).entries] == ["0", "1"]
+    assert [entry.payload for entry in waiting.take(0.0).entries] == ["2", "3"]
+
+
+def test_a_large_submission_yields_its_later_turns_to_small_ones_that_come_within_the_age_limit() -> None:
+    waiting = queue(budget_tokens=100, max_items=10_000, age_limit_s=1.0)
+    put(waiting, *[100] * (3 * TURN_BUDGETS), name="large", now_s=0.0)
+    put(waiting, 30, name="early", now_s=0.5)
+    put(waiting, 30, name="late", now_s=1.5)
+    order = [entry.payload for _ in range(waiting.items) for entry in waiting.take(2.0).entries]
+    firsts = [f"large{place}" for place in range(3 * TURN_BUDGETS)]
+    # "late" rides along with "early", its neighbour in length.
+    assert order == [*firsts[:TURN_BUDGETS], "early0", "late0", *firsts[TURN_BUDGETS:]]
+
+
+def test_an_urgent_entry_is_in_the_next_batch_and_needs_no_room() -> None:
+    waiting = queue(max_items=1, max_tokens=50, budget_tokens=50)
+    put(waiting, 50)
+    waiting.put([(2, "canary")], now_s=9.0, urgent=True)
+    assert [entry.payload for entry in waiting.take(9.0).entries] == ["canary"]
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=60), st.integers(1, 600), st.floats(0, 5000))
+def test_a_batch_holds_the_budget_and_the_one_due_first_and_skips_nobody_in_between(sizes: list[int], budget: int, overhead: float) -> None:
+    waiting = queue(budget_tokens=budget, overhead_tokens=overhead)
+    entries = {entry.order: entry for entry in put(waiting, *sizes)}
+    while entries:
+        first = min(entries.values(), key=lambda entry: (entry.due_at_s, entry.order))
+        batch = waiting.take(0.0)
+        assert first in batch.entries
+        assert batch.padded_tokens <= budget or len(batch.entries) == 1
+        assert all(shorter.tokens <= longer.tokens for shorter, longer in pairwise(batch.entries))
+        for entry in batch.entries:
+            del entries[entry.order]
+        between = [e for e in entries.values() if batch.entries[0].tokens < e.tokens < batch.entries[-1].tokens]
+        assert not between
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=60), st.integers(16, 600))
+def test_a_batch_never_computes_less_per_cost_than_its_first_due_text_alone(sizes: list[int], budget: int) -> None:
+    waiting = queue(budget_tokens=budget)
+    put(waiting, *sizes)
+    batch = waiting.take(0.0)
+    assert batch.real_tokens / (16 + batch.padded_tokens) >= sizes[0] / (16 + sizes[0])
+
+
+@given(LENGTHS, st.lists(st.lists(LENGTHS, min_size=1, max_size=6), min_size=1, max_size=40), st.integers(1, 600))
+def test_nothing_starves_however_many_come_after_it(first: int, later: list[list[int]], budget: int) -> None:
+    waiting = queue(budget_tokens=budget, max_items=10**6, max_tokens=10**9, age_limit_s=0.5)
+    put(waiting, *[7] * 10)
+    (entry,) = put(waiting, first, now_s=0.0)
+    ahead = waiting.items - 1
+    for batches, sizes in enumerate(later, 1):
+        put(waiting, *sizes, now_s=0.01 * batches)
+        if entry in waiting.take(0.01 * batches).entries:
+            return
+        # Each batch takes at least one of those that were due before it.
+        assert batches <= ahead
+
+
+# --- what is admitted -------------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_refuses_the_whole_submission_with_its_numbers_and_when_to_return() -> None:
+    waiting = queue(max_items=4, max_tokens=1000)
+    put(waiting, 100, 100, 100)
+    waiting.drained(tokens=1500, elapsed_s=10.0)
+    with pytest.raises(Overloaded, match=r"holds 3 of 4 texts; 2 more do not fit") as refused:
+        put(waiting, 5, 5)
+    assert refused.value.retry_after_s == pytest.approx(300 / 150)
+    assert (waiting.items, waiting.tokens) == (3, 300)
+    put(waiting, 5)
+
+
+def test_tokens_are_bounded_as_well_as_texts() -> None:
+    waiting = queue(max_items=100, max_tokens=300)
+    put(waiting, 290)
+    with pytest.raises(Overloaded, match=r"holds 290 of 300 tokens; 11 more do not fit"):
+        put(waiting, 11)
+    put(waiting, 10)
+
+
+def test_a_submission_that_would_never_fit_is_not_told_to_come_back() -> None:
+    waiting = queue(max_items=4, max_tokens=300)
+    with pytest.raises(TooLarge, match=r"5 texts in one request, the scoring queue takes at most 4"):
+        put(waiting, 1, 1, 1, 1, 1)
+    with pytest.raises(TooLarge, match=r"301 tokens in one request, the scoring queue takes at most 300"):
+        put(waiting, 301)
+    assert waiting.items == 0
+
+
+def test_the_time_to_return_is_a_guess_before_the_first_batch_and_never_absurd() -> None:
+    waiting = queue()
+    put(waiting, 100)
+    assert waiting.retry_after_s() == RETRY_AFTER_UNKNOWN_S
+    waiting.drained(tokens=1, elapsed_s=1000.0)
+    assert waiting.retry_after_s() == RETRY_AFTER_MOST_S
+
+
+def test_the_drain_rate_follows_the_last_batches() -> None:
+    waiting = queue()
+    for _ in range(200):
+        waiting.drained(tokens=512, elapsed_s=0.5)
+    assert waiting.drain_tokens_per_s == pytest.approx(1024)
+    waiting.drained(tokens=512, elapsed_s=5.0)
+    assert waiting.drain_tokens_per_s == pytest.approx(1024 - 0.1 * (1024 - 102.4))
+    waiting.drained(tokens=512, elapsed_s=0.0)  # a clock too coarse to have seen the batch says nothing
+    assert waiting.drain_tokens_per_s == pytest.approx(1024 - 0.1 * (1024 - 102.4))
+
+
+def test_a_text_without_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        put(queue(), 3, 0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_items": 0}, {"max_tokens": 0}, {"budget_tokens": 0}, {"overhead_tokens": -1}, {"age_limit_s": math.nan}]
+)
+def test_a_setting_that_makes_no_sense_is_named(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        queue(**change)
+
+
+# --- who leaves -------------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_that_has_passed_takes_the_text_out_at_the_next_batch() -> None:
+    waiting = queue()
+    put(waiting, 10, deadline_at_s=1.0, name="gone")
+    put(waiting, 10, deadline_at_s=1.1, name="there")
+    batch = waiting.take(1.0)
+    assert [entry.payload for entry in batch.expired] == ["gone0"]
+    assert [entry.payload for entry in batch.entries] == ["there0"]
+
+
+def test_deadlines_are_found_in_any_order() -> None:
+    waiting = queue(budget_tokens=10)
+    for place, deadline in enumerate([5.0, 3.0, 4.0, 9.0]):
+        put(waiting, 10, deadline_at_s=deadline, name=f"{place}-")
+    assert [entry.payload for entry in waiting.take(2.0).entries] == ["0-0"]
+    assert [entry.payload for entry in waiting.take(4.5).expired] == ["1-0", "2-0"]
+    assert waiting.items == 0
+    assert waiting.take(9.0).expired == ()
+
+
+def test_room_of_callers_who_left_is_free_at_once() -> None:
+    waiting = queue(max_items=2)
+    entries = put(waiting, 10, 20)
+    assert waiting.abandon(entries) == 2
+    assert waiting.abandon(entries) == 0
+    assert (waiting.items, waiting.tokens) == (0, 0)
+    put(waiting, 10, 20)
+
+
+def test_callers_who_come_and_go_while_nothing_is_taken_leave_no_trace() -> None:
+    waiting = queue()
+    for _ in range(5000):
+        waiting.abandon(put(waiting, 10, 20))
+    assert len(waiting._by_due) < 200
+
+
+def test_the_oldest_age_is_that_of_the_first_to_have_come() -> None:
+    waiting = queue(budget_tokens=10)
+    assert waiting.oldest_age_s(5.0) == 0.0
+    put(waiting, 10, now_s=1.0)
+    put(waiting, 10, now_s=3.0)
+    assert waiting.oldest_age_s(5.0) == 4.0
+    waiting.take(5.0)
+    assert waiting.oldest_age_s(5.0) == 2.0
+
+
+class Accounts(RuleBasedStateMachine):
+    """Every entry that was put leaves exactly once: in a batch, expired, or abandoned; and the counts are right meanwhile."""
+
+    @initialize(budget=st.integers(1, 600), overhead=st.floats(0, 1000), max_items=st.integers(1, 40), max_tokens=st.integers(1, 4000))
+    def start(self, budget: int, overhead: float, max_items: int, max_tokens: int) -> None:
+        self.queue = queue(budget_tokens=budget, overhead_tokens=overhead, max_items=max_items, max_tokens=max_tokens, age_limit_s=0.5)
+        self.now_s = 0.0
+        self.waiting: dict[int, Entry[str]] = {}
+
+    @rule(sizes=st.lists(LENGTHS, max_size=8), patience_s=st.floats(0, 3), wait_s=st.floats(0, 1))
+    def put(self, sizes: list[int], patience_s: float, wait_s: float) -> None:
+        self.now_s += wait_s
+        try:
+            entries = put(self.queue, *sizes, now_s=self.now_s, deadline_at_s=self.now_s + patience_s)
+        except TooLarge:
+            assert len(sizes) > self.queue.max_items or sum(sizes) > self.queue.max_tokens
+        except Overloaded:
+            held = sum(entry.tokens for entry in self.waiting.values())
+            assert len(self.waiting) + len(sizes) > self.queue.max_items or held + sum(sizes) > self.queue.max_tokens
+        else:
+            assert lengths(entries) == sizes
+            assert not self.waiting.keys() & {entry.order for entry in entries}
+            self.waiting |= {entry.order: entry for entry in entries}
+
+    @rule(wait_s=st.floats(0, 1))
+    def take(self, wait_s: float) -> None:
+        self.now_s += wait_s
+        batch = self.queue.take(self.now_s)
+        assert all(entry.deadline_at_s <= self.now_s for entry in batch.expired)
+        assert all(entry.deadline_at_s > self.now_s for entry in batch.entries)
+        for entry in (*batch.entries, *batch.expired):
+            assert self.waiting.pop(entry.order) is entry
+        assert batch.entries or not self.waiting
+
+    @rule(chosen=st.sets(st.integers(0, 60)))
+    def abandon(self, chosen: set[int]) -> None:
+        leaving = [entry for order, entry in self.waiting.items() if order in chosen]
+        assert self.queue.abandon(leaving) == len(leaving)
+        for entry in leaving:
+            del self.waiting[entry.order]
+
+    @rule()
+    def clear(self) -> None:
+        assert set(self.queue.clear()) == set(self.waiting.values())
+        self.waiting.clear()
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        if hasattr(self, "queue"):
+            assert self.queue.items == len(self.waiting)
+            assert self.queue.tokens == sum(entry.tokens for entry in self.waiting.values())
+
+
+TestAccounts = Accounts.TestCase
