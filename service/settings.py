@@ -218,9 +218,9 @@ def _problem(name: str, message: str, given: Mapping[str, object]) -> Problem:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    by_folded = {entry.casefold(): entry for entry in known}
-    close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
-    return f"; did you mean {by_folded[close[0]]}?" if close else "; `attune settings` lists them"
+    by_stem = {entry.upper().removeprefix(PREFIX): entry for entry in known}
+    close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), by_stem, n=1)
+    return f"; did you mean {by_stem[close[0]]}?" if close else "; `attune settings` lists them"
 
 
 def _read_toml(environ: Mapping[str, str]) -> dict[str, object]:

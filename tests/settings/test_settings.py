@@ -1,0 +1,163 @@
+"""Settings: where values come from, which are refused, and how a refusal reads."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, SettingsError, describe_settings, read_settings, settings_table, variable
+
+
+@pytest.fixture
+def toml(tmp_path, monkeypatch):
+    """Returns a function that makes a text the file ATTUNE_CONFIG names."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "attune.toml"
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.setenv("ATTUNE_CONFIG", str(path))
+        return str(path)
+
+    return write
+
+
+def refused(**arguments: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(**arguments)
+    return str(caught.value)
+
+
+def test_arguments_go_before_the_environment_before_the_file_before_defaults(monkeypatch, toml):
+    toml("port = 1\nthreads = 1\nlocal_max_batch = 1\n")
+    monkeypatch.setenv("ATTUNE_PORT", "2")
+    monkeypatch.setenv("ATTUNE_THREADS", "2")
+    settings = read_settings(port=3, host=None)
+    assert (settings.port, settings.threads, settings.local_max_batch, settings.host) == (3, 2, 1, "127.0.0.1")
+
+
+def test_an_unknown_variable_stops_the_start_with_its_name_and_the_nearest_one(monkeypatch):
+    monkeypatch.setenv("ATTUNE_REDIS_ULR", "redis://localhost")
+    assert "ATTUNE_REDIS_ULR (environment): no such setting; did you mean ATTUNE_REDIS_URL?" in refused()
+
+
+def test_an_unknown_variable_that_resembles_nothing_points_to_the_list(monkeypatch):
+    monkeypatch.setenv("ATTUNE_XYZZY", "1")
+    assert "ATTUNE_XYZZY (environment): no such setting; `attune settings` lists them" in refused()
+
+
+def test_variables_of_other_programs_are_nobodys_business(monkeypatch):
+    monkeypatch.setenv("ATTUNED_PORT", "1")
+    assert read_settings().port == 8000
+
+
+def test_an_unknown_key_of_the_file_is_named_with_the_file(toml):
+    path = toml("prot = 1\n")
+    assert f"prot ({path}): no such setting; did you mean port?" in refused()
+
+
+def test_a_malformed_value_is_named_with_its_source(monkeypatch, toml):
+    path = toml('max_in_flight = "many"\n')
+    monkeypatch.setenv("ATTUNE_PORT", "99999")
+    message = refused(threads=-1)
+    assert "ATTUNE_PORT (environment): Input should be less than or equal to 65535" in message
+    assert f"max_in_flight ({path}): Input should be a valid integer" in message
+    assert "threads (argument): Input should be greater than or equal to 0" in message
+
+
+def test_all_problems_are_told_at_once(monkeypatch):
+    monkeypatch.setenv("ATTUNE_PROT", "1")
+    monkeypatch.setenv("ATTUNE_THREADS", "x")
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert [problem.name for problem in caught.value.problems] == ["ATTUNE_PROT", "ATTUNE_THREADS"]
+
+
+@pytest.mark.parametrize("text", ["port = ", "port = 1\nport = 2", "\xff"])
+def test_a_file_that_is_no_toml_is_refused_with_its_path(text, toml, tmp_path):
+    path = toml("")
+    (tmp_path / "attune.toml").write_bytes(text.encode("latin-1"))
+    assert f"ATTUNE_CONFIG (environment): {path} cannot be read" in refused()
+
+
+def test_a_missing_file_is_refused_with_its_path(monkeypatch):
+    monkeypatch.setenv("ATTUNE_CONFIG", "/nowhere/attune.toml")
+    assert "/nowhere/attune.toml cannot be read" in refused()
+
+
+def test_an_empty_variable_counts_as_not_given(monkeypatch):
+    monkeypatch.setenv("ATTUNE_PORT", "")
+    assert read_settings().port == 8000
+
+
+def test_settings_cannot_be_changed_after_the_start():
+    settings = read_settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1
+
+
+def test_an_open_service_listens_on_loopback_only():
+    message = refused(host="0.0.0.0")
+    assert "host 0.0.0.0 can be reached from outside" in message
+    assert "ATTUNE_API_KEYS" in message
+    assert read_settings(host="0.0.0.0", api_keys="long-enough-key:acme").host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("10.0.0.1", False)]
+)
+def test_loopback_is_told_from_addresses_that_others_reach(host, expected):
+    assert Settings(host=host, api_keys="long-enough-key:acme").is_loopback is expected
+
+
+def test_lifetimes_must_make_sense_together():
+    assert "user_ttl_s 3600 is shorter than decision_ttl_s 7200" in refused(user_ttl_s=3600, decision_ttl_s=7200)
+
+
+def test_a_queue_must_hold_one_batch():
+    assert "queue_max_tokens 512 cannot hold one batch of 1024 tokens" in refused(queue_max_tokens=512, batch_budget_tokens=1024)
+
+
+def test_secrets_show_neither_in_the_settings_nor_in_a_refusal(monkeypatch):
+    monkeypatch.setenv("ATTUNE_API_KEYS", "the-secret-key-itself;acme")
+    assert "the-secret-key-itself" not in refused()
+    monkeypatch.setenv("ATTUNE_API_KEYS", "the-secret-key-itself:acme")
+    monkeypatch.setenv("ATTUNE_REDIS_URL", "redis://:the-password@localhost")
+    monkeypatch.setenv("ATTUNE_USER_SECRET", "the-user-secret-of-32-characters")
+    shown = repr(read_settings())
+    assert "the-secret-key-itself" not in shown
+    assert "the-password" not in shown
+    assert "the-user-secret" not in shown
+
+
+def test_a_short_user_secret_is_refused_with_both_numbers():
+    assert "needs at least 16 characters, has 5" in refused(user_secret="short")
+
+
+def test_shadow_families_are_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("ATTUNE_SHADOW_FAMILIES", "micro, bradley_terry,")
+    assert read_settings().shadow_families == ("micro", "bradley_terry")
+
+
+def test_every_setting_is_described_with_its_bounds():
+    rows = describe_settings()
+    assert [row.variable for row in rows] == ["ATTUNE_CONFIG", *map(variable, Settings.model_fields)]
+    assert [row.variable for row in rows if not row.description] == []
+    by_name = {row.variable: row for row in rows}
+    assert by_name["ATTUNE_PORT"].allowed == "0 to 65 535"
+    assert by_name["ATTUNE_LOG_LEVEL"].allowed == "debug | info | warning | error"
+    assert by_name["ATTUNE_KEEP_TEXT"].default == "true"
+
+
+def test_every_number_has_both_bounds():
+    unbounded = [
+        name
+        for name, field in Settings.model_fields.items()
+        if field.annotation in {int, float} and len({type(rule).__name__ for rule in field.metadata} & {"Ge", "Le"}) < 2
+    ]
+    assert unbounded == []
+
+
+def test_the_table_has_four_cells_a_row_whatever_the_values_hold():
+    lines = settings_table().splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert lines[0] == "| variable | default | allowed | meaning |"
