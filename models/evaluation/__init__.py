@@ -1,0 +1,1 @@
+"""Measuring trained families with the functions that the server runs."""

@@ -1,0 +1,69 @@
+"""Numbers that reports are made of: accuracy, log-loss, calibration error, and bootstrap intervals over users.
+
+Predictions are probabilities that the answer which was chosen is preferred, so every label is 1. `N` predictions, `U` users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over users with its 95 % bootstrap interval, and over how many users."""
+
+    mean: float
+    low: float
+    high: float
+    users: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def accuracy(probabilities: Array) -> float:
+    """Returns the share of `probabilities` `[N]` above one half; exactly one half counts half."""
+    return float(np.mean((probabilities > 0.5) + 0.5 * (probabilities == 0.5)))
+
+
+def negative_log_likelihood(probabilities: Array) -> float:
+    """Returns the mean of `-log p` over `[N]`, nats; a probability of 0 counts as 1e-12."""
+    return float(-np.mean(np.log(np.maximum(probabilities, 1e-12))))
+
+
+def calibration_error(probabilities: Array, *, bins: int = 10) -> float:
+    """Returns the expected calibration error of `[N]`: mean gap of confidence and accuracy, weighted by bin size.
+
+    Confidence is `max(p, 1 - p)` and the prediction right where `p > 1/2`: labels are all 1, and only this folding makes
+    a model that always says 0.7 on a 70 % task calibrated. Bins divide [0.5, 1] evenly.
+    """
+    confidence = np.maximum(probabilities, 1.0 - probabilities)
+    right = (probabilities > 0.5) + 0.5 * (probabilities == 0.5)
+    bin_of = np.minimum(((confidence - 0.5) * 2.0 * bins).astype(int), bins - 1)
+    gaps = [abs(np.sum(confidence[bin_of == index] - right[bin_of == index])) for index in range(bins)]
+    return float(np.sum(gaps) / len(probabilities))
+
+
+def bootstrap(per_user: Array, *, seed: int = 0, resamples: int = 2000) -> Interval:
+    """Returns the mean of one number per user `[U]` with the 2.5 and 97.5 percentiles over resampled users.
+
+    Raises:
+        ValueError: there is no user, or a number is not finite.
+    """
+    values = np.asarray(per_user, dtype=np.float64)
+    if values.size == 0 or not np.all(np.isfinite(values)):
+        raise ValueError(f"an interval needs finite numbers; {int(np.sum(~np.isfinite(values)))} of {values.size} are not")
+    picked = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[picked].mean(axis=1), [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def rank_correlation(first: Array, second: Array) -> float:
+    """Returns Spearman's correlation of two columns `[N]`, ties by order of appearance."""
+    ranks = [np.argsort(np.argsort(column, kind="stable"), kind="stable") for column in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])

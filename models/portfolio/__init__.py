@@ -1,0 +1,1 @@
+"""What the members of a portfolio are worth under every reward head."""

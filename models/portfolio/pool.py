@@ -1,0 +1,96 @@
+"""A pool: some answers of every member to some prompts, from which values are measured and users are simulated.
+
+A pool is either written by the grammar that generated the demo's corpus (how members would answer if they were perfect) or
+sampled from the members themselves; everything after it cannot tell. Axis letters: `P` prompts, `M` members, `G` answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.preferences import Texts
+from models.data.synthetic import MANNERS, Prompt, answer
+from models.data.synthetic_tastes import manner_scores
+
+
+class PoolInvalid(ValueError):
+    """A pool's file is damaged, or a member has too few answers; the message names the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Answers `answers[p][m][g]` of `members` to `prompts`, equally many for each."""
+
+    members: tuple[str, ...]
+    prompts: tuple[str, ...]
+    answers: tuple[tuple[tuple[str, ...], ...], ...]
+
+    def texts(self) -> Texts:
+        """Returns the pool as a table of texts: candidates in the order of the axes, so that rows reshape to `[P, M, G, ...]`."""
+        candidates = tuple(
+            (prompt, text) for prompt, members in zip(self.prompts, self.answers, strict=True) for texts in members for text in texts
+        )
+        return Texts(tuple((prompt, None) for prompt in self.prompts), candidates)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(P, M, G)`."""
+        return len(self.prompts), len(self.members), len(self.answers[0][0])
+
+    def scores(self) -> NDArray[np.float64]:
+        """Returns how strongly each answer shows each manner, `[P, M, G, 6]`."""
+        flat = np.array([manner_scores(text) for _, text in self.texts().candidates])
+        return flat.reshape(*self.shape, -1)
+
+    def part(self, chosen: Sequence[int]) -> Pool:
+        """Returns the pool of the prompts at the positions `chosen`."""
+        return Pool(self.members, tuple(self.prompts[index] for index in chosen), tuple(self.answers[index] for index in chosen))
+
+
+def grammar_pool(prompts: Sequence[Prompt], answers: int, *, seed: int) -> Pool:
+    """Returns `answers` generated answers in every manner to each prompt: one member per manner, each perfectly in character."""
+    rng = np.random.default_rng(seed)
+    written = tuple(tuple(tuple(answer(prompt, manner, rng) for _ in range(answers)) for manner in MANNERS) for prompt in prompts)
+    return Pool(MANNERS, tuple(prompt.text for prompt in prompts), written)
+
+
+def write_pool(pool: Pool, path: Path) -> None:
+    """Writes one JSON line per prompt: `{"prompt": ..., "answers": {member: [...]}}`."""
+    lines = [
+        json.dumps({"prompt": prompt, "answers": dict(zip(pool.members, members, strict=True))}, ensure_ascii=False)
+        for prompt, members in zip(pool.prompts, pool.answers, strict=True)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_pool(path: Path) -> Pool:
+    """Returns the pool that `write_pool` wrote.
+
+    Raises:
+        PoolInvalid: a line is not JSON, has other members than the first, or another number of answers.
+    """
+    prompts: list[str] = []
+    answers: list[tuple[tuple[str, ...], ...]] = []
+    members: tuple[str, ...] = ()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            named = {member: tuple(map(str, texts)) for member, texts in entry["answers"].items()}
+            prompts.append(str(entry["prompt"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PoolInvalid(f"{path.name} line {number} is not a line of a pool: {error}") from error
+        members = members or tuple(named)
+        counts = {len(texts) for texts in named.values()}
+        if tuple(named) != members or len(counts) != 1 or (answers and counts != {len(answers[0][0])}):
+            raise PoolInvalid(f"{path.name} line {number} has members {tuple(named)} with {counts} answers; the first line has {members}")
+        answers.append(tuple(named.values()))
+    if not answers or not answers[0] or not answers[0][0]:
+        raise PoolInvalid(f"{path.name} holds no answers")
+    return Pool(members, tuple(prompts), tuple(answers))
