@@ -1,0 +1,137 @@
+"""Both stores behind one fixture, each with a way to let time pass; the real one talks to a real server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from service.state.embedded import EmbeddedRedis
+from service.state.memory_store import MemoryStore
+from service.state.redis_store import RedisStore
+from service.state.store import Comparison, Limits, Store, UserKey, user_tag
+from tests.state.servers import embedded_in_a_thread
+
+BASIS = "basis-1"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A real server that the tests of this folder share; each test has a tenant of its own."""
+    with embedded_in_a_thread(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+async def raw(server: EmbeddedRedis) -> AsyncIterator[Redis]:
+    """A plain client of the shared server, to look at what the store wrote."""
+    client = Redis.from_url(server.url, protocol=2)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant that no other test uses."""
+    return "t" + secrets.token_hex(6)
+
+
+@pytest.fixture
+def user(tenant: str) -> Callable[[str], UserKey]:
+    """Makes keys of users of this test's tenant."""
+    return lambda name: key_of(tenant, name)
+
+
+@pytest.fixture
+def alice(tenant: str) -> UserKey:
+    return key_of(tenant, "alice")
+
+
+@pytest.fixture
+def bob(tenant: str) -> UserKey:
+    return key_of(tenant, "bob")
+
+
+def key_of(tenant: str, name: str) -> UserKey:
+    return UserKey(tenant, user_tag(b"a secret of the tests", tenant, name))
+
+
+def comparison(
+    event_id: str = "event-1",
+    evidence: object = (1.0, -2.0, 0.5),
+    *,
+    basis: str = BASIS,
+    epoch: int = 0,
+    observed_s: float = 1_000.0,
+    body: bytes = b"",
+    payload: bytes = b"",
+) -> Comparison:
+    digest = (body + b"\0" * 16)[:16]
+    return Comparison(event_id, digest, basis, epoch, observed_s, np.array(evidence, dtype=np.float64), payload)
+
+
+@dataclass
+class Clock:
+    """Time that passes when told to."""
+
+    now_s: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Bench:
+    """A store under test; more of the same kind, sharing what is kept; and time at will."""
+
+    store: Store
+    pass_time: Callable[[float], Awaitable[None]]
+    limited: Callable[[Limits], Store]
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def bench(request: pytest.FixtureRequest, tenant: str) -> AsyncIterator[Bench]:
+    """The store, once as a dictionary and once as a server."""
+    opened: list[MemoryStore | RedisStore] = []
+    clock = Clock()
+
+    def limited(limits: Limits) -> Store:
+        if request.param == "redis":
+            opened.append(RedisStore(request.getfixturevalue("server").url, limits=limits))
+            return opened[-1]
+        memory = MemoryStore(limits=limits, clock=clock)
+        for first in opened[:1]:
+            memory._users, memory._owners = first._users, first._owners  # two replicas of one store
+        opened.append(memory)
+        return memory
+
+    async def pass_time(seconds: float) -> None:
+        if request.param == "memory":
+            clock.now_s += seconds
+        else:
+            await age(request.getfixturevalue("server").url, tenant, seconds)
+
+    yield Bench(limited(Limits()), pass_time, limited)
+    for store in opened:
+        await store.aclose()
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    return bench.store
+
+
+async def age(url: str, tenant: str, seconds: float) -> None:
+    """Lets `seconds` pass for the keys of a tenant: every time to live shrinks, every stored time of expiry comes nearer."""
+    async with Redis.from_url(url, protocol=2) as client:
+        async for key in client.scan_iter(match=f"{{t:{tenant}:*"):
+            if await client.type(key) == b"zset":
+                for member in await client.zrange(key, 0, -1):
+                    await client.zincrby(key, -1000 * seconds, member)
+            left_ms = await client.pttl(key)
+            assert left_ms > 0, f"{key!r} has no time to live"
+            await client.pexpire(key, round(left_ms - 1000 * seconds))
