@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 State = Literal["closed", "open", "half-open"]
+Verdict = Literal["succeeded", "failed", "undecided"]
 
 
 class Breaker:
@@ -44,7 +45,7 @@ class Breaker:
     def enter(self) -> float:
         """Returns 0 if the upstream may be tried, else the seconds until it may be.
 
-        After 0, exactly one of `succeeded`, `failed` and `undecided` must follow.
+        After 0, one `leave` must follow.
         """
         if self._state == "closed":
             return 0.0
@@ -56,23 +57,22 @@ class Breaker:
             return 0.0
         return max(remaining, 1.0) if self._state == "half-open" else remaining
 
-    def succeeded(self) -> None:
-        """The upstream served."""
-        self._failures = 0
-        self._trial = False
-        self._turn("closed")
+    def leave(self, verdict: Verdict) -> None:
+        """Takes note of how an attempt ended.
 
-    def failed(self) -> None:
-        """The upstream failed in a way that the next request would meet too."""
-        self._failures += 1
-        if self._state == "half-open" or self._failures >= self._failures_to_open:
-            self._opened_at_s = self._clock()
-            self._turn("open")
+        Args:
+            verdict: `succeeded` if the upstream served; `failed` if the next request would meet the same; `undecided` if
+                the attempt says nothing about the upstream.
+        """
         self._trial = False
-
-    def undecided(self) -> None:
-        """The attempt ended without saying anything about the upstream."""
-        self._trial = False
+        if verdict == "succeeded":
+            self._failures = 0
+            self._turn("closed")
+        elif verdict == "failed":
+            self._failures += 1
+            if self._state == "half-open" or self._failures >= self._failures_to_open:
+                self._opened_at_s = self._clock()
+                self._turn("open")
 
     def _turn(self, state: State) -> None:
         if state != self._state:
