@@ -1,16 +1,14 @@
-"""Families of reward heads as the server and the simulator use them: score, predict, learn, sample.
+"""The families of reward heads: one global head, a gated mixture, a Gaussian user; and all of a bundle side by side.
 
-A *row* is what the scorer graph says of one text: output name -> 1-D float32 array. A family reads its own outputs from
-the rows of two candidates and of their prompt, and its own slice of the user's evidence; it keeps no state. Axis letters:
-`N` candidates, `K` heads, `E` evidence, `S` samples. Where a family's arrays come from is `families_file`'s business.
+Each is a `Family`, and keeps no state. Axis letters: `N` candidates, `K` heads, `E` evidence, `S` samples. Where a family's
+arrays come from is `families_file`'s business.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,76 +16,13 @@ from numpy.typing import NDArray
 from models.seam import gaussian, hedge
 from models.seam.arrays import expect_finite, expect_shape
 from models.seam.evidence import quantise
+from models.seam.family import Family, Row, Scored
+
+__all__ = ["BradleyTerry", "Families", "Family", "Micro", "Row", "Scored", "Vrf"]
 
 Array = NDArray[np.float64]
-Row = Mapping[str, NDArray[np.float32]]
-
 LEAST_LOG_GATE = -700.0
 """A gate of exactly 0 is read as `exp(-700)`: no evidence could bring such a head back, and all at 0 would be no law."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Candidates as one user sees them: `scores` `[N]`, `stds` `[N]`, `weights` `[K]`, `rewards` `[N, K]`.
-
-    `rewards * weights` are the contributions, and sum to `scores`.
-    """
-
-    scores: Array
-    stds: Array
-    weights: Array
-    rewards: Array
-
-
-class Family(Protocol):
-    """One way to turn heads and a user's evidence into personal rewards.
-
-    Attributes:
-        name: names the graph's outputs: `<name>_rewards`, `<name>_gate` and so on.
-        heads: names of the `K` heads.
-        evidence_size: `E`, length of this family's slice of the user's sum.
-        candidate_outputs: outputs that learning needs of each candidate; kept with a decision.
-        prompt_outputs: outputs that this family needs of the prompt row; empty if it does not read the prompt to score.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def heads(self) -> tuple[str, ...]: ...
-    @property
-    def evidence_size(self) -> int: ...
-    @property
-    def candidate_outputs(self) -> tuple[str, ...]: ...
-    @property
-    def prompt_outputs(self) -> tuple[str, ...]: ...
-    @property
-    def scores_with_prompt(self) -> bool:
-        """Whether weights depend on the prompt, so that scoring needs the prompt's row."""
-        ...
-
-    def weights(self, evidence: Array, prompt: Row | None) -> Array:
-        """Returns the user's weights `[K]` on the simplex; `prompt=None` gives those of an average prompt."""
-        ...
-
-    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
-        """Returns the candidates with rewards `[N, K]` as this user sees them."""
-        ...
-
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
-        """Returns the probability that this user prefers `chosen` to `rejected`."""
-        ...
-
-    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
-        """Returns what the comparison adds to this family's slice of the user's sum, `[E]`, before the grid."""
-        ...
-
-    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
-        """Returns `samples` draws of the user's weights from the posterior, `[S, K]`."""
-        ...
-
-    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
-        """Returns mean and std `[D]` of the user's Gaussian, or None for a family without one."""
-        ...
 
 
 def _pair(name: str, chosen: Row, rejected: Row) -> Array:
@@ -99,6 +34,12 @@ def _expect_heads(heads: tuple[str, ...], logit_scale: float) -> None:
         raise ValueError(f"heads must be one or more with names of their own; they are {list(heads)}")
     if not 0 < logit_scale < math.inf:
         raise ValueError(f"logit_scale is {logit_scale}; it must be finite and above 0, or scores and probabilities would disagree")
+
+
+def _scores(rewards: Array, weights: Array) -> Array:
+    # A sum per row, not `rewards @ weights`: a matrix product may round a row by who its neighbours are.
+    scores: Array = (rewards * weights).sum(axis=1)
+    return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +139,9 @@ class Micro:
 
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
         weights = self.weights(evidence, prompt)
-        scores = rewards @ weights
+        scores = _scores(rewards, weights)
         # The posterior is over which head is this user, so the spread of a score is that of the heads around it.
-        stds = np.sqrt(np.maximum(0.0, (rewards - scores[:, None]) ** 2 @ weights))
+        stds = np.sqrt(_scores((rewards - scores[:, None]) ** 2, weights))
         return Scored(scores, stds, weights, rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
@@ -261,7 +202,7 @@ class Vrf:
         mean, std = gaussian.posterior(evidence)
         weights = gaussian.matching_weights(mean, std, self.bases)
         variance = gaussian.margin_variance(weights, rewards, std, self.bases)
-        return Scored(rewards @ weights, np.sqrt(variance), weights, rewards)
+        return Scored(_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
         margins = self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected)

@@ -83,8 +83,8 @@ class PairEncoder:
             raise ValueError("a pair encoder needs one layer or more; layer0_weight is missing")
         width = self.layers[0][0].shape[-1:]
         for index, (weight, bias) in enumerate(self.layers):
+            expect_shape(f"layer{index}_weight", weight, (*weight.shape[:1], *width))
             expect_shape(f"layer{index}_bias", bias, weight.shape[:1])
-            expect_shape(f"layer{index}_weight", weight, (bias.size, *width))
             width = bias.shape
         expect_shape("vote", self.vote, (*self.vote.shape[:1], *width))
         expect_shape("precision", self.precision, self.vote.shape)
@@ -184,8 +184,9 @@ def margin_variance(weights: Array, rewards: Array, std: Array, bases: Bases) ->
     Returns:
         `[...]` in squared units of `rewards`.
     """
-    centred = rewards - (rewards @ weights)[..., None]
-    gradient = (weights * centred) @ bases.mean_pull.T
+    centred = rewards - (rewards * weights).sum(axis=-1, keepdims=True)
+    # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
+    gradient = np.einsum("...k,dk->...d", weights * centred, bases.mean_pull)
     variance: Array = np.sum((std * gradient) ** 2, axis=-1)
     return variance
 

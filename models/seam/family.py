@@ -1,0 +1,82 @@
+"""What a family is to the server and the simulator: score, predict, learn, sample.
+
+A *row* is what the scorer graph says of one text: output name -> 1-D float32 array. A family reads its own outputs from
+the rows of two candidates and of their prompt, and its own slice of the user's evidence. Axis letters: `N` candidates,
+`K` heads, `E` evidence, `S` samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Row = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Candidates as one user sees them: `scores` `[N]`, `stds` `[N]`, `weights` `[K]`, `rewards` `[N, K]`.
+
+    `rewards * weights` are the contributions, and sum to `scores`.
+    """
+
+    scores: Array
+    stds: Array
+    weights: Array
+    rewards: Array
+
+
+class Family(Protocol):
+    """One way to turn heads and a user's evidence into personal rewards.
+
+    Attributes:
+        name: names the graph's outputs: `<name>_rewards`, `<name>_gate` and so on.
+        heads: names of the `K` heads.
+        evidence_size: `E`, length of this family's slice of the user's sum.
+        candidate_outputs: outputs that learning needs of each candidate; kept with a decision.
+        prompt_outputs: outputs that this family needs of the prompt row; empty if it does not read the prompt to score.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def heads(self) -> tuple[str, ...]: ...
+    @property
+    def evidence_size(self) -> int: ...
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]: ...
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]: ...
+    @property
+    def scores_with_prompt(self) -> bool:
+        """Whether weights depend on the prompt, so that scoring needs the prompt's row."""
+        ...
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:
+        """Returns the user's weights `[K]` on the simplex; `prompt=None` gives those of an average prompt."""
+        ...
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
+        """Returns the candidates with rewards `[N, K]` as this user sees them."""
+        ...
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+        """Returns the probability that this user prefers `chosen` to `rejected`."""
+        ...
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
+        """Returns what the comparison adds to this family's slice of the user's sum, `[E]`, before the grid."""
+        ...
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
+        """Returns `samples` draws of the user's weights from the posterior, `[S, K]`."""
+        ...
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
+        """Returns mean and std `[D]` of the user's Gaussian, or None for a family without one."""
+        ...

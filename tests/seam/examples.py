@@ -1,0 +1,78 @@
+"""Families and rows of random numbers, small enough to check by loops, for the tests of the seam."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
+from models.seam.gaussian import Bases, PairEncoder
+from models.seam.hedge import HedgeSettings
+
+Array = NDArray[np.float64]
+
+HEADS, LATENT, FEATURES, PROMPT_FEATURES, HIDDEN = 4, 3, 5, 2, 6
+NAMES = tuple(f"head{index}" for index in range(HEADS))
+
+
+def encoder(rng: np.random.Generator, *, features: int = FEATURES, prompt: int = PROMPT_FEATURES, latent: int = LATENT) -> PairEncoder:
+    """Returns a pair encoder of two layers."""
+    return PairEncoder(
+        (
+            (rng.normal(size=(HIDDEN, features + prompt)), rng.normal(size=HIDDEN)),
+            (rng.normal(size=(HIDDEN + 1, HIDDEN)), rng.normal(size=HIDDEN + 1)),
+        ),
+        vote=rng.normal(size=(latent, HIDDEN + 1)),
+        precision=rng.normal(size=(latent, HIDDEN + 1)),
+        precision_bias=rng.normal(size=latent),
+        scale=2.0,
+    )
+
+
+def bases(rng: np.random.Generator, *, heads: int = HEADS, latent: int = LATENT, tau: float = 1.5) -> Bases:
+    return Bases(rng.normal(size=(heads, latent)), rng.uniform(0.2, 1.5, size=(heads, latent)), tau)
+
+
+def bradley_terry() -> BradleyTerry:
+    return BradleyTerry("bradley_terry", ("global",), 1.3)
+
+
+def micro(rng: np.random.Generator, *, mask: tuple[bool, ...] = (True,) * HEADS, eta: float = 1.0) -> Micro:
+    return Micro("micro", NAMES, 1.1, HedgeSettings(eta, 4.0), log_softmax(rng.normal(size=HEADS)), np.array(mask))
+
+
+def vrf(rng: np.random.Generator) -> Vrf:
+    return Vrf("vrf", NAMES, 1.2, bases(rng), encoder(rng))
+
+
+def pointing_vrf() -> Vrf:
+    """Returns a family that can be read: features are rewards, and a vote is their difference, turned to the bases."""
+    eye = np.eye(3)
+    layer = (np.concatenate([eye, np.zeros((3, PROMPT_FEATURES))], axis=1), np.zeros(3))
+    # The odd part of one SiLU layer is x / 2, so `2 * eye` votes the difference itself.
+    pair_encoder = PairEncoder((layer,), vote=2.0 * eye, precision=np.full((3, 3), 0.1), precision_bias=np.zeros(3), scale=1.0)
+    return Vrf("vrf", ("a", "b", "c"), 1.0, Bases(2.0 * eye, np.full((3, 3), 0.8), 1.5), pair_encoder)
+
+
+def families(rng: np.random.Generator) -> list[Family]:
+    return [bradley_terry(), micro(rng), vrf(rng)]
+
+
+def all_families(rng: np.random.Generator) -> Families:
+    return Families(families(rng))
+
+
+def row(rng: np.random.Generator) -> Row:
+    """Returns a row with every output that `families` read."""
+    return {
+        "bradley_terry_rewards": rng.normal(size=1).astype(np.float32),
+        "micro_rewards": rng.normal(size=HEADS).astype(np.float32),
+        "micro_gate": log_softmax(rng.normal(size=HEADS)).astype(np.float32),
+        "vrf_rewards": rng.normal(size=HEADS).astype(np.float32),
+        "vrf_features": rng.normal(size=FEATURES).astype(np.float32),
+        "vrf_prompt_features": rng.normal(size=PROMPT_FEATURES).astype(np.float32),
+    }
+
+
+def log_softmax(logits: Array) -> Array:
+    return logits - np.log(np.sum(np.exp(logits)))
