@@ -47,7 +47,11 @@ class Settings(BaseSettings):
 
     # where things are kept
     data_dir: Path = Field(Path(".attune"), description="folder for the embedded store, bundles and the user secret")
-    redis_url: str = Field("", repr=False, description="redis://, rediss://, unix://; empty: an embedded server in the data directory")
+    redis_url: str = Field(
+        "",
+        repr=False,
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; empty: an embedded server in the data directory",
+    )
     redis_pool_size: int = Field(32, ge=1, le=4096, description="connections to Redis; a call waits for a free one")
     redis_timeout_ms: int = Field(1000, ge=10, le=60_000, description="longest wait for Redis, connecting included")
     decision_ttl_s: int = Field(86_400, ge=60, le=2_592_000, description="life of a decision: how late feedback may name its candidates")

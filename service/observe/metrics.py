@@ -50,7 +50,7 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series for each of the others: twice the size, and Prometheus does not need them
+        disable_created_metrics()  # a `_created` series for each of the others: twice the size, and Prometheus does not need them
         self.registry = registry or CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

@@ -1,0 +1,92 @@
+"""What cannot be run in a test is at least read: manifests, rules and dashboard name settings and metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from service.observe.metrics import Metrics
+from service.settings import CONFIG_VARIABLE, Settings, variable
+from tests.project.tree import ROOT, tracked
+
+RULES = ROOT / "deploy" / "prometheus"
+MANIFESTS = [path for path in tracked() if path.startswith(("deploy/", "docker/")) and path.endswith((".yaml", ".yml"))]
+
+
+def exposed() -> set[str]:
+    """Returns the name of every series that the service can expose."""
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "summary": ["_sum", "_count"], "gauge": [""]}
+    return {family.name + suffix for family in Metrics().registry.collect() for suffix in suffixes.get(family.type, [""])}
+
+
+def expressions() -> list[str]:
+    """Returns every PromQL expression of rules and dashboard."""
+    rules = [yaml.safe_load((RULES / name).read_text(encoding="utf-8")) for name in ("recording.yml", "alerts.yml")]
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "attune.json").read_text(encoding="utf-8"))
+    found = [rule["expr"] for document in rules for group in document["groups"] for rule in group["rules"]]
+    return found + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+@pytest.mark.parametrize("path", MANIFESTS)
+def test_a_manifest_is_yaml_and_sets_only_settings_that_exist(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert all(document for document in yaml.safe_load_all(text))
+    assert set(re.findall(r"ATTUNE_[A-Z_]+", text)) <= {CONFIG_VARIABLE, *map(variable, Settings.model_fields)}
+
+
+def test_the_image_sets_only_settings_that_exist():
+    text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert set(re.findall(r"ATTUNE_[A-Z_]+", text)) <= {CONFIG_VARIABLE, *map(variable, Settings.model_fields)}
+
+
+def test_rules_and_dashboard_ask_for_metrics_that_exist():
+    names = {name for expression in expressions() for name in re.findall(r"\battune_\w+", expression)}
+    assert names
+    assert names - exposed() == set()
+
+
+def test_recorded_series_are_recorded_before_they_are_asked_for():
+    document = yaml.safe_load((RULES / "recording.yml").read_text(encoding="utf-8"))
+    recorded = {rule["record"] for group in document["groups"] for rule in group["rules"]}
+    assert {name for expression in expressions() for name in re.findall(r"\battune:[\w:]+", expression)} <= recorded
+
+
+def test_every_alert_says_what_to_do():
+    document = yaml.safe_load((RULES / "alerts.yml").read_text(encoding="utf-8"))
+    alerts = [rule for group in document["groups"] for rule in group["rules"]]
+    assert [
+        rule["alert"] for rule in alerts if not {"summary", "action"} <= set(rule["annotations"]) or "severity" not in rule["labels"]
+    ] == []
+
+
+def test_a_pod_may_drain_before_it_is_killed():
+    (deployment,) = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/deployment.yaml").read_text(encoding="utf-8"))
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    slept_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert slept_s + Settings().drain_s < pod["terminationGracePeriodSeconds"]
+    assert pod["enableServiceLinks"] is False
+
+
+def test_promtool_accepts_the_rules_and_their_tests():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on the PATH (Debian: apt-get install prometheus)")
+    for arguments in (["check", "rules", "recording.yml", "alerts.yml"], ["test", "rules", "rules_test.yml"]):
+        run = subprocess.run([promtool, *arguments], cwd=RULES, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_promtool_accepts_the_exposition():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on the PATH (Debian: apt-get install prometheus)")
+    metrics = Metrics()
+    metrics.answered("/score", "POST", 200, 0.1)
+    run = subprocess.run([promtool, "check", "metrics"], input=metrics.render()[0], capture_output=True, check=False)
+    assert run.returncode == 0, (run.stdout + run.stderr).decode()
