@@ -109,8 +109,8 @@ def build_roster(
 def member_client(max_connections: int = 256) -> httpx.AsyncClient:
     """Returns the client that members on servers share.
 
-    It follows no redirects (a POST would become a GET) and reads no proxy settings or `.netrc` from the environment, so
-    that a key goes where the roster says and nowhere else. Each member brings its own timeouts.
+    It follows no redirects: a POST would become a GET, and a key goes where the roster says and nowhere else. Each
+    member brings its own timeouts.
     """
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections // 4)
-    return httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False)
+    return httpx.AsyncClient(limits=limits, follow_redirects=False)

@@ -1,0 +1,399 @@
+"""Answers of several adapters written side by side: what each says, and who gets a place."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+pytest.importorskip("peft")
+
+import torch  # noqa: E402
+from peft import PeftModel  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+from service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge  # noqa: E402
+from service.members.local import LocalEngine  # noqa: E402
+from service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece  # noqa: E402
+from tests.members.asking import ask, collect, soon  # noqa: E402
+from tests.members.gate import Gate  # noqa: E402
+from tests.members.tiny import ADAPTERS, CONTEXT, write_tokenizer  # noqa: E402
+
+PROMPTS = ["Hi", "Where should I travel in spring?", "A recipe for soup, please, with onions", "naïve café 🙂 " * 3]
+
+
+def requests():
+    """Sixteen requests that differ in prompt, length, temperature, nucleus and seed."""
+    return [
+        ask(PROMPTS[i % 4], seed=i, max_tokens=5 + 2 * i, temperature=(0.0, 0.7, 1.0, 1.5)[i % 4], top_p=(1.0, 0.9, 0.5)[i % 3])
+        for i in range(16)
+    ]
+
+
+def members_of(engine):
+    return [*(engine.member(name, name) for name in ADAPTERS), engine.member("base")]
+
+
+async def settled(engine):
+    """Returns how busy the engine is once its worker has seen everything that was done before."""
+    member = next(iter(members_of(engine)))
+    await member.check()
+    await member.check()  # the first may be answered from the middle of a round
+    return engine.load_now()
+
+
+async def test_an_answer_is_the_same_alone_and_among_fifteen_of_other_adapters(shared_engine):
+    members = members_of(shared_engine)
+    alone = [await collect(members[i % 4], request) for i, request in enumerate(requests())]
+    together = await asyncio.gather(*(collect(members[i % 4], request) for i, request in enumerate(requests())))
+    assert together == alone
+
+
+async def test_an_answer_is_the_same_when_others_join_and_leave_in_its_middle(shared_engine, gate):
+    members = members_of(shared_engine)
+    asked = requests()
+    alone = [await collect(members[i % 4], request) for i, request in enumerate(asked)]
+    gate.close()
+    answers = []
+    for i in (15, 2, 14, 7, 13):  # long and short ones, each joining two steps after the one before
+        answers.append((i, asyncio.create_task(collect(members[i % 4], asked[i]))))
+        if len(answers) == 1:
+            await gate.reached()
+        await gate.step()
+        await gate.step()
+    async with aclosing(members[0].stream(ask("somebody who leaves", max_tokens=60), soon())) as leaver:
+        first = asyncio.create_task(anext(leaver))
+        await gate.step()
+        await gate.step()
+        gate.open()
+        await first
+    for i, answer in answers:
+        assert await answer == alone[i]
+    assert max(gate.widths) > 2
+
+
+async def test_every_adapter_and_the_base_answer_differently(shared_engine):
+    answers = [await collect(member, ask(temperature=0.0, max_tokens=16)) for member in members_of(shared_engine)]
+    assert len({text for text, _ in answers}) == 4
+
+
+@pytest.mark.parametrize("name", [*ADAPTERS, None])
+async def test_greedy_answers_are_those_of_transformers_generate(shared_engine, language_model, name):
+    text, finish = await collect(shared_engine.member("m", name), ask("Where should I travel?", temperature=0.0, max_tokens=30))
+    tokenizer = AutoTokenizer.from_pretrained(language_model / "base")
+    model = AutoModelForCausalLM.from_pretrained(language_model / "base").eval()
+    if name:
+        model = PeftModel.from_pretrained(model, str(language_model / "adapters" / name)).eval()
+    messages = [{"role": "user", "content": "Where should I travel?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = model.generate(**ids, max_new_tokens=30, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    assert text == tokenizer.decode(written, skip_special_tokens=True).rstrip("\ufffd")
+    assert finish.prompt_tokens == ids["input_ids"].shape[1]
+    assert finish.completion_tokens == len(written)
+
+
+async def test_equal_seeds_give_equal_answers_and_others_do_not(shared_engine):
+    member = shared_engine.member("base")
+    one, again, other = [await collect(member, ask(seed=seed)) for seed in (1, 1, 2)]
+    assert one == again != other
+    assert await collect(member, ask(seed=None)) != await collect(member, ask(seed=None))
+
+
+async def test_newcomers_join_between_two_steps(shared_engine, gate):
+    one, other = members_of(shared_engine)[:2]
+    gate.close()
+    first = asyncio.create_task(collect(one, ask(max_tokens=12)))
+    await gate.reached()  # its prompt is about to be read
+    await gate.step()
+    await gate.step()
+    second = asyncio.create_task(collect(other, ask(max_tokens=12)))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await gate.step()
+    gate.open()
+    await asyncio.gather(first, second)
+    assert gate.widths[:3] == [1, 1, 1]
+    assert 2 in gate.widths
+
+
+async def test_a_row_whose_caller_left_is_not_computed_any_more(shared_engine, gate):
+    one, other = members_of(shared_engine)[:2]
+    gate.close()
+    stays = asyncio.create_task(collect(one, ask(max_tokens=20)))
+    await gate.reached()
+    leaver = other.stream(ask(max_tokens=60), soon())
+    first_piece = asyncio.create_task(anext(leaver))
+    while not first_piece.done():
+        await gate.step()
+    assert max(gate.widths) == 2
+    await leaver.aclose()
+    gate.widths.clear()
+    await gate.step()
+    await gate.step()
+    assert gate.widths[-1] == 1
+    gate.open()
+    assert await stays == await collect(one, ask(max_tokens=20))
+
+
+async def test_a_caller_who_is_cancelled_before_the_first_token_frees_the_row(shared_engine, gate):
+    gate.close()
+    caller = asyncio.create_task(collect(members_of(shared_engine)[0], ask(max_tokens=60)))
+    await gate.reached()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.open()
+    load = await settled(shared_engine)
+    assert (load.waiting, load.rows) == (0, 0)
+
+
+async def test_a_full_queue_is_overloaded_and_leaving_it_frees_the_place(engine_with):
+    engine = engine_with(max_batch=1, max_waiting=1)
+    gate, member = Gate(engine), members_of(engine)[0]
+    gate.close()
+    running = asyncio.create_task(collect(member, ask()))
+    await gate.reached()
+    waiting = asyncio.create_task(collect(member, ask()))
+    await asyncio.sleep(0)
+    assert engine.load_now().waiting == 1
+    with pytest.raises(Overloaded, match="holds 1 of 1 requests"):
+        await collect(member, ask())
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert engine.load_now().waiting == 0
+    third = asyncio.create_task(collect(member, ask()))
+    await asyncio.sleep(0)
+    gate.open()
+    assert await running == await third
+
+
+async def test_no_more_rows_than_the_bound_are_decoded_together(engine_with):
+    engine = engine_with(max_batch=3)
+    gate, members = Gate(engine), members_of(engine)
+    await asyncio.gather(*(collect(members[i % 4], request) for i, request in enumerate(requests())))
+    assert max(gate.widths) == 3
+
+
+async def test_a_deadline_in_the_middle_ends_the_answer_after_what_was_written(shared_engine, gate):
+    gate.close()
+    events = []
+
+    async def read():
+        async for event in members_of(shared_engine)[0].stream(ask(max_tokens=60), soon(0.3)):
+            events.append(event)
+
+    reading = asyncio.create_task(read())
+    await gate.reached()
+    while not events:
+        await gate.step()
+    with pytest.raises(DeadlineExceeded, match="'concise'"):
+        await reading
+    assert events
+    assert all(isinstance(event, TextPiece) for event in events)
+    gate.open()
+    assert (await settled(shared_engine)).rows == 0
+
+
+async def test_the_worker_drops_a_late_row_by_its_own_clock(engine_with):
+    now = [0.0]
+    engine = engine_with(clock=lambda: now[0])
+    gate, member = Gate(engine), members_of(engine)[0]
+    gate.close()
+    reading = asyncio.create_task(collect(member, ask(max_tokens=60), 1e12))
+    await gate.reached()
+    await gate.step()
+    now[0] = 1e12
+    gate.open()
+    with pytest.raises(DeadlineExceeded):
+        await reading
+    assert len(gate.widths) <= 3
+
+
+async def test_a_request_whose_deadline_passed_is_never_begun(shared_engine, gate):
+    with pytest.raises(DeadlineExceeded):
+        await collect(members_of(shared_engine)[0], ask(), soon(-1.0))
+    assert gate.widths == []
+
+
+async def test_only_the_row_that_cannot_be_computed_fails(shared_engine, gate):
+    members, asked = members_of(shared_engine), requests()
+    alone = [await collect(members[i % 4], request) for i, request in enumerate(asked)]
+    gate.poison = shared_engine.model.tokenizer("§", add_special_tokens=False)["input_ids"][0]
+    bad = GenerationRequest((Message("user", "§"),), 8, 1.0, 1.0)
+    answers = await asyncio.gather(
+        *(collect(members[i % 4], request) for i, request in enumerate(asked[:9])), collect(members[1], bad), return_exceptions=True
+    )
+    *good, failed = answers
+    survivors = [answer for answer in good if not isinstance(answer, Exception)]
+    assert isinstance(failed, MemberFailed)
+    assert "'detailed'" in str(failed)
+    assert "this row cannot be computed" in str(failed)
+    # A row that chose the poisonous token itself fails in its own middle; nobody else does.
+    assert survivors == [answer for answer, result in zip(alone, good, strict=False) if not isinstance(result, Exception)]
+    assert len(survivors) >= 6
+    assert max(gate.widths) > 4
+
+
+async def test_a_row_that_breaks_in_the_middle_leaves_the_others_their_text(shared_engine, gate):
+    members = members_of(shared_engine)
+    asked = [ask(PROMPTS[i % 4], seed=i, max_tokens=30) for i in range(6)]
+    alone = [await collect(members[i % 4], request) for i, request in enumerate(asked)]
+    tokenizer = shared_engine.model.tokenizer
+    # A token that exactly some of the rows write, so that it is read in the middle of decoding.
+    written = [set(tokenizer(text, add_special_tokens=False)["input_ids"]) for text, _ in alone]
+    prompts = set().union(*(tokenizer(str(prompt), add_special_tokens=False)["input_ids"] for prompt in PROMPTS))
+    candidates = {token for tokens in written for token in tokens} - prompts
+    gate.poison = min(token for token in candidates if sum(token in tokens for tokens in written) == 1)
+    answers = await asyncio.gather(*(collect(members[i % 4], request) for i, request in enumerate(asked)), return_exceptions=True)
+    failed = [i for i, answer in enumerate(answers) if isinstance(answer, Exception)]
+    assert failed == [i for i, tokens in enumerate(written) if gate.poison in tokens]
+    assert all(answers[i] == alone[i] for i in range(6) if i not in failed)
+
+
+async def test_logits_that_are_no_numbers_fail_the_row_and_not_the_worker(shared_engine):
+    member = members_of(shared_engine)[0]
+
+    def spoil(_network, _args, output):
+        output.logits[0] = float("nan")
+
+    hook = shared_engine.model.network.register_forward_hook(spoil)
+    with pytest.raises(OneMemberFailed, match="not finite at token 1"):
+        await collect(member, ask())
+    hook.remove()
+    assert (await collect(member, ask()))[0]
+
+
+async def test_a_prompt_longer_than_the_context_is_too_large_with_both_numbers(shared_engine):
+    with pytest.raises(TooLarge, match=rf"has \d+ tokens; member 'base' reads at most {CONTEXT - 1}"):
+        await collect(shared_engine.member("base"), ask("word " * 300))
+
+
+async def test_an_answer_ends_with_the_context(shared_engine):
+    request = ask("so " * 40, max_tokens=10_000, temperature=1.5, seed=3)
+    _, finish = await collect(shared_engine.member("base"), request)
+    assert finish.reason == "stop" or finish.prompt_tokens + finish.completion_tokens == CONTEXT
+
+
+async def test_a_stop_string_that_spans_tokens_is_never_begun(shared_engine):
+    member = shared_engine.member("base")
+    text, _ = await collect(member, ask(max_tokens=40, seed=11))
+    ids = shared_engine.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    middle = text[len(text) // 2 - 3 : len(text) // 2 + 3]
+    assert len(shared_engine.model.tokenizer(middle, add_special_tokens=False)["input_ids"]) > 1 < len(ids)
+    events = [event async for event in member.stream(ask(max_tokens=40, seed=11, stop=(middle, "never there")), soon())]
+    *pieces, finish = events
+    assert "".join(piece.text for piece in pieces) == text[: text.index(middle)]
+    assert isinstance(finish, Finish)
+    assert finish.reason == "stop"
+    assert finish.completion_tokens < 40
+
+
+async def test_no_piece_holds_half_a_character(shared_engine):
+    member = shared_engine.member("base")
+    for seed in range(4):
+        text, _ = await collect(member, ask("naïve café 東京 🙂", seed=seed, max_tokens=60, temperature=1.2))
+        events = [event async for event in member.stream(ask("naïve café 東京 🙂", seed=seed, max_tokens=60, temperature=1.2), soon())]
+        assert "".join(event.text for event in events[:-1]) == text
+        assert not text.endswith("\ufffd")
+
+
+async def test_system_prompt_and_sampling_of_the_member_are_used(shared_engine):
+    plain = shared_engine.member("base")
+    greedy = shared_engine.member("greedy", defaults=Defaults(temperature=0.0, top_p=1.0))
+    told = shared_engine.member("told", defaults=Defaults(temperature=0.0, top_p=1.0, system="Be brief."))
+    open_request = ask(temperature=None, top_p=None, seed=None)
+    assert await collect(greedy, open_request) == await collect(plain, ask(temperature=0.0))
+    messages = (Message("system", "Be brief."), *open_request.messages)
+    assert await collect(told, open_request) == await collect(plain, GenerationRequest(messages, 24, 0.0))
+    assert await collect(told, open_request) != await collect(greedy, open_request)
+
+
+async def test_a_tokenizer_without_a_template_reads_role_and_content_lines(language_model, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in ("config.json", "generation_config.json", "model.safetensors"):
+        (base / file).write_bytes((language_model / "base" / file).read_bytes())
+    write_tokenizer(base, template=None)
+    engine = LocalEngine(base, {}, threads=1)
+    engine.load()
+    _, finish = await collect(engine.member("plain"), ask("Hi"))
+    assert finish.prompt_tokens == len(engine.model.tokenizer("user: Hi\nassistant:")["input_ids"])
+    await engine.aclose()
+
+
+async def test_a_conversation_that_the_template_refuses_is_an_invalid_request(language_model, engine_with):
+    engine = engine_with()
+    engine.model.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
+        await collect(engine.member("base"), ask())
+    assert [error.field for error in caught.value.errors] == ["messages"]
+    engine.model.tokenizer.chat_template = None
+    assert await collect(engine.member("base"), ask())
+
+
+async def test_closing_the_engine_fails_open_streams_and_later_ones(engine_with):
+    engine = engine_with()
+    gate, member = Gate(engine), members_of(engine)[0]
+    gate.close()
+    reading = asyncio.create_task(collect(member, ask(max_tokens=60)))
+    await gate.reached()
+    closing = asyncio.create_task(engine.aclose())
+    await asyncio.sleep(0)
+    gate.open()
+    with pytest.raises(OneMemberFailed, match="engine was closed"):
+        await reading
+    await closing
+    for attempt in (collect(member, ask()), member.check()):
+        with pytest.raises(OneMemberFailed, match="closed"):
+            await attempt
+
+
+async def test_an_engine_lives_as_long_as_one_of_its_members(engine_with):
+    engine = engine_with()
+    one, *others = members_of(engine)
+    for member in others:
+        await member.aclose()
+    assert await collect(one, ask())
+    await one.aclose()
+    with pytest.raises(OneMemberFailed):
+        await one.check()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_worker_that_dies_leaves_nobody_waiting(engine_with):
+    broken = [False]
+
+    def clock():
+        if broken[0]:
+            raise RuntimeError("the clock broke")
+        return 0.0
+
+    engine = engine_with(clock=clock, max_batch=1)
+    gate, member = Gate(engine), members_of(engine)[0]
+    gate.close()
+    running, waiting = (asyncio.create_task(collect(member, ask())) for _ in range(2))
+    await gate.reached()
+    broken[0] = True
+    gate.open()
+    for reading in (running, waiting):
+        with pytest.raises(OneMemberFailed, match="worker died of RuntimeError: the clock broke"):
+            await reading
+    with pytest.raises(OneMemberFailed, match="worker died"):
+        await member.check()
+
+
+async def test_a_member_of_an_engine_that_is_not_loaded_cannot_serve(language_model):
+    member = LocalEngine(language_model / "base", {}).member("base")
+    for attempt in (collect(member, ask()), member.check()):
+        with pytest.raises(OneMemberFailed, match="not loaded"):
+            await attempt
+
+
+async def test_torch_runs_with_the_threads_that_were_asked_for(shared_engine):
+    seen = []
+    hook = shared_engine.model.network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    await collect(shared_engine.member("base"), ask(max_tokens=2))
+    hook.remove()
+    assert set(seen) == {1}
