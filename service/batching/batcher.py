@@ -5,7 +5,7 @@
 All state changes in plain functions on the loop's thread: `_admit`, `_dispatch`, `_deliver`, `_end`. There is no timer and
 no task: a batch is dispatched when a submission finds the worker free, and when the worker becomes free; while it runs, the
 next batch collects. Callers wait on one future per submission; whoever stops waiting takes its texts out of the queue.
-This module knows nothing of tensors, metrics or HTTP; it reports each batch and each drop through two callbacks.
+This module knows nothing of tensors, metrics or HTTP; it reports each batch and each text without a row through two callbacks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Batcher:
         tokens_per_s: speed to estimate `Retry-After` from until batches have been measured (`calibrate` gives all three).
         age_limit_s: how much later each further turn of a large submission is due, seconds (see `BatchQueue`).
         on_batch: called on the loop's thread after the rows of a batch were delivered.
-        on_drop: called on the loop's thread with why texts were dropped, and how many.
+        on_drop: called on the loop's thread with why texts got no row, and how many.
         clock: seconds, monotonic.
     """
 
@@ -277,11 +277,12 @@ class Batcher:
             submission.rows[index] = result
             if len(submission.rows) == submission.texts and not submission.answered.done():
                 submission.answered.set_result(run.finished_at_s)
+        self._dropped("failed", failed)
         self._queue.drained(batch.real_tokens, run.elapsed_s)
         self._note_idle()
         if self._on_batch is not None:
             waits = tuple(run.started_at_s - entry.submitted_at_s for entry in batch.entries)
-            self._on_batch(BatchReport(len(batch.entries), batch.real_tokens, batch.padded_tokens, failed, run.elapsed_s, waits))
+            self._on_batch(BatchReport(len(batch.entries), batch.real_tokens, batch.padded_tokens, run.elapsed_s, waits))
 
     def _end(self, error: BaseException | None) -> None:
         """The worker's thread has ended: by `aclose`, or of `error`."""

@@ -24,8 +24,10 @@ REPEATS = 3
 CLEARLY_FALLING = 0.9
 # The smallest budget this near to the best is taken: beyond it, a batch only takes longer.
 NEAR_BEST = 0.97
-# Where only one budget could be measured nothing can be fitted; this is a CPU's overhead, as a share of its budget.
-OVERHEAD_SHARE = 1 / 32
+# Tried on every device, whatever it takes: one that is only busy at start must not serve with tiny batches ever after.
+LEAST_BUDGETS = 3
+# Least overhead, as a share of the budget: with none at all, no two texts of different length would ever share a batch.
+LEAST_OVERHEAD_SHARE = 1 / 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,8 @@ def calibrate(
         scorer: not in use by anybody else.
         max_text_tokens: the longest text that the scorer takes.
         fixed_budget_tokens: taken as it is; only its speed and overhead are measured.
-        budgets: candidates, ascending; tried while the repeats still fit into the time.
-        limit_s: time for measuring, seconds; the smallest budget is measured whatever it takes.
+        budgets: candidates, ascending; tried while they and a repeat of each fit into the time.
+        limit_s: time for measuring, seconds; the smallest budgets are measured whatever it takes.
         make_item: a text of a given length.
         clock: seconds, monotonic.
     """
@@ -95,13 +97,13 @@ def calibrate(
     tried: list[int] = []
     best = 0.0
     for budget in candidates:
-        planned = (1 + REPEATS) * sum(_pass_tokens(each, lengths) for each in (*tried, budget))
-        if tried and fixed_budget_tokens is None and planned / best > limit_s:
+        planned = 2 * sum(_pass_tokens(each, lengths) for each in (*tried, budget))
+        if len(tried) >= LEAST_BUDGETS and planned / best > limit_s:
             break
         # The first pass of a budget meets its shapes for the first time: it plans, and is not part of the result.
         found = _pass_tokens(budget, lengths) / sum(one_pass(budget).values())
         tried.append(budget)
-        if found < CLEARLY_FALLING * best:
+        if len(tried) > LEAST_BUDGETS and found < CLEARLY_FALLING * best:
             break
         best = max(best, found)
 
@@ -137,10 +139,9 @@ def _pass_tokens(budget_tokens: int, lengths: Sequence[int]) -> int:
 def _overhead_tokens(batches: Sequence[tuple[int, float]], budget_tokens: int) -> float:
     """Returns the intercept of `seconds = (overhead + tokens) * slope`, least squares over `(tokens, seconds)`, in tokens."""
     tokens, seconds = np.array(batches, dtype=np.float64).T
-    if np.ptp(tokens) == 0:
-        return budget_tokens * OVERHEAD_SHARE
-    slope, intercept = np.polyfit(tokens, seconds, 1)
-    return float(np.clip(intercept / slope, 0.0, budget_tokens)) if slope > 0 else float(budget_tokens)
+    slope, intercept = np.polyfit(tokens, seconds, 1) if np.ptp(tokens) else (1.0, 0.0)
+    # A slope of nothing or less is a device that larger batches cost nothing: then starting one is all that counts.
+    return float(np.clip(intercept / slope if slope > 0 else np.inf, LEAST_OVERHEAD_SHARE * budget_tokens, budget_tokens))
 
 
 def _warm_lengths(max_text_tokens: int) -> list[int]:

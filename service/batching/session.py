@@ -19,10 +19,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from models.seam.families import Row
 from models.seam.text import Encoded
 from service.batching.cores import usable_cores
-
-Row = Mapping[str, NDArray[np.float32]]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -54,6 +53,12 @@ class ScorerSession:
         threads: threads of one operator; by default `usable_cores()`.
         required_provider: the provider that must really run the graph, or start-up fails.
 
+    Attributes:
+        session: the runtime's own session, for measurements beside `run`.
+        provider: the execution provider that runs the graph.
+        distribution: name and version of the installed runtime.
+        outputs: names of the graph's outputs.
+
     Raises:
         ScorerRefused: not exactly one onnxruntime distribution is installed, the required provider is not the one that
             runs the graph, the file cannot be loaded, or the graph's inputs or outputs are not a scorer's.
@@ -77,15 +82,15 @@ class ScorerSession:
         # Asked for what was not built in, the runtime warns and goes on with the rest: here the rest is chosen openly.
         chosen = [with_options(provider) for provider in providers if with_options(provider)[0] in available] or [(CPU, {})]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), session_options(self.threads), providers=chosen)
+            self.session = onnxruntime.InferenceSession(str(path), session_options(self.threads), providers=chosen)
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise ScorerRefused(f"onnxruntime does not load {path.name}: {error}") from error
-        self.provider: str = self._session.get_providers()[0]
+        self.provider: str = self.session.get_providers()[0]
         if required_provider is not None and self.provider != required_provider:
             raise ScorerRefused(
                 f"{required_provider} is required, and {self.provider} would run {path.name} (asked for {', '.join(wanted)})"
             )
-        self.outputs = _checked_outputs(path.name, self._session)
+        self.outputs = _checked_outputs(path.name, self.session)
 
     def run(self, items: Sequence[Encoded]) -> list[Row]:
         """Returns one row per item, in order: output name -> read-only float32 array without the leading axis.
@@ -96,7 +101,7 @@ class ScorerSession:
             FloatingPointError: an output has a NaN; no item was scored.
             Exception: what onnxruntime raised; no item was scored.
         """
-        arrays = self._session.run(list(self.outputs), padded(items))
+        arrays = self.session.run(list(self.outputs), padded(items))
         for name, array in zip(self.outputs, arrays, strict=True):
             if np.isnan(array).any():
                 raise FloatingPointError(f"{name} has {np.isnan(array).sum()} NaN among {array.size} values for {len(items)} texts")

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Literal
 
+from models.seam.families import Row
 from models.seam.text import Encoded
 from service.batching.queue import Entry
-from service.batching.session import Row
 from service.errors import DeadlineExceeded
 
-# Why texts left the queue without a row: no room on arrival, their deadline passed, or nobody waits for them any more.
-Drop = Literal["refused", "expired", "abandoned"]
+# Why texts got no row: no room on arrival, their deadline passed, nobody waited for them any more, or the scorer raised on them.
+Drop = Literal["refused", "expired", "abandoned", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,6 @@ class BatchReport:
     items: int
     real_tokens: int
     padded_tokens: int
-    failed: int
     inference_s: float
     queue_s: tuple[float, ...]
 

@@ -15,8 +15,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from models.seam.families import Row
 from models.seam.text import Encoded
-from service.batching.session import Row, Scorer
+from service.batching.session import Scorer
 
 LOG = logging.getLogger(__name__)
 

@@ -163,7 +163,7 @@ async def test_waiting_and_inference_add_up_to_the_whole_time_on_the_clock_given
         scorer.release()
         assert ((await first).queue_s, (await first).inference_s) == (0.0, 3.0)
         assert ((await second).queue_s, (await second).inference_s) == (3.0, 2.0)
-    assert reports.batches == [BatchReport(1, 2, 2, 0, 3.0, (0.0,)), BatchReport(1, 8, 8, 0, 2.0, (3.0,))]
+    assert reports.batches == [BatchReport(1, 2, 2, 3.0, (0.0,)), BatchReport(1, 8, 8, 2.0, (3.0,))]
 
 
 # --- admission --------------------------------------------------------------------------------------------------------
@@ -361,7 +361,8 @@ async def test_of_a_poisoned_batch_only_the_bad_text_fails(toy: Path, poison: in
     assert failed.detail.startswith("the scorer failed on text 2 of 2 (3 tokens): ")
     assert failed.__cause__ is not None
     assert [answer.rows[0]["toy_rewards"][0] for answer in answers if isinstance(answer, Submitted)] == [2 * place for place in range(1, 8)]
-    assert [(report.items, report.failed) for report in reports.batches] == [(9, 1)]
+    assert [report.items for report in reports.batches] == [9]
+    assert reports.drops == [("failed", 1)]
 
 
 async def test_a_poisoned_batch_is_run_again_by_halves() -> None:

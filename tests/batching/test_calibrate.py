@@ -46,7 +46,8 @@ def test_of_budgets_that_are_equally_fast_the_smallest_is_taken() -> None:
     scorer = CostedScorer(lambda n, longest: n * longest / 10_000)
     found = calibrate(scorer, max_text_tokens=256, limit_s=100.0, clock=scorer.clock)
     assert found.budget_tokens == 128
-    assert found.overhead_tokens == pytest.approx(0.0, abs=1e-6)
+    # Some padding must be allowed even where starting a batch costs nothing.
+    assert 0 < found.overhead_tokens < 16
 
 
 def test_a_neighbour_that_takes_the_machine_now_and_then_does_not_change_the_choice() -> None:
@@ -59,17 +60,18 @@ def test_a_neighbour_that_takes_the_machine_now_and_then_does_not_change_the_cho
 
 
 def test_a_slow_device_is_measured_within_the_limit() -> None:
-    scorer = CostedScorer(lambda n, longest: (20 + n * longest) / 3_000)
+    scorer = CostedScorer(lambda n, longest: (20 + n * longest) / 5_000)
     found = calibrate(scorer, max_text_tokens=256, limit_s=2.5, clock=scorer.clock)
     assert found.elapsed_s <= 2.5
-    assert len(found.measured) >= 2
+    assert set(found.measured) > {128, 256, 512}
+    assert max(found.measured) < BUDGETS[-1]
 
 
-def test_the_smallest_budget_is_measured_however_slow_the_device() -> None:
-    scorer = CostedScorer(lambda n, longest: n * longest / 10)
+def test_a_device_that_is_very_slow_at_start_still_tries_the_smallest_budgets() -> None:
+    scorer = CostedScorer(lambda n, longest: (100 + n * longest) / 100)
     found = calibrate(scorer, max_text_tokens=256, limit_s=2.5, clock=scorer.clock)
-    assert found.budget_tokens == 128
-    assert found.tokens_per_s == pytest.approx(10)
+    assert found.budget_tokens == 512
+    assert found.overhead_tokens == pytest.approx(100)
 
 
 def test_a_fixed_budget_is_taken_whatever_is_faster_and_still_measured() -> None:
