@@ -140,7 +140,9 @@ def _run(settings: Any, listener: socket.socket) -> int:
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 
     from service.app import create_app  # noqa: PLC0415  only `serve` needs it
+    from service.machine import find_bundle  # noqa: PLC0415  the same
 
+    find_bundle(settings)  # before anything starts: nothing to serve is an error of the settings
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
     config = uvicorn.Config(
@@ -152,7 +154,7 @@ def _run(settings: Any, listener: socket.socket) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=settings.drain_s or None,
+        timeout_graceful_shutdown=settings.drain_s,
     )
     server = uvicorn.Server(config)
     # uvicorn raises the signal again once it has shut down; an orderly end is exit code 0 and no traceback. A handler and not SIG_IGN:

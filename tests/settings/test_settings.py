@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings, SettingsError, describe_settings, read_settings, settings_table, variable
+from tests.project.tree import ROOT
 
 
 @pytest.fixture
@@ -161,3 +162,10 @@ def test_the_table_has_four_cells_a_row_whatever_the_values_hold():
     lines = settings_table().splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert lines[0] == "| variable | default | allowed | meaning |"
+
+
+def test_every_setting_is_read_by_the_service():
+    source = "\n".join(
+        (ROOT / "service" / name).read_text(encoding="utf-8") for name in ("__main__.py", "app.py", "machine.py", "settings.py")
+    )
+    assert [name for name in Settings.model_fields if f"settings.{name}" not in source and f"self.{name}" not in source] == []
