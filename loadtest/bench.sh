@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 bundles=${ATTUNE_DATA_DIR:-.attune}/bundles
 bundle=$(ls -d "$bundles"/bundle-demo-* | tail -1)
 scratch=$(mktemp -d)
-port=${ATTUNE_BENCH_PORT:-8765}
+port=${BENCH_PORT:-8765}
 url=http://127.0.0.1:$port
 
 env -u ATTUNE_CONFIG ATTUNE_DATA_DIR="$scratch" ATTUNE_BUNDLE="$bundle" ATTUNE_PORT="$port" attune serve >"$scratch/log" 2>&1 &
@@ -21,7 +21,7 @@ done
 title() { printf '\n== %s\n' "$1"; }
 title "feedback by ids, one at a time";                    python loadtest/feedback.py --url "$url"
 title "score, 32 clients, mixed lengths, against raw ORT"; python loadtest/score_ceiling.py "$bundle" --url "$url"
-title "simulated users over HTTP";                         python loadtest/simulated_users.py --url "$url" --users "${ATTUNE_BENCH_USERS:-50}"
+title "simulated users over HTTP";                         python loadtest/simulated_users.py --url "$url" --users "${BENCH_USERS:-50}"
 kill -TERM $server; wait $server || true
 title "bytes in Redis";                                    python loadtest/state_memory.py
 title "the seam, microseconds";                            python loadtest/seam_cost.py
