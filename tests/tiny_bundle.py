@@ -27,7 +27,8 @@ from models.seam.text import Encoded, TextEncoder, TextTemplate
 HEADS = ("concise", "detailed", "warm")
 MEMBERS = ("concise", "detailed", "warm")
 WARM = ("friend", "lovely", "glad", "dear", "sunny")
-PLAIN = tuple("how do i boil an egg what is the best way to travel tell me about tea put it in water for six minutes then eat yes no".split())
+SENTENCE = "how do i boil an egg what is the best way to travel tell me about tea put it in water for six minutes then eat yes no"
+PLAIN = tuple(SENTENCE.split(" "))
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = (*SPECIAL, *WARM, *PLAIN, ".", ",", "?", ":", "user", "assistant", "system")
 TEMPLATE = TextTemplate(prefix=(2,), middle=(3,), suffix=(3,), separator=(3,), max_tokens=64, max_prompt_tokens=24, max_context_tokens=8)

@@ -1,0 +1,148 @@
+"""Choosing members for a user and a prompt, and writing the decision down before anybody can refer to it.
+
+    user's sum ∥ prompt's row ─> posterior samples ─> law ─> draw ─> decision record ─> store
+
+`S` samples, `M` members, `K` heads. The law, the draw and their probabilities are `models.seam.routing`'s; the seed is fresh for every
+decision and kept with it. If the store is away the answer goes on without a decision id: what cannot be kept cannot be learned from.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models.seam.family import Row
+from models.seam.routing import choose, sampled_values
+from service.endpoints.answers import Expected, Fallback, RouteAnswer, RoutingAnswer
+from service.endpoints.ids import new_decision_id
+from service.endpoints.people import Person, key_of, read_person
+from service.endpoints.record import DecisionRecord, Routing, digest_of, keep, pack
+from service.endpoints.runtime import Call
+from service.endpoints.scoring import both, encode, submit
+from service.endpoints.wire import RouteRequest
+from service.errors import StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store."""
+
+    id: str | None
+    user: str | None
+    person: Person
+    prompt: str
+    prompt_row: Row
+    record: DecisionRecord
+
+
+async def decide(call: Call, request: RouteRequest, user: str | None) -> Decision:
+    """Returns who answers, written down.
+
+    Args:
+        call: the request.
+        request: checked; `user` of it is ignored in favour of the next argument.
+        user: None for a caller who names no user: the prior decides and nothing is kept.
+    """
+    bundle, runtime = call.serving.bundle, call.runtime
+    prompt = request.prompt_text or ""
+
+    async def prompt_row() -> Row:
+        return (await submit(call, await encode(call, prompt, [], context=request.context, with_prompt=True)))[0]
+
+    person, row = await both(read_person(call, user), prompt_row())
+    name = request.family or call.serving.family
+    routing = route(call, request, person, row, name)
+    record = DecisionRecord(
+        made_at_s=runtime.clock(),
+        bundle=bundle.id,
+        basis=bundle.basis,
+        family=name,
+        personalization=person.personalization,
+        comparisons=person.comparisons,
+        prompt=prompt if runtime.keep_text else None,
+        context=request.context if runtime.keep_text else None,
+        prompt_digest=digest_of(prompt),
+        routing=routing,
+        prompt_outputs=keep(row, call.serving.prompt_outputs),
+    )
+    for member in routing.members:
+        runtime.metrics.decided(routing.policy, member)
+    decision = Decision(None, user, person, prompt, row, record)
+    if user is None or person.personalization == "unavailable":
+        return decision
+    decision = replace(decision, id=new_decision_id(record.made_at_s))
+    kept = await write(call, decision)
+    if not kept:
+        return replace(decision, id=None)
+    call.headers["x-decision-id"] = decision.id or ""
+    return decision
+
+
+def route(call: Call, request: RouteRequest, person: Person, row: Row, name: str) -> Routing:
+    """Returns the members drawn for this user and prompt, with the law that drew them; a forced member is drawn by nobody."""
+    bundle, runtime = call.serving.bundle, call.runtime
+    members = bundle.portfolio.names
+    seed = secrets.randbits(63)
+    rng = np.random.default_rng(seed)
+    family = bundle.families[name]
+    weights = family.sample_weights(bundle.families.part(name, person.evidence), row, rng, runtime.samples)
+    sampled = sampled_values(weights, bundle.portfolio.values_for(name, row))
+    forced = request.member is not None
+    choice = choose(request.policy, sampled, count=1 if forced else request.candidates, epsilon=runtime.epsilon, rng=rng)
+    return Routing(
+        policy="forced" if forced else request.policy,
+        seed=seed,
+        epsilon=runtime.epsilon,
+        samples=runtime.samples,
+        members=(request.member,) * request.candidates if request.member else tuple(members[index] for index in choice.members),
+        propensities=dict(zip(members, choice.propensities.tolist(), strict=True)),
+        propensity=None if forced else choice.propensity,
+        joint=None if forced else choice.joint,
+        expected={member: (float(choice.mean[index]), float(choice.std[index])) for index, member in enumerate(members)},
+    )
+
+
+async def write(call: Call, decision: Decision) -> bool:
+    """Returns whether the decision's record is kept now; written again under the same id, it takes the place of the first."""
+    if decision.id is None or decision.user is None:
+        return False
+    key, store, ttl_s = key_of(call, decision.user), call.runtime.store, call.runtime.decision_ttl_s
+    record = pack(decision.record)
+    if len(record) > call.runtime.limits.max_decision_bytes:
+        record = pack(without_texts(decision.record))  # learning needs the features; texts are kept for people and for a later basis
+    try:
+        with call.timings.measure("redis"):
+            await store.write_decision(key, decision.id, record, ttl_s)
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def without_texts(record: DecisionRecord) -> DecisionRecord:
+    """Returns the record without prompt and answers."""
+    candidates = tuple(replace(candidate, text=None) for candidate in record.candidates)
+    return replace(record, prompt=None, context=None, candidates=candidates)
+
+
+def routing_answer(routing: Routing, served: str | None = None) -> RoutingAnswer:
+    """Returns the wire's view of a routing; `served` is who wrote the first answer, if somebody did."""
+    return RoutingAnswer(
+        policy=routing.policy,
+        member=served or routing.members[0],
+        members=list(routing.members),
+        propensity=routing.propensity,
+        joint_propensity=routing.joint,
+        propensities=dict(routing.propensities),
+        expected={member: Expected(mean, std) for member, (mean, std) in routing.expected.items()},
+        fallback=Fallback(**routing.fallback) if routing.fallback else None,
+    )
+
+
+def route_answer(decision: Decision) -> RouteAnswer:
+    """Returns the answer of `/route`, and the first event of a stream."""
+    record = decision.record
+    return RouteAnswer(
+        decision.id, record.bundle, record.family, decision.person.personalization, decision.person.seen, routing_answer(record.routing)
+    )

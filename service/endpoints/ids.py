@@ -1,0 +1,64 @@
+"""Identifiers: UUIDv7 (RFC 9562), sortable by time; a candidate's id contains its decision's.
+
+A decision id has its low six bits zero; its candidates' ids are the same number with `index + 1` in those bits. So the decision of a
+candidate is computed and never looked up, and a forged candidate id can at most name a candidate that does not exist.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+
+CANDIDATE_BITS = 6
+MAX_CANDIDATES = 2**CANDIDATE_BITS - 1
+_MASK = MAX_CANDIDATES
+
+
+def new_id(now_s: float | None = None) -> str:
+    """Returns a new UUIDv7: 48 bits of milliseconds since 1970, then 74 random bits."""
+    return str(uuid.UUID(int=_version_7(now_s)))
+
+
+def new_decision_id(now_s: float | None = None) -> str:
+    """Returns a new decision id: a UUIDv7 with its low six bits zero."""
+    return str(uuid.UUID(int=_version_7(now_s) & ~_MASK))
+
+
+def candidate_id(decision_id: str, index: int) -> str:
+    """Returns the id of a decision's candidate.
+
+    Raises:
+        ValueError: `index` is not within 0..62.
+    """
+    if not 0 <= index < MAX_CANDIDATES:
+        raise ValueError(f"a decision has at most {MAX_CANDIDATES} candidates; there is no place for index {index}")
+    return str(uuid.UUID(int=uuid.UUID(decision_id).int | (index + 1)))
+
+
+def split_candidate(candidate: str) -> tuple[str, int] | None:
+    """Returns the decision id and index that a candidate id holds, or None if it cannot be a candidate id."""
+    number = _parse(candidate)
+    if number is None or not number & _MASK:
+        return None
+    return str(uuid.UUID(int=number & ~_MASK)), (number & _MASK) - 1
+
+
+def as_decision_id(text: str) -> str | None:
+    """Returns a decision id in its canonical spelling, or None if the text cannot be one."""
+    number = _parse(text)
+    return None if number is None or number & _MASK else str(uuid.UUID(int=number))
+
+
+def _parse(text: str) -> int | None:
+    if len(text) != 36:  # uuid.UUID also takes braces, URNs and bare hexadecimal; only one spelling is ours
+        return None
+    try:
+        return uuid.UUID(text).int
+    except ValueError:
+        return None
+
+
+def _version_7(now_s: float | None) -> int:
+    milliseconds = int((time.time() if now_s is None else now_s) * 1000)
+    return (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
