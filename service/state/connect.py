@@ -4,8 +4,9 @@
     redis+sentinel://[user:password@]host[:port],host[:port]/service[/db]     rediss+sentinel:// with TLS to the servers
     redis+cluster://[user:password@]host[:port],host[:port]                   rediss+cluster:// with TLS
 
-Connections are bounded, have timeouts, speak RESP2 (no push messages that a reply could be mistaken for) and are tried once more when
-one breaks; every operation of the store is safe to repeat. `where` names the server for messages and never holds the password.
+Connections are bounded, have timeouts, and speak RESP2 (no push messages that a reply could be mistaken for). redis-py repeats nothing by
+itself: behind Sentinel it would repeat to the old primary, on a cluster without asking which operation it is; `RedisStore` does that.
+`where` names the server for messages and never holds the password.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 _QUERY_FIELDS = {"sentinel": {"sentinel_username", "sentinel_password"}, "cluster": set[str]()}
@@ -131,7 +131,7 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         "socket_keepalive": True,
         "protocol": 2,
         "driver_info": None,
-        "retry": Retry(NoBackoff(), 1, (RedisConnectionError,)),
+        "retry": Retry(NoBackoff(), 0),
     }
     if address.kind == "server":
         if url.startswith("unix:"):
@@ -145,7 +145,10 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
     login: dict[str, Any] = {name: value for name, value in address.credentials.items() if not name.startswith("sentinel_")}
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.nodes]
-        cluster = RedisCluster(startup_nodes=nodes, max_connections=max_connections, ssl=address.tls, **login, **options)
+        # reinitialize_steps=0: a slot that moved is learned alone. Refreshing everything would close connections under running commands.
+        cluster = RedisCluster(
+            startup_nodes=nodes, max_connections=max_connections, ssl=address.tls, reinitialize_steps=0, **login, **options
+        )
         return Connected(cast("Client", cluster), address.where, True, cluster.aclose)
     to_sentinels = {name.removeprefix("sentinel_"): value for name, value in address.credentials.items() if name.startswith("sentinel_")}
     timeouts = {name: value for name, value in options.items() if name != "retry"}

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Self
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, prepare, socket_path
-from service.state.server_process import Fsync, ServerProcess, arguments, find_server
+from service.state.server_process import Fsync, ServerProcess, arguments, client_of, find_server
 
 __all__ = ["DataDirInUse", "EmbeddedRedis", "EmbeddedRedisError"]
 
@@ -51,7 +50,7 @@ class EmbeddedRedis:
         self._locks: list[Lock] = []
         self._server: ServerProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._up = asyncio.Event()
+        self._changed = asyncio.Condition()
         self._closing = asyncio.Event()
         self.restarts = 0
 
@@ -65,9 +64,10 @@ class EmbeddedRedis:
         """The server's process id; None while there is no server."""
         return self._server.pid if self._server is not None else None
 
-    async def up(self) -> None:
-        """Returns when the server accepts connections: at once after `start`, later while it is being launched again."""
-        await self._up.wait()
+    async def up(self, *, other_than: int | None = None) -> None:
+        """Returns when a server accepts connections, other than the one with this process id if one is given."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.pid not in {None, other_than})
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -123,14 +123,12 @@ class EmbeddedRedis:
     async def _end_orphan(self, servers: Lock, patience_s: float = 10.0) -> None:
         """Ends a server whose Attune was killed: it flushes its file and goes, and its lock tells when it has gone."""
         _log.warning("embedded_redis_orphan", pid=servers.noted(), socket=str(self._socket))
-        client = Redis(unix_socket_path=str(self._socket), socket_timeout=patience_s, protocol=2)
         try:
-            await client.shutdown()
+            async with client_of(self._socket, patience_s) as client:
+                await client.shutdown()
         except (RedisError, OSError) as error:
             # Also when it was ending already, and there was nothing left to connect to.
             _log.info("embedded_redis_orphan_asked", answer=type(error).__name__)
-        finally:
-            await client.aclose()
         if not await servers.wait(patience_s):
             raise DataDirInUse(
                 f"a Redis with process id {servers.noted()}, left by an earlier Attune, still uses {self._data_dir} "
@@ -139,9 +137,9 @@ class EmbeddedRedis:
 
     # --- the server -------------------------------------------------------------------------------------------------
 
-    async def _launch(self, binary: Path, servers: Lock) -> ServerProcess:
+    async def _launch(self, binary: Path, servers: Lock) -> None:
         self._socket.unlink(missing_ok=True)
-        self._server = server = await ServerProcess.launch(
+        server = await ServerProcess.launch(
             binary,
             arguments(self._directory, self._socket, self._fsync),
             socket=self._socket,
@@ -149,9 +147,13 @@ class EmbeddedRedis:
             timeout_s=self._start_timeout_s,
         )
         servers.note(str(server.pid))
-        self._up.set()
+        await self._has(server)
         _log.info("embedded_redis_ready", server=binary.name, pid=server.pid, fsync=self._fsync)
-        return server
+
+    async def _has(self, server: ServerProcess | None) -> None:
+        async with self._changed:
+            self._server = server
+            self._changed.notify_all()
 
     async def _supervise(self, binary: Path, servers: Lock) -> None:
         """Launches the server again whenever it ends; stops it and returns once closing."""
@@ -166,9 +168,8 @@ class EmbeddedRedis:
             elif await self._watch(self._server, closing) > STEADY_S:
                 pause_s = 0.0
         if self._server is not None:
-            self._up.clear()
             await self._server.stop()
-            self._server = None
+            await self._has(None)
 
     async def _launch_again(self, binary: Path, servers: Lock) -> None:
         self.restarts += 1
@@ -184,8 +185,7 @@ class EmbeddedRedis:
         ended = asyncio.create_task(server.ended())
         await asyncio.wait((ended, closing), return_when=asyncio.FIRST_COMPLETED)
         if ended.done() and not closing.done():
-            self._up.clear()
-            self._server = None
+            await self._has(None)
             _log.error("embedded_redis_died", pid=server.pid, code=ended.result(), last_words=server.last_words())
         ended.cancel()
         return loop.time() - began

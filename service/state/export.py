@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from service.state.keys import DECISION, SUM, UserKey, WrongUser, unseal
-from service.state.store import Exported, LoggedComparison, StoredDecision, StoredSum, TakenBack, UserSum
+from service.state.records import Exported, LoggedComparison, StoredDecision, StoredSum, TakenBack, UserSum
 
 Read = Callable[..., Awaitable[Any]]
 

@@ -15,14 +15,10 @@ import numpy as np
 
 from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
 from service.state.keys import UserKey, checked_name, is_name
-from service.state.store import (
+from service.state.records import (
     EPOCH_BITS,
-    Added,
     Comparison,
-    DecisionPlace,
-    Deleted,
     Exported,
-    Limits,
     LoggedComparison,
     StoredDecision,
     StoredSum,
@@ -31,6 +27,7 @@ from service.state.store import (
     Vector,
     is_event_id,
 )
+from service.state.store import Added, DecisionPlace, Deleted, Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,44 +1,30 @@
 """The store on Redis: redis-py asyncio, one script per writing operation, one round trip per request.
 
-    operation ──> permit (bounded, cancellable) ──> task that owns the connection until its reply is read ──> seal checked ──> caller
+    operation ──> Wire (bounded, shielded, translated) ──> seal checked ──> caller
 
-A caller may leave at any await; its command is still awaited to the end by its task, so that a connection never returns to the pool with
-a reply unread, which redis-py would hand to the next caller (redis-py #2624, #2665). Should a reply be crossed all the same, its seal
-betrays it. Exceptions of redis-py are translated here, once; nothing here knows what evidence means.
+Redis stores and does not think: scripts refuse repeats and add vectors. Should a reply ever be crossed with another caller's, its seal
+betrays it and nobody gets it. Nothing here knows what evidence means.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import structlog
-from redis.exceptions import RedisClusterException, RedisError
 
 from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
-from service.state.connect import connect
 from service.state.export import pages
 from service.state.keys import DECISION, SUM, UserKey, WrongUser, is_name, pack_pointer, pointer_key, seal_of, unpack_pointer, unseal
-from service.state.scripts import ADD_COMPARISON, DELETE_USER, TAKE_BACK, WRITE_DECISION, Script
-from service.state.store import (
-    Added,
-    Comparison,
-    DecisionPlace,
-    Deleted,
-    Exported,
-    Limits,
-    Observe,
-    UserSum,
-    is_event_id,
-)
-
-T = TypeVar("T")
+from service.state.records import Comparison, Exported, UserSum, is_event_id
+from service.state.scripts import ADD_COMPARISON, DELETE_USER, TAKE_BACK, WRITE_DECISION
+from service.state.store import Added, DecisionPlace, Deleted, Limits, Observe
+from service.state.wire import Wire
 
 _log = structlog.get_logger(__name__)
 _POINTERS_AT_ONCE = 500
+TOKEN_BYTES = 8
 
 
 def unobserved(operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT001 - an `Observe`
@@ -65,25 +51,20 @@ class RedisStore:
         timeout_s: float = 2.0,
         observe: Observe = unobserved,
     ) -> None:
-        self._connected = connect(url, max_connections=max_connections, timeout_s=timeout_s)
+        self._wire = Wire(url, max_connections=max_connections, timeout_s=timeout_s, observe=observe)
         self._limits = limits
-        self._permits = asyncio.Semaphore(max_connections)
-        self._max_connections = max_connections
-        self._timeout_s = timeout_s
         self._observe = observe
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
-        record = await self._run("read_user", lambda: self._command("GET", key.sum(basis)))
+        record = await self._wire.run("read_user", lambda: self._wire.command("GET", key.sum(basis)))
         return self._sum(key, record)
 
     async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
         ids = [decision_id for decision_id in dict.fromkeys(decision_ids) if is_name(decision_id)]
         names = [key.sum(basis), *(key.decision(decision_id) for decision_id in ids)]
-        records = await self._run("read_for_feedback", lambda: self._command("MGET", *names))
+        records = await self._wire.run("read_for_feedback", lambda: self._wire.command("MGET", *names))
         decisions = {
             decision_id: self._unseal(DECISION, key, record)
             for decision_id, record in zip(ids, records[1:], strict=True)
@@ -95,7 +76,7 @@ class RedisStore:
         key = await self._owner("read_decision", tenant, decision_id)
         if key is None:
             raise UnknownDecision(f"no decision {decision_id[:64]!r} is known")
-        record = await self._run("read_decision", lambda: self._command("GET", key.decision(decision_id)))
+        record = await self._wire.run("read_decision", lambda: self._wire.command("GET", key.decision(decision_id)))
         if record is None:
             raise ExpiredCandidate(f"the record of decision {decision_id} has expired")
         return key.tag, self._unseal(DECISION, key, record)
@@ -106,13 +87,13 @@ class RedisStore:
             return "unknown"
         if owner != key:
             return "foreign"
-        live = await self._run("locate_decision", lambda: self._command("EXISTS", key.decision(decision_id)))
+        live = await self._wire.run("locate_decision", lambda: self._wire.command("EXISTS", key.decision(decision_id)))
         return "live" if live else "expired"
 
     async def _owner(self, operation: str, tenant: str, decision_id: str) -> UserKey | None:
         if not is_name(decision_id):
             return None
-        pointer = await self._run(operation, lambda: self._command("GET", pointer_key(tenant, decision_id)))
+        pointer = await self._wire.run(operation, lambda: self._wire.command("GET", pointer_key(tenant, decision_id)))
         if pointer is None:
             return None
         try:
@@ -122,7 +103,7 @@ class RedisStore:
 
     async def export(self, key: UserKey) -> AsyncIterator[Exported]:
         async def read(*command: Any) -> Any:
-            return await self._run("export", lambda: self._command(*command))
+            return await self._wire.run("export", lambda: self._wire.command(*command))
 
         source = pages(key, read)
         try:
@@ -130,6 +111,8 @@ class RedisStore:
                 yield exported
         except WrongUser as error:
             raise self._wrong_user(error) from error
+        except ValueError as error:
+            raise self._damaged(error) from error
         finally:
             await source.aclose()
 
@@ -141,17 +124,17 @@ class RedisStore:
         keys = [key.decision(decision_id), key.decisions]
         arguments = [seal_of(DECISION, key) + record, decision_id, ttl_ms, self._limits.max_decisions, key.decision_prefix]
         pointer, value = pointer_key(key.tenant, decision_id), pack_pointer(key, decision_id)
-        clustered = self._connected.clustered
+        clustered = self._wire.clustered
 
         async def write() -> list[bytes]:
             if clustered:
-                await self._command("SET", pointer, value, "PX", 2 * ttl_ms)
-                return await self._script(WRITE_DECISION, keys, arguments)
-            return await self._script(WRITE_DECISION, [*keys, pointer], [*arguments, value])
+                await self._wire.command("SET", pointer, value, "PX", 2 * ttl_ms)
+                return await self._wire.script(WRITE_DECISION, keys, arguments)
+            return await self._wire.script(WRITE_DECISION, [*keys, pointer], [*arguments, value])
 
-        over = await self._run("write_decision", write)
+        over = await self._wire.run("write_decision", write)
         if over:
-            await self._run("trim_decisions", lambda: self._drop_pointers(key, key.decisions, over))
+            await self._wire.run("trim_decisions", lambda: self._drop_pointers(key, key.decisions, over))
 
     async def add_comparison(self, key: UserKey, comparison: Comparison) -> Added:
         self._limits.check_payload(comparison.payload)
@@ -165,8 +148,9 @@ class RedisStore:
             comparison.payload,
             self._limits.max_log,
             self._user_ttl_ms,
+            secrets.token_bytes(TOKEN_BYTES),
         ]
-        outcome, *rest = await self._run("add_comparison", lambda: self._script(ADD_COMPARISON, keys, arguments))
+        outcome, *rest = await self._wire.run("add_comparison", lambda: self._wire.script(ADD_COMPARISON, keys, arguments))
         match outcome:
             case b"applied":
                 return Added("applied", self._sum(key, rest[0]))
@@ -182,8 +166,8 @@ class RedisStore:
         if not is_event_id(event_id):
             raise UnknownEvent(f"no comparison {event_id[:64]!r} is kept: that is not an event id")
         keys = [key.sum(basis), key.events, key.log]
-        arguments = [seal_of(SUM, key), event_id, secrets.token_bytes(8), key.sum_prefix, self._user_ttl_ms]
-        outcome, *rest = await self._run("take_back", lambda: self._script(TAKE_BACK, keys, arguments))
+        arguments = [seal_of(SUM, key), event_id, secrets.token_bytes(TOKEN_BYTES), key.sum_prefix, self._user_ttl_ms]
+        outcome, *rest = await self._wire.run("take_back", lambda: self._wire.script(TAKE_BACK, keys, arguments))
         match outcome:
             case b"taken":
                 return self._sum(key, rest[0] if rest else None)
@@ -197,76 +181,30 @@ class RedisStore:
         keys = [key.events, key.log, key.decisions, key.deleting]
 
         async def delete() -> Deleted:
-            removed, comparisons, decisions = await self._script(DELETE_USER, keys, [key.sum_prefix, key.decision_prefix])
-            while ids := await self._command("ZRANGE", key.deleting, 0, _POINTERS_AT_ONCE - 1):
+            removed, comparisons, decisions = await self._wire.script(DELETE_USER, keys, [key.sum_prefix, key.decision_prefix])
+            while ids := await self._wire.command("ZRANGE", key.deleting, 0, _POINTERS_AT_ONCE - 1):
                 removed += await self._drop_pointers(key, key.deleting, ids)
             return Deleted(removed, comparisons, decisions)
 
-        return await self._run("delete_user", delete)
+        return await self._wire.run("delete_user", delete)
 
     async def _drop_pointers(self, key: UserKey, index: str, ids: Sequence[bytes]) -> int:
         """Removes the pointers of these decisions, and only then the ids from the index that leads to them; returns how many there were."""
         pointers = [pointer_key(key.tenant, decision_id.decode("ascii")) for decision_id in ids]
-        if self._connected.clustered:
-            removed = [await self._command("UNLINK", pointer) for pointer in pointers]
+        if self._wire.clustered:
+            removed = [await self._wire.command("UNLINK", pointer) for pointer in pointers]
         else:
-            removed = [await self._command("UNLINK", *pointers)]
-        await self._command("ZREM", index, *ids)
+            removed = [await self._wire.command("UNLINK", *pointers)]
+        await self._wire.command("ZREM", index, *ids)
         return int(sum(removed))
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        await self._run("ping", lambda: self._command("PING"))
+        await self._wire.run("ping", lambda: self._wire.command("PING"))
 
     async def aclose(self) -> None:
-        self._closed = True
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
-        await self._connected.aclose()
-
-    # --- one command ------------------------------------------------------------------------------------------------
-
-    async def _run(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Returns what `work` returns, having run it in a task that its caller's cancellation does not reach."""
-        if self._closed:
-            raise StoreUnavailable(f"the store at {self._connected.where} is closed")
-        began = time.perf_counter()
-        try:
-            if self._permits.locked():
-                async with asyncio.timeout(self._timeout_s):
-                    await self._permits.acquire()
-            else:
-                await self._permits.acquire()
-        except TimeoutError as error:
-            self._observe(operation, time.perf_counter() - began, False)
-            raise StoreUnavailable(
-                f"{self._max_connections} of {self._max_connections} connections to Redis at {self._connected.where} "
-                f"were busy for {self._timeout_s:g} s"
-            ) from error
-        task = asyncio.create_task(self._owned(operation, work, began), name=f"redis {operation}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
-
-    async def _owned(self, operation: str, work: Callable[[], Awaitable[T]], began: float) -> T:
-        answered = False
-        try:
-            result = await work()
-            answered = True
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis at {self._connected.where} did not answer {operation}: {_reason(error)}") from error
-        finally:
-            self._permits.release()
-            self._observe(operation, time.perf_counter() - began, answered)
-        return result
-
-    async def _command(self, *args: Any) -> Any:
-        return await self._connected.client.execute_command(*args)
-
-    async def _script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
-        result: list[Any] = await script.run(self._command, keys, arguments)
-        return result
+        await self._wire.aclose()
 
     # --- replies ----------------------------------------------------------------------------------------------------
 
@@ -281,7 +219,7 @@ class RedisStore:
         try:
             return UserSum.unpack(body)
         except ValueError as error:
-            raise StoreUnavailable(f"a sum in Redis at {self._connected.where} is damaged: {error}") from error
+            raise self._damaged(error) from error
 
     def _unseal(self, kind: bytes, key: UserKey, record: bytes) -> bytes:
         try:
@@ -291,18 +229,16 @@ class RedisStore:
 
     def _wrong_user(self, error: WrongUser) -> StoreUnavailable:
         self._observe("wrong-user", 0.0, False)
-        _log.error("redis_wrong_user", where=self._connected.where, detail=str(error))
-        return StoreUnavailable(f"Redis at {self._connected.where} gave a record that was not asked for; it was discarded")
+        _log.error("redis_wrong_user", where=self._wire.where, detail=str(error))
+        return StoreUnavailable(f"Redis at {self._wire.where} gave a record that was not asked for; it was discarded")
+
+    def _damaged(self, error: ValueError) -> StoreUnavailable:
+        self._observe("damaged", 0.0, False)
+        _log.error("redis_damaged_record", where=self._wire.where, detail=str(error))
+        return StoreUnavailable(f"a record in Redis at {self._wire.where} is damaged: {error}")
 
     def _refused(self, outcome: bytes, rest: Sequence[Any], basis: str, size: int | None) -> Exception:
         if outcome == b"shape":
             given = "the logged comparison another number" if size is None else f"the comparison {size}"
             return ValueError(f"the sum under basis {basis} holds {rest[0]} doubles of evidence, {given}")
         return self._wrong_user(WrongUser(f"a script answered {outcome!r}"))
-
-
-def _reason(error: BaseException) -> str:
-    """Returns the kind of an error and, for a reply, its code: messages of Redis can quote keys and values."""
-    words = str(error).split(maxsplit=1)
-    code = words[0] if words and words[0].isupper() and words[0].isalpha() else ""
-    return f"{type(error).__name__} {code}".rstrip()

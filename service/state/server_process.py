@@ -18,6 +18,8 @@ from typing import Literal
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.state.data_dir import EmbeddedRedisError
@@ -86,13 +88,9 @@ def arguments(directory: Path, socket: Path, fsync: Fsync) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
 
-async def ping(socket: Path, timeout_s: float) -> None:
-    """Returns when the server at `socket` answers; raises RedisError or OSError."""
-    client = Redis(unix_socket_path=str(socket), socket_timeout=timeout_s, protocol=2)
-    try:
-        await client.ping()
-    finally:
-        await client.aclose()
+def client_of(socket: Path, timeout_s: float) -> Redis:
+    """Returns a client of the server at `socket` that tries once."""
+    return Redis(unix_socket_path=str(socket), socket_timeout=timeout_s, protocol=2, retry=Retry(NoBackoff(), 0))
 
 
 class ServerProcess:
@@ -164,7 +162,8 @@ class ServerProcess:
             async with asyncio.timeout(timeout_s):
                 ready = await asyncio.shield(self._said_ready)
                 if ready:
-                    await ping(socket, timeout_s)
+                    async with client_of(socket, timeout_s) as client:
+                        await client.ping()
         except (TimeoutError, RedisError, OSError) as error:
             raise EmbeddedRedisError(f"{self._name} was not ready within {timeout_s:g} s: {self.last_words()}") from error
         if not ready:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from service.state.embedded import EmbeddedRedis
 from service.state.memory_store import MemoryStore
 from service.state.redis_store import RedisStore
 from service.state.store import Comparison, Limits, Store, UserKey, user_tag
-from tests.state.servers import embedded_in_a_thread
+from tests.state.servers import BINARY, embedded_in_a_thread
 
 BASIS = "basis-1"
 
@@ -32,6 +33,13 @@ async def raw(server: EmbeddedRedis) -> AsyncIterator[Redis]:
     client = Redis.from_url(server.url, protocol=2)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
+    """A server of this test alone, that it may stop, kill and flush."""
+    async with EmbeddedRedis(tmp_path, binary=BINARY) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
--- add_comparison(sum, events, log; seal, event, digest, basis, vector, payload, max_log, ttl_ms) -> {outcome [, sum record]}
+-- add_comparison(sum, events, log; seal, event, digest, basis, vector, payload, max_log, ttl_ms, token) -> {outcome [, sum record]}
 --
 -- Adds one comparison to a user's sum, once per event id, and logs it.
 --
 -- KEYS[1] string  {user}:sum:<basis>   seal, then doubles: count, epoch, first_seen_s, last_seen_s, evidence...   written here
--- KEYS[2] hash    {user}:events        event id -> digest (16 bytes) .. stream id; "\1" .. basis -> "" for every basis with a sum
+-- KEYS[2] hash    {user}:events        event id -> digest (16 bytes) .. token (8 bytes) .. stream id, or "x" if taken back;
+--                                      "\1" .. basis -> "" for every basis with a sum
 -- KEYS[3] stream  {user}:log           kind "c": tag, event, basis, vector, payload; kind "x" (taken back): tag, event
 -- ARGV[1] seal     17 bytes that open the user's sum record
 -- ARGV[2] event    the event id
@@ -13,19 +14,20 @@
 -- ARGV[6] payload  opaque
 -- ARGV[7] max_log  entries kept in the log
 -- ARGV[8] ttl_ms   time to live of all three keys, set together
+-- ARGV[9] token    8 random bytes of this request: a client that repeats a request whose answer it lost hears "applied", not "duplicate"
 --
 -- Result: {"applied", record} | {"duplicate", record or nil} | {"conflict"} | {"taken-back"} | {"shape", doubles held}
 --         | {"wrong-user"}. Only "applied" changes anything.
 -- Cluster: all keys carry the user's hash tag, so they are on one slot. No other key is touched.
 
 local seal, event, digest, basis, vector = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local max_log, ttl_ms = tonumber(ARGV[7]), ARGV[8]
+local max_log, ttl_ms, token = tonumber(ARGV[7]), ARGV[8], ARGV[9]
 
 local known = redis.call('HGET', KEYS[2], event)
 if known then
-  if known:sub(17, 17) == 'x' then return {'taken-back'} end
+  if known:sub(25) == 'x' then return {'taken-back'} end
   if known:sub(1, 16) ~= digest then return {'conflict'} end
-  return {'duplicate', redis.call('GET', KEYS[1])}
+  return {known:sub(17, 24) == token and 'applied' or 'duplicate', redis.call('GET', KEYS[1])}
 end
 
 local size = #vector / 8
@@ -60,7 +62,7 @@ local record = seal .. struct.pack('<' .. string.rep('d', size + 2), unpack(sum)
 redis.call('SET', KEYS[1], record, 'PX', ttl_ms)
 local id = redis.call('XADD', KEYS[3], '*', 'kind', 'c', 'tag', seal:sub(2), 'event', event, 'basis', basis, 'vector', vector,
   'payload', ARGV[6])
-redis.call('HSET', KEYS[2], event, digest .. id, '\1' .. basis, '')
+redis.call('HSET', KEYS[2], event, digest .. token .. id, '\1' .. basis, '')
 
 local over = redis.call('XLEN', KEYS[3]) - max_log
 if over > 0 then

@@ -21,7 +21,7 @@ for i = 1, #events, 2 do
   local field = events[i]
   if field:sub(1, 1) == '\1' then
     keys = keys + redis.call('UNLINK', ARGV[1] .. field:sub(2))
-  elseif events[i + 1]:sub(17, 17) ~= 'x' then
+  elseif events[i + 1]:sub(25) ~= 'x' then
     comparisons = comparisons + 1
   end
 end

@@ -3,7 +3,7 @@
 -- Subtracts from a user's sum exactly what one event added, and marks the event so that a late repeat is refused.
 --
 -- KEYS[1] string  {user}:sum:<basis>   the sum to answer with
--- KEYS[2] hash    {user}:events        the event's value becomes digest .. "x" .. token
+-- KEYS[2] hash    {user}:events        the event's value becomes digest .. token .. "x"
 -- KEYS[3] stream  {user}:log           the entry goes, a mark (kind "x") without the comparison's content comes
 -- ARGV[1] seal        17 bytes that open the user's sum record
 -- ARGV[2] event       the event id
@@ -19,12 +19,12 @@ local seal, event, token, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 
 local known = redis.call('HGET', KEYS[2], event)
 if not known then return {'unknown'} end
-if known:sub(17, 17) == 'x' then
-  if known:sub(18) == token then return {'taken', redis.call('GET', KEYS[1])} end
+if known:sub(25) == 'x' then
+  if known:sub(17, 24) == token then return {'taken', redis.call('GET', KEYS[1])} end
   return {'taken-back'}
 end
 
-local id = known:sub(17)
+local id = known:sub(25)
 local entry = redis.call('XRANGE', KEYS[3], id, id)[1]
 if not entry then return {'unknown'} end
 local fields = {}
@@ -59,7 +59,7 @@ end
 
 redis.call('XDEL', KEYS[3], id)
 redis.call('XADD', KEYS[3], '*', 'kind', 'x', 'tag', seal:sub(2), 'event', event)
-redis.call('HSET', KEYS[2], event, known:sub(1, 16) .. 'x' .. token)
+redis.call('HSET', KEYS[2], event, known:sub(1, 16) .. token .. 'x')
 redis.call('PEXPIRE', KEYS[2], ttl_ms)
 redis.call('PEXPIRE', KEYS[3], ttl_ms)
 return {'taken', redis.call('GET', KEYS[1])}

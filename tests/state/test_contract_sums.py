@@ -1,20 +1,16 @@
-"""What every store promises: this file runs against the dictionary and against a real server."""
+"""What every store promises about sums, in memory and on a real server: adding, repeating, taking back, bounds."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
+from service.errors import EventConflict, UnknownEvent
 from service.state.store import (
-    Deleted,
     Limits,
     LoggedComparison,
     Store,
     StoredDecision,
-    StoredSum,
     TakenBack,
     UserKey,
     UserSum,
@@ -270,215 +266,15 @@ async def test_the_oldest_decisions_make_room(bench: Bench, alice: UserKey) -> N
 
     places = [await store.locate_decision(alice, f"decision-{number}") for number in range(4)]
     assert places == ["unknown", "unknown", "live", "live"]
-    assert [entry.decision_id for entry in await exported(store, alice) if isinstance(entry, StoredDecision)] == ["decision-2", "decision-3"]
+    assert [entry.decision_id for entry in await exported(store, alice) if isinstance(entry, StoredDecision)] == [
+        "decision-2",
+        "decision-3",
+    ]
 
 
 @pytest.mark.parametrize(("record", "ttl_s"), [(b"x" * 101, 10.0), (b"x", 0.0), (b"x", -1.0), (b"x", 1e12)])
 async def test_a_decision_out_of_bounds_is_refused(bench: Bench, alice: UserKey, record: bytes, ttl_s: float) -> None:
     store = bench.limited(Limits(max_decision_bytes=100))
-    with pytest.raises(ValueError, match="decision record has 101 bytes|ttl_s is"):
+    with pytest.raises(ValueError, match=r"decision record has 101 bytes|ttl_s is"):
         await store.write_decision(alice, "decision-1", record, ttl_s)
     assert await store.locate_decision(alice, "decision-1") == "unknown"
-
-
-# --- decisions ------------------------------------------------------------------------------------------------------
-
-
-async def test_feedback_reads_the_sum_and_its_own_live_decisions(store: Store, alice: UserKey, bob: UserKey) -> None:
-    added = await store.add_comparison(alice, comparison())
-    await store.write_decision(alice, "mine", b"\x00\xffbinary", 100.0)
-    await store.write_decision(alice, "also-mine", b"", 100.0)
-    await store.write_decision(bob, "theirs", b"secret", 100.0)
-
-    held, decisions = await store.read_for_feedback(alice, BASIS, ["mine", "theirs", "never", "also-mine", "mine", "{not a name}"])
-    assert same(held, added.sum)
-    assert decisions == {"mine": b"\x00\xffbinary", "also-mine": b""}
-
-
-async def test_a_decision_is_found_without_its_user(store: Store, alice: UserKey) -> None:
-    await store.write_decision(alice, "mine", b"record", 100.0)
-    assert await store.read_decision(alice.tenant, "mine") == (alice.tag, b"record")
-    with pytest.raises(UnknownDecision):
-        await store.read_decision("other-tenant", "mine")
-
-
-@pytest.mark.parametrize("decision_id", ["never", "", "{t:x:d:y}", "a" * 65])
-async def test_an_unknown_or_malformed_decision_is_unknown(store: Store, alice: UserKey, decision_id: str) -> None:
-    with pytest.raises(UnknownDecision):
-        await store.read_decision(alice.tenant, decision_id)
-    assert await store.locate_decision(alice, decision_id) == "unknown"
-
-
-async def test_a_decision_written_again_is_replaced(store: Store, alice: UserKey) -> None:
-    await store.write_decision(alice, "mine", b"first", 100.0)
-    await store.write_decision(alice, "mine", b"second", 100.0)
-    assert await store.read_decision(alice.tenant, "mine") == (alice.tag, b"second")
-    assert (await store.delete_user(alice)).decisions == 1
-
-
-async def test_a_decision_is_live_then_expired_then_unknown(bench: Bench, alice: UserKey, bob: UserKey) -> None:
-    store = bench.store
-    await store.write_decision(alice, "mine", b"record", 100.0)
-    assert await store.locate_decision(alice, "mine") == "live"
-    assert await store.locate_decision(bob, "mine") == "foreign"
-
-    await bench.pass_time(101.0)
-    assert await store.locate_decision(alice, "mine") == "expired"
-    assert await store.locate_decision(bob, "mine") == "foreign"
-    assert (await store.read_for_feedback(alice, BASIS, ["mine"]))[1] == {}
-    with pytest.raises(ExpiredCandidate):
-        await store.read_decision(alice.tenant, "mine")
-
-    await bench.pass_time(100.0)
-    assert await store.locate_decision(alice, "mine") == "unknown"
-    assert await store.locate_decision(bob, "mine") == "unknown"
-
-
-async def test_decisions_that_expired_leave_the_index_when_the_next_is_written(bench: Bench, alice: UserKey) -> None:
-    store = bench.limited(Limits(max_decisions=2))
-    await store.write_decision(alice, "one", b"record", 10.0)
-    await store.write_decision(alice, "two", b"record", 10.0)
-    await bench.pass_time(15.0)
-    await store.write_decision(alice, "three", b"record", 100.0)
-    assert await store.locate_decision(alice, "one") == "unknown"
-    assert await store.locate_decision(alice, "two") == "expired"
-    await bench.pass_time(10.0)
-    await store.write_decision(alice, "four", b"record", 100.0)
-    assert await store.locate_decision(alice, "three") == "live"
-
-
-# --- time to live ---------------------------------------------------------------------------------------------------
-
-
-async def test_sum_events_and_log_live_and_expire_together(bench: Bench, alice: UserKey) -> None:
-    store = bench.limited(Limits(user_ttl_s=1000.0))
-    await store.add_comparison(alice, comparison("one", [1.0]))
-    await bench.pass_time(900.0)
-    await store.add_comparison(alice, comparison("two", [2.0]))
-    await bench.pass_time(900.0)
-
-    held = await store.read_user(alice, BASIS)
-    assert held is not None
-    assert held.count == 2
-    assert (await store.add_comparison(alice, comparison("one", [1.0]))).result == "duplicate"
-
-    await bench.pass_time(200.0)
-    assert await exported(store, alice) == []
-    assert (await store.add_comparison(alice, comparison("one", [1.0]))).result == "applied"
-
-
-async def test_an_old_basis_fades_while_the_new_one_is_used(bench: Bench, alice: UserKey) -> None:
-    store = bench.limited(Limits(user_ttl_s=1000.0))
-    await store.add_comparison(alice, comparison("one", [1.0], basis="old"))
-    await bench.pass_time(900.0)
-    await store.add_comparison(alice, comparison("two", [2.0], basis="new"))
-    await bench.pass_time(200.0)
-
-    assert await store.read_user(alice, "old") is None
-    assert await store.take_back(alice, "old", "one") is None
-    new = await store.read_user(alice, "new")
-    assert new is not None
-    assert new.evidence.tolist() == [2.0]
-
-
-# --- export and deletion --------------------------------------------------------------------------------------------
-
-
-async def test_an_export_holds_everything_in_order_over_several_pages(store: Store, alice: UserKey, bob: UserKey) -> None:
-    for number in range(230):
-        await store.add_comparison(
-            alice, comparison(f"event-{number}", [float(number)], observed_s=float(number), payload=b"\x00" + str(number).encode())
-        )
-    await store.add_comparison(alice, comparison("other", [1.0, 2.0], basis="another-basis", epoch=4))
-    await store.take_back(alice, BASIS, "event-7")
-    for number in range(120):
-        await store.write_decision(alice, f"decision-{number}", b"record %d" % number, 100.0 + number)
-    await store.add_comparison(bob, comparison("bobs"))
-
-    entries = await exported(store, alice)
-    sums = [entry for entry in entries if isinstance(entry, StoredSum)]
-    logged = [entry for entry in entries if isinstance(entry, LoggedComparison)]
-    decisions = [entry for entry in entries if isinstance(entry, StoredDecision)]
-    assert [each.basis for each in sums] == ["another-basis", BASIS]
-    assert all([same(each.sum, await store.read_user(alice, each.basis)) for each in sums])
-    assert [entry.event_id for entry in logged] == [f"event-{number}" for number in range(230) if number != 7] + ["other"]
-    assert logged[8].payload == b"\x009"
-    assert (logged[8].observed_s, logged[8].evidence.tolist(), logged[8].basis, logged[8].epoch) == (9.0, [9.0], BASIS, 0)
-    assert (logged[-1].epoch, logged[-1].basis) == (4, "another-basis")
-    assert [entry for entry in entries if isinstance(entry, TakenBack)] == [TakenBack("event-7")]
-    assert [(each.decision_id, each.record) for each in decisions] == [(f"decision-{n}", b"record %d" % n) for n in range(120)]
-    assert len(entries) == len(sums) + len(logged) + 1 + len(decisions)
-
-
-async def test_the_sum_is_what_its_log_adds_up_to(store: Store, alice: UserKey, rng: np.random.Generator) -> None:
-    grid = rng.integers(-1000, 1000, size=(20, 4)) / 64
-    for number, evidence in enumerate(grid):
-        await store.add_comparison(alice, comparison(f"event-{number}", evidence))
-    await store.take_back(alice, BASIS, "event-3")
-
-    logged = [entry.evidence for entry in await exported(store, alice) if isinstance(entry, LoggedComparison)]
-    held = await store.read_user(alice, BASIS)
-    assert held is not None
-    assert held.count == len(logged) == 19
-    assert np.array_equal(held.evidence, np.sum(logged, axis=0))
-
-
-async def test_a_deletion_leaves_nothing_and_counts_what_it_removed(bench: Bench, alice: UserKey, bob: UserKey) -> None:
-    store = bench.store
-    await store.add_comparison(alice, comparison("one", [1.0]))
-    await store.add_comparison(alice, comparison("two", [1.0, 2.0], basis="another-basis"))
-    await store.add_comparison(alice, comparison("three", [2.0]))
-    await store.take_back(alice, BASIS, "three")
-    await store.write_decision(alice, "brief", b"record", 10.0)
-    await bench.pass_time(15.0)
-    await store.write_decision(alice, "long", b"record", 100.0)
-    kept = await store.add_comparison(bob, comparison("bobs"))
-
-    # 2 sums, events, log, index of decisions, 1 live record, 2 pointers
-    assert await store.delete_user(alice) == Deleted(keys=8, comparisons=2, decisions=1)
-    assert await exported(store, alice) == []
-    assert await store.locate_decision(bob, "long") == "unknown"
-    assert await store.delete_user(alice) == Deleted(keys=0, comparisons=0, decisions=0)
-    assert same(await store.read_user(bob, BASIS), kept.sum)
-
-
-async def test_a_deleted_user_starts_afresh(store: Store, alice: UserKey) -> None:
-    await store.add_comparison(alice, comparison("one", [1.0]))
-    await store.delete_user(alice)
-    added = await store.add_comparison(alice, comparison("one", [5.0, 6.0], body=b"another"))
-    assert added.result == "applied"
-    assert added.sum is not None
-    assert added.sum.evidence.tolist() == [5.0, 6.0]
-
-
-async def test_a_user_with_many_decisions_is_deleted_whole(store: Store, alice: UserKey, user: Callable[[str], UserKey]) -> None:
-    for number in range(620):
-        await store.write_decision(alice, f"decision-{number}", b"record", 100.0)
-    assert await store.delete_user(alice) == Deleted(keys=1 + 2 * 620, comparisons=0, decisions=620)
-    assert {await store.locate_decision(user("eve"), f"decision-{number}") for number in range(0, 620, 31)} == {"unknown"}
-
-
-# --- life -----------------------------------------------------------------------------------------------------------
-
-
-async def test_a_store_answers_until_it_is_closed(store: Store, alice: UserKey) -> None:
-    await store.ping()
-    await store.aclose()
-    for operation in (
-        store.ping(),
-        store.read_user(alice, BASIS),
-        store.add_comparison(alice, comparison()),
-        store.take_back(alice, BASIS, "event-1"),
-        store.delete_user(alice),
-        exported(store, alice),
-    ):
-        with pytest.raises(StoreUnavailable, match="closed"):
-            await operation
-
-
-@pytest.mark.parametrize("basis", ["", "a{b}", "x" * 65, "sp ace"])
-async def test_a_basis_that_cannot_name_a_key_is_refused(store: Store, alice: UserKey, basis: str) -> None:
-    with pytest.raises(ValueError, match="basis"):
-        await store.read_user(alice, basis)
-    with pytest.raises(ValueError, match="basis"):
-        comparison(basis=basis)

@@ -1,0 +1,169 @@
+"""The records of a user: the sum, a comparison on its way in, and what an export gives out.
+
+A sum travels as little-endian doubles, so that Lua, Python and the append-only file hold the same bits. What an entry of the evidence
+means is not known here; scaling, forgetting and quantisation happen before.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.state.keys import checked_name
+
+Vector = NDArray[np.float64]
+
+HEADER_DOUBLES = 4
+DIGEST_BYTES = 16
+EPOCH_BITS = 256
+"""One epoch is 256 half-lives, so evidence of epoch e is 2^(256 (e - f)) of the same evidence under landmark f."""
+
+MAX_EVIDENCE = 2048
+MAX_EVENT_ID_BYTES = 256
+_MAX_EPOCH = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class UserSum:
+    """A user under one basis: the sum of the evidence of `count` comparisons.
+
+    Attributes:
+        count: comparisons in the sum.
+        epoch: landmark to which `evidence` is scaled (forward decay, Cormode et al. 2009; reconstruction).
+        first_seen_s: earliest observation ever added, Unix seconds; taking a comparison back leaves it.
+        last_seen_s: latest observation ever added, Unix seconds; taking a comparison back leaves it.
+        evidence: `[E]` the sum.
+    """
+
+    count: int
+    epoch: int
+    first_seen_s: float
+    last_seen_s: float
+    evidence: Vector
+
+    def pack(self) -> bytes:
+        """Returns the sum as little-endian doubles: the four numbers of the header, then the evidence."""
+        header = struct.pack("<4d", float(self.count), float(self.epoch), float(self.first_seen_s), float(self.last_seen_s))
+        return header + np.ascontiguousarray(self.evidence, dtype="<f8").tobytes()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> UserSum:
+        """Returns the sum that `pack` made.
+
+        Raises:
+            ValueError: the bytes are not a header and at least one double.
+        """
+        if len(packed) % 8 or len(packed) <= 8 * HEADER_DOUBLES:
+            raise ValueError(f"a packed sum has a multiple of 8 and more than {8 * HEADER_DOUBLES} bytes, not {len(packed)}")
+        count, epoch, first_seen_s, last_seen_s = struct.unpack_from("<4d", packed)
+        evidence = np.frombuffer(packed, dtype="<f8", offset=8 * HEADER_DOUBLES).astype(np.float64)
+        return cls(int(count), int(epoch), first_seen_s, last_seen_s, evidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One comparison to add to a user's sum.
+
+    Attributes:
+        event_id: what makes a repeat a repeat; 1 to 256 bytes of UTF-8 without control characters.
+        digest: 16 bytes of a hash of the canonical body; the same event with another digest is a conflict.
+        basis: what the evidence is relative to; each basis has a sum of its own.
+        epoch: landmark to which `evidence` was scaled.
+        observed_s: when the user chose, Unix seconds.
+        evidence: `[E]` finite; already scaled and quantised.
+        payload: opaque bytes kept with the log for export and replay.
+
+    Raises:
+        ValueError: a field is outside these bounds.
+    """
+
+    event_id: str
+    digest: bytes
+    basis: str
+    epoch: int
+    observed_s: float
+    evidence: Vector
+    payload: bytes = b""
+
+    def __post_init__(self) -> None:
+        checked_event_id(self.event_id)
+        checked_name("basis", self.basis)
+        if len(self.digest) != DIGEST_BYTES:
+            raise ValueError(f"digest has {len(self.digest)} bytes, not {DIGEST_BYTES}")
+        if self.evidence.ndim != 1 or not 1 <= self.evidence.size <= MAX_EVIDENCE:
+            raise ValueError(f"evidence has shape {self.evidence.shape}; it must be a vector of 1 to {MAX_EVIDENCE} numbers")
+        if not bool(np.isfinite(self.evidence).all()):
+            raise ValueError(f"evidence holds {int((~np.isfinite(self.evidence)).sum())} numbers that are not finite")
+        if abs(self.epoch) > _MAX_EPOCH or not np.isfinite(self.observed_s):
+            raise ValueError(f"epoch {self.epoch} or observed_s {self.observed_s} is out of range")
+
+    def packed(self) -> bytes:
+        """Returns epoch, time and evidence as little-endian doubles; -0.0 becomes 0.0, so that a sum's bits do not depend on order."""
+        return struct.pack("<2d", float(self.epoch), float(self.observed_s)) + (self.evidence.astype("<f8") + 0.0).tobytes()
+
+
+def checked_event_id(event_id: str) -> str:
+    """Returns `event_id` if it can be stored.
+
+    Raises:
+        ValueError: it is empty, longer than 256 bytes, or holds control characters or lone surrogates.
+    """
+    try:
+        size = len(event_id.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"event id holds a lone surrogate at character {error.start}") from error
+    if not 1 <= size <= MAX_EVENT_ID_BYTES:
+        raise ValueError(f"event id has {size} bytes; it must have 1 to {MAX_EVENT_ID_BYTES}")
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in event_id):
+        raise ValueError("event id holds a control character")
+    return event_id
+
+
+def is_event_id(event_id: str) -> bool:
+    """Returns whether an event could be stored under this id."""
+    try:
+        checked_event_id(event_id)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSum:
+    """Export: the sum under one basis."""
+
+    basis: str
+    sum: UserSum
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedComparison:
+    """Export: one comparison of the log, as it was added."""
+
+    event_id: str
+    basis: str
+    epoch: int
+    observed_s: float
+    evidence: Vector
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """Export: the mark left by a comparison that was taken back; it holds nothing of the comparison but its event id."""
+
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDecision:
+    """Export: one decision whose record is still there."""
+
+    decision_id: str
+    record: bytes
+
+
+Exported = StoredSum | LoggedComparison | TakenBack | StoredDecision

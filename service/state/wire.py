@@ -1,0 +1,125 @@
+"""One command at a time to Redis: bounded, finished whatever its caller does, repeated once, its failure translated.
+
+    caller ──> permit (cancellable) ──> a task that owns the connection until its reply is read ──> reply or StoreUnavailable
+
+A caller may leave at any await; its command is still awaited to the end by its task, so that a connection never returns to the pool with
+a reply unread, which redis-py would hand to the next caller (redis-py #2624, #2665). Exceptions of redis-py are translated here and
+nowhere else; what a command means is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException, RedisError
+
+from service.errors import StoreUnavailable
+from service.state.connect import connect
+from service.state.scripts import Script
+
+T = TypeVar("T")
+
+
+class Wire:
+    """Commands to one Redis, Sentinel or Cluster.
+
+    Args:
+        url: see `service.state.connect`.
+        max_connections: commands in flight at most; more wait for `timeout_s`, then fail.
+        timeout_s: for a permit, for connecting, and for each reply.
+        observe: told of every operation: name, seconds, whether it was answered.
+    """
+
+    def __init__(self, url: str, *, max_connections: int, timeout_s: float, observe: Callable[[str, float, bool], None]) -> None:
+        self._connected = connect(url, max_connections=max_connections, timeout_s=timeout_s)
+        self._permits = asyncio.Semaphore(max_connections)
+        self._max_connections = max_connections
+        self._timeout_s = timeout_s
+        self._observe = observe
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    @property
+    def where(self) -> str:
+        """The server, as messages may name it."""
+        return self._connected.where
+
+    @property
+    def clustered(self) -> bool:
+        """Whether keys of one command must be on one slot."""
+        return self._connected.clustered
+
+    async def aclose(self) -> None:
+        """Waits for commands under way, those included whose callers have left, and closes every connection."""
+        self._closed = True
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+        await self._connected.aclose()
+
+    async def run(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Returns what `work` returns, having run it in a task that its caller's cancellation does not reach.
+
+        Args:
+            operation: its name for observation and messages.
+            work: sends commands through `command` and `script`.
+
+        Raises:
+            StoreUnavailable: the store is closed, no permit came free in time, or Redis did not answer or refused.
+        """
+        if self._closed:
+            raise StoreUnavailable(f"the store at {self._connected.where} is closed")
+        began = time.perf_counter()
+        try:
+            if self._permits.locked():
+                async with asyncio.timeout(self._timeout_s):
+                    await self._permits.acquire()
+            else:
+                await self._permits.acquire()
+        except TimeoutError as error:
+            self._observe(operation, time.perf_counter() - began, False)
+            raise StoreUnavailable(
+                f"{self._max_connections} of {self._max_connections} connections to Redis at {self._connected.where} "
+                f"were busy for {self._timeout_s:g} s"
+            ) from error
+        task = asyncio.create_task(self._owned(operation, work, began), name=f"redis {operation}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _owned(self, operation: str, work: Callable[[], Awaitable[T]], began: float) -> T:
+        answered = False
+        try:
+            result = await work()
+            answered = True
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis at {self._connected.where} did not answer {operation}: {_reason(error)}") from error
+        finally:
+            self._permits.release()
+            self._observe(operation, time.perf_counter() - began, answered)
+        return result
+
+    async def command(self, *args: Any) -> Any:
+        """Returns the reply to one command; sent once more, over another connection, if the first broke.
+
+        A server that restarted or was demoted costs nobody a request that way. Every command that is sent here may be repeated: the
+        scripts know the request by its token.
+        """
+        try:
+            return await self._connected.client.execute_command(*args)
+        except RedisConnectionError:
+            return await self._connected.client.execute_command(*args)
+
+    async def script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
+        result: list[Any] = await script.run(self.command, keys, arguments)
+        return result
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the kind of an error and, for a reply, its code: messages of Redis can quote keys and values."""
+    words = str(error).split(maxsplit=1)
+    code = words[0] if words and words[0].isupper() and words[0].isalpha() else ""
+    return f"{type(error).__name__} {code}".rstrip()

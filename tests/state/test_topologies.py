@@ -1,0 +1,155 @@
+"""The same store on a real Redis Cluster and behind a real Sentinel."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ResponseError
+
+from service.errors import EventConflict, StoreUnavailable
+from service.state.redis_store import RedisStore
+from service.state.store import Limits, LoggedComparison
+from tests.state.conftest import BASIS, comparison, key_of
+from tests.state.servers import raw_server
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of the loopback that were free a moment ago."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@pytest.fixture(scope="module")
+def cluster_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
+    """Two nodes with half of the slots each: the smallest cluster in which a key can be on the wrong one."""
+    first, second, *buses = free_ports(4)
+    directories = [tmp_path_factory.mktemp(f"node-{n}") for n in range(2)]
+
+    def node(n: int) -> list[str]:
+        ports = [first, second]
+        return [
+            *("--port", str(ports[n]), "--cluster-enabled", "yes", "--cluster-port", str(buses[n])),
+            *("--cluster-announce-ip", "127.0.0.1"),
+        ]
+
+    with raw_server(directories[0], *node(0)) as one, raw_server(directories[1], *node(1)) as other:
+        clients = [redis.Redis(port=port, protocol=2) for port in (first, second)]
+        clients[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        clients[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        clients[1].execute_command("CLUSTER", "SET-CONFIG-EPOCH", 2)
+        clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", second, buses[1])
+        for process in (one, other):
+            assert process.stdout is not None
+            assert any("Cluster state changed: ok" in line for line in process.stdout)
+        yield [first, second]
+        for client in clients:
+            client.close()
+
+
+async def test_on_a_cluster_users_are_spread_and_every_operation_works(cluster_ports: list[int]) -> None:
+    first, second = cluster_ports
+    store = RedisStore(f"redis+cluster://127.0.0.1:{first},127.0.0.1:{second}", limits=Limits(max_decisions=3))
+    users = [key_of("acme", f"user-{n}") for n in range(8)]
+    raw = RedisCluster(host="127.0.0.1", port=first, protocol=2)
+    await raw.initialize()
+    nodes = {raw.get_node_from_key(key.base).port for key in users}
+    assert nodes == {first, second}
+
+    async def live(n: int) -> None:
+        key = users[n]
+        for event in range(5):
+            added = await store.add_comparison(key, comparison(f"event-{event}", [float(n), float(event)], basis=f"basis-{event % 2}"))
+            assert added.result == "applied"
+        assert (await store.add_comparison(key, comparison("event-4", [float(n), 4.0], basis="basis-0"))).result == "duplicate"
+        with pytest.raises(EventConflict):
+            await store.add_comparison(key, comparison("event-4", [float(n), 4.0], basis="basis-0", body=b"other"))
+        after = await store.take_back(key, "basis-1", "event-4")  # of basis-0
+        assert after is not None
+        assert after.evidence.tolist() == [2.0 * n, 4.0]
+        for decision in range(5):
+            await store.write_decision(key, f"decision-{n}-{decision}", b"record %d" % decision, 100.0)
+        held, decisions = await store.read_for_feedback(key, "basis-0", [f"decision-{n}-3", f"decision-{n}-4", f"decision-{n}-0"])
+        assert held is not None
+        assert held.evidence.tolist() == [2.0 * n, 2.0]
+        assert decisions == {f"decision-{n}-3": b"record 3", f"decision-{n}-4": b"record 4"}
+        assert await store.read_decision("acme", f"decision-{n}-4") == (key.tag, b"record 4")
+        assert await store.locate_decision(users[n - 1], f"decision-{n}-4") == "foreign"
+        assert await store.locate_decision(key, f"decision-{n}-0") == "unknown"
+
+    await asyncio.gather(*(live(n) for n in range(8)))
+    await store.ping()
+    exported = [each async for each in store.export(users[3])]
+    assert sum(isinstance(each, LoggedComparison) for each in exported) == 4
+
+    for key in users[:-1]:
+        deleted = await store.delete_user(key)
+        assert (deleted.comparisons, deleted.decisions, deleted.keys) == (4, 3, 2 + 2 + 1 + 3 + 3)
+    left = [name async for name in raw.scan_iter()]
+    assert left
+    assert all(users[-1].tag.encode() in name or name.startswith(b"{t:acme:d:decision-7-") for name in left)
+    with pytest.raises(ResponseError, match="same slot"):  # the cluster does check: this test would fail if keys were on two slots
+        await raw.execute_command("EVAL", "return 1", 2, users[0].base, users[1].base, target_nodes=raw.get_node_from_key(users[0].base))
+    await raw.aclose()
+    await store.aclose()
+
+
+async def test_on_a_cluster_scripts_that_were_lost_are_sent_to_the_node_that_needs_them(cluster_ports: list[int]) -> None:
+    store = RedisStore(f"redis+cluster://127.0.0.1:{cluster_ports[0]}")
+    users = [key_of("lost-scripts", f"user-{n}") for n in range(8)]
+    for n in range(3):
+        for port in cluster_ports:
+            with redis.Redis(port=port, protocol=2) as node:
+                node.script_flush()
+        for key in users:
+            assert (await store.add_comparison(key, comparison(f"event-{n}", [1.0]))).result == "applied"
+    await store.aclose()
+
+
+async def test_behind_sentinel_the_store_finds_the_primary_and_follows_it_to_another(tmp_path: Path) -> None:
+    primary, replica, sentinel = free_ports(3)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"port {sentinel}\nsentinel monitor main 127.0.0.1 {primary} 1\nsentinel down-after-milliseconds main 5000\n")
+    for name in ("primary", "replica", "sentinel"):
+        (tmp_path / name).mkdir()
+    alice = key_of("acme", "alice")
+    with (
+        raw_server(tmp_path / "primary", "--port", str(primary), "--repl-diskless-sync-delay", "0", "--shutdown-timeout", "0"),
+        raw_server(tmp_path / "replica", "--port", str(replica), "--replicaof", f"127.0.0.1 {primary}", "--shutdown-timeout", "0"),
+        raw_server(tmp_path / "sentinel", str(config), "--sentinel"),
+    ):
+        store = RedisStore(f"redis+sentinel://127.0.0.1:{sentinel}/main")
+        missing = RedisStore(f"redis+sentinel://127.0.0.1:{sentinel}/nobody")
+        with pytest.raises(StoreUnavailable, match="service nobody did not answer ping: MasterNotFoundError"):
+            await missing.ping()
+        await missing.aclose()
+        await store.add_comparison(alice, comparison("one", [1.0]))
+
+        # A failover without the minute that Sentinel takes for one: the replica is promoted, the primary demoted, Sentinel told.
+        with redis.Redis(port=primary, protocol=2) as old, redis.Redis(port=replica, protocol=2) as new:
+            old.set("written", "last")
+            assert old.wait(1, 20_000) == 1
+            new.replicaof("NO", "ONE")
+            old.replicaof("127.0.0.1", replica)
+        with redis.Redis(port=sentinel, protocol=2) as watcher:
+            watcher.execute_command("SENTINEL", "REMOVE", "main")
+            watcher.execute_command("SENTINEL", "MONITOR", "main", "127.0.0.1", replica, 1)
+
+        added = await store.add_comparison(alice, comparison("two", [2.0]))
+        assert added.sum is not None
+        assert added.sum.evidence.tolist() == [3.0]
+        assert await store.read_user(alice, BASIS) is not None
+        with redis.Redis(port=replica, protocol=2) as new:
+            assert new.hexists(alice.events, "two")
+        await store.aclose()
