@@ -117,7 +117,7 @@ async def _running(
         _log.warning("settings", caution=caution)
     async with AsyncExitStack() as parts:
         # 1. State: what is given, a server by URL, or the embedded one.
-        limits = state.Limits(user_ttl_s=settings.user_ttl_s, max_log=max(1, settings.max_log_entries))
+        limits = state.Limits(user_ttl_s=settings.user_ttl_s, max_log=settings.max_log_entries)
         store, where = given_store, "given"
         if store is None:
             store, where = await _open_store(settings, limits, metrics, parts)

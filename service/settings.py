@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest prompt, or all messages together")
     max_response_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest response")
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="most tokens a `/generate` may ask for")
-    max_generate_candidates: int = Field(8, ge=1, le=64, description="most candidates a `/generate`")
+    max_generate_candidates: int = Field(8, ge=1, le=63, description="most candidates a `/generate`")
     max_in_flight: int = Field(256, ge=1, le=65_536, description="requests admitted at once; more: 429")
     request_deadline_ms: int = Field(30_000, ge=10, le=600_000, description="deadline of a request that generates nothing; after it: 504")
     generate_deadline_ms: int = Field(120_000, ge=10, le=3_600_000, description="deadline of a request that generates; after it: 504")
