@@ -20,9 +20,9 @@ from models.data.synthetic import MANNERS
 DEFAULT_CONCENTRATION: Final = 0.3
 DEFAULT_SHARPNESS: Final = 38.0  # 10 % of choices between two random manners go against the taste; most of those are near-ties
 
-# Words at which the two length scores are full and empty. Linear in between: 14 words are fully concise, 60 fully detailed.
+# Words at which the two length scores are full and empty. Linear in between: 14 words are fully concise, 56 fully detailed.
 _CONCISE_FULL, _CONCISE_EMPTY = 14, 26
-_DETAILED_EMPTY, _DETAILED_FULL = 44, 60
+_DETAILED_EMPTY, _DETAILED_FULL = 44, 56
 _FULL_SIGNS = 3  # so many signs of a manner score 1
 
 # The signs of the four other manners, whole words and phrases parted by "|", whatever their case.
