@@ -23,7 +23,8 @@ COMMAND_GROUP = "attune.commands"
 
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
-EXIT_ADDRESS = 3
+# 3 is uvicorn's own, for a part that could not start; its reason is in the log.
+EXIT_ADDRESS = 4
 
 
 class AttachedCommands(TyperGroup):
@@ -104,10 +105,9 @@ def serve(
     try:
         settings = read_settings(host=host, port=port, bundle=None if bundle is None else str(bundle), data_dir=data_dir)
         configure_logging(settings.log_level, settings.log_format)
-        code = _run(settings, _listen(settings.host, settings.port))
+        _run(settings, _listen(settings.host, settings.port))
     except SettingsError as error:
         _refuse("cannot start with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
-    raise typer.Exit(code)
 
 
 @app.command("settings")
@@ -135,8 +135,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(settings: Any, listener: socket.socket) -> int:
-    """Returns the exit code of a server that has run until a signal."""
+def _run(settings: Any, listener: socket.socket) -> None:
+    """Serves until a signal.
+
+    Raises:
+        SettingsError: there is no bundle, or keys or secret cannot be read.
+        SystemExit: 0 after a signal, 3 if a part could not start.
+    """
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 
     from service.app import create_app  # noqa: PLC0415  only `serve` needs it
@@ -156,13 +161,11 @@ def _run(settings: Any, listener: socket.socket) -> int:
         server_header=False,
         timeout_graceful_shutdown=settings.drain_s,
     )
-    server = uvicorn.Server(config)
     # uvicorn raises the signal again once it has shut down; an orderly end is exit code 0 and no traceback. A handler and not SIG_IGN:
     # that would be inherited by the embedded store.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
-    server.run(sockets=[listener])
-    return 0 if server.started else EXIT_FAILED
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def main() -> None:

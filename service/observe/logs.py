@@ -28,8 +28,8 @@ PRIVATE_FIELDS = frozenset(
         "query", "rejected_text", "response", "responses", "text", "texts", "user", "user_id", "documents",
     }
 )  # fmt: skip
-# Libraries that say at `info` what a metric says better, or repeat URLs that carry credentials.
-_QUIET = ("httpcore", "httpx", "urllib3", "transformers", "filelock", "asyncio")
+# Libraries that say at `info` what a metric or a line of ours says better, or repeat URLs that carry credentials.
+_QUIET = ("httpcore", "httpx", "urllib3", "transformers", "filelock", "asyncio", "uvicorn.error")
 _LONGEST_VALUE = 2000
 
 

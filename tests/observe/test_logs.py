@@ -36,10 +36,10 @@ def test_a_line_is_one_object_with_time_level_logger_and_fields(lines):
 
 
 def test_libraries_write_the_same_lines(lines):
-    logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
+    logging.getLogger("uvicorn.error").error("Cancel %d running task(s)", 7)
     warnings.warn("old", DeprecationWarning, stacklevel=1)
     assert [line["logger"] for line in lines()] == ["uvicorn.error", "py.warnings"]
-    assert lines()[0]["event"] == "Started server process [7]"
+    assert lines()[0]["event"] == "Cancel 7 running task(s)"
 
 
 def test_the_access_lines_of_the_server_with_their_raw_paths_are_off(lines):

@@ -103,11 +103,11 @@ def test_an_unknown_setting_stops_the_start_with_exit_code_2():
     assert "Traceback" not in run.stderr
 
 
-def test_a_port_in_use_is_told_at_once_with_exit_code_3():
+def test_a_port_in_use_is_told_at_once_with_exit_code_4():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         run = attune("serve", "--port", str(port))
-    assert run.returncode == 3
+    assert run.returncode == 4
     assert f"cannot listen on 127.0.0.1 port {port}" in run.stderr
     assert "--port" in run.stderr
     assert "Traceback" not in run.stderr

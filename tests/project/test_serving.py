@@ -1,0 +1,92 @@
+"""`attune serve` as a process: one line when it is ready, an orderly end on a signal, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.project.tree import ROOT
+from tests.tiny_bundle import MEMBERS, write_tiny_bundle
+
+COMMAND = [sys.executable, "-m", "service", "serve"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """Returns a data directory with a tiny bundle and a roster of members that nobody serves: nothing here generates."""
+    folder = tmp_path_factory.mktemp("data")
+    write_tiny_bundle(folder / "bundles")
+    nowhere = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "none"}
+    (folder / "roster.json").write_text(json.dumps(dict.fromkeys(MEMBERS, nowhere)), encoding="utf-8")
+    return folder
+
+
+def environment(data_dir: Path) -> dict[str, str]:
+    """Returns the shell's environment with settings for these tests alone."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTUNE_")}
+    roster = {"ATTUNE_ROSTER": str(data_dir / "roster.json")} if (data_dir / "roster.json").exists() else {}
+    return inherited | {"ATTUNE_DATA_DIR": str(data_dir), "ATTUNE_PORT": "0"} | roster
+
+
+@contextmanager
+def serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """Starts the command on a free port; yields the process, its URL and the line that said it is ready."""
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(data_dir), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if match := re.search(r"attune ready on (http://\S+)", line):
+                yield process, match.group(1), line
+                return
+        pytest.fail("the service ended before it was ready:\n" + "".join(seen))
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+
+
+def test_it_says_in_one_line_where_it_serves_what(data_dir):
+    with serving(data_dir) as (_process, url, line):
+        assert re.search(r"\(bundle \S*tiny-[0-9a-f]+, 3 members, redis embedded\)", json.loads(line)["event"])
+        assert httpx.get(f"{url}/livez").status_code == 200
+        assert httpx.get(f"{url}/metrics").text.count("attune_ready 1.0") == 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order_with_exit_code_0(data_dir, stop):
+    with serving(data_dir) as (process, _url, _line):
+        process.send_signal(stop)
+        _, rest = process.communicate(timeout=30)
+        assert process.returncode == 0, rest
+        assert "Traceback" not in rest
+
+
+def test_what_was_acknowledged_is_there_after_a_restart(data_dir):
+    body = {"user": "anna", "prompt": "tell me about tea", "chosen_text": "yes", "rejected_text": "put it in water for six minutes"}
+    with serving(data_dir) as (process, url, _line):
+        assert httpx.post(f"{url}/feedback", json=body | {"event_id": "first"}).json()["user"]["comparisons"] == 1
+        process.kill()  # no orderly end: an acknowledgement must not depend on one
+        process.wait(timeout=10)
+    with serving(data_dir) as (_process, url, _line):
+        assert httpx.get(f"{url}/users/anna").json()["user"]["comparisons"] == 1
+        assert httpx.post(f"{url}/feedback", json=body | {"event_id": "first"}).json()["result"] == "duplicate"
+
+
+def test_a_damaged_bundle_stops_the_start_with_its_reason(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "bundles")
+    with (bundle / "scorer.onnx").open("ab") as file:
+        file.write(b"x")
+    run = subprocess.run(COMMAND, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 3
+    assert "scorer.onnx" in run.stderr
