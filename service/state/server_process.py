@@ -75,7 +75,7 @@ def arguments(directory: Path, socket: Path, fsync: Fsync) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(directory),
         "appendonly": "yes",
-        "appendfsync": fsync,
+        "appendfsync": "always" if fsync == "always" else "no",  # see service.state.file_sync
         "aof-load-truncated": "yes",
         "auto-aof-rewrite-min-size": "16mb",
         "save": "",
