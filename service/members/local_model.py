@@ -114,6 +114,7 @@ def load(
         UnusableMember: a file is missing or does not fit, named with the shapes.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -128,9 +129,11 @@ def load(
     weights = torch.float32 if dtype == "auto" and device == "cpu" else "auto" if dtype == "auto" else getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        network = AutoModelForCausalLM.from_pretrained(base, dtype=weights, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        network, found = AutoModelForCausalLM.from_pretrained(base, dtype=weights, local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UnusableMember(base.name, "base", f"{base} does not load: {_first_lines(error)}") from error
+    if found["missing_keys"]:  # transformers would fill them with random numbers
+        raise UnusableMember(base.name, "base", f"{base} lacks {_counted('tensor', sorted(found['missing_keys']))} of its own architecture")
 
     config = network.config.get_text_config()
     limit = context or getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
@@ -164,9 +167,9 @@ def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base:
         except (ValueError, RuntimeError, KeyError, OSError) as error:
             raise UnusableMember(name, str(file), f"does not fit the base {base}: {_first_lines(error)}") from error
         if loaded.missing_keys:
-            raise UnusableMember(name, str(file), f"{_counted('tensor', loaded.missing_keys)} that {ADAPTER_CONFIG} asks for missing")
+            raise UnusableMember(name, str(file), f"lacks {_counted('tensor', loaded.missing_keys)} that {ADAPTER_CONFIG} asks for")
         if loaded.unexpected_keys:
-            raise UnusableMember(name, str(file), f"{_counted('tensor', loaded.unexpected_keys)} that {ADAPTER_CONFIG} does not name")
+            raise UnusableMember(name, str(file), f"holds {_counted('tensor', loaded.unexpected_keys)} that {ADAPTER_CONFIG} does not name")
     assert wrapped is not None, "called with at least one adapter"
     rows = RowAdapters()
 

@@ -258,6 +258,8 @@ class OpenAIMember:
                         if data == DONE:
                             await self._drain(parts, loop.time() + 1.0)
                             return
+                        if not data:  # some proxies keep a connection alive with empty events
+                            continue
                         chunk = read_chunk(data)
                         self._name(chunk)
                         begun = begun or bool(chunk.text)

@@ -1,0 +1,79 @@
+"""Descriptions become members that serve: local ones on one engine a base, and servers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+pytest.importorskip("peft")
+
+from service.errors import UnknownMember  # noqa: E402
+from service.members.build import build_roster, member_client  # noqa: E402
+from service.members.member import UnusableMember  # noqa: E402
+from service.members.roster import Fallback, Observers  # noqa: E402
+from service.members.spec import parse_roster  # noqa: E402
+from tests.members.asking import ask, soon  # noqa: E402
+
+LOCAL = {
+    "concise": {"kind": "local", "base": "base", "adapter": "adapters/concise"},
+    "playful": {"kind": "local", "base": "base", "adapter": "adapters/playful", "temperature": 0.0},
+    "plain": {"kind": "local", "base": "base"},
+}
+
+
+async def text_of(roster, order):
+    events = [event async for event in roster.stream(order, ask(max_tokens=5), soon())]
+    return events[0], events[-1].member
+
+
+async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(language_model, upstream, client):
+    async def script(turn):
+        await turn.head()
+        await turn.text("from afar")
+        await turn.finish()
+
+    upstream.answers(script)
+    states = []
+    specs = parse_roster(LOCAL | {"gpt": {"kind": "openai", "base_url": upstream.base_url, "model": "m"}})
+    observers = Observers(breaker=lambda *told: states.append(told))
+    built = build_roster(specs, root=language_model, client=client, observers=observers, threads=1, environ={})
+    assert len(built.engines) == 1
+    assert list(built.roster.members) == ["concise", "playful", "plain", "gpt"]
+    await asyncio.to_thread(built.load)
+    assert await built.roster.check() == {}
+    for name in specs:
+        assert (await text_of(built.roster, [name]))[1] == name
+    await built.roster.members["plain"].aclose()
+    await built.roster.members["playful"].aclose()
+    await built.roster.members["concise"].aclose()
+    first, served = await text_of(built.roster, built.roster.order_from("concise"))
+    assert isinstance(first, Fallback)
+    assert set(first.attempts) == {"concise", "playful", "plain"}
+    assert served == "gpt"
+    await built.roster.aclose()
+    assert states == []
+
+
+def test_what_cannot_be_built_is_refused_by_name(language_model):
+    client = httpx.AsyncClient()
+    specs = parse_roster({"gpt": {"kind": "openai", "base_url": "http://127.0.0.1/v1", "model": "m", "api_key_env": "MISSING"}})
+    with pytest.raises(UnusableMember, match="'gpt', api_key_env: the environment variable MISSING is not set"):
+        build_roster(specs, root=language_model, client=client, environ={})
+    with pytest.raises(UnknownMember, match="no member 'nobody'"):
+        build_roster(parse_roster(LOCAL), root=language_model, client=client, fallback_order=["nobody"])
+    built = build_roster(parse_roster({"lost": LOCAL["concise"] | {"adapter": "adapters/lost"}}), root=language_model, client=client)
+    with pytest.raises(UnusableMember, match=r"'lost', adapter: .*adapter_config\.json is missing"):
+        built.load()
+
+
+async def test_the_shared_client_follows_no_redirects(upstream):
+    async def script(turn):
+        await turn.head(307, "text/plain", location=f"{upstream.base_url}/elsewhere")
+        await turn.end()
+
+    upstream.answers(script)
+    async with member_client(max_connections=4) as client:
+        assert (await client.post(f"{upstream.base_url}/chat/completions")).status_code == 307
+    assert len(upstream.turns) == 1

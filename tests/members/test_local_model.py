@@ -1,0 +1,146 @@
+"""What does not fit is refused when it is loaded, by member, file and shapes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("peft")
+
+from safetensors.numpy import load_file, save_file  # noqa: E402
+
+from service.members.local import LocalEngine  # noqa: E402
+from service.members.local_model import load  # noqa: E402
+from service.members.member import UnusableMember  # noqa: E402
+from tests.members.tiny import CONTEXT, edit_config, write_adapter, write_base  # noqa: E402
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def adapter(language_model, tmp_path):
+    return shutil.copytree(language_model / "adapters" / "concise", tmp_path / "concise")
+
+
+def refused(base, adapter):
+    with pytest.raises(UnusableMember) as caught:
+        load(base, {"concise": adapter})
+    message = str(caught.value)
+    assert "'concise'" in message
+    return message
+
+
+def test_an_adapter_of_a_wider_base_is_refused_with_both_shapes(language_model, tmp_path):
+    wide = write_adapter(tmp_path / "adapter", write_base(tmp_path / "wide", hidden=64), seed=1)
+    message = refused(language_model / "base", wide)
+    assert str(wide / WEIGHTS) in message
+    assert "lora_A.weight has shape (4, 64)" in message
+    assert "has 32 inputs" in message
+
+
+def test_an_adapter_for_layers_that_the_base_lacks_is_refused(language_model, adapter):
+    tensors = load_file(adapter / WEIGHTS)
+    extra = {key.replace("layers.1.", "layers.7."): value for key, value in tensors.items() if "layers.1." in key}
+    save_file(tensors | extra, adapter / WEIGHTS)
+    assert "has no layer model.layers.7." in refused(language_model / "base", adapter)
+
+
+def test_missing_tensors_are_counted_and_the_first_is_named(language_model, adapter):
+    tensors = load_file(adapter / WEIGHTS)
+    save_file({key: value for key, value in tensors.items() if "layers.1.mlp" not in key}, adapter / WEIGHTS)
+    message = refused(language_model / "base", adapter)
+    assert "2 tensors" in message
+    assert "layers.1.mlp.up_proj.lora_A" in message
+
+
+def test_tensors_that_the_description_does_not_name_are_refused(language_model, adapter):
+    edit_config(adapter, target_modules=["q_proj", "v_proj"])
+    message = refused(language_model / "base", adapter)
+    assert "4 tensors" in message
+    assert "up_proj" in message
+
+
+def test_a_rank_that_is_not_the_tensors_is_refused_with_the_shapes(language_model, adapter):
+    edit_config(adapter, r=8)
+    message = refused(language_model / "base", adapter)
+    assert WEIGHTS in message
+    assert "[4, 32]" in message
+    assert "[8, 32]" in message
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", WEIGHTS])
+def test_a_missing_file_is_named(language_model, adapter, file):
+    (adapter / file).unlink()
+    assert f"{adapter / file} is missing" in refused(language_model / "base", adapter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"use_dora": True}, "use_dora is True"),
+        ({"bias": "all"}, "bias is 'all'"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
+    ],
+)
+def test_adapters_that_cannot_share_a_batch_are_refused(language_model, adapter, changes, said):
+    edit_config(adapter, **changes)
+    assert said in refused(language_model / "base", adapter)
+
+
+def test_files_that_are_not_what_their_names_say_are_refused(language_model, adapter):
+    (adapter / WEIGHTS).write_bytes(b"not tensors")
+    assert "is not a safetensors file" in refused(language_model / "base", adapter)
+    (adapter / "adapter_config.json").write_text("{")
+    assert "is not JSON" in refused(language_model / "base", adapter)
+
+
+def test_a_base_that_is_no_model_is_refused(tmp_path, language_model):
+    with pytest.raises(UnusableMember, match=r"holds no config\.json"):
+        load(tmp_path, {})
+    broken = shutil.copytree(language_model / "base", tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UnusableMember, match="does not load"):
+        load(broken, {})
+
+
+def test_a_base_that_lacks_weights_is_refused_instead_of_filled_with_random_numbers(tmp_path, language_model):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnusableMember, match=r"lacks 1 tensor \(model\.layers\.1\.mlp\.up_proj\.weight\)"):
+        load(base, {})
+
+
+def test_cuda_is_refused_where_there_is_none(language_model):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(UnusableMember, match="sees no CUDA device"):
+        load(language_model / "base", {}, device="cuda")
+
+
+def test_context_and_end_tokens_come_from_the_model_and_context_can_be_overridden(language_model, tmp_path):
+    model = load(language_model / "base", {})
+    assert (model.context, model.end_tokens) == (CONTEXT, {2})
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    settings = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 5]}))
+    model = load(base, {}, context=64)
+    assert (model.context, model.end_tokens) == (64, {2, 5})
+
+
+def test_an_engine_has_no_member_for_an_adapter_it_was_not_given(language_model):
+    with pytest.raises(UnusableMember, match="'verbose' is not among"):
+        LocalEngine(language_model / "base", {"concise": language_model / "adapters" / "concise"}).member("m", "verbose")
+
+
+def test_importing_the_members_imports_no_model_library():
+    code = "import sys, service.members.build; print([m for m in ('torch', 'transformers', 'peft', 'jinja2') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
