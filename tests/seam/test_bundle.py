@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,6 +159,32 @@ def test_concurrent_writers_of_one_bundle_agree(tmp_path, workers):
             paths = set(pool.map(writer, [root] * workers))
         assert list(root.iterdir()) == list(paths)
         read_bundle(paths.pop())
+
+
+RACE = """
+import sys
+from pathlib import Path
+from tests.seam.test_bundle import write
+
+root, races = Path(sys.argv[1]), []
+
+def first(event, arguments):
+    # Called by the interpreter just before a rename: the moment at which another writer of the same bundle is faster.
+    if event == "os.rename" and not races:
+        races.append(arguments)
+        races.append(write(root))
+
+sys.addaudithook(first)
+assert write(root) == races[1]
+"""
+
+
+def test_a_writer_that_is_overtaken_at_the_last_moment_agrees(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, "-c", RACE, str(tmp_path)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert [read_bundle(path).path for path in tmp_path.iterdir()] == list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

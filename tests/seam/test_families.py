@@ -105,6 +105,18 @@ def test_the_spread_of_a_mixture_is_that_of_its_heads():
     assert scored.stds.tolist() == [pytest.approx(math.sqrt(3.0), rel=1e-12)]
 
 
+def test_the_spread_of_the_gaussian_user_is_how_far_its_position_moves_the_score(rng):
+    family, rewards = examples.vrf(rng), rng.normal(size=(3, examples.HEADS))
+    precision, votes = rng.uniform(0, 3, examples.LATENT), rng.normal(size=examples.LATENT)
+    scored = family.score(np.concatenate([precision, votes]), rewards, None)
+    variances, step = np.zeros(3), 1e-5
+    for axis in range(examples.LATENT):
+        shift = step * (1 + precision[axis]) * np.eye(examples.LATENT)[axis]  # of the votes: moves the mean by `step`
+        up, down = (family.score(np.concatenate([precision, votes + sign * shift]), rewards, None).scores for sign in (1, -1))
+        variances += ((up - down) / (2 * step)) ** 2 / (1 + precision[axis])
+    np.testing.assert_allclose(scored.stds, np.sqrt(variances), rtol=1e-7)
+
+
 def test_everybody_has_the_same_global_head():
     family = BradleyTerry("bt", ("global",), 2.0)
     scored = family.score(np.zeros(0), np.array([[0.5], [-1.0]]), None)
