@@ -138,7 +138,7 @@ def _field(location: Sequence[Any]) -> str:
     parts = list(location)
     if len(parts) > 1 and parts[0] in {"body", "path", "query", "header"}:
         parts = parts[1:]
-    if parts and isinstance(parts[0], int):  # the position of a syntax error
+    if not parts or isinstance(parts[0], int):  # an error of the whole, or the position of a syntax error
         return "body"
     name = ""
     for part in parts:

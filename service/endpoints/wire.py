@@ -20,7 +20,17 @@ MAX_STOPS = 8
 MAX_STOP_CHARS = 64
 
 
-def _without_nul(text: str) -> str:
+def sound_unicode(text: str) -> str:
+    """Returns `text` if it can be stored and sent.
+
+    Raises:
+        ValueError: it holds a lone surrogate or a NUL.
+    """
+    # Checked here and not left to pydantic, which looks into a string only where it has to measure it.
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds a lone surrogate at character {error.start}, which is no Unicode text") from None
     at = text.find("\0")
     if at >= 0:
         raise ValueError(f"holds a NUL at character {at}")
@@ -30,29 +40,19 @@ def _without_nul(text: str) -> str:
 def _with_words(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty" if not text else f"has {len(text)} characters, all of them blank")
-    return _without_nul(text)
+    return sound_unicode(text)
 
 
-def sound_unicode(text: str) -> str:
-    """Returns `text` if it can be stored and sent.
-
-    Raises:
-        ValueError: it holds a lone surrogate or a NUL.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"holds a lone surrogate at character {error.start}") from None
-    return _without_nul(text)
-
-
-Text = Annotated[str, AfterValidator(_without_nul)]
+Text = Annotated[str, AfterValidator(sound_unicode)]
 Written = Annotated[str, AfterValidator(_with_words)]
-User = Annotated[str, AfterValidator(sound_unicode), Field(min_length=1, max_length=MAX_USER_CHARS, description="any opaque string")]
+User = Annotated[str, Field(min_length=1, max_length=MAX_USER_CHARS, description="any opaque string"), AfterValidator(sound_unicode)]
 Context = Annotated[
-    Text, Field(max_length=MAX_CONTEXT_CHARS, description="a short text on what this user wants; context-aware routers see it")
+    str,
+    Field(max_length=MAX_CONTEXT_CHARS, description="a short text on what this user wants; context-aware routers see it"),
+    AfterValidator(sound_unicode),
 ]
-Id = Annotated[str, AfterValidator(sound_unicode), Field(min_length=1, max_length=256)]
+Id = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound_unicode)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS), AfterValidator(sound_unicode)]
 
 
 class Wire(BaseModel):
@@ -110,9 +110,7 @@ class GenerateRequest(RouteRequest):
     max_tokens: Annotated[int, Field(ge=1)] = 128
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    stop: Annotated[list[Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]], Field(max_length=MAX_STOPS)] = Field(
-        default_factory=list
-    )
+    stop: Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
 
 

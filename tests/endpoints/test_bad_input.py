@@ -1,0 +1,203 @@
+"""Bad input: each kind has its documented status and code, names the field, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.endpoints.ids import candidate_id, new_decision_id
+from service.settings import Settings
+from service.state.memory_store import MemoryStore
+from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
+
+SCORE: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG]}
+GENERATE: dict[str, Any] = {"user": "u1", "prompt": PROMPT}
+FEEDBACK: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "chosen_text": SHORT, "rejected_text": LONG}
+PAIR: dict[str, Any] = {"user": "u1", "chosen": candidate_id(new_decision_id(), 0), "rejected": candidate_id(new_decision_id(), 1)}
+ABSENT = object()
+
+
+def changed(body: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in (body | fields).items() if value is not ABSENT}
+
+
+FIELDS = [
+    ("/score", changed(SCORE, user=""), "user", "at least 1 character"),
+    ("/score", changed(SCORE, user="u" * 257), "user", "at most 256 characters"),
+    ("/score", changed(SCORE, user=7), "user", "valid string"),
+    ("/score", changed(SCORE, user=ABSENT), "user", "is missing"),
+    ("/score", changed(SCORE, user="a\0b"), "user", "NUL at character 1"),
+    ("/score", changed(SCORE, user="a\ud800"), "user", "lone surrogate"),
+    ("/score", changed(SCORE, prompt=""), "prompt", "is empty"),
+    ("/score", changed(SCORE, prompt=" \n\t"), "prompt", "3 characters, all of them blank"),
+    ("/score", changed(SCORE, prompt="a\0"), "prompt", "NUL at character 1"),
+    ("/score", changed(SCORE, prompt="\udfff"), "prompt", "lone surrogate"),
+    ("/score", changed(SCORE, prompt=ABSENT), "prompt", "is missing"),
+    ("/score", changed(SCORE, messages=[{"role": "user", "content": "x"}]), "prompt", "both there"),
+    ("/score", changed(SCORE, prompt=ABSENT, messages=[]), "messages", "at least 1 item"),
+    ("/score", changed(SCORE, prompt=ABSENT, messages=[{"role": "tool", "content": "x"}]), "messages[0].role", "'system'"),
+    ("/score", changed(SCORE, prompt=ABSENT, messages=[{"role": "user", "content": ""}]), "messages[0].content", "is empty"),
+    ("/score", changed(SCORE, responses=[]), "responses", "0 items; 1 to 64"),
+    ("/score", changed(SCORE, responses=["x"] * 65), "responses", "65 items; 1 to 64"),
+    ("/score", changed(SCORE, responses=["x", ""]), "responses[1]", "is empty"),
+    ("/score", changed(SCORE, responses=["\ud83d"]), "responses[0]", "lone surrogate"),
+    ("/score", changed(SCORE, responses=["x\0"]), "responses[0]", "NUL at character 1"),
+    ("/score", changed(SCORE, responses="x"), "responses", "valid list"),
+    ("/score", changed(SCORE, context="\0"), "context", "NUL"),
+    ("/score", changed(SCORE, context="c" * 4097), "context", "at most 4096"),
+    ("/score", changed(SCORE, family="none"), "family", "bradley_terry, micro, vrf"),
+    ("/score", changed(SCORE, explain=1), "explain", "valid boolean"),
+    ("/score", changed(SCORE, surprise=1), "surprise", "not a field"),
+    ("/score", changed(SCORE, **{"\ud800": 1}), "body", "lone surrogate"),
+    ("/generate", changed(GENERATE, candidates=0), "candidates", "greater than or equal to 1"),
+    ("/generate", changed(GENERATE, candidates=9), "candidates", "is 9; at most 8"),
+    ("/generate", changed(GENERATE, candidates=4), "candidates", "3 members"),
+    ("/generate", changed(GENERATE, candidates="2"), "candidates", "valid integer"),
+    ("/generate", changed(GENERATE, candidates=True), "candidates", "valid integer"),
+    ("/generate", changed(GENERATE, policy="greedy"), "policy", "'sample'"),
+    ("/generate", changed(GENERATE, max_tokens=0), "max_tokens", "greater than or equal to 1"),
+    ("/generate", changed(GENERATE, max_tokens=513), "max_tokens", "is 513; at most 512"),
+    ("/generate", changed(GENERATE, temperature=-1), "temperature", "greater than or equal to 0"),
+    ("/generate", changed(GENERATE, temperature=float("nan")), "temperature", "finite"),
+    ("/generate", changed(GENERATE, temperature=float("inf")), "temperature", "finite"),
+    ("/generate", changed(GENERATE, top_p=0), "top_p", "greater than 0"),
+    ("/generate", changed(GENERATE, stop=[""]), "stop[0]", "at least 1 character"),
+    ("/generate", changed(GENERATE, stop=["x"] * 9), "stop", "at most 8"),
+    ("/generate", changed(GENERATE, seed=-1), "seed", "greater than or equal to 0"),
+    ("/route", changed(GENERATE, stream=True), "stream", "not a field"),
+    ("/feedback", {"user": "u1"}, "chosen", "is missing"),
+    ("/feedback", changed(PAIR, rejected=ABSENT), "rejected", "is missing"),
+    ("/feedback", changed(PAIR, rejected=PAIR["chosen"]), "rejected", "same candidate"),
+    ("/feedback", changed(PAIR, chosen_text="x"), "chosen_text", "either two ids or two texts"),
+    ("/feedback", changed(PAIR, prompt="x"), "prompt", "beside candidate ids"),
+    ("/feedback", changed(PAIR, decision_id=new_decision_id()), "decision_id", "not the decision of either"),
+    ("/feedback", changed(FEEDBACK, prompt=ABSENT), "prompt", "is missing"),
+    ("/feedback", changed(FEEDBACK, rejected_text=ABSENT), "rejected_text", "is missing"),
+    ("/feedback", changed(FEEDBACK, rejected_text=SHORT), "rejected_text", "equals chosen_text"),
+    ("/feedback", changed(FEEDBACK, rejected_text=" "), "rejected_text", "blank"),
+    ("/feedback", changed(FEEDBACK, event_id=""), "event_id", "at least 1 character"),
+    ("/feedback", changed(FEEDBACK, event_id="é" * 129), "event_id", "258 bytes"),
+    ("/feedback", changed(FEEDBACK, event_id="a\nb"), "event_id", "control character"),
+    ("/feedback", changed(FEEDBACK, tie="no"), "tie", "valid boolean"),
+    ("/feedback", changed(FEEDBACK, observed_at="yesterday"), "observed_at", "valid datetime"),
+    ("/feedback", changed(FEEDBACK, observed_at="2026-01-01T00:00:00"), "observed_at", "timezone"),
+    ("/feedback", changed(FEEDBACK, observed_at="2028-01-01T00:00:00Z"), "observed_at", "in the future"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "field", "message"), FIELDS, ids=lambda value: str(value)[:40].encode("ascii", "replace").decode())
+async def test_a_field_that_is_wrong_is_named_with_what_is_wrong(service: Service, path: str, body: Any, field: str, message: str):
+    content = json.dumps(body)
+    answer = await service.client.post(path, content=content, headers={"content-type": "application/json"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "invalid-request"), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    named = {error["field"]: error["message"] for error in problem["errors"]}
+    assert field in named, problem
+    assert message in named[field]
+    assert field in problem["detail"]
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert (await service.get("/users/u1"))["user"]["comparisons"] == 0
+
+
+async def test_every_field_that_is_wrong_is_named_at_once(service: Service):
+    problem = await service.post("/score", {"user": "", "prompt": "", "responses": ["", "x"], "x": 1}, status=422)
+    assert {error["field"] for error in problem["errors"]} == {"user", "prompt", "responses[0]", "x"}
+
+
+async def test_of_very_many_wrong_fields_the_first_are_named_and_the_rest_counted(service: Service):
+    problem = await service.post("/score", SCORE | {f"x{index}": 1 for index in range(50)}, status=422)
+    assert len(problem["errors"]) == 20
+    assert problem["detail"].endswith("and 45 more")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"user": "u1",', "is not JSON"),
+        (b"", "is missing"),
+        (b"[]", "JSON object"),
+        (b'"text"', "JSON object"),
+        (b'{"user": "\xff"}', "cannot be read as JSON"),
+        (b'{"user": ' * 100_000, "cannot be read as JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
+    ],
+    ids=["cut short", "nothing", "a list", "a string", "not UTF-8", "nested too deeply", "a number too long"],
+)
+async def test_a_body_that_is_no_json_object_is_refused(service: Service, content: bytes, message: str):
+    answer = await service.client.post("/score", content=content, headers={"content-type": "application/json"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "invalid-request"), answer.text
+    assert problem["errors"][0]["field"] == "body"
+    assert message in problem["errors"][0]["message"]
+
+
+async def test_a_body_that_is_not_sent_as_json_is_told_so(service: Service):
+    answer = await service.client.post("/score", content=json.dumps(SCORE), headers={"content-type": "text/plain"})
+    assert answer.status_code == 422
+    assert "application/json" in answer.json()["detail"]
+
+
+async def test_of_a_key_that_stands_twice_the_last_one_counts(service: Service):
+    content = json.dumps(SCORE)[:-1] + ', "user": "u2"}'
+    answer = await service.client.post("/score", content=content, headers={"content-type": "application/json"})
+    assert answer.json()["user"]["id"] == "u2"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/score", SCORE | {"prompt": "x" * 101}, "prompt has 101 characters; the limit is 100"),
+        ("/score", SCORE | {"responses": ["x", "x" * 81]}, "responses[1] has 81 characters; the limit is 80"),
+        ("/generate", GENERATE | {"prompt": "x" * 101}, "prompt has 101 characters; the limit is 100"),
+        ("/route", GENERATE | {"prompt": "x" * 101}, "prompt has 101 characters; the limit is 100"),
+        ("/feedback", FEEDBACK | {"chosen_text": "x" * 81}, "chosen_text has 81 characters; the limit is 80"),
+        (
+            "/generate",
+            {"user": "u1", "messages": [{"role": "user", "content": "x" * 51}] * 2},
+            "messages have 102 characters; the limit is 100",
+        ),
+        ("/score", SCORE | {"prompt": "x" * 5000}, "body has 5,"),
+    ],
+    ids=["prompt", "response", "prompt of generate", "prompt of route", "text of feedback", "messages", "body"],
+)
+async def test_what_is_too_large_is_refused_with_the_number_and_the_limit(
+    settings_of: Callable[..., Settings], path: str, body: Any, message: str
+):
+    settings = settings_of(max_prompt_chars=100, max_response_chars=80, max_body_bytes=5000)
+    async with running(settings, MemoryStore()) as service:
+        problem = await service.post(path, body, status=413)
+        assert problem["code"] == "too-large"
+        assert message in problem["detail"]
+
+
+async def test_a_body_without_a_declared_length_is_counted_as_it_comes(settings_of: Callable[..., Settings]):
+    async with running(settings_of(max_body_bytes=5000), MemoryStore()) as service:
+        taken = []
+
+        async def chunks():
+            for index in range(100):
+                taken.append(index)
+                yield b" " * 1000
+
+        answer = await service.client.post("/score", content=chunks(), headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+        assert "more than 5,000 bytes" in answer.json()["detail"]
+        assert len(taken) < 10
+
+
+async def test_an_unknown_member_is_refused_with_those_that_there_are(service: Service):
+    problem = await service.post("/generate", GENERATE | {"member": "nobody"}, status=404)
+    assert problem["code"] == "unknown-member"
+    assert "concise, detailed, warm" in problem["detail"]
+
+
+@pytest.mark.parametrize("user", ["u" * 257, "%00", "%ff"])
+async def test_a_user_in_the_path_is_held_to_the_same_rules(service: Service, user: str):
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/export"), ("DELETE", "/comparisons/e1")):
+        answer = await service.client.request(method, f"/users/{user}{path}")
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["field"] == "user"
