@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("peft")
 
-from service.errors import UnknownMember  # noqa: E402
-from service.members.build import build_roster, member_client  # noqa: E402
-from service.members.member import UnusableMember  # noqa: E402
-from service.members.roster import Fallback, Observers  # noqa: E402
-from service.members.spec import parse_roster  # noqa: E402
-from tests.members.asking import ask, soon  # noqa: E402
+from service.errors import UnknownMember
+from service.members.build import build_roster, member_client
+from service.members.member import UnusableMember
+from service.members.roster import Fallback, Observers
+from service.members.spec import parse_roster
+from tests.members.asking import ask, soon
 
 LOCAL = {
     "concise": {"kind": "local", "base": "base", "adapter": "adapters/concise"},

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("peft")
 
-from service.errors import DeadlineExceeded, InvalidRequest, MemberFailed  # noqa: E402
-from service.members.member import Defaults, Finish, GenerationRequest, Member, Message, TextPiece  # noqa: E402
-from service.members.openai import OpenAIMember  # noqa: E402
-from service.members.spec import OpenAISpec  # noqa: E402
-from tests.members.asking import ask, collect, soon  # noqa: E402
-from tests.members.gate import Gate  # noqa: E402
+from service.errors import DeadlineExceeded, InvalidRequest, MemberFailed
+from service.members.member import Defaults, Finish, GenerationRequest, Member, Message, TextPiece
+from service.members.openai import OpenAIMember
+from service.members.spec import OpenAISpec
+from tests.members.asking import ask, collect, soon
+from tests.members.gate import Gate
 
 
 class Local:

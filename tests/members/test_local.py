@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("peft")
 
-import torch  # noqa: E402
-from peft import PeftModel  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge  # noqa: E402
-from service.members.local import LocalEngine  # noqa: E402
-from service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece  # noqa: E402
-from tests.members.asking import ask, collect, soon  # noqa: E402
-from tests.members.gate import Gate  # noqa: E402
-from tests.members.tiny import ADAPTERS, CONTEXT, write_tokenizer  # noqa: E402
+from service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge
+from service.members.local import LocalEngine
+from service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
+from tests.members.asking import ask, collect, soon
+from tests.members.gate import Gate
+from tests.members.tiny import ADAPTERS, CONTEXT, write_tokenizer
 
 PROMPTS = ["Hi", "Where should I travel in spring?", "A recipe for soup, please, with onions", "naïve café 🙂 " * 3]
 
@@ -182,7 +182,7 @@ async def test_a_deadline_in_the_middle_ends_the_answer_after_what_was_written(s
 
     async def read():
         async for event in members_of(shared_engine)[0].stream(ask(max_tokens=60), soon(0.3)):
-            events.append(event)
+            events.append(event)  # noqa: PERF401 -- what was read before the error counts
 
     reading = asyncio.create_task(read())
     await gate.reached()

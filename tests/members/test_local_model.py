@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("peft")
 
-from safetensors.numpy import load_file, save_file  # noqa: E402
+from safetensors.numpy import load_file, save_file
 
-from service.members.local import LocalEngine  # noqa: E402
-from service.members.local_model import load  # noqa: E402
-from service.members.member import UnusableMember  # noqa: E402
-from tests.members.tiny import CONTEXT, edit_config, write_adapter, write_base  # noqa: E402
+from service.members.local import LocalEngine
+from service.members.local_model import load
+from service.members.member import UnusableMember
+from tests.members.tiny import CONTEXT, edit_config, write_adapter, write_base
 
 WEIGHTS = "adapter_model.safetensors"
 

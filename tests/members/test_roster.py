@@ -182,7 +182,12 @@ async def test_everything_is_told_to_the_observers():
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(Overloaded("x"), "overloaded"), (DeadlineExceeded("x"), "deadline"), (TooLarge("x"), "refused"), (OneMemberFailed("one", "model", "x"), "model")],
+    [
+        (Overloaded("x"), "overloaded"),
+        (DeadlineExceeded("x"), "deadline"),
+        (TooLarge("x"), "refused"),
+        (OneMemberFailed("one", "model", "x"), "model"),
+    ],
 )
 async def test_every_failure_has_a_reason_of_the_closed_set(error, reason):
     reasons = []

@@ -1,0 +1,138 @@
+"""The member on a server, against a real server that somebody else wrote: `transformers serve` on the tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("peft")
+for needed in ("fastapi", "uvicorn", "openai", "pydantic"):  # what transformers itself asks for before it serves
+    pytest.importorskip(needed)
+
+from service.members.local import LocalEngine  # noqa: E402
+from service.members.member import Defaults, OneMemberFailed, TextPiece  # noqa: E402
+from service.members.openai import OpenAIMember  # noqa: E402
+from service.members.spec import OpenAISpec  # noqa: E402
+from tests.members.asking import ask, collect, soon  # noqa: E402
+from tests.members.tiny import write_base  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A base whose own settings ask for sampling: without that, this server is greedy whatever the request says."""
+    base = write_base(tmp_path_factory.mktemp("served") / "base", seed=3)
+    settings = base / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_sample": True}))
+    return base
+
+
+@pytest.fixture(scope="module")
+def base_url(base):
+    command = shutil.which("transformers", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert command, "the transformers package brings this command"
+    arguments = ["serve", str(base), "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--log-level", "info"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    server = subprocess.Popen([command, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said, url = [], None
+    try:
+        for line in server.stderr:  # ends when the server does
+            said.append(line)
+            if found := re.search(r"running on (http://[^\s]+)", line):
+                url = found[1]
+                break
+        assert url, "the server ended: " + "".join(said[-20:])
+        threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
+        yield f"{url}/v1"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@asynccontextmanager
+async def relay_to(base_url):
+    """Passes bytes between a client and the server, and says when the client has closed."""
+    host, port = re.search(r"//([^:/]+):(\d+)", base_url).groups()
+    left = asyncio.Event()
+
+    async def pump(reader, writer):
+        with suppress(ConnectionError):
+            while part := await reader.read(65536):
+                writer.write(part)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader, writer):
+        server_reader, server_writer = await asyncio.open_connection(host, int(port))
+        back = asyncio.create_task(pump(server_reader, writer))
+        await pump(reader, server_writer)
+        left.set()
+        await back
+
+    relay = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with relay:
+        yield f"http://127.0.0.1:{relay.sockets[0].getsockname()[1]}/v1", left
+
+
+@pytest.fixture
+def member(base, base_url, client):
+    return OpenAIMember("served", OpenAISpec(base_url, str(base), defaults=Defaults(temperature=0.0, top_p=1.0)), client)
+
+
+async def test_it_is_there_although_its_list_of_models_breaks_offline(member):
+    await member.check()
+
+
+async def test_an_answer_streams_in_pieces_and_is_the_local_members_own(member, base):
+    engine = LocalEngine(base, {}, threads=1)
+    await asyncio.to_thread(engine.load)
+    request = ask("Where should I travel?", temperature=0.0, top_p=1.0, seed=None, max_tokens=40)
+    text, finish = await collect(engine.member("local"), request)
+    await engine.aclose()
+    events = [event async for event in member.stream(request, soon())]
+    *pieces, served = events
+    assert len(pieces) > 5
+    # It sends bytes that make no character as U+FFFD, one by one and joined; the rest is the same.
+    assert re.sub("\ufffd+", "", "".join(piece.text for piece in pieces)) == re.sub("\ufffd+", "", text)
+    assert (served.prompt_tokens, served.completion_tokens, served.usage) == (finish.prompt_tokens, finish.completion_tokens, "reported")
+
+
+async def test_sampling_parameters_reach_it(member):
+    greedy = await collect(member, ask(temperature=0.0, seed=None))
+    assert await collect(member, ask(temperature=None, top_p=None, seed=None)) == greedy
+    assert await collect(member, ask(temperature=2.0, top_p=1e-6, seed=5)) == greedy
+    one, again, other = [await collect(member, ask(temperature=2.0, top_p=1.0, seed=seed)) for seed in (1, 1, 2)]
+    assert one == again != other
+    _, finish = await collect(member, ask(temperature=0.0, max_tokens=3))
+    assert (finish.reason, finish.completion_tokens) == ("length", 3)
+
+
+async def test_a_stop_string_ends_the_answer_before_it(member):
+    text, _ = await collect(member, ask(temperature=0.0, seed=None))
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    cut, finish = await collect(member, ask(temperature=0.0, seed=None, stop=(stop,)))
+    assert cut == text[: text.index(stop)]
+    assert finish.reason == "stop"
+
+
+async def test_a_caller_who_leaves_closes_the_connection_and_the_next_is_served(member, base, base_url, client):
+    async with relay_to(base_url) as (relayed_url, left):
+        relayed = OpenAIMember("served", OpenAISpec(relayed_url, str(base)), client)
+        async with aclosing(relayed.stream(ask(max_tokens=100), soon())) as events:
+            assert isinstance(await anext(events), TextPiece)
+        await left.wait()
+    assert (await collect(member, ask(temperature=0.0)))[0]
+
+
+async def test_a_model_that_it_does_not_know_is_a_failure_with_its_reason(base_url, client):
+    with pytest.raises(OneMemberFailed, match="HTTP "):
+        await collect(OpenAIMember("lost", OpenAISpec(base_url, "nobody/nothing"), client), ask())
