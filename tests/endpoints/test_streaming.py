@@ -1,0 +1,190 @@
+"""Streams: the decision first and kept by then, pieces as they come, the whole answer last; errors after the start; readers who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from service.errors import MemberFailed
+from service.settings import Settings
+from service.state.memory_store import MemoryStore
+from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
+from tests.endpoints.streams import events
+from tests.endpoints.voices import SAYINGS, voices
+
+ASK: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "stream": True}
+
+
+@contextlib.asynccontextmanager
+async def listening(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    """Serves the application on a real socket, where a disconnect is one; its lifespan is already running."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None, http="httptools", timeout_graceful_shutdown=5))
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20) as client:
+            yield client
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def wired(service: Service):
+    async with listening(service) as client:
+        yield client
+
+
+async def test_a_stream_begins_with_the_decision_and_ends_with_the_whole_answer(service: Service, wired: httpx.AsyncClient):
+    async with wired.stream("POST", "/generate", json=ASK | {"candidates": 2}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-cache"
+        found = [event async for event in events(answer)]
+    names = [name for name, _ in found]
+    assert (names[0], names[-1], set(names[1:-1])) == ("decision", "done", {"token"})
+    decision, done = found[0][1], found[-1][1]
+    assert answer.headers["x-decision-id"] == decision["decision_id"] == done["decision_id"]
+    assert answer.headers["x-attune-member"] == decision["routing"]["member"]
+    for candidate in done["candidates"]:
+        pieces = [data["text"] for name, data in found if name == "token" and data["index"] == candidate["index"]]
+        assert tuple(pieces) == SAYINGS[candidate["member"]]
+        assert "".join(pieces) == candidate["text"]
+    pair = {"user": "u1", "chosen": done["candidates"][0]["candidate_id"], "rejected": done["candidates"][1]["candidate_id"]}
+    assert (await service.post("/feedback", pair))["result"] == "applied"
+
+
+async def test_the_decision_is_kept_before_its_first_event_and_its_candidates_when_they_are_finished(
+    service: Service, wired: httpx.AsyncClient
+):
+    voice = service.members["warm"]
+    voice.gate.clear()
+    async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
+        stream = events(answer)
+        name, decision = await anext(stream)
+        assert name == "decision"
+        kept = await service.get(f"/decisions/{decision['decision_id']}")
+        assert (kept["candidates"], kept["routing"]) == ([], decision["routing"])
+        voice.gate.set()
+        done = [data async for name, data in stream if name == "done"][0]
+    kept = await service.get(f"/decisions/{decision['decision_id']}")
+    assert [candidate["text"] for candidate in kept["candidates"]] == [candidate["text"] for candidate in done["candidates"]]
+
+
+async def test_pieces_come_as_they_are_written(service: Service, wired: httpx.AsyncClient):
+    voice = service.members["warm"]
+    voice.gate.clear()
+    async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
+        stream = events(answer)
+        await anext(stream)
+        voice.gate.set()
+        name, data = await anext(stream)
+        assert (name, data["text"], data["member"]) == ("token", SAYINGS["warm"][0], "warm")
+
+
+async def test_a_member_that_breaks_off_ends_the_stream_with_an_error_event(settings_of: Callable[..., Settings]):
+    members = voices()
+    members["warm"].failure, members["warm"].fails_after = MemberFailed("broke off", {"warm": "broke off"}), 2
+    async with running(settings_of(), MemoryStore(), members) as service, listening(service) as wired:
+        async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
+            found = [event async for event in events(answer)]
+        assert answer.status_code == 200
+        assert [name for name, _ in found] == ["decision", "token", "token", "error"]
+        problem = found[-1][1]
+        assert (problem["code"], problem["status"], problem["request_id"]) == ("member-failed", 502, answer.headers["x-request-id"])
+        assert await service.metric("attune_errors_total", code="member-failed") == 1
+
+
+async def test_a_stream_that_passes_its_deadline_ends_with_an_error_event(settings_of: Callable[..., Settings]):
+    members = voices()
+    members["warm"].gate.clear()
+    async with running(settings_of(generate_deadline_ms=150), MemoryStore(), members) as service, listening(service) as wired:
+        async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
+            found = [event async for event in events(answer)]
+        assert [name for name, _ in found] == ["decision", "error"]
+        assert found[-1][1]["code"] == "deadline-exceeded"
+        assert members["warm"].open_streams == 0
+
+
+async def test_a_request_that_is_refused_before_the_start_is_no_stream(service: Service, wired: httpx.AsyncClient):
+    answer = await wired.post("/generate", json=ASK | {"candidates": 99})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+async def test_when_the_reader_of_a_stream_leaves_the_member_is_left_and_nothing_else_is_lost(service: Service, wired: httpx.AsyncClient):
+    voice = service.members["warm"]
+    voice.gate.clear()
+    async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
+        _, decision = await anext(events(answer))
+        await voice.began.wait()
+    await voice.left.wait()
+    assert voice.open_streams == 0
+    kept = await service.get(f"/decisions/{decision['decision_id']}")
+    assert kept["candidates"] == []
+    problem = await service.post(
+        "/feedback",
+        {"user": "u1", "chosen": decision["decision_id"][:-1] + "1", "rejected": decision["decision_id"][:-1] + "2"},
+        status=404,
+    )
+    assert problem["code"] == "unknown-candidate"
+    voice.gate.set()
+    await service.post("/generate", {"user": "u1", "prompt": PROMPT})
+
+
+async def test_when_the_caller_of_a_plain_generation_leaves_the_member_is_left_too(service: Service, wired: httpx.AsyncClient):
+    voice = service.members["warm"]
+    voice.gate.clear()
+    asking = asyncio.ensure_future(wired.post("/generate", json={"user": "u1", "prompt": PROMPT, "member": "warm"}))
+    await voice.began.wait()
+    asking.cancel()
+    await voice.left.wait()
+    assert voice.open_streams == 0
+    assert service.app.state.live.serving.leases.count == 0 or await service.app.state.live.serving.leases.idle() is None
+
+
+class HeldStore(MemoryStore):
+    """A store whose add waits at a gate, so that a caller can leave meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.added = asyncio.Event()
+
+    async def add_comparison(self, key, comparison):
+        self.reached.set()
+        await self.gate.wait()
+        found = await super().add_comparison(key, comparison)
+        self.added.set()
+        return found
+
+
+async def test_a_comparison_whose_caller_leaves_while_it_is_added_is_added(settings_of: Callable[..., Settings]):
+    store = HeldStore()
+    liked = {"user": "u1", "prompt": PROMPT, "chosen_text": SHORT, "rejected_text": LONG, "event_id": "e1"}
+    async with running(settings_of(), store) as service, listening(service) as wired:
+        telling = asyncio.ensure_future(wired.post("/feedback", json=liked))
+        await store.reached.wait()
+        telling.cancel()
+        await service.app.state.live.serving.leases.idle()  # the request is over, the add is not
+        store.gate.set()
+        await store.added.wait()
+        assert (await service.get("/users/u1"))["user"]["comparisons"] == 1
+        assert (await service.post("/feedback", liked))["result"] == "duplicate"
+
+
+async def test_shutting_down_waits_for_a_comparison_that_is_being_added(settings_of: Callable[..., Settings]):
+    store = HeldStore()
+    liked = {"user": "u1", "prompt": PROMPT, "chosen_text": SHORT, "rejected_text": LONG, "event_id": "e1"}
+    async with asyncio.TaskGroup() as group:
+        async with running(settings_of(), store) as service:
+            telling = group.create_task(service.client.post("/feedback", json=liked))
+            await store.reached.wait()
+            asyncio.get_running_loop().call_soon(store.gate.set)
+        assert store.added.is_set()
+    assert telling.done()
