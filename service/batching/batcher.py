@@ -299,7 +299,7 @@ class Batcher:
         self._note_idle()
 
     def _fail(self, submission: Submission, error: AttuneError) -> None:
-        self._queue.abandon(submission.entries)
+        # Its other texts leave the queue with the caller, in `submit`.
         if not submission.answered.done():
             submission.answered.set_exception(error)
 

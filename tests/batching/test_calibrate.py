@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import pytest
 
+from models.seam.families import Row
+from models.seam.text import Encoded
 from service.batching.calibrate import BUDGETS, LENGTHS, calibrate, texts
 from tests.batching.scorers import CostedScorer
 
@@ -48,6 +53,31 @@ def test_of_budgets_that_are_equally_fast_the_smallest_is_taken() -> None:
     assert found.budget_tokens == 128
     # Some padding must be allowed even where starting a batch costs nothing.
     assert 0 < found.overhead_tokens < 16
+
+
+def test_a_budget_that_is_hardly_faster_is_not_worth_longer_batches() -> None:
+    scorer = CostedScorer(lambda n, longest: (4 + n * longest) / 10_000)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=100.0, clock=scorer.clock)
+    assert found.budget_tokens == 128
+    assert found.measured[128] == pytest.approx(max(found.measured.values()), rel=0.03)
+    assert found.measured[128] < found.measured[512]
+
+
+def test_one_quiet_repeat_of_three_is_enough() -> None:
+    scorer = CostedScorer(cpu)
+    runs: Counter[int] = Counter()
+
+    class Disturbed:
+        """Takes four times as long in the first two repeats of every batch near 512 tokens."""
+
+        def run(self, items: Sequence[Encoded]) -> list[Row]:
+            tokens = len(items) * len(items[0])
+            runs[tokens] += 1
+            if 400 < tokens <= 512 and runs[tokens] in {2, 3}:
+                scorer.now_s += 3 * cpu(len(items), len(items[0]))
+            return scorer.run(items)
+
+    assert calibrate(Disturbed(), max_text_tokens=256, limit_s=100.0, clock=scorer.clock).budget_tokens == 512
 
 
 def test_a_neighbour_that_takes_the_machine_now_and_then_does_not_change_the_choice() -> None:
