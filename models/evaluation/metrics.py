@@ -61,9 +61,3 @@ def bootstrap(per_user: Array, *, seed: int = 0, resamples: int = 2000) -> Inter
     picked = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
     low, high = np.percentile(values[picked].mean(axis=1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high), len(values))
-
-
-def rank_correlation(first: Array, second: Array) -> float:
-    """Returns Spearman's correlation of two columns `[N]`, ties by order of appearance."""
-    ranks = [np.argsort(np.argsort(column, kind="stable"), kind="stable") for column in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])

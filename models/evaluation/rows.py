@@ -59,10 +59,12 @@ def graph_outputs(scorer: Path, rows: Sequence[Encoded], *, threads: int = 2) ->
     while start < len(order):
         count = max(1, BATCH_TOKENS // len(rows[order[start]]))
         batch = order[start : start + count]
-        for index, row in zip(batch, _split(dict(zip(names, session.run(names, _feeds([rows[i] for i in batch])), strict=True))), strict=True):
+        for index, row in zip(
+            batch, _split(dict(zip(names, session.run(names, _feeds([rows[i] for i in batch])), strict=True))), strict=True
+        ):
             found[index] = dict(row)
         start += count
-        show_progress(start if start < len(order) else len(order), len(order))
+        show_progress(min(len(order), start), len(order))
     return {name: np.stack([row[name] for row in found if row is not None]) for name in names}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.synthetic_tastes import DEFAULT_SHARPNESS, choose, utility
+from models.data.synthetic_tastes import DEFAULT_SHARPNESS, choose, draw_users, utility
 from models.evaluation.metrics import accuracy
 from models.seam import routing
 from models.seam.families import Families, Row
@@ -215,3 +215,38 @@ def _compare(
     chosen, rejected = (arena.answers[asked][member][answer] for member, answer in (answers[winner], answers[1 - winner]))
     gap = float(utilities[winner] - utilities[1 - winner])
     return _Told(arena.prompts[asked], chosen, rejected, 0.5 if gap == 0 else float(gap > 0))
+
+
+def ideal_observer(
+    feedback: Arena,
+    held_out: Arena,
+    tastes: Array,
+    *,
+    seed: int,
+    counts: Sequence[int] = COUNTS,
+    sharpness: float = DEFAULT_SHARPNESS,
+    particles: int = 4000,
+) -> Array:
+    """Returns `[U, n]` 1 where exact Bayes routes to the best member: what no family can beat but by luck.
+
+    It knows the prior that tastes are drawn from, the sharpness, and every answer's true manner scores; only the choices
+    are noisy. Particles of the prior are weighted by the choices' likelihood, and the policy is that of the server.
+    """
+    prior = draw_users(particles, seed + 1_000_003)
+    worth = held_out.scores.mean(axis=(0, 2))  # [M, 6]
+    found = np.zeros((len(tastes), len(counts)))
+    for user, taste in enumerate(tastes):
+        rng = np.random.default_rng([seed, user])
+        best, logs = int(np.argmax(worth @ taste)), np.zeros(particles)
+        for count in range(max(counts) + 1):
+            weights = np.exp(logs - logs.max())
+            weights /= weights.sum()
+            if count in counts:
+                found[user, list(counts).index(count)] = float(np.argmax(worth @ (weights @ prior)) == best)
+            sampled = prior[rng.choice(particles, size=SAMPLES, p=weights)] @ worth.T
+            pair = routing.choose("sample", sampled, count=2, epsilon=EPSILON, rng=rng).members
+            prompt, answers = rng.integers(len(feedback.prompts)), rng.integers(feedback.scores.shape[2], size=2)
+            shown = feedback.scores[prompt, list(pair), answers]
+            winner = choose(rng, utility(taste, shown), sharpness)
+            logs -= np.logaddexp(0.0, -sharpness * (prior @ (shown[winner] - shown[1 - winner])))
+    return found

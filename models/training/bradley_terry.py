@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from models.data.preferences import Comparisons
 from models.seam.families import BradleyTerry
-from models.training.features import Calibration, StandardisedHeads
+from models.training.features import Calibration, StandardisedHeads, Subspace
 from models.training.heads import Heads, TrainedFamily
 from models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
@@ -25,20 +25,19 @@ class BradleyTerrySettings:
     Attributes:
         ridge: weight of the mean squared effective weight in the loss.
         batch: comparisons a step.
-        components, whiten: see `Calibration.of`.
+        subspace: the features that heads may use.
     """
 
     ridge: float = 1e-3
     batch: int = 1024
-    components: int | None = None
-    whiten: float = 0.0
+    subspace: Subspace = field(default_factory=Subspace)
     loop: LoopSettings = field(default_factory=LoopSettings)
 
 
 def train_bradley_terry(data: TrainingData, settings: BradleyTerrySettings, seed: int) -> TrainedFamily:
     """Returns the global head and its logit scale, `P = sigma(a ds)`."""
     with reproducible(seed) as generator:
-        calibration = Calibration.of(data.train, data.vectors, components=settings.components, whiten=settings.whiten)
+        calibration = data.calibration(settings.subspace)
         module = _Module(calibration, generator)
         features = torch.from_numpy(calibration.candidate(data.vectors.candidates))
         train, validation = _columns(data.train), _columns(data.validation)
@@ -59,7 +58,7 @@ class _Module(nn.Module):
     def __init__(self, calibration: Calibration, generator: torch.Generator) -> None:
         super().__init__()
         self.heads = StandardisedHeads(1, calibration.moment, generator)
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.tensor(-1.0))
 
     def loss(self, features: Tensor, chosen: Tensor, rejected: Tensor, tie: Tensor, weight: Tensor) -> Tensor:
         margins = self.log_scale.exp() * self.heads(features[chosen] - features[rejected]).squeeze(-1)

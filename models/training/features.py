@@ -51,6 +51,21 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class Subspace:
+    """Which directions of the trunk's vectors the heads may use.
+
+    Attributes:
+        components: keep this many directions in which users differ most consistently (reconstruction: the low-rank space of
+            tastes that LoRe and PALM assume, found in closed form); None keeps every dimension.
+        shrinkage: how much the second moment of differences is shrunk to its mean when directions are found; larger trusts
+            directions of little variance less.
+    """
+
+    components: int | None = 12
+    shrinkage: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """The affine maps of candidates and prompts, and the second moment of feature differences over the training comparisons.
 
@@ -65,14 +80,13 @@ class Calibration:
     moment: Array
 
     @classmethod
-    def of(cls, train: Comparisons, vectors: Vectors, *, components: int | None = None, whiten: float = 0.0) -> Calibration:
+    def of(cls, train: Comparisons, vectors: Vectors, subspace: Subspace) -> Calibration:
         """Returns the calibration of `train`.
 
         Args:
             train: the calibration set: no other comparison is looked at.
             vectors: of the texts of `train`.
-            components: keep this many principal components of the differences; None keeps every dimension.
-            whiten: power of the components' standard deviation to divide by; 0 leaves them, 1 whitens. Needs `components`.
+            subspace: which features to keep.
 
         Raises:
             VectorsInvalid: vectors are not finite or too few for the texts, or all differences are zero.
@@ -81,14 +95,14 @@ class Calibration:
         used = np.concatenate([train.chosen, train.rejected])
         mean, spread = _moments(vectors.candidates[used])
         matrix = np.diag(1.0 / spread)
-        moment = _second_moment(train, vectors, matrix)
+        differences = (vectors.candidates[train.chosen].astype(np.float64) - vectors.candidates[train.rejected]) / spread
+        moment = _second_moment(differences, train.weight)
         if not np.trace(moment) > 0:
             raise VectorsInvalid(f"all {len(train)} comparisons are between equal vectors: there is nothing to learn")
-        if components is not None:
-            values, axes = np.linalg.eigh(moment)
-            top = np.argsort(-values, kind="stable")[:components]
-            matrix = (axes[:, top] / np.maximum(values[top], 1e-9) ** (0.5 * whiten)).T @ matrix
-            moment = _second_moment(train, vectors, matrix)
+        if subspace.components is not None:
+            axes = _taste_axes(train, differences, moment, subspace.components, subspace.shrinkage)
+            matrix = axes.T @ matrix
+            moment = _second_moment(differences @ axes, train.weight)
         prompt_mean, prompt_spread = _moments(vectors.prompts[np.unique(train.prompt)])
         return cls(Affine(matrix, mean), Affine(np.diag(1.0 / prompt_spread), prompt_mean), moment)
 
@@ -137,15 +151,34 @@ def _moments(vectors: NDArray[np.float32]) -> tuple[Array, Array]:
     return mean, np.where(spread > 1e-6, spread, 1.0)
 
 
-def _second_moment(train: Comparisons, vectors: Vectors, matrix: Array) -> Array:
-    total = np.zeros((len(matrix), len(matrix)))
-    for start in range(0, len(train), 8192):
-        rows = slice(start, start + 8192)
-        raw = vectors.candidates[train.chosen[rows]].astype(np.float64) - vectors.candidates[train.rejected[rows]]
-        difference = raw @ matrix.T
-        total += (difference * train.weight[rows, None]).T @ difference
-    moment: Array = total / train.weight.sum()
+def _second_moment(differences: Array, weight: Array) -> Array:
+    moment: Array = (differences * weight[:, None]).T @ differences / weight.sum()
     return moment
+
+
+def _taste_axes(train: Comparisons, differences: Array, moment: Array, components: int, shrinkage: float) -> Array:
+    """Returns `[D, components]`, the directions in which users' mean differences vary most against the differences themselves.
+
+    `C`, the mean of `dx_i dx_j^T` over different comparisons of one user, is what a user's choices have in common: noise of
+    single choices cancels, tastes do not. The axes solve `C g = lambda (S + shrinkage tr(S)/D I) g`.
+    """
+    decided = np.where(train.tie, 0.0, 1.0)[:, None] * differences
+    sums = np.zeros((len(train.users), differences.shape[1]))
+    np.add.at(sums, train.user, decided)
+    counts = np.bincount(train.user, minlength=len(train.users))
+    pairs = float(np.sum(counts * (counts - 1)))
+    if pairs == 0:
+        raise VectorsInvalid(f"none of {len(train.users)} users has two comparisons: their tastes have no common directions to find")
+    common = (sums.T @ sums - decided.T @ decided) / pairs
+    shrunk = moment + shrinkage * np.trace(moment) / len(moment) * np.eye(len(moment))
+    # Whitening by the Cholesky factor turns the generalised problem into an ordinary symmetric one.
+    root = np.linalg.inv(np.linalg.cholesky(shrunk))
+    values, axes = np.linalg.eigh(root @ common @ root.T)
+    top = np.argsort(-values, kind="stable")[:components]
+    found = root.T @ axes[:, top]
+    # Eigenvectors come with either sign; a fixed one makes a training repeatable across libraries.
+    signed: Array = found * np.where(found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])] < 0, -1.0, 1.0)
+    return signed
 
 
 def _check(train: Comparisons, vectors: Vectors) -> None:

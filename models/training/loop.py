@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.data.embeddings import Vectors
 from models.data.preferences import Comparisons
+from models.training.features import Calibration, Subspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,27 @@ class TrainingData:
         train: gradients and calibration come from these.
         validation: stopping comes from these; other users or other prompts than `train`, or both.
         vectors: of the texts that both share.
+        calibrations: what `calibration` found before, by subspace.
     """
 
     train: Comparisons
     validation: Comparisons
     vectors: Vectors
+    calibrations: dict[Subspace, Calibration] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.train.texts is not self.validation.texts and self.train.texts != self.validation.texts:
             raise ValueError("train and validation must share one table of texts, which the vectors belong to")
+
+    def calibration(self, subspace: Subspace) -> Calibration:
+        """Returns the calibration on the training comparisons, computed once for all families that share a subspace.
+
+        Raises:
+            VectorsInvalid: see `Calibration.of`.
+        """
+        if subspace not in self.calibrations:
+            self.calibrations[subspace] = Calibration.of(self.train, self.vectors, subspace)
+        return self.calibrations[subspace]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +63,10 @@ class LoopSettings:
     """
 
     steps: int = 2000
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-2
     weight_decay: float = 1e-2
-    evaluate_every: int = 50
-    patience: int = 10
+    evaluate_every: int = 100
+    patience: int = 6
 
 
 @dataclass(slots=True)
@@ -101,7 +114,7 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
         if not torch.isfinite(value):
             raise TrainingDiverged(f"the loss is {float(value)} at step {step}")
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 5.0)
         optimizer.step()
         schedule.step()

@@ -21,7 +21,7 @@ from torch.nn import functional
 from models.seam.families import Micro
 from models.seam.hedge import HedgeSettings
 from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
-from models.training.features import Calibration, StandardisedHeads
+from models.training.features import Calibration, StandardisedHeads, Subspace
 from models.training.heads import Heads, TrainedFamily
 from models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
@@ -41,7 +41,7 @@ class MicroSettings:
         cap: most that one comparison may cost a head, nats.
         ridge: weight of the mean squared effective weight in the loss.
         router: hidden units, 128 in the paper.
-        components, whiten: see `Calibration.of`.
+        subspace: the features that heads may use.
         batch: comparisons a step where heads learn from prompts.
     """
 
@@ -53,8 +53,7 @@ class MicroSettings:
     cap: float = 4.0
     ridge: float = 1e-3
     router: int = 128
-    components: int | None = None
-    whiten: float = 0.0
+    subspace: Subspace = field(default_factory=Subspace)
     batch: int = 1024
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -63,7 +62,7 @@ class MicroSettings:
 def train_micro(data: TrainingData, settings: MicroSettings, seed: int) -> TrainedFamily:
     """Returns K heads, their router, the mean log gate as the prior, and Hedge's constants."""
     with reproducible(seed) as generator:
-        calibration = Calibration.of(data.train, data.vectors, components=settings.components, whiten=settings.whiten)
+        calibration = data.calibration(settings.subspace)
         module = MicroModule(calibration, settings, generator)
         train, validation = (ComparisonFeatures.of(part, data, calibration) for part in (data.train, data.validation))
         loss, validate = _training_loss(module, train, data, settings, seed), _validation(module, validation, data, settings)

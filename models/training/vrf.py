@@ -20,7 +20,7 @@ from torch.nn import functional
 from models.seam.families import Vrf
 from models.seam.gaussian import Bases, PairEncoder
 from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
-from models.training.features import Calibration, StandardisedHeads
+from models.training.features import Calibration, StandardisedHeads, Subspace
 from models.training.heads import Heads, TrainedFamily
 from models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
@@ -42,7 +42,7 @@ class VrfSettings:
         free_bits: KL per latent dimension that costs nothing, nats.
         diversity: weight of the mean squared positive correlation between heads; opposed heads are as diverse as it gets.
         ridge: weight of the mean squared effective weight in the loss.
-        components, whiten: see `Calibration.of`.
+        subspace: the features that heads may use.
     """
 
     heads: int = 8
@@ -57,8 +57,7 @@ class VrfSettings:
     free_bits: float = 0.05
     diversity: float = 0.02
     ridge: float = 1e-3
-    components: int | None = None
-    whiten: float = 0.0
+    subspace: Subspace = field(default_factory=Subspace)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
     loop: LoopSettings = field(default_factory=LoopSettings)
 
@@ -66,7 +65,7 @@ class VrfSettings:
 def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFamily:
     """Returns K heads with their bases, the pair encoder, and the features that it reads."""
     with reproducible(seed) as generator:
-        calibration = Calibration.of(data.train, data.vectors, components=settings.components, whiten=settings.whiten)
+        calibration = data.calibration(settings.subspace)
         module = VrfModule(calibration, settings, generator)
         train, validation = (ComparisonFeatures.of(part, data, calibration) for part in (data.train, data.validation))
         batches = Episodes(data.validation, settings.episodes).validation_batches()

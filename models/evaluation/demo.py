@@ -1,0 +1,227 @@
+"""Trains everything of the demo that is not the language model: reward heads, and what the members are worth.
+
+    generated answers + members' own answers ─> simulated users compare ─> bradley_terry, micro, vrf
+    members' answers to training prompts ─> rewards ─> portfolio.json, values.safetensors
+
+Only topics of the training split are used for heads and values, those of the validation split for stopping; what this
+writes is small enough to be committed, and two runs with one seed write equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.embeddings import Embedder, Vectors, embed_texts
+from models.data.preferences import Texts
+from models.data.synthetic import MANNERS, Split, prompts
+from models.data.synthetic_tastes import DEFAULT_CONCENTRATION, DEFAULT_SHARPNESS, draw_users, manner_scores, utility
+from models.data.trunk import load_trunk
+from models.evaluation.drawn import bradley_terry_choice, draw_comparisons
+from models.portfolio.measure import Values, fit_values
+from models.portfolio.pool import Pool, grammar_pool
+from models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
+from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from models.training.heads import TrainedFamily, compute_outputs, save_heads, save_values
+from models.training.loop import TrainingData
+from models.training.micro import MicroSettings, train_micro
+from models.training.vrf import VrfSettings, train_vrf
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "concise": "Answers in as few words as will do.",
+    "detailed": "Answers step by step, with reasons.",
+    "playful": "Answers with jokes and exclamations.",
+    "formal": "Answers politely and impersonally.",
+    "cautious": "Answers with doubts and caveats.",
+    "bold": "Answers with certainty and verve.",
+}
+DEFAULT_FAMILY = "vrf"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """Sizes of the demo's training.
+
+    Attributes:
+        users, per_user: training users and comparisons of each.
+        validation_users: stop the training; of other prompts.
+        prompts: most prompts of a split, for heads.
+        answers: generated answers per prompt and manner.
+        member_prompts, member_answers: what every member is asked for its values.
+    """
+
+    users: int = 2000
+    per_user: int = 40
+    validation_users: int = 300
+    prompts: int = 400
+    answers: int = 2
+    member_prompts: int = 120
+    member_answers: int = 3
+    bradley_terry: BradleyTerrySettings = field(default_factory=BradleyTerrySettings)
+    micro: MicroSettings = field(default_factory=MicroSettings)
+    vrf: VrfSettings = field(default_factory=VrfSettings)
+
+
+def train_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    settings: DemoSettings | None = None,
+    trunk: Embedder | None = None,
+    cache: Path | None = None,
+) -> list[TrainedFamily]:
+    """Trains the demo's families, fits the members' values, and writes both into `out`; returns the families.
+
+    Written: `heads.json`, `heads.safetensors`, `values.safetensors`, `portfolio.json`, `provenance.json`, and, where
+    `out/language_model` is, `answers/train.jsonl` and `answers/test.jsonl` with what its members say.
+
+    Args:
+        out: folder of the demo, made if absent.
+        seed: of everything drawn.
+        settings: sizes and the families' settings.
+        trunk: the demo's own if None.
+        cache: folder of the embedding cache; None keeps none.
+    """
+    settings = settings or DemoSettings()
+    trunk = trunk or load_trunk()
+    members = member_pool(out, "train", settings, seed=seed)
+    written = {part: written_pool(part, settings, seed=seed) for part in ("train", "validation")}
+    texts = combine([written["train"], members, written["validation"]])
+    vectors = embed_texts(texts, trunk, cache)
+    data = draw_training_data(texts, vectors, set(written["validation"].prompts), settings, seed=seed)
+    trained = [
+        train_bradley_terry(data, settings.bradley_terry, seed),
+        train_micro(data, settings.micro, seed),
+        train_vrf(data, settings.vrf, seed),
+    ]
+    trained = [name_heads(one, texts, vectors.candidates) for one in trained]
+    save_heads(out, trained, DEFAULT_FAMILY)
+    values = member_values(trained, members, trunk, cache, seed=seed)
+    save_values(out, {name: value.head for name, value in values.items()})
+    (out / "portfolio.json").write_bytes(write_portfolio(portfolio_of(members, values)))
+    provenance = {
+        "seed": seed,
+        "trained_on": {
+            "users": f"simulated: Dirichlet({DEFAULT_CONCENTRATION}) over {', '.join(MANNERS)}; choices Bradley-Terry, sharpness {DEFAULT_SHARPNESS}",
+            "answers": f"generated{' and sampled from the members' if has_language_model(out) else ''}, topics of the training split",
+            "train_comparisons": {"count": len(data.train), "sha256": data.train.sha256()},
+            "validation_comparisons": {"count": len(data.validation), "sha256": data.validation.sha256()},
+        },
+        "trunk_sha256": trunk.sha256,
+        "validation_nll": {one.family.name: one.summary["validation_nll"] for one in trained},
+        "values": {name: {"r2": value.r2, "penalty": value.penalty} for name, value in values.items()},
+        "settings": asdict(settings),
+    }
+    (out / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return trained
+
+
+def written_pool(part: Split, settings: DemoSettings, *, seed: int) -> Pool:
+    """Returns generated answers in every manner to prompts of one split."""
+    return grammar_pool(prompts(part, seed)[: settings.prompts], settings.answers, seed=_number(seed, part))
+
+
+def member_pool(demo: Path, part: Split, settings: DemoSettings, *, seed: int) -> Pool:
+    """Returns what the members answer to prompts of one split: sampled from the language model where `demo` has one.
+
+    Without it the generated answers stand for the members, each perfectly in character.
+    """
+    asked = prompts(part, seed)[: settings.member_prompts]
+    if not has_language_model(demo):
+        return grammar_pool(asked, settings.member_answers, seed=_number(seed, f"members-{part}"))
+    from models.evaluation.answers import generate_pool  # noqa: PLC0415 - peft takes seconds and only this branch needs it
+
+    return generate_pool(
+        demo / "language_model",
+        [prompt.text for prompt in asked],
+        MANNERS,
+        settings.member_answers,
+        seed=_number(seed, f"members-{part}"),
+        cache=demo / "answers" / f"{part}.jsonl",
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+
+
+def has_language_model(demo: Path) -> bool:
+    """Returns whether the demo's language model was trained."""
+    return (demo / "language_model" / "base" / "config.json").is_file()
+
+
+def combine(pools: Sequence[Pool]) -> Texts:
+    """Returns all texts of the pools, each prompt and each answer once."""
+    tables = [pool.texts() for pool in pools]
+    asked = dict.fromkeys(prompt for table in tables for prompt in table.prompts)
+    answers = dict.fromkeys(candidate for table in tables for candidate in table.candidates)
+    return Texts(tuple(asked), tuple(answers))
+
+
+def draw_training_data(texts: Texts, vectors: Vectors, held: set[str], settings: DemoSettings, *, seed: int) -> TrainingData:
+    """Returns comparisons of simulated users: validation users on the prompts in `held`, training users on all others."""
+    scores = np.array([manner_scores(text) for _, text in texts.candidates])
+    is_held = np.array([prompt in held for prompt, _ in texts.prompts])
+    parts = []
+    for name, users, where in (("train", settings.users, ~is_held), ("validation", settings.validation_users, is_held)):
+        parts.append(
+            draw_comparisons(
+                texts,
+                utility(draw_users(users, _number(seed, f"{name}-tastes")), scores),
+                per_user=settings.per_user,
+                choose=bradley_terry_choice(DEFAULT_SHARPNESS),
+                seed=_number(seed, f"{name}-comparisons"),
+                prompts=np.flatnonzero(where),
+                name=name,
+            )
+        )
+    train, validation = parts
+    return TrainingData(train, validation, vectors)
+
+
+def name_heads(trained: TrainedFamily, texts: Texts, vectors: NDArray[np.float32]) -> TrainedFamily:
+    """Returns the family with heads named after the manner that their rewards follow most, for people who read explanations.
+
+    Names are read off after training, from the answers' true manners; heads are trained without them.
+    """
+    if len(trained.family.heads) == 1:
+        return trained
+    rewards = compute_outputs([trained], vectors)[f"{trained.family.name}_rewards"]
+    scores = np.array([manner_scores(text) for _, text in texts.candidates])
+    together = np.corrcoef(rewards.T, scores.T)[: rewards.shape[1], rewards.shape[1] :]
+    names: list[str] = [""] * len(together)
+    used: dict[str, int] = {}
+    for head in np.argsort(-np.abs(together).max(axis=1), kind="stable"):
+        strongest = int(np.argmax(np.abs(together[head])))
+        name = MANNERS[strongest] if together[head, strongest] > 0 else f"not {MANNERS[strongest]}"
+        used[name] = used.get(name, 0) + 1
+        names[head] = name if used[name] == 1 else f"{name} {used[name]}"
+    family = replace(trained.family, heads=tuple(names))  # type: ignore[type-var]  # every family is a dataclass
+    return replace(trained, family=family, summary={**trained.summary, "head_correlations": np.round(together, 3).tolist()})
+
+
+def member_values(trained: Sequence[TrainedFamily], pool: Pool, trunk: Embedder, cache: Path | None, *, seed: int) -> dict[str, Values]:
+    """Returns what the members of a pool are worth under every family's heads, from their answers."""
+    vectors = embed_texts(pool.texts(), trunk, cache)
+    outputs = compute_outputs(trained, vectors.candidates)
+    found = {}
+    for one in trained:
+        rewards = outputs[f"{one.family.name}_rewards"].astype(np.float64).reshape(*pool.shape, -1)
+        found[one.family.name] = fit_values(rewards, vectors.prompts, seed=seed)
+    return found
+
+
+def portfolio_of(pool: Pool, values: Mapping[str, Values]) -> Portfolio:
+    """Returns the portfolio of one member per manner, without a certificate: nothing was proved about these members."""
+    members = tuple(PortfolioMember(name, DESCRIPTIONS[name], {name: 1.0}) for name in pool.members)
+    means = {name: value.mean for name, value in values.items()}
+    return Portfolio(members, means, {name: value.interval for name, value in values.items()}, None)
+
+
+def _number(seed: int, purpose: str) -> int:
+    """Returns a seed for one purpose, so that adding a draw somewhere changes no other."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4], "little")
