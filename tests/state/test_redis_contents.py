@@ -142,6 +142,28 @@ async def test_every_key_has_a_time_to_live(store: RedisStore, raw: Redis, alice
     assert left_ms[alice.decision("decision").encode()] <= 100_000
 
 
+async def test_a_log_entry_of_somebody_else_is_not_taken_back(store: RedisStore, raw: Redis, alice: UserKey, bob: UserKey) -> None:
+    await store.add_comparison(alice, comparison("event", [1.0]))
+    before = await raw.get(alice.sum(BASIS))
+    ((entry_id, fields),) = await raw.xrange(alice.log)
+    await raw.delete(alice.log)
+    await raw.xadd(alice.log, fields | {b"tag": bob.raw_tag}, id=entry_id)
+    with pytest.raises(StoreUnavailable, match="not asked for"):
+        await store.take_back(alice, BASIS, "event")
+    assert await raw.get(alice.sum(BASIS)) == before
+    assert await raw.xlen(alice.log) == 1
+
+
+async def test_the_index_drops_decisions_whose_pointers_have_expired(
+    server: EmbeddedRedis, store: RedisStore, raw: Redis, alice: UserKey
+) -> None:
+    await store.write_decision(alice, "brief", b"record", 10.0)
+    await store.write_decision(alice, "long", b"record", 1000.0)
+    await age(server.url, alice.tenant, 30.0)
+    await store.write_decision(alice, "next", b"record", 1000.0)
+    assert await raw.zrange(alice.decisions, 0, -1) == [b"long", b"next"]
+
+
 async def test_a_brief_decision_does_not_shorten_the_life_of_the_index(store: RedisStore, raw: Redis, alice: UserKey) -> None:
     await store.write_decision(alice, "long", b"record", 1000.0)
     await store.write_decision(alice, "brief", b"record", 1.0)

@@ -122,13 +122,26 @@ async def test_a_comparison_whose_caller_left_is_added_whole_or_not_at_all(store
     assert repeat.result == "duplicate" if began else repeat.result in {"applied", "duplicate"}
 
 
-async def test_closing_waits_for_commands_whose_callers_left(server: EmbeddedRedis, store: RedisStore, alice: UserKey) -> None:
-    leaving = RedisStore(server.url)
-    task = asyncio.create_task(leaving.add_comparison(alice, comparison("event", [2.0])))
-    await asyncio.sleep(0)
-    task.cancel()
-    await leaving.aclose()
+async def test_closing_waits_for_commands_whose_callers_left(own_server: EmbeddedRedis) -> None:
+    alice = key_of("acme", "alice")
+    leaving = RedisStore(own_server.url)
+    await leaving.ping()  # a connection is there, so the command goes out at once
+    assert own_server.pid is not None
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        task = asyncio.create_task(leaving.add_comparison(alice, comparison("event", [2.0])))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        closing = asyncio.create_task(leaving.aclose())
+        done, _ = await asyncio.wait({closing}, timeout=0.1)
+        assert not done
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    await closing
+    store = RedisStore(own_server.url)
     assert await store.read_user(alice, BASIS) is not None
+    await store.aclose()
 
 
 # --- a server that hangs, dies or refuses ----------------------------------------------------------------------------
