@@ -64,7 +64,7 @@ class ChatRequest(Open):
     seed: int | None = None
 
     def as_native(self) -> wire.GenerateRequest:
-        """Returns the same request in native form.
+        """Returns the same request in native form; errors name fields as they are called there.
 
         Raises:
             ValidationError: a field is out of the native limits.

@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from service import __version__
@@ -60,10 +60,10 @@ async def readyz(request: Request) -> dict[str, Any]:
 
 
 @router.get("/metrics", response_class=Response, summary="Prometheus metrics")
-async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+async def metrics(request: Request) -> Response:
     """Exposition in the format that `Accept` asks for."""
     counted: Metrics = request.app.state.metrics
-    content, content_type = counted.render(accept)
+    content, content_type = counted.render(request.headers.get("accept", ""))
     return Response(content, headers={"content-type": content_type})
 
 
@@ -138,7 +138,7 @@ async def _reload(call: Call, path: FilePath | None) -> tuple[str, str]:
     return serving.bundle.id, serving.bundle.basis
 
 
-@router.get("/errors/{code}", summary="What an error code means")
+@router.get("/errors/{code}", responses=problems(404), summary="What an error code means")
 async def explain_error(code: Annotated[str, Path()]) -> Response:
     """What the `type` of a problem document points at."""
     for kind in _all_kinds(AttuneError):

@@ -24,6 +24,9 @@ _MAX_NAME_CHARS = 100
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _OPENAI_CODES = {"unauthenticated": "invalid_api_key", "unknown-member": "model_not_found", "too-large": "context_length_exceeded"}
 
+# Compatible requests are checked in native form; a client knows its own names.
+_OPENAI_FIELDS = {"candidates": "n", "responses": "documents"}
+
 _PLAIN_WORDS = {
     "missing": "is missing",
     "extra_forbidden": "is not a field of this request",
@@ -59,7 +62,7 @@ def openai_object(error: AttuneError, request_id: str) -> dict[str, Any]:
         "error": {
             "message": printable(error.detail, 2000),
             "type": kind,
-            "param": fields[0].field if fields else None,
+            "param": _OPENAI_FIELDS.get(fields[0].field, fields[0].field) if fields else None,
             "code": _OPENAI_CODES.get(error.code, error.code),
             "request_id": request_id,
         }

@@ -44,7 +44,7 @@ def _with_words(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(sound_unicode)]
-Written = Annotated[str, AfterValidator(_with_words)]
+Written = Annotated[str, Field(json_schema_extra={"minLength": 1}), AfterValidator(_with_words)]
 User = Annotated[str, Field(min_length=1, max_length=MAX_USER_CHARS, description="any opaque string"), AfterValidator(sound_unicode)]
 Context = Annotated[
     str,

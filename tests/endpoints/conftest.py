@@ -98,10 +98,9 @@ async def running(settings: Settings, store: Store | None = None, members: dict[
     """Starts the application, and stops it as the server would."""
     members, clock = members or voices(), Clock()
     app = create_app(settings, store=store, members=members, clock=clock)
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://attune") as client:
-            yield Service(app, client, members, clock)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://attune") as client, app.router.lifespan_context(app):
+        yield Service(app, client, members, clock)
 
 
 @pytest.fixture

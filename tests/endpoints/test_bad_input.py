@@ -88,7 +88,9 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "field", "message"), FIELDS, ids=lambda value: str(value)[:40].encode("ascii", "replace").decode())
+@pytest.mark.parametrize(
+    ("path", "body", "field", "message"), FIELDS, ids=lambda value: str(value)[:40].encode("ascii", "replace").decode()
+)
 async def test_a_field_that_is_wrong_is_named_with_what_is_wrong(service: Service, path: str, body: Any, field: str, message: str):
     content = json.dumps(body)
     answer = await service.client.post(path, content=content, headers={"content-type": "application/json"})

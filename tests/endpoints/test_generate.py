@@ -244,7 +244,9 @@ async def test_a_decision_is_kept_with_its_law_and_its_candidates_and_without_fe
     assert "features" not in str(kept)
 
 
-@pytest.mark.parametrize("decision", ["nonsense", "01a3185c-5000-7db5-afb6-d948e446e580", "01a3185c-5000-7db5-afb6-d948e446e581", "%00", "a%2Fb"])
+@pytest.mark.parametrize(
+    "decision", ["nonsense", "01a3185c-5000-7db5-afb6-d948e446e580", "01a3185c-5000-7db5-afb6-d948e446e581", "%00", "a%2Fb"]
+)
 async def test_a_decision_that_is_not_there_is_404(service: Service, decision: str):
     assert (await service.get(f"/decisions/{decision}", status=404))["code"] == "unknown-decision"
 

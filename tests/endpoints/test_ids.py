@@ -32,7 +32,9 @@ def test_a_decision_id_is_no_candidate_and_a_candidate_is_no_decision():
     assert as_decision_id(candidate_id(decision, 0)) is None
 
 
-@pytest.mark.parametrize("text", ["", "x", "{01a3185c-5000-7db5-afb6-d948e446e581}", "01a3185c50007db5afb6d948e446e581" + "0000", "é" * 36, "\ud800" * 36])
+@pytest.mark.parametrize(
+    "text", ["", "x", "{01a3185c-5000-7db5-afb6-d948e446e581}", "01a3185c50007db5afb6d948e446e581" + "0000", "é" * 36, "\ud800" * 36]
+)
 def test_what_is_not_spelt_like_an_id_is_none(text: str):
     assert split_candidate(text) is None
     assert as_decision_id(text) is None

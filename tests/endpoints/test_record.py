@@ -16,9 +16,7 @@ ROUTING = Routing("sample", 2**62 + 1, 0.05, 256, ("warm", "concise"), {"warm": 
 
 
 def record(rows: list[np.ndarray], prompt: np.ndarray) -> DecisionRecord:
-    candidates = tuple(
-        KeptCandidate("warm", "text", "stop", 0.1, 0.2, 3, 4, {"b_features": row, "a_rewards": row[:1]}) for row in rows
-    )
+    candidates = tuple(KeptCandidate("warm", "text", "stop", 0.1, 0.2, 3, 4, {"b_features": row, "a_rewards": row[:1]}) for row in rows)
     return DecisionRecord(
         1.5, "bundle", "basis", "vrf", "applied", 3, "prompt", None, digest_of("prompt"), ROUTING, {"p": prompt}, candidates
     )

@@ -71,7 +71,7 @@ async def test_the_decision_is_kept_before_its_first_event_and_its_candidates_wh
         kept = await service.get(f"/decisions/{decision['decision_id']}")
         assert (kept["candidates"], kept["routing"]) == ([], decision["routing"])
         voice.gate.set()
-        done = [data async for name, data in stream if name == "done"][0]
+        (done,) = [data async for name, data in stream if name == "done"]
     kept = await service.get(f"/decisions/{decision['decision_id']}")
     assert [candidate["text"] for candidate in kept["candidates"]] == [candidate["text"] for candidate in done["candidates"]]
 

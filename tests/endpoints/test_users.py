@@ -48,25 +48,19 @@ async def test_asking_twice_says_the_same(service: Service):
     assert await service.get("/users/u1") == await service.get("/users/u1")
 
 
-@pytest.mark.parametrize("user", ["a/b", "a/export", "a%2Fb", "100%", "ü ñ", "..", "a?b#c", "{x}", "comparisons/x", "\N{GRINNING FACE}", "+"])
+@pytest.mark.parametrize(
+    "user", ["a/b", "../..", "a/export", "a%2Fb", "100%", "ü ñ", "a?b#c", "{x}", "comparisons/x", "\N{GRINNING FACE}", "+"]
+)
 async def test_a_user_id_of_any_characters_is_reached_by_its_path(service: Service, user: str):
     await service.post("/feedback", liked(user, "event/1?"))
-    path = f"/users/{quote(user, safe='')}" if user != ".." else "/users/%2E%2E"
-    found = await service.client.get(path if user != ".." else "/users/..%2F..")
-    if user != "..":  # clients resolve dot segments before they send them
-        assert found.json()["user"] == {
-            "id": user,
-            "comparisons": 1,
-            "first_seen": "2027-01-15T08:00:00.000Z",
-            "last_seen": "2027-01-15T08:00:00.000Z",
-        }
-        first = (await service.client.get(f"{path}/export")).text.splitlines()[0]
-        assert json.loads(first)["id"] == user
-        taken = await service.client.delete(f"{path}/comparisons/{quote('event/1?', safe='')}")
-        assert taken.json()["user"] == {"id": user, "comparisons": 0}
-        assert (await service.client.delete(path)).status_code == 200
-    else:
-        assert found.json()["user"]["id"] == "../.."
+    path = f"/users/{quote(user, safe='')}"
+    found = await service.get(path)
+    assert (found["user"]["id"], found["user"]["comparisons"]) == (user, 1)
+    first = (await service.client.get(f"{path}/export")).text.splitlines()[0]
+    assert json.loads(first)["id"] == user
+    taken = await service.client.delete(f"{path}/comparisons/{quote('event/1?', safe='')}")
+    assert taken.json()["user"] == {"id": user, "comparisons": 0}
+    assert (await service.client.delete(path)).status_code == 200
 
 
 async def test_export_has_everything_and_what_it_says_adds_up(service: Service):

@@ -1,0 +1,178 @@
+"""The compatible routes, as the real `openai` client sees them, and rerank as its clients do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+
+from service.endpoints.ids import split_candidate
+from service.members.member import OneMemberFailed
+from service.settings import Settings
+from service.state.memory_store import MemoryStore
+from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.endpoints.test_streaming import listening
+from tests.endpoints.voices import SAYINGS, voices
+from tests.tiny_bundle import MEMBERS
+
+TURNS: list[Any] = [{"role": "user", "content": PROMPT}]
+
+
+def client_of(base_url: Any, key: str = "unused") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key=key, max_retries=0)
+
+
+@pytest.fixture
+async def client(service: Service):
+    async with listening(service) as wired, client_of(str(wired.base_url).rstrip("/")) as client:
+        yield client
+
+
+async def test_models_are_auto_and_the_members(client: openai.AsyncOpenAI):
+    assert [model.id async for model in client.models.list()] == ["auto", *MEMBERS]
+
+
+async def test_auto_routes_and_each_choice_can_be_given_to_feedback(service: Service, client: openai.AsyncOpenAI):
+    raw = await client.chat.completions.with_raw_response.create(model="auto", messages=TURNS, user="u1", n=2)
+    completion = raw.parse()
+    first, second = completion.choices
+    assert raw.headers["x-attune-member"] == completion.model == first.model_extra["member"]
+    assert first.message.content == "".join(SAYINGS[completion.model])
+    assert first.finish_reason == "stop"
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
+    chosen, rejected = first.model_extra["candidate_id"], second.model_extra["candidate_id"]
+    assert split_candidate(chosen) == (raw.headers["x-decision-id"], 0)
+    assert completion.id == f"chatcmpl-{raw.headers['x-decision-id']}"
+    told = await service.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected})
+    assert told["user"]["comparisons"] == 1
+
+
+async def test_a_members_name_pins_it(client: openai.AsyncOpenAI):
+    completion = await client.chat.completions.create(model="detailed", messages=TURNS, user="u1")
+    assert completion.model == "detailed"
+    assert completion.choices[0].message.content == "".join(SAYINGS["detailed"])
+
+
+async def test_a_stream_brings_pieces_ends_and_usage(service: Service, client: openai.AsyncOpenAI):
+    chunks = [
+        chunk
+        async for chunk in await client.chat.completions.create(
+            model="warm", messages=TURNS, user="u1", stream=True, stream_options={"include_usage": True}
+        )
+    ]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert tuple(pieces) == SAYINGS["warm"]
+    (end,) = [chunk.choices[0] for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert end.finish_reason == "stop"
+    decision, _ = split_candidate(end.model_extra["candidate_id"])
+    assert (await service.get(f"/decisions/{decision}"))["candidates"][0]["text"] == "".join(pieces)
+    assert chunks[-1].usage.completion_tokens == 11
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_without_a_user_the_prior_decides_and_nothing_is_kept(client: openai.AsyncOpenAI):
+    raw = await client.chat.completions.with_raw_response.create(model="auto", messages=TURNS)
+    assert "x-decision-id" not in raw.headers
+    assert raw.parse().choices[0].model_extra["candidate_id"] is None
+
+
+async def test_parts_of_text_developer_turns_and_unknown_fields_are_understood(service: Service, client: openai.AsyncOpenAI):
+    await client.chat.completions.create(
+        model="warm",
+        messages=[{"role": "developer", "content": "be short"}, {"role": "user", "content": [{"type": "text", "text": PROMPT}]}],
+        max_completion_tokens=7,
+        stop="egg",
+        seed=-1,
+        logit_bias={"1": 2},
+        extra_body={"surprise": True},
+    )
+    (asked,) = service.members["warm"].asked
+    assert [(message.role, message.content) for message in asked.messages] == [("system", "be short"), ("user", PROMPT)]
+    assert (asked.max_tokens, asked.stop) == (7, ("egg",))
+    assert asked.seed is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "param"),
+    [
+        ({"messages": []}, openai.BadRequestError, "messages"),
+        ({"messages": [{"role": "user", "content": ""}]}, openai.BadRequestError, None),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, openai.BadRequestError, None),
+        ({"n": 99}, openai.BadRequestError, "n"),
+        ({"temperature": 9}, openai.BadRequestError, "temperature"),
+        ({"max_tokens": 100_000}, openai.BadRequestError, "max_tokens"),
+        ({"stop": ["x" * 65]}, openai.BadRequestError, "stop[0]"),
+        ({"user": "x" * 257}, openai.BadRequestError, "user"),
+        ({"model": "nobody"}, openai.NotFoundError, None),
+        ({"messages": [{"role": "user", "content": "x" * 40_000}]}, openai.APIStatusError, None),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_bad_requests_are_the_clients_own_errors(
+    client: openai.AsyncOpenAI, given: Any, error: type[openai.APIStatusError], param: Any
+):
+    with pytest.raises(error) as refused:
+        await client.chat.completions.create(**({"model": "auto", "messages": TURNS, "user": "u1"} | given))
+    body: Any = refused.value.body
+    assert body["message"]
+    if param:
+        assert body["param"] == param
+
+
+async def test_a_wrong_key_is_the_clients_authentication_error(settings_of: Callable[..., Settings]):
+    async with running(settings_of(api_keys="key-of-acme:acme"), MemoryStore()) as service, listening(service) as wired:
+        async with client_of(str(wired.base_url).rstrip("/"), "another-key") as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.models.list()
+        async with client_of(str(wired.base_url).rstrip("/"), "key-of-acme") as client:
+            assert [model.id async for model in client.models.list()]
+
+
+async def test_a_member_that_breaks_off_in_a_stream_is_the_clients_error(settings_of: Callable[..., Settings]):
+    members = voices()
+    members["warm"].failure, members["warm"].fails_after = OneMemberFailed("warm", "upstream", "broke off"), 1
+    async with (
+        running(settings_of(), MemoryStore(), members) as service,
+        listening(service) as wired,
+        client_of(str(wired.base_url).rstrip("/")) as client,
+    ):
+        stream = await client.chat.completions.create(model="warm", messages=TURNS, stream=True)
+        with pytest.raises(openai.APIError, match="broke off"):
+            [chunk async for chunk in stream]
+
+
+# --- rerank -----------------------------------------------------------------------------------------------------------
+
+
+async def test_rerank_orders_documents_for_the_user_as_score_does(service: Service):
+    documents = [SHORT, LONG, {"text": WARM}]
+    body = {"model": "auto", "query": PROMPT, "documents": documents, "user": "u1", "return_documents": True}
+    for _ in range(4):
+        await service.post("/feedback", {"user": "u1", "prompt": PROMPT, "chosen_text": WARM, "rejected_text": LONG})
+    answer = await service.post("/v1/rerank", body)
+    scored = await service.post("/score", {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG, WARM]})
+    ranks = {score["index"]: score["rank"] for score in scored["scores"]}
+    assert [ranks[result["index"]] for result in answer["results"]] == [1, 2, 3]
+    assert answer["results"][0]["document"] == {"text": WARM}
+    relevance = [result["relevance_score"] for result in answer["results"]]
+    assert relevance == sorted(relevance, reverse=True)
+    assert all(0 < value < 1 for value in relevance)
+    assert answer["usage"]["total_tokens"] == scored["usage"]["tokens"]
+
+
+async def test_rerank_gives_the_first_that_were_asked_for_and_any_family(service: Service):
+    answer = await service.post("/v1/rerank", {"model": "micro", "query": PROMPT, "documents": [SHORT, LONG, WARM], "top_n": 2})
+    assert (answer["model"], len(answer["results"])) == ("micro", 2)
+    assert "document" not in answer["results"][0]
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [({"documents": []}, 400), ({"query": ""}, 400), ({"documents": ["x"] * 65}, 400), ({"model": "nobody"}, 404), ({"top_n": 0}, 400)],
+)
+async def test_bad_rerank_requests_are_openai_error_objects(service: Service, given: dict[str, Any], status: int):
+    answer = await service.post("/v1/rerank", {"query": PROMPT, "documents": [SHORT, LONG]} | given, status=status)
+    assert answer["error"]["message"]
