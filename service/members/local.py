@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import AttuneError
+from service.members.local_batch import check_rows_are_independent
 from service.members.local_model import Device, Dtype, LoadedModel, load
 from service.members.local_worker import EngineLoad, Job, Worker
 from service.members.member import Defaults, Event, Finish, GenerationRequest, OneMemberFailed, UnusableMember
@@ -69,11 +70,12 @@ class LocalEngine:
         """Loads the model and starts the worker; a second call does nothing. Blocks for seconds: call it off the event loop.
 
         Raises:
-            UnusableMember: a file is missing or an adapter does not fit the base.
+            UnusableMember: a file is missing, an adapter does not fit the base, or the base cannot decode rows side by side.
         """
         if self._worker is not None:
             return
         self._model = load(self._base, self._adapters, device=self._device, dtype=self._dtype, context=self._context)
+        check_rows_are_independent(self._model)
         self._worker = Worker(
             self._model,
             threads=self._threads,

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from service.members.member import UnusableMember
+
 if TYPE_CHECKING:
     import torch
 
@@ -118,6 +120,34 @@ def join(one: Batch[RowT] | None, other: Batch[RowT] | None) -> Batch[RowT] | No
         tuple(map(joined, one.values, other.values)),
         torch.cat([_widened(one.mask[:, None, :, None], width), _widened(other.mask[:, None, :, None], width)])[:, 0, :, 0],
     )
+
+
+def check_rows_are_independent(model: LoadedModel) -> None:
+    """Returns if a row reads the same alone and joined, padded and continued among others.
+
+    Not every architecture does: some keep a state that padding enters, or do not continue from keys and values at all, and
+    would answer wrongly in silence.
+
+    Raises:
+        UnusableMember: this one does not.
+    """
+    import torch
+
+    long, short, following = [3, 5, 7, 9, 11, 13], [4, 6], [8, 10]
+    try:
+        with torch.inference_mode():
+            _, alone = prefill(model, [0], [[*short, following[1]]], [None])
+            batch = join(prefill(model, [0], [long], [None])[0], prefill(model, [1], [short], [None])[0])
+            assert batch is not None, "two batches were joined"
+            _, together = advance(model, batch, following, [None, None])
+    except Exception as error:
+        message = f"the model cannot decode rows of different lengths together: {type(error).__name__}: {error}"
+        raise UnusableMember(type(model.network).__name__, "base", message[:600]) from error
+    difference = float((together[1] - alone[0]).abs().max() / alone[0].float().std())
+    # Rounding is 1e-5 of the spread of the logits in float32 and up to some 0.05 in bfloat16; a wrong state is above 0.5.
+    if not difference < 0.2:
+        message = f"a row's logits differ by {difference:.2g} of their spread between alone and joined to another row"
+        raise UnusableMember(type(model.network).__name__, "base", message)
 
 
 def _widened(tensor: torch.Tensor, width: int) -> torch.Tensor:

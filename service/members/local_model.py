@@ -12,10 +12,11 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from service.members.local_lora import BASE_ROW, RowAdapters, mix_rows
 from service.members.member import UnusableMember
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-BASE_ROW = "__base__"  # peft's name for a row without an adapter
-
-
-@dataclass(slots=True)
-class RowAdapters:
-    """The adapter of each row of the forward pass that runs now; what peft's layers read."""
-
-    names: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +80,7 @@ class LoadedModel:
         if "logits_to_keep" in self.optional:
             optional["logits_to_keep"] = 1
         if self.rows is not None:
-            self.rows.names = [BASE_ROW if name is None else self.slots[name] for name in adapters]
+            self.rows.choose([BASE_ROW if name is None else self.slots[name] for name in adapters], self.device)
         output = self.network(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **optional)
         logits: torch.Tensor = output.logits[:, -1, :]
         return logits
@@ -152,7 +145,6 @@ def load(
 def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base: Path) -> tuple[Any, RowAdapters]:
     """Returns the network with the adapters' layers put into it, and the object through which rows choose among them."""
     from peft import PeftConfig, PeftModel
-    from peft.tuners.lora import LoraLayer
 
     wrapped = None
     for name, (slot, path) in adapters.items():
@@ -171,18 +163,8 @@ def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base:
         if loaded.unexpected_keys:
             raise UnusableMember(name, str(file), f"holds {_counted('tensor', loaded.unexpected_keys)} that {ADAPTER_CONFIG} does not name")
     assert wrapped is not None, "called with at least one adapter"
-    rows = RowAdapters()
-
-    def choose_adapters(_layer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        kwargs["adapter_names"] = rows.names
-        return args, kwargs
-
-    # peft's own `adapter_names=` walks all modules and registers and removes a hook on each of them in every forward;
-    # one lasting hook hands its layers the same argument.
-    for module in wrapped.modules():
-        if isinstance(module, LoraLayer):
-            module.register_forward_pre_hook(choose_adapters, with_kwargs=True)
-    return wrapped.get_base_model(), rows
+    network = wrapped.get_base_model().eval()
+    return network, mix_rows(network, [slot for slot, _ in adapters.values()])
 
 
 def _check_adapter_files(name: str, path: Path) -> None:

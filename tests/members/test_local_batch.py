@@ -7,9 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from service.members.local_batch import advance, join, prefill, select  # noqa: E402
+from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM  # noqa: E402
+
+from service.members.local_batch import advance, check_rows_are_independent, join, prefill, select  # noqa: E402
 from service.members.local_model import load  # noqa: E402
-from tests.members.tiny import ADAPTERS  # noqa: E402
+from service.members.member import UnusableMember  # noqa: E402
+from tests.members.tiny import ADAPTERS, write_tokenizer  # noqa: E402
 
 PROMPTS = [[5, 9, 20, 31, 7], [44], [12, 13, 14, 15, 16, 17, 18, 19, 20], [50, 51, 52]]
 NAMES = [None, *ADAPTERS]
@@ -81,3 +84,23 @@ def test_reading_and_joining_leave_their_arguments_alone(model):
 
 def test_joining_with_nothing_gives_the_other():
     assert join(None, None) is None
+
+
+def written(path, network):
+    network.save_pretrained(path)
+    write_tokenizer(path)
+    return load(path, {})
+
+
+def test_an_architecture_whose_rows_are_independent_passes_its_check(model, tmp_path):
+    check_rows_are_independent(model)
+    shape = {"vocab_size": 384, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
+    sliding = MistralConfig(**shape, intermediate_size=64, num_key_value_heads=2, sliding_window=4)
+    check_rows_are_independent(written(tmp_path, MistralForCausalLM(sliding)))
+
+
+def test_an_architecture_that_keeps_another_kind_of_state_is_refused_instead_of_answering_wrongly(tmp_path):
+    config = MambaConfig(vocab_size=384, hidden_size=32, num_hidden_layers=2, state_size=4, initializer_range=0.3)
+    config.max_position_embeddings = 128
+    with pytest.raises(UnusableMember, match="MambaForCausalLM"):
+        check_rows_are_independent(written(tmp_path, MambaForCausalLM(config)))
