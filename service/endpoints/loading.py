@@ -89,6 +89,7 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         max_text_tokens=longest,
         budget_tokens=measured.budget_tokens,
         overhead_tokens=measured.overhead_tokens,
+        tokens_per_s=measured.tokens_per_s,
         canary=encoder.prompt("canary"),
         on_batch=watch_batch(metrics),
         on_drop=metrics.text_dropped,
