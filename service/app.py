@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from models.seam.evidence import Decay
 from service import __version__
-from service.endpoints import compat, decisions, feedback, generate, ops, route, score, users
+from service.endpoints import compat, decisions, feedback, generate, ops, page, route, score, users
 from service.endpoints.admission import Admission, Door, InFlight
 from service.endpoints.documentation import documented
 from service.endpoints.edge import Edge
@@ -90,7 +90,7 @@ def create_app(
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     app.state.live, app.state.metrics = live, metrics
-    for module in (score, generate, route, feedback, users, decisions, ops, compat):
+    for module in (score, generate, route, feedback, users, decisions, ops, compat, page):
         app.include_router(module.router)
     app.openapi = lambda: documented(app)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)

@@ -141,8 +141,10 @@ async def _body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) ->
 
 
 async def _run_while_heard(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    """Runs `app` until it has answered; cancels it when the caller leaves, so that queued texts and generations are dropped."""
-    left = asyncio.Event()
+    """Runs `app` until it has answered; cancels it when the caller leaves before, so that queued texts and generations are dropped."""
+    running = asyncio.current_task()
+    assert running is not None
+    left, answered = asyncio.Event(), False
     bodies = [body]
 
     async def replay() -> Message:
@@ -151,24 +153,28 @@ async def _run_while_heard(app: ASGIApp, scope: Scope, body: bytes, receive: Rec
         await left.wait()
         return {"type": "http.disconnect"}
 
-    handler = asyncio.ensure_future(app(scope, replay, send))
-    watcher = asyncio.ensure_future(_disconnected(receive))
+    async def answer(message: Message) -> None:
+        nonlocal answered
+        await send(message)
+        answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not answered:  # servers also say "disconnect" when the answer is complete
+            left.set()
+            running.cancel()
+
+    watcher = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if handler.done():
-            return handler.result()
-        left.set()
-        raise ClientLeft
+        await app(scope, replay, answer)
+    except asyncio.CancelledError:
+        if not left.is_set():
+            raise
+        running.uncancel()
+        raise ClientLeft from None
     finally:
         watcher.cancel()
-        if not handler.done():
-            handler.cancel()
-        await asyncio.gather(handler, watcher, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:

@@ -6,7 +6,7 @@ candidate is computed and never looked up, and a forged candidate id can at most
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 import uuid
 
@@ -61,4 +61,5 @@ def _parse(text: str) -> int | None:
 
 def _version_7(now_s: float | None) -> int:
     milliseconds = int((time.time() if now_s is None else now_s) * 1000)
-    return (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    chance = int.from_bytes(os.urandom(10))
+    return (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | (chance >> 68) << 64 | 0b10 << 62 | chance & (2**62 - 1)

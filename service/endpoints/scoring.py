@@ -7,9 +7,9 @@ text has one score wherever it comes from.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -101,16 +101,12 @@ def score_candidates(families: Families, name: str, person: Person, rows: Sequen
     return Scores(texts, dict(zip(family.heads, scored.weights.tolist(), strict=True)))
 
 
-async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    """Returns both results; if one fails the other is cancelled, and the error is raised as it is."""
-    one, two = asyncio.ensure_future(first), asyncio.ensure_future(second)
+async def both(first: Coroutine[Any, Any, T], second: Awaitable[U]) -> tuple[T, U]:
+    """Returns both results; `first` runs beside `second`, and is cancelled if that fails."""
+    beside = asyncio.ensure_future(first)
     try:
-        await asyncio.wait({one, two}, return_when=asyncio.FIRST_EXCEPTION)
-        for done in (one, two):
-            if done.done() and (error := done.exception()) is not None:
-                raise error
-        return await one, await two
+        result = await second
+        return await beside, result
     finally:
-        for task in (one, two):
-            task.cancel()
-        await asyncio.gather(one, two, return_exceptions=True)
+        beside.cancel()
+        await asyncio.gather(beside, return_exceptions=True)  # asks for its error too, which else would be logged as forgotten

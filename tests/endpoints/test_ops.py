@@ -205,3 +205,14 @@ async def test_stopping_refuses_what_is_new_and_waits_for_what_is_there(settings
         assert held.done()
         assert late.done()
     assert held.result()["candidates"]
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_page_loads_nothing_from_elsewhere(service: Service):
+    answer = await service.client.get("/")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "://" not in answer.text
+    assert len(answer.content) < 20_000
