@@ -80,7 +80,7 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         _log.info(
             "scorer calibrated", provider=session.provider, budget_tokens=measured.budget_tokens, tokens_per_s=round(measured.tokens_per_s)
         )
-    except (BundleInvalid, ScorerRefused) as error:
+    except (BundleInvalid, ScorerRefused, OSError) as error:
         raise BundleRefused(str(error)) from error
     batcher = Batcher(
         session,

@@ -9,7 +9,7 @@ route's path matches one segment and decodes it.
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from fastapi import Path
 from starlette.convertors import Convertor, register_url_convertor
@@ -40,5 +40,4 @@ def undecoded_path(scope: Scope) -> str:
     raw = scope.get("raw_path")
     if not raw or b"%" not in raw:
         return str(scope["path"])
-    segments = raw.split(b"?", 1)[0].decode("latin-1").split("/")
-    return "/".join(quote(unquote(segment, errors="surrogateescape"), safe=_SAFE, errors="surrogateescape") for segment in segments)
+    return "/".join(quote(unquote_to_bytes(segment), safe=_SAFE) for segment in raw.split(b"?", 1)[0].split(b"/"))
