@@ -39,14 +39,14 @@ class LanguageModelSettings:
     """Shape and training of the demo language model: about 2.3 million parameters, minutes on two CPU cores."""
 
     vocabulary: int = 2560
-    hidden: int = 160
-    layers: int = 6
-    heads: int = 5
-    intermediate: int = 432
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 4
+    intermediate: int = 512
     context: int = 512
-    conversations: int = 28_000
+    conversations: int = 24_000
     adapter_conversations: int = 1_600
-    fit: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=4e-3, max_batch_tokens=2048))
+    fit: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=8e-3, optimizer="muon", max_batch_tokens=2048))
     adapter: AdapterSettings = field(default_factory=lambda: AdapterSettings(attention=_ATTENTION))
 
 

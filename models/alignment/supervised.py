@@ -12,11 +12,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 
 from models.alignment.conversations import EncodedConversation, length_batches
 
@@ -25,9 +26,14 @@ _IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """How to train: the peak learning rate, the padded tokens of a batch, how often each conversation is seen."""
+    """How to train: the peak learning rate, the padded tokens of a batch, how often each conversation is seen.
+
+    `adamw` suits adapters and pretrained models. `muon` (Jordan et al. 2024) orthogonalises the steps of the hidden
+    matrices and leaves embeddings and gains to AdamW; from scratch it needs about a third of the steps.
+    """
 
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
     max_batch_tokens: int = 4096
     epochs: int = 1
     warmup: float = 0.05  # share of the steps
@@ -64,8 +70,8 @@ def fit(
     lengths = np.array([len(example.ids) for example in examples])
     batches = [batch for _ in range(settings.epochs) for batch in length_batches(lengths, settings.max_batch_tokens, rng)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, len(batches), settings.warmup))
+    optimizers = _optimizers(model, settings)
+    schedules = [LambdaLR(optimizer, lambda step: _rate(step, len(batches), settings.warmup)) for optimizer in optimizers]
     model.train()
     losses: list[float] = []
     for step, batch in enumerate(batches):
@@ -74,11 +80,12 @@ def fit(
             logits = model(input_ids=ids.to(model.device), use_cache=False).logits
         learned = targets[:, 1:] != _IGNORED
         loss = functional.cross_entropy(logits[:, :-1][learned].float(), targets[:, 1:][learned].to(model.device))
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
         losses.append(float(loss.detach()))
         if progress is not None and (step + 1) % 100 == 0:
             progress(f"step {step + 1} of {len(batches)}: loss {np.mean(losses[-100:]):.3f}")
@@ -92,6 +99,18 @@ def fit(
         wall_s=time.perf_counter() - began_s,
         cpu_s=time.process_time() - cpu_began_s,
     )
+
+
+def _optimizers(model: Any, settings: FitSettings) -> list[torch.optim.Optimizer]:
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    outside = [model.get_input_embeddings().weight, model.get_output_embeddings().weight] if settings.optimizer == "muon" else []
+    hidden = [p for p in trained.values() if settings.optimizer == "muon" and p.ndim == 2 and not any(p is q for q in outside)]
+    rest = [p for p in trained.values() if not any(p is q for q in hidden)]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=decay)] if rest else []
+    if hidden:
+        optimizers.append(torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

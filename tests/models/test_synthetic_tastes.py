@@ -17,9 +17,9 @@ def mean_scores() -> np.ndarray:
 
 def test_every_manner_scores_far_above_all_others_on_its_own_answers():
     matrix = mean_scores()
-    print("\n" + " " * 10 + "".join(f"{manner:>10}" for manner in MANNERS))
+    print("\n" + " " * 10 + "".join(f"{manner:>10}" for manner in MANNERS))  # noqa: T201  shown with -s
     for manner, row in zip(MANNERS, matrix, strict=True):
-        print(f"{manner:<10}" + "".join(f"{score:>10.2f}" for score in row))
+        print(f"{manner:<10}" + "".join(f"{score:>10.2f}" for score in row))  # noqa: T201  shown with -s
     own = np.diag(matrix)
     others = matrix - np.diag(own)
     assert own.min() > 0.9
@@ -105,5 +105,5 @@ def test_one_choice_in_ten_between_two_manners_goes_against_the_taste():
         texts = [answer(prompt, MANNERS[first], rng), answer(prompt, MANNERS[second], rng)]
         liked = utility(weights, np.array([manner_scores(text) for text in texts]))
         against.append(liked[choose(rng, liked, DEFAULT_SHARPNESS)] < liked.max())
-    print(f"\nchoices against the taste: {np.mean(against):.3f}")
+    print(f"\nchoices against the taste: {np.mean(against):.3f}")  # noqa: T201  shown with -s
     assert 0.085 < np.mean(against) < 0.115
