@@ -109,8 +109,8 @@ def train_demo(
     provenance = {
         "seed": seed,
         "trained_on": {
-            "users": f"simulated: Dirichlet({DEFAULT_CONCENTRATION}) over {', '.join(MANNERS)}; choices Bradley-Terry, sharpness {DEFAULT_SHARPNESS}",
-            "answers": f"generated{' and sampled from the members' if has_language_model(out) else ''}, topics of the training split",
+            "users": f"simulated: Dirichlet({DEFAULT_CONCENTRATION}) over {', '.join(MANNERS)}; sharpness {DEFAULT_SHARPNESS:g}",
+            "answers": "generated, and the members' own; training topics" if has_language_model(out) else "generated; training topics",
             "train_comparisons": {"count": len(data.train), "sha256": data.train.sha256()},
             "validation_comparisons": {"count": len(data.validation), "sha256": data.validation.sha256()},
         },
@@ -145,7 +145,7 @@ def member_pool(demo: Path, part: Split, settings: DemoSettings, *, seed: int) -
         settings.member_answers,
         seed=_number(seed, f"members-{part}"),
         cache=demo / "answers" / f"{part}.jsonl",
-        progress=lambda line: print(line, file=sys.stderr),
+        progress=_say,
     )
 
 
@@ -220,6 +220,10 @@ def portfolio_of(pool: Pool, values: Mapping[str, Values]) -> Portfolio:
     members = tuple(PortfolioMember(name, DESCRIPTIONS[name], {name: 1.0}) for name in pool.members)
     means = {name: value.mean for name, value in values.items()}
     return Portfolio(members, means, {name: value.interval for name, value in values.items()}, None)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _number(seed: int, purpose: str) -> int:

@@ -19,8 +19,8 @@ def render(results: Mapping[str, Any]) -> str:
     lines += [
         f"- commit: `{results['commit']}`",
         (
-            f"- seeds {results['seeds']}, {results['users_per_seed']} users each; answers sha256 `{data['answers']}`, {data['prompts']} test prompts, "
-            f"{data['answers_per_member']} answers of every member to each"
+            f"- seeds {results['seeds']}, {results['users_per_seed']} users each; answers sha256 `{data['answers']}`, "
+            f"{data['prompts']} test prompts, {data['answers_per_member']} answers of every member to each"
         ),
         (
             f"- policy `{results['policy']['name']}`, epsilon {results['policy']['epsilon']}, {results['policy']['samples']} samples; "
@@ -54,7 +54,8 @@ def _simulated(router: str, found: Mapping[str, Any], ideal: Sequence[Mapping[st
         "",
         (
             f"Knowing the taste, pair accuracy is {_interval(found['pair_accuracy_knowing_the_taste'])}: choices are noisy. "
-            f"Agreement before learning, all rounds: {agreement}. Exploring costs {_interval(found['cost_of_exploring'])} of utility a round."
+            f"Agreement before learning, all rounds: {agreement}. "
+            f"Exploring costs {_interval(found['cost_of_exploring'])} of utility a round."
         ),
         "",
     ]

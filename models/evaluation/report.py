@@ -51,7 +51,7 @@ class EvaluationSettings:
         seeds: of users and their choices; intervals are over all users of all seeds.
         routers: families whose posterior chooses members, each in a simulation of its own.
         sharpness: of the simulated users' choices; the first is what the promises are held to.
-        opposed_seeds: one experiment per taste and seed.
+        opposed_seeds: one experiment for each of `opposed_tastes` and seed, with `opposed_users` training users.
         demo: sizes that make the pool of members' answers and the opposed groups' texts.
     """
 
@@ -59,6 +59,7 @@ class EvaluationSettings:
     routers: tuple[str, ...] = ("vrf", "micro")
     sharpness: tuple[float, ...] = (DEFAULT_SHARPNESS, 2 * DEFAULT_SHARPNESS)
     opposed_seeds: int = 1
+    opposed_tastes: tuple[str, ...] = tuple(TASTES)
     opposed_users: int = 400
     demo: DemoSettings = field(default_factory=DemoSettings)
 
@@ -213,7 +214,7 @@ def _opposed(settings: EvaluationSettings, trunk: Embedder, cache: Path | None, 
     ]
     found = []
     for number in range(seed, seed + settings.opposed_seeds):
-        for taste in TASTES:
+        for taste in settings.opposed_tastes:
             _say(f"opposed groups, {taste}, seed {number}")
             found.append(_opposed_entry(opposed_groups(material, trainers, taste, seed=number, users=settings.opposed_users)))
     return found

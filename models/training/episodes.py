@@ -109,7 +109,7 @@ class Episodes:
 
 def log_uniform(rng: np.random.Generator, most: int, size: int) -> NDArray[np.int64]:
     """Returns `size` whole numbers in 0..`most`, `1 + n` log-uniform."""
-    drawn = np.floor(np.exp(rng.uniform(0.0, np.log(most + 1.0), size))).astype(np.int64) - 1
+    drawn = np.floor(np.exp(rng.uniform(0.0, np.log(most + 2.0), size))).astype(np.int64) - 1
     return np.clip(drawn, 0, most)
 
 

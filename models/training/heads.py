@@ -104,7 +104,7 @@ def save_heads(folder: Path, families: Sequence[TrainedFamily], default: str) ->
             for name, layers in trained.heads.outputs.items()
         }
         entries.append({"name": trained.family.name, "outputs": described, "summary": dict(trained.summary)})
-    save_file({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}, folder / "heads.safetensors")
+    save_file({name: np.array(array, order="C") for name, array in sorted(tensors.items())}, folder / "heads.safetensors")
     document = {"schema": 1, "families": json.loads(files["families.json"]), "heads": entries}
     (folder / "heads.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -146,7 +146,7 @@ def save_values(folder: Path, values: Mapping[str, nn.Linear]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{family}_values.{name}": tensor.numpy() for family, layer in values.items() for name, tensor in layer.state_dict().items()}
-    save_file({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}, folder / "values.safetensors")
+    save_file({name: np.array(array, order="C") for name, array in sorted(tensors.items())}, folder / "values.safetensors")
 
 
 def load_values(folder: Path) -> Heads:

@@ -112,7 +112,7 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
             break
         value = loss(step)
         if not torch.isfinite(value):
-            raise TrainingDiverged(f"the loss is {float(value)} at step {step}")
+            raise TrainingDiverged(f"the loss is {float(value.detach())} at step {step}")
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 5.0)

@@ -45,7 +45,7 @@ class MicroSettings:
         batch: comparisons a step where heads learn from prompts.
     """
 
-    heads: int = 8
+    heads: int = 12
     alpha: float = 0.5
     learn_from: Literal["users", "prompts"] = "users"
     eta: float = 1.0
@@ -68,7 +68,7 @@ def train_micro(data: TrainingData, settings: MicroSettings, seed: int) -> Train
         loss, validate = _training_loss(module, train, data, settings, seed), _validation(module, validation, data, settings)
         history = fit(module, loss, validate, settings.loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
-        return _family(module, calibration, data, settings, summary)
+        return served_micro(module, calibration, data, settings, summary)
 
 
 class MicroModule(nn.Module):
@@ -159,9 +159,10 @@ def _validation(module: MicroModule, features: ComparisonFeatures, data: Trainin
 
 
 @torch.no_grad()
-def _family(
+def served_micro(
     module: MicroModule, calibration: Calibration, data: TrainingData, settings: MicroSettings, summary: dict[str, Any]
 ) -> TrainedFamily:
+    """Returns the family as it is served, with the weights that `module` has now."""
     prompts = torch.from_numpy(calibration.prompt(data.vectors.prompts))[torch.from_numpy(np.unique(data.train.prompt))]
     gate = module.router(prompts)
     first, *rest = module.router

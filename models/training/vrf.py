@@ -45,7 +45,7 @@ class VrfSettings:
         subspace: the features that heads may use.
     """
 
-    heads: int = 8
+    heads: int = 12
     latent: int = 12
     tau: float = 0.25
     features: int = 32

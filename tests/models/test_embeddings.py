@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.data import embeddings
+from models.data.embeddings import EmbeddingInvalid, embed_texts
+from models.data.preferences import Texts
+from tests.models.small_world import BagOfWords
+
+WORDS = ["boil the egg for nine minutes ask a cook why not never now hello there"]
+TEXTS = Texts(
+    (("boil the egg", None), ("hello", None), ("hello", "never ask")),
+    (("hello", "why not"), ("boil the egg", "nine minutes"), ("hello", "never"), ("boil the egg", "ask a cook now")),
+)
+
+
+def silent(done, total):
+    pass
+
+
+def test_a_vector_belongs_to_its_text_whatever_the_order_of_computing(tmp_path):
+    trunk = BagOfWords(WORDS)
+    vectors = embed_texts(TEXTS, trunk, tmp_path, progress=silent)
+    alone = embed_texts(Texts((("hello", "never ask"),), (("boil the egg", "ask a cook now"),)), trunk, progress=silent)
+    assert np.array_equal(vectors.prompts[2], alone.prompts[0])
+    assert np.array_equal(vectors.candidates[3], alone.candidates[0])
+    assert not np.array_equal(vectors.prompts[1], vectors.prompts[2])
+
+
+def test_a_second_run_reads_the_cache_and_computes_only_what_is_new(tmp_path):
+    first = embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=silent)
+    trunk = BagOfWords(WORDS)
+    again = embed_texts(TEXTS, trunk, tmp_path, progress=silent)
+    assert trunk.asked == []
+    assert np.array_equal(first.candidates, again.candidates)
+    embed_texts(Texts(TEXTS.prompts, (*TEXTS.candidates, ("hello", "hello there"))), trunk, tmp_path, progress=silent)
+    assert trunk.asked == [1]
+
+
+def test_another_trunk_never_gets_these_vectors(tmp_path):
+    embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=silent)
+    other = BagOfWords(WORDS, sha256="another")
+    embed_texts(TEXTS, other, tmp_path, progress=silent)
+    assert sum(other.asked) == 7
+
+
+def test_a_text_that_occurs_twice_is_computed_once(tmp_path):
+    trunk = BagOfWords(WORDS)
+    texts = Texts((("hello", None),), (("hello", "why not"), ("hello", "never"), ("hello", "why not")))
+    vectors = embed_texts(texts, trunk, tmp_path, progress=silent)
+    assert sum(trunk.asked) == 3
+    assert np.array_equal(vectors.candidates[0], vectors.candidates[2])
+
+
+class NanOnThirdCall(BagOfWords):
+    def embed(self, rows):
+        vectors = super().embed(rows)
+        if len(self.asked) == 3:
+            vectors[0, 2] = np.nan
+        return vectors
+
+
+def test_a_vector_that_is_not_finite_is_refused_and_what_came_before_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "CHUNK", 2)
+    trunk = NanOnThirdCall(WORDS)
+    with pytest.raises(EmbeddingInvalid, match="1 of 2 vectors that are not finite"):
+        embed_texts(TEXTS, trunk, tmp_path, progress=silent)
+    again = BagOfWords(WORDS)
+    embed_texts(TEXTS, again, tmp_path, progress=silent)
+    assert sum(again.asked) == 3
+
+
+def test_progress_tells_what_is_done_of_what_was_missing(tmp_path):
+    told = []
+    embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=lambda done, total: told.append((done, total)))
+    assert told == [(7, 7)]
+
+
+def test_a_cache_of_another_width_is_refused_by_its_name(tmp_path):
+    embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=silent)
+    with pytest.raises(EmbeddingInvalid, match=r"vectors-bag-of-words\.npy holds vectors \(65,\); this trunk gives \(33,\)"):
+        embed_texts(TEXTS, BagOfWords(WORDS, width=33), tmp_path, progress=silent)
