@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     shadow_families: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="families that learn without serving, comma-separated; empty: all others of the bundle"
     )
-    half_life_days: float = Field(0.0, ge=0, le=3650, description="half-life of evidence; 0: nothing fades")
+    half_life_days: float = Field(0.0, ge=0, le=3650, description="half-life of evidence; 0: nothing fades; users start anew under another")
     routing_epsilon: float = Field(0.05, ge=0, le=1, description="share of decisions drawn uniformly over the members")
     posterior_samples: int = Field(256, ge=16, le=8192, description="posterior samples behind one decision")
 

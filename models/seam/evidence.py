@@ -52,6 +52,10 @@ class Decay:
         if self.half_life_s is not None and not 0 < self.half_life_s < math.inf:
             raise ValueError(f"half_life_s is {self.half_life_s}; it must be finite and above 0, or None to remember for ever")
 
+    def keep_under(self, basis: str) -> str:
+        """Returns the name under which sums are kept: a stored sum means nothing under another half-life than its own."""
+        return basis if self.half_life_s is None else f"{basis}-h{self.half_life_s:.3f}s"
+
     def stamp(self, evidence: Array, observed_s: float) -> tuple[Array, int]:
         """Returns the vector to add `[E]` and its epoch, for a comparison observed at `observed_s` (Unix seconds).
 

@@ -90,7 +90,7 @@ async def _read(call: Call, user: str, wanted: Mapping[str, str]) -> tuple[UserS
     """Returns the user's sum and the records of `wanted` (decision id -> field that named it), all of them."""
     store, key = call.runtime.store, key_of(call, user)
     with call.timings.measure("redis"):
-        total, found = await store.read_for_feedback(key, call.serving.bundle.basis, tuple(wanted))
+        total, found = await store.read_for_feedback(key, call.kept_under, tuple(wanted))
     records = {}
     for decision_id, field in wanted.items():
         if decision_id not in found:
@@ -120,7 +120,7 @@ async def _missing(call: Call, user: str, decision_id: str, field: str) -> Excep
 async def _by_texts(call: Call, request: FeedbackRequest, chosen: str, rejected: str) -> tuple[UserSum | None, Pair]:
     prompt, context = request.prompt_text, request.context
     if request.decision_id is None:
-        with_sum = call.runtime.store.read_for_feedback(key_of(call, request.user), call.serving.bundle.basis, ())
+        with_sum = call.runtime.store.read_for_feedback(key_of(call, request.user), call.kept_under, ())
         (total, _), rows = await both(with_sum, _scored(call, prompt or "", context, chosen, rejected))
         return total, Pair(*rows, (), None, prompt, context, chosen, rejected)
     decision_id = as_decision_id(request.decision_id)

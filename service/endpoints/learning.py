@@ -61,7 +61,7 @@ async def learn(call: Call, request: FeedbackRequest, header_event_id: str | Non
     prediction, evidence = _studied(call, before, pair, tie=request.tie)
     vector, epoch = call.runtime.decay.stamp(evidence, observed_s)
     comparison = Comparison(
-        event_id, digest(request), call.serving.bundle.basis, epoch, observed_s, vector, _payload(call, request, pair, prediction)
+        event_id, digest(request), call.kept_under, epoch, observed_s, vector, _payload(call, request, pair, prediction)
     )
     with call.timings.measure("redis"):
         added: Added = await call.runtime.finish(call.runtime.store.add_comparison(key_of(call, request.user), comparison))

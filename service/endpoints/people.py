@@ -59,7 +59,7 @@ async def read_person(call: Call, user: str | None) -> Person:
     else:
         try:
             with call.timings.measure("redis"):
-                total = await call.runtime.store.read_user(key_of(call, user), call.serving.bundle.basis)
+                total = await call.runtime.store.read_user(key_of(call, user), call.kept_under)
             found = person(call, user, total)
         except StoreUnavailable:
             found = Person(user, 0, families.prior(), "unavailable")

@@ -195,6 +195,11 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
+    def kept_under(self) -> str:
+        """The name of the sums that this request reads and adds to: the bundle's basis, and the half-life where there is one."""
+        return self.runtime.decay.keep_under(self.serving.bundle.basis)
+
+    @property
     def left_s(self) -> float:
         """Seconds until the deadline.
 

@@ -47,7 +47,7 @@ async def get_user(user: Segment, request: Request) -> Response:
     """The user under every family; somebody who was never seen is at the prior."""
     call: Call = request.state.call
     with call.timings.measure("redis"):
-        total = await call.runtime.store.read_user(key_of(call, _checked(user)), call.serving.bundle.basis)
+        total = await call.runtime.store.read_user(key_of(call, _checked(user)), call.kept_under)
     found = person(call, user, total)
     bundle = call.serving.bundle
     families = {name: _family_state(call.serving, found, name) for name in bundle.families.names}
@@ -95,7 +95,7 @@ async def take_back(user: Segment, event_id: Segment, request: Request) -> Respo
     except ValueError as error:
         raise UnknownEvent(str(error)) from None
     with call.timings.measure("redis"):
-        total = await call.runtime.finish(call.runtime.store.take_back(key, call.serving.bundle.basis, event_id))
+        total = await call.runtime.finish(call.runtime.store.take_back(key, call.kept_under, event_id))
     call.runtime.metrics.compared("taken-back")
     after = person(call, user, total)
     weights = weights_by_head(call.serving.bundle.families, call.serving.family, after.evidence)

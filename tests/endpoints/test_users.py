@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from service.settings import Settings
+from service.state.embedded import EmbeddedRedis
 from service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 
@@ -139,3 +140,18 @@ async def test_forgetting_fades_a_user_and_leaves_the_count(settings_of: Callabl
         faded = await service.get("/users/u1")
         assert faded["user"]["comparisons"] == 1
         assert np.abs(faded["families"]["vrf"]["mean"]).max() < 1e-4 < np.abs(fresh).max()
+
+
+async def test_another_half_life_starts_users_anew_and_turning_it_back_finds_them_again(
+    settings_of: Callable[..., Settings], redis_server: EmbeddedRedis
+):
+    seen: dict[float, list[tuple[int, list[float]]]] = {}
+    for days in (30.0, 0.0, 30.0):
+        async with running(settings_of(half_life_days=days, redis_url=redis_server.url, user_secret="s" * 32)) as service:
+            if not seen:
+                await service.post("/feedback", liked("half-life", "e1"))
+            answer = await service.get("/users/half-life")
+            seen.setdefault(days, []).append((answer["user"]["comparisons"], answer["families"]["vrf"]["mean"]))
+    assert seen[30.0][0] == seen[30.0][1]
+    assert seen[30.0][0][0] == 1
+    assert seen[0.0] == [(0, [0.0, 0.0, 0.0])]

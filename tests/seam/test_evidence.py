@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -206,3 +207,10 @@ def test_taking_a_decayed_comparison_back_is_right_to_rounding(kept, evidence, o
     stamped, its_epoch = decay.stamp(quantise(evidence), observed_s)
     total, epoch = added(*added(total, epoch, stamped, its_epoch), -stamped, its_epoch)
     np.testing.assert_allclose(decay.read(total, epoch, now_s), before, rtol=1e-12, atol=1e-12)
+
+
+def test_sums_of_different_half_lives_are_kept_under_different_names():
+    names = [Decay(half_life_s).keep_under("0123abcdef") for half_life_s in (None, 86_400.0, 86_400.5, 2_592_000.0)]
+    assert names[0] == "0123abcdef"
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) for name in names)
