@@ -24,7 +24,7 @@ from tests.models.small_world import SHORT, BagOfWords
 
 SPACE = Subspace(8, 0.3)
 SETTINGS = DemoSettings(
-    users=80,
+    users=400,
     per_user=24,
     validation_users=40,
     prompts=40,
@@ -85,7 +85,7 @@ def test_training_never_asks_about_a_test_topic(demo):
 
 def test_an_evaluation_writes_the_results_and_a_report_that_holds_its_promises_to_them(demo, tmp_path):
     settings = EvaluationSettings(
-        seeds=2, routers=("vrf",), sharpness=(16.0,), opposed_tastes=("playful or formal",), opposed_users=80, demo=SETTINGS
+        seeds=2, routers=("vrf",), sharpness=(16.0,), opposed_tastes=("playful or formal",), opposed_users=120, demo=SETTINGS
     )
     results = evaluate_demo(None, tmp_path, seed=1, users=12, demo=demo, settings=settings, trunk=trunk())
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))

@@ -39,7 +39,7 @@ def test_a_family_that_learns_rises_to_the_truth_and_the_global_head_stays_at_ch
     assert micro[-1] > 0.99
     assert len({point.accuracy.mean for point in found.curves["bradley_terry"]}) == 1
     assert found.curves["bradley_terry"][0].accuracy.mean == pytest.approx(0.5, abs=0.03)
-    assert found.gain("micro", "bradley_terry", 5).low > 0.4
+    assert found.gain("micro", "bradley_terry", 5).low > 0.1
     assert found.curves["micro"][-1].nll.mean < found.curves["micro"][0].nll.mean
     assert (found.users, found.skipped) == (8, 0)
 
