@@ -38,9 +38,10 @@ def train_bradley_terry(data: TrainingData, settings: BradleyTerrySettings, seed
     """Returns the global head and its logit scale, `P = sigma(a ds)`."""
     with reproducible(seed) as generator:
         calibration = data.calibration(settings.subspace)
-        module = _Module(calibration, generator)
         features = torch.from_numpy(calibration.candidate(data.vectors.candidates))
         train, validation = _columns(data.train), _columns(data.validation)
+        module = _Module(calibration, generator)
+        module.start_from(features[train[0]] - features[train[1]])
         rng = np.random.default_rng(seed)
 
         def loss(step: int) -> Tensor:  # noqa: ARG001 - batches are drawn afresh
@@ -59,6 +60,14 @@ class _Module(nn.Module):
         super().__init__()
         self.heads = StandardisedHeads(1, calibration.moment, generator)
         self.log_scale = nn.Parameter(torch.tensor(-1.0))
+
+    @torch.no_grad()
+    def start_from(self, differences: Tensor) -> None:
+        """Points the head where winners are on average: a head of fixed spread cannot turn round where it has one direction."""
+        size = len(self.heads.moment)
+        steady = self.heads.moment + 1e-3 * self.heads.moment.trace() / size * torch.eye(size)
+        direction = torch.linalg.solve(steady, differences.mean(dim=0))
+        self.heads.directions.copy_(direction / direction.norm().clamp(min=1e-12))
 
     def loss(self, features: Tensor, chosen: Tensor, rejected: Tensor, tie: Tensor, weight: Tensor) -> Tensor:
         margins = self.log_scale.exp() * self.heads(features[chosen] - features[rejected]).squeeze(-1)
