@@ -55,7 +55,9 @@ def tiny_families() -> list[Family]:
     return [BradleyTerry("bradley_terry", ("quality",), 1.0), micro, Vrf("vrf", HEADS, 1.5, bases, encoder)]
 
 
-def write_tiny_bundle(root: Path, *, name: str = "tiny", salt: float = 0.0, note: str = "", probe_error: float = 0.0) -> Path:
+def write_tiny_bundle(
+    root: Path, *, name: str = "tiny", salt: float = 0.0, note: str = "", probe_error: float = 0.0, only: str = ""
+) -> Path:
     """Returns the directory of a tiny bundle below `root`.
 
     Args:
@@ -64,11 +66,12 @@ def write_tiny_bundle(root: Path, *, name: str = "tiny", salt: float = 0.0, note
         salt: added to the heads' weights: another salt is another basis.
         note: goes into the manifest alone: another note is another bundle of the same basis.
         probe_error: added to the answers of the probes: above the tolerance, the bundle must be refused.
+        only: the one family that it has; all if empty.
     """
-    families = tiny_families()
+    families = [family for family in tiny_families() if only in {"", family.name}]
     tokenizer = tiny_tokenizer()
     graph = _graph(salt)
-    files = write_families(families, "vrf")
+    files = write_families(families, only or "vrf")
     tokenizer_json = tokenizer.to_str().encode()
     heads = repr(sorted((output, array.tolist()) for output, array in _weights(salt).items())).encode()
     basis = basis_id({"tokenizer": tokenizer_json, "template": repr(TEMPLATE.to_json()).encode(), "heads": heads, **files})

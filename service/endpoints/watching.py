@@ -51,7 +51,7 @@ class MemberRun:
     completion_tokens: int = 0
 
 
-_run: ContextVar[MemberRun] = ContextVar("_run")
+_run: ContextVar[MemberRun | None] = ContextVar("_run", default=None)
 
 
 def begin_member_run() -> None:
@@ -59,20 +59,29 @@ def begin_member_run() -> None:
     _run.set(MemberRun())
 
 
+def _current() -> MemberRun:
+    run = _run.get()
+    if run is None:  # a stream that was opened elsewhere and ends here: counted, with nothing known of its beginning
+        run = MemberRun()
+        _run.set(run)
+    return run
+
+
 def member_observers(metrics: Metrics) -> Observers:
     """Returns what the roster tells of each generation; the pieces of one run come from one task, between `begin` and its end."""
 
     def first_token(_member: str, seconds: float) -> None:
-        _run.get().first_token_s = seconds
+        _current().first_token_s = seconds
 
     def tokens(_member: str, prompt_tokens: int, completion_tokens: int) -> None:
-        _run.get().prompt_tokens, _run.get().completion_tokens = prompt_tokens, completion_tokens
+        run = _current()
+        run.prompt_tokens, run.completion_tokens = prompt_tokens, completion_tokens
 
     def failed(_member: str, reason: Reason) -> None:
-        _run.get().failure = reason
+        _current().failure = reason
 
     def ended(member: str, outcome: Outcome) -> None:
-        run = _run.get()
+        run = _current()
         _run.set(MemberRun())
         result = run.failure or {"complete": "ok", "left": "cancelled", "failed": "error"}[outcome]
         seconds = time.monotonic() - run.began_s

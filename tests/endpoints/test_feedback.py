@@ -222,6 +222,15 @@ async def test_texts_over_the_templates_limit_are_refused_with_the_numbers(servi
     assert "rejected_text has 100 tokens" in problem["detail"]
 
 
+async def test_a_bundle_whose_families_learn_nothing_counts_and_stays_as_it_is(settings_of: Callable[..., Settings], tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path, only="bradley_terry")
+    async with running(settings_of(bundle=str(bundle)), MemoryStore()) as service:
+        told = await service.post("/feedback", TEXTS)
+        assert (told["user"]["comparisons"], told["weights"]) == (1, {"quality": 1.0})
+        assert (await service.post("/feedback", await pair_of(service)))["result"] == "applied"
+        assert set((await service.get("/users/u1"))["families"]) == {"bradley_terry"}
+
+
 # --- the store away, the bundle changed -------------------------------------------------------------------------------
 
 

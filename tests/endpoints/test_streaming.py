@@ -124,6 +124,8 @@ async def test_when_the_reader_of_a_stream_leaves_the_member_is_left_and_nothing
         await voice.began.wait()
     await voice.left.wait()
     assert voice.open_streams == 0
+    await service.serving.leases.idle()
+    assert await service.metric("attune_member_requests_total", member="warm", result="cancelled") == 1
     kept = await service.get(f"/decisions/{decision['decision_id']}")
     assert kept["candidates"] == []
     problem = await service.post(
@@ -144,7 +146,8 @@ async def test_when_the_caller_of_a_plain_generation_leaves_the_member_is_left_t
     asking.cancel()
     await voice.left.wait()
     assert voice.open_streams == 0
-    assert service.app.state.live.serving.leases.count == 0 or await service.app.state.live.serving.leases.idle() is None
+    await service.serving.leases.idle()
+    assert await service.metric("attune_http_requests_total", route="/generate", status="499") == 1
 
 
 class HeldStore(MemoryStore):
@@ -171,7 +174,7 @@ async def test_a_comparison_whose_caller_leaves_while_it_is_added_is_added(setti
         telling = asyncio.ensure_future(wired.post("/feedback", json=liked))
         await store.reached.wait()
         telling.cancel()
-        await service.app.state.live.serving.leases.idle()  # the request is over, the add is not
+        await service.serving.leases.idle()  # the request is over, the add is not
         store.gate.set()
         await store.added.wait()
         assert (await service.get("/users/u1"))["user"]["comparisons"] == 1
