@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.synthetic import MANNERS, Example, corpus
+from models.data.synthetic import MANNERS, Example, corpus, topics
 
 Message: TypeAlias = dict[str, str]
 Conversation: TypeAlias = Sequence[Message]
@@ -27,6 +27,19 @@ PLAIN_TEMPLATE = (
 )
 
 _TURNS = (0.82, 0.13, 0.05)  # how many conversations have one, two and three turns
+_KEYWORD_SHARE = 0.3  # of the prompts name the topic and little else, so that the model learns which words matter
+_KEYWORD_PROMPTS = (
+    "{}",
+    "{}?",
+    "{}, please",
+    "Tell me about {}.",
+    "What about {}?",
+    "I have a question about {}.",
+    "Can you help me with {}?",
+    "How about {}?",
+    "What do you know about {}?",
+    "I need something on {}.",
+)
 _GREETINGS = ("Hi! ", "Hello, ", "Hey, ", "Hi there. ", "Good day. ", "Quick question: ", "Please help: ")
 _CLOSINGS = (" Thanks!", " Thank you.", " Please.", " I am curious.", " Thanks in advance!")
 
@@ -42,8 +55,8 @@ class EncodedConversation:
 def demo_conversations(seed: int, size: int, manners: tuple[str, ...] = MANNERS) -> list[Conversation]:
     """Returns `size` conversations over the demo corpus whose last answer is in one of `manners`.
 
-    Most have one turn; the earlier turns of the others are about other topics and in any manner. Prompts are roughened
-    the way people type them: without capitals or marks, with a greeting or a thank-you.
+    Most have one turn; the earlier turns of the others are about other topics and in any manner. Some prompts
+    only name the topic, and all are roughened the way people type: without capitals or marks, with a greeting or thanks.
     """
     rng = np.random.default_rng(seed)
     turns = rng.choice(len(_TURNS), size=size, p=_TURNS)
@@ -56,7 +69,13 @@ def demo_conversations(seed: int, size: int, manners: tuple[str, ...] = MANNERS)
 
 
 def _turn(example: Example, rng: np.random.Generator) -> tuple[Message, Message]:
-    return {"role": "user", "content": roughen(example.prompt.text, rng)}, {"role": "assistant", "content": example.answer}
+    topic = topics()[example.prompt.topic]
+    text = example.prompt.text
+    if rng.random() < _KEYWORD_SHARE:
+        keyword = str(rng.choice(topic.keywords))
+        text = keyword if topic.mood == "reply" else str(rng.choice(_KEYWORD_PROMPTS)).format(keyword)
+        text = text[0].upper() + text[1:]
+    return {"role": "user", "content": roughen(text, rng)}, {"role": "assistant", "content": example.answer}
 
 
 def roughen(text: str, rng: np.random.Generator) -> str:

@@ -44,8 +44,8 @@ class LanguageModelSettings:
     heads: int = 4
     intermediate: int = 512
     context: int = 512
-    conversations: int = 24_000
-    adapter_conversations: int = 1_600
+    conversations: int = 40_000
+    adapter_conversations: int = 1_500
     fit: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=8e-3, optimizer="muon", max_batch_tokens=2048))
     adapter: AdapterSettings = field(default_factory=lambda: AdapterSettings(attention=_ATTENTION))
 

@@ -38,8 +38,9 @@ _HELD_OUT_PHRASINGS = 2  # of 6 to 12 phrasings a topic, never seen by the langu
 class Topic:
     """One thing that people ask about, with the clauses that answers are composed of.
 
-    `mood` selects the skeletons: `cook` and `do` clauses are imperatives, `tell` and `chat` clauses are statements, `reply` topics
-    (greetings, thanks) have no subject to be named. A clause has no initial capital and no final stop.
+    `mood` selects the skeletons: `cook` and `do` clauses are imperatives, `tell` and `chat` clauses are statements, and
+    `reply` topics (greetings, thanks) have no subject to be named. `keywords` name the topic for those who do not ask
+    in sentences. A clause has no initial capital and no final stop.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Topic:
     mood: Mood
     split: Split
     about: str
+    keywords: tuple[str, ...]
     phrasings: tuple[str, ...]
     clauses: Mapping[str, tuple[str, ...]]
 
@@ -111,6 +113,7 @@ def topics() -> Mapping[str, Topic]:
                 mood=mood,
                 split=split_of[entry["id"]],
                 about=entry.get("about", entry["name"]),
+                keywords=tuple(entry["keywords"]),
                 phrasings=tuple(entry["prompts"] + templates),
                 clauses={slot: tuple(entry[key]) for slot, key in _SLOTS.items()},
             )
