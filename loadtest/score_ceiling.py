@@ -4,16 +4,20 @@
     python loadtest/score_ceiling.py BUNDLE --url http://127.0.0.1:8000  a running server, through POST /score
 
 `--clients` concurrent clients (32) take requests of `--responses` texts each (4) from one seeded list; a text has 16 to 256
-tokens, prompt included. The ceiling is one session in this process on the same texts, as arrays made beforehand, sorted by
-length and cut at the fastest of several budgets of padded tokens. A round is one pass of either; absolute figures drift
-with the machine, so only the ratio within a round counts.
+tokens, prompt included. The ceiling is one session in this process, with the runtime's own defaults, on the same texts, as
+arrays made beforehand, sorted by length and cut at the fastest of several budgets of padded tokens. A round is one pass of
+either; absolute figures drift with the machine, so only the ratio within a round counts. The CPU time that a text costs the
+one who scores it (with --url the server, as its /metrics say) is printed beside it: on a machine that others use as well
+it is the steadier figure, though threads that spin while they wait count too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import random
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -23,13 +27,15 @@ from statistics import median
 
 import httpx
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from models.seam.bundle import read_bundle
 from models.seam.text import Encoded, TextEncoder
 from service.batching.batcher import Batcher
 from service.batching.calibrate import calibrate, filler
-from service.batching.session import ScorerSession, padded
+from service.batching.cores import usable_cores
+from service.batching.session import CPU, CUDA, ScorerSession, installed_runtime, padded, with_options
 from service.batching.submission import BatchReport
 
 BUDGETS = (128, 256, 512, 1024, 2048)
@@ -52,13 +58,11 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass over all requests."""
+    """One pass over all requests: wall-clock and CPU time of the one who scores, and each request's latency, seconds."""
 
     elapsed_s: float
+    cpu_s: float
     latencies_s: list[float]
-
-    def texts_per_s(self, texts: int) -> float:
-        return texts / self.elapsed_s
 
 
 def make_requests(encoder: TextEncoder, *, count: int, responses: int, seed: int, longest: int) -> list[ScoreRequest]:
@@ -97,15 +101,22 @@ def sorted_batches(rows: Sequence[Encoded], budget_tokens: int) -> Iterator[list
         yield batch
 
 
-def run_raw(session: ScorerSession, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Pass:
+def raw_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    available = onnxruntime.get_available_providers()
+    return onnxruntime.InferenceSession(path, options, providers=[with_options(name) for name in (CUDA, CPU) if name in available])
+
+
+def run_raw(session: onnxruntime.InferenceSession, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Pass:
     """Runs the arrays through the session and nothing else."""
-    started_s = time.perf_counter()
+    started_s, cpu_s = time.perf_counter(), time.process_time()
     for arrays in batches:
-        session.session.run(None, arrays)
-    return Pass(time.perf_counter() - started_s, [])
+        session.run(None, arrays)
+    return Pass(time.perf_counter() - started_s, time.process_time() - cpu_s, [])
 
 
-def fastest_budget(session: ScorerSession, rows: Sequence[Encoded]) -> tuple[int, dict[int, float]]:
+def fastest_budget(session: onnxruntime.InferenceSession, rows: Sequence[Encoded]) -> tuple[int, dict[int, float]]:
     """Returns the budget with the best of two passes, and every budget's texts/s; one budget after the other, twice."""
     cut = {budget: [padded(batch) for batch in sorted_batches(rows, budget)] for budget in BUDGETS}
     taken: dict[int, list[float]] = {budget: [] for budget in BUDGETS}
@@ -119,7 +130,15 @@ def fastest_budget(session: ScorerSession, rows: Sequence[Encoded]) -> tuple[int
 # --- what is served ---------------------------------------------------------------------------------------------------
 
 
-async def run_clients(requests: Sequence[ScoreRequest], clients: int, send: Callable[[ScoreRequest], Awaitable[None]]) -> Pass:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is measured against the ceiling: how a request is sent, and how much CPU time its scorer has used so far, seconds."""
+
+    send: Callable[[ScoreRequest], Awaitable[None]]
+    cpu_s: Callable[[], Awaitable[float]]
+
+
+async def run_clients(requests: Sequence[ScoreRequest], clients: int, served: Served) -> Pass:
     """Lets `clients` take requests from one list until none is left."""
     left = iter(requests)
     latencies_s = []
@@ -127,20 +146,20 @@ async def run_clients(requests: Sequence[ScoreRequest], clients: int, send: Call
     async def client() -> None:
         for request in left:
             sent_s = time.perf_counter()
-            await send(request)
+            await served.send(request)
             latencies_s.append(time.perf_counter() - sent_s)
 
-    started_s = time.perf_counter()
+    started_s, cpu_s = time.perf_counter(), await served.cpu_s()
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    return Pass(time.perf_counter() - started_s, latencies_s)
+    return Pass(time.perf_counter() - started_s, await served.cpu_s() - cpu_s, latencies_s)
 
 
 async def measure_batcher(
-    options: argparse.Namespace, session: ScorerSession, requests: Sequence[ScoreRequest], longest: int
+    options: argparse.Namespace, raw: onnxruntime.InferenceSession, session: ScorerSession, requests: Sequence[ScoreRequest], longest: int
 ) -> list[float]:
-    """Alternates the ceiling with the batcher, on the same session."""
+    """Alternates the ceiling with the batcher, calibrated and with a session made as the service does."""
     calibration = calibrate(session, max_text_tokens=longest)
     measured = ", ".join(f"{budget}: {speed:,.0f}" for budget, speed in calibration.measured.items())
     print(
@@ -164,8 +183,11 @@ async def measure_batcher(
     async def send(request: ScoreRequest) -> None:
         await batcher.submit(request.rows, DEADLINE_S)
 
+    async def cpu_s() -> float:
+        return time.process_time()
+
     try:
-        ratios = await alternate(options, session, requests, send)
+        ratios = await alternate(options, raw, requests, Served(send, cpu_s))
     finally:
         await batcher.aclose()
     real, padding = sum(report.real_tokens for report in reports), sum(report.padded_tokens for report in reports)
@@ -174,7 +196,7 @@ async def measure_batcher(
     return ratios
 
 
-async def measure_server(options: argparse.Namespace, session: ScorerSession, requests: Sequence[ScoreRequest]) -> list[float]:
+async def measure_server(options: argparse.Namespace, raw: onnxruntime.InferenceSession, requests: Sequence[ScoreRequest]) -> list[float]:
     """Alternates the ceiling with a running server."""
     headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
     limits = httpx.Limits(max_connections=options.clients, max_keepalive_connections=options.clients)
@@ -192,40 +214,53 @@ async def measure_server(options: argparse.Namespace, session: ScorerSession, re
                 raise SystemExit(f"POST /score answered {answer.status_code}: {answer.text[:500]}")
             counted += answer.json()["usage"]["tokens"]
 
-        ratios = await alternate(options, session, requests, send)
+        async def cpu_s() -> float:
+            answer = await client.get("/metrics")
+            found = re.search(r"^process_cpu_seconds_total (\S+)", answer.text, re.MULTILINE)
+            return float(found[1]) if found else math.nan
+
+        ratios = await alternate(options, raw, requests, Served(send, cpu_s))
     sent = sum(len(row) for request in requests for row in request.rows) * (options.rounds + 1)
     print(f"tokens: {sent:,} in the candidates sent, {counted:,} counted by the server (prompt rows included where the family reads them)")
     return ratios
 
 
 async def alternate(
-    options: argparse.Namespace, session: ScorerSession, requests: Sequence[ScoreRequest], send: Callable[[ScoreRequest], Awaitable[None]]
+    options: argparse.Namespace, ceiling: onnxruntime.InferenceSession, requests: Sequence[ScoreRequest], served: Served
 ) -> list[float]:
     """Runs one round to warm up and `options.rounds` that count; prints each; returns served / raw of each."""
     rows = [row for request in requests for row in request.rows]
-    budget, speeds = fastest_budget(session, rows)
+    budget, speeds = fastest_budget(ceiling, rows)
     print(f"ceiling at {budget} padded tokens (texts/s {', '.join(f'{each}: {speed:.1f}' for each, speed in speeds.items())})")
     batches = [padded(batch) for batch in sorted_batches(rows, budget)]
-    await run_clients(requests, options.clients, send)
-    raws, served, latencies_s = [], [], []
+    await run_clients(requests, options.clients, served)
+    raws, throughs = [], []
     for number in range(options.rounds):
         # The order within a round changes, so that a machine that slows down steadily favours neither.
-        raw = run_raw(session, batches) if number % 2 == 0 else None
-        through = await run_clients(requests, options.clients, send)
-        raw = raw or run_raw(session, batches)
-        raws.append(raw.texts_per_s(len(rows)))
-        served.append(through.texts_per_s(len(rows)))
-        latencies_s += through.latencies_s
+        raw = run_raw(ceiling, batches) if number % 2 == 0 else None
+        through = await run_clients(requests, options.clients, served)
+        raw = raw or run_raw(ceiling, batches)
+        raws.append(raw)
+        throughs.append(through)
         print(
-            f"round {number + 1}: raw {raws[-1]:6.1f} texts/s, served {served[-1]:6.1f} texts/s, ratio {served[-1] / raws[-1]:.3f}",
+            f"round {number + 1}: raw {len(rows) / raw.elapsed_s:6.1f} texts/s, served {len(rows) / through.elapsed_s:6.1f} texts/s, "
+            f"ratio {raw.elapsed_s / through.elapsed_s:.3f}, by CPU time {raw.cpu_s / through.cpu_s:.3f}",
             flush=True,
         )
-    ratios = [one / other for one, other in zip(served, raws, strict=True)]
-    for name, values, form in (("raw texts/s", raws, ".1f"), ("served texts/s", served, ".1f"), ("ratio", ratios, ".3f")):
-        print(f"{name:<15} min {min(values):{form}}  median {median(values):{form}}  max {max(values):{form}}")
-    p50, p99 = np.percentile(latencies_s, [50, 99])
+    ratios = [raw.elapsed_s / through.elapsed_s for raw, through in zip(raws, throughs, strict=True)]
+    summary("raw texts/s", [len(rows) / each.elapsed_s for each in raws], ".1f")
+    summary("served texts/s", [len(rows) / each.elapsed_s for each in throughs], ".1f")
+    summary("ratio", ratios, ".3f")
+    summary("raw CPU ms/text", [1e3 * each.cpu_s / len(rows) for each in raws], ".2f")
+    summary("served CPU ms/text", [1e3 * each.cpu_s / len(rows) for each in throughs], ".2f")
+    summary("ratio by CPU time", [raw.cpu_s / through.cpu_s for raw, through in zip(raws, throughs, strict=True)], ".3f")
+    p50, p99 = np.percentile([latency for through in throughs for latency in through.latencies_s], [50, 99])
     print(f"latency of a request with {options.clients} clients: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms")
     return ratios
+
+
+def summary(name: str, values: Sequence[float], form: str) -> None:
+    print(f"{name:<19} min {min(values):{form}}  median {median(values):{form}}  max {max(values):{form}}")
 
 
 def main() -> None:
@@ -246,16 +281,16 @@ def main() -> None:
     longest = min(256, bundle.template.max_tokens)
     requests = make_requests(bundle.text_encoder(), count=options.requests, responses=options.responses, seed=options.seed, longest=longest)
     lengths = [len(row) for request in requests for row in request.rows]
-    session = ScorerSession(bundle.scorer)
-    print(f"{bundle.id} on {session.provider}, {session.threads} threads, {session.distribution}")
+    raw = raw_session(bundle.scorer, usable_cores())
+    print(f"{bundle.id} on {raw.get_providers()[0]}, {usable_cores()} threads, {installed_runtime()}")
     print(
         f"{len(lengths)} texts of {min(lengths)}-{max(lengths)} tokens, mean {np.mean(lengths):.0f}; {options.clients} clients of ", end=""
     )
     print(options.url or "a batcher in this process")
     if options.url:
-        ratios = asyncio.run(measure_server(options, session, requests))
+        ratios = asyncio.run(measure_server(options, raw, requests))
     else:
-        ratios = asyncio.run(measure_batcher(options, session, requests, bundle.template.max_tokens))
+        ratios = asyncio.run(measure_batcher(options, raw, ScorerSession(bundle.scorer), requests, bundle.template.max_tokens))
     if median(ratios) < options.at_least:
         print(f"median ratio {median(ratios):.3f} is below {options.at_least}")
         sys.exit(1)
