@@ -124,12 +124,16 @@ def _refuse(what: str, reasons: list[str], code: int) -> NoReturn:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Returns a bound socket, before anything slow: a port in use is known at once, and port 0 becomes a number."""
+    """Returns a listening socket, before anything slow: a port in use is known at once, and port 0 becomes a number.
+
+    It listens from here on, so that whoever connects upon the ready line is queued by the kernel and not refused.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(2048)
     except OSError as error:
         _refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
     return listener
