@@ -62,8 +62,8 @@ class DemoSettings:
     validation_users: int = 300
     prompts: int = 400
     answers: int = 2
-    member_prompts: int = 120
-    member_answers: int = 3
+    member_prompts: int = 80
+    member_answers: int = 2
     bradley_terry: BradleyTerrySettings = field(default_factory=BradleyTerrySettings)
     micro: MicroSettings = field(default_factory=MicroSettings)
     vrf: VrfSettings = field(default_factory=VrfSettings)

@@ -39,6 +39,9 @@ from models.training.vrf import train_vrf
 
 Array = NDArray[np.float64]
 
+NOISY_SHARPNESS = 8.0
+"""Users who are much less sure: reported beside the default, to show what noise costs and how much of that is avoidable."""
+
 DEMO = Path(__file__).parents[1] / "demo"
 BASELINE = "bradley_terry"
 
@@ -57,7 +60,7 @@ class EvaluationSettings:
 
     seeds: int = 3
     routers: tuple[str, ...] = ("vrf", "micro")
-    sharpness: tuple[float, ...] = (DEFAULT_SHARPNESS, 2 * DEFAULT_SHARPNESS)
+    sharpness: tuple[float, ...] = (DEFAULT_SHARPNESS, NOISY_SHARPNESS)
     opposed_seeds: int = 1
     opposed_tastes: tuple[str, ...] = tuple(TASTES)
     opposed_users: int = 400

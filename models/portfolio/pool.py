@@ -25,11 +25,15 @@ class PoolInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Answers `answers[p][m][g]` of `members` to `prompts`, equally many for each."""
+    """Answers `answers[p][m][g]` of `members` to `prompts`, equally many for each.
+
+    `source` tells two pools apart that were asked the same: the grammar, or a hash of the model that was sampled.
+    """
 
     members: tuple[str, ...]
     prompts: tuple[str, ...]
     answers: tuple[tuple[tuple[str, ...], ...], ...]
+    source: str = "grammar"
 
     def texts(self) -> Texts:
         """Returns the pool as a table of texts: candidates in the order of the axes, so that rows reshape to `[P, M, G, ...]`."""
@@ -50,7 +54,9 @@ class Pool:
 
     def part(self, chosen: Sequence[int]) -> Pool:
         """Returns the pool of the prompts at the positions `chosen`."""
-        return Pool(self.members, tuple(self.prompts[index] for index in chosen), tuple(self.answers[index] for index in chosen))
+        return Pool(
+            self.members, tuple(self.prompts[index] for index in chosen), tuple(self.answers[index] for index in chosen), self.source
+        )
 
 
 def grammar_pool(prompts: Sequence[Prompt], answers: int, *, seed: int) -> Pool:
@@ -61,9 +67,9 @@ def grammar_pool(prompts: Sequence[Prompt], answers: int, *, seed: int) -> Pool:
 
 
 def write_pool(pool: Pool, path: Path) -> None:
-    """Writes one JSON line per prompt: `{"prompt": ..., "answers": {member: [...]}}`."""
+    """Writes one JSON line per prompt: `{"source": ..., "prompt": ..., "answers": {member: [...]}}`."""
     lines = [
-        json.dumps({"prompt": prompt, "answers": dict(zip(pool.members, members, strict=True))}, ensure_ascii=False)
+        json.dumps({"source": pool.source, "prompt": prompt, "answers": dict(zip(pool.members, members, strict=True))}, ensure_ascii=False)
         for prompt, members in zip(pool.prompts, pool.answers, strict=True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,18 +85,22 @@ def read_pool(path: Path) -> Pool:
     prompts: list[str] = []
     answers: list[tuple[tuple[str, ...], ...]] = []
     members: tuple[str, ...] = ()
+    source = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             entry = json.loads(line)
             named = {member: tuple(map(str, texts)) for member, texts in entry["answers"].items()}
             prompts.append(str(entry["prompt"]))
+            source = source or str(entry["source"])
+            mixed = entry["source"] != source
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PoolInvalid(f"{path.name} line {number} is not a line of a pool: {error}") from error
         members = members or tuple(named)
         counts = {len(texts) for texts in named.values()}
-        if tuple(named) != members or len(counts) != 1 or (answers and counts != {len(answers[0][0])}):
-            raise PoolInvalid(f"{path.name} line {number} has members {tuple(named)} with {counts} answers; the first line has {members}")
+        if mixed or tuple(named) != members or len(counts) != 1 or (answers and counts != {len(answers[0][0])}):
+            found = f"members {tuple(named)} with {counts} answers from {entry['source']!r}"
+            raise PoolInvalid(f"{path.name} line {number} has {found}; the first line has {members} from {source!r}")
         answers.append(tuple(named.values()))
     if not answers or not answers[0] or not answers[0][0]:
         raise PoolInvalid(f"{path.name} holds no answers")
-    return Pool(members, tuple(prompts), tuple(answers))
+    return Pool(members, tuple(prompts), tuple(answers), source)

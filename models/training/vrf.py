@@ -46,7 +46,7 @@ class VrfSettings:
     """
 
     heads: int = 12
-    latent: int = 12
+    latent: int = 16
     tau: float = 0.25
     features: int = 32
     prompt_features: int = 8
@@ -55,11 +55,11 @@ class VrfSettings:
     kl: float = 3e-3
     kl_warmup: int = 300
     free_bits: float = 0.05
-    diversity: float = 0.02
+    diversity: float = 0.1
     ridge: float = 1e-3
     subspace: Subspace = field(default_factory=Subspace)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
-    loop: LoopSettings = field(default_factory=LoopSettings)
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000))
 
 
 def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFamily:
