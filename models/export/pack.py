@@ -91,7 +91,7 @@ def probe_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
         "",
         "First, whisk the eggs. Then fold in the flour. " * 8,
         "Perhaps, though I would ask a doctor first.",
-        "¡Claro! Crêpes, naïveté, 東京, Ελλάδα – und so weiter 🙂",
+        "¡Claro! Crêpes, naïveté, 東京, Ελλάδα, und so weiter 🙂",
         "",
         "Absolutely. Do it today!",
     ]

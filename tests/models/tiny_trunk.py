@@ -23,7 +23,11 @@ def write_tiny_trunk(folder: Path, kind: Kind, *, max_positions: int = 128) -> P
     bpe.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet))
     bpe.enable_truncation(8)  # of a former life; must be switched off by whoever reads it
     bpe.enable_padding(length=8)
-    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"} if kind == "encoder" else {"bos_token": "<s>", "eos_token": "</s>"}
+    names = (
+        {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+        if kind == "encoder"
+        else {"bos_token": "<s>", "eos_token": "</s>"}
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
