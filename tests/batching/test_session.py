@@ -15,11 +15,6 @@ from tests.batching.scorers import NAN_ID, UNKNOWN_ID, text, toy_table, write_to
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_toy_scorer(tmp_path_factory.mktemp("toy") / "scorer.onnx")
-
-
-@pytest.fixture(scope="module")
 def session(toy: Path) -> ScorerSession:
     return ScorerSession(toy, threads=1)
 

@@ -8,9 +8,12 @@ import httpx
 import pytest
 
 from service.members.local import LocalEngine
+from service.members.openai import OpenAIMember
+from service.members.spec import OpenAISpec
 from tests.members.gate import Gate
 from tests.members.tiny import ADAPTERS, write_language_model
 from tests.members.upstream import running_upstream
+from tests.members.upstream_scripts import KEY
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +63,19 @@ async def upstream():
 async def client():
     async with httpx.AsyncClient(trust_env=False) as client:
         yield client
+
+
+@pytest.fixture
+def member_with(upstream, client):
+    def make(clock=None, observe_breaker=lambda _state: None, environ=None, **spec):
+        return OpenAIMember(
+            "gpt",
+            OpenAISpec(**({"base_url": upstream.base_url, "model": "m"} | spec)),
+            client,
+            environ=environ or {"KEY": KEY},
+            clock=clock or (lambda: 0.0),
+            backoff_s=0.0,
+            observe_breaker=observe_breaker,
+        )
+
+    return make

@@ -1,0 +1,203 @@
+"""The server member: slow upstreams, callers who leave, the breaker and checks."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import httpx
+import pytest
+
+from service.errors import DeadlineExceeded
+from service.members.member import OneMemberFailed, TextPiece, UnusableMember
+from service.members.openai import OpenAIMember
+from service.members.spec import OpenAISpec
+from tests.members.asking import ask, collect, soon
+from tests.members.upstream_scripts import fails, good, hang_up, refusing
+
+
+async def test_a_field_that_is_left_out_is_logged_once(upstream, member_with, caplog):
+    async def script(turn):
+        await turn.head()
+        for _ in range(3):
+            await turn.event({"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}]})
+        await turn.text("a")
+        await turn.finish()
+
+    upstream.answers(script)
+    member = member_with()
+    assert (await collect(member, ask()))[0] == "a"
+    await collect(member, ask())
+    assert [record.getMessage() for record in caplog.records if "not supported" in record.getMessage()] == [
+        "member gpt: the upstream sends delta.reasoning_content, which is not supported and left out"
+    ]
+
+
+async def never_answers(turn):
+    await turn.client_left()
+
+
+async def comments_only(turn):
+    await turn.head()
+    await turn.send(b": still there\n\n")
+    await turn.client_left()
+
+
+async def stalls(turn):
+    await turn.head()
+    await turn.text("Hel")
+    await turn.client_left()
+
+
+@pytest.mark.parametrize(
+    ("script", "spec", "said"),
+    [
+        (never_answers, {"first_token_s": 0.05}, "no answer began within its limit"),
+        (comments_only, {"first_token_s": 0.05}, "no first token came within its limit"),
+        (stalls, {"between_tokens_s": 0.05}, "no next token came within its limit"),
+    ],
+)
+async def test_an_upstream_that_is_too_slow_is_left(upstream, member_with, script, spec, said):
+    upstream.answers(script)
+    error = await fails(member_with(**spec))
+    assert error.reason == "timeout"
+    assert said in str(error)
+    await upstream.turns[0].left.wait()
+
+
+@pytest.mark.parametrize("script", [never_answers, comments_only, stalls])
+async def test_the_deadline_ends_any_wait_and_closes_the_upstream(upstream, member_with, script):
+    upstream.answers(script)
+    with pytest.raises(DeadlineExceeded, match="'gpt'"):
+        await collect(member_with(), ask(), soon(0.05))
+    await upstream.turns[0].left.wait()
+
+
+@pytest.mark.parametrize("script", [never_answers, comments_only, stalls])
+async def test_a_caller_who_is_cancelled_at_any_wait_closes_the_upstream(upstream, member_with, script):
+    asked = asyncio.Event()
+
+    async def announced(turn):
+        asked.set()
+        await script(turn)
+
+    upstream.answers(announced)
+    caller = asyncio.create_task(collect(member_with(), ask()))
+    await asked.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await upstream.turns[0].left.wait()
+
+
+async def test_a_caller_who_stops_reading_closes_the_upstream(upstream, member_with):
+    upstream.answers(stalls)
+    async with aclosing(member_with().stream(ask(), soon())) as events:
+        assert await anext(events) == TextPiece("Hel")
+    await upstream.turns[0].left.wait()
+
+
+async def test_a_caller_who_is_cancelled_while_waiting_to_try_again_asks_no_more(upstream, client):
+    asked = asyncio.Event()
+
+    async def script(turn):
+        await turn.refuse(503, {})
+        asked.set()
+
+    upstream.answers(script)
+    member = OpenAIMember("gpt", OpenAISpec(upstream.base_url, "m"), client, backoff_s=25.0)
+    caller = asyncio.create_task(collect(member, ask()))
+    await asked.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert len(upstream.turns) == 1
+
+
+async def test_a_full_pool_is_overloaded(upstream):
+    upstream.answers(stalls)
+    async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=1)) as client:
+        member = OpenAIMember("gpt", OpenAISpec(upstream.base_url, "m", connect_s=0.05), client)
+        async with aclosing(member.stream(ask(), soon())) as events:
+            await anext(events)
+            error = await fails(member)
+    assert error.reason == "overloaded"
+    assert "no connection of the pool was free for 0.05 s" in str(error)
+
+
+async def test_the_breaker_opens_keeps_callers_away_and_lets_one_trial_through(upstream, member_with):
+    now, states = [0.0], []
+    member = member_with(clock=lambda: now[0], observe_breaker=states.append, failures_to_open=2, open_s=10.0)
+    upstream.answers(refusing(500))
+    await fails(member)
+    await fails(member)
+    now[0] = 4.0
+    error = await fails(member)
+    assert (error.reason, len(upstream.turns)) == ("breaker-open", 2)
+    assert "not tried for another 6.0 s after 2 failures in a row" in str(error)
+    with pytest.raises(OneMemberFailed, match="failed too often"):
+        await member.check()
+    now[0] = 10.0
+    upstream.answers(good)
+    await collect(member, ask())
+    assert states == ["open", "half-open", "closed"]
+    assert member.breaker == "closed"
+
+
+@pytest.mark.parametrize("script", [refusing(400), refusing(429, retry_after="3600")], ids=["400", "429"])
+async def test_refusals_do_not_open_the_breaker(upstream, member_with, script):
+    member = member_with(failures_to_open=1)
+    upstream.answers(script)
+    await fails(member)
+    assert member.breaker == "closed"
+
+
+async def test_an_upstream_that_hangs_past_every_deadline_opens_the_breaker(upstream, member_with):
+    member = member_with(failures_to_open=1)
+    upstream.answers(never_answers)
+    with pytest.raises(DeadlineExceeded):
+        await collect(member, ask(), soon(0.05))
+    assert member.breaker == "open"
+
+
+async def test_a_caller_who_leaves_a_trial_gives_it_to_the_next(upstream, member_with):
+    now = [0.0]
+    member = member_with(clock=lambda: now[0], failures_to_open=1, open_s=1.0)
+    upstream.answers(refusing(500))
+    await fails(member)
+    now[0] = 1.0
+    asked = asyncio.Event()
+
+    async def announced(turn):
+        asked.set()
+        await never_answers(turn)
+
+    upstream.answers(announced)
+    caller = asyncio.create_task(collect(member, ask()))
+    await asked.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    upstream.answers(good)
+    assert await collect(member, ask())
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+async def test_a_server_that_answers_anything_of_its_own_is_there(upstream, member_with, status):
+    upstream.answers(refusing(status))
+    await member_with().check()
+    assert upstream.turns[0].path == "/v1/models"
+
+
+@pytest.mark.parametrize("script", [refusing(401), refusing(503), hang_up], ids=["401", "503", "hang-up"])
+async def test_a_server_that_is_away_or_refuses_the_key_cannot_serve(upstream, member_with, script):
+    upstream.answers(script)
+    with pytest.raises(OneMemberFailed):
+        await member_with().check()
+
+
+@pytest.mark.parametrize("environ", [{"OTHER": "x"}, {"KEY": ""}, {"KEY": "two\nlines"}, {"KEY": " padded "}])
+def test_a_key_that_is_missing_or_cannot_be_sent_is_named_by_its_variable(environ):
+    with pytest.raises(UnusableMember, match="KEY") as caught:
+        OpenAIMember("gpt", OpenAISpec("http://127.0.0.1/v1", "m", api_key_env="KEY"), httpx.AsyncClient(), environ=environ)
+    assert "lines" not in str(caught.value)
