@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,13 @@ from models.portfolio.pool import Pool
 from models.seam.bundle import read_bundle, sha256_of
 from models.seam.families import Families
 from models.seam.portfolio import Portfolio, read_portfolio
-from models.training.bradley_terry import train_bradley_terry
+from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from models.training.heads import TrainedFamily, load_heads, load_values
-from models.training.micro import train_micro
-from models.training.vrf import train_vrf
+from models.training.micro import MicroSettings, train_micro
+from models.training.vrf import VrfSettings, train_vrf
 
 Array = NDArray[np.float64]
+AnySettings = TypeVar("AnySettings", BradleyTerrySettings, MicroSettings, VrfSettings)
 
 NOISY_SHARPNESS = 8.0
 """Users who are much less sure: reported beside the default, to show what noise costs and how much of that is avoidable."""
@@ -54,7 +55,8 @@ class EvaluationSettings:
         seeds: of users and their choices; intervals are over all users of all seeds.
         routers: families whose posterior chooses members, each in a simulation of its own.
         sharpness: of the simulated users' choices; the first is what the promises are held to.
-        opposed_seeds: one experiment for each of `opposed_tastes` and seed, with `opposed_users` training users.
+        opposed_seeds: one experiment for each of `opposed_tastes` and seed, with `opposed_users`
+            training users and at most `opposed_steps` steps a family: one axis is learned sooner than six manners.
         demo: sizes that make the pool of members' answers and the opposed groups' texts.
     """
 
@@ -64,6 +66,7 @@ class EvaluationSettings:
     opposed_seeds: int = 1
     opposed_tastes: tuple[str, ...] = tuple(TASTES)
     opposed_users: int = 400
+    opposed_steps: int = 800
     demo: DemoSettings = field(default_factory=DemoSettings)
 
 
@@ -209,11 +212,11 @@ def _opposed(settings: EvaluationSettings, trunk: Embedder, cache: Path | None, 
         np.array([manner_scores(text) for _, text in texts.candidates]),
         {part: _positions(texts, pool) for part, pool in pools.items()},
     )
-    demo = settings.demo
+    demo, steps = settings.demo, settings.opposed_steps
     trainers: list[Callable[..., TrainedFamily]] = [
-        lambda data, number: train_bradley_terry(data, demo.bradley_terry, number),
-        lambda data, number: train_micro(data, demo.micro, number),
-        lambda data, number: train_vrf(data, demo.vrf, number),
+        lambda data, number: train_bradley_terry(data, _shorter(demo.bradley_terry, steps), number),
+        lambda data, number: train_micro(data, _shorter(demo.micro, steps), number),
+        lambda data, number: train_vrf(data, _shorter(demo.vrf, steps), number),
     ]
     found = []
     for number in range(seed, seed + settings.opposed_seeds):
@@ -221,6 +224,10 @@ def _opposed(settings: EvaluationSettings, trunk: Embedder, cache: Path | None, 
             _say(f"opposed groups, {taste}, seed {number}")
             found.append(_opposed_entry(opposed_groups(material, trainers, taste, seed=number, users=settings.opposed_users)))
     return found
+
+
+def _shorter(settings: AnySettings, steps: int) -> AnySettings:
+    return replace(settings, loop=replace(settings.loop, steps=min(steps, settings.loop.steps)))
 
 
 def _opposed_entry(experiment: OpposedGroups) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class MicroSettings:
     subspace: Subspace = field(default_factory=Subspace)
     batch: int = 1024
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
-    loop: LoopSettings = field(default_factory=LoopSettings)
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=2000, patience=10))
 
 
 def train_micro(data: TrainingData, settings: MicroSettings, seed: int) -> TrainedFamily:

@@ -59,7 +59,7 @@ class VrfSettings:
     ridge: float = 1e-3
     subspace: Subspace = field(default_factory=Subspace)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000, patience=15))
 
 
 def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFamily:
