@@ -16,7 +16,8 @@ import numpy as np
 from models.seam.text import Encoded
 from service.batching.session import Scorer
 
-BUDGETS = (128, 256, 512, 1024, 2048, 4096, 8192)
+# Less than 256 was fastest on no device measured, and is what a machine that is busy at start would suggest.
+BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
 # Short, middling and long texts of a chat; each is one third of the computed tokens of a pass.
 LENGTHS = (32, 128, 224)
 REPEATS = 3
@@ -25,7 +26,7 @@ CLEARLY_FALLING = 0.9
 # The smallest budget this near to the best is taken: beyond it, a batch only takes longer.
 NEAR_BEST = 0.97
 # Tried on every device, whatever it takes: one that is only busy at start must not serve with tiny batches ever after.
-LEAST_BUDGETS = 3
+LEAST_BUDGETS = 2
 # Least overhead, as a share of the budget: with none at all, no two texts of different length would ever share a batch.
 LEAST_OVERHEAD_SHARE = 1 / 32
 
@@ -118,9 +119,10 @@ def calibrate(
     batch_s = {(budget, length): min(each[length] for each in passes[budget]) for budget in tried for length in lengths}
     measured = {budget: _pass_tokens(budget, lengths) / sum(batch_s[budget, length] for length in lengths) for budget in tried}
     chosen = fixed_budget_tokens or next(budget for budget in tried if measured[budget] >= NEAR_BEST * max(measured.values()))
-    overhead_tokens = _overhead_tokens(
-        [(texts(budget, length) * length, taken_s) for (budget, length), taken_s in batch_s.items() if budget <= chosen], chosen
-    )
+    # Beyond the chosen budget the line bends, and one budget alone gives no line.
+    fitted = max(chosen, *tried[:2])
+    points = [(texts(budget, length) * length, taken_s) for (budget, length), taken_s in batch_s.items() if budget <= fitted]
+    overhead_tokens = _overhead_tokens(points, chosen)
     elapsed_s = clock() - started_s
     for length in _warm_lengths(max_text_tokens):
         scorer.run([make_item(length)] * texts(chosen, length))
@@ -136,9 +138,9 @@ def _pass_tokens(budget_tokens: int, lengths: Sequence[int]) -> int:
     return sum(texts(budget_tokens, length) * length for length in lengths)
 
 
-def _overhead_tokens(batches: Sequence[tuple[int, float]], budget_tokens: int) -> float:
+def _overhead_tokens(points: Sequence[tuple[int, float]], budget_tokens: int) -> float:
     """Returns the intercept of `seconds = (overhead + tokens) * slope`, least squares over `(tokens, seconds)`, in tokens."""
-    tokens, seconds = np.array(batches, dtype=np.float64).T
+    tokens, seconds = np.array(points, dtype=np.float64).T
     slope, intercept = np.polyfit(tokens, seconds, 1) if np.ptp(tokens) else (1.0, 0.0)
     # A slope of nothing or less is a device that larger batches cost nothing: then starting one is all that counts.
     return float(np.clip(intercept / slope if slope > 0 else np.inf, LEAST_OVERHEAD_SHARE * budget_tokens, budget_tokens))

@@ -36,7 +36,7 @@ def test_a_cpu_gets_the_budget_that_its_cache_holds() -> None:
 def test_budgets_beyond_one_that_is_clearly_slower_are_not_tried() -> None:
     scorer = CostedScorer(cpu)
     found = calibrate(scorer, max_text_tokens=256, limit_s=1000.0, clock=scorer.clock)
-    assert list(found.measured) == [128, 256, 512, 1024]
+    assert list(found.measured) == [256, 512, 1024]
 
 
 def test_a_gpu_gets_thousands() -> None:
@@ -50,7 +50,7 @@ def test_a_gpu_gets_thousands() -> None:
 def test_of_budgets_that_are_equally_fast_the_smallest_is_taken() -> None:
     scorer = CostedScorer(lambda n, longest: n * longest / 10_000)
     found = calibrate(scorer, max_text_tokens=256, limit_s=100.0, clock=scorer.clock)
-    assert found.budget_tokens == 128
+    assert found.budget_tokens == 256
     # Some padding must be allowed even where starting a batch costs nothing.
     assert 0 < found.overhead_tokens < 16
 
@@ -58,9 +58,9 @@ def test_of_budgets_that_are_equally_fast_the_smallest_is_taken() -> None:
 def test_a_budget_that_is_hardly_faster_is_not_worth_longer_batches() -> None:
     scorer = CostedScorer(lambda n, longest: (4 + n * longest) / 10_000)
     found = calibrate(scorer, max_text_tokens=256, limit_s=100.0, clock=scorer.clock)
-    assert found.budget_tokens == 128
-    assert found.measured[128] == pytest.approx(max(found.measured.values()), rel=0.03)
-    assert found.measured[128] < found.measured[512]
+    assert found.budget_tokens == 256
+    assert found.measured[256] == pytest.approx(max(found.measured.values()), rel=0.03)
+    assert found.measured[256] < found.measured[512]
 
 
 def test_one_quiet_repeat_of_three_is_enough() -> None:
@@ -93,7 +93,7 @@ def test_a_slow_device_is_measured_within_the_limit() -> None:
     scorer = CostedScorer(lambda n, longest: (20 + n * longest) / 5_000)
     found = calibrate(scorer, max_text_tokens=256, limit_s=2.5, clock=scorer.clock)
     assert found.elapsed_s <= 2.5
-    assert set(found.measured) > {128, 256, 512}
+    assert set(found.measured) > {256, 512}
     assert max(found.measured) < BUDGETS[-1]
 
 
