@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 CHECKPOINTS = (0, 1, 3, 5, 10)
 ROUTE_PROMPTS = 5
 SCORED_PAIRS = 12
+SCORED_AT = {"vrf": (0, 10), "micro": (0, 10), "bradley_terry": (0,)}  # the global head is the same for everybody at any time
 
 
 @dataclass
@@ -115,6 +116,8 @@ async def measure(
         regrets.append(values[best] - values[served])
     trace.routed_best[done], trace.regret[done] = float(np.mean(hits)), float(np.mean(regrets))
     for family, curve in trace.accuracy.items():
+        if done not in SCORED_AT[family]:
+            continue
         right = []
         for prompt_index, one, other in pairs:
             texts = [answers.texts[prompt_index][one], answers.texts[prompt_index][other]]
@@ -156,7 +159,7 @@ async def run(url: str, users: int, seed: int, together: int) -> dict[str, dict[
         "routing regret": {n: interval([trace.regret[n] for trace in traces]) for n in CHECKPOINTS},
     }
     for family in traces[0].accuracy:
-        table[f"pair accuracy, {family}"] = {n: interval([trace.accuracy[family][n] for trace in traces]) for n in CHECKPOINTS}
+        table[f"pair accuracy, {family}"] = {n: interval([trace.accuracy[family][n] for trace in traces]) for n in SCORED_AT[family]}
     return table
 
 
@@ -172,9 +175,10 @@ def main() -> None:
     table = asyncio.run(run(arguments.url, arguments.users, arguments.seed, arguments.together))
     sys.stderr.write("\n")
     print(f"{arguments.users} users, seed {arguments.seed}; mean [95 % interval over users]")
-    print("comparisons".ljust(28) + "".join(f"{n:>22}" for n in CHECKPOINTS))
+    print("comparisons".ljust(28) + "".join(f"{n:>24}" for n in CHECKPOINTS))
     for name, row in table.items():
-        print(name.ljust(28) + "".join(f"{mean:>8.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in row.values()))
+        cells = (f"{row[n][0]:>8.3f} [{row[n][1]:.3f}, {row[n][2]:.3f}]" if n in row else f"{'':>24}" for n in CHECKPOINTS)
+        print(name.ljust(28) + "".join(cells))
     if arguments.json:
         arguments.json.write_text(json.dumps({"users": arguments.users, "seed": arguments.seed, "table": table}, indent=1))
 
