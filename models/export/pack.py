@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from models.data.synthetic import prompts
-from models.data.trunk import Trunk, load_trunk
+from models.data.trunk import Trunk, load_demo_trunk
 from models.export.onnx import PrecisionLoss, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
 from models.seam.bundle import Probes, basis_id, write_bundle
 from models.seam.families_file import write_families
@@ -44,7 +44,7 @@ def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: T
         TrunkUnavailable: the trunk's package is not installed.
         HeadsInvalid, PortfolioInvalid, ExportFailed, BundleInvalid: the parts do not fit; nothing is left behind.
     """
-    trunk = trunk or load_trunk()
+    trunk = trunk or load_demo_trunk()
     trained, default = load_heads(demo)
     families_files = write_families([family.family for family in trained], default)
     graph = ScorerGraph(trunk, [*(family.heads for family in trained), load_values(demo)])
@@ -75,7 +75,7 @@ def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: T
         _check_portfolio(demo, families_files)
         metadata = {
             "precision": precision,
-            "trunk": {"name": trunk.name, "sha256": trunk.sha256, "width": trunk.width},
+            "trunk": {"name": trunk.name, "sha256": trunk.sha256, "width": trunk.width, "layers": list(trunk.layers)},
             "export": {"difference_from_torch": worst, "versions": _versions()},
             "provenance": json.loads((demo / "provenance.json").read_text(encoding="utf-8")),
         }
@@ -110,7 +110,7 @@ def precision_loss(demo: Path, *, texts: int, seed: int) -> PrecisionLoss:
     """Returns what int8 would cost the demo's rewards on `texts` held-out answers (test topics) drawn with `seed`."""
     from models.data.synthetic import MANNERS, answer  # noqa: PLC0415 - only this measurement needs the grammar
 
-    trunk = load_trunk()
+    trunk = load_demo_trunk()
     trained, _ = load_heads(demo)
     rng = np.random.default_rng(seed)
     asked = prompts("test", seed)

@@ -34,8 +34,9 @@ def rows_of(trunk: Trunk) -> list[Encoded]:
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_graph_equals_torch_alone_and_in_batches(kind: str, tmp_path: Path) -> None:
-    trunk = load_trunk(str(write_tiny_trunk(tmp_path, kind)))  # type: ignore[arg-type]  # parametrize gives str
+@pytest.mark.parametrize("layers", [(), (1, 2), (1,)], ids=str)
+def test_graph_equals_torch_alone_and_in_batches(kind: str, layers: tuple[int, ...], tmp_path: Path) -> None:
+    trunk = load_trunk(str(write_tiny_trunk(tmp_path, kind)), layers=layers)  # type: ignore[arg-type]  # parametrize gives str
     graph = ScorerGraph(trunk, [Heads(trunk.width)])
     rows = rows_of(trunk)
     assert export_scorer(graph, rows, tmp_path / "scorer.onnx") < 1e-5

@@ -30,6 +30,27 @@ def test_vector_is_the_mean_over_the_pooled_tokens_and_the_log_of_their_number(t
     np.testing.assert_allclose(trunk.embed([row])[0], expected, atol=1e-6)
 
 
+def test_several_layers_are_pooled_side_by_side_and_named_by_the_hash(trunk: Trunk, tmp_path: Path) -> None:
+    kind: Kind = "encoder" if "Bert" in type(trunk.model).__name__ else "decoder"
+    both = load_trunk(str(write_tiny_trunk(tmp_path, kind)), layers=(1, 2))
+    (row,) = both.encoder.candidates("hello world", ["boil the egg"])
+    ids, attention, _ = pad([row])
+    with torch.inference_mode():
+        states = both.model(input_ids=ids, attention_mask=attention, output_hidden_states=True).hidden_states
+    pooled = [states[layer][0, row.pool_start : row.pool_stop] for layer in (1, 2)]
+    expected = np.concatenate([*(part.mean(dim=0).numpy() for part in pooled), [np.log(1 + len(pooled[0]))]])
+    np.testing.assert_allclose(both.embed([row])[0], expected, atol=1e-6)
+    np.testing.assert_allclose(both.embed([row])[0, 32:], trunk.embed([row])[0], atol=1e-6)
+    assert both.width == 65
+    assert both.sha256 != trunk.sha256
+
+
+@pytest.mark.parametrize("layers", [(3,), (-1, 2), (1, 1)])
+def test_layers_that_are_not_there_or_named_twice_are_refused(tmp_path: Path, layers: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"hidden states 0 to 2"):
+        load_trunk(str(write_tiny_trunk(tmp_path, "encoder")), layers=layers)
+
+
 def test_vector_of_a_row_does_not_depend_on_its_neighbours(trunk: Trunk) -> None:
     rows = trunk.encoder.candidates("how are you", ["boil", "perhaps you should ask someone " * 3, "hello"])
     together = trunk.embed(rows)
