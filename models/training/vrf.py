@@ -73,7 +73,7 @@ def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFa
         def validate() -> float:
             return float(np.mean([float(module.episode_loss(validation, batch)[0]) for batch in batches]))
 
-        history = fit(module, _training_loss(module, train, data, settings, seed), validate, settings.loop)
+        history = fit(module, training_loss(module, train, data, settings, seed), validate, settings.loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
         with torch.no_grad():
             regulars = module.episode_loss(validation, batches[-1])[1]
@@ -175,9 +175,10 @@ class VrfModule(nn.Module):
         return heads.eval().requires_grad_(requires_grad=False)
 
 
-def _training_loss(
+def training_loss(
     module: VrfModule, features: ComparisonFeatures, data: TrainingData, settings: VrfSettings, seed: int
 ) -> Callable[[int], Tensor]:
+    """Returns step -> loss of a batch of episodes drawn with `seed`: likelihood, KL with free bits, diversity and ridge."""
     rng = np.random.default_rng(seed)
     episodes = Episodes(data.train, settings.episodes)
     others = 1.0 - torch.eye(settings.heads)
