@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.seam.documents import read_document
 from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
+from models.seam.family_format import Format, Stored, Written
 from models.seam.gaussian import Bases, PairEncoder
 from models.seam.hedge import HedgeSettings
 
@@ -25,6 +26,42 @@ Array = NDArray[np.float64]
 
 
 SCHEMA = 1
+
+
+def _write_bradley_terry(family: BradleyTerry) -> Written:
+    return {"logit_scale": float(family.logit_scale)}, {}
+
+
+def _read_bradley_terry(stored: Stored) -> BradleyTerry:
+    return BradleyTerry(stored.name, stored.heads, stored.logit_scale)
+
+
+def _write_micro(family: Micro) -> Written:
+    numbers = {"logit_scale": float(family.logit_scale), "eta": float(family.settings.eta), "cap": float(family.settings.cap)}
+    return numbers, {"log_prior": family.log_prior, "mask": family.mask.astype(np.float64)}
+
+
+def _read_micro(stored: Stored) -> Micro:
+    settings = HedgeSettings(float(stored.entry["eta"]), float(stored.entry["cap"]))
+    return Micro(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], stored.arrays["mask"] > 0)
+
+
+def _write_vrf(family: Vrf) -> Written:
+    arrays = {"base_means": family.bases.means, "base_stds": family.bases.stds, **family.encoder.to_arrays()}
+    return {"logit_scale": float(family.logit_scale), "tau": float(family.bases.tau)}, arrays
+
+
+def _read_vrf(stored: Stored) -> Vrf:
+    bases = Bases(stored.arrays["base_means"], stored.arrays["base_stds"], float(stored.entry["tau"]))
+    return Vrf(stored.name, stored.heads, stored.logit_scale, bases, PairEncoder.from_arrays(stored.arrays))
+
+
+FORMATS = (
+    Format("bradley_terry", BradleyTerry, _write_bradley_terry, _read_bradley_terry),
+    Format("micro", Micro, _write_micro, _read_micro),
+    Format("vrf", Vrf, _write_vrf, _read_vrf),
+)
+"""Every kind that this version serves. A family in a module of its own says its `Format` there, and is listed here."""
 
 
 class FamiliesInvalid(ValueError):
@@ -43,21 +80,13 @@ def write_families(families: Sequence[Family], default: str) -> dict[str, bytes]
     entries: list[dict[str, Any]] = []
     arrays: dict[str, Array] = {}
     for family in families:
-        entry: dict[str, Any] = {"name": family.name, "heads": list(family.heads), "evidence_size": family.evidence_size}
-        match family:
-            case BradleyTerry():
-                entry |= {"kind": "bradley_terry", "logit_scale": float(family.logit_scale)}
-            case Micro():
-                settings = family.settings
-                entry |= {"kind": "micro", "logit_scale": float(family.logit_scale), "eta": float(settings.eta), "cap": float(settings.cap)}
-                arrays |= {f"{family.name}/log_prior": family.log_prior, f"{family.name}/mask": family.mask.astype(np.float64)}
-            case Vrf():
-                entry |= {"kind": "vrf", "logit_scale": float(family.logit_scale), "tau": float(family.bases.tau)}
-                named = {"base_means": family.bases.means, "base_stds": family.bases.stds, **family.encoder.to_arrays()}
-                arrays |= {f"{family.name}/{name}": value for name, value in named.items()}
-            case _:
-                raise FamiliesInvalid(f"family {family.name!r} is a {type(family).__name__}, which has no file format")
+        form = next((form for form in FORMATS if type(family) is form.type), None)
+        if form is None:
+            raise FamiliesInvalid(f"family {family.name!r} is a {type(family).__name__}, which has no file format")
+        entry, mine = form.write(family)
+        entry |= {"name": family.name, "heads": list(family.heads), "evidence_size": family.evidence_size, "kind": form.kind}
         entries.append(entry)
+        arrays |= {f"{family.name}/{name}": value for name, value in mine.items()}
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.array(value, dtype=np.float64, order="C") for name, value in arrays.items()})  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
     document = {"schema": SCHEMA, "default": default, "families": entries}
@@ -98,19 +127,12 @@ def _family(entry: Mapping[str, Any], stored: Mapping[str, Array]) -> Family:
     name = entry["name"]
     mine = {key.removeprefix(f"{name}/"): value for key, value in stored.items() if key.startswith(f"{name}/")}
     try:
-        family: Family
-        heads, logit_scale = tuple(map(str, entry["heads"])), float(entry["logit_scale"])
-        match entry["kind"]:
-            case "bradley_terry":
-                family = BradleyTerry(name, heads, logit_scale)
-            case "micro":
-                settings = HedgeSettings(float(entry["eta"]), float(entry["cap"]))
-                family = Micro(name, heads, logit_scale, settings, mine["log_prior"], mine["mask"] > 0)
-            case "vrf":
-                bases = Bases(mine["base_means"], mine["base_stds"], float(entry["tau"]))
-                family = Vrf(name, heads, logit_scale, bases, PairEncoder.from_arrays(mine))
-            case kind:
-                raise ValueError(f"kind {kind!r} is unknown; this version serves bradley_terry, micro and vrf")  # noqa: TRY301 - named below
+        parts = Stored(name, tuple(map(str, entry["heads"])), entry, mine)
+        form = next((form for form in FORMATS if form.kind == entry["kind"]), None)
+        if form is None:
+            kinds = ", ".join(form.kind for form in FORMATS)
+            raise ValueError(f"kind {entry['kind']!r} is unknown; this version serves {kinds}")  # noqa: TRY301 - named below
+        family = form.read(parts)
         size = entry["evidence_size"]
     except KeyError as error:
         raise FamiliesInvalid(f"family {name!r} lacks {error}") from error
