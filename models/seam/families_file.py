@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.seam import additive
+from models.seam import sparse_moe
 from models.seam.documents import read_document
 from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
 from models.seam.family_format import Format, Stored, Written
@@ -60,6 +62,8 @@ FORMATS = (
     Format("bradley_terry", BradleyTerry, _write_bradley_terry, _read_bradley_terry),
     Format("micro", Micro, _write_micro, _read_micro),
     Format("vrf", Vrf, _write_vrf, _read_vrf),
+    sparse_moe.FORMAT,
+    additive.FORMAT,
 )
 """Every kind that this version serves. A family in a module of its own says its `Format` there, and is listed here."""
 

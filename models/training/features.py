@@ -8,6 +8,7 @@ and serving computes a single matrix product. Axis letters: `D` the trunk's widt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,10 +60,13 @@ class Subspace:
             tastes that LoRe and PALM assume, found in closed form); None keeps every dimension.
         shrinkage: how much the second moment of differences is shrunk to its mean when directions are found; larger trusts
             directions of little variance less.
+        kind: `principal` keeps the principal components of the texts themselves instead, and the length beside them: no
+            choice is looked at, so few or noisy users cannot mislead it, and what varies little is lost.
     """
 
     components: int | None = 12
     shrinkage: float = 1.0
+    kind: Literal["tastes", "principal"] = "tastes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,12 @@ class Calibration:
         moment = _second_moment(differences, train.weight)
         if not np.trace(moment) > 0:
             raise VectorsInvalid(f"all {len(train)} comparisons are between equal vectors: there is nothing to learn")
-        if subspace.components is not None:
+        if subspace.components is not None and subspace.kind == "principal":
+            matrix = _principal_components(vectors.candidates[np.unique(used)], subspace.components)
+            moment = _second_moment(
+                (vectors.candidates[train.chosen].astype(np.float64) - vectors.candidates[train.rejected]) @ matrix.T, train.weight
+            )
+        elif subspace.components is not None:
             axes = _taste_axes(train, differences, moment, subspace.components, subspace.shrinkage)
             matrix = axes.T @ matrix
             moment = _second_moment(differences @ axes, train.weight)
@@ -154,6 +163,22 @@ def _moments(vectors: NDArray[np.float32]) -> tuple[Array, Array]:
 def _second_moment(differences: Array, weight: Array) -> Array:
     moment: Array = (differences * weight[:, None]).T @ differences / weight.sum()
     return moment
+
+
+def _principal_components(texts: NDArray[np.float32], components: int) -> Array:
+    """Returns `[components + 1, D + 1]`: principal components of the trunk's dimensions, and the length; each of variance 1.
+
+    What does not vary over the texts, such as a length that was masked out, is no feature.
+    """
+    centred = texts - texts.mean(axis=0, dtype=np.float64)
+    _, sizes, axes = np.linalg.svd(centred[:, :-1], full_matrices=False)
+    spreads = np.append(sizes[:components], np.linalg.norm(centred[:, -1])) / np.sqrt(len(texts))
+    matrix = np.zeros((len(spreads), texts.shape[1]))
+    matrix[:-1, :-1] = axes[: len(spreads) - 1] * np.where(axes[: len(spreads) - 1].sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
+    matrix[-1, -1] = 1.0
+    varying = spreads > 1e-6
+    kept: Array = matrix[varying] / spreads[varying, None]
+    return kept
 
 
 def _taste_axes(train: Comparisons, differences: Array, moment: Array, components: int, shrinkage: float) -> Array:

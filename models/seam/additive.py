@@ -1,0 +1,196 @@
+"""Bayesian logistic regression whose evidence adds up exactly: a user is a Gaussian over taste axes, and so is a comparison.
+
+    logit = b + z . u,   u ~ N(0, I),   b what everybody thinks of the pair, z its difference along the taste axes
+
+The logistic is replaced by Jaakkola and Jordan's quadratic lower bound (2000, "Bayesian parameter estimation via
+variational methods"), `log sigma(a) >= log sigma(xi) + (a - xi)/2 - lambda(xi) (a^2 - xi^2)`. The usual fit of `xi` reads
+the posterior; here `xi^2 = b^2 + |z|^2`, the expected square of the logit under the prior (reconstruction), so that the
+natural parameters of one comparison depend on that comparison alone and a user is their sum. Axis letters: `N` candidates,
+`D` axes, `E = D (D + 3) / 2` evidence, `K = 2 D + 1` heads, `S` samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam.family import Row, Scored
+from models.seam.family_format import Format, Stored, Written
+from models.seam.gaussian import attenuated_probability
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Additive:
+    """A linear taste as a point of the simplex: everybody's head, and two heads for each axis, one at either end of it.
+
+    With `c` the reach, the heads are `r_0` and `r_0 +- c z_j / a`, so that weights `max(+-u_j, 0) / c` on the ends and the
+    rest on `r_0` score exactly `r_0 + u . z / a`. Positions with `|u|_1` beyond the reach are shortened to it.
+
+    Attributes:
+        heads: everybody's, then the upper ends of all axes, then the lower ends.
+        reach: `c`, standard deviations of the population.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    logit_scale: float
+    reach: float
+
+    def __post_init__(self) -> None:
+        if len(self.heads) < 3 or len(self.heads) % 2 == 0 or len(set(self.heads)) != len(self.heads):
+            raise ValueError(f"heads must be one and two for each axis, with names of their own; they are {list(self.heads)}")
+        for name, value in (("logit_scale", self.logit_scale), ("reach", self.reach)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be finite and above 0")
+
+    @property
+    def axes(self) -> int:
+        """`D`."""
+        return len(self.heads) // 2
+
+    @property
+    def evidence_size(self) -> int:
+        return evidence_size(self.axes)
+
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_rewards",)
+
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def scores_with_prompt(self) -> bool:
+        return False
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - a user's taste does not see the prompt
+        return self._simplex(additive_posterior(evidence, self.axes)[0])
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as for weights
+        mean, covariance = additive_posterior(evidence, self.axes)
+        weights = self._simplex(mean)
+        axes = self._along_axes(rewards) / self.logit_scale
+        # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
+        variance = np.sum(np.einsum("nd,de->ne", axes, covariance) * axes, axis=1)
+        return Scored((rewards * weights).sum(axis=1), np.sqrt(np.maximum(variance, 0.0)), weights, rewards)
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
+        difference = self._difference(chosen, rejected)
+        mean, covariance = additive_posterior(evidence, self.axes)
+        axes = self._along_axes(difference)
+        margin = self.logit_scale * float(difference @ self._simplex(mean))
+        return attenuated_probability(margin, max(0.0, float(axes @ covariance @ axes)))
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - as for weights
+        difference = self._difference(chosen, rejected)
+        return bound_evidence(self.logit_scale * float(difference[0]), self._along_axes(difference), tie=tie)
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
+        mean, covariance = additive_posterior(evidence, self.axes)
+        draws = mean + rng.standard_normal((samples, self.axes)) @ np.linalg.cholesky(covariance).T
+        return self._simplex(draws)
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
+        mean, covariance = additive_posterior(evidence, self.axes)
+        return mean, np.sqrt(np.diagonal(covariance))
+
+    def _difference(self, chosen: Row, rejected: Row) -> Array:
+        name = f"{self.name}_rewards"
+        difference = np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
+        if difference.shape != (len(self.heads),):
+            raise ValueError(f"rows of {name!r} are {difference.shape}; ({len(self.heads)},) was expected")
+        return difference
+
+    def _along_axes(self, rewards: Array) -> Array:
+        """Returns `z` `[..., D]` of rewards, or of differences of rewards, `[..., K]`."""
+        axes: Array = (0.5 * self.logit_scale / self.reach) * (rewards[..., 1 : 1 + self.axes] - rewards[..., 1 + self.axes :])
+        return axes
+
+    def _simplex(self, positions: Array) -> Array:
+        """Returns the weights `[..., K]` of positions `[..., D]`."""
+        shares = positions / self.reach
+        shares = shares / np.maximum(1.0, np.abs(shares).sum(axis=-1, keepdims=True))
+        rest = np.maximum(0.0, 1.0 - np.abs(shares).sum(axis=-1, keepdims=True))
+        return np.concatenate([rest, np.maximum(shares, 0.0), np.maximum(-shares, 0.0)], axis=-1)
+
+
+def curvature(xi: Array) -> Array:
+    """Returns `2 lambda(xi) = tanh(xi / 2) / (2 xi)` of any shape: 1/4 at 0, falling as `1 / (2 xi)`; `xi` is not negative."""
+    small = np.maximum(xi, 1e-6)
+    found: Array = np.tanh(0.5 * small) / (2.0 * small)
+    return found
+
+
+def bound_evidence(common: float, axes: Array, *, tie: bool = False) -> Array:
+    """Returns what one comparison adds to a user, `[E]`: `D` of precision times mean, then the precision's upper triangle.
+
+    With `c = 2 lambda(xi)`: `eta = (1/2 - c b) z` and `Lambda = c z z^T`. A tie is the mean of both orders: the halves
+    cancel, `eta = -c b z`, so a user who cannot tell is drawn towards no preference and not towards everybody's.
+
+    Args:
+        common: `b`, logit of the pair for an average user.
+        axes: `z` `[D]`, difference of chosen and rejected along the axes, logits per standard deviation of users.
+        tie: the user could not tell.
+    """
+    slope = float(curvature(np.sqrt(common * common + axes @ axes)))
+    pull = (0.0 if tie else 0.5) - slope * common
+    rows, columns = _triangle(len(axes))
+    return np.concatenate([pull * axes, slope * axes[rows] * axes[columns]])
+
+
+def additive_posterior(evidence: Array, size: int) -> tuple[Array, Array]:
+    """Returns mean `[D]` and covariance `[D, D]` of a user's position: the prior N(0, I) and the sum of evidence `[E]`.
+
+    Taking a comparison back that was never added could leave no Gaussian; such a sum is refused.
+
+    Raises:
+        ValueError: the precision of the sum is not positive definite.
+    """
+    precision = _precision(evidence, size)
+    covariance = np.linalg.inv(precision)
+    # A precision that is positive definite has a positive determinant and inverse diagonal; this is cheaper than a factor.
+    if not (np.isfinite(covariance).all() and np.all(np.diagonal(covariance) > 0)):
+        raise ValueError(f"evidence of {size} axes adds up to no Gaussian: variances are {np.diagonal(covariance)}")
+    return covariance @ evidence[:size], covariance
+
+
+def evidence_size(axes: int) -> int:
+    """Returns `E` for `D` axes."""
+    return axes * (axes + 3) // 2
+
+
+def _precision(evidence: Array, size: int) -> Array:
+    rows, columns = _triangle(size)
+    precision = np.eye(size)
+    precision[rows, columns] += evidence[size:]
+    precision[columns, rows] = precision[rows, columns]
+    return precision
+
+
+_TRIANGLES: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+"""Row and column of every entry of an upper triangle, by size: made once, since a user is read on every request."""
+
+
+def _triangle(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if size not in _TRIANGLES:
+        rows, columns = np.triu_indices(size)
+        _TRIANGLES[size] = (rows, columns)
+    return _TRIANGLES[size]
+
+
+def _write(family: Additive) -> Written:
+    return {"logit_scale": float(family.logit_scale), "reach": float(family.reach)}, {}
+
+
+def _read(stored: Stored) -> Additive:
+    return Additive(stored.name, stored.heads, stored.logit_scale, float(stored.entry["reach"]))
+
+
+FORMAT = Format("additive", Additive, _write, _read)
+"""How `families_file` keeps it."""

@@ -1,0 +1,118 @@
+"""Trains `additive`: a population of linear tastes, and the axes along which users differ, as heads of the scorer graph.
+
+    comparisons ─> population N(mu, Sigma) over weights on features ─> axes L, mu ─> heads r_0, r_0 +- c z_j / a
+
+The axes are ordered by how much of the users' disagreement they explain; on axes a user is N(0, I) before the first
+comparison (`models.seam.additive`). Everything is in closed form but the expectation-maximisation of `hierarchical`: no step
+size, no seed that matters. Axis letters: `F` features, `D` axes, `K = 2 D + 1` heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from models.seam.additive import Additive
+from models.seam.families import Families
+from models.training.episodes import Episodes, EpisodeSettings
+from models.training.features import Affine, Subspace
+from models.training.heads import Heads, TrainedFamily, compute_outputs
+from models.training.hierarchical import Population, PopulationSettings, fit_population
+from models.training.loop import TrainingData
+
+Array = NDArray[np.float64]
+
+NAME = "additive"
+
+
+@dataclass(frozen=True, slots=True)
+class AdditiveSettings:
+    """Constants of the family.
+
+    Attributes:
+        axes: `D`, at most; fewer where there are fewer features. Evidence has `D (D + 3) / 2` doubles.
+        population: see there.
+        subspace: the features that axes may use.
+    """
+
+    axes: int = 12
+    population: PopulationSettings = field(default_factory=PopulationSettings)
+    subspace: Subspace = field(default_factory=Subspace)
+
+
+def train_additive(data: TrainingData, settings: AdditiveSettings, seed: int) -> TrainedFamily:
+    """Returns everybody's head and both ends of every axis; nothing is drawn, and `seed` is only noted."""
+    calibration = data.calibration(settings.subspace)
+    population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population)
+    axes, explained = taste_axes(population, calibration.moment, settings.axes)
+    size = axes.shape[1]
+    everybody = float(population.mean @ calibration.moment @ population.mean)
+    # Rewards are in units of the spread of margins, so that one logit scale carries the size as in the other families.
+    scale = float(np.sqrt(everybody + explained[:size].sum()))
+    # A draw from the prior has |u|_1 of .8 D on average; six standard deviations more leave room for what was learned.
+    reach = 0.8 * size + 6.0 * float(np.sqrt(0.36 * size)) + 2.0
+    ends = reach * axes.T
+    weight = np.concatenate([population.mean[None], population.mean + ends, population.mean - ends]) / scale
+    heads = fold_heads(calibration.candidate, weight)
+    names = ("everybody", *(f"axis{index}+" for index in range(size)), *(f"axis{index}-" for index in range(size)))
+    trained = TrainedFamily(Additive(NAME, names, scale, reach), heads)
+    summary = {
+        "settings": asdict(settings),
+        "seed": seed,
+        "validation_nll": validation_nll(trained, data),
+        "margin_variance_of_everybody": everybody,
+        "margin_variance_of_axes": explained.tolist(),
+    }
+    return TrainedFamily(trained.family, heads, summary)
+
+
+def taste_axes(population: Population, moment: Array, most: int) -> tuple[Array, Array]:
+    """Returns `L` `[F, D]` and the variance of margins along every axis `[F]`, greatest first.
+
+    `theta = mu + L u` with `u ~ N(0, I)` has the population's covariance where `D = F`, and `L^T S L` is diagonal: the axes
+    are told apart by the comparisons themselves, so that votes along one say little about another.
+
+    Args:
+        population: of weights on features.
+        moment: `S` `[F, F]` second moment of feature differences.
+        most: `D`, at most.
+    """
+    values, vectors = np.linalg.eigh(population.covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    variances, turned = np.linalg.eigh(root.T @ moment @ root)
+    order = np.argsort(-variances, kind="stable")
+    axes = root @ turned[:, order[:most]]
+    # Eigenvectors come with either sign; a fixed one makes a training repeatable across libraries.
+    signs = np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1.0, 1.0)
+    signed: Array = axes * signs
+    return signed, np.maximum(variances[order], 0.0)
+
+
+def fold_heads(features: Affine, weight: Array) -> Heads:
+    """Returns the graph side: `<NAME>_rewards` as one layer on raw vectors, of `weight` `[K, F]` on features."""
+    outputs = {f"{NAME}_rewards": nn.Sequential(features.fold(weight))}
+    return Heads(outputs, {f"{NAME}_rewards": "candidate"}).eval().requires_grad_(requires_grad=False)
+
+
+def validation_nll(trained: TrainedFamily, data: TrainingData, *, users: int = 128) -> float:
+    """Returns the mean log-loss on validation users at the counts that other trainings stop by, by the server's functions."""
+    told = data.validation
+    rewards = compute_outputs([trained], data.vectors.candidates)[f"{trained.family.name}_rewards"]
+    rows = [{f"{trained.family.name}_rewards": row} for row in rewards]
+    families = Families([trained.family])
+    losses = []
+    for batch in Episodes(told, EpisodeSettings()).validation_batches(users=users):
+        total, count = 0.0, 0
+        for context, real, targets, predicted in zip(batch.context, batch.context_mask, batch.targets, batch.target_mask, strict=True):
+            evidence = families.prior()
+            for row in context[real].tolist():
+                evidence = evidence + families.learn(rows[told.chosen[row]], rows[told.rejected[row]], {}, tie=bool(told.tie[row]))
+            for row in targets[predicted].tolist():
+                found = families.predict(evidence, rows[told.chosen[row]], rows[told.rejected[row]], {})[trained.family.name]
+                total -= 0.5 * float(np.log(found) + np.log1p(-found)) if told.tie[row] else float(np.log(found))
+                count += 1
+        losses.append(total / count)
+    return float(np.mean(losses))

@@ -1,0 +1,213 @@
+"""A population of tastes: users' weights on features are Gaussian, and one user's posterior is that Gaussian after their choices.
+
+    theta_u ~ N(mu, Sigma)        P(chosen | theta) = sigma(theta . dx)
+
+`fit_population` finds `mu` and `Sigma` by empirical Bayes: expectation-maximisation with Laplace posteriors. `laplace` is
+the exact mode and its curvature; it reads all of a user's comparisons at once and is no sum, so it is a baseline and not
+a served family. `additive` serves the same population by a bound. Axis letters: `U` users, `C` comparisons of each
+(padded), `F` features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.preferences import Comparisons
+from models.seam.additive import curvature
+from models.seam.hedge import sigmoid
+from models.training.episodes import EpisodeBatch, Episodes, EpisodeSettings
+from models.training.features import Subspace
+from models.training.learner import Learner, Predicted, attenuated
+from models.training.loop import TrainingData
+
+Array = NDArray[np.float64]
+
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""Ridge penalties of `per_user_logistic`, in units of the mean squared feature difference."""
+
+BATCH_ROWS = 16_384
+"""Most padded comparisons worked on at once: 17 features of them are a few megabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """`N(mean, covariance)` over weights on features.
+
+    Attributes:
+        mean: `[F]` what everybody likes, logits per unit of feature.
+        covariance: `[F, F]` how users differ, symmetric and positive definite.
+    """
+
+    mean: Array
+    covariance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationSettings:
+    """How a population is fitted.
+
+    Attributes:
+        rounds: of expectation-maximisation.
+        steps: of the posterior modes in each round, from where the round before left them.
+        pseudo_users: users of the starting covariance that are added to every estimate of `Sigma`: with few users, the
+            directions that nobody was seen to differ in keep a little width.
+        start: variance of every weight at the start, in units of 1 / mean squared feature difference.
+    """
+
+    rounds: int = 40
+    steps: int = 3
+    pseudo_users: float = 2.0
+    start: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Comparisons of several users, padded: `difference` `[U, C, F]`, `tie` and `weight` `[U, C]`; padding has weight 0."""
+
+    difference: Array
+    tie: NDArray[np.bool_]
+    weight: Array
+
+
+def fit_population(data: TrainingData, features: NDArray[np.float32], settings: PopulationSettings) -> Population:
+    """Returns the population of the training users.
+
+    Args:
+        data: its training comparisons are used, and nothing else.
+        features: `[candidates, F]` of the texts.
+        settings: see there.
+    """
+    table = np.asarray(features, dtype=np.float64)
+    batches = list(batches_of_users(data.train, table))
+    size = table.shape[1]
+    spread = np.mean([float(np.mean(batch.difference[batch.weight > 0] ** 2)) for batch in batches])
+    start = np.eye(size) * settings.start / max(spread, 1e-12)
+    population = Population(np.zeros(size), start)
+    modes: list[Array | None] = [None] * len(batches)
+    for _ in range(settings.rounds):
+        count, total, square = 0, np.zeros(size), np.zeros((size, size))
+        for index, batch in enumerate(batches):
+            mode, covariance = laplace(batch, population, start=modes[index], steps=settings.steps)
+            modes[index] = mode
+            count += len(mode)
+            total += mode.sum(axis=0)
+            square += mode.T @ mode + covariance.sum(axis=0)
+        mean = total / count
+        scatter = square - count * np.outer(mean, mean) + settings.pseudo_users * start
+        population = Population(mean, 0.5 * (scatter + scatter.T) / (count + settings.pseudo_users))
+    return population
+
+
+def laplace(choices: Choices, population: Population, *, start: Array | None = None, steps: int = 50) -> tuple[Array, Array]:
+    """Returns the mode `[U, F]` of every user's posterior and the inverse curvature there `[U, F, F]`.
+
+    Steps minimise the Jaakkola-Jordan bound at the weights of the step before, which never overshoots as Newton's may, and
+    end when no mode moves any more.
+
+    Args:
+        choices: of the users.
+        population: the prior.
+        start: `[U, F]` where to begin; the prior's mean if None.
+        steps: at most.
+    """
+    difference, prior = choices.difference, np.linalg.inv(population.covariance)
+    pull = (np.where(choices.tie, 0.0, 0.5) * choices.weight)[:, None, :] @ difference
+    target = pull[:, 0] + prior @ population.mean
+    mode = np.broadcast_to(population.mean, target.shape).copy() if start is None else start
+    for _ in range(steps):
+        margins = np.abs(np.einsum("ucf,uf->uc", difference, mode))
+        bound = prior + np.swapaxes(difference, 1, 2) @ (difference * (choices.weight * curvature(margins))[:, :, None])
+        moved = np.linalg.solve(bound, target[:, :, None])[:, :, 0]
+        change = float(np.abs(moved - mode).max(initial=0.0))
+        mode = moved
+        if change < 1e-8:
+            break
+    probability = sigmoid(np.einsum("ucf,uf->uc", difference, mode))
+    weight = choices.weight * probability * (1.0 - probability)
+    precision = prior + np.swapaxes(difference, 1, 2) @ (difference * weight[:, :, None])
+    return mode, np.linalg.inv(precision)
+
+
+def batches_of_users(comparisons: Comparisons, features: Array) -> Iterator[Choices]:
+    """Yields every user's choices once, users of like activity together so that little is padding."""
+    rows = sorted(comparisons.rows_of_users().values(), key=len)
+    start = 0
+    while start < len(rows):
+        stop = start + 1
+        while stop < len(rows) and (stop - start + 1) * len(rows[stop]) <= BATCH_ROWS:
+            stop += 1
+        yield padded_choices(comparisons, features, rows[start:stop])
+        start = stop
+
+
+def padded_choices(comparisons: Comparisons, features: Array, rows: list[NDArray[np.int64]]) -> Choices:
+    """Returns the choices at `rows`, one array for each user, of comparisons between texts with `features` `[candidates, F]`."""
+    longest = max(1, *(len(mine) for mine in rows), 1)
+    table = np.zeros((len(rows), longest), dtype=np.int64)
+    real = np.zeros((len(rows), longest), dtype=np.bool_)
+    for index, mine in enumerate(rows):
+        table[index, : len(mine)] = mine
+        real[index, : len(mine)] = True
+    difference = features[comparisons.chosen[table]] - features[comparisons.rejected[table]]
+    return Choices(difference * real[:, :, None], comparisons.tie[table] & real, comparisons.weight[table] * real)
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianLearner:
+    """Predicts by the Laplace posterior of one user's weights under a population.
+
+    Attributes:
+        name: in reports.
+        population: the prior.
+        features: `[candidates, F]` of the texts.
+    """
+
+    name: str
+    population: Population
+    features: Array
+
+    def predict(self, context: Comparisons, targets: Comparisons) -> Predicted:
+        """Returns the predictions; see `Learner`."""
+        rows = np.arange(len(context))
+        mode, covariance = laplace(padded_choices(context, self.features, [rows]), self.population)
+        difference = self.features[targets.chosen] - self.features[targets.rejected]
+        variance = np.einsum("cf,fg,cg->c", difference, covariance[0], difference)
+        return Predicted(attenuated(difference @ mode[0], variance), np.sqrt(variance))
+
+
+def train_hierarchical(data: TrainingData, subspace: Subspace, settings: PopulationSettings) -> GaussianLearner:
+    """Returns the hierarchical Gaussian: the population of the training users, and exact modes for new ones."""
+    features = data.calibration(subspace).candidate(data.vectors.candidates)
+    return GaussianLearner("hierarchical", fit_population(data, features, settings), features.astype(np.float64))
+
+
+def train_per_user_logistic(data: TrainingData, subspace: Subspace, penalties: Sequence[float] = PENALTIES) -> GaussianLearner:
+    """Returns logistic regression on every user's own comparisons alone: before the first it knows nothing, P = 1/2.
+
+    The ridge penalty is that of the least mean log-loss over validation users and counts, so it may be any of `penalties`.
+    """
+    calibration = data.calibration(subspace)
+    features = calibration.candidate(data.vectors.candidates).astype(np.float64)
+    size = features.shape[1]
+    unit = np.trace(calibration.moment) / size
+    batches = Episodes(data.validation, EpisodeSettings()).validation_batches(users=128)
+    learners = [
+        GaussianLearner("per_user_logistic", Population(np.zeros(size), np.eye(size) / (one * unit)), features) for one in penalties
+    ]
+    losses = [np.mean([episode_nll(learner, data.validation, batch) for batch in batches]) for learner in learners]
+    return learners[int(np.argmin(losses))]
+
+
+def episode_nll(learner: Learner, comparisons: Comparisons, batch: EpisodeBatch) -> float:
+    """Returns the mean log-loss of a batch's decided targets, each user's given that user's context."""
+    total, count = 0.0, 0
+    for context, told, targets, asked in zip(batch.context, batch.context_mask, batch.targets, batch.target_mask, strict=True):
+        predicted = comparisons.take(targets[asked].numpy())
+        found = learner.predict(comparisons.take(context[told].numpy()), predicted).probabilities[~predicted.tie]
+        total -= float(np.log(np.maximum(found, 1e-12)).sum())
+        count += len(found)
+    return total / max(1, count)
