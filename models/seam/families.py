@@ -6,7 +6,6 @@ arrays come from is `families_file`'s business.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,30 +15,13 @@ from numpy.typing import NDArray
 from models.seam import gaussian, hedge
 from models.seam.arrays import expect_finite, expect_shape
 from models.seam.evidence import quantise
-from models.seam.family import Family, Row, Scored
+from models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
 
 __all__ = ["BradleyTerry", "Families", "Family", "Micro", "Row", "Scored", "Vrf"]
 
 Array = NDArray[np.float64]
 LEAST_LOG_GATE = -700.0
 """A gate of exactly 0 is read as `exp(-700)`: no evidence could bring such a head back, and all at 0 would be no law."""
-
-
-def _pair(name: str, chosen: Row, rejected: Row) -> Array:
-    return np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
-
-
-def _expect_heads(heads: tuple[str, ...], logit_scale: float) -> None:
-    if not heads or len(set(heads)) != len(heads):
-        raise ValueError(f"heads must be one or more with names of their own; they are {list(heads)}")
-    if not 0 < logit_scale < math.inf:
-        raise ValueError(f"logit_scale is {logit_scale}; it must be finite and above 0, or scores and probabilities would disagree")
-
-
-def _scores(rewards: Array, weights: Array) -> Array:
-    # A sum per row, not `rewards @ weights`: a matrix product may round a row by who its neighbours are.
-    scores: Array = (rewards * weights).sum(axis=1)
-    return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +33,7 @@ class BradleyTerry:
     logit_scale: float
 
     def __post_init__(self) -> None:
-        _expect_heads(self.heads, self.logit_scale)
+        expect_heads(self.heads, self.logit_scale)
         if len(self.heads) != 1:
             raise ValueError(f"bradley_terry has one head; {len(self.heads)} were given")
 
@@ -78,7 +60,7 @@ class BradleyTerry:
         return Scored(rewards[:, 0], np.zeros(len(rewards)), self.weights(evidence, prompt), rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as above
-        return float(hedge.sigmoid(self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected))[0])
+        return float(hedge.sigmoid(self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected))[0])
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - nothing to learn
         return np.zeros(0)
@@ -109,7 +91,7 @@ class Micro:
     closed: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _expect_heads(self.heads, self.logit_scale)
+        expect_heads(self.heads, self.logit_scale)
         expect_shape("log_prior", self.log_prior, (len(self.heads),))
         expect_shape("mask", self.mask, (len(self.heads),))
         if not self.mask.any():
@@ -139,9 +121,9 @@ class Micro:
 
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
         weights = self.weights(evidence, prompt)
-        scores = _scores(rewards, weights)
+        scores = mixed_scores(rewards, weights)
         # The posterior is over which head is this user, so the spread of a score is that of the heads around it.
-        stds = np.sqrt(_scores((rewards - scores[:, None]) ** 2, weights))
+        stds = np.sqrt(mixed_scores((rewards - scores[:, None]) ** 2, weights))
         return Scored(scores, stds, weights, rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
@@ -159,7 +141,7 @@ class Micro:
         return None
 
     def _margins(self, chosen: Row, rejected: Row) -> Array:
-        return self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected)
+        return self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +155,7 @@ class Vrf:
     encoder: gaussian.PairEncoder
 
     def __post_init__(self) -> None:
-        _expect_heads(self.heads, self.logit_scale)
+        expect_heads(self.heads, self.logit_scale)
         latent = self.bases.means.shape[1]
         expect_shape("base_means", self.bases.means, (len(self.heads), latent))
         expect_shape("vote", self.encoder.vote, (latent, *self.encoder.vote.shape[1:]))
@@ -202,17 +184,17 @@ class Vrf:
         mean, std = gaussian.posterior(evidence)
         weights = gaussian.matching_weights(mean, std, self.bases)
         variance = gaussian.margin_variance(weights, rewards, std, self.bases)
-        return Scored(_scores(rewards, weights), np.sqrt(variance), weights, rewards)
+        return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
-        margins = self.logit_scale * _pair(f"{self.name}_rewards", chosen, rejected)
+        margins = self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected)
         mean, std = gaussian.posterior(evidence)
         weights = gaussian.matching_weights(mean, std, self.bases)
         variance = gaussian.margin_variance(weights, margins, std, self.bases)
         return gaussian.attenuated_probability(float(margins @ weights), float(variance))
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
-        difference = _pair(f"{self.name}_features", chosen, rejected)
+        difference = reward_difference(f"{self.name}_features", chosen, rejected)
         precision, vote = self.encoder(difference, np.asarray(prompt[f"{self.name}_prompt_features"], dtype=np.float64))
         return gaussian.vote_evidence(precision, vote, tie=tie)
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam import additive
-from models.seam import sparse_moe
+from models.seam import additive, sparse_moe
 from models.seam.documents import read_document
 from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
 from models.seam.family_format import Format, Stored, Written

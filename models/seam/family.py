@@ -7,6 +7,7 @@ the rows of two candidates and of their prompt, and its own slice of the user's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,3 +81,23 @@ class Family(Protocol):
     def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
         """Returns mean and std `[D]` of the user's Gaussian, or None for a family without one."""
         ...
+
+
+def reward_difference(name: str, chosen: Row, rejected: Row) -> Array:
+    """Returns an output of the chosen row minus that of the rejected one, in double precision."""
+    return np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
+
+
+def mixed_scores(rewards: Array, weights: Array) -> Array:
+    """Returns `[N]`, the rewards `[N, K]` mixed by `weights` `[K]`."""
+    # A sum per row, not `rewards @ weights`: a matrix product may round a row by who its neighbours are.
+    scores: Array = (rewards * weights).sum(axis=1)
+    return scores
+
+
+def expect_heads(heads: tuple[str, ...], logit_scale: float) -> None:
+    """Raises ValueError unless heads have names of their own and the logit scale can turn rewards into logits."""
+    if not heads or len(set(heads)) != len(heads):
+        raise ValueError(f"heads must be one or more with names of their own; they are {list(heads)}")
+    if not 0 < logit_scale < math.inf:
+        raise ValueError(f"logit_scale is {logit_scale}; it must be finite and above 0, or scores and probabilities would disagree")

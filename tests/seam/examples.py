@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
 from models.seam.gaussian import Bases, PairEncoder
 from models.seam.hedge import HedgeSettings
+from models.seam.sparse_moe import SparseMoe
 
 Array = NDArray[np.float64]
 
@@ -54,8 +55,17 @@ def pointing_vrf() -> Vrf:
     return Vrf("vrf", ("a", "b", "c"), 1.0, Bases(2.0 * eye, np.full((3, 3), 0.8), 1.5), pair_encoder)
 
 
+def sparse_moe(rng: np.random.Generator, *, active: int = 2, eta: float = 1.0) -> SparseMoe:
+    return SparseMoe("sparse_moe", ("quality", *NAMES), 1.4, HedgeSettings(eta, 4.0), log_softmax(rng.normal(size=HEADS + 1)), active)
+
+
 def families(rng: np.random.Generator) -> list[Family]:
-    return [bradley_terry(), micro(rng), vrf(rng)]
+    return [bradley_terry(), micro(rng), vrf(rng), sparse_moe(rng)]
+
+
+def first_families(rng: np.random.Generator) -> Families:
+    """Returns three families, `E = 0 + 4 + 6`, where a number is worked out by hand."""
+    return Families([bradley_terry(), micro(rng), vrf(rng)])
 
 
 def all_families(rng: np.random.Generator) -> Families:
@@ -68,6 +78,8 @@ def row(rng: np.random.Generator) -> Row:
         "bradley_terry_rewards": rng.normal(size=1).astype(np.float32),
         "micro_rewards": rng.normal(size=HEADS).astype(np.float32),
         "micro_gate": log_softmax(rng.normal(size=HEADS)).astype(np.float32),
+        "sparse_moe_rewards": rng.normal(size=HEADS + 1).astype(np.float32),
+        "sparse_moe_gate": log_softmax(rng.normal(size=HEADS + 1)).astype(np.float32),
         "vrf_rewards": rng.normal(size=HEADS).astype(np.float32),
         "vrf_features": rng.normal(size=FEATURES).astype(np.float32),
         "vrf_prompt_features": rng.normal(size=PROMPT_FEATURES).astype(np.float32),

@@ -24,7 +24,8 @@ def test_one_comparison_gives_every_familys_vector_side_by_side_on_the_grid(rng)
     families = examples.all_families(rng)
     chosen, rejected, prompt = examples.row(rng), examples.row(rng), examples.row(rng)
     learned = families.learn(chosen, rejected, prompt)
-    assert learned.shape == (families.evidence_size,) == (0 + examples.HEADS + 2 * examples.LATENT,)
+    assert examples.first_families(rng).evidence_size == 0 + examples.HEADS + 2 * examples.LATENT
+    assert learned.shape == (families.evidence_size,) == (sum(families[name].evidence_size for name in families.names),)
     assert np.all(learned / GRID == np.rint(learned / GRID))
     for name in families.names:
         alone = families[name].learn(chosen, rejected, prompt, tie=False)
@@ -154,7 +155,7 @@ def test_parts_tile_the_evidence_in_order(rng):
 
 @pytest.mark.parametrize("shape", [(9,), (11,), (10, 1), (1, 10), ()])
 def test_evidence_of_another_size_is_refused_with_both_sizes(rng, shape):
-    families = examples.all_families(rng)
+    families = examples.first_families(rng)
     with pytest.raises(ValueError, match=r"evidence is \(.*these families read \(10,\)"):
         families.part("vrf", np.zeros(shape))
     with pytest.raises(ValueError, match="these families read"):
@@ -187,10 +188,10 @@ def test_two_families_of_one_name_are_refused(rng):
 
 
 def test_a_decision_keeps_what_learning_reads_and_nothing_twice(rng):
-    candidate, prompt = examples.all_families(rng).outputs_to_keep()
+    candidate, prompt = examples.first_families(rng).outputs_to_keep()
     assert candidate == ("bradley_terry_rewards", "micro_rewards", "vrf_rewards", "vrf_features")
     assert prompt == ("micro_gate", "vrf_prompt_features")
-    families = examples.all_families(rng)
+    families = examples.first_families(rng)
     kept = [{name: row[name] for name in names} for row, names in ((examples.row(rng), candidate), (examples.row(rng), candidate))]
     asked = {name: value for name, value in examples.row(rng).items() if name in prompt}
     assert families.learn(*kept, asked).shape == (families.evidence_size,)

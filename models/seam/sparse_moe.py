@@ -1,0 +1,124 @@
+"""Sparse mixture of experts: few of many Bradley-Terry experts score a text, chosen by the prompt and by who asks.
+
+    w ~ f_k(x) exp(-eta C_k) over the shared expert and K routed ones;  the `active` largest of the routed ones and the
+    shared one are kept and renormalised
+
+After Wang et al. 2026 (arXiv 2606.04284), whose formulas are not public: a reconstruction (SCIENCE §1). The user's Hedge
+posterior is combined with the gate *before* the cut, or an expert that the prompt does not suggest could never be the
+user's. Head 0 is the shared quality expert; `H = K + 1` heads, `N` candidates, `S` samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam import hedge
+from models.seam.arrays import expect_finite, expect_shape
+from models.seam.families import LEAST_LOG_GATE
+from models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
+from models.seam.family_format import Format, Stored, Written
+
+Array = NDArray[np.float64]
+
+
+def keep_largest(weights: Array, active: int) -> Array:
+    """Returns `weights` `[H]` with all but the first and the `active` largest others at 0, renormalised.
+
+    Of equal weights the earlier head is kept, so that the cut does not depend on the platform's sort.
+    """
+    kept = np.zeros_like(weights)
+    open_heads = np.append(0, 1 + np.argsort(-weights[1:], kind="stable")[:active])
+    kept[open_heads] = weights[open_heads]
+    cut: Array = kept / kept.sum()
+    return cut
+
+
+@dataclass(frozen=True, slots=True)
+class SparseMoe:
+    """Experts in sparse use: the shared one always, and the `active` likeliest of the others for this user and prompt.
+
+    Attributes:
+        heads: the shared expert's name, then those of the routed ones.
+        log_prior: `[H]` log of the mean gate, used where there is no prompt.
+        active: routed experts with a weight above 0; 1 to `K`.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    logit_scale: float
+    settings: hedge.HedgeSettings
+    log_prior: Array
+    active: int
+
+    def __post_init__(self) -> None:
+        expect_heads(self.heads, self.logit_scale)
+        expect_shape("log_prior", self.log_prior, (len(self.heads),))
+        expect_finite(log_prior=self.log_prior)
+        if not 1 <= self.active < len(self.heads):
+            raise ValueError(f"active is {self.active}; it must be 1 to {len(self.heads) - 1}, the number of routed experts")
+
+    @property
+    def evidence_size(self) -> int:
+        return len(self.heads)
+
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_rewards",)
+
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_gate",)
+
+    @property
+    def scores_with_prompt(self) -> bool:
+        return True
+
+    def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
+        """Returns the posterior over all experts `[H]`, before the cut."""
+        gate = self.log_prior if prompt is None else np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64)
+        return hedge.hedge_weights(np.maximum(gate, LEAST_LOG_GATE), evidence, eta=self.settings.eta)
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:
+        return keep_largest(self.posterior_weights(evidence, prompt), self.active)
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
+        weights = self.weights(evidence, prompt)
+        scores = mixed_scores(rewards, weights)
+        # The posterior is over which expert is this user, so the spread of a score is that of the open experts around it.
+        stds = np.sqrt(mixed_scores((rewards - scores[:, None]) ** 2, weights))
+        return Scored(scores, stds, weights, rewards)
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+        return hedge.mixed_probability(self.weights(evidence, prompt), self._margins(chosen, rejected))
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - losses do not see the prompt
+        # Of all experts, not of the open ones: the sum must not depend on what the user was when the comparison came.
+        return hedge.hedge_evidence(self._margins(chosen, rejected), cap=self.settings.cap, tie=tie)
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
+        # From the posterior before the cut: what is cut for speed would otherwise never be explored again.
+        heads = rng.choice(len(self.heads), size=samples, p=self.posterior_weights(evidence, prompt))
+        draws: Array = np.eye(len(self.heads))[heads]
+        return draws
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002 - no Gaussian
+        return None
+
+    def _margins(self, chosen: Row, rejected: Row) -> Array:
+        return self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected)
+
+
+def _write(family: SparseMoe) -> Written:
+    numbers = {"logit_scale": float(family.logit_scale), "active": family.active}
+    return {**numbers, "eta": float(family.settings.eta), "cap": float(family.settings.cap)}, {"log_prior": family.log_prior}
+
+
+def _read(stored: Stored) -> SparseMoe:
+    settings = hedge.HedgeSettings(float(stored.entry["eta"]), float(stored.entry["cap"]))
+    return SparseMoe(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], int(stored.entry["active"]))
+
+
+FORMAT = Format("sparse_moe", SparseMoe, _write, _read)
