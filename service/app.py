@@ -29,6 +29,7 @@ from service.endpoints.edge import Edge
 from service.endpoints.loading import LoadPlan, Reloader, load_serving
 from service.endpoints.runtime import Limits, Live, Runtime, Serving
 from service.endpoints.watching import watch_live
+from service.endpoints.whole import whole_error
 from service.errors import BundleRefused
 from service.machine import cautions, find_bundle, load_keyring, load_user_secret
 from service.members.build import member_client
@@ -99,9 +100,9 @@ def create_app(
     return app
 
 
-async def _to_the_edge(_request: Request, error: Exception) -> Response:
+async def _to_the_edge(request: Request, error: Exception) -> Response:
     """Lets what FastAPI would answer itself pass on to the edge, where every error is rendered alike."""
-    raise error
+    raise whole_error(request, error) if isinstance(error, RequestValidationError) else error
 
 
 @asynccontextmanager

@@ -105,6 +105,37 @@ async def test_a_field_that_is_wrong_is_named_with_what_is_wrong(service: Servic
     assert (await service.get("/users/u1"))["user"]["comparisons"] == 0
 
 
+BESIDE_UNKNOWN = [
+    ("/score", changed(SCORE, responses=[]), {"responses"}),
+    ("/score", changed(SCORE, responses=["x"] * 65, family="none"), {"responses", "family"}),
+    ("/score", changed(SCORE, prompt=ABSENT), {"prompt"}),
+    (
+        "/score",
+        changed(SCORE, prompt=ABSENT, messages=[{"role": "user", "content": "x", "name": "y"}], family="none"),
+        {"family", "messages[0].name"},
+    ),
+    ("/generate", changed(GENERATE, max_tokens=513), {"max_tokens"}),
+    ("/generate", changed(GENERATE, candidates=9), {"candidates"}),
+    ("/route", changed(GENERATE, candidates=4), {"candidates"}),
+    ("/feedback", changed(PAIR, rejected=ABSENT), {"rejected"}),
+    ("/feedback", changed(FEEDBACK, rejected_text=SHORT), {"rejected_text"}),
+    ("/score", changed(SCORE, prompt="p" * 40_000), set()),  # 413 once its fields are right
+    ("/route", changed(GENERATE, member="nobody"), set()),  # 404 likewise
+]
+
+
+@pytest.mark.parametrize(("path", "body", "fields"), BESIDE_UNKNOWN, ids=lambda value: str(value)[:40])
+async def test_an_unknown_field_does_not_hide_what_else_is_wrong(service: Service, path: str, body: Any, fields: set[str]):
+    problem = await service.post(path, body | {"surprise": 1}, status=422)
+    assert {error["field"] for error in problem["errors"]} == fields | {"surprise"}
+
+
+async def test_two_event_ids_that_differ_are_named_beside_an_unknown_field(service: Service):
+    body = FEEDBACK | {"event_id": "a", "surprise": 1}
+    problem = await service.post("/feedback", body, status=422, headers={"idempotency-key": "b"})
+    assert {error["field"] for error in problem["errors"]} == {"event_id", "surprise"}
+
+
 async def test_every_field_that_is_wrong_is_named_at_once(service: Service):
     problem = await service.post("/score", {"user": "", "prompt": "", "responses": ["", "x"], "x": 1}, status=422)
     assert {error["field"] for error in problem["errors"]} == {"user", "prompt", "responses[0]", "x"}
