@@ -54,7 +54,9 @@ def show_progress(done: int, total: int) -> None:
     sys.stderr.flush()
 
 
-def embed_texts(texts: Texts, trunk: Embedder, cache: Path | None = None, *, progress: Progress = show_progress) -> Vectors:
+def embed_texts(
+    texts: Texts, trunk: Embedder, cache: Path | None = None, *, progress: Progress = show_progress, chunk: int = CHUNK
+) -> Vectors:
     """Returns the vectors of all texts, from the cache where they are there.
 
     Args:
@@ -62,6 +64,7 @@ def embed_texts(texts: Texts, trunk: Embedder, cache: Path | None = None, *, pro
         trunk: embeds what the cache lacks.
         cache: folder of the cache, made if absent; None computes everything.
         progress: told how many of the missing rows are done.
+        chunk: rows between two writes of the cache.
 
     Raises:
         EmbeddingInvalid: a vector is not finite; what was computed before it stays in the cache.
@@ -76,12 +79,12 @@ def embed_texts(texts: Texts, trunk: Embedder, cache: Path | None = None, *, pro
         for index, row in zip(indices, encoded, strict=True):
             candidates[index] = row
     rows += [row for row in candidates if row is not None]
-    vectors = embed_rows(rows, trunk, cache, progress=progress)
+    vectors = embed_rows(rows, trunk, cache, progress=progress, chunk=chunk)
     return Vectors(vectors[: len(texts.prompts)], vectors[len(texts.prompts) :])
 
 
 def embed_rows(
-    rows: Sequence[Encoded], trunk: Embedder, cache: Path | None = None, *, progress: Progress = show_progress
+    rows: Sequence[Encoded], trunk: Embedder, cache: Path | None = None, *, progress: Progress = show_progress, chunk: int = CHUNK
 ) -> NDArray[np.float32]:
     """Returns the vectors of encoded rows `[N, D + 1]`; see `embed_texts`."""
     keys = [_key(trunk.sha256, row) for row in rows]
@@ -91,13 +94,13 @@ def embed_rows(
     unique = list(dict.fromkeys(keys))
     # Long rows last: a batch holds rows of like length, and the progress of the first chunks is not the worst of it.
     missing.sort(key=lambda index: len(rows[first[unique[index]]]))
-    for start in range(0, len(missing), CHUNK):
-        chunk = [unique[index] for index in missing[start : start + CHUNK]]
-        computed = trunk.embed([rows[first[key]] for key in chunk])
-        _refuse_not_finite(computed, [rows[first[key]] for key in chunk])
-        store.update(zip(chunk, computed, strict=True))
+    for start in range(0, len(missing), chunk):
+        taken = [unique[index] for index in missing[start : start + chunk]]
+        computed = trunk.embed([rows[first[key]] for key in taken])
+        _refuse_not_finite(computed, [rows[first[key]] for key in taken])
+        store.update(zip(taken, computed, strict=True))
         _write(cache, trunk, store)
-        progress(start + len(chunk), len(missing))
+        progress(start + len(taken), len(missing))
     if not rows:
         return np.zeros((0, trunk.width), dtype=np.float32)
     return np.stack([store[key] for key in keys])

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.data import embeddings
 from models.data.embeddings import EmbeddingInvalid, embed_texts
 from models.data.preferences import Texts
 from tests.models.small_world import BagOfWords
@@ -61,11 +60,10 @@ class NanOnThirdCall(BagOfWords):
         return vectors
 
 
-def test_a_vector_that_is_not_finite_is_refused_and_what_came_before_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings, "CHUNK", 2)
+def test_a_vector_that_is_not_finite_is_refused_and_what_came_before_is_kept(tmp_path):
     trunk = NanOnThirdCall(WORDS)
     with pytest.raises(EmbeddingInvalid, match="1 of 2 vectors that are not finite"):
-        embed_texts(TEXTS, trunk, tmp_path, progress=silent)
+        embed_texts(TEXTS, trunk, tmp_path, progress=silent, chunk=2)
     again = BagOfWords(WORDS)
     embed_texts(TEXTS, again, tmp_path, progress=silent)
     assert sum(again.asked) == 3
