@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from models.seam.bundle import Probes, basis_id, write_bundle
+from models.seam.certificate import Certificate
 from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
 from models.seam.families_file import write_families
 from models.seam.gaussian import Bases, PairEncoder
@@ -89,7 +90,29 @@ def _portfolio(families: list[Family]) -> Portfolio:
     members = tuple(PortfolioMember(member, f"answers in a {member} manner", {member: 1.0}) for member in MEMBERS)
     values = {family.name: _values(len(family.heads)) for family in families}
     intervals = {family: np.full_like(value, 0.05) for family, value in values.items()}
-    return Portfolio(members, values, intervals, {"epsilon": 0.02, "delta": 0.0, "worst_weights": [0.3, 0.3, 0.4]})
+    return Portfolio(members, values, intervals, _certificate())
+
+
+def _certificate() -> Certificate:
+    """Returns what would hold if no policy could do better than the members, or 0.4 under every head: weakest in the middle."""
+    eye, middle = np.eye(3), np.full(3, 1 / 3)
+    return Certificate(
+        family="vrf",
+        rewards=HEADS,
+        offset=np.zeros(3),
+        scale=np.ones(3),
+        weight_map=eye,
+        epsilon=0.25,
+        delta=0.0,
+        confidence=0.95,
+        worst_weights=middle,
+        worst_ratio=0.95 / 1.2,
+        gap=0.4 - 0.95 / 3,
+        oracle_calls=4,
+        lower=np.maximum(eye - 0.05, 0.0),
+        upper=np.minimum(eye + 0.05, 1.0),
+        vertices=np.concatenate([eye, np.full((1, 3), 0.4)]),
+    )
 
 
 def _values(heads: int) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.seam.arrays import expect_shape
+from models.seam.certificate import Certificate, read_certificate
 from models.seam.documents import read_document
 from models.seam.families import Families, Row
 
@@ -49,11 +50,25 @@ class Portfolio:
     members: tuple[PortfolioMember, ...]
     values: Mapping[str, Array]
     intervals: Mapping[str, Array]
-    certificate: Mapping[str, Any] | None
+    certificate: Certificate | None
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
+
+    def certified_ratio(self, family: str, weights: Array) -> float | None:
+        """Returns the share of the best possible reward that the best member is proved to give a user with these weights.
+
+        Args:
+            family: whose heads the weights are over.
+            weights: `[K]`, the posterior mean for instance.
+
+        Returns:
+            See `Certificate.certified_ratio`; None too where nothing was proved for this family.
+        """
+        if self.certificate is None or self.certificate.family != family:
+            return None
+        return self.certificate.certified_ratio(weights)
 
     def values_for(self, family: str, prompt: Row | None) -> Array:
         """Returns `[M, K]` predicted rewards of the members for this prompt, or their means without one.
@@ -88,7 +103,7 @@ def write_portfolio(portfolio: Portfolio) -> bytes:
             }
             for index, member in enumerate(portfolio.members)
         ],
-        "certificate": portfolio.certificate,
+        "certificate": None if portfolio.certificate is None else portfolio.certificate.document(),
     }
     try:
         return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
@@ -119,7 +134,28 @@ def read_portfolio(content: bytes, families: Families) -> Portfolio:
     for family, widths in intervals.items():
         if np.any(widths < 0):
             raise PortfolioInvalid(f"portfolio.json: intervals of family {family!r} are half widths; the least is {widths.min():g}")
-    return Portfolio(members, values, intervals, data.get("certificate"))
+    return Portfolio(members, values, intervals, _read_certificate(data.get("certificate"), len(members), families))
+
+
+def _read_certificate(document: Any, members: int, families: Families) -> Certificate | None:
+    """Returns the certificate; None where the file has none, or where it is of a family that the bundle lacks."""
+    if document is None:
+        return None
+    if not isinstance(document, Mapping):
+        raise PortfolioInvalid(f"portfolio.json: certificate is a {type(document).__name__}; an object or null is needed")
+    if document.get("family") not in families.names:
+        return None
+    try:
+        certificate = read_certificate(document)
+    except ValueError as error:
+        raise PortfolioInvalid(f"portfolio.json: {error}") from error
+    heads = len(families[certificate.family].heads)
+    if len(certificate.lower) != members or len(certificate.weight_map) != heads:
+        raise PortfolioInvalid(
+            f"portfolio.json: the certificate is of {len(certificate.lower)} members and {len(certificate.weight_map)} heads of "
+            f"{certificate.family!r}; there are {members} and {heads}"
+        )
+    return certificate
 
 
 def _read_array(entries: list[Any], kind: str, family: str, families: Families) -> Array:

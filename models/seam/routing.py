@@ -49,6 +49,63 @@ def sampled_values(weights: Array, values: Array) -> Array:
     return product
 
 
+def member_costs(prices: Array, latencies_s: Array, *, price_share: float = 0.5) -> Array:
+    """Returns each member's cost in [0, 1], `[M]`: its price and its latency, each as a share of the greatest, mixed.
+
+    Args:
+        prices: `[M]` in any one currency and unit of work, non-negative; all 0 where nothing is paid.
+        latencies_s: `[M]` typical seconds for an answer, non-negative; all 0 where it does not matter.
+        price_share: weight of price against latency, [0, 1].
+
+    Raises:
+        ValueError: a number is negative or not finite, the shapes differ, or `price_share` is not within 0 and 1.
+    """
+    prices, latencies_s = np.asarray(prices, dtype=np.float64), np.asarray(latencies_s, dtype=np.float64)
+    both = np.stack([prices, latencies_s]) if prices.shape == latencies_s.shape and prices.ndim == 1 else None
+    if both is None or not np.all(np.isfinite(both)) or np.any(both < 0) or not 0.0 <= price_share <= 1.0:
+        raise ValueError(
+            f"prices {prices} and latencies {latencies_s} must be finite and non-negative, price_share {price_share} in [0, 1]"
+        )
+    greatest = np.max(both, axis=1, initial=0.0, keepdims=True)
+    shares = np.where(greatest > 0, both / np.where(greatest > 0, greatest, 1.0), 0.0)
+    mixed: Array = price_share * shares[0] + (1.0 - price_share) * shares[1]
+    return mixed
+
+
+def utilities(sampled: Array, costs: Array, trade_off: float) -> Array:
+    """Returns utilities under each sample, `[S, M]`: `w · v_m(x) - trade_off * cost_m`, to be given to `choose` in place of values.
+
+    The cost is the same in every sample, so shares, law and propensities are those of the utilities, exactly.
+
+    Args:
+        sampled: `[S, M]` values under posterior samples.
+        costs: `[M]`, see `member_costs`.
+        trade_off: reward (in the units of `sampled`) that is worth the dearest member's cost; 0 ignores costs.
+
+    Raises:
+        ValueError: there is not one cost for each member, or `trade_off` is negative or not finite.
+    """
+    if costs.shape != sampled.shape[1:] or not 0.0 <= trade_off < np.inf:
+        raise ValueError(
+            f"costs are {costs.shape} for {sampled.shape[1:]} members, trade_off is {trade_off}; it must be finite and at least 0"
+        )
+    priced: Array = sampled - trade_off * costs
+    return priced
+
+
+def keeps_last(mean: Array, last: int | None, hysteresis: float) -> bool:
+    """Returns whether the member that served last stays: there is one, and no other's expected utility is more than `hysteresis` above its own.
+
+    With 0 it stays only if it is (one of) the best.
+
+    Args:
+        mean: `[M]` expected utility of each member.
+        last: index of the member that served this user last; None if none did.
+        hysteresis: in the units of `mean`, at least 0.
+    """
+    return last is not None and float(np.max(mean) - mean[last]) <= hysteresis
+
+
 def best_shares(sampled: Array) -> Array:
     """Returns the share of samples in which each member is best, `[M]`; members that tie share the sample evenly."""
     best = sampled == np.max(sampled, axis=1, keepdims=True)
@@ -56,21 +113,32 @@ def best_shares(sampled: Array) -> Array:
     return shares
 
 
-def first_law(policy: Policy, sampled: Array, epsilon: float) -> Array:
+def first_law(policy: Policy, sampled: Array, epsilon: float, *, last: int | None = None, hysteresis: float | None = None) -> Array:
     """Returns the law of the first draw, `[M]`.
+
+    With hysteresis, a last member that `keeps_last` takes the place of the best ones: `best` serves it, `sample` gives it all
+    that is not exploration. Whether it stays is decided by the posterior, not by the draw, so the law is known before it.
 
     Args:
         policy: `sample` mixes best shares with exploration, `best` takes the greatest expected value, `uniform` ignores the user.
         sampled: `[S, M]` values under posterior samples.
         epsilon: exploration in [0, 1], used by `sample` alone.
+        last: member that served this user last; None if none did.
+        hysteresis: see `keeps_last`; None keeps nobody.
     """
     members = sampled.shape[1]
+    kept = np.zeros(members)
+    stays = hysteresis is not None and last is not None and keeps_last(np.mean(sampled, axis=0), last, hysteresis)
+    if stays:
+        kept[last] = 1.0
     match policy:
         case "sample":
-            mixed: Array = (1.0 - epsilon) * best_shares(sampled) + epsilon / members
+            mixed: Array = (1.0 - epsilon) * (kept if stays else best_shares(sampled)) + epsilon / members
             return mixed
         case "uniform":
             return np.full(members, 1.0 / members)
+        case "best" if stays:
+            return kept
         case "best":
             law = np.zeros(members)
             law[int(np.argmax(np.mean(sampled, axis=0)))] = 1.0
@@ -110,18 +178,30 @@ def joint_probability(law: Array, mean: Array, members: tuple[int, ...]) -> floa
     return probability
 
 
-def choose(policy: Policy, sampled: Array, *, count: int, epsilon: float, rng: np.random.Generator) -> Choice:
+def choose(
+    policy: Policy,
+    sampled: Array,
+    *,
+    count: int,
+    epsilon: float,
+    rng: np.random.Generator,
+    last: int | None = None,
+    hysteresis: float | None = None,
+) -> Choice:
     """Returns `count` different members drawn one after the other from the law of `first_law`, renormalised.
 
     Args:
         policy: see `first_law`.
-        sampled: `[S, M]` values under posterior samples.
+        sampled: `[S, M]` values, or `utilities`, under posterior samples; `mean` and `std` of the choice are in their units.
         count: how many, 1..M.
         epsilon: exploration, [0, 1].
         rng: source of the draw; the same state gives the same members.
+        last: member that served this user last; None if none did.
+        hysteresis: `last` stays unless the best is better by more, see `first_law`; None keeps nobody.
 
     Raises:
-        ValueError: `count` is not within 1..M, `epsilon` not within [0, 1], or `sampled` empty or not finite.
+        ValueError: `count` is not within 1..M, `last` is no member, `epsilon` not within [0, 1], `hysteresis` below 0, or `sampled`
+            empty or not finite.
     """
     broken = int(np.sum(~np.isfinite(sampled)))
     if sampled.ndim != 2 or sampled.size == 0 or broken:
@@ -131,8 +211,10 @@ def choose(policy: Policy, sampled: Array, *, count: int, epsilon: float, rng: n
         raise ValueError(f"count is {count}; there are {members} members")
     if not 0.0 <= epsilon <= 1.0:
         raise ValueError(f"epsilon is {epsilon}; it must be within 0 and 1")
+    if (last is not None and not 0 <= last < members) or (hysteresis is not None and not hysteresis >= 0.0):
+        raise ValueError(f"last is {last} of {members} members and hysteresis {hysteresis}; a member and at least 0 are needed, or None")
     mean, std = np.mean(sampled, axis=0), np.std(sampled, axis=0)
-    law = first_law(policy, sampled, epsilon)
+    law = first_law(policy, sampled, epsilon, last=last, hysteresis=hysteresis)
     order: tuple[int, ...] = ()
     for _ in range(count):
         order = (*order, int(rng.choice(members, p=next_law(law, mean, order))))

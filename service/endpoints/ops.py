@@ -115,7 +115,8 @@ async def portfolio(request: Request) -> Response:
         }
         for index, member in enumerate(held.members)
     ]
-    return json_response({"bundle": call.serving.bundle.id, "members": members, "certificate": held.certificate})
+    certificate = None if held.certificate is None else held.certificate.summary()
+    return json_response({"bundle": call.serving.bundle.id, "members": members, "certificate": certificate})
 
 
 @router.post("/admin/reload", responses=problems(403, 409), summary="Load another bundle, or the newest, and serve it")

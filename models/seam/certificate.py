@@ -1,0 +1,172 @@
+"""The certificate of a portfolio: for every user, how much of the best possible reward its best member is proved to give.
+
+    a family's weights [K] ─ weight map [K, d] ─> PALM weights [d] ─> L(w) / U(w) = certified ratio
+
+Rewards are normalised to [0, 1] by a frozen affine map per reward, `r = (s - offset) / scale`. What was found offline, with the
+stated confidence: lower bounds of the members' values, and the polytope in which the values of every policy lie, as its vertices.
+`M` members, `K` heads of the family, `d` rewards, `V` vertices. This module proves nothing; `models/portfolio` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam.arrays import expect_finite, expect_shape
+
+Array = NDArray[np.float64]
+
+OUTSIDE = 1e-9
+"""Share of negative weight, after the weight map, up to which it counts as rounding."""
+
+_SIZED = ("offset", "scale", "worst_weights", "weight_map", "lower", "upper", "vertices")
+_NUMBERS = ("epsilon", "delta", "confidence", "worst_ratio", "gap")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was proved: `L(w) >= (1 - epsilon) U(w) - delta` for every `w` on the simplex, with probability `confidence`.
+
+    Attributes:
+        family: the family whose heads the rewards are.
+        rewards: names of the `d` rewards.
+        offset, scale: `[d]` of the normalisation; `scale` is above 0.
+        weight_map: `[K, d]`; a user with weights `w` over the family's heads has PALM weights proportional to `w @ weight_map`.
+            Where the rewards are the heads themselves it is `diag(scale)`, since `w · s = w · offset + (w * scale) · r`
+            and the first term is the same for every member.
+        epsilon, delta: multiplicative and additive share that may be lost.
+        confidence: probability that all bounds hold at once; 1 where nothing was estimated.
+        worst_weights, worst_ratio: `[d]` the weights for which least is proved, and `L / U` there.
+        gap: greatest `U(w) - L(w)` on the simplex, in normalised reward.
+        oracle_calls: policies that were optimised to prove it.
+        lower, upper: `[M, d]` confidence bounds of the members' normalised values.
+        vertices: `[V, d]` of the polytope that holds the normalised values of every policy; only those that are best for some `w >= 0`.
+    """
+
+    family: str
+    rewards: tuple[str, ...]
+    offset: Array
+    scale: Array
+    weight_map: Array
+    epsilon: float
+    delta: float
+    confidence: float
+    worst_weights: Array
+    worst_ratio: float
+    gap: float
+    oracle_calls: int
+    lower: Array
+    upper: Array
+    vertices: Array
+
+    def __post_init__(self) -> None:
+        size = len(self.rewards)
+        for name, leading in (
+            ("offset", ()),
+            ("scale", ()),
+            ("worst_weights", ()),
+            ("weight_map", None),
+            ("lower", None),
+            ("vertices", None),
+        ):
+            array = getattr(self, name)
+            expect_shape(name, array, (size,) if leading == () else (len(array), size))
+        expect_shape("upper", self.upper, self.lower.shape)
+        expect_finite(**{name: getattr(self, name) for name in _SIZED}, numbers=np.array([getattr(self, name) for name in _NUMBERS]))
+        if len(self.vertices) == 0 or len(self.lower) == 0 or np.any(self.scale <= 0) or np.any(self.lower > self.upper):
+            raise ValueError(
+                f"a certificate needs vertices, members, scales above 0 and lower <= upper; {len(self.vertices)} vertices were given"
+            )
+
+    def palm_weights(self, weights: Array) -> Array | None:
+        """Returns the user's weights over the normalised rewards, `[d]` on the simplex, or None where none stand for this user.
+
+        That is so if the weight map gives a reward negative weight: the certificate speaks of users who want none of the
+        rewards to be small.
+
+        Args:
+            weights: `[K]` over the family's heads.
+
+        Raises:
+            ValueError: `weights` does not have `K` entries.
+        """
+        expect_shape("weights", weights, (len(self.weight_map),))
+        mapped: Array = weights @ self.weight_map
+        total = float(np.sum(np.abs(mapped)))
+        if not total > 0 or not math.isfinite(total) or float(np.min(mapped)) < -OUTSIDE * total:
+            return None
+        kept = np.maximum(mapped, 0.0)
+        return kept / np.sum(kept)
+
+    def bounds(self, weights: Array) -> tuple[float, float]:
+        """Returns `L(w)` and `U(w)` for PALM weights `[d]`: what the best member gives at least, what any policy could give at most.
+
+        `U` is a linear programme over a polytope, so its value is the greatest over the vertices: exact, without a solver.
+        """
+        return float(np.max(self.lower @ weights)), float(np.max(self.vertices @ weights))
+
+    def certified_ratio(self, weights: Array) -> float | None:
+        """Returns the share of the best possible normalised reward that the best member is proved to give this user.
+
+        The greater of `L(w) / U(w)` and the worst ratio over all users, which may have been proved by tighter (paired) bounds.
+
+        Args:
+            weights: `[K]` the user's weights over the family's heads, non-negative.
+
+        Returns:
+            A number in [0, 1], or None where the certificate does not speak of these weights (see `palm_weights`).
+        """
+        mapped = self.palm_weights(weights)
+        if mapped is None:
+            return None
+        low, high = self.bounds(mapped)
+        return min(1.0, max(low / high if high > 0 else 1.0, self.worst_ratio, 0.0))
+
+    def certified_gap(self, weights: Array) -> float | None:
+        """Returns the most that this user can lose to a policy of their own, in normalised reward; None as in `certified_ratio`."""
+        mapped = self.palm_weights(weights)
+        if mapped is None:
+            return None
+        low, high = self.bounds(mapped)
+        return max(0.0, min(high - low, self.gap))
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the certificate for people, as JSON types: everything but vertices and weight map."""
+        document = self.document()
+        return {name: value for name, value in document.items() if name not in {"vertices", "weight_map"}} | {
+            "vertices": len(self.vertices)
+        }
+
+    def document(self) -> dict[str, Any]:
+        """Returns the certificate as JSON types; `read_certificate` is its inverse."""
+        return {
+            "family": self.family,
+            "rewards": list(self.rewards),
+            "oracle_calls": self.oracle_calls,
+            **{name: float(getattr(self, name)) for name in _NUMBERS},
+            **{name: getattr(self, name).tolist() for name in _SIZED},
+        }
+
+
+def read_certificate(document: Mapping[str, Any]) -> Certificate:
+    """Returns the certificate that `document` wrote.
+
+    Raises:
+        ValueError: a field is missing, of another type or shape, or not finite; the message names it.
+    """
+    try:
+        arrays = {name: np.array(document[name], dtype=np.float64) for name in _SIZED}
+        numbers = {name: float(document[name]) for name in _NUMBERS}
+        family, rewards, calls = str(document["family"]), tuple(map(str, document["rewards"])), int(document["oracle_calls"])
+    except KeyError as error:
+        raise ValueError(f"certificate has no field {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"certificate holds something that is no number: {error}") from error
+    if any(arrays[name].ndim != (1 if name in {"offset", "scale", "worst_weights"} else 2) for name in _SIZED):
+        raise ValueError(f"certificate has arrays of shapes { {name: array.shape for name, array in arrays.items()} }")
+    return Certificate(family=family, rewards=rewards, oracle_calls=calls, **arrays, **numbers)
