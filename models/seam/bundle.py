@@ -16,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from models.seam.documents import read_document
 from models.seam.families import Families
 from models.seam.families_file import read_families
 from models.seam.portfolio import Portfolio, read_portfolio
+from models.seam.staging import put_in_place, staging_folder
 from models.seam.text import TextEncoder, TextTemplate
 
 SCHEMA = 1
@@ -137,7 +137,7 @@ def write_bundle(
     template: TextTemplate,
     metadata: Mapping[str, Any],
 ) -> Path:
-    """Writes a bundle below `root` and returns its directory; an equal bundle that is there already is kept.
+    """Writes a bundle below `root` and returns its directory; an equal bundle that is there already is kept, a damaged one replaced.
 
     Args:
         root: directory of bundles, made if absent.
@@ -162,9 +162,7 @@ def write_bundle(
     taken = sorted(metadata.keys() & _FIELDS)
     if taken:
         raise BundleInvalid(f"metadata may not set {', '.join(taken)}: the manifest says these itself")
-    root.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
-    try:
+    with staging_folder(root) as staging:
         table: dict[str, dict[str, Any]] = {}
         for path, source in sorted(files.items()):
             target = staging / _safe(path)
@@ -184,16 +182,7 @@ def write_bundle(
             os.fsync(stream.fileno())
         staging.chmod(0o755)
         final = root / f"bundle-{bundle}"
-        try:
-            staging.rename(final)
-        except OSError:
-            # Equal inputs, equal name: it was there, or another writer of the same was first.
-            if not (final / MANIFEST).is_file():
-                raise
-            shutil.rmtree(staging)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        put_in_place(staging, final, _is_whole)
     return final
 
 
@@ -203,14 +192,7 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         BundleInvalid: no manifest, another schema, a file that is missing, changed or does not parse.
     """
-    manifest = read_manifest(path)
-    for name, entry in manifest["files"].items():
-        file = path / _safe(name)
-        if not file.is_file():
-            raise BundleInvalid(f"{path.name}: {name} is missing")
-        found = sha256_of(file)
-        if found != entry["sha256"]:
-            raise BundleInvalid(f"{path.name}: {name} has sha256 {found[:12]}…; the manifest says {entry['sha256'][:12]}…")
+    manifest = _check_files(path)
     reading = "template of manifest.json"
     try:
         template = TextTemplate.from_json(manifest["template"])
@@ -223,6 +205,27 @@ def read_bundle(path: Path) -> Bundle:
     except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise BundleInvalid(f"{path.name}: {reading} cannot be used: {error}") from error
     return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes)
+
+
+def _check_files(path: Path) -> dict[str, Any]:
+    """Returns the manifest after checking every file's hash; raises BundleInvalid as `read_bundle` does."""
+    manifest = read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / _safe(name)
+        if not file.is_file():
+            raise BundleInvalid(f"{path.name}: {name} is missing")
+        found = sha256_of(file)
+        if found != entry["sha256"]:
+            raise BundleInvalid(f"{path.name}: {name} has sha256 {found[:12]}…; the manifest says {entry['sha256'][:12]}…")
+    return manifest
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _check_files(path)
+    except (BundleInvalid, OSError):
+        return False
+    return True
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
