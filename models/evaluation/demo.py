@@ -1,6 +1,7 @@
 """Trains everything of the demo that is not the language model: reward heads, and what the members are worth.
 
     generated answers + members' own answers ─> simulated users compare ─> bradley_terry, micro, vrf
+                                             ─> rated by manner, users compare ─> attributes
     members' answers to training prompts ─> rewards ─> portfolio.json, values.safetensors
 
 Only topics of the training split are used for heads and values, those of the validation split for stopping; what this
@@ -28,6 +29,7 @@ from models.evaluation.drawn import bradley_terry_choice, draw_comparisons
 from models.portfolio.measure import Values, fit_values
 from models.portfolio.pool import Pool, grammar_pool
 from models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
+from models.training.attributes import AttributesSettings, Ratings, train_attributes
 from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from models.training.heads import TrainedFamily, compute_outputs, save_heads, save_values
 from models.training.loop import TrainingData
@@ -42,7 +44,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "cautious": "Answers with doubts and caveats.",
     "bold": "Answers with certainty and verve.",
 }
-DEFAULT_FAMILY = "vrf"
+DEFAULT_FAMILY = "attributes"
+"""The least validation loss of the four (`provenance.json` has them all), and weights that can be read as tastes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,12 @@ class DemoSettings:
     validation_users: int = 300
     prompts: int = 400
     answers: int = 2
-    member_prompts: int = 80
+    member_prompts: int = 160
     member_answers: int = 2
     bradley_terry: BradleyTerrySettings = field(default_factory=BradleyTerrySettings)
     micro: MicroSettings = field(default_factory=MicroSettings)
     vrf: VrfSettings = field(default_factory=VrfSettings)
+    attributes: AttributesSettings = field(default_factory=AttributesSettings)
 
 
 def train_demo(
@@ -102,6 +106,7 @@ def train_demo(
         train_vrf(data, settings.vrf, seed),
     ]
     trained = [name_heads(one, texts, vectors.candidates) for one in trained]
+    trained.append(train_attributes(data, rate(texts, data), settings.attributes, seed))
     save_heads(out, trained, DEFAULT_FAMILY)
     values = member_values(trained, members, trunk, cache, seed=seed)
     save_values(out, {name: value.head for name, value in values.items()})
@@ -181,6 +186,14 @@ def draw_training_data(texts: Texts, vectors: Vectors, held: set[str], settings:
         )
     train, validation = parts
     return TrainingData(train, validation, vectors)
+
+
+def rate(texts: Texts, data: TrainingData) -> Ratings:
+    """Returns the true manner scores of all candidates as ratings; candidates of the validation prompts choose penalties."""
+    position = {prompt: row for row, (prompt, _) in enumerate(texts.prompts)}
+    asked = np.array([position[prompt] for prompt, _ in texts.candidates])
+    scores = np.array([manner_scores(text) for _, text in texts.candidates])
+    return Ratings(MANNERS, scores, np.isin(asked, data.train.prompt), np.isin(asked, data.validation.prompt))
 
 
 def name_heads(trained: TrainedFamily, texts: Texts, vectors: NDArray[np.float32]) -> TrainedFamily:

@@ -61,7 +61,7 @@ class EvaluationSettings:
     """
 
     seeds: int = 3
-    routers: tuple[str, ...] = ("vrf", "micro")
+    routers: tuple[str, ...] = ("attributes", "vrf", "micro")
     sharpness: tuple[float, ...] = (DEFAULT_SHARPNESS, NOISY_SHARPNESS)
     opposed_seeds: int = 1
     opposed_tastes: tuple[str, ...] = tuple(TASTES)

@@ -15,6 +15,7 @@ from models.portfolio.measure import fit_values
 from models.portfolio.pool import Pool, PoolInvalid, grammar_pool, read_pool, write_pool
 from models.seam.families import Families
 from models.seam.portfolio import read_portfolio
+from models.training.attributes import AttributesSettings
 from models.training.bradley_terry import BradleyTerrySettings
 from models.training.features import Subspace
 from models.training.heads import load_heads, load_values
@@ -34,6 +35,9 @@ SETTINGS = DemoSettings(
     bradley_terry=BradleyTerrySettings(subspace=SPACE, loop=SHORT),
     micro=MicroSettings(heads=6, router=8, subspace=SPACE, loop=SHORT),
     vrf=VrfSettings(heads=6, latent=6, features=8, prompt_features=2, hidden=(16,), subspace=SPACE, loop=SHORT),
+    attributes=AttributesSettings(
+        vrf=VrfSettings(latent=6, features=8, prompt_features=2, hidden=(16,), diversity=0.0, ridge=0.0, loop=SHORT)
+    ),
 )
 WRITTEN = ("heads.json", "heads.safetensors", "values.safetensors", "portfolio.json", "provenance.json")
 
@@ -60,7 +64,7 @@ def test_what_is_written_is_what_the_bundle_reads(demo):
     trained, default = load_heads(demo)
     families = Families([one.family for one in trained])
     portfolio = read_portfolio((demo / "portfolio.json").read_bytes(), families)
-    assert default == "vrf"
+    assert default == "attributes"
     assert portfolio.names == MANNERS
     vectors = torch.zeros(3, 65)
     values = load_values(demo)(vectors, vectors)
@@ -85,13 +89,14 @@ def test_training_never_asks_about_a_test_topic(demo):
 
 def test_an_evaluation_writes_the_results_and_a_report_that_holds_its_promises_to_them(demo, tmp_path):
     settings = EvaluationSettings(
-        seeds=2, routers=("vrf",), sharpness=(16.0,), opposed_tastes=("playful or formal",), opposed_users=120, demo=SETTINGS
+        seeds=2, routers=("vrf", "attributes"), sharpness=(16.0,), opposed_tastes=("playful or formal",), opposed_users=120, demo=SETTINGS
     )
     results = evaluate_demo(None, tmp_path, seed=1, users=12, demo=demo, settings=settings, trunk=trunk())
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
-    found = results["simulated"]["16"]["routers"]["vrf"]
-    assert found["routed_best"][-1]["users"] == 24
-    assert found["routed_best"][-1]["mean"] > found["routed_best"][0]["mean"] + 0.2
+    for router in ("vrf", "attributes"):
+        found = results["simulated"]["16"]["routers"][router]
+        assert found["routed_best"][-1]["users"] == 24
+        assert found["routed_best"][-1]["mean"] > found["routed_best"][0]["mean"] + 0.2
     report = (tmp_path / "report.md").read_text()
     kept = found["routed_best"][4]["mean"] >= 0.8
     assert f"- {'kept' if kept else 'NOT KEPT'}: after 10 comparisons at least 80%" in report
