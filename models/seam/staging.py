@@ -7,6 +7,7 @@ A writer that is killed leaves its hidden folder behind; the next writer removes
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ LEFT_BEHIND_S = 3600.0
 """Age after which a hidden folder is nobody's any more; writers touch theirs with every file."""
 
 _ATTEMPTS = 16
+_OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 _NAME = re.compile(r"\.writing-([0-9a-f]{8})-([0-9]+)-.*")
 
 
@@ -50,9 +52,9 @@ def put_in_place(staging: Path, final: Path, is_whole: Callable[[Path], bool]) -
     for attempt in range(_ATTEMPTS):
         try:
             staging.rename(final)
-        except OSError:
-            # It was there, or another writer of the same was first.
-            if not os.path.lexists(final) or attempt == _ATTEMPTS - 1:
+        except OSError as error:
+            # It was there, or another writer of the same was first; and it may be gone again by now, being replaced.
+            if error.errno not in _OCCUPIED or attempt == _ATTEMPTS - 1:
                 raise
         else:
             return
