@@ -149,7 +149,7 @@ class GenerateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackAnswer:
-    """Answer of `POST /feedback`. `agreement`: whether each family had predicted the choice; empty for a tie."""
+    """Answer of `POST /feedback`; `agreement` tells who predicted the choice, and is empty for ties and where candidates expired."""
 
     event_id: str
     result: Literal["applied", "duplicate"]

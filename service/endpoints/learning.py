@@ -26,7 +26,7 @@ from service.endpoints.people import Person, key_of, person, weights_by_head
 from service.endpoints.problems import invalid
 from service.endpoints.runtime import Call
 from service.endpoints.wire import FeedbackRequest
-from service.errors import FieldError, ScorerFailed
+from service.errors import EventConflict, ExpiredCandidate, FieldError, ScorerFailed, UnknownCandidate, UnknownDecision
 from service.state.records import checked_event_id
 from service.state.store import Added, Comparison
 
@@ -50,13 +50,21 @@ async def learn(call: Call, request: FeedbackRequest, header_event_id: str | Non
 
     Raises:
         InvalidRequest: see `checks.check_feedback`; also an `observed_at` in the future, and candidates of different prompts.
-        UnknownCandidate, NotYourCandidate, ExpiredCandidate, UnknownDecision: see `comparing.find_pair`.
+        UnknownCandidate, NotYourCandidate, ExpiredCandidate, UnknownDecision: see `comparing.find_pair`; never for the repeat of an
+            event that was applied.
         EventConflict: the event id was used with another body; nothing was applied.
         StoreUnavailable: it may or may not be applied; sending it again with the same event id is safe.
     """
     event_id = _event_id(request, header_event_id)
     observed_s = _observed_s(call, request)
-    total, pair = await find_pair(call, request)
+    try:
+        total, pair = await find_pair(call, request)
+    except (ExpiredCandidate, UnknownCandidate, UnknownDecision):
+        # A repeat may come when its decisions have gone: what was applied is known for longer than what it was applied from.
+        repeated = await _repeated(call, request, event_id)
+        if repeated is None:
+            raise
+        return repeated
     before = person(call, request.user, total)
     prediction, evidence = _studied(call, before, pair, tie=request.tie)
     vector, epoch = call.runtime.decay.stamp(evidence, observed_s)
@@ -67,15 +75,7 @@ async def learn(call: Call, request: FeedbackRequest, header_event_id: str | Non
         added: Added = await call.runtime.finish(call.runtime.store.add_comparison(key_of(call, request.user), comparison))
     if added.result == "applied" and not request.tie:
         _measure(call, prediction)
-    after = person(call, request.user, added.sum)
-    families, name = call.serving.bundle.families, call.serving.family
-    return FeedbackAnswer(
-        event_id=event_id,
-        result=added.result,
-        user=after.seen,
-        agreement={} if request.tie else prediction.agreement,
-        weights=weights_by_head(families, name, after.evidence),
-    )
+    return _answer(call, request, event_id, added, {} if request.tie else prediction.agreement)
 
 
 def digest(request: FeedbackRequest) -> bytes:
@@ -88,6 +88,30 @@ def read_payload(payload: bytes) -> dict[str, object]:
     """Returns what was kept beside a comparison's evidence."""
     found: dict[str, object] = orjson.loads(zlib.decompress(payload)) if payload else {}
     return found
+
+
+async def _repeated(call: Call, request: FeedbackRequest, event_id: str) -> FeedbackAnswer | None:
+    """Returns the answer to the repeat of an event that was applied; None if it was not.
+
+    Raises:
+        EventConflict: it was applied with another body, or taken back since.
+    """
+    store, key = call.runtime.store, key_of(call, request.user)
+    with call.timings.measure("redis"):
+        known = await store.find_event(key, event_id)
+        if known is None:
+            return None
+        if known.taken_back or known.digest != digest(request):
+            happened = "was taken back; a new comparison needs a new event id" if known.taken_back else "was used before with another body"
+            raise EventConflict(f"event {event_id!r} {happened}")
+        total = await store.read_user(key, call.kept_under)
+    return _answer(call, request, event_id, Added("duplicate", total), {})
+
+
+def _answer(call: Call, request: FeedbackRequest, event_id: str, added: Added, agreement: dict[str, bool]) -> FeedbackAnswer:
+    after = person(call, request.user, added.sum)
+    families, name = call.serving.bundle.families, call.serving.family
+    return FeedbackAnswer(event_id, added.result, after.seen, agreement, weights_by_head(families, name, after.evidence))
 
 
 def _event_id(request: FeedbackRequest, header: str | None) -> str:

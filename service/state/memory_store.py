@@ -19,6 +19,7 @@ from service.state.records import (
     EPOCH_BITS,
     Comparison,
     Exported,
+    KnownEvent,
     LoggedComparison,
     StoredDecision,
     StoredSum,
@@ -88,6 +89,12 @@ class MemoryStore:
         by_end = sorted(user.decisions, key=lambda each: user.decisions[each].pointer_ends_s)
         for oldest in by_end[: max(0, len(by_end) - self._limits.max_decisions)]:
             self._forget(key, user, oldest)
+
+    async def find_event(self, key: UserKey, event_id: str) -> KnownEvent | None:
+        self._check()
+        user = self._current(key)
+        digest = user.digests.get(event_id)
+        return None if digest is None else KnownEvent(digest, isinstance(user.log.get(event_id), TakenBack))
 
     async def read_decision(self, tenant: str, decision_id: str) -> tuple[str, bytes]:
         self._check()

@@ -132,6 +132,14 @@ def is_event_id(event_id: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownEvent:
+    """An event that was applied: the digest of its body, and whether it was taken back since."""
+
+    digest: bytes
+    taken_back: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StoredSum:
     """Export: the sum under one basis."""
 

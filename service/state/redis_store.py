@@ -17,7 +17,7 @@ import structlog
 from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
 from service.state.export import pages
 from service.state.keys import DECISION, SUM, UserKey, WrongUser, is_name, pack_pointer, pointer_key, seal_of, unpack_pointer, unseal
-from service.state.records import Comparison, Exported, UserSum, is_event_id
+from service.state.records import DIGEST_BYTES, Comparison, Exported, KnownEvent, UserSum, is_event_id
 from service.state.scripts import ADD_COMPARISON, DELETE_USER, TAKE_BACK, WRITE_DECISION
 from service.state.store import Added, DecisionPlace, Deleted, Limits, Observe
 from service.state.wire import Wire
@@ -71,6 +71,12 @@ class RedisStore:
             if record is not None
         }
         return self._sum(key, records[0]), decisions
+
+    async def find_event(self, key: UserKey, event_id: str) -> KnownEvent | None:
+        if not is_event_id(event_id):
+            return None
+        value = await self._wire.run("find_event", lambda: self._wire.command("HGET", key.events, event_id))
+        return None if value is None else KnownEvent(value[:DIGEST_BYTES], value[DIGEST_BYTES + TOKEN_BYTES :] == b"x")
 
     async def read_decision(self, tenant: str, decision_id: str) -> tuple[str, bytes]:
         key = await self._owner("read_decision", tenant, decision_id)

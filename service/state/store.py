@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.state.keys import UserKey, user_tag
-from service.state.records import Comparison, Exported, LoggedComparison, StoredDecision, StoredSum, TakenBack, UserSum
+from service.state.records import Comparison, Exported, KnownEvent, LoggedComparison, StoredDecision, StoredSum, TakenBack, UserSum
 
 __all__ = [
     "Added",
@@ -23,6 +23,7 @@ __all__ = [
     "DecisionPlace",
     "Deleted",
     "Exported",
+    "KnownEvent",
     "Limits",
     "LoggedComparison",
     "Observe",
@@ -141,6 +142,10 @@ class Store(Protocol):
             EventConflict: the event id was used with another digest, or was taken back; nothing changed.
             ValueError: the stored evidence has another length, or the payload is over its limit; nothing changed.
         """
+        ...
+
+    async def find_event(self, key: UserKey, event_id: str) -> KnownEvent | None:
+        """Returns what is known of an event of this user, whatever became of the decisions it named; None if it was never applied."""
         ...
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:

@@ -173,6 +173,19 @@ async def test_taking_back_the_only_comparison_leaves_the_prior(store: Store, al
     assert await store.read_user(alice, BASIS) is None
 
 
+async def test_an_event_is_found_as_it_was_applied_and_as_it_was_taken_back(store: Store, alice: UserKey, bob: UserKey) -> None:
+    await store.add_comparison(alice, comparison("e1", body=b"one"))
+    found = await store.find_event(alice, "e1")
+    assert found is not None
+    assert (found.digest, found.taken_back) == ((b"one" + b"\0" * 16)[:16], False)
+    await store.take_back(alice, BASIS, "e1")
+    taken = await store.find_event(alice, "e1")
+    assert taken is not None
+    assert (taken.digest, taken.taken_back) == (found.digest, True)
+    for key, event_id in ((alice, "e2"), (bob, "e1"), (alice, "a\nb"), (alice, "")):
+        assert await store.find_event(key, event_id) is None
+
+
 async def test_a_late_repeat_of_what_was_taken_back_is_refused_and_says_so(store: Store, alice: UserKey) -> None:
     await store.add_comparison(alice, comparison("one", [1.0]))
     kept = (await store.add_comparison(alice, comparison("two", [2.0]))).sum
