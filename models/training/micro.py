@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.seam.families import Micro
 from models.seam.hedge import HedgeSettings
@@ -24,6 +23,7 @@ from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes,
 from models.training.features import Calibration, StandardisedHeads, Subspace
 from models.training.heads import Heads, TrainedFamily
 from models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from models.training.mixture import directions_of_users, mixture_nll, posterior_log_weights
 
 NAME = "micro"
 
@@ -39,6 +39,7 @@ class MicroSettings:
         eta: learning rate of Hedge at the start; 1 is exact Bayes over heads.
         learn_eta: fit it together with the heads, since users are mixtures and not heads.
         cap: most that one comparison may cost a head, nats.
+        start: where heads start: anywhere, or at clusters of training users' tastes.
         ridge: weight of the mean squared effective weight in the loss.
         router: hidden units, 128 in the paper.
         subspace: the features that heads may use.
@@ -51,6 +52,7 @@ class MicroSettings:
     eta: float = 1.0
     learn_eta: bool = True
     cap: float = 4.0
+    start: Literal["random", "users"] = "random"
     ridge: float = 1e-3
     router: int = 128
     subspace: Subspace = field(default_factory=Subspace)
@@ -65,6 +67,10 @@ def train_micro(data: TrainingData, settings: MicroSettings, seed: int) -> Train
         calibration = data.calibration(settings.subspace)
         module = MicroModule(calibration, settings, generator)
         train, validation = (ComparisonFeatures.of(part, data, calibration) for part in (data.train, data.validation))
+        if settings.start == "users":
+            rng = np.random.default_rng(seed)
+            found = directions_of_users(data.train, train.difference.numpy(), calibration.moment, settings.heads, rng)
+            module.heads.directions.data.copy_(torch.from_numpy(found))
         loss, validate = _training_loss(module, train, data, settings, seed), _validation(module, validation, data, settings)
         history = fit(module, loss, validate, settings.loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
@@ -72,7 +78,7 @@ def train_micro(data: TrainingData, settings: MicroSettings, seed: int) -> Train
 
 
 class MicroModule(nn.Module):
-    """Heads, router and scales in training; `weights` is the torch side of `models.seam.hedge.hedge_weights`."""
+    """Heads, router and scales in training."""
 
     def __init__(self, calibration: Calibration, settings: MicroSettings, generator: torch.Generator) -> None:
         super().__init__()
@@ -92,44 +98,25 @@ class MicroModule(nn.Module):
         logits: Tensor = self.log_scale.exp() * self.heads(difference)
         return logits
 
-    def weights(self, gate: Tensor, margins: Tensor, tie: Tensor, mask: Tensor) -> Tensor:
-        """Returns log weights `[B, T, K]` of users after their context.
-
-        Args:
-            gate: `[B, T, K]` log gate of the targets' prompts.
-            margins: `[B, C, K]` of the context.
-            tie: `[B, C]` bool.
-            mask: `[B, C]` False where a row is padding.
-        """
-        losses = functional.softplus(-margins)
-        losses = torch.where(tie.unsqueeze(-1), 0.5 * (losses + functional.softplus(margins)), losses)
-        total = (losses.clamp(max=self.cap) * mask.unsqueeze(-1)).sum(dim=1, keepdim=True)
-        return torch.log_softmax(gate - self.log_eta.exp() * total, dim=-1)
-
     def episode_loss(self, features: ComparisonFeatures, batch: EpisodeBatch) -> Tensor:
         """Returns the mean negative log-likelihood of the targets given the contexts."""
         context = self.margins(features.difference[batch.context])
         gate = self.router(features.prompts[features.prompt[batch.targets]])
-        weights = self.weights(gate, context, features.tie[batch.context], batch.context_mask)
-        return _mixture_nll(weights, self.margins(features.difference[batch.targets]), features, batch.targets, batch.target_mask)
+        weights = posterior_log_weights(
+            gate, context, features.tie[batch.context], batch.context_mask, eta=self.log_eta.exp(), cap=self.cap
+        )
+        margins, weight = self.margins(features.difference[batch.targets]), features.weight[batch.targets] * batch.target_mask
+        return mixture_nll(weights, margins, features.tie[batch.targets], weight)
 
     def plain_loss(self, features: ComparisonFeatures, rows: Tensor) -> Tensor:
         """Returns the paper's loss without its entropy term, over comparisons of anybody `[N]`."""
         gate = self.router(features.prompts[features.prompt[rows]])
-        return _mixture_nll(gate, self.margins(features.difference[rows]), features, rows, torch.ones_like(rows, dtype=torch.bool))
+        return mixture_nll(gate, self.margins(features.difference[rows]), features.tie[rows], features.weight[rows])
 
     def negative_entropy(self, features: ComparisonFeatures, rows: Tensor) -> Tensor:
         """Returns the mean over `rows` of `sum_k f_k log f_k`."""
         gate: Tensor = self.router(features.prompts[features.prompt[rows]])
         return (gate.exp() * gate).sum(dim=-1).mean()
-
-
-def _mixture_nll(weights: Tensor, margins: Tensor, features: ComparisonFeatures, rows: Tensor, mask: Tensor) -> Tensor:
-    losses = -torch.logsumexp(weights + functional.logsigmoid(margins), dim=-1)
-    swapped = -torch.logsumexp(weights + functional.logsigmoid(-margins), dim=-1)
-    losses = torch.where(features.tie[rows], 0.5 * (losses + swapped), losses)
-    counted = features.weight[rows] * mask
-    return (losses * counted).sum() / counted.sum()
 
 
 def _training_loss(

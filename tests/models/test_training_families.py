@@ -13,6 +13,7 @@ from models.training.features import Subspace
 from models.training.heads import save_heads
 from models.training.loop import LoopSettings, TrainingDiverged, fit, reproducible
 from models.training.micro import MicroSettings, train_micro
+from models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
 from models.training.vrf import VrfSettings, train_vrf
 from tests.models.small_world import SHORT, small_world
 
@@ -20,6 +21,7 @@ SPACE = Subspace(4)
 TRAINERS = {
     "bradley_terry": lambda data, seed=0: train_bradley_terry(data, BradleyTerrySettings(subspace=SPACE, loop=SHORT), seed),
     "micro": lambda data, seed=0: train_micro(data, MicroSettings(heads=4, router=8, subspace=SPACE, loop=SHORT), seed),
+    "sparse_moe": lambda data, seed=0: train_sparse_moe(data, SparseMoeSettings(experts=4, hidden=8, subspace=SPACE, loop=SHORT), seed),
     "vrf": lambda data, seed=0: train_vrf(
         data, VrfSettings(heads=4, latent=4, features=6, prompt_features=2, hidden=(16,), subspace=SPACE, loop=SHORT), seed
     ),
@@ -36,6 +38,7 @@ def test_one_head_is_at_chance_between_opposed_groups_and_both_mixtures_are_not(
     # Choices flip with probability 0.1, so nobody gets beyond 0.9.
     assert at["micro"][1] > 0.8
     assert at["vrf"][1] > 0.8
+    assert at["sparse_moe"][1] > 0.8
     assert at["micro"][0] == pytest.approx(0.5, abs=0.08)
 
 

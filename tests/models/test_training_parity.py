@@ -12,6 +12,7 @@ from models.training.episodes import ComparisonFeatures, EpisodeBatch
 from models.training.features import Subspace
 from models.training.heads import TrainedFamily, compute_outputs
 from models.training.micro import MicroModule, MicroSettings, served_micro
+from models.training.sparse_moe import SparseMoeModule, SparseMoeSettings, raw_prompts, served_sparse_moe, with_raw_prompts
 from models.training.vrf import VrfModule, VrfSettings
 from tests.models.small_world import small_world
 
@@ -127,3 +128,20 @@ def test_what_micro_minimises_is_the_log_loss_of_what_is_served(data, count):
     batch = one_user(data, count)
     minimised = float(module.episode_loss(ComparisonFeatures.of(data.train, data, calibration), batch))
     assert served_loss(served_micro(module, calibration, data, settings, {}), data, batch) == pytest.approx(minimised, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_what_sparse_moe_minimises_is_the_log_loss_of_what_is_served_the_cut_included(data, count):
+    calibration = data.calibration(SPACE)
+    settings = SparseMoeSettings(experts=4, active=2, hidden=8, temperature=0.7, eta=0.6, subspace=SPACE)
+    module = SparseMoeModule(calibration, raw_prompts(data), settings, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        module.gate[3].weight.mul_(30.0)  # a gate that differs between prompts, so that the cut does too
+    batch, features = one_user(data, count), with_raw_prompts(ComparisonFeatures.of(data.train, data, calibration), data)
+    minimised = float(module.episode(features, batch, dense=False)[0])
+    trained = served_sparse_moe(module, calibration, data, settings, {})
+    assert served_loss(trained, data, batch) == pytest.approx(minimised, abs=1e-5)
+    assert abs(float(module.episode(features, batch, dense=True)[0]) - minimised) > 1e-3
+    gate = compute_outputs([trained], data.vectors.prompts)["sparse_moe_gate"]
+    np.testing.assert_allclose(np.exp(gate.astype(np.float64)).sum(axis=1), 1.0, atol=1e-6)
+    assert len({tuple(np.argsort(-row[1:])[:2]) for row in gate}) > 1
