@@ -102,5 +102,21 @@ def evaluate_precision(
     typer.echo(json.dumps(asdict(precision_loss(DEMO, texts=texts, seed=seed)), indent=1))
 
 
+@evaluate_app.command("families")
+def evaluate_families(
+    data: Annotated[str, typer.Option(help="`jester`, `ukpconvarg1`, or a file of comparisons with a user each.")],
+    folder: Annotated[Path | None, typer.Option(help="Folder of the public set; neither is distributed with this project.")] = None,
+    out: Out = Path(".attune/families"),
+    cache: Annotated[Path | None, typer.Option(help="Folder of the embedding cache.")] = Path(".attune/cache"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the main run: splits, trainings and contexts.")] = 3,
+    users: Annotated[int, typer.Option(min=10, help="Most users of each kind and seed.")] = 400,
+    only: Annotated[list[str] | None, typer.Option(help="Runs by name; all if not given.")] = None,
+) -> None:
+    """Few-shot curves of every family and baseline on real people's choices; writes report.md, results.json and plots."""
+    from models.evaluation.families_runs import evaluate_set  # noqa: PLC0415 - torch
+
+    evaluate_set(data, folder, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ()))
+
+
 if __name__ == "__main__":
     app()

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.preferences import Comparisons
-from models.evaluation.metrics import Interval, accuracy, bootstrap, calibration_error, negative_log_likelihood
+from models.evaluation.curves import observe
+from models.evaluation.learners import ServedFamily
+from models.evaluation.metrics import Interval, bootstrap, calibration_error
 from models.evaluation.rows import Rows
-from models.seam.families import Families, Row
+from models.seam.families import Families
 
 Array = NDArray[np.float64]
 
@@ -68,42 +70,46 @@ def few_shot(
     Raises:
         ValueError: no user has enough.
     """
-    context_rows, target_rows = context.rows_of_users(), targets.rows_of_users()
-    enough = [user for user, mine in target_rows.items() if len(mine) >= least_targets and len(context_rows.get(user, ())) >= max(counts)]
-    if not enough:
-        raise ValueError(f"none of {len(target_rows)} users has {max(counts)} context comparisons and {least_targets} targets")
-    found: dict[str, list[list[Array]]] = {name: [] for name in families.names}
-    for user in enough:
-        evidence, per_count, learned = families.prior(), [], 0
-        for count in counts:
-            for row in context_rows[user][learned:count]:
-                evidence = evidence + families.learn(*_rows(rows, context, row), tie=bool(context.tie[row]))
-            learned = count
-            per_count.append([families.predict(evidence, *_rows(rows, targets, row)) for row in target_rows[user]])
-        for name in families.names:
-            found[name].append([np.array([one[name] for one in predictions]) for predictions in per_count])
+    observed = observe(
+        [ServedFamily(families[name], rows) for name in families.names], context, targets, counts=counts, least_targets=least_targets
+    )
     curves, per_user = {}, {}
-    for name, users in found.items():
-        right = np.array([[accuracy(one) for one in user] for user in users])
-        loss = np.array([[negative_log_likelihood(one) for one in user] for user in users])
-        per_user[name] = right
+    for name in families.names:
+        of_user = [observed.per_user(name, at) for at in range(len(counts))]
+        per_user[name] = np.column_stack([right for right, _ in of_user])
         curves[name] = tuple(
-            Point(count, bootstrap(right[:, i]), bootstrap(loss[:, i]), calibration_error(np.concatenate([user[i] for user in users])))
-            for i, count in enumerate(counts)
+            Point(count, bootstrap(right), bootstrap(loss), calibration_error(observed.probabilities(name, at)))
+            for at, (count, (right, loss)) in enumerate(zip(counts, of_user, strict=True))
         )
-    return FewShot(curves, per_user, len(enough), len(target_rows) - len(enough))
+    return FewShot(curves, per_user, len(observed.users), observed.skipped)
 
 
-def cut(comparisons: Comparisons, *, context: int, targets: int, seed: int) -> tuple[Comparisons, Comparisons]:
+def cut(comparisons: Comparisons, *, context: int, targets: int, seed: int, texts_apart: bool = False) -> tuple[Comparisons, Comparisons]:
     """Returns context and targets: each user's decided comparisons in a random order, cut so that no pair is in both parts.
 
     Ties are left out, since no prediction of a tie is right or wrong. A pair that a user judged twice stays on one side.
+
+    Args:
+        comparisons: of users with enough of them.
+        context: most comparisons that a user tells.
+        targets: most that are predicted.
+        seed: of the order.
+        texts_apart: no text of a user's context is in their targets: three fifths of the texts they compared are for the
+            context, the others for the targets, and comparisons across are left out. Otherwise a text that was told better
+            than one may be predicted to be better than another, which helps nobody with a new text.
     """
     rng = np.random.default_rng(seed)
     first: list[int] = []
     then: list[int] = []
     for mine in comparisons.rows_of_users().values():
         order = rng.permutation(mine[~comparisons.tie[mine]])
+        if texts_apart:
+            texts = rng.permutation(np.unique(np.concatenate([comparisons.chosen[order], comparisons.rejected[order]])))
+            told = texts[: len(texts) * 3 // 5]
+            sides = np.isin(comparisons.chosen[order], told).astype(int) + np.isin(comparisons.rejected[order], told)
+            first += order[sides == 2][:context].tolist()
+            then += order[sides == 0][:targets].tolist()
+            continue
         told = order[:context]
         pairs = {_pair(comparisons, row) for row in told}
         first += told.tolist()
@@ -113,7 +119,3 @@ def cut(comparisons: Comparisons, *, context: int, targets: int, seed: int) -> t
 
 def _pair(comparisons: Comparisons, row: int) -> frozenset[int]:
     return frozenset((int(comparisons.chosen[row]), int(comparisons.rejected[row])))
-
-
-def _rows(rows: Rows, comparisons: Comparisons, row: int) -> tuple[Row, Row, Row]:
-    return rows.candidates[comparisons.chosen[row]], rows.candidates[comparisons.rejected[row]], rows.prompts[comparisons.prompt[row]]

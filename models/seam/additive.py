@@ -153,7 +153,7 @@ def additive_posterior(evidence: Array, size: int) -> tuple[Array, Array]:
         ValueError: the precision of the sum is not positive definite.
     """
     precision = _precision(evidence, size)
-    covariance = np.linalg.inv(precision)
+    covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     # A precision that is positive definite has a positive determinant and inverse diagonal; this is cheaper than a factor.
     if not (np.isfinite(covariance).all() and np.all(np.diagonal(covariance) > 0)):
         raise ValueError(f"evidence of {size} axes adds up to no Gaussian: variances are {np.diagonal(covariance)}")

@@ -84,8 +84,8 @@ def fit_population(data: TrainingData, features: NDArray[np.float32], settings: 
     table = np.asarray(features, dtype=np.float64)
     batches = list(batches_of_users(data.train, table))
     size = table.shape[1]
-    spread = np.mean([float(np.mean(batch.difference[batch.weight > 0] ** 2)) for batch in batches])
-    start = np.eye(size) * settings.start / max(spread, 1e-12)
+    spread = float(np.mean([np.mean(batch.difference[batch.weight > 0] ** 2) for batch in batches]))
+    start: Array = np.eye(size) * (settings.start / max(spread, 1e-12))
     population = Population(np.zeros(size), start)
     modes: list[Array | None] = [None] * len(batches)
     for _ in range(settings.rounds):
@@ -114,14 +114,14 @@ def laplace(choices: Choices, population: Population, *, start: Array | None = N
         start: `[U, F]` where to begin; the prior's mean if None.
         steps: at most.
     """
-    difference, prior = choices.difference, np.linalg.inv(population.covariance)
+    difference, prior = choices.difference, np.asarray(np.linalg.inv(population.covariance), dtype=np.float64)
     pull = (np.where(choices.tie, 0.0, 0.5) * choices.weight)[:, None, :] @ difference
     target = pull[:, 0] + prior @ population.mean
-    mode = np.broadcast_to(population.mean, target.shape).copy() if start is None else start
+    mode: Array = np.broadcast_to(population.mean, target.shape).copy() if start is None else start
     for _ in range(steps):
         margins = np.abs(np.einsum("ucf,uf->uc", difference, mode))
         bound = prior + np.swapaxes(difference, 1, 2) @ (difference * (choices.weight * curvature(margins))[:, :, None])
-        moved = np.linalg.solve(bound, target[:, :, None])[:, :, 0]
+        moved = np.asarray(np.linalg.solve(bound, target[:, :, None])[:, :, 0], dtype=np.float64)
         change = float(np.abs(moved - mode).max(initial=0.0))
         mode = moved
         if change < 1e-8:
@@ -129,7 +129,7 @@ def laplace(choices: Choices, population: Population, *, start: Array | None = N
     probability = sigmoid(np.einsum("ucf,uf->uc", difference, mode))
     weight = choices.weight * probability * (1.0 - probability)
     precision = prior + np.swapaxes(difference, 1, 2) @ (difference * weight[:, :, None])
-    return mode, np.linalg.inv(precision)
+    return mode, np.asarray(np.linalg.inv(precision), dtype=np.float64)
 
 
 def batches_of_users(comparisons: Comparisons, features: Array) -> Iterator[Choices]:
@@ -146,14 +146,13 @@ def batches_of_users(comparisons: Comparisons, features: Array) -> Iterator[Choi
 
 def padded_choices(comparisons: Comparisons, features: Array, rows: list[NDArray[np.int64]]) -> Choices:
     """Returns the choices at `rows`, one array for each user, of comparisons between texts with `features` `[candidates, F]`."""
-    longest = max(1, *(len(mine) for mine in rows), 1)
-    table = np.zeros((len(rows), longest), dtype=np.int64)
-    real = np.zeros((len(rows), longest), dtype=np.bool_)
+    shape = len(rows), max(len(mine) for mine in rows)
+    difference, tie, weight = np.zeros((*shape, features.shape[1])), np.zeros(shape, dtype=np.bool_), np.zeros(shape)
     for index, mine in enumerate(rows):
-        table[index, : len(mine)] = mine
-        real[index, : len(mine)] = True
-    difference = features[comparisons.chosen[table]] - features[comparisons.rejected[table]]
-    return Choices(difference * real[:, :, None], comparisons.tie[table] & real, comparisons.weight[table] * real)
+        difference[index, : len(mine)] = features[comparisons.chosen[mine]] - features[comparisons.rejected[mine]]
+        tie[index, : len(mine)] = comparisons.tie[mine]
+        weight[index, : len(mine)] = comparisons.weight[mine]
+    return Choices(difference, tie, weight)
 
 
 @dataclass(frozen=True, slots=True)
