@@ -1,0 +1,82 @@
+"""How vLLM serves a base with members' adapters: the command line, and the `members` configuration that reaches it.
+
+    base + adapter folders ─> plan_vllm ─> VllmPlan.command, VllmPlan.members
+
+The adapters are checked against the base's shapes first, from its configuration alone. Nothing here runs vLLM.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.alignment.adapter_fit import AdapterMisfit, check_adapter, empty_network
+
+# The ranks for which vLLM compiles LoRA kernels (`--max-lora-rank`); an adapter runs under the next larger one.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class VllmPlan:
+    """`command` starts the server; `members` is the roster entry of each member, as `service.members.spec` reads it."""
+
+    command: tuple[str, ...]
+    members: Mapping[str, Mapping[str, str]]
+
+    def shell(self) -> str:
+        """Returns the command for a shell, one option a line."""
+        lines = [""]
+        for word in self.command:
+            quoted = shlex.quote(word)
+            starts = word.startswith("--") or ("=" in word and lines[-1].lstrip().startswith("--lora-modules"))
+            if starts:
+                lines.append(f"  {quoted}")
+            else:
+                lines[-1] += f"{' ' if lines[-1] else ''}{quoted}"
+        return " \\\n".join(lines)
+
+
+def plan_vllm(
+    base: Path | str,
+    adapters: Mapping[str, Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    base_member: str | None = None,
+    api_key_env: str | None = None,
+) -> VllmPlan:
+    """Returns how to serve the members of one base with vLLM.
+
+    Args:
+        base: folder or hub id.
+        adapters: member to adapter folder.
+        host: where vLLM shall listen.
+        port: likewise.
+        base_member: name under which the base alone is a member too; None leaves it out.
+        api_key_env: environment variable with the key that vLLM was started with (`VLLM_API_KEY`); None for no key.
+
+    Raises:
+        AdapterMisfit: an adapter does not fit the base, or its rank is beyond vLLM's.
+        OSError: there is no such base.
+        ValueError: there is no member.
+    """
+    if not adapters and base_member is None:
+        raise ValueError("there is no member to serve; adapters or the base itself are needed")
+    network = empty_network(base)
+    ranks = {name: check_adapter(name, folder, network).rank for name, folder in adapters.items()}
+    highest = max(ranks.values(), default=0)
+    fitting = [rank for rank in RANKS if rank >= highest]
+    if not fitting:
+        name = max(ranks, key=lambda key: ranks[key])
+        raise AdapterMisfit(f"member {name!r}: its rank is {highest}; vLLM serves ranks up to {RANKS[-1]}")
+    served = base_member or "base"
+    command = ["vllm", "serve", str(base), "--host", host, "--port", str(port), "--served-model-name", served]
+    if adapters:
+        command += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(fitting[0])]
+        command += ["--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
+    key = {} if api_key_env is None else {"api_key_env": api_key_env}
+    names = [*([] if base_member is None else [base_member]), *adapters]
+    members = {name: {"kind": "openai", "base_url": f"http://{host}:{port}/v1", "model": name, **key} for name in names}
+    return VllmPlan(tuple(command), members)

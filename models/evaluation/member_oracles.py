@@ -1,0 +1,229 @@
+"""Oracles whose policies are language models: a trained adapter, a mixture of members' probabilities, an average of adapters.
+
+    weights [d] ─> DpoOracle | MixingOracle | SoupOracle ─> answers to the oracle's prompts ─> Solution ± interval
+
+They are oracles in the sense of `models.portfolio.oracles`: values are estimated on prompts of the oracle's own, with intervals
+over prompts that hold for all `d` rewards at once. None of them bounds the optimum by itself; whoever vouches that training
+comes within `slack` of the best says so. Letters: `P` prompts, `M` members, `d` rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from scipy.stats import t
+
+from models.alignment.answers import Answers, Rewards, sample_answers
+from models.alignment.causal import Answer, LanguageModel, load, token_statistics
+from models.alignment.dpo import DpoSettings
+from models.alignment.member import MemberRefused, MemberSettings, Prompts, train_member
+from models.alignment.mixing import mix_answers
+from models.alignment.pairs import PairsMissing
+from models.alignment.soups import average_adapters
+from models.portfolio.oracles import OracleFailed, Solution, expect_weights
+
+Array = NDArray[np.float64]
+
+_SOUP = "soup"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an oracle's policies are valued on.
+
+    Attributes:
+        rewards: in [0, 1].
+        prompts: at least two; neither trained on nor chosen on.
+        answers: to each.
+        seed: of the sampling.
+        confidence: of the intervals, for the `d` rewards together.
+    """
+
+    rewards: Rewards
+    prompts: tuple[str, ...]
+    answers: int = 2
+    seed: int = 0
+    confidence: float = 0.95
+
+    def value(self, answers: Answers) -> tuple[Array, Array]:
+        """Returns the mean reward of some answers and the half width of its interval, `[d]` each (Student, Bonferroni over `d`)."""
+        per_prompt = answers.rewards(self.rewards).mean(axis=1)
+        count, rewards = per_prompt.shape
+        quantile = float(t.ppf(1 - (1 - self.confidence) / (2 * rewards), count - 1))
+        return per_prompt.mean(axis=0), quantile * per_prompt.std(axis=0, ddof=1) / np.sqrt(count)
+
+
+@dataclass(frozen=True, slots=True)
+class DpoOracle:
+    """Trains an adapter for each weights it is asked for, once: the folder of a finished member is read the next time.
+
+    A search that was killed resumes in the middle of the member it was training. With `beta` of the settings above 0 the objective
+    is KL-regularised, but what a member is worth to a user is its value alone, so `beta` is 0 to the search and the KL is told as
+    `divergence`.
+
+    Attributes:
+        base: folder or hub id.
+        rewards: in [0, 1].
+        prompts: for training and for choosing the checkpoint; `held_out` is what policies are valued on.
+        out: gets a folder for each weights, `shared` with the base's answers among them.
+        seed: of everything random.
+        settings: see there.
+        slack: how far, at most, a trained member is from the best policy in `w · v`, as far as the caller vouches; None vouches nothing.
+        confidence: of the intervals, for the `d` rewards together.
+        base_name: what adapters call their base.
+        progress: told a line now and then.
+    """
+
+    base: Path | str
+    rewards: Rewards
+    prompts: Prompts
+    out: Path
+    seed: int = 0
+    settings: MemberSettings = field(default_factory=lambda: MemberSettings(dpo=DpoSettings()))
+    slack: float | None = None
+    confidence: float = 0.95
+    base_name: str = ""
+    progress: Callable[[str], None] | None = None
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.rewards.names)
+
+    @property
+    def beta(self) -> float:
+        return 0.0
+
+    def folder(self, weights: Array) -> Path:
+        """Returns where the member for `weights` is: named by them, in thousandths."""
+        return self.out / named(self.rewards.names, weights)
+
+    def solve(self, weights: Array) -> Solution:
+        weights = expect_weights(weights, self.dimensions)
+        folder = self.folder(weights)
+        try:
+            member = train_member(
+                self.base,
+                self.rewards,
+                weights,
+                folder,
+                self.prompts,
+                seed=self.seed,
+                settings=self.settings,
+                shared=self.out / "shared",
+                base_name=self.base_name,
+                progress=self.progress,
+            )
+        except (MemberRefused, PairsMissing) as error:
+            raise OracleFailed(f"no member for {folder.name}: {error}") from error
+        found, heads = member.document["held_out"], member.document["held_out"]["rewards"]
+        value = np.array([heads[name]["after"] for name in self.rewards.names])
+        quantile = float(t.ppf(1 - (1 - self.confidence) / (2 * self.dimensions), found["prompts"] - 1))
+        half_width = quantile * np.array([heads[name]["after_se"] for name in self.rewards.names])
+        optimum = None if self.slack is None else float(weights @ value) + self.slack
+        return Solution(weights, value, half_width, optimum, folder.name, float(found["kl"]))
+
+
+@dataclass(frozen=True, slots=True)
+class MixingOracle:
+    """MOD: no training; the members of `model` write together (`mix_answers`), in the proportions that come nearest to the weights.
+
+    Attributes:
+        model: with the members' adapters.
+        made_for: member to the weights `[d]` it was aligned to.
+        asked: what policies are valued on.
+    """
+
+    model: LanguageModel
+    made_for: Mapping[str, Array]
+    asked: Asked
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.asked.rewards.names)
+
+    @property
+    def beta(self) -> float:
+        return 0.0
+
+    def solve(self, weights: Array) -> Solution:
+        weights = expect_weights(weights, self.dimensions)
+        shares = proportions(self.made_for, weights)
+        told = [prompt for prompt in self.asked.prompts for _ in range(self.asked.answers)]
+        found = mix_answers(self.model, {name: share for name, share in shares.items() if share > 0}, told, self.asked.seed)
+        value, half_width = self.asked.value(_grouped(self.asked, found))
+        return Solution(weights, value, half_width, None, "mod " + _shares(shares))
+
+
+@dataclass(frozen=True, slots=True)
+class SoupOracle:
+    """Soups: no training; members' adapters are averaged (`average_adapters`) in the proportions that come nearest to the weights.
+
+    Attributes:
+        base: folder or hub id.
+        adapters: member to adapter folder.
+        made_for: member to the weights `[d]` it was aligned to.
+        asked: what policies are valued on.
+        out: gets a folder for each average, in peft's format.
+        rank: of the averages; None is exact, with the members' ranks added up.
+    """
+
+    base: Path | str
+    adapters: Mapping[str, Path]
+    made_for: Mapping[str, Array]
+    asked: Asked
+    out: Path
+    rank: int | None = None
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.asked.rewards.names)
+
+    @property
+    def beta(self) -> float:
+        return 0.0
+
+    def solve(self, weights: Array) -> Solution:
+        weights = expect_weights(weights, self.dimensions)
+        shares = proportions(self.made_for, weights)
+        folder = self.out / f"soup-{named(self.asked.rewards.names, weights)}"
+        used = {name: share for name, share in shares.items() if share > 0}
+        average_adapters({name: self.adapters[name] for name in used}, list(used.values()), folder, self.rank)
+        model = load(self.base, {_SOUP: folder})
+        answers = sample_answers(model, _SOUP, self.asked.prompts, self.asked.answers, self.asked.seed)
+        value, half_width = self.asked.value(answers)
+        divergence = float(token_statistics(model, _SOUP, *answers.flat()).kl.mean())
+        return Solution(weights, value, half_width, None, folder.name, divergence)
+
+
+def proportions(made_for: Mapping[str, Array], weights: Array) -> dict[str, float]:
+    """Returns the shares of the members, on the simplex, whose mean weights come nearest to `weights` `[d]` (least squares).
+
+    Members that were each aligned to one reward get the user's weights themselves.
+    """
+    matrix = np.stack([np.asarray(one, dtype=np.float64) for one in made_for.values()], axis=1)
+    # Non-negative least squares with a heavy row that asks the shares to sum to 1.
+    heavy = 1e3
+    shares, _ = nnls(np.vstack([matrix, np.full((1, matrix.shape[1]), heavy)]), np.append(weights, heavy))
+    shares[shares < 1e-4] = 0.0
+    shares /= shares.sum()
+    return dict(zip(made_for, shares.tolist(), strict=True))
+
+
+def named(names: tuple[str, ...], weights: Array) -> str:
+    """Returns a file name for weights: the rewards with their thousandths, zeros left out, as in `concise250-formal750`."""
+    parts = [f"{name}{round(1000 * weight)}" for name, weight in zip(names, weights, strict=True) if round(1000 * weight) > 0]
+    return "-".join(parts)
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={share:.3g}" for name, share in shares.items() if share > 0)
+
+
+def _grouped(asked: Asked, answers: list[Answer]) -> Answers:
+    size = asked.answers
+    return Answers(asked.prompts, tuple(tuple(answers[row : row + size]) for row in range(0, len(answers), size)))
