@@ -1,4 +1,4 @@
-"""The command line: `attune serve`, `attune settings`, and the commands that other packages attach.
+"""The command line: `attune serve`, `attune settings`, `attune replay`, and the commands that other packages attach.
 
 A package attaches commands through the entry-point group `attune.commands`: each entry names a typer app whose commands appear at the
 top level (`attune bundle demo`). Such a package is imported only when one of its commands or the full help is asked for, so serving
@@ -7,6 +7,7 @@ needs nothing that training needs, and a package that cannot be imported is an e
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -116,6 +117,23 @@ def print_settings() -> None:
     from service.settings import settings_table  # noqa: PLC0415  the help stays fast without pydantic
 
     typer.echo(settings_table())
+
+
+@app.command()
+def replay(
+    url: Annotated[str, typer.Option(help="Where Attune listens.")] = "http://127.0.0.1:8000",
+    tenant: Annotated[str | None, typer.Option(help="Only users of this tenant; all of them if left out.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user, of the tenant named or of the key's own.")] = None,
+    key_env: Annotated[str, typer.Option(help="Environment variable that holds an API key with the admin right.")] = "",
+) -> None:
+    """Learn users' logs anew under the basis that a running Attune serves; safe to break off and to repeat."""
+    from service.replay import ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
+
+    try:
+        for progress in replay_logs(url, tenant=tenant, user=user, key=os.environ.get(key_env, "") if key_env else ""):
+            typer.echo(str(progress))
+    except ReplayFailed as error:
+        _refuse("the replay stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
 
 
 def _refuse(what: str, reasons: list[str], code: int) -> NoReturn:

@@ -213,6 +213,22 @@ class DeletedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayAnswer:
+    """Answer of `POST /admin/replay`: what this call did; unless `done`, the same request with `cursor` goes on.
+
+    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on.
+    """
+
+    basis: str
+    done: bool
+    cursor: str | None
+    users: int
+    replayed: int
+    without_texts: int
+    unusable: int
+
+
+@dataclass(frozen=True, slots=True)
 class TakenBackAnswer:
     """Answer of `DELETE /users/{user}/comparisons/{event_id}`."""
 

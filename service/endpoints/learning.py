@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from models.seam.family import Row
 from service.endpoints.answers import FeedbackAnswer
@@ -29,6 +30,8 @@ from service.endpoints.wire import FeedbackRequest
 from service.errors import EventConflict, ExpiredCandidate, FieldError, ScorerFailed, UnknownCandidate, UnknownDecision
 from service.state.records import checked_event_id
 from service.state.store import Added, Comparison
+
+Array = NDArray[np.float64]
 
 CLOCK_SKEW_S = 60.0
 """Clocks of clients differ from ours by this much before an observation is said to lie in the future."""
@@ -84,6 +87,20 @@ def digest(request: FeedbackRequest) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 
+def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
+    """Returns what a comparison adds to the user's sum, `[E]`, from the rows of chosen, rejected and prompt.
+
+    Raises:
+        ScorerFailed: a row is not finite.
+    """
+    try:
+        evidence = call.serving.bundle.families.learn(*rows, tie=tie)
+    except ValueError as error:
+        raise ScorerFailed("the scorer gave numbers that are not finite for this pair; nothing was learned") from error
+    # A sum has at least one number, and families that learn nothing (the global head alone) have none.
+    return evidence if evidence.size else np.zeros(1)
+
+
 def read_payload(payload: bytes) -> dict[str, object]:
     """Returns what was kept beside a comparison's evidence."""
     found: dict[str, object] = orjson.loads(zlib.decompress(payload)) if payload else {}
@@ -137,16 +154,10 @@ def _observed_s(call: Call, request: FeedbackRequest) -> float:
     return min(observed_s, now_s)
 
 
-def _studied(call: Call, before: Person, pair: Pair, *, tie: bool) -> tuple[Prediction, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    families = call.serving.bundle.families
+def _studied(call: Call, before: Person, pair: Pair, *, tie: bool) -> tuple[Prediction, Array]:
     rows: tuple[Row, Row, Row] = (pair.chosen, pair.rejected, pair.prompt)
-    try:
-        evidence = families.learn(*rows, tie=tie)
-    except ValueError as error:
-        raise ScorerFailed("the scorer gave numbers that are not finite for this pair; nothing was learned") from error
-    # A sum has at least one number, and families that learn nothing (the global head alone) have none.
-    evidence = evidence if evidence.size else np.zeros(1)
-    return Prediction(families.predict(before.evidence, *rows)), evidence
+    evidence = evidence_of(call, rows, tie=tie)
+    return Prediction(call.serving.bundle.families.predict(before.evidence, *rows)), evidence
 
 
 def _measure(call: Call, prediction: Prediction) -> None:

@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from service import __version__
 from service.auth import require_admin
-from service.endpoints.answers import json_response, problems
+from service.endpoints.answers import ReplayAnswer, json_response, problems
+from service.endpoints.replaying import replay
 from service.endpoints.runtime import Call, Live
-from service.endpoints.wire import ReloadRequest
+from service.endpoints.wire import ReloadRequest, ReplayRequest
 from service.errors import AttuneError, BundleRefused, NotFound, NotReady, StoreUnavailable
 from service.observe.metrics import Metrics
 
@@ -132,6 +133,16 @@ async def reload(body: ReloadRequest, request: Request) -> Response:
         raise
     call.runtime.metrics.reloaded("loaded")
     return json_response({"bundle": loaded[0], "basis": loaded[1], "before": before.id, "users_kept": loaded[1] == before.basis})
+
+
+@router.post(
+    "/admin/replay", response_model=ReplayAnswer, responses=problems(403), summary="Learn users' logs anew under the basis that serves"
+)
+async def replay_logs(body: ReplayRequest, request: Request) -> Response:
+    """Scores what users chose under earlier bundles again and adds it to their sums under this one, once; call it until it is done."""
+    call: Call = request.state.call
+    require_admin(call.caller)
+    return json_response(await replay(call, body))
 
 
 async def _reload(call: Call, path: FilePath | None) -> tuple[str, str]:

@@ -37,7 +37,7 @@ from service.endpoints.streaming import EventStream, failed_in_stream
 from service.endpoints.wire import MAX_USER_CHARS, sound_unicode
 from service.errors import FieldError, UnknownEvent
 from service.state.records import checked_event_id
-from service.state.store import Exported, LoggedComparison, StoredDecision, StoredSum, TakenBack, UserKey
+from service.state.store import Exported, LoggedComparison, ReplayedEvidence, StoredDecision, StoredSum, TakenBack, UserKey
 
 router = APIRouter()
 
@@ -162,6 +162,15 @@ def _line(key: UserKey, entry: Exported) -> dict[str, Any]:
                 "epoch": entry.epoch,
                 "observed_at": rfc3339(entry.observed_s),
                 **read_payload(entry.payload),
+                "evidence": entry.evidence.tolist(),
+            }
+        case ReplayedEvidence():
+            return {
+                "type": "replayed",
+                "event_id": entry.event_id,
+                "basis": entry.basis,
+                "epoch": entry.epoch,
+                "observed_at": rfc3339(entry.observed_s),
                 "evidence": entry.evidence.tolist(),
             }
         case TakenBack(event_id):

@@ -1,7 +1,7 @@
 """Everything that Redis keeps of a user, read in pages of bounded size through one reading function.
 
-Sums come first, then the log from its oldest entry, then decisions. Each page is one round trip. What is added while an export runs may
-or may not be in it; nothing that was there before is missed.
+Sums come first, then the log from its oldest entry, what was replayed of it, then decisions. Each page is one round trip. What is added
+while an export runs may or may not be in it; nothing that was there before is missed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from service.state.keys import DECISION, SUM, UserKey, WrongUser, unseal
-from service.state.records import Exported, LoggedComparison, StoredDecision, StoredSum, TakenBack, UserSum
+from service.state.records import Exported, LoggedComparison, ReplayedEvidence, StoredDecision, StoredSum, TakenBack, UserSum, Vector
 
 Read = Callable[..., Awaitable[Any]]
 
@@ -34,8 +34,25 @@ async def pages(key: UserKey, read: Read) -> AsyncGenerator[Exported]:
         yield stored
     async for entry in _log(key, read):
         yield entry
+    async for replayed in _replayed(key, read):
+        yield replayed
     async for decision in _decisions(key, read):
         yield decision
+
+
+async def log_without(key: UserKey, basis: str, read: Read) -> AsyncGenerator[LoggedComparison]:
+    """Yields the comparisons of the log that were neither learned nor replayed under `basis`, oldest first.
+
+    Raises:
+        WrongUser: a reply held an entry of somebody else.
+    """
+    async for entries in _log_pages(key, read):
+        other = [entry for entry in entries if isinstance(entry, LoggedComparison) and entry.basis != basis]
+        if other:
+            held = await read("HMGET", key.replayed(basis), *(entry.event_id for entry in other))
+            for entry, vector in zip(other, held, strict=True):
+                if vector is None:
+                    yield entry
 
 
 async def _sums(key: UserKey, read: Read) -> AsyncGenerator[StoredSum]:
@@ -54,10 +71,15 @@ async def _sums(key: UserKey, read: Read) -> AsyncGenerator[StoredSum]:
 
 
 async def _log(key: UserKey, read: Read) -> AsyncGenerator[LoggedComparison | TakenBack]:
+    async for entries in _log_pages(key, read):
+        for entry in entries:
+            yield entry
+
+
+async def _log_pages(key: UserKey, read: Read) -> AsyncGenerator[list[LoggedComparison | TakenBack]]:
     start: bytes = b"-"
     while entries := await read("XRANGE", key.log, start, "+", "COUNT", PAGE):
-        for _, fields in entries:
-            yield _entry(key, fields)
+        yield [_entry(key, fields) for _, fields in entries]
         start = b"(" + entries[-1][0]
 
 
@@ -67,9 +89,27 @@ def _entry(key: UserKey, fields: dict[bytes, bytes]) -> LoggedComparison | Taken
     event_id = fields[b"event"].decode("utf-8")
     if fields[b"kind"] == b"x":
         return TakenBack(event_id)
-    epoch, observed_s = struct.unpack_from("<2d", fields[b"vector"])
-    evidence = np.frombuffer(fields[b"vector"], dtype="<f8", offset=16).astype(np.float64)
-    return LoggedComparison(event_id, fields[b"basis"].decode("ascii"), int(epoch), observed_s, evidence, fields[b"payload"])
+    return LoggedComparison(event_id, fields[b"basis"].decode("ascii"), *_vector(fields[b"vector"]), fields[b"payload"])
+
+
+def _vector(packed: bytes) -> tuple[int, float, Vector]:
+    epoch, observed_s = struct.unpack_from("<2d", packed)
+    return int(epoch), observed_s, np.frombuffer(packed, dtype="<f8", offset=16).astype(np.float64)
+
+
+async def _replayed(key: UserKey, read: Read) -> AsyncGenerator[ReplayedEvidence]:
+    bases: bytes = await read("HGET", key.events, "\x02") or b""
+    for basis in bases.decode("ascii").split(","):
+        cursor: Any = 0
+        seen: set[bytes] = set()
+        while basis:
+            cursor, fields = await read("HSCAN", key.replayed(basis), cursor, "COUNT", PAGE)
+            for event, packed in fields.items():
+                if event not in seen:
+                    seen.add(event)
+                    yield ReplayedEvidence(event.decode("utf-8"), basis, *_vector(packed))
+            if not int(cursor):
+                break
 
 
 async def _decisions(key: UserKey, read: Read) -> AsyncGenerator[StoredDecision]:

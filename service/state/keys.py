@@ -3,6 +3,7 @@
     {t:<tenant>:u:<tag>}:sum:<basis>       string   the sum of evidence under one basis
     {t:<tenant>:u:<tag>}:events            hash     event id -> digest and log entry; also the names of the bases
     {t:<tenant>:u:<tag>}:log               stream   the comparisons, oldest first
+    {t:<tenant>:u:<tag>}:replayed:<basis>  hash     event id -> what a replay added under this basis
     {t:<tenant>:u:<tag>}:decision:<id>     string   one decision record
     {t:<tenant>:u:<tag>}:decisions         zset     decision id -> time at which its pointer expires, ms
     {t:<tenant>:u:<tag>}:deleting          zset     decision ids whose pointers a deletion has yet to remove
@@ -23,6 +24,7 @@ TAG_BYTES = 16
 MAX_NAME_CHARS = 64
 
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}")
+_LOG = re.compile(rf"\{{t:([A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}):u:([A-Za-z0-9_-]{{22}})\}}:log")
 _TAG = re.compile(r"[A-Za-z0-9_-]{22}")
 
 SUM, DECISION, POINTER = b"S", b"D", b"P"
@@ -95,6 +97,10 @@ class UserKey:
         return f"{self.base}:sum:"
 
     @property
+    def replayed_prefix(self) -> str:
+        return f"{self.base}:replayed:"
+
+    @property
     def decision_prefix(self) -> str:
         return f"{self.base}:decision:"
 
@@ -117,8 +123,22 @@ class UserKey:
     def sum(self, basis: str) -> str:
         return self.sum_prefix + checked_name("basis", basis)
 
+    def replayed(self, basis: str) -> str:
+        return self.replayed_prefix + checked_name("basis", basis)
+
     def decision(self, decision_id: str) -> str:
         return self.decision_prefix + checked_name("decision id", decision_id)
+
+
+def log_pattern(tenant: str | None) -> str:
+    """Returns the pattern that the logs of all users match, or of one tenant's."""
+    return f"{{t:{'*' if tenant is None else checked_name('tenant', tenant)}:u:*}}:log"
+
+
+def owner_of_log(name: str) -> UserKey | None:
+    """Returns the user whose log has this name; None if it is no such name."""
+    found = _LOG.fullmatch(name)
+    return UserKey(found[1], found[2]) if found else None
 
 
 def pointer_key(tenant: str, decision_id: str) -> str:

@@ -21,6 +21,7 @@ from service.state.records import (
     Exported,
     KnownEvent,
     LoggedComparison,
+    ReplayedEvidence,
     StoredDecision,
     StoredSum,
     TakenBack,
@@ -28,7 +29,9 @@ from service.state.records import (
     Vector,
     is_event_id,
 )
-from service.state.store import Added, DecisionPlace, Deleted, Limits
+from service.state.store import Added, DecisionPlace, Deleted, Limits, Replayed, UsersPage
+
+_USERS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class _Decision:
 class _User:
     sums: dict[str, UserSum] = field(default_factory=dict)
     sum_ends_s: dict[str, float] = field(default_factory=dict)
+    replayed: dict[str, dict[str, ReplayedEvidence]] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
     log: dict[str, LoggedComparison | TakenBack] = field(default_factory=dict)
     log_ends_s: float = math.inf
@@ -128,22 +132,15 @@ class MemoryStore:
                 raise EventConflict(f"event {comparison.event_id!r} was used before with another body")
             return Added("duplicate", held)
         evidence = comparison.evidence.astype(np.float64) + 0.0
-        if held is None:
-            after = UserSum(1, comparison.epoch, comparison.observed_s, comparison.observed_s, evidence)
-        else:
-            _check_size(comparison.basis, held, evidence)
-            after = _moved(held, comparison.epoch, evidence, +1)
-            after = replace(
-                after,
-                first_seen_s=min(held.first_seen_s, comparison.observed_s),
-                last_seen_s=max(held.last_seen_s, comparison.observed_s),
-            )
+        after = _with(held, comparison)
         user.digests[comparison.event_id] = comparison.digest
         user.log[comparison.event_id] = LoggedComparison(
             comparison.event_id, comparison.basis, comparison.epoch, comparison.observed_s, evidence, comparison.payload
         )
         for oldest in list(user.log)[: min(100, max(0, len(user.log) - self._limits.max_log))]:
             del user.log[oldest], user.digests[oldest]
+            for replayed in user.replayed.values():
+                replayed.pop(oldest, None)
         self._keep(user, comparison.basis, after)
         return Added("applied", after)
 
@@ -158,14 +155,49 @@ class MemoryStore:
             raise UnknownEvent(f"no comparison with event {event_id!r} is kept for this user")
         if isinstance(entry, TakenBack):
             raise UnknownEvent(f"the comparison with event {event_id!r} was taken back before")
-        held = user.sums.get(entry.basis)
-        if held is not None:
-            _check_size(entry.basis, held, entry.evidence)
-            self._keep(user, entry.basis, _moved(held, entry.epoch, entry.evidence, -1))
+        replayed = [also.pop(event_id) for also in user.replayed.values() if event_id in also]
+        parts: list[LoggedComparison | ReplayedEvidence] = [entry, *replayed]
+        for part in parts:
+            held = user.sums.get(part.basis)
+            if held is not None:
+                _check_size(part.basis, held, part.evidence)
+                self._keep(user, part.basis, _moved(held, part.epoch, part.evidence, -1))
         del user.log[event_id]
         user.log[event_id] = TakenBack(event_id)
         user.log_ends_s = self._clock() + self._limits.user_ttl_s
         return user.sums.get(basis)
+
+    async def users(self, tenant: str | None, cursor: str = "") -> UsersPage:
+        self._check()
+        if cursor and not cursor.isdecimal():
+            raise ValueError(f"{cursor[:64]!r} is not a cursor of this store")
+        keys = [key for key in sorted(self._users, key=lambda key: (key.tenant, key.tag)) if tenant in {None, key.tenant}]
+        at = int(cursor or "0")
+        page = tuple(key for key in keys[at : at + _USERS_AT_ONCE] if self._current(key).log)
+        return UsersPage(page, str(at + _USERS_AT_ONCE) if at + _USERS_AT_ONCE < len(keys) else None)
+
+    async def to_replay(self, key: UserKey, basis: str) -> AsyncIterator[LoggedComparison]:
+        self._check()
+        user = self._current(key)
+        for entry in list(user.log.values()):
+            if isinstance(entry, LoggedComparison) and entry.basis != basis and entry.event_id not in user.replayed.get(basis, {}):
+                yield entry
+
+    async def replay_comparison(self, key: UserKey, comparison: Comparison) -> Replayed:
+        self._check()
+        user, basis = self._current(key), comparison.basis
+        entry = user.log.get(comparison.event_id)
+        if not isinstance(entry, LoggedComparison):
+            return "gone"
+        if entry.basis == basis or comparison.event_id in user.replayed.get(basis, {}):
+            return "present"
+        user.sums[basis] = _with(user.sums.get(basis), comparison)
+        user.sum_ends_s[basis] = user.log_ends_s
+        evidence = comparison.evidence.astype(np.float64) + 0.0
+        user.replayed.setdefault(basis, {})[comparison.event_id] = ReplayedEvidence(
+            comparison.event_id, basis, comparison.epoch, comparison.observed_s, evidence
+        )
+        return "applied"
 
     async def export(self, key: UserKey) -> AsyncIterator[Exported]:
         self._check()
@@ -174,6 +206,9 @@ class MemoryStore:
             yield StoredSum(basis, total)
         for entry in list(user.log.values()):
             yield entry
+        for replayed in list(user.replayed.values()):
+            for part in list(replayed.values()):
+                yield part
         for decision_id, decision in list(user.decisions.items()):
             if now_s < decision.record_ends_s:
                 yield StoredDecision(decision_id, decision.record)
@@ -187,7 +222,9 @@ class MemoryStore:
         decisions = sum(now_s < decision.record_ends_s for decision in user.decisions.values())
         comparisons = sum(isinstance(entry, LoggedComparison) for entry in user.log.values())
         indexes = 2 * bool(user.log) + bool(user.decisions)
-        return Deleted(len(user.sums) + indexes + decisions + len(user.decisions), comparisons, decisions)
+        return Deleted(
+            len(user.sums) + sum(map(bool, user.replayed.values())) + indexes + decisions + len(user.decisions), comparisons, decisions
+        )
 
     async def ping(self) -> None:
         self._check()
@@ -204,9 +241,11 @@ class MemoryStore:
         user, now_s = self._users.setdefault(key, _User()), self._clock()
         for basis in [basis for basis, ends_s in user.sum_ends_s.items() if now_s >= ends_s]:
             del user.sums[basis], user.sum_ends_s[basis]
+            user.replayed.pop(basis, None)
         if now_s >= user.log_ends_s:
             user.log.clear()
             user.digests.clear()
+            user.replayed.clear()
         for decision_id in [each for each, decision in user.decisions.items() if now_s >= decision.pointer_ends_s]:
             self._forget(key, user, decision_id)
         return user
@@ -233,6 +272,15 @@ class MemoryStore:
 def _check_size(basis: str, held: UserSum, evidence: Vector) -> None:
     if held.evidence.size != evidence.size:
         raise ValueError(f"the sum under basis {basis} holds {held.evidence.size} doubles of evidence, the comparison {evidence.size}")
+
+
+def _with(held: UserSum | None, comparison: Comparison) -> UserSum:
+    evidence, observed_s = comparison.evidence.astype(np.float64) + 0.0, comparison.observed_s
+    if held is None:
+        return UserSum(1, comparison.epoch, observed_s, observed_s, evidence)
+    _check_size(comparison.basis, held, evidence)
+    after = _moved(held, comparison.epoch, evidence, +1)
+    return replace(after, first_seen_s=min(held.first_seen_s, observed_s), last_seen_s=max(held.last_seen_s, observed_s))
 
 
 def _moved(held: UserSum, epoch: int, evidence: Vector, sign: int) -> UserSum:

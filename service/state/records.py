@@ -160,6 +160,17 @@ class LoggedComparison:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayedEvidence:
+    """Export: what a replay added for one comparison under a basis that came later."""
+
+    event_id: str
+    basis: str
+    epoch: int
+    observed_s: float
+    evidence: Vector
+
+
+@dataclass(frozen=True, slots=True)
 class TakenBack:
     """Export: the mark left by a comparison that was taken back; it holds nothing of the comparison but its event id."""
 
@@ -174,4 +185,4 @@ class StoredDecision:
     record: bytes
 
 
-Exported = StoredSum | LoggedComparison | TakenBack | StoredDecision
+Exported = StoredSum | LoggedComparison | TakenBack | ReplayedEvidence | StoredDecision

@@ -8,6 +8,7 @@ betrays it and nobody gets it. Nothing here knows what evidence means.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -15,15 +16,30 @@ from typing import Any
 import structlog
 
 from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
-from service.state.export import pages
-from service.state.keys import DECISION, SUM, UserKey, WrongUser, is_name, pack_pointer, pointer_key, seal_of, unpack_pointer, unseal
-from service.state.records import DIGEST_BYTES, Comparison, Exported, KnownEvent, UserSum, is_event_id
-from service.state.scripts import ADD_COMPARISON, DELETE_USER, TAKE_BACK, WRITE_DECISION
-from service.state.store import Added, DecisionPlace, Deleted, Limits, Observe
+from service.state.export import log_without, pages
+from service.state.keys import (
+    DECISION,
+    SUM,
+    UserKey,
+    WrongUser,
+    is_name,
+    log_pattern,
+    owner_of_log,
+    pack_pointer,
+    pointer_key,
+    seal_of,
+    unpack_pointer,
+    unseal,
+)
+from service.state.records import DIGEST_BYTES, Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
+from service.state.scripts import ADD_COMPARISON, DELETE_USER, REPLAY_COMPARISON, TAKE_BACK, WRITE_DECISION
+from service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UsersPage
 from service.state.wire import Wire
 
 _log = structlog.get_logger(__name__)
 _POINTERS_AT_ONCE = 500
+_KEYS_AT_ONCE = 256
+_CURSOR = re.compile(r"([0-9]{1,9}):([0-9]{1,20})")
 TOKEN_BYTES = 8
 
 
@@ -122,6 +138,28 @@ class RedisStore:
         finally:
             await source.aclose()
 
+    async def to_replay(self, key: UserKey, basis: str) -> AsyncIterator[LoggedComparison]:
+        async def read(*command: Any) -> Any:
+            return await self._wire.run("to_replay", lambda: self._wire.command(*command))
+
+        source = log_without(key, basis, read)
+        try:
+            async for logged in source:
+                yield logged
+        except WrongUser as error:
+            raise self._wrong_user(error) from error
+        finally:
+            await source.aclose()
+
+    async def users(self, tenant: str | None, cursor: str = "") -> UsersPage:
+        place = _CURSOR.fullmatch(cursor or "0:0")
+        if place is None:
+            raise ValueError(f"{cursor[:64]!r} is not a cursor of this store")
+        at = (int(place[1]), int(place[2]))
+        names, following = await self._wire.run("users", lambda: self._wire.scan(log_pattern(tenant), at, _KEYS_AT_ONCE))
+        owners = dict.fromkeys(owner_of_log(name.decode("utf-8", "replace")) for name in names)
+        return UsersPage(tuple(owner for owner in owners if owner), None if following is None else f"{following[0]}:{following[1]}")
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float) -> None:
@@ -155,6 +193,7 @@ class RedisStore:
             self._limits.max_log,
             self._user_ttl_ms,
             secrets.token_bytes(TOKEN_BYTES),
+            key.replayed_prefix,
         ]
         outcome, *rest = await self._wire.run("add_comparison", lambda: self._wire.script(ADD_COMPARISON, keys, arguments))
         match outcome:
@@ -168,11 +207,24 @@ class RedisStore:
                 raise EventConflict(f"event {comparison.event_id!r} was taken back; a new comparison needs a new event id")
         raise self._refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
+    async def replay_comparison(self, key: UserKey, comparison: Comparison) -> Replayed:
+        keys = [key.sum(comparison.basis), key.events, key.log, key.replayed(comparison.basis)]
+        arguments = [seal_of(SUM, key), comparison.event_id, comparison.basis, comparison.packed()]
+        outcome, *rest = await self._wire.run("replay_comparison", lambda: self._wire.script(REPLAY_COMPARISON, keys, arguments))
+        match outcome:
+            case b"applied":
+                return "applied"
+            case b"present":
+                return "present"
+            case b"gone":
+                return "gone"
+        raise self._refused(outcome, rest, comparison.basis, comparison.evidence.size)
+
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
         if not is_event_id(event_id):
             raise UnknownEvent(f"no comparison {event_id[:64]!r} is kept: that is not an event id")
         keys = [key.sum(basis), key.events, key.log]
-        arguments = [seal_of(SUM, key), event_id, secrets.token_bytes(TOKEN_BYTES), key.sum_prefix, self._user_ttl_ms]
+        arguments = [seal_of(SUM, key), event_id, secrets.token_bytes(TOKEN_BYTES), key.sum_prefix, self._user_ttl_ms, key.replayed_prefix]
         outcome, *rest = await self._wire.run("take_back", lambda: self._wire.script(TAKE_BACK, keys, arguments))
         match outcome:
             case b"taken":
@@ -187,7 +239,9 @@ class RedisStore:
         keys = [key.events, key.log, key.decisions, key.deleting]
 
         async def delete() -> Deleted:
-            removed, comparisons, decisions = await self._wire.script(DELETE_USER, keys, [key.sum_prefix, key.decision_prefix])
+            removed, comparisons, decisions = await self._wire.script(
+                DELETE_USER, keys, [key.sum_prefix, key.decision_prefix, key.replayed_prefix]
+            )
             while ids := await self._wire.command("ZRANGE", key.deleting, 0, _POINTERS_AT_ONCE - 1):
                 removed += await self._drop_pointers(key, key.deleting, ids)
             return Deleted(removed, comparisons, decisions)

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.state.keys import UserKey, user_tag
-from service.state.records import Comparison, Exported, KnownEvent, LoggedComparison, StoredDecision, StoredSum, TakenBack, UserSum
+from service.state.records import (
+    Comparison,
+    Exported,
+    KnownEvent,
+    LoggedComparison,
+    ReplayedEvidence,
+    StoredDecision,
+    StoredSum,
+    TakenBack,
+    UserSum,
+)
 
 __all__ = [
     "Added",
@@ -27,12 +37,15 @@ __all__ = [
     "Limits",
     "LoggedComparison",
     "Observe",
+    "Replayed",
+    "ReplayedEvidence",
     "Store",
     "StoredDecision",
     "StoredSum",
     "TakenBack",
     "UserKey",
     "UserSum",
+    "UsersPage",
     "user_tag",
 ]
 
@@ -52,6 +65,18 @@ class Added:
 
     result: Literal["applied", "duplicate"]
     sum: UserSum | None
+
+
+Replayed = Literal["applied", "present", "gone"]
+"""`present`: the sum had the comparison already; `gone`: it was taken back, or has left the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsersPage:
+    """Some users; `cursor` asks for the next ones, and is None after the last."""
+
+    users: tuple[UserKey, ...]
+    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +174,7 @@ class Store(Protocol):
         ...
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
-        """Subtracts exactly what the event added, under the basis it was added to; atomic, one round trip.
+        """Subtracts exactly what the event added, under every basis it was added to; atomic, one round trip.
 
         The event stays known as taken back, so that a late repeat of it is refused.
 
@@ -158,6 +183,30 @@ class Store(Protocol):
 
         Raises:
             UnknownEvent: the log does not hold the event, or it was taken back before; nothing changed.
+        """
+        ...
+
+    async def users(self, tenant: str | None, cursor: str = "") -> UsersPage:
+        """Returns some of the users that have a log, of one tenant or of all; each at least once over all pages.
+
+        Users that come or go meanwhile may or may not be among them. No page can be large, and one may be empty.
+
+        Raises:
+            ValueError: `cursor` is not one that this store gave.
+        """
+        ...
+
+    def to_replay(self, key: UserKey, basis: str) -> AsyncIterator[LoggedComparison]:
+        """Yields the user's logged comparisons that are not in the sum under `basis`, oldest first; read in pages."""
+        ...
+
+    async def replay_comparison(self, key: UserKey, comparison: Comparison) -> Replayed:
+        """Adds a logged comparison, as it is worth under another basis, to the sum under that basis, once; atomic, one round trip.
+
+        Its digest and payload are not looked at: the event and its log entry stay as they are.
+
+        Raises:
+            ValueError: the stored evidence has another length; nothing changed.
         """
         ...
 

@@ -113,6 +113,27 @@ class Wire:
         except RedisConnectionError:
             return await self._connected.client.execute_command(*args)
 
+    async def scan(self, pattern: str, place: tuple[int, int], count: int) -> tuple[list[bytes], tuple[int, int] | None]:
+        """Returns some names of keys that match, and the place to go on from: number of the node and its cursor; None after the last.
+
+        A cluster is gone through one primary after the other, in the order of their names.
+        """
+        number, cursor = place
+        arguments = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+        if not self.clustered:
+            following, names = await self.command(*arguments)
+            return names, (0, int(following)) if int(following) else None
+        cluster: Any = self._connected.client
+        await cluster.initialize()
+        nodes = sorted(cluster.get_primaries(), key=lambda node: str(node.name))
+        if number >= len(nodes):
+            return [], None
+        cursors, names = await cluster.execute_command(*arguments, target_nodes=nodes[number])
+        following = int(next(iter(cursors.values())))
+        if following:
+            return names, (number, following)
+        return names, (number + 1, 0) if number + 1 < len(nodes) else None
+
     async def script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
         result: list[Any] = await script.run(self.command, keys, arguments)
         return result

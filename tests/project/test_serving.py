@@ -90,3 +90,27 @@ def test_a_damaged_bundle_stops_the_start_with_its_reason(tmp_path):
     run = subprocess.run(COMMAND, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 3
     assert "scorer.onnx" in run.stderr
+
+
+def attune(*arguments: str, data_dir: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(data_dir) | more, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_replay_carries_users_over_to_a_bundle_of_another_basis(tmp_path, data_dir):
+    (tmp_path / "roster.json").write_text((data_dir / "roster.json").read_text(encoding="utf-8"), encoding="utf-8")
+    write_tiny_bundle(tmp_path / "bundles")
+    with serving(tmp_path) as (_process, url, _line):
+        for index in range(12):
+            texts = {"prompt": "tell me about tea", "chosen_text": "lovely friend", "rejected_text": "yes ."}
+            httpx.post(f"{url}/feedback", json={"user": f"u{index % 3}", **texts}).raise_for_status()
+        other = write_tiny_bundle(tmp_path / "bundles", salt=0.5)
+        httpx.post(f"{url}/admin/reload", json={"bundle": str(other)}).raise_for_status()
+        assert httpx.get(f"{url}/users/u1").json()["user"]["comparisons"] == 0
+        done = attune("replay", "--url", url, data_dir=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "done: 12 comparisons of 3 users replayed" in done.stdout.splitlines()[-1]
+        assert httpx.get(f"{url}/users/u1").json()["user"]["comparisons"] == 4
+    away = attune("replay", "--url", url, data_dir=tmp_path)
+    assert away.returncode == 1
+    assert "did not answer" in away.stderr

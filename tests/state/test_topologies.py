@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from service.errors import EventConflict, StoreUnavailable
 from service.state.redis_store import RedisStore
-from service.state.store import Limits, LoggedComparison
+from service.state.store import Limits, LoggedComparison, UserKey
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import raw_server
 
@@ -102,6 +102,24 @@ async def test_on_a_cluster_users_are_spread_and_every_operation_works(cluster_p
     with pytest.raises(ResponseError, match="same slot"):  # the cluster does check: this test would fail if keys were on two slots
         await raw.execute_command("EVAL", "return 1", 2, users[0].base, users[1].base, target_nodes=raw.get_node_from_key(users[0].base))
     await raw.aclose()
+    await store.aclose()
+
+
+async def test_on_a_cluster_every_user_is_found_and_replayed(cluster_ports: list[int]) -> None:
+    store = RedisStore(f"redis+cluster://127.0.0.1:{cluster_ports[0]}")
+    users = [key_of("replayed", f"user-{n}") for n in range(40)]
+    for key in users:
+        await store.add_comparison(key, comparison("event", [1.0]))
+    found: list[UserKey] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = await store.users("replayed", cursor)
+        found, cursor = found + list(page.users), page.cursor
+    assert sorted(key.tag for key in found) == sorted(key.tag for key in users)
+    for key in found:
+        assert await store.replay_comparison(key, comparison("event", [2.0, 3.0], basis="basis-2")) == "applied"
+        taken = await store.take_back(key, "basis-2", "event")
+        assert taken is None
     await store.aclose()
 
 

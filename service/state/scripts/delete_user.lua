@@ -1,4 +1,4 @@
--- delete_user(events, log, index, deleting; sum_prefix, decision_prefix) -> {keys, comparisons, decisions}
+-- delete_user(events, log, index, deleting; sum_prefix, decision_prefix, replayed_prefix) -> {keys, comparisons, decisions}
 --
 -- Removes everything of a user that is on the user's slot, in one step, and leaves in `deleting` the ids of decisions whose pointers
 -- are still to be removed.
@@ -9,9 +9,10 @@
 -- KEYS[4] zset    {user}:deleting   decision ids left by this or an interrupted deletion; the caller empties it
 -- ARGV[1] sum_prefix       "{user}:sum:"
 -- ARGV[2] decision_prefix  "{user}:decision:"
+-- ARGV[3] replayed_prefix  "{user}:replayed:"
 --
 -- Result: {keys removed here, comparisons that the log held, decision records removed}. Safe to repeat.
--- Cluster: sums and decisions are named from the prefixes; they carry the user's hash tag, hence the same slot. Pointers do not, which
+-- Cluster: sums, replayed and decisions are named from the prefixes; they carry the user's hash tag, hence the same slot. Pointers do not, which
 --          is why they are left to the caller.
 
 local keys, comparisons, decisions = 0, 0, 0
@@ -20,8 +21,8 @@ local events = redis.call('HGETALL', KEYS[1])
 for i = 1, #events, 2 do
   local field = events[i]
   if field:sub(1, 1) == '\1' then
-    keys = keys + redis.call('UNLINK', ARGV[1] .. field:sub(2))
-  elseif events[i + 1]:sub(25) ~= 'x' then
+    keys = keys + redis.call('UNLINK', ARGV[1] .. field:sub(2), ARGV[3] .. field:sub(2))
+  elseif field ~= '\2' and events[i + 1]:sub(25) ~= 'x' then
     comparisons = comparisons + 1
   end
 end

@@ -1,6 +1,6 @@
--- take_back(sum, events, log; seal, event, token, sum_prefix, ttl_ms) -> {outcome [, sum record]}
+-- take_back(sum, events, log; seal, event, token, sum_prefix, ttl_ms, replayed_prefix) -> {outcome [, sum record]}
 --
--- Subtracts from a user's sum exactly what one event added, and marks the event so that a late repeat is refused.
+-- Subtracts from a user's sums exactly what one event added to each, and marks the event so that a late repeat is refused.
 --
 -- KEYS[1] string  {user}:sum:<basis>   the sum to answer with
 -- KEYS[2] hash    {user}:events        the event's value becomes digest .. token .. "x"
@@ -10,12 +10,13 @@
 -- ARGV[3] token       8 random bytes of this request: a client that repeats a request whose answer it lost is answered, not refused
 -- ARGV[4] sum_prefix  "{user}:sum:"; with the logged basis it names the sum to subtract from
 -- ARGV[5] ttl_ms      time to live of all keys, set together
+-- ARGV[6] replayed_prefix  "{user}:replayed:"; what replay_comparison added under other bases is subtracted there
 --
 -- Result: {"taken", record or nil} | {"unknown"} | {"taken-back"} (by an earlier request) | {"shape", doubles held} | {"wrong-user"}.
 --         Only the first "taken" changes anything.
--- Cluster: the sum that is subtracted from may be one of another basis than KEYS[1]; it has the same hash tag, hence the same slot.
+-- Cluster: the sums that are subtracted from may be of other bases than KEYS[1]; they have the same hash tag, hence the same slot.
 
-local seal, event, token, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+local seal, event, token, sum_prefix, ttl_ms, replayed_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local known = redis.call('HGET', KEYS[2], event)
 if not known then return {'unknown'} end
@@ -31,30 +32,45 @@ local fields = {}
 for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
 if fields.tag ~= seal:sub(2) then return {'wrong-user'} end
 
-local target = ARGV[4] .. fields.basis
-local stored = redis.call('GET', target)
-if stored then
-  if stored:sub(1, #seal) ~= seal then return {'wrong-user'} end
-  local size = #fields.vector / 8
-  local held = (#stored - #seal) / 8
-  if held ~= size + 2 then return {'shape', held - 4} end
-  local taken = {struct.unpack('<' .. string.rep('d', size), fields.vector)}
-  local sum = {struct.unpack('<' .. string.rep('d', held), stored, #seal + 1)}
-  local ahead = taken[1] - sum[2]
-  local shift = math.max(-256 * math.abs(ahead), -4096) -- 2^-4096 is 0 already, and fits the C int of ldexp
-  if ahead > 0 then
-    for i = 5, held do sum[i] = math.ldexp(sum[i], shift) end
-    sum[2] = taken[1]
-  elseif ahead < 0 then
-    for i = 3, size do taken[i] = math.ldexp(taken[i], shift) end
+-- What is to be subtracted, from which sum; looked at whole before anything is changed.
+local parts = {{fields.basis, fields.vector}}
+for basis in (redis.call('HGET', KEYS[2], '\2') or ''):gmatch('[^,]+') do
+  local vector = redis.call('HGET', replayed_prefix .. basis, event)
+  if vector then parts[#parts + 1] = {basis, vector} end
+end
+for _, part in ipairs(parts) do
+  part.stored = redis.call('GET', sum_prefix .. part[1])
+  if part.stored then
+    if part.stored:sub(1, #seal) ~= seal then return {'wrong-user'} end
+    local held = (#part.stored - #seal) / 8
+    if held ~= #part[2] / 8 + 2 then return {'shape', held - 4} end
   end
-  sum[1] = sum[1] - 1
-  if sum[1] <= 0 then
-    redis.call('DEL', target)
-  else
-    for i = 3, size do sum[i + 2] = sum[i + 2] - taken[i] end
-    redis.call('SET', target, seal .. struct.pack('<' .. string.rep('d', held), unpack(sum)), 'PX', ttl_ms)
+end
+
+for _, part in ipairs(parts) do
+  if part.stored then
+    local size = #part[2] / 8
+    local held = size + 2
+    local taken = {struct.unpack('<' .. string.rep('d', size), part[2])}
+    local sum = {struct.unpack('<' .. string.rep('d', held), part.stored, #seal + 1)}
+    local ahead = taken[1] - sum[2]
+    local shift = math.max(-256 * math.abs(ahead), -4096) -- 2^-4096 is 0 already, and fits the C int of ldexp
+    if ahead > 0 then
+      for i = 5, held do sum[i] = math.ldexp(sum[i], shift) end
+      sum[2] = taken[1]
+    elseif ahead < 0 then
+      for i = 3, size do taken[i] = math.ldexp(taken[i], shift) end
+    end
+    sum[1] = sum[1] - 1
+    if sum[1] <= 0 then
+      redis.call('DEL', sum_prefix .. part[1])
+    else
+      for i = 3, size do sum[i + 2] = sum[i + 2] - taken[i] end
+      redis.call('SET', sum_prefix .. part[1], seal .. struct.pack('<' .. string.rep('d', held), unpack(sum)), 'PX', ttl_ms)
+    end
   end
+  redis.call('HDEL', replayed_prefix .. part[1], event)
+  redis.call('PEXPIRE', replayed_prefix .. part[1], ttl_ms)
 end
 
 redis.call('XDEL', KEYS[3], id)

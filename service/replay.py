@@ -1,0 +1,90 @@
+"""`attune replay`: asks a running Attune to learn users' logs anew, one bounded call after the other, until it is done.
+
+    POST /admin/replay ─> {done, cursor, replayed, …} ─> the same with the cursor ─> …
+
+Nothing is kept here: broken off, the next run goes through the users again and finds done what is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+MAX_WAITS = 20
+"""Times in a row that a busy server is waited for."""
+
+CALL_S = 600.0
+
+
+class ReplayFailed(Exception):
+    """Attune could not be reached, or refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Everything that was done so far."""
+
+    basis: str = ""
+    done: bool = False
+    users: int = 0
+    replayed: int = 0
+    without_texts: int = 0
+    unusable: int = 0
+
+    def __str__(self) -> str:
+        text = f"{'done: ' if self.done else ''}{self.replayed:,} comparisons of {self.users:,} users replayed under basis {self.basis}"
+        left = {"without texts": self.without_texts, "unusable": self.unusable}
+        return ", ".join([text, *(f"{count:,} {what}" for what, count in left.items() if count)])
+
+    def plus(self, answer: dict[str, Any]) -> Replayed:
+        """Returns what is done with this answer of `/admin/replay` too."""
+        counts = {name: getattr(self, name) + int(answer[name]) for name in ("users", "replayed", "without_texts", "unusable")}
+        return Replayed(basis=answer["basis"], done=answer["done"], **counts)
+
+
+def replay_logs(
+    url: str,
+    *,
+    tenant: str | None,
+    user: str | None,
+    key: str,
+    client: httpx.Client | None = None,
+    wait: Callable[[float], None] = time.sleep,
+) -> Iterator[Replayed]:
+    """Yields what is done so far after every call, and last with `done`.
+
+    Args:
+        url: where Attune listens.
+        tenant: whose users; None for those of every tenant.
+        user: the one user, of `tenant` or of the key's own; None for all.
+        key: an API key with the admin right; empty sends none.
+        client: in place of one of its own; left open.
+        wait: sleeps for a number of seconds while the server is busy.
+
+    Raises:
+        ReplayFailed: Attune cannot be reached, refuses, or stays busy.
+    """
+    total, cursor, waits = Replayed(), None, 0
+    own = client or httpx.Client(base_url=url, timeout=CALL_S)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        while not total.done:
+            try:
+                answer = own.post("/admin/replay", json={"tenant": tenant, "user": user, "cursor": cursor}, headers=headers)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise ReplayFailed(f"{url} did not answer: {type(error).__name__}: {error}") from error
+            if answer.status_code in {429, 503} and waits < MAX_WAITS:
+                waits += 1
+                wait(min(60.0, float(answer.headers.get("retry-after", "1"))))
+                continue
+            if answer.status_code != httpx.codes.OK:
+                raise ReplayFailed(f"{url} answered {answer.status_code}: {answer.text[:500]}")
+            waits, cursor, total = 0, answer.json()["cursor"], total.plus(answer.json())
+            yield total
+    finally:
+        if client is None:
+            own.close()
