@@ -17,7 +17,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, expor
 bundle_app = typer.Typer(no_args_is_help=True, help="Build and inspect bundles.")
 train_app = typer.Typer(no_args_is_help=True, help="Train the demo from seeds.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure, with seeds and 95 % intervals.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+portfolio_app = typer.Typer(no_args_is_help=True, help="Inspect and serve portfolios of members.")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(portfolio_app, name="portfolio")
+app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -62,6 +66,29 @@ def bundle_show(path: Annotated[Path, typer.Argument(help="A bundle directory.")
     typer.echo(json.dumps(shown, indent=1, sort_keys=True))
 
 
+@data_app.command("check")
+def data_check(
+    source: Annotated[str, typer.Argument(metavar="FILE", help=".jsonl(.gz), .json, .parquet, a saved dataset, or hf:NAME:SPLIT.")],
+    shape: Annotated[str, typer.Option(help="pairs, scores or ratings; found from the columns if not given.")] = "",
+    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, for tables that call a column otherwise.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="A column that nothing should read.")] = None,
+    least_gap: Annotated[float, typer.Option(min=0.0, help="Scores or ratings that differ by no more are not compared.")] = 0.0,
+    shown: Annotated[int, typer.Option(min=1, help="Bad rows to name; the others are counted.")] = 10,
+) -> None:
+    """Read comparisons, scores or ratings, and print counts, users, hash and what is wrong with which line; exits 1 on bad rows."""
+    from models.data.adapters import Reading  # noqa: PLC0415 - numpy
+    from models.data.check import survey  # noqa: PLC0415
+    from models.data.preferences import ComparisonInvalid  # noqa: PLC0415
+
+    try:
+        found = survey(source, Reading.from_words(shape, column or [], ignore or [], least_gap=least_gap, shown=shown))
+    except ComparisonInvalid as error:
+        typer.echo(f"cannot be read: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo("\n".join(found.lines()))
+    raise typer.Exit(1 if found.bad or not found.comparisons else 0)
+
+
 @train_app.command("language-model")
 def train_language_model(out: Out = DEMO / "language_model", seed: Seed = 0) -> None:
     """Train the demo language model and one LoRA adapter per manner from scratch."""
@@ -76,6 +103,62 @@ def train_demo(out: Out = DEMO, seed: Seed = 0) -> None:
     from models.evaluation.demo import train_demo  # noqa: PLC0415 - torch
 
     train_demo(out, seed=seed)
+
+
+@train_app.command("member")
+def train_member(
+    weights: Annotated[str, typer.Option(help="Over the rewards, as in concise=1,formal=.5; used as they are.")],
+    out: Annotated[Path, typer.Option(help="Folder of this member; run again with the same options to go on after a kill.")],
+    base: Annotated[str, typer.Option(help="Folder or hub id of a causal language model.")] = str(DEMO / "language_model" / "base"),
+    rewards: Annotated[str | None, typer.Option(help="module:name of Rewards; the demo's manners if not given.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line; the demo's if not given.")] = None,
+    shared: Annotated[Path | None, typer.Option(help="Where the base's answers are kept for all members.")] = None,
+    base_name: Annotated[str, typer.Option(help="What the adapter calls its base.")] = "",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="dpo.beta=.2, limits.most_perplexity=3, answers=4, ...")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Align one member of a portfolio with DPO and a guard; writes a peft adapter and member.json."""
+    from models.evaluation.members import train_one  # noqa: PLC0415 - torch
+
+    document = train_one(base, weights, out, rewards, prompts, shared, base_name, settings or [], seed=seed, progress=typer.echo)
+    typer.echo(json.dumps(document["held_out"], indent=1))
+
+
+@evaluate_app.command("members")
+def evaluate_members(
+    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member.")] = DEMO / "language_model" / "adapters",
+    base: Annotated[str, typer.Option(help="Folder or hub id of their base.")] = str(DEMO / "language_model" / "base"),
+    rewards: Annotated[str | None, typer.Option(help="module:name of Rewards; the demo's manners if not given.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line, of which a tenth is held out.")] = None,
+    answers: Annotated[int, typer.Option(min=1, help="To each prompt, of base and member.")] = 2,
+    out: Out = Path(".attune/members"),
+    seed: Seed = 1,
+) -> None:
+    """What aligning did to each member on held-out prompts: rewards, KL, perplexity, diversity; writes members.md and .json."""
+    from models.evaluation.members import judge  # noqa: PLC0415 - torch
+
+    typer.echo(judge(base, members, rewards, prompts, answers, out, seed=seed, progress=lambda line: typer.echo(line, err=True)))
+
+
+@portfolio_app.command("vllm")
+def portfolio_vllm(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a folder with base/ and adapters/.")],
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with vLLM's key; none if not given.")] = None,
+) -> None:
+    """Print the command that serves the members with vLLM, and the roster that reaches them."""
+    from models.alignment.adapter_fit import AdapterMisfit  # noqa: PLC0415 - torch
+    from models.alignment.vllm import members_in, plan_vllm  # noqa: PLC0415 - torch
+
+    try:
+        base, adapters = members_in(path)
+        plan = plan_vllm(base, adapters, host=host, port=port, api_key_env=api_key_env)
+    except (AdapterMisfit, OSError, ValueError) as error:
+        typer.echo(f"cannot be served: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(plan.shell())
+    typer.echo("\n# roster file (ATTUNE_ROSTER)\n" + json.dumps(plan.members, indent=1))
 
 
 @evaluate_app.command("demo")

@@ -1,0 +1,305 @@
+"""Tables in the common shapes, as comparisons.
+
+    pairs     chosen, rejected [, prompt, user, tie, context, weight, time_s]    texts, HH transcripts or OpenAI messages
+    scores    prompt, response, and a number per attribute      -> each attribute is a user who prefers the higher score
+    ratings   user, response, rating [, prompt, time_s]         -> each user prefers what they rated higher
+
+Every bad row is counted, the first few are named with file, line and column, and a column that nothing reads is refused
+until it is named as one to ignore: a misspelled `user` would otherwise make everybody one person.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from models.data.preferences import Comparison, ComparisonInvalid, Comparisons
+from models.data.tables import TableInvalid, TableRow, read_rows
+from models.data.transcripts import Parsed, ValueInvalid, parse_answer, parse_pair, parse_prompt
+
+Shape = Literal["pairs", "scores", "ratings"]
+Progress = Callable[[int], None]
+
+ANYONE = "anyone"
+"""The user of a table without users."""
+
+OPTIONAL: Mapping[Shape, tuple[str, ...]] = {
+    "pairs": ("prompt", "user", "tie", "context", "weight", "time_s"),
+    "scores": ("user",),
+    "ratings": ("prompt", "time_s"),
+}
+REQUIRED: Mapping[Shape, tuple[str, ...]] = {
+    "pairs": ("chosen", "rejected"),
+    "scores": ("prompt", "response"),
+    "ratings": ("user", "response", "rating"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a table is to be read.
+
+    Attributes:
+        shape: see the module; found from the columns if None.
+        columns: our name -> the table's, for tables that call things otherwise.
+        ignore: columns that nothing should read.
+        attributes: the score columns of `scores`; all numeric columns that are left if empty.
+        least_gap: scores or ratings that differ by no more make no comparison.
+        most_pairs: comparisons that one user (or attribute) makes of one prompt's responses, the first in order.
+        shown: bad rows that an error names; the others are counted.
+    """
+
+    shape: Shape | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ignore: frozenset[str] = frozenset()
+    attributes: tuple[str, ...] = ()
+    least_gap: float = 0.0
+    most_pairs: int = 200
+    shown: int = 10
+
+    @classmethod
+    def from_words(cls, shape: str, columns: Sequence[str], ignore: Sequence[str], *, least_gap: float, shown: int) -> Reading:
+        """Returns what a command line says: `shape` or nothing, columns as `OURS=THEIRS`, and columns to ignore.
+
+        Raises:
+            TableInvalid: an unknown shape, or a column without `=` or with a name that no shape reads.
+        """
+        if shape and shape not in get_args(Shape):
+            raise TableInvalid(f"shape {shape!r} is not one of {', '.join(get_args(Shape))}")
+        named = dict(word.partition("=")[::2] for word in columns)
+        known = {name for part in (*REQUIRED.values(), *OPTIONAL.values()) for name in part}
+        wrong = [ours for ours, theirs in named.items() if ours not in known or not theirs]
+        if wrong:
+            raise TableInvalid(f"columns are given as OURS=THEIRS; {', '.join(wrong)} is not. Ours are {', '.join(sorted(known))}")
+        found = next((one for one in get_args(Shape) if one == shape), None)
+        return cls(found, named, frozenset(ignore), least_gap=least_gap, shown=shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One bad row: where it is, the column, and what is wrong."""
+
+    where: str
+    column: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {f'{self.column}: ' if self.column else ''}{self.what}"
+
+
+class RowsInvalid(ComparisonInvalid):
+    """Rows that cannot be learned from; `problems` holds the first of `count`."""
+
+    def __init__(self, problems: tuple[Problem, ...], count: int, rows: int) -> None:
+        more = f"\n  and {count - len(problems)} more" if count > len(problems) else ""
+        super().__init__(f"{count} of {rows} rows are bad:\n  " + "\n  ".join(map(str, problems)) + more)
+        self.problems = problems
+        self.count = count
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What was read of a table.
+
+    Attributes:
+        shape: see the module.
+        records: of the good rows, in order.
+        rows: rows in all; `bad` of them gave nothing, and `problems` names the first.
+        equal: pairs of equal scores or ratings, or of equal texts under a rating, that make no comparison.
+    """
+
+    shape: Shape
+    records: tuple[Comparison, ...]
+    rows: int
+    bad: int
+    problems: tuple[Problem, ...]
+    equal: int
+
+
+def show_rows(done: int) -> None:
+    """Writes how many rows were read to stderr, on one line."""
+    sys.stderr.write(f"\rread {done:,} rows")
+    sys.stderr.flush()
+
+
+def read_comparisons(source: str | Path, reading: Reading | None = None, *, progress: Progress = show_rows) -> Comparisons:
+    """Returns the comparisons of a table.
+
+    Args:
+        source: see `read_rows`.
+        reading: see `Reading`; its defaults if None.
+        progress: told rows, every hundred thousand.
+
+    Raises:
+        TableInvalid: the table cannot be read, has another shape, lacks a column or has one that nothing reads.
+        RowsInvalid: some rows are bad; nothing is returned of the others.
+        ComparisonInvalid: there are no comparisons.
+    """
+    table = read_table(read_rows(source), reading or Reading(), progress=progress)
+    if table.bad:
+        raise RowsInvalid(table.problems, table.bad, table.rows)
+    return Comparisons.from_records(table.records)
+
+
+def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress = show_rows) -> Table:
+    """Returns what the rows hold, bad ones counted and left out.
+
+    Raises:
+        TableInvalid: as `read_comparisons`; the columns of the first good row decide.
+    """
+    parser: _Parser | None = None
+    problems: list[Problem] = []
+    bad = number = 0
+    for number, row in enumerate(rows, start=1):
+        try:
+            values = _values(row)
+            if parser is None:
+                parser = _parser(row.where, values, reading)
+            parser.take(row.where, values)
+        except ValueInvalid as error:
+            bad += 1
+            if len(problems) < reading.shown:
+                problems.append(Problem(row.where, reading.columns.get(error.column, error.column), error.what))
+        if number % 100_000 == 0:
+            progress(number)
+    if parser is None:
+        if problems:
+            raise RowsInvalid(tuple(problems), bad, number)
+        raise TableInvalid("the table has no rows")
+    records = tuple(parser.records())
+    return Table(parser.shape, records, number, bad, tuple(problems), parser.equal)
+
+
+def shape_of(columns: Iterable[str]) -> Shape:
+    """Returns the shape that a table with `columns` (by our names) has.
+
+    Raises:
+        TableInvalid: it has none of them; the message says what each needs.
+    """
+    present = set(columns)
+    for shape in ("pairs", "ratings", "scores"):
+        if present.issuperset(REQUIRED[shape]):
+            return shape
+    needs = "; ".join(f"{shape}: {', '.join(REQUIRED[shape])}" for shape in get_args(Shape))
+    raise TableInvalid(f"the columns {', '.join(sorted(present)) or '(none)'} make no known shape. Needed: {needs}")
+
+
+@dataclass(slots=True)
+class _Parser:
+    """Takes rows of one shape and gives comparisons; groups of scores and ratings are compared at the end."""
+
+    shape: Shape
+    reading: Reading
+    numeric: tuple[str, ...]
+    pairs: list[Comparison] = field(default_factory=list)
+    groups: dict[tuple[str, str], list[tuple[float, str, float | None]]] = field(default_factory=dict)
+    equal: int = 0
+
+    def take(self, where: str, values: Mapping[str, Any]) -> None:
+        get = {name: values.get(self.reading.columns.get(name, name)) for name in (*REQUIRED[self.shape], *OPTIONAL[self.shape])}
+        extra = _unread(values, self.shape, self.reading, self.numeric)
+        if extra:
+            raise ValueInvalid(", ".join(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
+        match self.shape:
+            case "pairs":
+                self.pairs.append(_pair(get))
+            case "ratings":
+                prompt = parse_prompt(get["prompt"]) if get["prompt"] is not None else "(no prompt)"
+                entry = (_number(get["rating"], "rating"), parse_answer("response", get["response"]), _time(get["time_s"]))
+                self.groups.setdefault((_user(get["user"], "user"), prompt), []).append(entry)
+            case "scores":
+                prompt, response = parse_prompt(get["prompt"]), parse_answer("response", get["response"])
+                who = "" if get["user"] is None else f"{_user(get['user'], 'user')}:"
+                scores = {name: _number(values[name], name) for name in self.numeric if values.get(name) is not None}
+                if not scores:
+                    raise ValueInvalid(", ".join(self.numeric), "there is no score")
+                for name, score in scores.items():
+                    self.groups.setdefault((f"{who}{name}", prompt), []).append((score, response, None))
+
+    def records(self) -> Iterator[Comparison]:
+        yield from self.pairs
+        for (user, prompt), entries in self.groups.items():
+            made = 0
+            for index, first in enumerate(entries):
+                for second in entries[index + 1 :]:
+                    if abs(first[0] - second[0]) <= self.reading.least_gap or first[1] == second[1]:
+                        self.equal += 1
+                        continue
+                    if made == self.reading.most_pairs:
+                        break
+                    made += 1
+                    better, worse = (first, second) if first[0] > second[0] else (second, first)
+                    times = [time for time in (first[2], second[2]) if time is not None]
+                    yield Comparison(user, prompt, better[1], worse[1], time_s=max(times, default=None))
+
+
+def _values(row: TableRow) -> Mapping[str, Any]:
+    if row.values is None:
+        raise ValueInvalid("", row.broken)
+    return row.values
+
+
+def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
+    ours = {theirs: name for name, theirs in reading.columns.items()}
+    absent = [theirs for theirs in reading.columns.values() if theirs not in values]
+    if absent:
+        raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {', '.join(sorted(values))}")
+    columns = [ours.get(name, name) for name in values if name not in reading.ignore]
+    shape = reading.shape or shape_of(columns)
+    missing = [name for name in REQUIRED[shape] if name not in columns]
+    if missing:
+        raise TableInvalid(f"{where}: {shape} needs {', '.join(missing)}; there are {', '.join(sorted(values))}")
+    numeric = reading.attributes
+    if shape == "scores" and not numeric:
+        left = _unread(values, shape, reading, ())
+        numeric = tuple(name for name in left if isinstance(values[name], int | float) and not isinstance(values[name], bool))
+    if shape == "scores" and not set(numeric) & set(values):
+        raise TableInvalid(f"{where}: there is no score column {', '.join(numeric) or '(a number per attribute)'}")
+    unread = _unread(values, shape, reading, numeric)
+    if unread:
+        known = ", ".join((*REQUIRED[shape], *OPTIONAL[shape]))
+        raise TableInvalid(f"{where}: nothing reads the column {', '.join(unread)}; {shape} reads {known}. Rename it or ignore it")
+    return _Parser(shape, reading, numeric)
+
+
+def _unread(values: Mapping[str, Any], shape: Shape, reading: Reading, numeric: tuple[str, ...]) -> list[str]:
+    known = {reading.columns.get(name, name) for name in (*REQUIRED[shape], *OPTIONAL[shape])}
+    return [name for name in values if name not in known and name not in reading.ignore and name not in numeric]
+
+
+def _pair(get: Mapping[str, Any]) -> Comparison:
+    parsed: Parsed = parse_pair(get["prompt"], get["chosen"], get["rejected"])
+    if parsed.chosen == parsed.rejected:
+        raise ValueInvalid("chosen", f"is the same text as rejected ({parsed.chosen[:40]!r})")
+    tie, context, weight = get["tie"], get["context"], get["weight"]
+    if not isinstance(tie, bool | None):
+        raise ValueInvalid("tie", f"is {tie!r}; true or false is needed")
+    if context is not None and (not isinstance(context, str) or not context.strip()):
+        raise ValueInvalid("context", f"is {context!r}; a text or null is needed")
+    heavy = 1.0 if weight is None else _number(weight, "weight")
+    if heavy <= 0:
+        raise ValueInvalid("weight", f"is {heavy:g}; it must be above 0")
+    user = ANYONE if get["user"] is None else _user(get["user"], "user")
+    return Comparison(user, *parsed, tie=bool(tie), context=context, weight=heavy, time_s=_time(get["time_s"]))
+
+
+def _user(value: object, column: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueInvalid(column, f"is {value!r}; a name or a number is needed")
+    return value
+
+
+def _number(value: object, column: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueInvalid(column, f"is {value!r}; a finite number is needed")
+    return float(value)
+
+
+def _time(value: object) -> float | None:
+    return None if value is None else _number(value, "time_s")

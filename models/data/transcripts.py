@@ -1,0 +1,128 @@
+"""Prompts and answers out of what tables hold: plain texts, HH transcripts (`Human:` / `Assistant:`), lists of messages.
+
+A conversation becomes the prompt text that the service makes of the same messages (`conversation_text`), and the last
+assistant turn the answer. This module does not know files or users.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from models.seam.text import conversation_text
+
+ROLES = ("system", "user", "assistant")
+_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_LEAST_TURNS = 2
+
+Messages = list[tuple[str, str]]
+
+
+class ValueInvalid(ValueError):
+    """A value of a row cannot be read; `column` is ours, and `what` says why."""
+
+    def __init__(self, column: str, what: str) -> None:
+        super().__init__(f"{column}: {what}")
+        self.column = column
+        self.what = what
+
+
+class Parsed(NamedTuple):
+    """One prompt and two answers to it."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def parse_pair(prompt: object, chosen: object, rejected: object) -> Parsed:
+    """Returns prompt and answers.
+
+    Args:
+        prompt: a text, a list of messages, or None where both sides are whole conversations.
+        chosen: an answer, or a conversation that ends with one: a list of messages, or a transcript.
+        rejected: the same.
+
+    Raises:
+        ValueInvalid: neither; or the two conversations differ before their last turn; or an answer is blank.
+    """
+    if prompt is not None:
+        asked = parse_prompt(prompt)
+        return Parsed(asked, parse_answer("chosen", chosen), parse_answer("rejected", rejected))
+    first, second = _conversation("chosen", chosen), _conversation("rejected", rejected)
+    if first[:-1] != second[:-1]:
+        raise ValueInvalid("rejected", "its conversation is another than that of chosen before the last turn")
+    return Parsed(conversation_text(first[:-1]), _filled("chosen", first[-1][1]), _filled("rejected", second[-1][1]))
+
+
+def parse_prompt(value: object) -> str:
+    """Returns the prompt text of a text, a transcript that ends with a user's turn, or a list of messages.
+
+    Raises:
+        ValueInvalid: it is none of them, or blank.
+    """
+    if isinstance(value, str):
+        turns = parse_transcript(value)
+        return _filled("prompt", conversation_text(turns) if turns else value)
+    return _filled("prompt", conversation_text(_messages("prompt", value)))
+
+
+def parse_answer(column: str, value: object) -> str:
+    """Returns the answer of a text, or of a list of messages that ends with the assistant's.
+
+    Raises:
+        ValueInvalid: it is none of them, or blank.
+    """
+    if isinstance(value, str):
+        turns = parse_transcript(value)
+        return _filled(column, turns[-1][1] if turns and turns[-1][0] == "assistant" else value)
+    return _filled(column, _ending(column, _messages(column, value))[-1][1])
+
+
+def parse_transcript(text: str) -> Messages:
+    """Returns the turns of an HH transcript, or none where `text` is not one: it starts with a human's turn."""
+    marks = list(_TURN.finditer(text))
+    if not marks or text[: marks[0].start()].strip() or marks[0].group(1) != "Human":
+        return []
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return [(_SPEAKERS[mark.group(1)], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)]
+
+
+def _conversation(column: str, value: object) -> Messages:
+    if isinstance(value, str):
+        turns = parse_transcript(value)
+        if len(turns) < _LEAST_TURNS or turns[-1][0] != "assistant":
+            raise ValueInvalid(column, "is a plain answer, and there is no prompt column")
+        return turns
+    return _ending(column, _messages(column, value))
+
+
+def _ending(column: str, messages: Messages) -> Messages:
+    if messages[-1][0] != "assistant":
+        raise ValueInvalid(column, f"ends with a turn of the {messages[-1][0]}; the assistant's is needed")
+    return messages
+
+
+def _messages(column: str, value: Any) -> Messages:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+        raise ValueInvalid(column, f"is {_short(value)}; a text or a list of messages is needed")
+    found: Messages = []
+    for number, message in enumerate(value, start=1):
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        if role not in ROLES or not isinstance(content, str):
+            raise ValueInvalid(column, f"message {number} is {_short(message)}; a role ({', '.join(ROLES)}) and a text content are needed")
+        found.append((role, content))
+    return found
+
+
+def _filled(column: str, text: str) -> str:
+    if not text.strip():
+        raise ValueInvalid(column, "must not be blank")
+    return text
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

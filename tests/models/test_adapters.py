@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+
+import pytest
+
+from models.data.adapters import ANYONE, Reading, RowsInvalid, read_comparisons, shape_of
+from models.data.check import survey
+from models.data.preferences import Comparison
+from models.data.splits import SplitInvalid, split
+from models.data.tables import TableInvalid, read_rows
+
+
+def write_lines(path, rows):
+    content = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in rows).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def records(source, reading=None):
+    return list(read_comparisons(source, reading).records())
+
+
+PAIR = {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea."}
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_without_users_are_one_persons(tmp_path):
+    assert records(write_lines(tmp_path / "a.jsonl", [PAIR])) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+
+
+def test_every_optional_column_of_a_pair_is_read(tmp_path):
+    row = PAIR | {"user": 7, "tie": True, "context": "short", "weight": 2, "time_s": 1.5}
+    found = records(write_lines(tmp_path / "a.jsonl.gz", [row]))
+    assert found == [Comparison("7", "Why?", "Because.", "No idea.", tie=True, context="short", weight=2.0, time_s=1.5)]
+
+
+def test_a_transcript_becomes_the_prompt_that_the_service_makes_of_its_messages(tmp_path):
+    start = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant: "
+    found = records(write_lines(tmp_path / "a.jsonl", [{"chosen": start + "Because.", "rejected": start + "No idea."}]))
+    assert found == [Comparison(ANYONE, "user: Hi\nassistant: Hello.\nuser: Why?", "Because.", "No idea.")]
+
+
+def test_messages_of_one_question_are_the_question_itself(tmp_path):
+    asked = [{"role": "user", "content": "Why?"}]
+    row = {
+        "chosen": [*asked, {"role": "assistant", "content": "Because."}],
+        "rejected": [*asked, {"role": "assistant", "content": "No idea."}],
+    }
+    assert records(write_lines(tmp_path / "a.jsonl", [row])) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+    row = {"prompt": asked, "chosen": row["chosen"][1:], "rejected": "No idea."}
+    assert records(write_lines(tmp_path / "b.jsonl", [row])) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+
+
+def test_each_attribute_is_a_user_who_prefers_the_higher_score(tmp_path):
+    rows = [
+        {"prompt": "Why?", "response": "long", "detail": 5, "brevity": 1.0},
+        {"prompt": "Why?", "response": "short", "detail": 2, "brevity": 4.0},
+        {"prompt": "Who?", "response": "me", "detail": 3, "brevity": 3.0},
+    ]
+    found = records(write_lines(tmp_path / "a.jsonl", rows))
+    assert found == [Comparison("detail", "Why?", "long", "short"), Comparison("brevity", "Why?", "short", "long")]
+
+
+def test_ratings_of_one_user_and_prompt_are_compared_beyond_the_gap(tmp_path):
+    rows = [
+        {"user": "ann", "response": text, "rating": rating, "time_s": time}
+        for text, rating, time in [("a", 1, 10), ("b", 5, 20), ("c", 4.5, 30)]
+    ]
+    rows.append({"user": "bob", "response": "a", "rating": 3, "time_s": 1})
+    found = read_comparisons(write_lines(tmp_path / "a.jsonl", rows), Reading(least_gap=1.0))
+    assert [(one.user, one.chosen, one.rejected, one.time_s) for one in found.records()] == [
+        ("ann", "b", "a", 20.0),
+        ("ann", "c", "a", 30.0),
+    ]
+
+
+def test_pairs_of_one_prompt_are_limited(tmp_path):
+    rows = [{"user": "ann", "response": f"r{n}", "rating": n} for n in range(10)]
+    assert len(read_comparisons(write_lines(tmp_path / "a.jsonl", rows), Reading(most_pairs=7))) == 7
+
+
+def test_columns_may_have_other_names(tmp_path):
+    row = {"instruction": "Why?", "better": "Because.", "worse": "No idea.", "id": 1}
+    reading = Reading(columns={"prompt": "instruction", "chosen": "better", "rejected": "worse"}, ignore=frozenset({"id"}))
+    assert records(write_lines(tmp_path / "a.jsonl", [row]), reading) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+
+
+def test_columns_of_no_shape_are_refused_with_what_each_needs():
+    with pytest.raises(TableInvalid, match=r"question make no known shape. Needed: pairs: chosen, rejected; scores: prompt, response"):
+        shape_of(["question"])
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_column_is_refused_by_name_before_everybody_becomes_one_person(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [PAIR | {"usr": "ann"}])
+    with pytest.raises(TableInvalid, match=r"a\.jsonl line 1: nothing reads the column usr"):
+        read_comparisons(path)
+    assert len(read_comparisons(path, Reading(ignore=frozenset({"usr"})))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": "  "}, "chosen: must not be blank"),
+        ({"prompt": ""}, "prompt: must not be blank"),
+        ({"rejected": "Because."}, "chosen: is the same text as rejected"),
+        ({"rejected": None}, "rejected: is None"),
+        ({"rejected": [{"role": "robot", "content": "No."}]}, "rejected: message 1 is"),
+        ({"rejected": [{"role": "user", "content": "No."}]}, "rejected: ends with a turn of the user"),
+        ({"weight": 0}, "weight: is 0; it must be above 0"),
+        ({"weight": float("nan")}, "weight: is nan; a finite number"),
+        ({"user": " "}, "user: is ' '; a name or a number"),
+        ({"tie": "yes"}, "tie: is 'yes'; true or false"),
+        ({"late": 1}, "late: no such column in the rows before"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_line_and_column(tmp_path, change, message):
+    path = write_lines(tmp_path / "prefs.jsonl", [PAIR, "\n", PAIR | change])
+    with pytest.raises(RowsInvalid, match=f"1 of 2 rows are bad:\n  prefs.jsonl line 3: {message}"):
+        read_comparisons(path)
+
+
+def test_the_column_of_a_bad_row_is_named_as_the_table_calls_it(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"prompt": "Why?", "better": "", "rejected": "No."}])
+    with pytest.raises(RowsInvalid, match="line 1: better: must not be blank"):
+        read_comparisons(path, Reading(columns={"chosen": "better"}))
+
+
+def test_conversations_that_differ_before_the_answer_are_no_pair(tmp_path):
+    row = {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Who?\n\nAssistant: Me."}
+    with pytest.raises(RowsInvalid, match="rejected: its conversation is another"):
+        read_comparisons(write_lines(tmp_path / "a.jsonl", [row]))
+
+
+def test_answers_without_a_question_are_refused(tmp_path):
+    with pytest.raises(RowsInvalid, match="chosen: is a plain answer, and there is no prompt column"):
+        read_comparisons(write_lines(tmp_path / "a.jsonl", [{"chosen": "Because.", "rejected": "No idea."}]))
+
+
+def test_broken_lines_are_named_and_only_the_first_are_shown(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [PAIR, "{not json\n", "[1]\n", *[PAIR | {"chosen": ""}] * 20])
+    with pytest.raises(RowsInvalid) as caught:
+        read_comparisons(path, Reading(shown=3))
+    text = str(caught.value)
+    assert text.startswith("22 of 23 rows are bad:\n  a.jsonl line 2: is not JSON")
+    assert "line 3: is a list; an object is needed" in text
+    assert text.endswith("and 19 more")
+    assert len(caught.value.problems) == 3
+
+
+def test_a_file_cut_off_by_gzip_a_missing_one_and_an_unknown_format_are_refused(tmp_path):
+    whole = write_lines(tmp_path / "a.jsonl.gz", [PAIR] * 1000).read_bytes()
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TableInvalid, match=r"cut\.jsonl\.gz is cut off"):
+        read_comparisons(tmp_path / "cut.jsonl.gz")
+    with pytest.raises(TableInvalid, match="is not a file or folder"):
+        read_comparisons(tmp_path / "absent.jsonl")
+    (tmp_path / "a.xlsx").write_bytes(b"")
+    with pytest.raises(TableInvalid, match=r"a\.xlsx is of no known format"):
+        read_comparisons(tmp_path / "a.xlsx")
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    with pytest.raises(TableInvalid, match="has no rows"):
+        read_comparisons(write_lines(tmp_path / "a.jsonl", []))
+
+
+def test_one_user_cannot_be_split_by_user_and_the_check_says_so(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [PAIR, PAIR | {"chosen": "So."}])
+    with pytest.raises(SplitInvalid, match="1 users are too few"):
+        split(read_comparisons(path), "user", (0.5, 0.25, 0.25), seed=0)
+    assert any(text.startswith("one user only") for text in survey(path, Reading()).warnings)
+
+
+# --- other formats --------------------------------------------------------------------------------------------------
+
+
+def test_parquet_and_saved_datasets_give_the_rows_of_json_lines(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="the datasets extra is not installed")
+    datasets = pytest.importorskip("datasets", reason="the datasets extra is not installed")
+    from pyarrow import parquet
+
+    rows = [PAIR | {"user": "ann"}, PAIR | {"user": "bob", "chosen": ""}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    write_lines(tmp_path / "a.jsonl", rows)
+    for source, where in ((tmp_path / "a.parquet", "a.parquet row 2"), (tmp_path / "saved", "saved row 2")):
+        assert [row.values for row in read_rows(source)] == [row.values for row in read_rows(tmp_path / "a.jsonl")]
+        with pytest.raises(RowsInvalid, match=f"{where}: chosen: must not be blank"):
+            read_comparisons(source)
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path):
+    pytest.importorskip("pyarrow", reason="the datasets extra is not installed")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(TableInvalid, match=r"a\.parquet cannot be read as Parquet"):
+        list(read_rows(tmp_path / "a.parquet"))
+
+
+def test_without_the_extra_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    for source in (tmp_path / "a.parquet", "hf:somebody/something"):
+        with pytest.raises(TableInvalid, match=r"pip install 'attune\[datasets\]'"):
+            list(read_rows(source))
+
+
+# --- the check ------------------------------------------------------------------------------------------------------
+
+
+def test_the_check_counts_what_would_be_learned_and_leaves_out_bad_rows(tmp_path):
+    rows = [PAIR | {"user": f"u{n % 2}"} for n in range(3)] + [{**PAIR, "user": "u1", "chosen": "No idea.", "rejected": "Because."}]
+    found = survey(write_lines(tmp_path / "a.jsonl", [*rows, PAIR | {"user": ""}]), Reading())
+    assert (found.rows, found.bad, found.comparisons, found.users, found.prompts, found.candidates) == (5, 1, 4, 2, 1, 2)
+    assert found.per_user == (2, 2.0, 2)
+    assert found.problems == ("a.jsonl line 5: user: is ''; a name or a number is needed",)
+    assert "1 comparisons repeat another of the same user" in found.warnings
+    assert "1 pairs were decided both ways by the same user" in found.warnings
+    assert len(found.sha256) == 64
+
+
+def test_equal_ratings_leave_nothing_and_the_check_says_why(tmp_path):
+    rows = [{"user": "ann", "response": text, "rating": 3} for text in "abc"]
+    found = survey(write_lines(tmp_path / "a.jsonl", rows), Reading())
+    assert found.comparisons == 0
+    assert found.warnings == ("no comparison is left; 3 pairs are of equal scores or texts",)
+
+
+def test_the_command_prints_the_survey_and_fails_on_bad_rows(tmp_path):
+    from typer.testing import CliRunner
+
+    from models.__main__ import app
+
+    path = write_lines(tmp_path / "a.jsonl", [{"q": "Why?", "chosen": "Because.", "rejected": "No idea.", "id": 3}])
+    options = ["data", "check", str(path), "--column", "prompt=q", "--ignore", "id"]
+    found = CliRunner().invoke(app, options)
+    assert (found.exit_code, "comparisons  1, 0 of them ties" in found.stdout) == (0, True)
+    for broken, message in ((options[:-2], "nothing reads the column id"), ([*options, "--shape", "odd"], "shape 'odd' is not one of")):
+        refused = CliRunner().invoke(app, broken)
+        assert refused.exit_code == 1
+        assert message in refused.stderr
+    write_lines(path, [{"q": "", "chosen": "Because.", "rejected": "No idea."}, {"q": "a", "chosen": "b", "rejected": "c"}])
+    found = CliRunner().invoke(app, options)
+    assert (found.exit_code, "bad: a.jsonl line 1: q: must not be blank" in found.stdout) == (1, True)
