@@ -97,6 +97,30 @@ def train_language_model(out: Out = DEMO / "language_model", seed: Seed = 0) -> 
     train_demo_language_model(out, seed=seed, progress=typer.echo)
 
 
+@train_app.command("router")
+def train_router(
+    bundle: Annotated[Path, typer.Option(help="The bundle that serves.")],
+    comparisons: Annotated[Path, typer.Option(help="JSONL: exports of users, or lines with prompt, chosen, rejected, user, context.")],
+    out: Out = Path(".attune/bundles"),
+    tau: Annotated[float, typer.Option(help="Temperature of the targets; the paper has 1e-3 and 1e-4.")] = 1e-3,
+    audit: Annotated[bool, typer.Option(help="Mask heads that harm on held-out comparisons.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Retrain the router of `micro` on logged comparisons with contexts (MiCRo, stage 2); users keep what they taught."""
+    from models.data.logged import read_logged  # noqa: PLC0415 - torch below, and numpy for --help
+    from models.data.preferences import Comparisons  # noqa: PLC0415
+    from models.export.router import RouterSettings, retrain_router  # noqa: PLC0415
+
+    try:
+        logged = read_logged(comparisons)
+        told = Comparisons.from_records(logged.records)
+        done = retrain_router(bundle, told, out, settings=RouterSettings(tau=tau), audit=audit, seed=seed)
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
+        typer.echo(f"no new router: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps({"bundle": str(done.path), "without_texts": logged.without_texts, **done.summary}, indent=1))
+
+
 @train_app.command("demo")
 def train_demo(out: Out = DEMO, seed: Seed = 0) -> None:
     """Train the demo's reward heads and fit the members' values, from the demo language model's answers."""
