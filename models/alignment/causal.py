@@ -206,16 +206,16 @@ def token_statistics(
         size = max(1, max_batch_tokens // len(texts[order[-1]]))
         chosen, order = order[-size:], order[:-size]
         logs = {}
-        ids, learned = _right_padded([texts[row] for row in chosen], [len(rows[row]) for row in chosen])
-        ids = ids.to(model.network.device)
+        ids, mask, judged = _right_padded([texts[row] for row in chosen], [len(rows[row]) for row in chosen])
+        ids, mask, judged = ids.to(model.network.device), mask.to(model.network.device), judged[:, 1:]
         for name in (BASE,) if member is BASE else (BASE, member):
             with model.speaking_as(name) as network:
-                logs[name] = torch.log_softmax(network(input_ids=ids, use_cache=False).logits[:, :-1].float(), dim=-1).cpu()
-        targets = ids[:, 1:, None].cpu()
-        judged = learned[:, 1:]
+                logits = network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+            logs[name] = torch.log_softmax(logits.float(), dim=-1)
+        targets = ids[:, 1:, None]
         kl = (logs[member].exp() * (logs[member] - logs[BASE])).sum(dim=-1)
         sums = [judged, *(-logs[name].gather(2, targets)[..., 0] * judged for name in (BASE, member)), kl * judged]
-        found[:, chosen] = torch.stack([value.double().sum(dim=1) for value in sums]).numpy()
+        found[:, chosen] = torch.stack([value.double().sum(dim=1) for value in sums]).cpu().numpy()
     return Statistics(*found)
 
 
@@ -233,13 +233,13 @@ def answer_of(row: list[int], tokenizer: Any, ends: frozenset[int]) -> Answer:
     return Answer(str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), ids, None if stop is None else row[stop])
 
 
-def _right_padded(texts: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns ids `[N, T]` and which of them belong to the answers `[N, T]`; a real token never attends to padding behind it."""
+def _right_padded(texts: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns ids, attention mask and which tokens belong to the answers, `[N, T]` each."""
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *([0] * (width - len(text)))] for text in texts])
     position = torch.arange(width)[None, :]
-    lengths = torch.tensor([len(text) for text in texts])[:, None]
-    return ids, (position >= torch.tensor(starts)[:, None]) & (position < lengths)
+    real = position < torch.tensor([len(text) for text in texts])[:, None]
+    return ids, real.long(), real & (position >= torch.tensor(starts)[:, None])
 
 
 def _mixed(seed: int, start: int) -> int:

@@ -7,12 +7,13 @@ The adapters are checked against the base's shapes first, from its configuration
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.alignment.adapter_fit import AdapterMisfit, check_adapter, empty_network
+from models.alignment.adapter_fit import CONFIG, AdapterMisfit, check_adapter, empty_network
 
 # The ranks for which vLLM compiles LoRA kernels (`--max-lora-rank`); an adapter runs under the next larger one.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -27,14 +28,12 @@ class VllmPlan:
 
     def shell(self) -> str:
         """Returns the command for a shell, one option a line."""
-        lines = [""]
+        lines: list[str] = []
         for word in self.command:
-            quoted = shlex.quote(word)
-            starts = word.startswith("--") or ("=" in word and lines[-1].lstrip().startswith("--lora-modules"))
-            if starts:
-                lines.append(f"  {quoted}")
+            if not lines or word.startswith("--") or "=" in word:
+                lines.append(("" if not lines else "  " if word.startswith("--") else "    ") + shlex.quote(word))
             else:
-                lines[-1] += f"{' ' if lines[-1] else ''}{quoted}"
+                lines[-1] += f" {shlex.quote(word)}"
         return " \\\n".join(lines)
 
 
@@ -80,3 +79,26 @@ def plan_vllm(
     names = [*([] if base_member is None else [base_member]), *adapters]
     members = {name: {"kind": "openai", "base_url": f"http://{host}:{port}/v1", "model": name, **key} for name in names}
     return VllmPlan(tuple(command), members)
+
+
+def members_in(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """Returns base and adapters of a bundle or of a folder with `base/` and `adapters/<member>/` (or `<member>/`).
+
+    A `roster.json` decides where there is one: its local members that have an adapter.
+
+    Raises:
+        ValueError: the folder holds no such thing, or local members of several bases, each of which needs a server of its own.
+    """
+    roster = folder / "roster.json"
+    if roster.is_file():
+        entries = json.loads(roster.read_text(encoding="utf-8"))
+        local = {name: entry for name, entry in entries.items() if entry.get("kind") == "local" and entry.get("adapter")}
+        bases = {entry["base"] for entry in local.values()}
+        if len(bases) != 1:
+            raise ValueError(f"{roster} has local members with adapters on {len(bases)} bases {sorted(bases)}; vLLM serves one")
+        return folder / bases.pop(), {name: folder / entry["adapter"] for name, entry in local.items()}
+    for root in (folder, folder / "language_model"):
+        if (root / "base" / "config.json").is_file():
+            below = root / "adapters" if (root / "adapters").is_dir() else root
+            return root / "base", {path.parent.name: path.parent for path in sorted(below.glob(f"*/{CONFIG}"))}
+    raise ValueError(f"{folder} holds neither a roster.json nor a base/ with adapters")

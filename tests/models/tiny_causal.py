@@ -41,8 +41,8 @@ def write_model(
             **special,
         )
     model = AutoModelForCausalLM.from_config(config)
-    # A tenth of the vocabulary ends an answer, so that a random model's answers end by themselves after some ten tokens.
-    ends = [2, *range(100, 140)]
+    # One token of twenty ends an answer, so that a random model's answers end by themselves after some twenty tokens.
+    ends = [2, *range(100, 120)]
     sampling = {"do_sample": True, "max_new_tokens": max_tokens, "temperature": 0.9, "top_p": 0.95}
     model.generation_config = GenerationConfig(**sampling, **special | {"eos_token_id": ends})
     model.save_pretrained(path)
@@ -69,12 +69,12 @@ def rewards() -> Rewards:
         found = []
         for text in responses:
             letters = re.findall("[a-z]", text.lower())
-            found.append([max(0.0, 1 - len(text) / 60), sum(letter in "aeiou" for letter in letters) / max(1, len(letters))])
+            found.append([max(0.0, 1 - len(text) / 160), sum(letter in "aeiou" for letter in letters) / max(1, len(letters))])
         return np.array(found).reshape(len(responses), 2)
 
     return Rewards(NAMES, score)
 
 
-PROMPTS = tuple(
-    f"{verb} {noun}" for verb in ("make", "find", "tell me about", "explain") for noun in ("soup", "the sea", "a dog", "spring", "it", "us")
-)
+VERBS = ("make", "find", "tell me about", "explain", "why", "show")
+NOUNS = ("soup", "the sea", "a dog", "spring", "it", "us", "bread", "rain")
+PROMPTS = tuple(f"{verb} {noun}" for noun in NOUNS for verb in VERBS)

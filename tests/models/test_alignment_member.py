@@ -1,0 +1,150 @@
+"""A member from end to end on tiny models: it learns its own reward, survives a kill, and is refused when it cheats."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from models.alignment.answers import Rewards
+from models.alignment.causal import load
+from models.alignment.dpo import DpoSettings, complete_checkpoints
+from models.alignment.guard import GuardLimits
+from models.alignment.member import MemberConflict, MemberRefused, MemberSettings, Prompts, train_member
+from models.data.synthetic import MANNERS, prompts
+from models.data.synthetic_tastes import manner_scores
+from tests.models.tiny_causal import PROMPTS, rewards, write_model
+
+ASKED = Prompts(PROMPTS[:32], PROMPTS[32:40], PROMPTS[40:])
+LAX = GuardLimits(0.0, 100.0, 100.0, 0.0, 0.0, 1.0, 1.0)
+
+
+def settings(**changes):
+    dpo = DpoSettings(rank=4, alpha=8, learning_rate=1e-2, epochs=3, batch=16, checkpoints=3)
+    return MemberSettings(answers=8, pairs=2, least_margin=0.0, dpo=dpo, limits=LAX, validation_answers=2, held_out_answers=24, **changes)
+
+
+def trained(base, out, weights=(1.0, 0.0), told=None, **changes):
+    say = None if told is None else told.append
+    return train_member(base, rewards(), weights, out, ASKED, seed=0, settings=settings(**changes), base_name="tiny", progress=say)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen"])
+def test_a_member_is_made_whatever_the_architecture_and_made_once(tmp_path, kind):
+    base = write_model(tmp_path / "base", kind)
+    told: list[str] = []
+    member = trained(base, tmp_path / "member", told=told)
+    assert member.document["held_out"]["rewards"]["short"]["gain"] == pytest.approx(member.document["held_out"]["own"]["gain"])
+    assert member.document["held_out"]["kl"] > 0
+    assert member.document["curve"][-1]["loss"] < member.document["curve"][0]["loss"] == pytest.approx(np.log(2), abs=1e-3)
+    assert member.document["curve"][-1]["margin"] > 0
+    assert [look["step"] for look in member.document["checkpoints"]] == [4, 8, 12]
+    assert any(line.startswith("step 1 of 12") for line in told)
+    assert load(base, {"it": tmp_path / "member"}).members == ("it",)
+    config = json.loads((tmp_path / "member" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert sorted(path.name for path in (tmp_path / "member").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "member.json",
+    ]
+    told.clear()
+    assert trained(base, tmp_path / "member", told=told).document == json.loads(json.dumps(member.document))
+    assert told == []
+    with pytest.raises(MemberConflict, match=r"weights: .*1\.0.*0\.0.* there, .*0\.5"):
+        trained(base, tmp_path / "member", weights=(0.5, 0.5))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.models.test_alignment_member import trained
+class Told(list):
+    def append(self, line):
+        print(line, flush=True)
+trained(Path(sys.argv[1]), Path(sys.argv[2]), told=Told())
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_does(tmp_path):
+    base = write_model(tmp_path / "base")
+    whole = trained(base, tmp_path / "whole")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "cut")], stdout=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("checkpoint 4"):
+                run.send_signal(signal.SIGKILL)
+                break
+    work = tmp_path / "cut" / "work"
+    reached = max(complete_checkpoints(work))
+    assert 4 <= reached < 12
+    (work / "checkpoint-11").mkdir()  # as if the process had died while it was writing another
+    (work / "checkpoint-11" / "trainer_state.json").write_text('{"global_')
+    told: list[str] = []
+    resumed = trained(base, tmp_path / "cut", told=told)
+    assert any(f"from step {reached}" in line for line in told)
+    assert not any(line.startswith(f"step {reached} ") for line in told)
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[key].float(), other[key].float(), atol=2e-3) for key in one)
+    assert resumed.document["held_out"]["own"]["gain"] == pytest.approx(whole.document["held_out"]["own"]["gain"], abs=1e-2)
+
+
+def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_not(tmp_path):
+    base = write_model(tmp_path / "base")
+    free = trained(base, tmp_path / "free")
+    lengths = [look["ratios"]["length"] for look in free.document["checkpoints"]]
+    assert lengths[0] != lengths[-1]
+    between = (lengths[0] + lengths[-1]) / 2
+    limit = {"least_length": between} if lengths[0] > lengths[-1] else {"most_length": between}
+    passing = [length >= between if "least_length" in limit else length <= between for length in lengths]
+    told: list[str] = []
+    strict = MemberSettings(**{**_fields(settings()), "limits": GuardLimits(**{**_fields(LAX), **limit})})
+    kept = train_member(base, rewards(), (1.0, 0.0), tmp_path / "kept", ASKED, seed=0, settings=strict, progress=told.append)
+    assert kept.step == free.document["checkpoints"][max(np.flatnonzero(passing))]["step"] < free.step
+    assert any("rolled back" in line for line in told)
+    assert kept.document["checkpoints"][-1]["violations"]
+    impossible = MemberSettings(**{**_fields(settings()), "limits": GuardLimits(**{**_fields(LAX), "least_length": 50.0})})
+    with pytest.raises(MemberRefused, match=r"none of 3 checkpoints.*step 4 answers are \d\.\d\d times as long; at least 50"):
+        train_member(base, rewards(), (1.0, 0.0), tmp_path / "never", ASKED, seed=0, settings=impossible)
+    assert not (tmp_path / "never" / "member.json").exists()
+
+
+def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itself(tmp_path):
+    base = Path(models.__file__).parent / "demo" / "language_model" / "base"
+    playful = Rewards(MANNERS, lambda _prompts, responses: np.array([manner_scores(text) for text in responses]))
+    asked = Prompts(*(tuple(prompt.text for prompt in prompts(part, 0)[:48]) for part in ("train", "validation", "test")))
+    lax = GuardLimits(least_distinct_2=0.4)  # so few answers in one manner hold few different pairs of words
+    dpo = DpoSettings(learning_rate=6e-3, epochs=3, batch=8, checkpoints=1)
+    chosen = MemberSettings(answers=4, dpo=dpo, limits=lax, held_out_answers=1)
+    member = train_member(base, playful, np.eye(len(MANNERS))[MANNERS.index("playful")], tmp_path, asked, seed=0, settings=chosen)
+    found = member.document["held_out"]
+    assert found["own"]["gain"] > 5 * found["own"]["se"]
+    assert found["rewards"]["playful"]["gain"] == pytest.approx(found["own"]["gain"])
+    assert found["ratios"]["perplexity"] < 2
+    assert 0.3 < found["kl"] < 15
+
+
+def _fields(of):
+    return {name: getattr(of, name) for name in of.__slots__}
+
+
+def test_training_prompts_may_not_be_reported_on():
+    with pytest.raises(ValueError, match="1 held_out prompts are among the training prompts, the first 'make soup'"):
+        Prompts(PROMPTS[:4], PROMPTS[4:6], PROMPTS[:1])
+
+
+def test_weights_keep_their_scale():
+    assert np.allclose(rewards().weights([0.2, 0.6]), [0.2, 0.6])
