@@ -113,7 +113,8 @@ def expect_rewards(rewards: Array) -> Array:
     if np.any(outside):
         axes = tuple(range(rewards.ndim - 1))
         counts = np.sum(outside, axis=axes).tolist()
-        low, high = np.nanmin(rewards), np.nanmax(rewards)
+        finite = rewards[np.isfinite(rewards)]
+        low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
         raise RewardsInvalid(
             f"{int(np.sum(outside))} of {rewards.size} rewards are outside [0, 1] (by reward: {counts}; range {low:g} to {high:g}); "
             "normalise them first (models.portfolio.rewards)"

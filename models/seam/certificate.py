@@ -43,6 +43,8 @@ class Certificate:
         confidence: probability that all bounds hold at once; 1 where nothing was estimated.
         worst_weights, worst_ratio: `[d]` the weights for which least is proved, and `L / U` there.
         gap: greatest `U(w) - L(w)` on the simplex, in normalised reward.
+        method: how the bounds were estimated: `exact` where nothing was, `bernstein` (holds for every sample size) or `student`
+            (for large samples).
         oracle_calls: policies that were optimised to prove it.
         lower, upper: `[M, d]` confidence bounds of the members' normalised values.
         vertices: `[V, d]` of the polytope that holds the normalised values of every policy; only those that are best for some `w >= 0`.
@@ -63,6 +65,7 @@ class Certificate:
     lower: Array
     upper: Array
     vertices: Array
+    method: str = "exact"
 
     def __post_init__(self) -> None:
         size = len(self.rewards)
@@ -147,6 +150,7 @@ class Certificate:
         return {
             "family": self.family,
             "rewards": list(self.rewards),
+            "method": self.method,
             "oracle_calls": self.oracle_calls,
             **{name: float(getattr(self, name)) for name in _NUMBERS},
             **{name: getattr(self, name).tolist() for name in _SIZED},
@@ -169,4 +173,4 @@ def read_certificate(document: Mapping[str, Any]) -> Certificate:
         raise ValueError(f"certificate holds something that is no number: {error}") from error
     if any(arrays[name].ndim != (1 if name in {"offset", "scale", "worst_weights"} else 2) for name in _SIZED):
         raise ValueError(f"certificate has arrays of shapes { {name: array.shape for name, array in arrays.items()} }")
-    return Certificate(family=family, rewards=rewards, oracle_calls=calls, **arrays, **numbers)
+    return Certificate(family=family, rewards=rewards, method=str(document.get("method", "exact")), oracle_calls=calls, **arrays, **numbers)

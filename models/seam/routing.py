@@ -94,7 +94,7 @@ def utilities(sampled: Array, costs: Array, trade_off: float) -> Array:
 
 
 def keeps_last(mean: Array, last: int | None, hysteresis: float) -> bool:
-    """Returns whether the member that served last stays: there is one, and no other's expected utility is more than `hysteresis` above its own.
+    """Returns whether the member that served last stays: no other's expected utility is above its own by more than `hysteresis`.
 
     With 0 it stays only if it is (one of) the best.
 

@@ -1,0 +1,73 @@
+"""Rewards in [0, 1]: an affine map per reward, fitted once on a calibration set of prompts and frozen.
+
+rewards in any units [N, d] ─ fit ─> offset, scale [d] ─> (s - offset) / scale, clipped to [0, 1]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.portfolio.oracles import RewardsInvalid
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """The frozen map of `d` rewards to [0, 1].
+
+    Attributes:
+        offset: `[d]` what becomes 0.
+        scale: `[d]` above 0; `offset + scale` becomes 1.
+    """
+
+    offset: Array
+    scale: Array
+
+    def apply(self, rewards: Array) -> Array:
+        """Returns rewards `[..., d]` in [0, 1]; what lies outside the calibration's range counts as its nearest end.
+
+        Raises:
+            RewardsInvalid: another number of rewards, or one that is not finite.
+        """
+        rewards = np.asarray(rewards, dtype=np.float64)
+        if rewards.shape[-1:] != self.offset.shape or not np.all(np.isfinite(rewards)):
+            broken = int(np.sum(~np.isfinite(rewards)))
+            raise RewardsInvalid(f"rewards are {rewards.shape} with {broken} not finite; {len(self.offset)} finite rewards were calibrated")
+        return np.clip((rewards - self.offset) / self.scale, 0.0, 1.0)
+
+    def clipped(self, rewards: Array) -> Array:
+        """Returns the share of each reward outside the calibrated range, `[d]`: where it is not small, calibrate anew."""
+        scaled = (np.asarray(rewards, dtype=np.float64).reshape(-1, len(self.offset)) - self.offset) / self.scale
+        return np.asarray(np.mean((scaled < 0.0) | (scaled > 1.0), axis=0))
+
+    def weight_map(self) -> Array:
+        """Returns `[d, d]` that turns weights over raw rewards into those over normalised ones: `w · s = const + (w * scale) · r`."""
+        return np.diag(self.scale)
+
+
+def fit_normalisation(rewards: Array, *, tail: float = 0.005) -> Normalisation:
+    """Returns the map that puts all but `tail` of the calibration rewards at each end within [0, 1].
+
+    Args:
+        rewards: `[N, d]` of responses to the calibration prompts, drawn as they will be in use.
+        tail: share left outside at each end, so that one outlier does not flatten everything else.
+
+    Raises:
+        RewardsInvalid: not finite, fewer than two responses, or a reward that is the same for all.
+    """
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if rewards.ndim != 2 or len(rewards) < 2 or not np.all(np.isfinite(rewards)):
+        raise RewardsInvalid(
+            f"calibration rewards are {rewards.shape}, {int(np.sum(~np.isfinite(rewards)))} not finite; finite [N, d] needed"
+        )
+    low, high = np.quantile(rewards, [tail, 1.0 - tail], axis=0)
+    flat = np.flatnonzero(~(high - low > 1e-9))
+    if len(flat):
+        raise RewardsInvalid(
+            f"reward {int(flat[0])} is {low[flat[0]]:g} for all of {len(rewards)} calibration responses: it distinguishes nothing"
+        )
+    return Normalisation(low, high - low)
