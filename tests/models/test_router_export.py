@@ -94,7 +94,7 @@ def test_a_router_that_is_no_better_is_not_written(tmp_path):
         Comparison(f"u{index % 10}", f"tell me about {index}", *(("yes .", "no put it") if rng.random() < 0.5 else ("no put it", "yes .")))
         for index in range(60)
     ]
-    with pytest.raises(RouterNotBetter, match=r"held-out comparisons.*a gain in accuracy above chance is needed"):
+    with pytest.raises(RouterNotBetter, match=r"held-out comparisons.*a gain above chance is needed"):
         retrain_router(write_tiny_bundle(tmp_path), Comparisons.from_records(records), tmp_path / "new", settings=FAST)
     assert not (tmp_path / "new").exists()
 
