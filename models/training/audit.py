@@ -10,8 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Array = NDArray[np.float64]
+
+LEAST_USERS = 8
+"""Fewer say too little of other users to close a head for everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class HeadAudit:
         accuracy: `[K]` of each head alone.
         share: `[K]` mean gate.
         gain_if_masked: `[K]` held-out log-loss less that without the head, nats a comparison; above 0 is harmful.
-        interval: `[K, 2]` 95 % of the gain, over users.
+        interval: `[K, 2]` 95 % of the gain, over users; without end where there are fewer than `LEAST_USERS`.
         mask: `[K]` False for heads that are to be closed.
     """
 
@@ -80,8 +84,9 @@ def _gains(log_gate: Array, margins: Array, user: NDArray[np.int64], opened: NDA
         if not without.any():
             continue
         per_user = np.bincount(owner, weights=whole - _nll(log_gate, margins, without)) / counts
-        # One user says nothing of other users: no interval, and nothing is masked on their word alone.
-        error = 1.96 * per_user.std(ddof=1) / np.sqrt(len(per_user)) if len(per_user) > 1 else np.inf
+        # A few users who happen to want one thing would have every other head closed: on their word nothing is masked.
+        enough = len(per_user) >= LEAST_USERS
+        error = stats.t.ppf(0.975, len(per_user) - 1) * per_user.std(ddof=1) / np.sqrt(len(per_user)) if enough else np.inf
         gain[head] = per_user.mean()
         interval[head] = gain[head] - error, gain[head] + error
     return gain, interval

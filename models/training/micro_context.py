@@ -117,8 +117,11 @@ def train_router(router: nn.Sequential, data: ContextComparisons, settings: Rout
         margins = torch.from_numpy(data.margins).double()
         tie, opened = torch.from_numpy(data.tie), torch.from_numpy(data.opened)
         mean, spread = vectors.mean(dim=0), vectors.std(dim=0, unbiased=False)
-        spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
-        inputs = (vectors - mean) / spread
+        varying = spread > 1e-6 * mean.abs().clamp(min=1.0)
+        spread = torch.where(varying, spread, torch.ones_like(spread))
+        # What never varied, such as the length of prompts that are all alike, is exactly 0: Adam would make large weights of
+        # its rounding errors, and the first prompt of another length would go anywhere.
+        inputs = (vectors - mean) / spread * varying
         rng = np.random.default_rng(seed)
         history = RouterHistory()
         # Trained on standardised inputs, or the paper's learning rate would mean another thing for every trunk.

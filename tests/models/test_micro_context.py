@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.training.audit import audit_heads
+from models.training.audit import LEAST_USERS, audit_heads
 from models.training.micro_context import ContextComparisons, RouterSettings, soft_targets, train_router
 
 LN3 = float(np.log(3.0))
@@ -106,6 +106,16 @@ def test_training_in_standardised_inputs_leaves_a_router_of_the_raw_ones():
     np.testing.assert_allclose(law(router, data.vectors), before, atol=1e-5)
 
 
+def test_what_never_varied_in_training_is_not_read_into():
+    data, _ = told_by_context()
+    vectors = data.vectors.copy()
+    vectors[:, 5] = 2.0794415
+    router = router_of(6, 2)
+    before = router[0].weight[:, 5].tolist()
+    train_router(router, ContextComparisons(vectors, data.margins, data.tie, data.opened), RouterSettings(epochs=20), 0)
+    assert router[0].weight[:, 5].tolist() == pytest.approx(before)
+
+
 def test_a_training_can_be_repeated():
     data, _ = told_by_context(60)
     laws = []
@@ -158,14 +168,15 @@ def test_the_head_that_harms_is_closed_and_the_one_that_helps_is_not():
 
 def test_the_gain_of_masking_is_the_log_loss_with_the_head_less_that_without():
     # Heads say 3/4 and 1/4 under an even gate: 1/2 together, 3/4 or 1/4 alone.
-    audit = audit_heads(np.log(np.full((6, 2), 0.5)), np.tile([LN3, -LN3], (6, 1)), np.arange(6))
+    audit = audit_heads(np.log(np.full((9, 2), 0.5)), np.tile([LN3, -LN3], (9, 1)), np.arange(9))
     np.testing.assert_allclose(audit.gain_if_masked, [np.log(0.25) - np.log(0.5), np.log(0.75) - np.log(0.5)])
     assert audit.mask.tolist() == [True, False]
 
 
-def test_one_user_alone_closes_no_head():
-    log_gate, margins, user = heads_on(400, 40, np.random.default_rng(0))
-    assert audit_heads(log_gate, margins, np.zeros_like(user)).mask.all()
+@pytest.mark.parametrize("users", [1, LEAST_USERS - 1])
+def test_a_few_users_close_no_head_for_everybody(users):
+    log_gate, margins, user = heads_on(400, users, np.random.default_rng(0))
+    assert audit_heads(log_gate, margins, user).mask.all()
 
 
 def test_the_last_open_head_stays_and_closed_ones_stay_closed():
