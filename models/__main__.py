@@ -37,6 +37,7 @@ class Precision(StrEnum):
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to; made if absent.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps embeddings between runs; none if not given.")]
 
 
 @bundle_app.command("demo")
@@ -122,11 +123,23 @@ def train_router(
 
 
 @train_app.command("demo")
-def train_demo(out: Out = DEMO, seed: Seed = 0) -> None:
-    """Train the demo's reward heads and fit the members' values, from the demo language model's answers."""
+def train_demo(out: Out = DEMO, seed: Seed = 0, cache: Cache = None) -> None:
+    """Train the demo's reward heads, on generated answers and on those of the demo's base language model."""
     from models.evaluation.demo import train_demo  # noqa: PLC0415 - torch
 
-    train_demo(out, seed=seed)
+    train_demo(out, seed=seed, cache=cache)
+
+
+@train_app.command("portfolio")
+def train_portfolio(
+    out: Out = DEMO,
+    seed: Seed = 0,
+    work: Annotated[Path, typer.Option(help="Keeps adapters and answers; a run that was broken off goes on.")] = Path(".attune/portfolio"),
+) -> None:
+    """Find the demo's members by lazy search, align them by DPO, prune and certify them, and measure what they are worth."""
+    from models.evaluation.demo_portfolio import train_portfolio  # noqa: PLC0415 - torch
+
+    train_portfolio(out, work, seed=seed)
 
 
 @train_app.command("member")
@@ -162,6 +175,21 @@ def evaluate_members(
     from models.evaluation.members import judge  # noqa: PLC0415 - torch
 
     typer.echo(judge(base, members, rewards, prompts, answers, out, seed=seed, progress=lambda line: typer.echo(line, err=True)))
+
+
+@evaluate_app.command("oracle")
+def evaluate_oracle(
+    out: Out = Path(".attune/oracle"),
+    seed: Seed = 0,
+    instances: Annotated[int, typer.Option(min=10, help="Random worlds for each number of rewards.")] = 334,
+    seeds: Annotated[int, typer.Option(min=2, help="Portfolios of each kind whose sizes are compared.")] = 12,
+    cache: Cache = None,
+) -> None:
+    """Lazy search with an exact oracle: promise against truth, calls against the grid, sizes against chance."""
+    from models.evaluation.oracle_study import OracleStudy  # noqa: PLC0415 - scipy
+    from models.evaluation.portfolio_study import evaluate_oracle  # noqa: PLC0415 - torch
+
+    evaluate_oracle(out, seed=seed, study=OracleStudy(instances=instances), seeds=seeds, demo=DEMO, cache=cache, progress=_aside)
 
 
 @portfolio_app.command("vllm")
@@ -223,6 +251,10 @@ def evaluate_families(
     from models.evaluation.families_runs import evaluate_set  # noqa: PLC0415 - torch
 
     evaluate_set(data, folder, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ()))
+
+
+def _aside(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 if __name__ == "__main__":

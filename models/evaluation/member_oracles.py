@@ -215,9 +215,9 @@ def proportions(made_for: Mapping[str, Array], weights: Array) -> dict[str, floa
 
 
 def named(names: tuple[str, ...], weights: Array) -> str:
-    """Returns a file name for weights: the rewards with their thousandths, zeros left out, as in `concise250-formal750`."""
-    parts = [f"{name}{round(1000 * weight)}" for name, weight in zip(names, weights, strict=True) if round(1000 * weight) > 0]
-    return "-".join(parts)
+    """Returns a name for weights: the only reward's own, or the rewards with their thousandths, as in `concise250-formal750`."""
+    parts = [(name, round(1000 * weight)) for name, weight in zip(names, weights, strict=True) if round(1000 * weight) > 0]
+    return parts[0][0] if len(parts) == 1 else "-".join(f"{name}{share}" for name, share in parts)
 
 
 def _shares(shares: Mapping[str, float]) -> str:

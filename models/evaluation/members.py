@@ -165,8 +165,8 @@ def evaluate_members(
     for name, weights in made_for.items():
         kept = None if cache is None else cache / f"{name}.jsonl"
         after = sample_answers(model, name, asked, answers, seed + 1, kept, f"{source} {fingerprint(folder / name)}", progress)
-        found = measure(model, name, rewards, weights, before, after)
-        rows.append(MemberRow(name, found, tuple(found.violations(limits or GuardLimits()))))
+        measured = measure(model, name, rewards, weights, before, after)
+        rows.append(MemberRow(name, measured, tuple(measured.violations(limits or GuardLimits()))))
     return rows
 
 
@@ -182,7 +182,7 @@ def weights_of(folder: Path, rewards: Rewards) -> Array | None:
 def render_members(rows: Sequence[MemberRow]) -> str:
     """Returns the rows as a Markdown table, and the objections of the guard below it."""
     lines = [
-        "| member | own w·r before | after | gain ± se | in se | KL | perplexity, ratio | length, ratio | distinct-2, ratio (of all) | guard |",
+        "| member | own w·r before | after | gain ± se | in se | KL | perplexity / base | length | distinct-2 (of all) | guard |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -1,0 +1,254 @@
+"""A portfolio from a base model and reward functions, end to end: searched, aligned, pruned, certified, laid out for serving.
+
+    1. lazy search over weights, each call a member aligned by DPO         out/search.jsonl, out/members/<member>/
+    2. the fewest members that keep the promise                            prune
+    3. all policies on fresh prompts, which chose nothing                  out/answers/<member>.jsonl
+    4. the certificate over every user                                     out/palm.json, written last
+    5. what is served                                                      out/adapters/<member>/, out/roster.json
+
+A run that was killed goes on where it stopped, in the middle of a member too. The optimum at a weight is that of the member that
+was aligned to it plus `slack`: the certificate is relative to what training reaches, not to every conceivable policy. Letters: `P`
+prompts, `J` weights asked, `M` members kept, `d` rewards.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.alignment.adapter_fit import CONFIG, WEIGHTS
+from models.alignment.answers import Rewards, sample_answers
+from models.alignment.causal import LanguageModel, load
+from models.alignment.guard import GuardLimits
+from models.alignment.member import MemberSettings, Prompts, fingerprint
+from models.evaluation.member_oracles import DpoOracle
+from models.evaluation.members import DEMO_SETTINGS
+from models.portfolio.certificate import Evidence, certify
+from models.portfolio.oracles import Solution
+from models.portfolio.prune import Pruned, prune
+from models.portfolio.rewards import Normalisation
+from models.portfolio.search import Search, SearchSettings, lazy_search
+from models.seam.certificate import Certificate
+
+Array = NDArray[np.float64]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PalmSettings:
+    """How a portfolio is built.
+
+    Attributes:
+        epsilon, delta: the promise of the search: at most this share and this much, in normalised reward, is lost.
+        max_calls: most members that are trained.
+        prune_epsilon: the promise that pruning keeps, where the search reached it.
+        slack: how far a trained member may be from the best at its own weights, as far as the caller vouches.
+        confidence: of the certificate.
+        answers: of each policy to each fresh prompt.
+        member: how one is made.
+    """
+
+    epsilon: float = 0.02
+    delta: float = 0.02
+    max_calls: int = 12
+    slack: float = 0.0
+    confidence: float = 0.95
+    answers: int = 2
+    member: MemberSettings = field(default_factory=lambda: replace(DEMO_SETTINGS, limits=GuardLimits()))
+
+
+@dataclass(frozen=True, slots=True)
+class Palm:
+    """A finished portfolio: `names` of the members kept, their weights `[M, d]` and values on fresh prompts `[M, d]`."""
+
+    out: Path
+    search: Search
+    names: tuple[str, ...]
+    weights: Array
+    values: Array
+    certificate: Certificate
+
+
+def build_portfolio(
+    base: Path | str,
+    rewards: Rewards,
+    normalisation: Normalisation,
+    out: Path,
+    *,
+    family: str,
+    seed: int = 0,
+    settings: PalmSettings | None = None,
+    asked: Prompts,
+    fresh: Sequence[str],
+    base_name: str = "",
+    roster_base: str | None = None,
+    progress: Tell | None = None,
+) -> Palm:
+    """Builds a portfolio and writes it to `out` as described above.
+
+    Args:
+        base: folder or hub id of a causal language model.
+        rewards: in [0, 1], two or more.
+        normalisation: that made them so, for the certificate; online weights are over raw rewards.
+        out: made if absent; going on with what is there.
+        family: whose heads the rewards are.
+        seed: of everything random.
+        settings: see there.
+        asked: prompts for the search: `held_out` is what it values policies on.
+        fresh: prompts for the certificate, which chose nothing.
+        base_name: what adapters call their base.
+        roster_base: where the roster finds the base, absolute or below `out`; `base` if None.
+        progress: told a line now and then.
+
+    Raises:
+        OracleFailed: a member could not be trained or was refused; what was done before is kept, and the call may be repeated.
+        NotCovered: the search ended before its promise was kept (`max_calls`) and all policies together do not keep it.
+    """
+    settings = settings or PalmSettings()
+    oracle = DpoOracle(
+        base=base,
+        rewards=rewards,
+        prompts=asked,
+        out=out / "members",
+        seed=seed,
+        settings=settings.member,
+        slack=settings.slack,
+        confidence=settings.confidence,
+        base_name=base_name,
+        progress=progress,
+    )
+    wanted = SearchSettings(settings.epsilon, settings.delta, settings.max_calls)
+    search = lazy_search(_Means(oracle), wanted, state=out / "search.jsonl", progress=progress)
+    pruned = _prune(search, settings)
+    names = tuple(solution.handle for solution in search.solutions)
+    model = load(base, {name: out / "members" / name for name in names})
+    measured = _on_fresh_prompts(model, names, rewards, tuple(fresh), out, fingerprint(base), settings.answers, seed, progress)
+    chosen = list(pruned.chosen)
+    weights = np.array([solution.weights for solution in search.solutions])
+    evidence = Evidence(
+        members=measured[:, chosen],
+        asked=weights,
+        optima=np.einsum("pjd,jd->pj", measured, weights) + settings.slack,
+        planned=np.array([search.solutions[index].value for index in chosen]),
+        planned_optima=np.array([float(solution.optimum or 0.0) for solution in search.solutions]),
+    )
+    certificate = certify(
+        evidence,
+        normalisation,
+        family=family,
+        rewards=rewards.names,
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        confidence=settings.confidence,
+        oracle_calls=search.calls,
+    )
+    kept = tuple(names[index] for index in chosen)
+    palm = Palm(out, search, kept, weights[chosen], measured[:, chosen].mean(axis=0), certificate)
+    _lay_out(palm, str(base) if roster_base is None else roster_base, pruned, measured, settings, seed)
+    if progress is not None:
+        progress(f"{len(kept)} of {len(names)} members kept: {', '.join(kept)}; certified ratio {certificate.worst_ratio:.3f}")
+    return palm
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """The oracle with point estimates: the search plans with them, and fresh prompts bear the intervals of the certificate.
+
+    With intervals in the search itself, sampling error would be taken for a gap that another member could close.
+    """
+
+    oracle: DpoOracle
+
+    @property
+    def dimensions(self) -> int:
+        return self.oracle.dimensions
+
+    @property
+    def beta(self) -> float:
+        return self.oracle.beta
+
+    def solve(self, weights: Array) -> Solution:
+        found = self.oracle.solve(weights)
+        return replace(found, half_width=np.zeros_like(found.half_width))
+
+
+def _prune(search: Search, settings: PalmSettings) -> Pruned:
+    """Returns the smallest portfolio for what was asked, or for what the search proved where `max_calls` ended it before."""
+    lacking = 0.0 if search.reached else max(0.0, search.proof.excess - settings.delta)
+    return prune(search.solutions, settings.epsilon, settings.delta + lacking + 1e-9)
+
+
+def _on_fresh_prompts(
+    model: LanguageModel,
+    names: Sequence[str],
+    rewards: Rewards,
+    fresh: tuple[str, ...],
+    out: Path,
+    source: str,
+    answers: int,
+    seed: int,
+    progress: Tell | None,
+) -> Array:
+    """Returns `[P, J, d]` mean reward of every policy on each fresh prompt."""
+    found = []
+    for number, name in enumerate(names):
+        told = f"{source} {fingerprint(out / 'members' / name)}"
+        file = out / "answers" / f"{name}.jsonl"
+        said = sample_answers(model, name, fresh, answers, seed + 100 + number, file, told, progress)
+        found.append(said.rewards(rewards).mean(axis=1))
+    return np.stack(found, axis=1)
+
+
+def _lay_out(palm: Palm, base: str, pruned: Pruned, measured: Array, settings: PalmSettings, seed: int) -> None:
+    """Writes the adapters that are served, their roster, and `palm.json`, the account of it all."""
+    out, search = palm.out, palm.search
+    roster: dict[str, Any] = {}
+    for name in palm.names:
+        folder = out / "adapters" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (CONFIG, WEIGHTS):
+            shutil.copyfile(out / "members" / name / file, folder / file)
+        roster[name] = {"kind": "local", "base": base, "adapter": f"adapters/{name}"}
+    _write(out / "roster.json", roster)
+    rewards = palm.certificate.rewards
+    error = 1.96 * measured.std(axis=0, ddof=1) / np.sqrt(len(measured))
+    _write(
+        out / "palm.json",
+        {
+            "members": {name: dict(zip(rewards, w.tolist(), strict=True)) for name, w in zip(palm.names, palm.weights, strict=True)},
+            "policies": {
+                solution.handle: {
+                    "weights": solution.weights.tolist(),
+                    "searched": solution.value.tolist(),
+                    "fresh": measured[:, index].mean(axis=0).tolist(),
+                    "half_width_95": error[index].tolist(),
+                    "kl": solution.divergence,
+                }
+                for index, solution in enumerate(search.solutions)
+            },
+            "search": {"calls": search.calls, "reached": search.reached, "excess": search.proof.excess, "ratio": search.proof.ratio},
+            "pruned": {"size": len(pruned.chosen), "greedy": pruned.greedy, "exact": pruned.exact},
+            "certificate": {
+                "worst_ratio": palm.certificate.worst_ratio,
+                "gap": palm.certificate.gap,
+                "worst_weights": palm.certificate.worst_weights.tolist(),
+                "confidence": palm.certificate.confidence,
+                "oracle_calls": palm.certificate.oracle_calls,
+            },
+            "settings": asdict(settings),
+            "seed": seed,
+        },
+    )
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    temporary = file.with_suffix(".part")
+    temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(file)
