@@ -42,14 +42,16 @@ async def test_logged_comparisons_retrain_the_router_and_users_keep_what_they_ta
             prompt = " ".join(rng.choice(PLAIN, size=4))
             await service.post("/feedback", {"user": f"u{index % 10}", "prompt": prompt, "context": context, **pair})
         exports = [(await service.client.get(f"/users/u{index}/export")).text for index in range(10)]
-        before = [await service.post("/score", ASK | {"user": user, "context": "dear friend"}) for user in ("u1", "stranger")]
+        before = [
+            await service.post("/score", ASK | {"user": user, "context": "dear friend , sunny , glad"}) for user in ("u1", "stranger")
+        ]
     log.write_text("".join(exports), encoding="utf-8")
     logged = read_logged(log)
     assert (len(logged.records), logged.without_texts) == (80, 0)
     told = Comparisons.from_records(logged.records)
     done = retrain_router(bundle, told, tmp_path / "bundles", settings=RouterSettings(learning_rate=2e-2, epochs=30))
     async with running(settings_of(bundle=str(done.path), redis_url=redis_server.url)) as service:
-        after = [await service.post("/score", ASK | {"user": user, "context": "dear friend"}) for user in ("u1", "stranger")]
+        after = [await service.post("/score", ASK | {"user": user, "context": "dear friend , sunny , glad"}) for user in ("u1", "stranger")]
         other = await service.post("/score", ASK | {"user": "stranger", "context": "in water"})
     assert (after[0]["user"], after[0]["personalization"]) == (before[0]["user"], "applied")
     assert after[0]["user"]["comparisons"] == 8
