@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from models.training.learner import Learner, Predicted
 
 Array = NDArray[np.float64]
 
+By = Literal["probability", "doubt", "spread"]
 QUARTILES = 4
 
 
@@ -128,15 +130,16 @@ def reliability(parts: Sequence[Observed], name: str, at: int, *, bins: int = 10
     )
 
 
-def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: str, resamples: int = 1000) -> list[Interval] | None:
+def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: By, resamples: int = 1000) -> list[Interval] | None:
     """Returns accuracy in the quartiles of predicted uncertainty, surest first, with intervals over users; None if all are alike.
 
     Args:
         parts: what was observed.
         name: of the learner.
         at: index of the count.
-        by: `probability` sorts by how near a prediction is to one half, which holds all that is uncertain; `spread` by the
-            standard deviation of the logit alone, which holds what is not known of the user.
+        by: `probability`: how near a prediction is to one half, which holds all that is uncertain. `doubt`: the spread of
+            the logit over its size, `S / |M|`, how likely knowing the user better would turn the prediction round. `spread`:
+            `S` alone; pairs far apart have large margins and large spreads both, so this need not fall.
         resamples: of users.
     """
     users: dict[str, int] = {}
@@ -145,7 +148,7 @@ def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: s
         for user, mine in zip(part.users, part.said[name], strict=True):
             found = mine[at]
             owner += [users.setdefault(user, len(users))] * len(found.probabilities)
-            uncertain.append(found.spreads if by == "spread" else -np.abs(found.probabilities - 0.5))
+            uncertain.append(_uncertainty(found, by))
             right.append((found.probabilities > 0.5) + 0.5 * (found.probabilities == 0.5))
     values, hits, of_user = np.concatenate(uncertain), np.concatenate(right), np.array(owner)
     if np.ptp(values) < 1e-12:
@@ -160,6 +163,18 @@ def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: s
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     mean = sums.sum(axis=0) / sizes.sum(axis=0)
     return [Interval(float(mean[index]), float(low[index]), float(high[index]), len(users)) for index in range(QUARTILES)]
+
+
+def _uncertainty(found: Predicted, by: By) -> Array:
+    if by == "probability":
+        return -np.abs(found.probabilities - 0.5)
+    if by == "spread":
+        return found.spreads
+    clipped = np.clip(found.probabilities, 1e-9, 1.0 - 1e-9)
+    logits = np.abs(np.log(clipped) - np.log1p(-clipped))
+    # Probabilities are attenuated by the spread (MacKay 1992): the margin before that is what the spread is held against.
+    doubt: Array = found.spreads / np.maximum(logits * np.sqrt(1.0 + np.pi / 8.0 * found.spreads**2), 1e-9)
+    return doubt
 
 
 def effective_heads(parts: Sequence[Observed], name: str, at: int) -> tuple[float, float] | None:

@@ -71,7 +71,7 @@ def _reliability(axis: Any, found: Mapping[str, Any]) -> None:
 
 def _quartiles(axis: Any, found: Mapping[str, Any]) -> None:
     for number, (name, one) in enumerate(found["learners"].items()):
-        for by, style in (("probability", "-"), ("spread", ":")):
+        for by, style in (("probability", "-"), ("doubt", ":")):
             values = one["quartiles"][by]
             if values is not None:
                 axis.plot(

@@ -62,12 +62,13 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
     for name, one in found["learners"].items():
         ece = one["reliability"]["ece"]
         heads = "" if one["effective_heads"] is None else "{:.1f}, {:.1f}".format(*one["effective_heads"])
-        rows.append([name, f"{ece:.3f}", *(_quartiles(one["quartiles"][by]) for by in ("probability", "spread")), heads])
+        rows.append([name, f"{ece:.3f}", *(_quartiles(one["quartiles"][by]) for by in ("probability", "doubt", "spread")), heads])
     header = [
         f"after {found['calibrated_at']}",
         "ECE",
         "accuracy by quartile of P, surest first",
-        "by spread of the logit, surest first",
+        "by S / abs(M)",
+        "by S alone",
         "effective heads: all users, one user",
     ]
     return _table(header, rows)

@@ -19,7 +19,7 @@ import numpy as np
 
 from models.data.embeddings import Embedder, Vectors, embed_texts
 from models.data.preferences import Comparisons
-from models.evaluation.curves import Observed, accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
+from models.evaluation.curves import By, Observed, accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
 from models.evaluation.families_plots import draw_plots
 from models.evaluation.families_render import render_families
 from models.evaluation.fewshot import COUNTS
@@ -30,6 +30,7 @@ from models.evaluation.report import commit
 from models.training.loop import TrainingData
 
 Length = Literal["with", "without", "only"]
+UNCERTAINTIES: tuple[By, ...] = ("probability", "doubt", "spread")
 AT_CALIBRATION = 5
 """Comparisons at which calibration and uncertainty are reported."""
 
@@ -174,7 +175,7 @@ def summary(parts: Sequence[Observed]) -> dict[str, Any]:
                     "gain": _interval(paired_gain(parts, name, BASELINE, index)),
                 }
             )
-        quartiles = {by: accuracy_by_quartile(parts, name, at, by=by) for by in ("probability", "spread")}
+        quartiles = {by: accuracy_by_quartile(parts, name, at, by=by) for by in UNCERTAINTIES}
         learners[name] = {
             "curve": curve,
             "reliability": asdict(reliability(parts, name, at)),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from models.data.adapters import read_comparisons
 from models.data.preferences import Comparisons
 from models.data.public_sets import read_jester, read_ukpconvarg
 from models.data.trunk import load_trunk
@@ -47,14 +48,15 @@ def read_set(data: str, folder: Path | None) -> Comparisons:
 
     Raises:
         typer.BadParameter: the folder or the file is not there.
+        ComparisonInvalid: the file's rows are no comparisons; the message names them.
     """
     if data in (JESTER, UKP):
         if folder is None or not folder.is_dir():
             raise typer.BadParameter(f"{data} is not distributed with this project: give the folder that holds it (is {folder})")
         return read_jester(folder, per_user=JESTER_PER_USER) if data == JESTER else read_ukpconvarg(folder)
-    if not Path(data).is_file():
+    if not Path(data).exists():
         raise typer.BadParameter(f"{data!r} is neither {JESTER!r} nor {UKP!r} nor a file")
-    raise typer.BadParameter(f"{data!r}: no reader")
+    return read_comparisons(Path(data))
 
 
 def runs_on(data: str) -> list[Run]:

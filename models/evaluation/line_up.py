@@ -20,10 +20,13 @@ from models.training.learner import Learner
 from models.training.loop import LoopSettings, TrainingData
 from models.training.lore import LoreSettings, train_lore
 from models.training.micro import MicroSettings, train_micro
+from models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
 from models.training.vpl import VplSettings, train_vpl
 from models.training.vrf import VrfSettings, train_vrf
 
 BASELINE = "bradley_terry"
+VRF = VrfSettings(heads=20, reach=0.5, diversity=0.01, loop=LoopSettings(steps=1500, learning_rate=3e-3, evaluate_every=50, patience=10))
+"""`vrf` on public sets: two bases more than sixteen axes need, the start of the population, and small steps from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class LineUp:
 
     Attributes:
         subspace: the features that everybody's heads may use.
-        heads: `K` of `micro` and `lore`.
+        heads: `K` of `micro`, `sparse_moe` and `lore`.
         axes: `D` of `additive`.
         vrf: settings of `vrf`; its subspace is replaced.
         population: of `additive` and `hierarchical`.
@@ -42,7 +45,7 @@ class LineUp:
     subspace: Subspace
     heads: int = 8
     axes: int = 16
-    vrf: VrfSettings = field(default_factory=VrfSettings)
+    vrf: VrfSettings = VRF
     population: PopulationSettings = field(default_factory=PopulationSettings)
     steps: int = 1500
 
@@ -52,6 +55,9 @@ class LineUp:
         return {
             BASELINE: lambda data, seed: train_bradley_terry(data, BradleyTerrySettings(subspace=self.subspace, loop=short), seed),
             "micro": lambda data, seed: train_micro(data, MicroSettings(heads=self.heads, subspace=self.subspace, loop=short), seed),
+            "sparse_moe": lambda data, seed: train_sparse_moe(
+                data, SparseMoeSettings(experts=self.heads, subspace=self.subspace, loop=short), seed
+            ),
             "vrf": lambda data, seed: train_vrf(data, replace(self.vrf, subspace=self.subspace), seed),
             "additive": lambda data, seed: train_additive(data, AdditiveSettings(self.axes, self.population, self.subspace), seed),
         }

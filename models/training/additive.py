@@ -20,7 +20,7 @@ from models.seam.families import Families
 from models.training.episodes import Episodes, EpisodeSettings
 from models.training.features import Affine, Subspace
 from models.training.heads import Heads, TrainedFamily, compute_outputs
-from models.training.hierarchical import Population, PopulationSettings, fit_population
+from models.training.hierarchical import PopulationSettings, fit_population, taste_axes
 from models.training.loop import TrainingData
 
 Array = NDArray[np.float64]
@@ -67,28 +67,6 @@ def train_additive(data: TrainingData, settings: AdditiveSettings, seed: int) ->
         "margin_variance_of_axes": explained.tolist(),
     }
     return TrainedFamily(trained.family, heads, summary)
-
-
-def taste_axes(population: Population, moment: Array, most: int) -> tuple[Array, Array]:
-    """Returns `L` `[F, D]` and the variance of margins along every axis `[F]`, greatest first.
-
-    `theta = mu + L u` with `u ~ N(0, I)` has the population's covariance where `D = F`, and `L^T S L` is diagonal: the axes
-    are told apart by the comparisons themselves, so that votes along one say little about another.
-
-    Args:
-        population: of weights on features.
-        moment: `S` `[F, F]` second moment of feature differences.
-        most: `D`, at most.
-    """
-    values, vectors = np.linalg.eigh(population.covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    variances, turned = np.linalg.eigh(root.T @ moment @ root)
-    order = np.argsort(-variances, kind="stable")
-    axes = root @ turned[:, order[:most]]
-    # Eigenvectors come with either sign; a fixed one makes a training repeatable across libraries.
-    signs = np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1.0, 1.0)
-    signed: Array = axes * signs
-    return signed, np.maximum(variances[order], 0.0)
 
 
 def fold_heads(features: Affine, weight: Array) -> Heads:

@@ -153,6 +153,35 @@ class StandardisedHeads(nn.Module):
         return features.fold(self.effective().detach().double().numpy())
 
 
+class SizedHeads(StandardisedHeads):
+    """Standardised heads, each times a size of its own: where scores are mixed, what all like may be quieter than what few like.
+
+    The heads' spread over the calibration set is their size, and a family's logit scale is the mean of the sizes.
+    """
+
+    def __init__(self, heads: int, moment: Array, generator: torch.Generator) -> None:
+        super().__init__(heads, moment, generator)
+        self.log_sizes = nn.Parameter(torch.zeros(heads))
+
+    def effective(self) -> Tensor:
+        """Returns the weights on features `[K, F]`, after standardisation and times the sizes."""
+        return super().effective() * self.log_sizes.exp().unsqueeze(-1)
+
+    @torch.no_grad()
+    def start_from(self, weights: Array) -> float:
+        """Sets the heads to `weights` `[K, F]` up to one factor, and returns it: the root mean square of their spreads."""
+        spreads = np.sqrt(np.einsum("kf,fg,kg->k", weights, self.moment.double().numpy(), weights))
+        scale = float(np.sqrt(np.mean(spreads**2)))
+        self.directions.copy_(torch.from_numpy(weights / np.maximum(spreads, 1e-9)[:, None]))
+        self.log_sizes.copy_(torch.from_numpy(np.log(np.maximum(spreads / scale, 1e-3))))
+        return scale
+
+    def correlation(self) -> Tensor:
+        """Returns the correlation `[K, K]` of the heads' differences over the calibration set."""
+        weights = super().effective()
+        return weights @ self.moment @ weights.T
+
+
 def _moments(vectors: NDArray[np.float32]) -> tuple[Array, Array]:
     mean = vectors.mean(axis=0, dtype=np.float64)
     spread = vectors.std(axis=0, dtype=np.float64)

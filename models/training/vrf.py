@@ -11,18 +11,24 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.seam.additive import curvature
 from models.seam.families import Vrf
 from models.seam.gaussian import Bases, PairEncoder
 from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
-from models.training.features import Calibration, StandardisedHeads, Subspace
+from models.training.features import Calibration, SizedHeads, StandardisedHeads, Subspace
 from models.training.heads import Heads, TrainedFamily
+from models.training.hierarchical import Population, PopulationSettings, fit_population, taste_axes
 from models.training.loop import LoopSettings, TrainingData, fit, reproducible
+
+Array = NDArray[np.float64]
 
 NAME = "vrf"
 
@@ -42,6 +48,9 @@ class VrfSettings:
         free_bits: KL per latent dimension that costs nothing, nats.
         diversity: weight of the mean squared positive correlation between heads; opposed heads are as diverse as it gets.
         ridge: weight of the mean squared effective weight in the loss.
+        start: where heads, bases and votes start: at the closed form of a population of linear tastes, or anywhere.
+        reach: `kappa` of that start: how far one standard deviation of users moves the log weights.
+        population: of that start.
         subspace: the features that heads may use.
     """
 
@@ -55,11 +64,14 @@ class VrfSettings:
     kl: float = 3e-3
     kl_warmup: int = 300
     free_bits: float = 0.05
-    diversity: float = 0.1
+    diversity: float = 0.01
     ridge: float = 1e-3
+    start: Literal["population", "anywhere"] = "population"
+    reach: float = 0.5
+    population: PopulationSettings = field(default_factory=PopulationSettings)
     subspace: Subspace = field(default_factory=Subspace)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000, patience=15))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=2000, learning_rate=3e-3, patience=10))
 
 
 def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFamily:
@@ -67,6 +79,9 @@ def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFa
     with reproducible(seed) as generator:
         calibration = data.calibration(settings.subspace)
         module = VrfModule(calibration, settings, generator)
+        if settings.start == "population" and settings.heads > 2:
+            population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population)
+            module.start_from(population, calibration, settings.reach)
         train, validation = (ComparisonFeatures.of(part, data, calibration) for part in (data.train, data.validation))
         batches = Episodes(data.validation, settings.episodes).validation_batches()
 
@@ -75,14 +90,7 @@ def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFa
 
         history = fit(module, training_loss(module, train, data, settings, seed), validate, settings.loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
-        with torch.no_grad():
-            regulars = module.episode_loss(validation, batches[-1])[1]
-            summary |= {
-                # Posterior collapse shows as a KL of zero for users with many comparisons.
-                "kl_at_20": float(regulars.sum(dim=-1).mean()),
-                "active_dimensions": int((regulars.mean(dim=0) > settings.free_bits).sum()),
-                "max_correlation": float((module.heads.correlation() - torch.eye(settings.heads)).max()),
-            }
+        summary |= {"start_nll": history.validation[0][1], **module.monitors(validation, batches[-1], settings.free_bits)}
         return TrainedFamily(module.family(), module.fold(calibration), summary)
 
 
@@ -94,7 +102,7 @@ class VrfModule(nn.Module):
         heads, latent = settings.heads, settings.latent
         self.tau = settings.tau * latent
         self.scale = settings.precision_scale
-        self.heads = StandardisedHeads(heads, calibration.moment, generator)
+        self.heads: StandardisedHeads = SizedHeads(heads, calibration.moment, generator)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.features = nn.Linear(len(calibration.moment), settings.features, bias=False)
         self.prompt_features = nn.Linear(len(calibration.prompt.matrix), settings.prompt_features, bias=False)
@@ -104,6 +112,63 @@ class VrfModule(nn.Module):
         self.precision = nn.Linear(sizes[-1], latent)
         self.base_means = nn.Parameter(torch.randn(heads - 1, latent, generator=generator))
         self.raw_base_stds = nn.Parameter(torch.full((heads - 1, latent), math.log(math.expm1(0.5))))
+
+    @torch.no_grad()
+    def start_from(self, population: Population, calibration: Calibration, reach: float) -> None:
+        """Sets the weights to the closed form of a population of linear tastes (reconstruction); everything is learned further.
+
+        Along axes `L`, users are `u ~ N(0, I)` and comparisons `z = L^T dx` are uncorrelated with variances `lambda`. A
+        user's Gaussian after some choices is then, to first order, the sum of votes `z_j / 2` with the precision that a
+        comparison has on average, `lambda_j` times the curvature of `models.seam.additive`. Heads `mu + g L v_k` at bases
+        `c v_k`, with `v` a tight frame that sums to zero, answer a position `u` by `mu + L u`, to first order of the softmax,
+        where `kappa = 2 c / tau`, and `g = d / (w kappa (K - 1))` with `w` the weight that a special base has before the
+        first comparison. The first head, that of the wide base at the population's mean, is what everybody likes.
+        """
+        assert isinstance(self.heads, SizedHeads)
+        specials, latent = self.base_means.shape
+        size = min(latent, len(population.mean), specials - 1)
+        axes, variances = taste_axes(population, calibration.moment, size)
+        frame = _tight_frame(specials, size)
+        means = np.zeros((specials, latent))
+        means[:, :size] = 0.5 * reach * self.tau * frame
+        # Frames have rows of unlike length: stds make up for it, so that all special bases weigh alike at the start.
+        lengths = np.sum(means**2, axis=1)
+        stds = 1.0 - np.sqrt((lengths.max() - lengths) / latent + 0.04)
+        apart = lengths.max() + 0.04 * latent
+        special = np.exp(-apart / self.tau) / (1.0 + specials * np.exp(-apart / self.tau))
+        gain = size / (special * reach * specials)
+        weights = np.concatenate([population.mean[None], population.mean + gain * frame @ axes.T])
+        self.log_scale.fill_(float(np.log(self.heads.start_from(weights))))
+        self.base_means.copy_(torch.from_numpy(means) + 0.01 * self.base_means)
+        self.raw_base_stds.copy_(torch.from_numpy(np.log(np.expm1(np.maximum(stds, 0.05)))[:, None]))
+        everybody = float(population.mean @ calibration.moment @ population.mean)
+        slope = float(curvature(np.sqrt(everybody + variances.sum())))
+        self._start_votes(axes, variances[:size], slope)
+
+    def _start_votes(self, axes: Array, variances: Array, slope: float) -> None:
+        """Sets the pair encoder to linear votes along `axes` `[F, d]` of comparisons with these `variances` `[d]`.
+
+        `slope` is the information of a comparison in units of its variance, at most 1/4.
+        """
+        layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        size = min(len(variances), self.features.out_features, *(layer.out_features for layer in layers))
+        spreads = np.sqrt(np.maximum(variances, 1e-12))
+        for layer in (self.features, self.prompt_features, *layers, self.vote, self.precision):
+            layer.weight.mul_(0.1)
+        self.features.weight[:size] = torch.from_numpy((axes / spreads).T[:size]).float()
+        gain = np.ones(size)
+        for layer in layers:
+            layer.weight[:size] = 0.0
+            layer.weight[:size, :size] = torch.eye(size)
+            layer.bias[:size] = 0.0
+            gain *= 0.5  # the odd part of SiLU is x / 2
+        information = slope * spreads[:size] ** 2
+        self.vote.weight[:size] = 0.0
+        self.vote.weight[:size, :size] = torch.diag(torch.from_numpy(0.5 * spreads[:size] / np.maximum(information, 1e-6) / gain)).float()
+        # Axes without a head hardly see a comparison: what they would learn has nowhere to go yet.
+        precision = torch.full_like(self.precision.bias, math.log(math.expm1(0.01 * self.scale)))
+        precision[:size] = torch.from_numpy(np.log(np.expm1(np.maximum(information, 1e-4) * self.scale))).float()
+        self.precision.bias.copy_(precision)
 
     def bases(self) -> tuple[Tensor, Tensor]:
         """Returns means and stds `[K, D]`; the first base is N(0, I), where everybody starts."""
@@ -152,6 +217,30 @@ class VrfModule(nn.Module):
         return (losses * counted).sum() / counted.sum(), 0.5 * (mean.square() + std.square() - 1.0) - std.log()
 
     @torch.no_grad()
+    def monitors(self, features: ComparisonFeatures, regulars: EpisodeBatch, free_bits: float) -> dict[str, float]:
+        """Returns what shows a collapse, of users with many comparisons.
+
+        A posterior that ignores its comparisons has a KL of zero and no active dimension; weights that ignore the posterior
+        are alike for all users (`heads_per_user` near `effective_heads`, `weight_spread` near 0); heads that are one have
+        a correlation of 1.
+        """
+        context = regulars.context
+        precision, vote = self.votes(features.difference[context], features.prompts[features.prompt[context]])
+        mean, std = self.posterior(precision, vote, features.tie[context], regulars.context_mask)
+        divergence = 0.5 * (mean.square() + std.square() - 1.0) - std.log()
+        weights = self.weights(mean, std)
+        average = weights.mean(dim=0)
+        correlation = self.heads.correlation()
+        return {
+            "kl_at_20": float(divergence.sum(dim=-1).mean()),
+            "active_dimensions": float((divergence.mean(dim=0) > free_bits).sum()),
+            "effective_heads": float((-(average * average.log()).sum()).exp()),
+            "heads_per_user": float((-(weights * weights.clamp(min=1e-30).log()).sum(dim=-1).mean()).exp()),
+            "weight_spread": float(weights.std(dim=0).mean() / average.mean()),
+            "max_correlation": float((correlation - torch.eye(len(correlation))).max()),
+        }
+
+    @torch.no_grad()
     def family(self) -> Vrf:
         """Returns the numpy side of the family with the weights as they are."""
         means, stds = (tensor.double().numpy() for tensor in self.bases())
@@ -173,6 +262,13 @@ class VrfModule(nn.Module):
         reads = {name: "prompt" if name.endswith("prompt_features") else "candidate" for name in outputs}
         heads = Heads({name: nn.Sequential(layer) for name, layer in outputs.items()}, reads)  # type: ignore[arg-type]
         return heads.eval().requires_grad_(requires_grad=False)
+
+
+def _tight_frame(rows: int, columns: int) -> Array:
+    """Returns `V` `[rows, columns]` with `V^T V = (rows / columns) I` and columns that sum to 0: cosines, `columns < rows`."""
+    angles = (2 * np.arange(rows)[:, None] + 1) * np.arange(1, columns + 1) * np.pi / (2 * rows)
+    frame: Array = np.sqrt(2.0 / columns) * np.cos(angles)
+    return frame
 
 
 def training_loss(
