@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from models.seam.evidence import Decay
 from service import __version__
-from service.endpoints import compat, decisions, feedback, generate, ops, page, route, score, users
+from service.endpoints import compat, coverage, decisions, feedback, generate, ops, page, route, score, users
 from service.endpoints.admission import Admission, Door, InFlight
 from service.endpoints.documentation import documented
 from service.endpoints.edge import Edge
@@ -91,7 +91,7 @@ def create_app(
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     app.state.live, app.state.metrics = live, metrics
-    for module in (score, generate, route, feedback, users, decisions, ops, compat, page):
+    for module in (score, generate, route, feedback, users, decisions, ops, coverage, compat, page):
         app.include_router(module.router)
     app.openapi = lambda: documented(app)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)
@@ -151,6 +151,8 @@ async def _running(
             user_secret=load_user_secret(settings),
             epsilon=settings.routing_epsilon,
             samples=settings.posterior_samples,
+            hysteresis=settings.routing_hysteresis,
+            cost_weight=settings.routing_cost_weight,
             decision_ttl_s=settings.decision_ttl_s,
             keep_text=settings.keep_text,
             clock=clock,
@@ -187,6 +189,7 @@ def _load_plan(settings: Settings, members: Mapping[str, Member] | None) -> Load
         queue_max_items=settings.queue_max_items,
         queue_max_tokens=settings.queue_max_tokens,
         local_max_batch=settings.local_max_batch,
+        price_share=settings.routing_price_share,
         members=members,
     )
 

@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     )
     half_life_days: float = Field(0.0, ge=0, le=3650, description="half-life of evidence; 0: nothing fades; users start anew under another")
     routing_epsilon: float = Field(0.05, ge=0, le=1, description="share of decisions drawn uniformly over the members")
+    routing_hysteresis: float = Field(
+        0.0, ge=0, le=1e6, description="reward by which another member must be better before policy `best` leaves a user's last one; 0: any"
+    )
+    routing_cost_weight: float = Field(
+        0.0, ge=0, le=1e6, description="reward that the dearest member's cost (roster: price, latency_s) is worth; 0: costs are not weighed"
+    )
+    routing_price_share: float = Field(0.5, ge=0, le=1, description="share of the price in a member's cost; the rest is its latency")
     posterior_samples: int = Field(256, ge=16, le=8192, description="posterior samples behind one decision")
 
     # scoring

@@ -85,8 +85,26 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateAnswer:
+    """What is proved of the portfolio for this user, with `confidence`: the best member gives at least `ratio` of the best possible reward.
+
+    `lower` and `upper` are that member's reward at least and any policy's at most, in the certificate's normalised rewards.
+    """
+
+    ratio: float
+    lower: float
+    upper: float
+    family: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingAnswer:
-    """How the member was chosen. `propensity` is null where it was forced, or where another member served in its place."""
+    """How the member was chosen. `propensity` is null where it was forced, or where another member served in its place.
+
+    `expected` is each member's value less its `costs`, where the deployment weighs them. `last` is the member that served before, where
+    hysteresis was asked about it.
+    """
 
     policy: Literal["sample", "best", "uniform", "forced"]
     member: str
@@ -96,6 +114,9 @@ class RoutingAnswer:
     propensities: dict[str, float]
     expected: dict[str, Expected]
     fallback: Fallback | None
+    certificate: CertificateAnswer | None
+    costs: dict[str, float] | None = None
+    last: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,86 +180,6 @@ class FeedbackAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class UserState:
-    """Times are RFC 3339, null for a user who was never seen."""
-
-    id: str
-    comparisons: int
-    first_seen: str | None
-    last_seen: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyState:
-    """A user under one family; `mean` and `std` of the Gaussian where the family has one."""
-
-    weights: dict[str, float]
-    mean: list[float] | None = None
-    std: list[float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UserPortfolio:
-    """The member that is best for this user on an average prompt, and each member's expected value."""
-
-    member: str
-    expected: dict[str, Expected]
-
-
-@dataclass(frozen=True, slots=True)
-class UserAnswer:
-    """Answer of `GET /users/{user}`."""
-
-    user: UserState
-    bundle: str
-    basis: str
-    families: dict[str, FamilyState]
-    portfolio: UserPortfolio
-
-
-@dataclass(frozen=True, slots=True)
-class DeletedCounts:
-    """What a deletion removed."""
-
-    keys: int
-    comparisons: int
-    decisions: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeletedAnswer:
-    """Receipt of `DELETE /users/{user}`."""
-
-    deleted: DeletedCounts
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayAnswer:
-    """Answer of `POST /admin/replay`: what this call did; unless `done`, the same request with `cursor` goes on.
-
-    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on.
-    """
-
-    basis: str
-    done: bool
-    cursor: str | None
-    users: int
-    replayed: int
-    without_texts: int
-    unusable: int
-
-
-@dataclass(frozen=True, slots=True)
-class TakenBackAnswer:
-    """Answer of `DELETE /users/{user}/comparisons/{event_id}`."""
-
-    event_id: str
-    result: Literal["taken-back"]
-    user: UserSeen
-    weights: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class DecisionCandidate:
     """One candidate of a decision; `text` is null where the deployment keeps no texts."""
 
@@ -286,7 +227,7 @@ class Problem:
     errors: list[dict[str, str]] | None = None
 
 
-OMITTED_IF_NONE = frozenset({"explanation", "dropped_prompt_tokens", "unscored_tokens", "mean", "std"})
+OMITTED_IF_NONE = frozenset({"explanation", "dropped_prompt_tokens", "unscored_tokens", "mean", "std", "costs", "last"})
 
 
 def to_json(answer: object) -> bytes:

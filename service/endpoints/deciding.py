@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.seam.family import Row
-from models.seam.routing import choose, sampled_values
-from service.endpoints.answers import Expected, Fallback, RouteAnswer, RoutingAnswer
+from models.seam.routing import choose, sampled_values, utilities
+from service.endpoints.answers import CertificateAnswer, Expected, Fallback, RouteAnswer, RoutingAnswer
 from service.endpoints.ids import new_decision_id
 from service.endpoints.people import Person, key_of, read_person
 from service.endpoints.record import DecisionRecord, Routing, digest_of, keep, pack
-from service.endpoints.runtime import Call
+from service.endpoints.runtime import Call, Serving
 from service.endpoints.scoring import both, encode, submit
 from service.endpoints.wire import RouteRequest
 from service.errors import StoreUnavailable
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,11 @@ async def decide(call: Call, request: RouteRequest, user: str | None) -> Decisio
     async def prompt_row() -> Row:
         return (await submit(call, await encode(call, prompt, [], context=request.context, with_prompt=True)))[0]
 
-    person, row = await both(read_person(call, user), prompt_row())
+    with_last = runtime.hysteresis > 0 and request.policy == "best"
+    person, row = await both(read_person(call, user, with_last=with_last), prompt_row())
     name = request.family or call.serving.family
-    routing = route(call, request, person, row, name)
+    routing, weights = route(call, request, person, row, name)
+    _measure(call, person, routing, weights, name)
     record = DecisionRecord(
         made_at_s=runtime.clock(),
         bundle=bundle.id,
@@ -80,18 +86,33 @@ async def decide(call: Call, request: RouteRequest, user: str | None) -> Decisio
     return decision
 
 
-def route(call: Call, request: RouteRequest, person: Person, row: Row, name: str) -> Routing:
-    """Returns the members drawn for this user and prompt, with the law that drew them; a forced member is drawn by nobody."""
+def route(call: Call, request: RouteRequest, person: Person, row: Row, name: str) -> tuple[Routing, Array]:
+    """Returns the members drawn for this user and prompt, with the law that drew them, and the user's weights `[K]`.
+
+    Values less costs are what is compared, expected and logged: the law is exactly that of the utilities. A forced member is drawn by
+    nobody.
+    """
     bundle, runtime = call.serving.bundle, call.runtime
     members = bundle.portfolio.names
     seed = secrets.randbits(63)
     rng = np.random.default_rng(seed)
     family = bundle.families[name]
     weights = family.sample_weights(bundle.families.part(name, person.evidence), row, rng, runtime.samples)
-    sampled = sampled_values(weights, bundle.portfolio.values_for(name, row))
+    sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, row)), call.serving.costs, runtime.cost_weight)
     forced = request.member is not None
-    choice = choose(request.policy, sampled, count=1 if forced else request.candidates, epsilon=runtime.epsilon, rng=rng)
-    return Routing(
+    last = members.index(person.last_member) if person.last_member in members and not forced else None
+    choice = choose(
+        request.policy,
+        sampled,
+        count=1 if forced else request.candidates,
+        epsilon=runtime.epsilon,
+        rng=rng,
+        last=last,
+        hysteresis=None if last is None else runtime.hysteresis,
+    )
+    # As the user is on an average prompt, and without the noise of samples: the certificate is about users, and says the same every time.
+    usual = family.weights(bundle.families.part(name, person.evidence), None)
+    routing = Routing(
         policy="forced" if forced else request.policy,
         seed=seed,
         epsilon=runtime.epsilon,
@@ -101,7 +122,39 @@ def route(call: Call, request: RouteRequest, person: Person, row: Row, name: str
         propensity=None if forced else choice.propensity,
         joint=None if forced else choice.joint,
         expected={member: (float(choice.mean[index]), float(choice.std[index])) for index, member in enumerate(members)},
+        costs=costs_of(call.serving, runtime.cost_weight),
+        certificate=certificate_of(call.serving, name, usual),
+        hysteresis=None if last is None else runtime.hysteresis,
+        last=None if last is None else members[last],
     )
+    return routing, usual
+
+
+def costs_of(serving: Serving, cost_weight: float) -> dict[str, float]:
+    """Returns what is taken off each member's value, in reward; nothing where costs are not weighed."""
+    if not cost_weight:
+        return {}
+    return {member: cost_weight * float(cost) for member, cost in zip(serving.bundle.portfolio.names, serving.costs, strict=True)}
+
+
+def certificate_of(serving: Serving, name: str, weights: Array) -> dict[str, Any] | None:
+    """Returns what is proved for a user with these weights `[K]` over the heads of one family; None if nothing is."""
+    certificate = serving.bundle.portfolio.certificate
+    ratio = serving.bundle.portfolio.certified_ratio(name, weights)
+    mapped = None if certificate is None or ratio is None else certificate.palm_weights(weights)
+    if certificate is None or ratio is None or mapped is None:
+        return None
+    lower, upper = certificate.bounds(mapped)
+    return {"ratio": ratio, "lower": lower, "upper": upper, "family": name, "confidence": certificate.confidence}
+
+
+def _measure(call: Call, person: Person, routing: Routing, weights: Array, name: str) -> None:
+    ratio = None if routing.certificate is None else routing.certificate["ratio"]
+    if ratio is not None:
+        call.runtime.metrics.certified(1.0 - ratio)
+    # Of the store away, the prior would say nothing about the users that there are; of another family, heads would be mixed up.
+    if person.id and person.personalization != "unavailable" and name == call.serving.family:
+        call.serving.recent.saw(key_of(call, person.id), weights, ratio)
 
 
 async def write(call: Call, decision: Decision) -> bool:
@@ -114,10 +167,17 @@ async def write(call: Call, decision: Decision) -> bool:
         record = pack(without_texts(decision.record))  # learning needs the features; texts are kept for people and for a later basis
     try:
         with call.timings.measure("redis"):
-            await store.write_decision(key, decision.id, record, ttl_s)
+            await store.write_decision(key, decision.id, record, ttl_s, _served(call, decision.record))
     except StoreUnavailable:
         return False
     return True
+
+
+def _served(call: Call, record: DecisionRecord) -> str | None:
+    """Returns the member to remember as this user's last one: who served, or who was drawn if nobody has yet; nobody for a forced one."""
+    if not call.runtime.hysteresis or record.routing.policy == "forced":
+        return None
+    return record.candidates[0].member if record.candidates else record.routing.members[0]
 
 
 def without_texts(record: DecisionRecord) -> DecisionRecord:
@@ -137,6 +197,9 @@ def routing_answer(routing: Routing, served: str | None = None) -> RoutingAnswer
         propensities=dict(routing.propensities),
         expected={member: Expected(mean, std) for member, (mean, std) in routing.expected.items()},
         fallback=Fallback(**routing.fallback) if routing.fallback else None,
+        certificate=CertificateAnswer(**routing.certificate) if routing.certificate else None,
+        costs=dict(routing.costs) or None,
+        last=routing.last,
     )
 
 

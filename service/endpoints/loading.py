@@ -12,8 +12,10 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from models.seam.bundle import Bundle, BundleInvalid, read_bundle
+from models.seam.routing import member_costs
 from models.seam.text import TextEncoder
 from service.batching.batcher import Batcher
 from service.batching.calibrate import calibrate
@@ -24,7 +26,7 @@ from service.errors import AttuneError, BundleRefused
 from service.members.build import build_roster
 from service.members.member import Member, UnusableMember
 from service.members.roster import Roster
-from service.members.spec import read_roster
+from service.members.spec import MemberSpec, read_roster
 from service.observe.logs import get_logger
 from service.observe.metrics import Metrics
 
@@ -42,7 +44,8 @@ class LoadPlan:
         shadows: families whose predictions are measured; none takes all others.
         roster: members file; None takes the bundle's own.
         budget_tokens: of a batch; 0 measures.
-        members: given ones, in place of a roster; they are closed by whoever gave them.
+        price_share: of the price in a member's cost, against its latency.
+        members: given ones, in place of the roster's; they are closed by whoever gave them.
     """
 
     family: str | None
@@ -54,6 +57,7 @@ class LoadPlan:
     queue_max_items: int
     queue_max_tokens: int
     local_max_batch: int
+    price_share: float
     members: Mapping[str, Member] | None = None
 
 
@@ -99,7 +103,9 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         # 4. The probes, through the batcher as a request would go.
         await replay_probes(bundle, encoder, batcher)
         # 5. The members of the portfolio.
-        roster = await _members(bundle, plan, metrics, client)
+        specs = _specs(bundle, plan)
+        roster = await _members(bundle, specs, plan, metrics, client)
+        costs = _costs(bundle, specs, plan.price_share)
     except BaseException:
         await batcher.aclose()
         raise
@@ -116,6 +122,7 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         provider=session.provider,
         budget_tokens=measured.budget_tokens,
         owns_members=plan.members is None,
+        costs=costs,
     )
 
 
@@ -213,18 +220,37 @@ def _check_outputs(bundle: Bundle, session: ScorerSession) -> None:
         raise BundleRefused(f"{bundle.id}: the scorer does not give {', '.join(missing)}, which its families read")
 
 
-async def _members(bundle: Bundle, plan: LoadPlan, metrics: Metrics, client: httpx.AsyncClient) -> Roster:
+def _roster_file(bundle: Bundle, plan: LoadPlan) -> Path:
+    return plan.roster or bundle.path / ROSTER_FILE
+
+
+def _specs(bundle: Bundle, plan: LoadPlan) -> Mapping[str, MemberSpec]:
+    """Returns what the roster says of the portfolio's members; nothing where members were given and no roster was."""
+    if plan.members is not None and plan.roster is None:
+        return {}
+    try:
+        return {name: spec for name, spec in read_roster(_roster_file(bundle, plan)).items() if name in bundle.portfolio.names}
+    except UnusableMember as error:
+        raise BundleRefused(str(error)) from error
+
+
+def _costs(bundle: Bundle, specs: Mapping[str, MemberSpec], price_share: float) -> NDArray[np.float64]:
+    told = [specs.get(name) for name in bundle.portfolio.names]
+    prices = np.array([spec.price if spec else 0.0 for spec in told], dtype=np.float64)
+    latencies_s = np.array([spec.latency_s if spec else 0.0 for spec in told], dtype=np.float64)
+    return member_costs(prices, latencies_s, price_share=price_share)
+
+
+async def _members(bundle: Bundle, specs: Mapping[str, MemberSpec], plan: LoadPlan, metrics: Metrics, client: httpx.AsyncClient) -> Roster:
     observers = member_observers(metrics)
     names = bundle.portfolio.names
     try:
         if plan.members is not None:
             roster = Roster(plan.members, None, observers)
         else:
-            path = plan.roster or bundle.path / ROSTER_FILE
-            specs = {name: spec for name, spec in read_roster(path).items() if name in names}
             portfolio = build_roster(
                 specs,
-                root=path.parent,
+                root=_roster_file(bundle, plan).parent,
                 client=client,
                 observers=observers,
                 threads=plan.threads or None,

@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from service import __version__
 from service.auth import require_admin
-from service.endpoints.answers import ReplayAnswer, json_response, problems
+from service.endpoints.answers import json_response, problems
 from service.endpoints.replaying import replay
 from service.endpoints.runtime import Call, Live
+from service.endpoints.user_answers import ReplayAnswer
 from service.endpoints.wire import ReloadRequest, ReplayRequest
 from service.errors import AttuneError, BundleRefused, NotFound, NotReady, StoreUnavailable
 from service.observe.metrics import Metrics
@@ -109,6 +110,7 @@ async def portfolio(request: Request) -> Response:
             "name": member.name,
             "description": member.description,
             "weights": dict(member.weights),
+            "cost": float(call.serving.costs[index]),
             "values": {name: dict(zip(families[name].heads, held.values[name][index].tolist(), strict=True)) for name in families.names},
             "intervals": {
                 name: dict(zip(families[name].heads, held.intervals[name][index].tolist(), strict=True)) for name in families.names

@@ -5,7 +5,7 @@ Redis away is not an error here: scoring and routing go on from the prior, say s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -31,6 +31,7 @@ class Person:
     personalization: Personalization
     first_seen_s: float | None = None
     last_seen_s: float | None = None
+    last_member: str | None = None
 
     @property
     def seen(self) -> UserSeen:
@@ -51,16 +52,25 @@ def person(call: Call, user: str, total: UserSum | None) -> Person:
     return Person(user, total.count, evidence[: families.evidence_size], "applied", total.first_seen_s, total.last_seen_s)
 
 
-async def read_person(call: Call, user: str | None) -> Person:
-    """Returns the user as stored; the prior if there is no user, nothing is stored, or the store is away."""
+async def read_person(call: Call, user: str | None, *, with_last: bool = False) -> Person:
+    """Returns the user as stored; the prior if there is no user, nothing is stored, or the store is away.
+
+    Args:
+        call: the request.
+        user: None for a caller who names no user.
+        with_last: whether to read the member that served last too, in the same round trip.
+    """
     families = call.serving.bundle.families
     if user is None:
         found = Person("", 0, families.prior(), "prior")
     else:
         try:
             with call.timings.measure("redis"):
-                total = await call.runtime.store.read_user(key_of(call, user), call.kept_under)
-            found = person(call, user, total)
+                if with_last:
+                    total, last = await call.runtime.store.read_for_routing(key_of(call, user), call.kept_under)
+                else:
+                    total, last = await call.runtime.store.read_user(key_of(call, user), call.kept_under), None
+            found = replace(person(call, user, total), last_member=last)
         except StoreUnavailable:
             found = Person(user, 0, families.prior(), "unavailable")
     call.runtime.metrics.personalized(found.personalization)

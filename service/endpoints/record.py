@@ -12,7 +12,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +43,10 @@ class Routing:
         joint: of all members in this order; None likewise.
         expected: member -> (mean, std) of its value for this user and prompt.
         fallback: why and by whom a drawn member was replaced; None if none was.
+        costs: member -> what was taken off its value for price and latency, in reward; empty where costs are not weighed. `expected`
+            and the law are of what is left.
+        certificate: what the portfolio's certificate says of this user; None if it says nothing.
+        hysteresis, last: what another member had to be better by than the one that served last, and that one; None if that was not asked.
     """
 
     policy: Policy
@@ -55,6 +59,10 @@ class Routing:
     joint: float | None
     expected: Mapping[str, tuple[float, float]]
     fallback: Mapping[str, str] | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+    certificate: Mapping[str, Any] | None = None
+    hysteresis: float | None = None
+    last: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
-from service.endpoints.answers import ReplayAnswer
 from service.endpoints.learning import evidence_of, read_payload
 from service.endpoints.problems import invalid
 from service.endpoints.runtime import Call
 from service.endpoints.scoring import encode, submit
+from service.endpoints.user_answers import ReplayAnswer
 from service.endpoints.wire import ReplayRequest
 from service.errors import FieldError, ScorerFailed, TooLarge
 from service.state.store import Comparison, LoggedComparison, UserKey, UsersPage, user_tag

@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.seam.bundle import Bundle
 from models.seam.evidence import Decay
 from models.seam.text import TextEncoder
 from service.auth import Caller
 from service.batching.batcher import Batcher
+from service.endpoints.window import RecentUsers
 from service.errors import DeadlineExceeded, NotReady
 from service.members.roster import Roster
 from service.observe.metrics import Metrics
@@ -80,6 +84,8 @@ class Serving:
         provider: what runs the scorer.
         budget_tokens: padded tokens of a batch.
         owns_members: whether members end with it; not where they were given from outside.
+        costs: `[M]` of the members, in the order of the portfolio, from price and latency; within 0 and 1.
+        recent: the users that it routed of late.
     """
 
     bundle: Bundle
@@ -93,6 +99,8 @@ class Serving:
     provider: str
     budget_tokens: int
     owns_members: bool
+    costs: NDArray[np.float64]
+    recent: RecentUsers = field(default_factory=RecentUsers)
     leases: Leases = field(default_factory=Leases)
 
     async def aclose(self) -> None:
@@ -109,6 +117,8 @@ class Runtime:
     Attributes:
         user_secret: hashes user ids.
         epsilon, samples: exploration and posterior samples of routing.
+        hysteresis: reward by which another member must be better before policy `best` leaves the one that served last; 0 keeps nobody.
+        cost_weight: reward that the dearest member's cost is worth; 0 weighs no costs.
         keep_text: whether decisions and the log keep prompts and answers.
         clock: Unix seconds.
         reload: loads and checks another bundle and puts it in place; its caller gets the new `Serving`.
@@ -121,6 +131,8 @@ class Runtime:
     user_secret: bytes
     epsilon: float
     samples: int
+    hysteresis: float
+    cost_weight: float
     decision_ttl_s: float
     keep_text: bool
     clock: Callable[[], float]

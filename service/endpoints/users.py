@@ -10,16 +10,9 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from models.seam.routing import choose, sampled_values
+from models.seam.routing import choose, sampled_values, utilities
 from service.endpoints.answers import (
-    DeletedAnswer,
-    DeletedCounts,
     Expected,
-    FamilyState,
-    TakenBackAnswer,
-    UserAnswer,
-    UserPortfolio,
-    UserState,
     also,
     fields_of,
     json_response,
@@ -34,10 +27,11 @@ from service.endpoints.record import RecordUnreadable, unpack
 from service.endpoints.runtime import Call, Runtime, Serving
 from service.endpoints.segments import Segment
 from service.endpoints.streaming import EventStream, failed_in_stream
+from service.endpoints.user_answers import DeletedAnswer, DeletedCounts, FamilyState, TakenBackAnswer, UserAnswer, UserPortfolio, UserState
 from service.endpoints.wire import MAX_USER_CHARS, sound_unicode
 from service.errors import FieldError, UnknownEvent
 from service.state.records import checked_event_id
-from service.state.store import Exported, LoggedComparison, ReplayedEvidence, StoredDecision, StoredSum, TakenBack, UserKey
+from service.state.store import Exported, LastMember, LoggedComparison, ReplayedEvidence, StoredDecision, StoredSum, TakenBack, UserKey
 
 router = APIRouter()
 
@@ -77,6 +71,7 @@ async def delete_user(user: Segment, request: Request) -> Response:
     call: Call = request.state.call
     with call.timings.measure("redis"):
         deleted = await call.runtime.finish(call.runtime.store.delete_user(key_of(call, _checked(user))))
+    call.serving.recent.forget(key_of(call, user))
     return json_response(DeletedAnswer(DeletedCounts(deleted.keys, deleted.comparisons, deleted.decisions)))
 
 
@@ -127,7 +122,7 @@ def _portfolio(runtime: Runtime, serving: Serving, found: Person) -> UserPortfol
     bundle, rng = serving.bundle, np.random.default_rng(0)
     family = bundle.families[serving.family]
     weights = family.sample_weights(bundle.families.part(serving.family, found.evidence), None, rng, runtime.samples)
-    sampled = sampled_values(weights, bundle.portfolio.values_for(serving.family, None))
+    sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(serving.family, None)), serving.costs, runtime.cost_weight)
     choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng)
     members = bundle.portfolio.names
     expected = {member: Expected(float(choice.mean[index]), float(choice.std[index])) for index, member in enumerate(members)}
@@ -173,6 +168,8 @@ def _line(key: UserKey, entry: Exported) -> dict[str, Any]:
                 "observed_at": rfc3339(entry.observed_s),
                 "evidence": entry.evidence.tolist(),
             }
+        case LastMember(member):
+            return {"type": "last-member", "member": member}
         case TakenBack(event_id):
             return {"type": "taken-back", "event_id": event_id}
         case StoredDecision(decision_id, record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -34,6 +35,10 @@ def watch_live(metrics: Metrics, live: Live, in_flight: Callable[[], float]) -> 
     """Lets the gauges read from whatever serves at the time of a scrape."""
     metrics.watch_in_flight(in_flight)
     metrics.watch_ready(lambda: live.ready)
+    metrics.watch_users(
+        lambda: live.serving.recent.mean_gap() if live.serving else math.nan,
+        lambda: len(live.serving.recent) if live.serving else 0,
+    )
     metrics.watch_queue(
         lambda: live.serving.batcher.waiting_items if live.serving else 0,
         lambda: live.serving.batcher.waiting_tokens if live.serving else 0,

@@ -32,6 +32,8 @@ class LocalSpec:
         adapter: directory of a LoRA adapter in peft's format; None is the base alone.
         device: `cpu` or `cuda`.
         dtype: of the weights; `auto` is float32 on a CPU and the model's own on CUDA.
+        price: of a token, in any currency, the same for all members; routing weighs it where the deployment asks for it.
+        latency_s: typical seconds of an answer, likewise.
         defaults: system prompt and sampling of this member.
     """
 
@@ -40,6 +42,8 @@ class LocalSpec:
     adapter: str | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    price: float = 0.0
+    latency_s: float = 0.0
     defaults: Defaults = field(default_factory=Defaults)
 
 
@@ -58,6 +62,8 @@ class OpenAISpec:
         between_tokens_s: limit between pieces, seconds.
         failures_to_open: failures in a row after which the member is not tried for `open_s`.
         open_s: how long, seconds.
+        price: see `LocalSpec`.
+        latency_s: see `LocalSpec`.
         defaults: system prompt and sampling of this member.
     """
 
@@ -72,12 +78,16 @@ class OpenAISpec:
     between_tokens_s: float = 10.0
     failures_to_open: int = 5
     open_s: float = 10.0
+    price: float = 0.0
+    latency_s: float = 0.0
     defaults: Defaults = field(default_factory=Defaults)
 
 
 MemberSpec = LocalSpec | OpenAISpec
 
 _KINDS: Mapping[object, type[LocalSpec | OpenAISpec]] = {"local": LocalSpec, "openai": OpenAISpec}
+_POSITIVE = frozenset({"connect_s", "first_token_s", "between_tokens_s", "failures_to_open", "open_s"})
+_COSTS = frozenset({"price", "latency_s"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 
 
@@ -141,19 +151,24 @@ def _check_ranges(name: str, values: Mapping[str, Any], defaults: Defaults) -> N
         raise UnusableMember(name, "temperature", f"is {defaults.temperature}; it is at least 0")
     if not 0.0 < defaults.top_p <= 1.0:
         raise UnusableMember(name, "top_p", f"is {defaults.top_p}; it is above 0 and at most 1")
-    for key in ("connect_s", "first_token_s", "between_tokens_s", "failures_to_open", "open_s"):
-        if key in values and not 0 < values[key] < float("inf"):
-            raise UnusableMember(name, key, f"is {values[key]}; it is above 0")
-    url = values.get("base_url")
+    for key, value in values.items():
+        if key in _POSITIVE and not 0 < value < float("inf"):
+            raise UnusableMember(name, key, f"is {value}; it is above 0")
+        if key in _COSTS and not 0 <= value < float("inf"):
+            raise UnusableMember(name, key, f"is {value}; it is at least 0")
+    _check_url(name, values.get("base_url"))
+    for key in ("base", "adapter", "model", "api_key_env"):
+        if values.get(key) == "":
+            raise UnusableMember(name, key, "is empty")
+
+
+def _check_url(name: str, url: str | None) -> None:
     if url is not None and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
         raise UnusableMember(name, "base_url", f"is {url!r}; an http or https URL is needed")
     if url is not None and (urlsplit(url).password or urlsplit(url).query):
         raise UnusableMember(
             name, "base_url", "holds a password or a query; put the key into an environment variable and name it in api_key_env"
         )
-    for key in ("base", "adapter", "model", "api_key_env"):
-        if values.get(key) == "":
-            raise UnusableMember(name, key, "is empty")
 
 
 def _checked(name: str, key: str, wanted: Any, value: object) -> Any:

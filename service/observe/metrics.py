@@ -34,6 +34,7 @@ UNMATCHED_ROUTE = "unmatched"
 # From a Redis round trip on a socket (0.1 ms) to a generation on a CPU (minutes).
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _SHORT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SHARES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
@@ -108,6 +109,14 @@ class Metrics:
         self._fallbacks = Counter(
             "attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"], registry=registry
         )
+        self._decision_gap = Histogram(
+            "attune_decision_gap_ratio",
+            "Share of the best possible reward that is not proved of the portfolio for the user, decision by decision.",
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self._user_gap = Gauge("attune_portfolio_gap_ratio", "Mean of that share over the users routed of late, each once.", registry=registry)
+        self._recent_users = Gauge("attune_portfolio_recent_users", "Users routed of late.", registry=registry)
         self._feedback = Counter("attune_feedback", "Comparisons received.", ["result"], registry=registry)
         self._agreement = Counter(
             "attune_prequential_comparisons", "Comparisons predicted before they were learned.", ["family", "agreed"], registry=registry
@@ -222,6 +231,15 @@ class Metrics:
     def decided(self, policy: str, member: str) -> None:
         """Counts one member chosen; `policy` is one of sample, best, uniform, forced."""
         self._decisions.labels(policy, member).inc()
+
+    def certified(self, gap: float) -> None:
+        """Observes one decision for whose user the portfolio has a certificate; `gap` is 1 less the certified ratio."""
+        self._decision_gap.observe(gap)
+
+    def watch_users(self, gap: Callable[[], float], users: Callable[[], float]) -> None:
+        """Reads the mean gap and the number of the users routed of late from callbacks at each scrape."""
+        self._user_gap.set_function(gap)
+        self._recent_users.set_function(users)
 
     def fell_back(self, member: str) -> None:
         """Counts one decision that was served by another member; `member` is the one that had been chosen."""

@@ -12,8 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from service.state.keys import DECISION, SUM, UserKey, WrongUser, unseal
-from service.state.records import Exported, LoggedComparison, ReplayedEvidence, StoredDecision, StoredSum, TakenBack, UserSum, Vector
+from service.state.keys import DECISION, LAST, SUM, UserKey, WrongUser, unseal
+from service.state.records import (
+    Exported,
+    LastMember,
+    LoggedComparison,
+    ReplayedEvidence,
+    StoredDecision,
+    StoredSum,
+    TakenBack,
+    UserSum,
+    Vector,
+)
 
 Read = Callable[..., Awaitable[Any]]
 
@@ -36,6 +46,9 @@ async def pages(key: UserKey, read: Read) -> AsyncGenerator[Exported]:
         yield entry
     async for replayed in _replayed(key, read):
         yield replayed
+    last = await read("GET", key.last)
+    if last is not None:
+        yield LastMember(unseal(LAST, key, last).decode("utf-8"))
     async for decision in _decisions(key, read):
         yield decision
 

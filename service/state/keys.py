@@ -6,6 +6,7 @@
     {t:<tenant>:u:<tag>}:replayed:<basis>  hash     event id -> what a replay added under this basis
     {t:<tenant>:u:<tag>}:decision:<id>     string   one decision record
     {t:<tenant>:u:<tag>}:decisions         zset     decision id -> time at which its pointer expires, ms
+    {t:<tenant>:u:<tag>}:last              string   the member that served last, where the deployment asks for it
     {t:<tenant>:u:<tag>}:deleting          zset     decision ids whose pointers a deletion has yet to remove
     {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user
 
@@ -27,7 +28,7 @@ _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}")
 _LOG = re.compile(rf"\{{t:([A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}):u:([A-Za-z0-9_-]{{22}})\}}:log")
 _TAG = re.compile(r"[A-Za-z0-9_-]{22}")
 
-SUM, DECISION, POINTER = b"S", b"D", b"P"
+SUM, DECISION, POINTER, LAST = b"S", b"D", b"P", b"L"
 
 
 def user_tag(secret: bytes, tenant: str, user: str) -> str:
@@ -115,6 +116,10 @@ class UserKey:
     @property
     def decisions(self) -> str:
         return f"{self.base}:decisions"
+
+    @property
+    def last(self) -> str:
+        return f"{self.base}:last"
 
     @property
     def deleting(self) -> str:

@@ -20,6 +20,7 @@ from service.state.records import (
     Comparison,
     Exported,
     KnownEvent,
+    LastMember,
     LoggedComparison,
     ReplayedEvidence,
     StoredDecision,
@@ -49,6 +50,7 @@ class _User:
     digests: dict[str, bytes] = field(default_factory=dict)
     log: dict[str, LoggedComparison | TakenBack] = field(default_factory=dict)
     log_ends_s: float = math.inf
+    last: tuple[str, float] | None = None
     decisions: dict[str, _Decision] = field(default_factory=dict)
 
 
@@ -82,7 +84,12 @@ class MemoryStore:
         records = {decision_id: decision.record for decision_id, decision in live.items() if now_s < decision.record_ends_s}
         return user.sums.get(checked_name("basis", basis)), records
 
-    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float) -> None:
+    async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
+        self._check()
+        user = self._current(key)
+        return user.sums.get(checked_name("basis", basis)), user.last[0] if user.last else None
+
+    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float, served: str | None = None) -> None:
         self._limits.check_decision(record, ttl_s)
         checked_name("decision id", decision_id)
         self._check()
@@ -90,6 +97,8 @@ class MemoryStore:
         user.decisions.pop(decision_id, None)
         user.decisions[decision_id] = _Decision(record, now_s + ttl_s, now_s + 2 * ttl_s)
         self._owners[key.tenant, decision_id] = key
+        if served is not None:
+            user.last = served, now_s + 2 * ttl_s
         by_end = sorted(user.decisions, key=lambda each: user.decisions[each].pointer_ends_s)
         for oldest in by_end[: max(0, len(by_end) - self._limits.max_decisions)]:
             self._forget(key, user, oldest)
@@ -209,6 +218,8 @@ class MemoryStore:
         for replayed in list(user.replayed.values()):
             for part in list(replayed.values()):
                 yield part
+        if user.last is not None:
+            yield LastMember(user.last[0])
         for decision_id, decision in list(user.decisions.items()):
             if now_s < decision.record_ends_s:
                 yield StoredDecision(decision_id, decision.record)
@@ -221,7 +232,7 @@ class MemoryStore:
             self._owners.pop((key.tenant, decision_id), None)
         decisions = sum(now_s < decision.record_ends_s for decision in user.decisions.values())
         comparisons = sum(isinstance(entry, LoggedComparison) for entry in user.log.values())
-        indexes = 2 * bool(user.log) + bool(user.decisions)
+        indexes = 2 * bool(user.log) + bool(user.decisions) + bool(user.last)
         return Deleted(
             len(user.sums) + sum(map(bool, user.replayed.values())) + indexes + decisions + len(user.decisions), comparisons, decisions
         )
@@ -246,6 +257,8 @@ class MemoryStore:
             user.log.clear()
             user.digests.clear()
             user.replayed.clear()
+        if user.last is not None and now_s >= user.last[1]:
+            user.last = None
         for decision_id in [each for each, decision in user.decisions.items() if now_s >= decision.pointer_ends_s]:
             self._forget(key, user, decision_id)
         return user

@@ -185,4 +185,11 @@ class StoredDecision:
     record: bytes
 
 
-Exported = StoredSum | LoggedComparison | TakenBack | ReplayedEvidence | StoredDecision
+@dataclass(frozen=True, slots=True)
+class LastMember:
+    """Export: the member that served the user last."""
+
+    member: str
+
+
+Exported = StoredSum | LoggedComparison | TakenBack | ReplayedEvidence | LastMember | StoredDecision

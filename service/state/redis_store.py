@@ -19,6 +19,7 @@ from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, Un
 from service.state.export import log_without, pages
 from service.state.keys import (
     DECISION,
+    LAST,
     SUM,
     UserKey,
     WrongUser,
@@ -76,6 +77,10 @@ class RedisStore:
     async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
         record = await self._wire.run("read_user", lambda: self._wire.command("GET", key.sum(basis)))
         return self._sum(key, record)
+
+    async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
+        total, last = await self._wire.run("read_for_routing", lambda: self._wire.command("MGET", key.sum(basis), key.last))
+        return self._sum(key, total), None if last is None else self._unseal(LAST, key, last).decode("utf-8")
 
     async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
         ids = [decision_id for decision_id in dict.fromkeys(decision_ids) if is_name(decision_id)]
@@ -162,11 +167,12 @@ class RedisStore:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float) -> None:
+    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float, served: str | None = None) -> None:
         self._limits.check_decision(record, ttl_s)
         ttl_ms = round(1000 * ttl_s)
-        keys = [key.decision(decision_id), key.decisions]
-        arguments = [seal_of(DECISION, key) + record, decision_id, ttl_ms, self._limits.max_decisions, key.decision_prefix]
+        last = b"" if served is None else seal_of(LAST, key) + served.encode("utf-8")
+        keys = [key.decision(decision_id), key.decisions, key.last]
+        arguments = [seal_of(DECISION, key) + record, decision_id, ttl_ms, self._limits.max_decisions, key.decision_prefix, last]
         pointer, value = pointer_key(key.tenant, decision_id), pack_pointer(key, decision_id)
         clustered = self._wire.clustered
 
@@ -236,7 +242,7 @@ class RedisStore:
         raise self._refused(outcome, rest, basis, None)
 
     async def delete_user(self, key: UserKey) -> Deleted:
-        keys = [key.events, key.log, key.decisions, key.deleting]
+        keys = [key.events, key.log, key.decisions, key.deleting, key.last]
 
         async def delete() -> Deleted:
             removed, comparisons, decisions = await self._wire.script(

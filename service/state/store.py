@@ -19,6 +19,7 @@ from service.state.records import (
     Comparison,
     Exported,
     KnownEvent,
+    LastMember,
     LoggedComparison,
     ReplayedEvidence,
     StoredDecision,
@@ -34,6 +35,7 @@ __all__ = [
     "Deleted",
     "Exported",
     "KnownEvent",
+    "LastMember",
     "Limits",
     "LoggedComparison",
     "Observe",
@@ -139,8 +141,19 @@ class Store(Protocol):
         """Returns the user's sum and those of the decision records that are this user's and live, in one round trip."""
         ...
 
-    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float) -> None:
+    async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
+        """Returns the user's sum, and the member that served last if that is kept, in one round trip."""
+        ...
+
+    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float, served: str | None = None) -> None:
         """Keeps a decision record for `ttl_s`, and for twice as long the knowledge that it existed and whose it was.
+
+        Args:
+            key: whose decision.
+            decision_id: written again, the record takes the place of the first.
+            record: opaque bytes.
+            ttl_s: seconds.
+            served: the member to remember as the last one, likewise for twice `ttl_s`; None leaves what is remembered.
 
         Raises:
             ValueError: the record or `ttl_s` is out of bounds; nothing was written.

@@ -65,7 +65,7 @@ def test_names_carry_the_prefix_and_base_units(metrics):
     for family in ours:
         assert family.name.startswith("attune_")
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|percent)(_|$)", family.name)
-        assert family.type not in {"histogram", "summary"} or re.search(r"_(seconds|tokens|texts|nats)$", family.name), family.name
+        assert family.type not in {"histogram", "summary"} or re.search(r"_(seconds|tokens|texts|nats|ratio)$", family.name), family.name
 
 
 def test_no_label_could_hold_a_person_a_path_or_an_id(metrics):

@@ -1,4 +1,4 @@
--- delete_user(events, log, index, deleting; sum_prefix, decision_prefix, replayed_prefix) -> {keys, comparisons, decisions}
+-- delete_user(events, log, index, deleting, last; sum_prefix, decision_prefix, replayed_prefix) -> {keys, comparisons, decisions}
 --
 -- Removes everything of a user that is on the user's slot, in one step, and leaves in `deleting` the ids of decisions whose pointers
 -- are still to be removed.
@@ -7,6 +7,7 @@
 -- KEYS[2] stream  {user}:log
 -- KEYS[3] zset    {user}:decisions  names the decisions
 -- KEYS[4] zset    {user}:deleting   decision ids left by this or an interrupted deletion; the caller empties it
+-- KEYS[5] string  {user}:last       the member that served last
 -- ARGV[1] sum_prefix       "{user}:sum:"
 -- ARGV[2] decision_prefix  "{user}:decision:"
 -- ARGV[3] replayed_prefix  "{user}:replayed:"
@@ -35,5 +36,5 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   redis.call('ZUNIONSTORE', KEYS[4], 2, KEYS[4], KEYS[3], 'AGGREGATE', 'MAX')
   if left_ms > redis.call('PTTL', KEYS[4]) then redis.call('PEXPIRE', KEYS[4], left_ms) end
 end
-keys = keys + decisions + redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
+keys = keys + decisions + redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[5])
 return {keys, comparisons, decisions}
