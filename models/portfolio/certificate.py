@@ -118,7 +118,8 @@ def certify(
     width = mean_bound(members, 1.0, marginal_error, method)
     lower, upper = np.maximum(mean - width, 0.0), np.minimum(mean + width, 1.0)
     highest = np.minimum(optima.mean(axis=0) + mean_bound(optima, 1.0, marginal_error, method), 1.0)
-    bound = UpperBound(asked, highest)
+    # As in the search: an optimum is no less than what a member reaches there.
+    bound = UpperBound(asked, np.maximum(highest, (asked @ mean.T).max(axis=1)))
     corners = lower_corners(lower)
     above = bound.over(corners.weights)
     ratios = corners.lower / np.maximum(above, 1e-12)
@@ -149,7 +150,8 @@ def certify(
 def _paired(evidence: Evidence, error: float, method: Method) -> tuple[float, float, Array]:
     """Returns the worst ratio, the greatest gap, and the corner of the worst ratio, from differences on each prompt."""
     corners = lower_corners(evidence.planned)
-    bound = UpperBound(evidence.asked, evidence.planned_optima)
+    lifted = np.maximum(evidence.planned_optima, (evidence.asked @ evidence.planned.T).max(axis=1))
+    bound = UpperBound(evidence.asked, lifted)
     pairs = np.argwhere(corners.best)
     share = error / (2 * len(pairs))
     gaps, lows = np.empty(len(pairs)), np.empty(len(pairs))

@@ -97,7 +97,7 @@ class UpperBound:
             ArithmeticError: the programme has no solution: a bound is below what a policy has.
         """
         found = linprog(-self._extend(weights[None])[0], A_ub=self._rows(), b_ub=self.optima, bounds=(0.0, 1.0), method="highs")
-        if found.status != 0:
+        if found.status != 0 or found.fun is None:
             raise ArithmeticError(f"the upper bound at {weights} has no solution over {len(self.optima)} constraints: {found.message}")
         return -float(found.fun), np.maximum(-np.asarray(found.ineqlin.marginals), 0.0)
 
@@ -171,7 +171,7 @@ def _chebyshev(halfspaces: Array) -> tuple[Array, float]:
         bounds=[(None, None)] * size + [(0.0, None)],
         method="highs",
     )
-    if found.status != 0:
+    if found.status != 0 or found.x is None:
         return np.zeros(size), 0.0
     return np.asarray(found.x[:-1]), float(found.x[-1])
 

@@ -34,14 +34,14 @@ def grid_levels(dimensions: int, epsilon: float, delta: float) -> Array:
 
 def grid_bound(dimensions: int, epsilon: float, delta: float) -> int:
     """Returns the most weights that the grid has: `d (J + 2)^(d - 1)`."""
-    return dimensions * len(grid_levels(dimensions, epsilon, delta)) ** (dimensions - 1)
+    return int(dimensions * len(grid_levels(dimensions, epsilon, delta)) ** (dimensions - 1))
 
 
 def round_down(weights: Array, epsilon: float, delta: float) -> Array:
     """Returns the grid's weights that serve the users `weights` `[N, d]`, with the greatest entry 1, `[N, d]`."""
     levels = grid_levels(weights.shape[1], epsilon, delta)
     scaled = weights / weights.max(axis=1, keepdims=True)
-    rounded = levels[np.searchsorted(levels, scaled + 1e-12, side="right") - 1]
+    rounded: Array = levels[np.searchsorted(levels, scaled + 1e-12, side="right") - 1]
     rounded[np.arange(len(weights)), weights.argmax(axis=1)] = 1.0
     return rounded
 

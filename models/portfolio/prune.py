@@ -105,16 +105,15 @@ def smallest_cover(covers: Covers, *, prefer: Array | None = None, limit_s: floa
     found = milp(
         cost,
         constraints=LinearConstraint(covers.astype(np.float64), lb=1.0),
-        integrality=np.ones(members),
+        integrality=np.ones(members, dtype=np.int64),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0.0, "time_limit": limit_s},
     )
-    if found.success:
-        return tuple(int(index) for index in np.flatnonzero(found.x > 0.5)), True
+    solved: Array | None = found.x  # None where the programme ran out of time before it had any cover
     covering = [greedy_cover(covers)]
-    if found.x is not None and np.all(covers[:, found.x > 0.5].any(axis=1)):
-        covering.append(tuple(int(index) for index in np.flatnonzero(found.x > 0.5)))
-    return min(covering, key=len), False
+    if solved is not None and np.all(covers[:, solved > 0.5].any(axis=1)):
+        covering.insert(0, tuple(int(index) for index in np.flatnonzero(solved > 0.5)))
+    return min(covering, key=len), bool(found.success)
 
 
 def greedy_cover(covers: Covers) -> tuple[int, ...]:

@@ -208,8 +208,16 @@ def prove(solutions: Sequence[Solution], epsilon: float, *, beta: float = 0.0, c
 
 
 def upper_bound(solutions: Sequence[Solution], *, beta: float = 0.0) -> UpperBound:
-    """Returns U as far as the solutions bound the optimum; those of approximate oracles do not."""
-    bounded = [(solution.weights, solution.optimum) for solution in solutions if solution.optimum is not None]
+    """Returns U as far as the solutions bound the optimum; those of approximate oracles do not.
+
+    A bound below what another solution reaches at the same weights (training at `w` may end worse than training next to it) is
+    lifted to that, since the optimum is no less.
+    """
+
+    def lifted(weights: Array, optimum: float) -> float:
+        return max(optimum, *(float(weights @ other.value) - beta * other.divergence for other in solutions))
+
+    bounded = [(solution.weights, lifted(solution.weights, solution.optimum)) for solution in solutions if solution.optimum is not None]
     size = len(solutions[0].weights)
     asked = np.array([weights for weights, _ in bounded]).reshape(-1, size)
     return UpperBound(asked, np.array([optimum for _, optimum in bounded]), regularised=beta > 0)

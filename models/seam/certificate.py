@@ -104,7 +104,8 @@ class Certificate:
         if not total > 0 or not math.isfinite(total) or float(np.min(mapped)) < -OUTSIDE * total:
             return None
         kept = np.maximum(mapped, 0.0)
-        return kept / np.sum(kept)
+        on_simplex: Array = kept / np.sum(kept)
+        return on_simplex
 
     def bounds(self, weights: Array) -> tuple[float, float]:
         """Returns `L(w)` and `U(w)` for PALM weights `[d]`: what the best member gives at least, what any policy could give at most.
@@ -173,4 +174,5 @@ def read_certificate(document: Mapping[str, Any]) -> Certificate:
         raise ValueError(f"certificate holds something that is no number: {error}") from error
     if any(arrays[name].ndim != (1 if name in {"offset", "scale", "worst_weights"} else 2) for name in _SIZED):
         raise ValueError(f"certificate has arrays of shapes { {name: array.shape for name, array in arrays.items()} }")
-    return Certificate(family=family, rewards=rewards, method=str(document.get("method", "exact")), oracle_calls=calls, **arrays, **numbers)
+    fields: dict[str, Any] = {**arrays, **numbers}
+    return Certificate(family=family, rewards=rewards, method=str(document.get("method", "exact")), oracle_calls=calls, **fields)
