@@ -25,7 +25,8 @@ class Health:
         tokens: mean length.
         ended: share that the model ended by itself.
         blank: share without text.
-        distinct_2: distinct pairs of words among all pairs, in all answers together.
+        within: mean over the answers of distinct pairs of words among an answer's pairs; degenerate text has few.
+        distinct_2: distinct pairs of words among all pairs, in all answers together; few where answers are all alike.
         repetition: mean share of an answer's runs of four words that occurred in it before.
         base_perplexity: per token, under the base.
         pairs: how often each pair of words occurs, sorted; for `distinct_2_at`.
@@ -34,6 +35,7 @@ class Health:
     tokens: float
     ended: float
     blank: float
+    within: float
     distinct_2: float
     repetition: float
     base_perplexity: float
@@ -61,7 +63,7 @@ class Health:
 
     def figures(self) -> dict[str, float]:
         """Returns everything but `pairs`, for JSON."""
-        names = ("tokens", "ended", "blank", "distinct_2", "repetition", "base_perplexity")
+        names = ("tokens", "ended", "blank", "within", "distinct_2", "repetition", "base_perplexity")
         return {name: float(getattr(self, name)) for name in names}
 
 
@@ -69,13 +71,21 @@ class Health:
 class GuardLimits:
     """What is still accepted, relative to the base on the same prompts.
 
-    A member may be a fifth as long (brevity is a taste) and three times as long; `distinct_2` is compared at equal size.
+    Attributes:
+        least_length, most_length: of the mean length; brevity is a taste.
+        most_perplexity: of the base's perplexity.
+        least_distinct_2: of `Health.within`: whether texts are degenerate.
+        least_diversity: of `Health.distinct_2` at equal size: whether answers have become one and the same. A member that keeps to
+            one of several manners of its base has less of it by right, so it stands lower.
+        least_ended: of the share of answers that end.
+        more_repetition, more_blank: added to the base's share.
     """
 
     least_length: float = 0.2
     most_length: float = 3.0
     most_perplexity: float = 2.0
     least_distinct_2: float = 0.8
+    least_diversity: float = 0.5
     least_ended: float = 0.9
     more_repetition: float = 0.1
     more_blank: float = 0.01
@@ -95,6 +105,7 @@ def health(answers: Sequence[Answer], statistics: Statistics) -> Health:
         tokens=float(np.mean([len(answer.ids) for answer in answers])),
         ended=float(np.mean([answer.ended for answer in answers])),
         blank=float(np.mean([not text for text in words])),
+        within=float(np.mean([len(set(runs)) / len(runs) if (runs := _runs(text, 2)) else 1.0 for text in words])),
         distinct_2=len(pairs) / max(1, pairs.total()),
         repetition=float(np.mean([_repeated(text) for text in words])),
         base_perplexity=float(np.exp(statistics.base_nll.sum() / max(1.0, statistics.tokens.sum()))),
@@ -103,12 +114,13 @@ def health(answers: Sequence[Answer], statistics: Statistics) -> Health:
 
 
 def ratios(before: Health, after: Health) -> dict[str, float]:
-    """Returns length, perplexity, `distinct_2` (as it is, and at equal size) and endings of a member over its base's."""
+    """Returns a member's length, perplexity, distinct pairs (within answers; in all at equal size; in all) and endings over its base's."""
     size = min(sum(before.pairs), sum(after.pairs))
     return {
         "length": after.tokens / max(before.tokens, 1e-9),
         "perplexity": after.base_perplexity / before.base_perplexity,
-        "distinct_2": after.distinct_2_at(size) / max(before.distinct_2_at(size), 1e-9),
+        "distinct_2": after.within / max(before.within, 1e-9),
+        "diversity": after.distinct_2_at(size) / max(before.distinct_2_at(size), 1e-9),
         "distinct_2_of_all": after.distinct_2 / max(before.distinct_2, 1e-9),
         "ended": after.ended / max(before.ended, 1e-9) if before.ended else 1.0,
     }
@@ -126,7 +138,11 @@ def violations(before: Health, after: Health, limits: GuardLimits) -> list[str]:
         ),
         (
             found["distinct_2"] < limits.least_distinct_2,
-            f"distinct-2 is {found['distinct_2']:.2f} of the base's at equal size; at least {limits.least_distinct_2:g}",
+            f"distinct-2 within an answer is {found['distinct_2']:.2f} of the base's; at least {limits.least_distinct_2:g}",
+        ),
+        (
+            found["diversity"] < limits.least_diversity,
+            f"distinct-2 of all answers is {found['diversity']:.2f} of the base's at equal size; at least {limits.least_diversity:g}",
         ),
         (found["ended"] < limits.least_ended, f"{found['ended']:.2f} times as many answers end; at least {limits.least_ended:g}"),
         (

@@ -209,7 +209,7 @@ def _line(when: str, found: Measured) -> str:
     own, relative = document["own"], document["ratios"]
     gained = f"w·r {own['before']:.3f} to {own['after']:.3f} ({found.standard_errors_gained:+.1f} standard errors)"
     apart = f"KL {document['kl']:.2f}, length x{relative['length']:.2f}, perplexity x{relative['perplexity']:.2f}"
-    return f"{when}: {gained}, {apart}, distinct-2 x{relative['distinct_2']:.2f}"
+    return f"{when}: {gained}, {apart}, distinct-2 x{relative['distinct_2']:.2f}, of all answers x{relative['diversity']:.2f}"
 
 
 def _write_adapter(checkpoint: Path, out: Path, base_name: str) -> None:

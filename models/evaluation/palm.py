@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from models.alignment.adapter_fit import CONFIG, WEIGHTS
 from models.alignment.answers import Rewards, sample_answers
 from models.alignment.causal import LanguageModel, load
-from models.alignment.guard import GuardLimits
 from models.alignment.member import MemberSettings, Prompts, fingerprint
 from models.evaluation.member_oracles import DpoOracle
 from models.evaluation.members import DEMO_SETTINGS
@@ -61,7 +60,7 @@ class PalmSettings:
     slack: float = 0.0
     confidence: float = 0.95
     answers: int = 2
-    member: MemberSettings = field(default_factory=lambda: replace(DEMO_SETTINGS, limits=GuardLimits()))
+    member: MemberSettings = DEMO_SETTINGS
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def plain(count=20, seed=0):
 def test_figures_of_health_are_those_counted_by_hand():
     found = healthy(["a b a b a b", "c d"], nll=np.log(3))
     assert found.tokens == 4.0
+    assert found.within == (2 / 5 + 1) / 2
     assert found.distinct_2 == 3 / 6  # ab ba ab ba ab, cd
     assert found.repetition == pytest.approx((1 / 3 + 0) / 2)  # abab baba abab: one of three occurred before
     assert found.base_perplexity == pytest.approx(3.0)
@@ -70,8 +71,9 @@ def test_a_member_like_its_base_passes():
         ([" ".join(WORDS * 2)] * 20, 1.0, 2, r"times as long; at most 3"),
         (plain(), 2.0, 2, r"perplexity under the base is 2\.72 times its own; at most 2"),
         (plain(), np.nan, 2, r"perplexity under the base is nan"),
-        ([plain()[0]] * 20, 1.0, 2, r"distinct-2 is 0\.\d\d of the base's"),
+        ([plain()[0]] * 20, 1.0, 2, r"distinct-2 of all answers is 0\.\d\d of the base's"),
         (["na na na na na na na na na na"] * 20, 1.0, 2, r"of an answer repeats itself"),
+        ([f"{word} na na na na na na na na na" for word in WORDS], 1.0, 2, r"distinct-2 within an answer is 0\.\d\d of the base's"),
         (plain(), 1.0, None, r"0\.00 times as many answers end"),
         ([*plain(10), *[""] * 10], 1.0, 2, r"0\.500 of the answers are blank"),
     ],
@@ -87,7 +89,8 @@ def test_length_alone_changes_the_share_of_distinct_pairs_of_all_but_not_the_one
     short, long = healthy(plain(20)), healthy(plain(200, seed=1))
     found = ratios(short, long)
     assert found["distinct_2_of_all"] < 0.7
-    assert found["distinct_2"] == pytest.approx(1.0, abs=0.05)
+    assert found["diversity"] == pytest.approx(1.0, abs=0.05)
+    assert found["distinct_2"] == 1.0
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from models.data.synthetic_tastes import manner_scores
 from tests.models.tiny_causal import PROMPTS, rewards, write_model
 
 ASKED = Prompts(PROMPTS[:32], PROMPTS[32:40], PROMPTS[40:])
-LAX = GuardLimits(0.0, 100.0, 100.0, 0.0, 0.0, 1.0, 1.0)
+LAX = GuardLimits(0.0, 100.0, 100.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 
 
 def settings(**changes):
@@ -126,7 +126,7 @@ def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itsel
     base = Path(models.__file__).parent / "demo" / "language_model" / "base"
     playful = Rewards(MANNERS, lambda _prompts, responses: np.array([manner_scores(text) for text in responses]))
     asked = Prompts(*(tuple(prompt.text for prompt in prompts(part, 0)[:48]) for part in ("train", "validation", "test")))
-    lax = GuardLimits(least_distinct_2=0.4)  # so few answers in one manner hold few different pairs of words
+    lax = GuardLimits(least_diversity=0.2)  # one manner of six
     dpo = DpoSettings(learning_rate=6e-3, epochs=3, batch=8, checkpoints=1)
     chosen = MemberSettings(answers=4, dpo=dpo, limits=lax, held_out_answers=1)
     member = train_member(base, playful, np.eye(len(MANNERS))[MANNERS.index("playful")], tmp_path, asked, seed=0, settings=chosen)
@@ -134,6 +134,7 @@ def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itsel
     assert found["own"]["gain"] > 5 * found["own"]["se"]
     assert found["rewards"]["playful"]["gain"] == pytest.approx(found["own"]["gain"])
     assert found["ratios"]["perplexity"] < 2
+    assert found["ratios"]["distinct_2"] > 0.8
     assert 0.3 < found["kl"] < 15
 
 

@@ -26,7 +26,7 @@ from tests.models.tiny_causal import NAMES, PROMPTS, rewards, write_lora, write_
 
 ASKED = Prompts(PROMPTS[:16], PROMPTS[16:22], PROMPTS[22:28])
 FRESH = PROMPTS[28:]
-LAX = GuardLimits(0.0, 100.0, 100.0, 0.0, 0.0, 1.0, 1.0)
+LAX = GuardLimits(0.0, 100.0, 100.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 QUICK = MemberSettings(
     answers=6, least_margin=0.0, dpo=DpoSettings(rank=4, alpha=8, learning_rate=1e-2, epochs=1, batch=8, checkpoints=1), limits=LAX
 )
