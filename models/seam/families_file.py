@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam import additive, sparse_moe
+from models.seam import additive, sparse_moe, sparserm
 from models.seam.documents import read_document
 from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
 from models.seam.family_format import Format, Stored, Written
@@ -63,6 +63,7 @@ FORMATS = (
     Format("vrf", Vrf, _write_vrf, _read_vrf),
     sparse_moe.FORMAT,
     additive.FORMAT,
+    sparserm.FORMAT,
 )
 """Every kind that this version serves. A family in a module of its own says its `Format` there, and is listed here."""
 

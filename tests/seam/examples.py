@@ -9,6 +9,7 @@ from models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
 from models.seam.gaussian import Bases, PairEncoder
 from models.seam.hedge import HedgeSettings
 from models.seam.sparse_moe import SparseMoe
+from models.seam.sparserm import SparseRm
 
 Array = NDArray[np.float64]
 
@@ -59,8 +60,15 @@ def sparse_moe(rng: np.random.Generator, *, active: int = 2, eta: float = 1.0) -
     return SparseMoe("sparse_moe", ("quality", *NAMES), 1.4, HedgeSettings(eta, 4.0), log_softmax(rng.normal(size=HEADS + 1)), active)
 
 
+def sparserm(rng: np.random.Generator) -> SparseRm:
+    """Returns two directions that are shown and a sum of others."""
+    return SparseRm(
+        "sparserm", ("for 3: yes", "against 7: no", "2 other directions"), 1.6, rng.dirichlet(np.ones(3)), (("oh yes",), (), ())
+    )
+
+
 def families(rng: np.random.Generator) -> list[Family]:
-    return [bradley_terry(), micro(rng), vrf(rng), sparse_moe(rng)]
+    return [bradley_terry(), micro(rng), vrf(rng), sparse_moe(rng), sparserm(rng)]
 
 
 def first_families(rng: np.random.Generator) -> Families:
@@ -80,6 +88,7 @@ def row(rng: np.random.Generator) -> Row:
         "micro_gate": log_softmax(rng.normal(size=HEADS)).astype(np.float32),
         "sparse_moe_rewards": rng.normal(size=HEADS + 1).astype(np.float32),
         "sparse_moe_gate": log_softmax(rng.normal(size=HEADS + 1)).astype(np.float32),
+        "sparserm_rewards": rng.normal(size=3).astype(np.float32),
         "vrf_rewards": rng.normal(size=HEADS).astype(np.float32),
         "vrf_features": rng.normal(size=FEATURES).astype(np.float32),
         "vrf_prompt_features": rng.normal(size=PROMPT_FEATURES).astype(np.float32),

@@ -1,0 +1,99 @@
+"""Directions of a sparse autoencoder under one small head: `P = sigma(a sum_g w_g dr_g)` (Liu et al. 2025, arXiv 2511.07896).
+
+The head is linear in projections of the trunk's state on the directions, and a score is the sum over directions exactly.
+The strongest directions are heads of their own; the others are one head together, so that an explanation stays short.
+The family is global: its weights are everybody's, and it learns nothing online. `K` heads, `N` candidates, `S` samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.seam import hedge
+from models.seam.arrays import expect_finite, expect_shape
+from models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
+from models.seam.family_format import Format, Stored, Written
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SparseRm:
+    """A reward that can be read: which directions of the trunk speak for a text, and which against it.
+
+    Attributes:
+        heads: the strongest directions, named after the tokens that fire them; then what is summed up of the others.
+        logit_scale: turns scores into logits.
+        shares: `[K]` how much of the score's spread each head carries, on the simplex; everybody's weights.
+        examples: per head, texts (cut short) in which its latent fires most; empty for heads that are sums.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    logit_scale: float
+    shares: Array
+    examples: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        expect_heads(self.heads, self.logit_scale)
+        expect_shape("shares", self.shares, (len(self.heads),))
+        expect_finite(shares=self.shares)
+        if self.shares.min() < 0 or abs(self.shares.sum() - 1.0) > 1e-6:
+            raise ValueError(f"array shares sums to {self.shares.sum():g} and is {self.shares.min():g} at least; it must be on the simplex")
+        if len(self.examples) != len(self.heads):
+            raise ValueError(f"there are examples of {len(self.examples)} heads; the family has {len(self.heads)}")
+
+    @property
+    def evidence_size(self) -> int:
+        return 0
+
+    @property
+    def candidate_outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}_rewards",)
+
+    @property
+    def prompt_outputs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def scores_with_prompt(self) -> bool:
+        return False
+
+    def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - everybody's weights are alike
+        return self.shares
+
+    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as above
+        return Scored(mixed_scores(rewards, self.shares), np.zeros(len(rewards)), self.shares, rewards)
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as above
+        margin = float(reward_difference(f"{self.name}_rewards", chosen, rejected) @ self.shares)
+        return float(hedge.sigmoid(np.array(self.logit_scale * margin)))
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - nothing to learn
+        return np.zeros(0)
+
+    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
+        return np.tile(self.shares, (samples, 1))
+
+    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002 - no Gaussian
+        return None
+
+
+def examples_of(family: object, head: int) -> tuple[str, ...]:
+    """Returns the texts that show what a head stands for; none for a family that keeps no examples."""
+    return family.examples[head] if isinstance(family, SparseRm) else ()
+
+
+def _write(family: SparseRm) -> Written:
+    return {"logit_scale": float(family.logit_scale), "examples": [list(texts) for texts in family.examples]}, {"shares": family.shares}
+
+
+def _read(stored: Stored) -> SparseRm:
+    examples = tuple(tuple(map(str, texts)) for texts in stored.entry["examples"])
+    return SparseRm(stored.name, stored.heads, stored.logit_scale, stored.arrays["shares"], examples)
+
+
+FORMAT = Format("sparserm", SparseRm, _write, _read)
