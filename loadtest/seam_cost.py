@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: matrices this sma
 import numpy as np
 
 from models.seam import routing
+from models.seam.additive import Additive
 from models.seam.evidence import Decay
 from models.seam.families import BradleyTerry, Families, Micro, Row, Vrf
 from models.seam.gaussian import Bases, PairEncoder
@@ -67,6 +68,16 @@ def example_row(heads: int, rng: np.random.Generator) -> Row:
     return row
 
 
+def example_additive(axes: int, rng: np.random.Generator) -> tuple[Additive, list[Row]]:
+    """Returns a family of `axes` axes, beside those that share a state, and rows of it."""
+    names = ("everybody", *(f"axis{index}" for index in range(2 * axes)))
+    family = Additive("additive", names, 1.2, 30.0)
+    ends = 30.0 * rng.normal(size=(22, axes))
+    common = rng.normal(size=(22, 1))
+    rewards = np.concatenate([common, common + ends, common - ends], axis=1) / 1.2
+    return family, [{"additive_rewards": one.astype(np.float32)} for one in rewards]
+
+
 def cost_us(call: Callable[[], object]) -> float:
     """Returns the least mean CPU time of one call over `REPEATS` timed loops, in microseconds."""
     timer = Timer(call, timer=time.process_time)
@@ -92,6 +103,9 @@ def main() -> None:
     micro, vrf = families["micro"], families["vrf"]
     micro_state, vrf_state = families.part("micro", state), families.part("vrf", state)
 
+    additive, told = example_additive(arguments.heads, rng)
+    additive_state = np.sum([additive.learn(row, told[0], {}, tie=False) for row in told[2:]], axis=0)
+
     def sample_and_choose() -> object:
         weights = vrf.sample_weights(vrf_state, prompt, rng, SAMPLES)
         sampled = routing.sampled_values(weights, portfolio.values_for("vrf", None))
@@ -101,6 +115,8 @@ def main() -> None:
         ("learn, all families", lambda: families.learn(chosen, rejected, prompt)),
         ("learn, micro", lambda: micro.learn(chosen, rejected, prompt, tie=False)),
         ("learn, vrf", lambda: vrf.learn(chosen, rejected, prompt, tie=False)),
+        ("learn, additive (axes as heads)", lambda: additive.learn(told[0], told[1], {}, tie=False)),
+        ("weights, additive", lambda: additive.weights(additive_state, None)),
         ("stamp with decay", lambda: decay.stamp(state, 1.7e9)),
         ("weights, micro", lambda: micro.weights(micro_state, prompt)),
         ("weights, vrf", lambda: vrf.weights(vrf_state, prompt)),
