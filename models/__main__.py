@@ -257,5 +257,37 @@ def _aside(line: str) -> None:
     typer.echo(line, err=True)
 
 
+@evaluate_app.command("sparserm")
+def evaluate_sparserm(
+    data: Annotated[Path, typer.Option(help="Folder with ukpconvarg1, hidden_context_hh and summeval_op; absent ones are left out.")],
+    out: Out = Path(".attune/sparserm"),
+    cache: Annotated[Path, typer.Option(help="Keeps vectors, token states and the autoencoder.")] = Path(".attune/cache"),
+    seeds: Annotated[int, typer.Option(min=2, help="Cuts, starts and random directions.")] = 10,
+    autoencoder: Annotated[Path | None, typer.Option(help="A public one (SAELens or Gemma Scope) of the same layer.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Directions of a sparse autoencoder against random ones, the dense state and latents; writes report.md, results.json, sweep.png."""
+    from models.evaluation.directions import StudySettings  # noqa: PLC0415 - torch
+    from models.evaluation.directions_report import evaluate_sparserm  # noqa: PLC0415
+
+    evaluate_sparserm(data, out, cache, seed=seed, settings=StudySettings(tuple(range(seeds))), public=autoencoder, progress=_aside)
+
+
+@evaluate_app.command("groups")
+def evaluate_groups(out: Out = Path(".attune/groups"), seed: Seed = 1) -> None:
+    """Two to eight opposed groups: share of Bayes-optimal accuracy, groups recovered, too few and too many heads."""
+    from models.evaluation.groups_report import evaluate_groups  # noqa: PLC0415 - torch
+
+    evaluate_groups(out, seed=seed)
+
+
+@evaluate_app.command("controlled")
+def evaluate_controlled(out: Out = Path(".attune/controlled"), seed: Seed = 1) -> None:
+    """The attribute-style controlled set: does the sparse mixture divide prompts and users as it should?"""
+    from models.evaluation.controlled_report import evaluate_controlled  # noqa: PLC0415 - torch
+
+    evaluate_controlled(out, seed=seed)
+
+
 if __name__ == "__main__":
     app()
