@@ -72,6 +72,7 @@ class MemberSettings:
         answers: of the base to each training prompt.
         pairs: most pairs of one prompt.
         least_margin: of a pair's `w·r`.
+        only_ended: whether answers that were cut off are kept out of the pairs, see `choose_pairs`.
         dpo: see there.
         limits: of the guard.
         validation_answers, held_out_answers: to each prompt, of base and member.
@@ -80,6 +81,7 @@ class MemberSettings:
     answers: int = 4
     pairs: int = 1
     least_margin: float = 0.05
+    only_ended: bool = True
     dpo: DpoSettings = field(default_factory=DpoSettings)
     limits: GuardLimits = field(default_factory=GuardLimits)
     validation_answers: int = 1
@@ -141,7 +143,8 @@ def train_member(
     source = str(arguments["base"])
     model = load(base)
     learned = sample_answers(model, BASE, prompts.training, settings.answers, seed, shared / "training.jsonl", source, tell)
-    pairs = choose_pairs(learned, learned.rewards(rewards), wanted, settings.pairs, settings.least_margin)
+    judged = learned.rewards(rewards)
+    pairs = choose_pairs(learned, judged, wanted, settings.pairs, settings.least_margin, only_ended=settings.only_ended)
     aligned = train_dpo(base, pairs, work, seed, settings.dpo, tell)
     asked = sample_answers(
         model, BASE, prompts.validation, settings.validation_answers, seed + 1, shared / "validation.jsonl", source, tell

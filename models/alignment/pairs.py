@@ -30,11 +30,13 @@ class Pair:
     margin: float
 
 
-def choose_pairs(answers: Answers, rewards: Array, weights: Array, per_prompt: int = 1, least_margin: float = 0.05) -> list[Pair]:
+def choose_pairs(
+    answers: Answers, rewards: Array, weights: Array, per_prompt: int = 1, least_margin: float = 0.05, *, only_ended: bool = True
+) -> list[Pair]:
     """Returns the best answer with the worst, the second best with the second worst, and so on, for each prompt.
 
-    Only answers that the model ended itself take part: learning to stop in the middle of a sentence would be a way to
-    score well on brevity that nobody asked for. Blank answers may be rejected, never chosen.
+    By default only answers that the model ended itself take part: those that were cut off score well on brevity, which nobody
+    asked for. Blank answers may be rejected, never chosen.
 
     Args:
         answers: of the base, `[P, G]`.
@@ -42,6 +44,7 @@ def choose_pairs(answers: Answers, rewards: Array, weights: Array, per_prompt: i
         weights: `[d]`.
         per_prompt: most pairs of one prompt.
         least_margin: pairs whose `w·r` is closer are left out, in units of sum(w).
+        only_ended: False lets answers take part that were cut off, for a model that hardly ever ends one.
 
     Raises:
         PairsMissing: no pair is left.
@@ -50,7 +53,7 @@ def choose_pairs(answers: Answers, rewards: Array, weights: Array, per_prompt: i
     needed = least_margin * float(weights.sum())
     found: list[Pair] = []
     for prompt, group, worth in zip(answers.prompts, answers.answers, utility, strict=True):
-        ranked = [index for index in np.argsort(-worth, kind="stable") if group[index].ended]
+        ranked = [index for index in np.argsort(-worth, kind="stable") if group[index].ended or not only_ended]
         best = [index for index in ranked if group[index].text]
         for top, bottom in list(zip(best, reversed(ranked), strict=False))[:per_prompt]:
             margin = float(worth[top] - worth[bottom])

@@ -37,9 +37,9 @@ DEMO_REWARDS = "models.evaluation.members:MANNER_REWARDS"
 # one: even the grammar's own answers in one manner have .24 (formal) to .66 (detailed) of the mixture's distinct pairs.
 DEMO_SETTINGS = MemberSettings(
     answers=8,
-    dpo=DpoSettings(learning_rate=2e-3, epochs=1, checkpoints=4),
+    dpo=DpoSettings(imitation=0.2, learning_rate=2e-3, epochs=1, checkpoints=5),
     limits=GuardLimits(least_diversity=0.2),
-    held_out_answers=2,
+    held_out_answers=1,
 )
 
 
@@ -97,7 +97,7 @@ def parse_weights(text: str, names: Sequence[str]) -> Array:
     return np.array(list(found.values()))
 
 
-def demo_prompts(seed: int = 0, training: int = 400, validation: int = 100) -> Prompts:
+def demo_prompts(seed: int = 0, training: int = 400, validation: int = 60) -> Prompts:
     """Returns the demo's prompts: training topics to learn from, validation topics to choose on, test topics to report on."""
     asked = {part: tuple(prompt.text for prompt in prompts(part, seed)) for part in ("train", "validation", "test")}
     return Prompts(asked["train"][:training], asked["validation"][:validation], asked["test"])

@@ -74,6 +74,17 @@ class Palm:
     values: Array
     certificate: Certificate
 
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """Folder of each member's adapter."""
+        return {name: self.out / "adapters" / name for name in self.names}
+
+    @property
+    def made_for(self) -> dict[str, dict[str, float]]:
+        """Weights over the rewards' names that each member was aligned to."""
+        rewards = self.certificate.rewards
+        return {name: dict(zip(rewards, row.tolist(), strict=True)) for name, row in zip(self.names, self.weights, strict=True)}
+
 
 def build_portfolio(
     base: Path | str,
@@ -216,12 +227,11 @@ def _lay_out(palm: Palm, base: str, pruned: Pruned, measured: Array, settings: P
             shutil.copyfile(out / "members" / name / file, folder / file)
         roster[name] = {"kind": "local", "base": base, "adapter": f"adapters/{name}"}
     _write(out / "roster.json", roster)
-    rewards = palm.certificate.rewards
     error = 1.96 * measured.std(axis=0, ddof=1) / np.sqrt(len(measured))
     _write(
         out / "palm.json",
         {
-            "members": {name: dict(zip(rewards, w.tolist(), strict=True)) for name, w in zip(palm.names, palm.weights, strict=True)},
+            "members": palm.made_for,
             "policies": {
                 solution.handle: {
                     "weights": solution.weights.tolist(),

@@ -23,6 +23,7 @@ from models.alignment.member import MemberConflict, MemberRefused, MemberSetting
 from models.data.synthetic import MANNERS, prompts
 from models.data.synthetic_tastes import manner_scores
 from tests.models.tiny_causal import PROMPTS, rewards, write_model
+from tests.project.tree import ROOT
 
 ASKED = Prompts(PROMPTS[:32], PROMPTS[32:40], PROMPTS[40:])
 LAX = GuardLimits(0.0, 100.0, 100.0, 0.0, 0.0, 0.0, 1.0, 1.0)
@@ -136,6 +137,31 @@ def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itsel
     assert found["ratios"]["perplexity"] < 2
     assert found["ratios"]["distinct_2"] > 0.8
     assert 0.3 < found["kl"] < 15
+
+
+STORIES = ROOT.parent / "shared" / "data" / "stories260k" / "hf"
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not distributed with this project")
+def test_a_public_model_without_template_and_padding_is_aligned_too(tmp_path):
+    exclaiming = Rewards(
+        ("loud", "quiet"), lambda _p, r: np.array([[min(1.0, text.count("!") / 4), 1 - min(1.0, text.count("!") / 4)] for text in r])
+    )
+    dpo = DpoSettings(learning_rate=3e-3, epochs=2, batch=16, checkpoints=1)
+    chosen = MemberSettings(answers=4, only_ended=False, dpo=dpo, limits=LAX, held_out_answers=8)
+    asked = Prompts(*(tuple(f"Once there was a {kind} {noun}" for noun in nouns) for kind, nouns in _STORIES.items()))
+    member = train_member(STORIES, exclaiming, (1.0, 0.0), tmp_path, asked, seed=0, settings=chosen)
+    found = member.document["held_out"]
+    assert found["own"]["gain"] > 2 * found["own"]["se"]
+    assert found["rewards"]["quiet"]["gain"] == pytest.approx(-found["own"]["gain"])
+    assert found["ratios"]["perplexity"] < 2
+
+
+_STORIES = {
+    "big": ("dog", "cat", "boy", "girl", "bird", "bear", "fish", "car", "ball", "tree", "box", "frog", "bunny", "cow", "lion", "mouse"),
+    "red": ("dog", "cat", "boy", "girl"),
+    "little": ("dog", "cat", "boy", "girl", "bird", "bear", "fish", "car"),
+}
 
 
 def _fields(of):
