@@ -1,8 +1,9 @@
 """Prints what a user occupies in Redis and how fast one comparison is added, measured on the embedded server.
 
-    python -m loadtest.state_memory [--users 200] [--comparisons 50] [--adds 2000]
+    python -m loadtest.state_memory [--users 200] [--comparisons 50] [--adds 2000] [--bundle FOLDER]
 
-Memory is the server's own MEMORY USAGE with every element sampled; the target is a sum below 1 kB. Latencies are of
+Memory is the server's own MEMORY USAGE with every element sampled; the target is a sum below 1 kB (1,024 bytes), for all families of a
+bundle together: with `--bundle` those of one that was built, without it those of the trainers' default sizes. Latencies are of
 RedisStore.add_comparison in this process, client included; both sync policies run alternately, so that their ratio holds on a noisy
 machine.
 """
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ import structlog
 import uvloop
 from redis.asyncio import Redis
 
+from models.seam.additive import evidence_size
+from models.seam.families_file import read_families
 from service.state.embedded import EmbeddedRedis
 from service.state.redis_store import RedisStore
 from service.state.server_process import Fsync
@@ -34,6 +38,7 @@ SIZES = (24, 56, 96)
 PAYLOADS = (0, 500)
 IN_FLIGHT = 32
 ROUNDS = 3
+TARGET_BYTES = 1024
 
 
 def key_of(user: object) -> UserKey:
@@ -72,6 +77,34 @@ async def measure_memory(store: RedisStore, raw: Redis, rng: np.random.Generator
             each = (await used_bytes(raw) - before) / added
             each_in_file = (await file_bytes(raw) - file_before) / added
             print(f"{size:>20} {payload_bytes:>8} {sum_bytes:>11} {each:>22.0f} {each_in_file:>19.0f}")
+
+
+def families_of(bundle: Path | None) -> dict[str, int]:
+    """Returns doubles of evidence by family: of a bundle, or of the sizes that trainers choose if nobody chooses others."""
+    if bundle is not None:
+        families, _ = read_families((bundle / "families.json").read_bytes(), (bundle / "families.npz").read_bytes())
+        return {name: families[name].evidence_size for name in families.names}
+    return {"bradley_terry": 0, "micro": 12, "vrf": 2 * 16, "sparse_moe": 13, "additive": evidence_size(12), "sparserm": 0}
+
+
+async def measure_families(store: RedisStore, raw: Redis, rng: np.random.Generator, sizes: Mapping[str, int]) -> None:
+    """Prints the sum of a user who learns under all families at once, and the most evidence that stays below the target."""
+
+    async def bytes_of(size: int) -> int:
+        key = key_of(f"families {size}")
+        await store.add_comparison(key, comparison_of(rng, size, 0))
+        return int(await raw.memory_usage(key.sum(BASIS), samples=0))
+
+    await raw.flushall()
+    total = sum(sizes.values())
+    print(f"\nall families: {', '.join(f'{name} {size}' for name, size in sizes.items())}")
+    taken = {size: await bytes_of(size) for size in {total, *range(64, 160)}}
+    most = max(size for size, used in taken.items() if used < TARGET_BYTES)
+    print(f"{total:>20} doubles: the sum takes {taken[total]:,} bytes")
+    print(f"{most:>20} doubles are the most below {TARGET_BYTES:,} bytes: {taken[most]:,} bytes")
+    key = key_of("last member")
+    await store.write_decision(key, str(uuid.uuid4()), b"record", 86_400.0, "concise")
+    print(f"{'':>20} the member that served last takes {await raw.memory_usage(key.last, samples=0)} bytes, where hysteresis is on")
 
 
 async def file_bytes(raw: Redis) -> int:
@@ -139,7 +172,7 @@ async def measure_start(folder: Path) -> None:
         print(f"{name} {about.get(f'{name}_version')}, allocator {(await raw.info('memory'))['mem_allocator']}, start {took_s:.2f} s")
 
 
-async def main(users: int, comparisons: int, adds: int) -> None:
+async def main(users: int, comparisons: int, adds: int, bundle: Path | None) -> None:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -147,6 +180,7 @@ async def main(users: int, comparisons: int, adds: int) -> None:
         async with EmbeddedRedis(folder / "memory", fsync="everysec") as server, Redis.from_url(server.url, protocol=2) as raw:
             store = RedisStore(server.url)
             await raw.config_set("auto-aof-rewrite-percentage", 0)  # a rewrite would shrink the file under the measurement
+            await measure_families(store, raw, rng, families_of(bundle))
             await measure_memory(store, raw, rng, users, comparisons)
             await measure_decisions(store, raw, rng, users)
             await store.aclose()
@@ -158,9 +192,10 @@ if __name__ == "__main__":
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--comparisons", type=int, default=50)
     parser.add_argument("--adds", type=int, default=2000)
+    parser.add_argument("--bundle", type=Path)
     options = parser.parse_args()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(options.users, options.comparisons, options.adds))
+        runner.run(main(options.users, options.comparisons, options.adds, options.bundle))

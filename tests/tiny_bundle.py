@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from models.seam.additive import Additive
 from models.seam.bundle import Probes, basis_id, write_bundle
 from models.seam.certificate import Certificate
 from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
@@ -23,6 +24,8 @@ from models.seam.families_file import write_families
 from models.seam.gaussian import Bases, PairEncoder
 from models.seam.hedge import HedgeSettings
 from models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
+from models.seam.sparse_moe import SparseMoe
+from models.seam.sparserm import SparseRm
 from models.seam.text import Encoded, TextEncoder, TextTemplate
 
 HEADS = ("concise", "detailed", "warm")
@@ -56,8 +59,17 @@ def tiny_families() -> list[Family]:
     return [BradleyTerry("bradley_terry", ("quality",), 1.0), micro, Vrf("vrf", HEADS, 1.5, bases, encoder)]
 
 
+def further_families() -> list[Family]:
+    """Returns one family of every other kind: experts beside a shared one, one taste axis from cold to warm, and two directions."""
+    return [
+        SparseMoe("sparse_moe", ("quality", *HEADS), 1.5, HedgeSettings(eta=1.0, cap=4.0), np.log(np.full(4, 1 / 4)), active=2),
+        Additive("additive", ("everybody", "warmer", "colder"), 1.0, reach=3.0),
+        SparseRm("sparserm", ("for 5: friend", "1 other direction"), 1.0, np.array([0.75, 0.25]), (("my friend",), ())),
+    ]
+
+
 def write_tiny_bundle(
-    root: Path, *, name: str = "tiny", salt: float = 0.0, note: str = "", probe_error: float = 0.0, only: str = ""
+    root: Path, *, name: str = "tiny", salt: float = 0.0, note: str = "", probe_error: float = 0.0, only: str = "", every: bool = False
 ) -> Path:
     """Returns the directory of a tiny bundle below `root`.
 
@@ -67,14 +79,15 @@ def write_tiny_bundle(
         salt: added to the heads' weights: another salt is another basis.
         note: goes into the manifest alone: another note is another bundle of the same basis.
         probe_error: added to the answers of the probes: above the tolerance, the bundle must be refused.
-        only: the one family that it has; all if empty.
+        only: the one family that it has; all three if empty.
+        every: it has a family of every further kind too.
     """
-    families = [family for family in tiny_families() if only in {"", family.name}]
+    families = [family for family in tiny_families() if only in {"", family.name}] + (further_families() if every else [])
     tokenizer = tiny_tokenizer()
-    graph = _graph(salt)
+    graph = _graph(salt, every=every)
     files = write_families(families, only or "vrf")
     tokenizer_json = tokenizer.to_str().encode()
-    heads = repr(sorted((output, array.tolist()) for output, array in _weights(salt).items())).encode()
+    heads = repr(sorted((output, array.tolist()) for output, array in _weights(salt, every=every).items())).encode()
     basis = basis_id({"tokenizer": tokenizer_json, "template": repr(TEMPLATE.to_json()).encode(), "heads": heads, **files})
     contents: dict[str, bytes | Path] = {
         "scorer.onnx": graph,
@@ -116,10 +129,14 @@ def _certificate() -> Certificate:
 
 
 def _values(heads: int) -> NDArray[np.float64]:
-    return np.eye(3) if heads == 3 else np.array([[0.1], [0.0], [0.2]])
+    """Returns `[M, K]`: each member worth most under its own head; under one head alone, or any but the first three, `warm` most."""
+    rest = np.array([[0.1], [0.0], [0.2]])
+    if heads < 3:
+        return np.tile(rest, (1, heads))
+    return np.concatenate([np.eye(3), np.tile(rest, (1, heads - 3))], axis=1)
 
 
-def _weights(salt: float) -> dict[str, Floats]:
+def _weights(salt: float, *, every: bool = False) -> dict[str, Floats]:
     """Returns per output `[pooled + 1, width]`: weights on `[warm, formal, known, log(1 + tokens)]` and, last, the bias."""
     length, warm = np.array([0, 0, 0, 1.2, -2.6]), np.array([4.0, 0, 0, 0, -0.5])
     heads = np.stack([-length, length, warm], axis=1) + salt
@@ -135,10 +152,20 @@ def _weights(salt: float) -> dict[str, Floats]:
         "vrf_prompt_features": np.stack([warm, length], axis=1),
         "vrf_values": np.concatenate([np.zeros((4, 9)), _values(3).reshape(1, 9)]),
     }
+    if every:
+        outputs |= {
+            "sparse_moe_rewards": np.concatenate([(0.5 * warm)[:, None], heads], axis=1),
+            "sparse_moe_gate": np.concatenate([np.zeros((5, 1)), gate], axis=1),
+            "additive_rewards": np.stack([0.5 * warm, 1.5 * warm, -0.5 * warm], axis=1),
+            "sparserm_rewards": np.stack([warm, -0.2 * length], axis=1),
+        }
+        for family in further_families():
+            values = _values(len(family.heads))
+            outputs[f"{family.name}_values"] = np.concatenate([np.zeros((4, values.size)), values.reshape(1, -1)])
     return {name: array.astype(np.float32) for name, array in outputs.items()}
 
 
-def _graph(salt: float) -> bytes:
+def _graph(salt: float, *, every: bool = False) -> bytes:
     vocabulary = len(dict.fromkeys(WORDS))
     table = np.zeros((vocabulary, 3), dtype=np.float32)
     table[[WORDS.index(word) for word in WARM], 0] = 1.0
@@ -159,7 +186,7 @@ def _graph(salt: float) -> bytes:
         helper.make_node("Concat", ["mean", "log_length"], ["pooled"], axis=1),
     ]
     outputs = []
-    for name, weight in _weights(salt).items():
+    for name, weight in _weights(salt, every=every).items():
         constants |= {f"{name}_weight": weight[:-1], f"{name}_bias": weight[-1]}
         target = f"{name}_logits" if name.endswith("_gate") else name
         nodes.append(helper.make_node("Gemm", ["pooled", f"{name}_weight", f"{name}_bias"], [target]))

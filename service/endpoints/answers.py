@@ -26,12 +26,13 @@ class UserSeen:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One head's part of a score: `contribution = weight * reward`."""
+    """One head's part of a score: `contribution = weight * reward`; `examples` are texts that show what the head stands for."""
 
     head: str
     weight: float
     reward: float
     contribution: float
+    examples: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ class Problem:
     errors: list[dict[str, str]] | None = None
 
 
-OMITTED_IF_NONE = frozenset({"explanation", "dropped_prompt_tokens", "unscored_tokens", "mean", "std", "costs", "last"})
+OMITTED_IF_NONE = frozenset({"explanation", "examples", "dropped_prompt_tokens", "unscored_tokens", "mean", "std", "costs", "last"})
 
 
 def to_json(answer: object) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 
 from models.seam.families import Families
 from models.seam.family import Row
+from models.seam.sparserm import examples_of
 from models.seam.text import Encoded
 from service.endpoints.answers import Contribution
 from service.endpoints.people import Person
@@ -87,11 +88,18 @@ def score_candidates(families: Families, name: str, person: Person, rows: Sequen
     rewards = np.array([row[f"{name}_rewards"] for row in rows], dtype=np.float64)
     scored = family.score(families.part(name, person.evidence), rewards, prompt if family.scores_with_prompt else None)
     contributions = scored.rewards * scored.weights
+    examples = [list(examples_of(family, head)) or None for head in range(len(family.heads))]
     texts = []
     for index in range(len(rows)):
         order = np.argsort(-np.abs(contributions[index]), kind="stable")
         parts = [
-            Contribution(family.heads[head], float(scored.weights[head]), float(rewards[index, head]), float(contributions[index, head]))
+            Contribution(
+                family.heads[head],
+                float(scored.weights[head]),
+                float(scored.rewards[index, head]),
+                float(contributions[index, head]),
+                examples[head],
+            )
             for head in order
         ]
         total = 0.0

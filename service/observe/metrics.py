@@ -115,7 +115,7 @@ class Metrics:
             buckets=_SHARES,
             registry=registry,
         )
-        self._user_gap = Gauge("attune_portfolio_gap_ratio", "Mean of that share over the users routed of late, each once.", registry=registry)
+        self._user_gap = Gauge("attune_portfolio_gap_ratio", "Mean of that share over users routed of late, each once.", registry=registry)
         self._recent_users = Gauge("attune_portfolio_recent_users", "Users routed of late.", registry=registry)
         self._feedback = Counter("attune_feedback", "Comparisons received.", ["result"], registry=registry)
         self._agreement = Counter(

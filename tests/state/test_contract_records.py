@@ -10,6 +10,7 @@ import pytest
 from service.errors import ExpiredCandidate, StoreUnavailable, UnknownDecision
 from service.state.store import (
     Deleted,
+    LastMember,
     Limits,
     LoggedComparison,
     Store,
@@ -66,6 +67,29 @@ async def test_a_decision_written_again_is_replaced(store: Store, alice: UserKey
     await store.write_decision(alice, "mine", b"second", 100.0)
     assert await store.read_decision(alice.tenant, "mine") == (alice.tag, b"second")
     assert (await store.delete_user(alice)).decisions == 1
+
+
+async def test_the_member_that_served_last_is_read_with_the_sum(store: Store, alice: UserKey, bob: UserKey) -> None:
+    added = await store.add_comparison(alice, comparison())
+    await store.write_decision(alice, "one", b"record", 100.0)
+    assert (await store.read_for_routing(alice, BASIS))[1] is None
+    await store.write_decision(alice, "one", b"record", 100.0, "warm/ü")
+    await store.write_decision(alice, "two", b"record", 100.0)  # says nothing about it, and leaves it
+    held, last = await store.read_for_routing(alice, BASIS)
+    assert (same(held, added.sum), last) == (True, "warm/ü")
+    assert await store.read_for_routing(bob, BASIS) == (None, None)
+    assert LastMember("warm/ü") in await exported(store, alice)
+
+
+async def test_the_last_member_is_forgotten_after_twice_the_time_of_its_decision_or_with_its_user(bench: Bench, alice: UserKey) -> None:
+    await bench.store.write_decision(alice, "one", b"record", 100.0, "warm")
+    await bench.pass_time(190.0)
+    assert (await bench.store.read_for_routing(alice, BASIS))[1] == "warm"
+    await bench.pass_time(20.0)
+    assert (await bench.store.read_for_routing(alice, BASIS))[1] is None
+    await bench.store.write_decision(alice, "two", b"record", 100.0, "concise")
+    assert (await bench.store.delete_user(alice)).keys == 4  # record, index, pointer, last member
+    assert (await bench.store.read_for_routing(alice, BASIS))[1] is None
 
 
 async def test_a_decision_is_live_then_expired_then_unknown(bench: Bench, alice: UserKey, bob: UserKey) -> None:
