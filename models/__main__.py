@@ -192,6 +192,24 @@ def evaluate_oracle(
     evaluate_oracle(out, seed=seed, study=OracleStudy(instances=instances), seeds=seeds, demo=DEMO, cache=cache, progress=_aside)
 
 
+@evaluate_app.command("zeroeval")
+def evaluate_zeroeval(
+    data: Annotated[Path, typer.Argument(help="Folder with gsm, crux and math-l5 response matrices.")],
+    out: Out = Path(".attune/zeroeval"),
+    seed: Seed = 0,
+    splits: Annotated[int, typer.Option(min=2, help="Random halves of the questions.")] = 10,
+    without: Annotated[str, typer.Option(help="Models whose names start so are left out: o1 hides what it writes.")] = "o1",
+) -> None:
+    """Real LLMs as a portfolio for users who weigh correctness against length: routing against the best single model."""
+    from models.evaluation.real_portfolio import ResponsesInvalid, evaluate_zeroeval  # noqa: PLC0415 - scipy
+
+    try:
+        evaluate_zeroeval(data, out, seed=seed, splits=splits, without=without, progress=_aside)
+    except ResponsesInvalid as error:
+        typer.echo(f"cannot be read: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 @portfolio_app.command("vllm")
 def portfolio_vllm(
     path: Annotated[Path, typer.Argument(help="A bundle, or a folder with base/ and adapters/.")],

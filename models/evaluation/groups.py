@@ -73,16 +73,17 @@ def find_groups(world: World, trained: Sequence[TrainedFamily], *, seed: int, co
 
 def weights_after(family: Family, rows: Rows, context: Comparisons) -> Array:
     """Returns users' weights `[U, K]` for an average prompt, after everything they told."""
-    return np.array([family.weights(evidence, None) for evidence in _evidence(family, rows, context)])
+    return np.array([family.weights(evidence, None) for evidence in evidence_of_users(family, rows, context)])
 
 
 def positions_after(family: Family, rows: Rows, context: Comparisons) -> Array | None:
     """Returns the means `[U, D]` of users' Gaussians after everything they told, or None for a family without them."""
-    found = [family.posterior(evidence) for evidence in _evidence(family, rows, context)]
+    found = [family.posterior(evidence) for evidence in evidence_of_users(family, rows, context)]
     return np.array([one[0] for one in found if one is not None]) if found[0] is not None else None
 
 
-def _evidence(family: Family, rows: Rows, context: Comparisons) -> list[Array]:
+def evidence_of_users(family: Family, rows: Rows, context: Comparisons) -> list[Array]:
+    """Returns each user's sum `[E]` after everything they told, in the order of users."""
     found = []
     for _, mine in sorted(context.rows_of_users().items()):
         evidence = np.zeros(family.evidence_size)
