@@ -93,7 +93,7 @@ async def measure_families(store: RedisStore, raw: Redis, rng: np.random.Generat
     async def bytes_of(size: int) -> int:
         key = key_of(f"families {size}")
         await store.add_comparison(key, comparison_of(rng, size, 0))
-        return int(await raw.memory_usage(key.sum(BASIS), samples=0))
+        return int(await raw.memory_usage(key.sum(BASIS), samples=0) or 0)
 
     await raw.flushall()
     total = sum(sizes.values())

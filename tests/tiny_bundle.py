@@ -69,7 +69,15 @@ def further_families() -> list[Family]:
 
 
 def write_tiny_bundle(
-    root: Path, *, name: str = "tiny", salt: float = 0.0, note: str = "", probe_error: float = 0.0, only: str = "", every: bool = False
+    root: Path,
+    *,
+    name: str = "tiny",
+    salt: float = 0.0,
+    note: str = "",
+    probe_error: float = 0.0,
+    only: str = "",
+    every: bool = False,
+    certified: bool = True,
 ) -> Path:
     """Returns the directory of a tiny bundle below `root`.
 
@@ -81,6 +89,7 @@ def write_tiny_bundle(
         probe_error: added to the answers of the probes: above the tolerance, the bundle must be refused.
         only: the one family that it has; all three if empty.
         every: it has a family of every further kind too.
+        certified: its portfolio has a certificate.
     """
     families = [family for family in tiny_families() if only in {"", family.name}] + (further_families() if every else [])
     tokenizer = tiny_tokenizer()
@@ -92,18 +101,18 @@ def write_tiny_bundle(
     contents: dict[str, bytes | Path] = {
         "scorer.onnx": graph,
         "tokenizer.json": tokenizer_json,
-        "portfolio.json": write_portfolio(_portfolio(families)),
+        "portfolio.json": write_portfolio(_portfolio(families, certified=certified)),
         "probes.npz": _probes(graph, TextEncoder(tokenizer, TEMPLATE), probe_error).to_bytes(),
         **files,
     }
     return write_bundle(root, name, contents, basis=basis, template=TEMPLATE, metadata={"trained_on": "nothing", "note": note})
 
 
-def _portfolio(families: list[Family]) -> Portfolio:
+def _portfolio(families: list[Family], *, certified: bool) -> Portfolio:
     members = tuple(PortfolioMember(member, f"answers in a {member} manner", {member: 1.0}) for member in MEMBERS)
     values = {family.name: _values(len(family.heads)) for family in families}
     intervals = {family: np.full_like(value, 0.05) for family, value in values.items()}
-    return Portfolio(members, values, intervals, _certificate())
+    return Portfolio(members, values, intervals, _certificate() if certified else None)
 
 
 def _certificate() -> Certificate:

@@ -20,7 +20,7 @@ from service.endpoints.runtime import Call
 from service.endpoints.scoring import encode, submit
 from service.endpoints.user_answers import ReplayAnswer
 from service.endpoints.wire import ReplayRequest
-from service.errors import FieldError, ScorerFailed, TooLarge
+from service.errors import FieldError, Overloaded, ScorerFailed, TooLarge
 from service.state.store import Comparison, LoggedComparison, UserKey, UsersPage, user_tag
 
 TOGETHER = 8
@@ -102,8 +102,10 @@ async def _replay_user(call: Call, key: UserKey, progress: Progress, ends_at_s: 
 
 async def _replay_some(call: Call, key: UserKey, logged: Sequence[LoggedComparison], progress: Progress) -> None:
     outcomes = await asyncio.gather(*(_replay_one(call, key, one, progress) for one in logged), return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
+    for one, outcome in zip(logged, outcomes, strict=True):
+        if isinstance(outcome, Overloaded):  # by these themselves, where the queue is short: alone there may be room
+            await _replay_one(call, key, one, progress)
+        elif isinstance(outcome, BaseException):
             raise outcome
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from service.endpoints.answers import Expected, UserSeen
+from service.endpoints.answers import CertificateAnswer, Expected, UserSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,11 @@ class FamilyState:
 
 @dataclass(frozen=True, slots=True)
 class UserPortfolio:
-    """The member that is best for this user on an average prompt, and each member's expected value."""
+    """The member that is best for this user on an average prompt, each member's expected value, and what is proved for this user."""
 
     member: str
     expected: dict[str, Expected]
+    certificate: CertificateAnswer | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from models.seam.routing import choose, sampled_values, utilities
 from service.endpoints.answers import (
+    CertificateAnswer,
     Expected,
     also,
     fields_of,
@@ -19,6 +20,7 @@ from service.endpoints.answers import (
     problems,
     to_json,
 )
+from service.endpoints.deciding import certificate_of
 from service.endpoints.decisions import decision_answer
 from service.endpoints.learning import read_payload
 from service.endpoints.people import Person, key_of, person, rfc3339, weights_by_head
@@ -126,7 +128,8 @@ def _portfolio(runtime: Runtime, serving: Serving, found: Person) -> UserPortfol
     choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng)
     members = bundle.portfolio.names
     expected = {member: Expected(float(choice.mean[index]), float(choice.std[index])) for index, member in enumerate(members)}
-    return UserPortfolio(members[choice.members[0]], expected)
+    proved = certificate_of(serving, serving.family, family.weights(bundle.families.part(serving.family, found.evidence), None))
+    return UserPortfolio(members[choice.members[0]], expected, CertificateAnswer(**proved) if proved else None)
 
 
 async def _lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from service.settings import Settings
 from service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.state.conftest import key_of
-from tests.tiny_bundle import HEADS, MEMBERS
+from tests.tiny_bundle import HEADS, MEMBERS, write_tiny_bundle
 
 LIKES = {"warm": (WARM, LONG), "detailed": (LONG, SHORT), "concise": (SHORT, LONG)}
 
@@ -134,6 +135,19 @@ async def test_a_family_without_a_certificate_still_says_whom_members_serve(sett
         answer = await service.get("/portfolio/coverage")
         assert (answer["users"], answer["certified"], answer["add"], answer["worst_decile"]) == (1, 0, None, None)
         assert {member["member"] for member in answer["members"]} == set(MEMBERS)
+
+
+async def test_a_portfolio_without_a_certificate_proves_nothing_and_says_so(settings_of: Callable[..., Settings], tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path, certified=False)
+    async with running(settings_of(bundle=str(bundle)), MemoryStore()) as service:
+        for path in ("/route", "/generate"):
+            assert (await service.post(path, {"user": "u1", "prompt": PROMPT}))["routing"]["certificate"] is None
+        assert (await service.get("/portfolio"))["certificate"] is None
+        assert (await service.get("/users/u1"))["portfolio"]["certificate"] is None
+        answer = await service.get("/portfolio/coverage")
+        assert (answer["users"], answer["certified"], answer["histogram"]) == (1, 0, [])
+        assert answer["worst_decile"] is answer["add"] is answer["mean_gap"] is None
+        assert await service.metric("attune_decision_gap_ratio_count") == 0
 
 
 def test_the_window_holds_the_last_users_and_no_more():

@@ -157,6 +157,15 @@ async def test_without_texts_a_comparison_is_counted_and_left(start: Callable[..
         assert (answer["done"], answer["replayed"], answer["without_texts"]) == (True, 0, 20)
 
 
+async def test_a_short_queue_makes_a_replay_slower_and_does_not_stop_it(start: Callable[..., Any], other_basis: str):
+    async with start(queue_max_items=4) as service:
+        service.client.headers["authorization"] = "Bearer admin-key-of-the-test"
+        await teach(service, "u1", 20)
+        await service.post("/admin/reload", {"bundle": other_basis})
+        (answer,) = await replay_all(service, user="u1")
+        assert (answer["done"], answer["replayed"]) == (True, 20)
+
+
 async def test_a_replay_counts_no_predictions(service: Service, other_basis: str):
     await teach(service, "u1", 3)
     before = await service.metric("attune_prequential_log_loss_nats_count", family="vrf")

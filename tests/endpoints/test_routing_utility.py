@@ -246,6 +246,12 @@ async def test_a_family_without_a_certificate_says_null_and_the_decision_keeps_w
     assert kept["routing"]["certificate"] == made["routing"]["certificate"] is not None
 
 
+async def test_what_is_known_of_a_user_has_the_certificate_that_routing_gives(service: Service):
+    await service.post("/feedback", liked("u1", WARM, LONG))
+    routed = (await service.post("/route", ROUTE))["routing"]["certificate"]
+    assert (await service.get("/users/u1"))["portfolio"]["certificate"] == routed
+
+
 async def test_the_stream_has_the_certificate_too(service: Service):
     answer = await service.client.post("/generate", json=ROUTE | {"stream": True})
     assert answer.text.count('"certificate":{"ratio":') == 2
