@@ -6,8 +6,10 @@ Axis letters: `N` texts, `S` states (tokens of all texts), `D` the trunk's width
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,6 +66,29 @@ def token_states(rows: Sequence[Encoded], trunk: Trunk, layer: int, *, progress:
         states[starts[index] : starts[index + 1]] = found
     tokens = [row.input_ids[row.pool_start : row.pool_stop] for row in rows]
     return TokenStates(states, np.repeat(np.arange(len(rows)), counts), np.concatenate([np.array(ids, dtype=np.int64) for ids in tokens]))
+
+
+def states_of(texts: Texts, trunk: Trunk, layer: int, cache: Path | None = None, *, progress: Progress = show_progress) -> TokenStates:
+    """Returns the states of the candidates of `texts`, from the cache where it has them for this trunk, this layer and these rows.
+
+    Raises:
+        ValueError: as `token_states`.
+    """
+    rows = encode_candidates(texts, trunk)
+    digest = hashlib.sha256(f"{trunk.sha256} {layer}".encode())
+    for row in rows:
+        digest.update(np.array([row.pool_start, row.pool_stop, *row.input_ids], dtype="<i8").tobytes() + b"|")
+    file = None if cache is None else cache / f"states-{digest.hexdigest()[:16]}.npz"
+    if file is not None and file.exists():
+        with np.load(file, allow_pickle=False) as kept:
+            return TokenStates(kept["states"], kept["text"], kept["token"])
+    found = token_states(rows, trunk, layer, progress=progress)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staging = file.with_suffix(".tmp.npz")
+        np.savez(staging, states=found.states, text=found.text, token=found.token)
+        staging.replace(file)
+    return found
 
 
 @torch.inference_mode()

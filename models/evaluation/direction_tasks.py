@@ -8,22 +8,19 @@ train heads and validate. The autoencoder reads no text of a test prompt. A set 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from models.data.embeddings import Progress, show_progress
 from models.data.labelled_sets import read_hidden_context, read_summeval_op
-from models.data.preferences import Comparison, Comparisons, Texts
+from models.data.preferences import Comparison, Comparisons
 from models.data.public_sets import read_ukpconvarg
 from models.data.splits import draw, prompt_keys
 from models.data.synthetic import MANNERS, Split, answer, prompts
 from models.data.synthetic_tastes import manner_scores
-from models.data.token_states import TokenStates, encode_candidates, token_states
-from models.data.trunk import Trunk
+from models.data.token_states import TokenStates
 
 TEST_SHARE = 0.25
 TEST_SEED = 2026
@@ -127,24 +124,6 @@ def demo_pairs(seed: int, *, answers: int = 2, per_prompt: int = 8, wrong: float
                 chosen, rejected = (first, second) if right else (second, first)
                 records.append(Comparison("cautious", prompt.text, texts[chosen], texts[rejected]))
     return Comparisons.from_records(records)
-
-
-def states_of(texts: Texts, trunk: Trunk, layer: int, cache: Path | None, *, progress: Progress = show_progress) -> TokenStates:
-    """Returns the states of the candidates of `texts`, from the cache where they are there by content."""
-    digest = hashlib.sha256(f"{trunk.sha256} {layer}".encode())
-    for prompt, response in texts.candidates:
-        digest.update(f"{len(prompt)} {prompt}{response}".encode())
-    file = None if cache is None else cache / f"states-{digest.hexdigest()[:16]}.npz"
-    if file is not None and file.exists():
-        with np.load(file, allow_pickle=False) as kept:
-            return TokenStates(kept["states"], kept["text"], kept["token"])
-    found = token_states(encode_candidates(texts, trunk), trunk, layer, progress=progress)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        staging = file.with_suffix(".tmp.npz")
-        np.savez(staging, states=found.states, text=found.text, token=found.token)
-        staging.replace(file)
-    return found
 
 
 def training_states(tasks: Sequence[Task], states: Sequence[TokenStates]) -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:

@@ -15,8 +15,9 @@ from typing import Any
 
 from models.data.embeddings import embed_texts
 from models.data.sae_files import load_autoencoder, save_autoencoder
+from models.data.token_states import states_of
 from models.data.trunk import DEMO_LAYERS, Trunk, load_demo_trunk
-from models.evaluation.direction_tasks import MOST, read_tasks, states_of, training_states
+from models.evaluation.direction_tasks import MOST, read_tasks, training_states
 from models.evaluation.directions import DENSE, PROPOSED, RANDOM, StudySettings, study
 from models.evaluation.report import commit
 from models.training.latents import activity, columns_of

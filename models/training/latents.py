@@ -6,6 +6,7 @@ Axis letters: `N` candidates, `S` states (tokens of all candidates), `L` latents
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from tokenizers import Tokenizer
 from models.data.embeddings import Progress, show_progress
 from models.data.preferences import Texts
 from models.data.sae_files import AutoencoderInvalid, SparseAutoencoder
-from models.data.token_states import TokenStates, encode_candidates, token_states
+from models.data.token_states import TokenStates, states_of
 from models.data.trunk import Trunk
+from models.training.sparse_autoencoder import AutoencoderSettings, TrainedAutoencoder, train_sparse_autoencoder
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,15 +52,38 @@ class Latents:
     token: Ints
 
 
-def latents_of(texts: Texts, trunk: Trunk, autoencoder: SparseAutoencoder, *, progress: Progress = show_progress) -> Latents:
-    """Returns the activity of `autoencoder` in the candidates of `texts`.
+def learn_latents(
+    texts: Texts,
+    trunk: Trunk,
+    settings: AutoencoderSettings,
+    seed: int,
+    *,
+    layer: int,
+    cache: Path | None = None,
+    progress: Progress = show_progress,
+) -> tuple[TrainedAutoencoder, Latents]:
+    """Returns an autoencoder trained on the candidates of `texts` at hidden state `layer`, and its activity in them.
+
+    Raises:
+        AutoencoderInvalid: the trunk does not pool that layer.
+        StatesInvalid, TrainingDiverged: see `train_sparse_autoencoder`.
+    """
+    states = states_of(texts, trunk, layer, cache, progress=progress)
+    trained = train_sparse_autoencoder(states.states, settings, seed, layer=layer, progress=progress)
+    return trained, activity(texts, states, trained.autoencoder, columns_of(trunk, trained.autoencoder))
+
+
+def latents_of(
+    texts: Texts, trunk: Trunk, autoencoder: SparseAutoencoder, cache: Path | None = None, *, progress: Progress = show_progress
+) -> Latents:
+    """Returns the activity of `autoencoder`, a public one say, in the candidates of `texts`.
 
     Raises:
         AutoencoderInvalid: it does not say its layer, the trunk does not pool that layer, or the widths differ.
     """
     columns = columns_of(trunk, autoencoder)
     assert autoencoder.layer is not None
-    states = token_states(encode_candidates(texts, trunk), trunk, autoencoder.layer, progress=progress)
+    states = states_of(texts, trunk, autoencoder.layer, cache, progress=progress)
     return activity(texts, states, autoencoder, columns)
 
 

@@ -228,3 +228,52 @@ def test_vectors_and_latents_that_do_not_fit_are_refused(world):
         train_sparserm(data, SETTINGS, 0, latents=replace(latents, frequency=latents.frequency[:5]))
     with pytest.raises(VectorsInvalid, match="latents read columns up to 99"):
         train_sparserm(data, SETTINGS, 0, latents=replace(latents, columns=slice(0, 99)))
+
+
+def test_the_scorer_graph_serves_it_with_names_and_examples_from_texts(tmp_path):
+    """From texts to the graph: a tiny trunk, an autoencoder of its middle layer, a head, an export, and the seam's explanation."""
+    from tokenizers import Tokenizer
+
+    from models.data.embeddings import embed_texts
+    from models.data.preferences import Comparison, Comparisons
+    from models.data.splits import split
+    from models.data.token_states import encode_candidates
+    from models.data.trunk import load_trunk
+    from models.export.onnx import ScorerGraph, answers_of, export_scorer
+    from models.seam.families_file import read_families, write_families
+    from models.seam.sparserm import examples_of
+    from models.training.latents import learn_latents
+    from models.training.loop import TrainingData
+    from models.training.sparse_autoencoder import AutoencoderSettings
+    from tests.models.tiny_trunk import write_tiny_trunk
+
+    trunk = load_trunk(str(write_tiny_trunk(tmp_path / "trunk", "encoder")), layers=(1, 2))
+    pairs = [
+        Comparison("ann", f"question {n}", f"perhaps you should ask {n}", f"boil the egg for {n} minutes, hello world") for n in range(40)
+    ]
+    pairs += [Comparison("ann", one.prompt, one.chosen, one.rejected + " today") for one in pairs]
+    parts = split(Comparisons.from_records(pairs), "prompt", (0.8, 0.2, 0.0), seed=0)
+
+    def quiet(done, total):
+        pass
+
+    vectors = embed_texts(parts.train.texts, trunk, progress=quiet)
+    settings = AutoencoderSettings(latents=32, k=4, steps=60, batch=64)
+    _, latents = learn_latents(parts.train.texts, trunk, settings, 0, layer=1, cache=tmp_path, progress=quiet)
+    tokenizer = Tokenizer.from_str(trunk.tokenizer_json.decode())
+    chosen = SparseRmSettings(selection=SelectionSettings(each=3, least_texts=3), head=FAST, shown=4)
+    found = train_sparserm(TrainingData(parts.train, parts.validation, vectors), chosen, 0, latents=latents, tokenizer=tokenizer)
+
+    rows = encode_candidates(parts.train.texts, trunk)[:6]
+    export_scorer(ScorerGraph(trunk, [found.heads]), rows, tmp_path / "scorer.onnx")
+    rewards = answers_of(tmp_path / "scorer.onnx", rows)["sparserm_rewards"].astype(float)
+    files = write_families([found.family], "sparserm")
+    family = read_families(files["families.json"], files["families.npz"])[0]["sparserm"]
+    assert rewards.shape == (6, len(family.heads))
+    assert rewards == pytest.approx(compute_outputs([found], vectors.candidates[:6])["sparserm_rewards"], abs=1e-4)
+    scored = family.score(np.zeros(0), rewards, None)
+    assert (rewards * family.weights(np.zeros(0), None)).sum(axis=1) == pytest.approx(scored.scores)
+    assert all(name.startswith(("for ", "against ")) and ": " in name for name in family.heads[:4])
+    assert all(examples_of(family, head) for head in range(4))
+    texts = " | ".join(response for _, response in parts.train.texts.candidates)
+    assert all(piece.strip() in texts for head in range(4) for piece in examples_of(family, head))
