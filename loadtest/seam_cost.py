@@ -25,6 +25,7 @@ from models.seam.families import BradleyTerry, Families, Micro, Row, Vrf
 from models.seam.gaussian import Bases, PairEncoder
 from models.seam.hedge import HedgeSettings
 from models.seam.portfolio import Portfolio
+from models.seam.sparse_moe import SparseMoe
 
 FEATURES, PROMPT_FEATURES, HIDDEN = 64, 32, 64
 MEMBERS, SAMPLES = 5, 256
@@ -32,7 +33,7 @@ REPEATS = 15
 
 
 def example_families(heads: int, latent: int, rng: np.random.Generator) -> Families:
-    """Returns the three families of the demo with random arrays: `heads` heads, `latent` latent dimensions."""
+    """Returns four families with random arrays: `heads` heads, `latent` latent dimensions."""
     names = tuple(f"head{index}" for index in range(heads))
     bases = Bases(rng.normal(size=(heads, latent)), rng.uniform(0.2, 1.0, size=(heads, latent)), 0.5 * latent)
     encoder = PairEncoder(
@@ -48,6 +49,7 @@ def example_families(heads: int, latent: int, rng: np.random.Generator) -> Famil
             BradleyTerry("bradley_terry", ("global",), 1.3),
             Micro("micro", names, 1.1, HedgeSettings(), prior, np.ones(heads, dtype=bool)),
             Vrf("vrf", names, 1.2, bases, encoder),
+            SparseMoe("sparse_moe", ("quality", *names), 1.1, HedgeSettings(), np.full(heads + 1, -np.log(heads + 1)), 2),
         ]
     )
 
@@ -58,13 +60,16 @@ def example_row(heads: int, rng: np.random.Generator) -> Row:
         "bradley_terry_rewards": 1,
         "micro_rewards": heads,
         "micro_gate": heads,
+        "sparse_moe_rewards": heads + 1,
+        "sparse_moe_gate": heads + 1,
         "vrf_rewards": heads,
         "vrf_features": FEATURES,
         "vrf_prompt_features": PROMPT_FEATURES,
         "vrf_values": MEMBERS * heads,
     }
     row = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
-    row["micro_gate"] -= np.log(np.sum(np.exp(row["micro_gate"])))
+    for gate in ("micro_gate", "sparse_moe_gate"):
+        row[gate] -= np.log(np.sum(np.exp(row[gate])))
     return row
 
 
@@ -95,13 +100,13 @@ def main() -> None:
     rng = np.random.default_rng(0)
     families = example_families(arguments.heads, arguments.latent, rng)
     chosen, rejected, prompt = (example_row(arguments.heads, rng) for _ in range(3))
-    candidates = rng.normal(size=(8, arguments.heads))
+    candidates, wider = rng.normal(size=(8, arguments.heads)), rng.normal(size=(8, arguments.heads + 1))
     state = np.sum([families.learn(example_row(arguments.heads, rng), rejected, prompt) for _ in range(20)], axis=0)
     decay = Decay(30 * 86_400.0)
     values = rng.normal(size=(MEMBERS, arguments.heads))
     portfolio = Portfolio((), {"vrf": values}, {"vrf": values}, None)
-    micro, vrf = families["micro"], families["vrf"]
-    micro_state, vrf_state = families.part("micro", state), families.part("vrf", state)
+    micro, vrf, sparse = families["micro"], families["vrf"], families["sparse_moe"]
+    micro_state, vrf_state, sparse_state = (families.part(name, state) for name in ("micro", "vrf", "sparse_moe"))
 
     additive, told = example_additive(arguments.heads, rng)
     additive_state = np.sum([additive.learn(row, told[0], {}, tie=False) for row in told[2:]], axis=0)
@@ -117,10 +122,13 @@ def main() -> None:
         ("learn, vrf", lambda: vrf.learn(chosen, rejected, prompt, tie=False)),
         ("learn, additive (axes as heads)", lambda: additive.learn(told[0], told[1], {}, tie=False)),
         ("weights, additive", lambda: additive.weights(additive_state, None)),
+        ("learn, sparse_moe", lambda: sparse.learn(chosen, rejected, prompt, tie=False)),
         ("stamp with decay", lambda: decay.stamp(state, 1.7e9)),
         ("weights, micro", lambda: micro.weights(micro_state, prompt)),
+        ("weights, sparse_moe", lambda: sparse.weights(sparse_state, prompt)),
         ("weights, vrf", lambda: vrf.weights(vrf_state, prompt)),
         ("score 8 candidates, micro", lambda: micro.score(micro_state, candidates, prompt)),
+        ("score 8 candidates, sparse_moe", lambda: sparse.score(sparse_state, wider, prompt)),
         ("score 8 candidates, vrf", lambda: vrf.score(vrf_state, candidates, prompt)),
         ("predict, all families", lambda: families.predict(state, chosen, rejected, prompt)),
         (f"sample {SAMPLES} and choose 2 of {MEMBERS}, vrf", sample_and_choose),
