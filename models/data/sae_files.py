@@ -148,8 +148,8 @@ def load_autoencoder(folder: Path, *, layer: int | None = None) -> SparseAutoenc
         return _from_saelens(config, arrays, _layer(config) if layer is None else layer)
     if (folder / SCOPE).is_file():
         arrays = _read_scope(folder)
-        parts = _take(SCOPE, arrays, "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
-        return SparseAutoencoder(*parts[:4], activation="jumprelu", threshold=parts[4], centred=False, layer=layer)
+        W_enc, b_enc, W_dec, b_dec, threshold = _take(SCOPE, arrays, "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+        return SparseAutoencoder(W_enc, b_enc, W_dec, b_dec, "jumprelu", threshold=threshold, centred=False, layer=layer)
     raise AutoencoderInvalid(f"{folder.name} has neither {CONFIG} (SAELens) nor {SCOPE} (Gemma Scope)")
 
 
@@ -182,10 +182,12 @@ def _normalise(states: Tensor, how: Normalisation) -> Tensor:
         case "none":
             return states
         case "constant_norm_rescale":
-            return states * states.shape[-1] ** 0.5 / states.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            rescaled: Tensor = states * states.shape[-1] ** 0.5 / states.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            return rescaled
         case "layer_norm":
             centred = states - states.mean(dim=-1, keepdim=True)
-            return centred / (centred.std(dim=-1, keepdim=True) + 1e-5)
+            scaled: Tensor = centred / (centred.std(dim=-1, keepdim=True) + 1e-5)
+            return scaled
 
 
 def _from_saelens(config: Mapping[str, Any], arrays: Mapping[str, Tensor], layer: int | None) -> SparseAutoencoder:
@@ -201,13 +203,15 @@ def _from_saelens(config: Mapping[str, Any], arrays: Mapping[str, Tensor], layer
         raise AutoencoderInvalid(f"{CONFIG}: normalize_activations {how!r} is not one of {', '.join(_NORMALISATIONS)}; fold it first")
     if not isinstance(k, int):
         raise AutoencoderInvalid(f"{CONFIG}: k is {k!r}; a whole number is needed")
-    names = ("W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if architecture == "jumprelu" else []))
-    parts = _take(WEIGHTS, arrays, *names)
+    W_enc, b_enc, W_dec, b_dec = _take(WEIGHTS, arrays, "W_enc", "b_enc", "W_dec", "b_dec")
     found = SparseAutoencoder(
-        *parts[:4],
-        activation=_ACTIVATIONS[architecture],
+        W_enc,
+        b_enc,
+        W_dec,
+        b_dec,
+        _ACTIVATIONS[architecture],
         k=k,
-        threshold=parts[4] if architecture == "jumprelu" else None,
+        threshold=_take(WEIGHTS, arrays, "threshold")[0] if architecture == "jumprelu" else None,
         centred=bool(config.get("apply_b_dec_to_input", True)),
         normalisation=how,
         by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),

@@ -72,7 +72,8 @@ class Outcome:
     @property
     def right(self) -> Array:
         """`[C]` 1 where the chosen answer is predicted, 0.5 at exactly one half."""
-        return (self.probabilities > 0.5) + 0.5 * (self.probabilities == 0.5)
+        right: Array = (self.probabilities > 0.5) + 0.5 * (self.probabilities == 0.5)
+        return right
 
 
 def study(task: Task, vectors: Vectors, latents: Latents, settings: StudySettings, *, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def one_seed(task: Task, vectors: Vectors, latents: Latents, settings: StudySett
         "length alone": length,
     }
     found = {name: _outcome(x, parts, task.test, headline[1], seed) for name, x in features.items()}
-    both = replace_head(parts)
+    both = give_all_to_head(task.pool, parts)
     found[f"{DENSE}, also on the selection's comparisons"] = _outcome(layer, both, task.test, headline[1], seed)
     for name, head in others:
         found |= {f"{method}: {name}": _outcome(features[method], parts, task.test, head, seed) for method in (PROPOSED, RANDOM, DENSE)}
@@ -152,16 +153,11 @@ def one_seed(task: Task, vectors: Vectors, latents: Latents, settings: StudySett
     return found
 
 
-def replace_head(parts: Parts) -> Parts:
+def give_all_to_head(pool: Comparisons, parts: Parts) -> Parts:
     """Returns the parts with the selection's comparisons given to the head as well: what a method without a selection could use."""
-    rows = [np.concatenate(columns) for columns in zip(_columns(parts.selection), _columns(parts.head), strict=True)]
-    names = ("user", "prompt", "chosen", "rejected", "tie", "weight", "time_s")
-    return replace(parts, head=replace(parts.head, **dict(zip(names, rows, strict=True))))
-
-
-def _columns(comparisons: Comparisons) -> tuple[NDArray[Any], ...]:
-    one = comparisons
-    return one.user, one.prompt, one.chosen, one.rejected, one.tie, one.weight, one.time_s
+    ours = {(int(row), int(other)) for one in (parts.selection, parts.head) for row, other in zip(one.chosen, one.rejected, strict=True)}
+    mask = np.array([(int(row), int(other)) in ours for row, other in zip(pool.chosen, pool.rejected, strict=True)])
+    return replace(parts, head=pool.take(mask))
 
 
 def _select_at_most(latents: Latents, log_length: Array, comparisons: Comparisons, settings: SelectionSettings) -> Selection:

@@ -95,14 +95,14 @@ def select(frequency: NDArray[np.float32], log_length: Array, comparisons: Compa
     score = mean if settings.rank == "frequency" else np.sqrt(len(chosen)) * mean / np.where(spread > 0, spread, np.inf)
     support = (frequency[np.unique(np.concatenate([chosen, rejected]))] > 0).sum(axis=0)
     score = np.where(support >= settings.least_texts, score, 0.0)
-    sides = [np.argsort(-sign * score, kind="stable")[: settings.each] for sign in (1, -1)]
-    for name, sign, side in zip(("chosen", "rejected"), (1, -1), sides, strict=True):
+    ours, theirs = (np.argsort(-sign * score, kind="stable")[: settings.each] for sign in (1, -1))
+    for name, sign, side in (("chosen", 1, ours), ("rejected", -1, theirs)):
         found = int(np.sum(sign * score[side] > 0))
         if found < settings.each:
             raise SelectionInvalid(
                 f"{found} latents fire more in {name} answers and in {settings.least_texts} texts or more; {settings.each} are to be chosen"
             )
-    return Selection(*sides, score, support)
+    return Selection(ours, theirs, score, support)
 
 
 def halves(comparisons: Comparisons, *, share: float, seed: int) -> tuple[Comparisons, Comparisons]:

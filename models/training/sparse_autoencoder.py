@@ -158,7 +158,7 @@ class _Module(nn.Module):
 
     @torch.no_grad()
     def normalise(self) -> None:
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     def export(self, spread: float, layer: int | None) -> SparseAutoencoder:
         """Returns the autoencoder in the states' own units."""
