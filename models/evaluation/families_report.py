@@ -74,7 +74,7 @@ def evaluate_families(
     Args:
         name: of the set.
         comparisons: of users with ids.
-        runs: what to compare; the first is the main one.
+        runs: what to compare, one or more; the first is the main one.
         out: made if absent.
         trunk: embeds the texts.
         cache: folder of the embedding cache.
@@ -97,16 +97,16 @@ def evaluate_families(
         "sizes": asdict(sizes),
         "runs": [],
     }
+    out.mkdir(parents=True, exist_ok=True)
     for run in runs:
         results["runs"].append(_measure(run, comparisons, masked(vectors, run.length), sizes))
-    out.mkdir(parents=True, exist_ok=True)
-    written = json.dumps(results, indent=1) + "\n"
-    (out / "results.json").write_text(written, encoding="utf-8")
-    # What is drawn and returned is what was written: a report can be made again from its file.
-    results = json.loads(written)
-    plots = draw_plots(results, out)
-    (out / "report.md").write_text(render_families(results, plots), encoding="utf-8")
-    return results
+        # After every run: an evaluation that is broken off has lost what it was at and nothing else.
+        written = json.dumps(results, indent=1) + "\n"
+        (out / "results.json").write_text(written, encoding="utf-8")
+        # What is drawn and returned is what was written: a report can be made again from its file.
+        shown = json.loads(written)
+        (out / "report.md").write_text(render_families(shown, draw_plots(shown, out)), encoding="utf-8")
+    return shown
 
 
 def masked(vectors: Vectors, length: Length) -> Vectors:
