@@ -98,13 +98,14 @@ def evaluate_families(
         "runs": [],
     }
     out.mkdir(parents=True, exist_ok=True)
+    shown = results
     for run in runs:
         results["runs"].append(_measure(run, comparisons, masked(vectors, run.length), sizes))
         # After every run: an evaluation that is broken off has lost what it was at and nothing else.
         written = json.dumps(results, indent=1) + "\n"
         (out / "results.json").write_text(written, encoding="utf-8")
         # What is drawn and returned is what was written: a report can be made again from its file.
-        shown = json.loads(written)
+        shown = dict(json.loads(written))
         (out / "report.md").write_text(render_families(shown, draw_plots(shown, out)), encoding="utf-8")
     return shown
 

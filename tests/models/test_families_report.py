@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import typer
 
 from models.data.preferences import Comparison, Comparisons
 from models.evaluation.curves import accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
 from models.evaluation.families_report import Run, Sizes, evaluate_families, masked
+from models.evaluation.families_runs import read_set, runs_on
 from models.evaluation.held_out import hold_out
 from models.evaluation.line_up import LineUp
 from models.training.features import Subspace
@@ -197,3 +199,25 @@ def test_a_report_has_every_learner_its_seeds_and_what_it_was_made_of(tmp_path):
     last = {name: one["curve"][-1]["gain"]["mean"] for name, one in main["on"]["unseen"]["learners"].items()}
     assert last["hierarchical"] > 0.1
     assert last["additive"] > 0.1
+
+
+# --- the sets
+
+
+def test_a_set_is_read_from_its_folder_or_from_a_file_and_what_is_neither_is_refused(tmp_path):
+    with pytest.raises(typer.BadParameter, match="jester is not distributed with this project: give the folder"):
+        read_set("jester", None)
+    with pytest.raises(typer.BadParameter, match="neither 'jester' nor 'ukpconvarg1' nor a file"):
+        read_set(str(tmp_path / "gone.jsonl"), None)
+    row = {"user": "ann", "prompt": "say hello", "chosen": "hello", "rejected": "go away"}
+    (tmp_path / "told.jsonl").write_text(json.dumps(row) + "\n")
+    assert next(iter(read_set(str(tmp_path / "told.jsonl"), None).records())).chosen == "hello"
+
+
+def test_every_set_has_a_run_without_the_length_and_one_of_the_length_alone():
+    for data in ("jester", "ukpconvarg1", "told.jsonl"):
+        runs = runs_on(data)
+        assert {run.length for run in runs} == {"with", "without", "only"}
+        assert not runs[0].learners
+        assert len({run.name for run in runs}) == len(runs)
+    assert any(run.texts_apart for run in runs_on("jester"))
