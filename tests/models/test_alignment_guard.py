@@ -11,6 +11,7 @@ import pytest
 from models.alignment.adapter_fit import AdapterMisfit
 from models.alignment.answers import Answers
 from models.alignment.causal import Answer, Statistics
+from models.alignment.dpo import training_order
 from models.alignment.guard import GuardLimits, health, ratios, violations
 from models.alignment.pairs import PairsMissing, choose_pairs
 from models.alignment.vllm import plan_vllm
@@ -116,6 +117,15 @@ def test_too_little_difference_is_an_error_with_numbers():
     answers = Answers(("p",), ((said("a"), said("b", end=None)),))
     with pytest.raises(PairsMissing, match=r"2 answers to 1 prompts differs by 0\.1.*differ by 0\.02.*50%"):
         choose_pairs(answers, np.array([[[0.5], [0.52]]]), np.array([1.0]), least_margin=0.1)
+
+
+def test_training_sees_every_pair_once_an_epoch_in_batches_of_like_lengths():
+    lengths = np.random.default_rng(0).integers(10, 100, size=101).tolist()
+    order = training_order(lengths, batch=8, epochs=3, seed=0)
+    assert sorted(order) == sorted([*range(101)] * 3)
+    assert order == training_order(lengths, batch=8, epochs=3, seed=0) != training_order(lengths, batch=8, epochs=3, seed=1)
+    padded = sum(8 * max(lengths[row] for row in order[start : start + 8]) for start in range(0, len(order), 8))
+    assert padded < 1.25 * 3 * sum(lengths)
 
 
 # --- vLLM -----------------------------------------------------------------------------------------------------------
