@@ -82,6 +82,12 @@ def evaluate_groups(out: Path, *, seed: int = 1, study: GroupsStudy | None = Non
         "groups": {},
         "heads": {},
     }
+
+    def keep() -> None:
+        # After every experiment: an hour's work is not lost to an interruption.
+        results["cpu_s"] = round(time.process_time() - started)
+        write_study(out, results, render_groups(results))
+
     for groups in study.groups:
         found = []
         for number in seeds:
@@ -89,14 +95,14 @@ def evaluate_groups(out: Path, *, seed: int = 1, study: GroupsStudy | None = Non
             world = opposed_world(groups, study.sizes, seed=number)
             found.append(_run(world, trainers(groups, study.steps), number))
         results["groups"][str(groups)] = summarise(found)
+        keep()
     groups, counts = study.studied
     for heads in counts:
         _say(f"{heads} heads for {groups} opposed groups")
         only = {name: train for name, train in trainers(heads, study.steps).items() if name in {"micro", "sparse_moe"}}
         found = [_run(opposed_world(groups, study.sizes, seed=number), only, number) for number in seeds]
         results["heads"][str(heads)] = summarise(found)
-    results["cpu_s"] = round(time.process_time() - started)
-    write_study(out, results, render_groups(results))
+        keep()
     return results
 
 
