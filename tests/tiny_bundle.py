@@ -48,12 +48,12 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def tiny_families() -> list[Family]:
+def tiny_families(salt: float = 0.0) -> list[Family]:
     """Returns the global head, a mixture with a gate, and a Gaussian family whose votes point at the base of the head that liked it."""
     eye = np.eye(3)
     bases = Bases(means=2.0 * eye, stds=np.full((3, 3), 0.8), tau=1.5)
     # One SiLU layer: its odd part is x / 2, so that the vote is the difference of features, turned to the bases.
-    layer = (np.concatenate([eye, np.zeros((3, 2))], axis=1), np.zeros(3))
+    layer = (np.concatenate([eye, np.full((3, 2), salt)], axis=1), np.zeros(3))
     encoder = PairEncoder((layer,), vote=2.0 * eye, precision=np.full((3, 3), 0.1), precision_bias=np.zeros(3), scale=1.0)
     micro = Micro("micro", HEADS, 1.5, HedgeSettings(eta=1.0, cap=4.0), np.log(np.full(3, 1 / 3)), np.ones(3, dtype=np.bool_))
     return [BradleyTerry("bradley_terry", ("quality",), 1.0), micro, Vrf("vrf", HEADS, 1.5, bases, encoder)]
@@ -84,14 +84,14 @@ def write_tiny_bundle(
     Args:
         root: directory of bundles.
         name: the bundle's name.
-        salt: added to the heads' weights: another salt is another basis.
+        salt: added to the heads' weights, and how much a vote heeds the prompt: another salt is another basis.
         note: goes into the manifest alone: another note is another bundle of the same basis.
         probe_error: added to the answers of the probes: above the tolerance, the bundle must be refused.
         only: the one family that it has; all three if empty.
         every: it has a family of every further kind too.
         certified: its portfolio has a certificate.
     """
-    families = [family for family in tiny_families() if only in {"", family.name}] + (further_families() if every else [])
+    families = [family for family in tiny_families(salt) if only in {"", family.name}] + (further_families() if every else [])
     tokenizer = tiny_tokenizer()
     graph = _graph(salt, every=every)
     files = write_families(families, only or "vrf")

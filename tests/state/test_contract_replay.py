@@ -141,6 +141,18 @@ async def test_a_replay_does_not_prolong_a_users_life(bench: Bench, alice: UserK
     assert [each async for each in store.export(alice)] == []
 
 
+async def test_what_was_replayed_lives_as_long_as_the_sum_that_has_it(bench: Bench, alice: UserKey) -> None:
+    store = bench.limited(Limits(user_ttl_s=1_000.0))
+    await store.add_comparison(alice, comparison("e1"))
+    await store.replay_comparison(alice, again("e1", (1.0, 1.0)))
+    await bench.pass_time(600.0)
+    await store.add_comparison(alice, again("e2", (0.5, 0.0)))
+    await bench.pass_time(600.0)
+    after = await store.take_back(alice, NEW, "e1")
+    assert after is not None
+    assert (after.count, after.evidence.tolist()) == (1, [0.5, 0.0])
+
+
 async def test_every_user_with_a_log_is_found_and_those_of_one_tenant_alone(store: Store, tenant: str) -> None:
     keys = [key_of(tenant, f"user-{index}") for index in range(300)]
     for key in keys:
