@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from models.data.sae_files import load_autoencoder, save_autoencoder
 from models.data.token_states import states_of
 from models.data.trunk import DEMO_LAYERS, Trunk, load_demo_trunk
 from models.evaluation.direction_tasks import MOST, read_tasks, training_states
-from models.evaluation.directions import DENSE, PROPOSED, RANDOM, StudySettings, study
+from models.evaluation.directions import DENSE, PROPOSED, RANDOM, StudySettings, choose_selection, study
 from models.evaluation.report import commit
 from models.training.latents import activity, columns_of
 from models.training.sparse_autoencoder import AutoencoderSettings, train_sparse_autoencoder
@@ -68,11 +68,15 @@ def evaluate_sparserm(
             note.write_text(json.dumps(trained.summary | told) + "\n", encoding="utf-8")
         summary = json.loads(note.read_text(encoding="utf-8"))
     found = load_autoencoder(kept)
-    studies = {}
-    for task, tokens in zip(tasks, states, strict=True):
-        vectors = embed_texts(task.pool.texts, trunk, cache)
-        latents = activity(task.pool.texts, tokens, found, columns_of(trunk, found))
-        studies[task.name] = study(task, vectors, latents, settings, progress=progress)
+    columns = columns_of(trunk, found)
+    ready = [
+        (task, embed_texts(task.pool.texts, trunk, cache), activity(task.pool.texts, tokens, found, columns))
+        for task, tokens in zip(tasks, states, strict=True)
+    ]
+    selection, choice = choose_selection(ready, settings)
+    settings = replace(settings, selection=selection)
+    progress(f"latents are ranked by {selection.rank}, length control {selection.length_control}, as validation has it")
+    studies = {task.name: study(task, vectors, latents, settings, progress=progress) for task, vectors, latents in ready}
     results = {
         "commit": commit(),
         "seed": seed,
@@ -80,6 +84,7 @@ def evaluate_sparserm(
         "trunk": {"name": trunk.name, "layer": LAYER, "parameters": _parameters(trunk)},
         "autoencoder": summary,
         "selection": asdict(settings.selection),
+        "choice": choice,
         "sweep": list(settings.sweep),
         "absent": absent,
         "studies": studies,
@@ -104,6 +109,7 @@ def render(results: Mapping[str, Any]) -> str:
         f"- commit `{results['commit']}`, seeds {results['seeds']}; intervals over seeds are 95 % t intervals",
         f"- trunk {trunk['name']}, hidden state {trunk['layer']}, {trunk['parameters']:,} parameters, frozen",
         f"- {selection['each']} latents on either side, by {selection['rank']}, length control {selection['length_control']}",
+        f"- chosen within the pool, a quarter of its prompts held out: {_choice(results['choice'])}",
         f"- at most {MOST[0]:,} comparisons for the selection, {MOST[1]:,} for the head, {MOST[2]:,} for validation, of different prompts",
     ]
     if "unexplained" in summary:
@@ -118,6 +124,11 @@ def render(results: Mapping[str, Any]) -> str:
         lines += ["", f"## {name}: {found['about']}", "", *_study(found, results["sweep"])]
     lines += ["", "## Bars", "", *_bars(results)]
     return "\n".join(lines) + "\n"
+
+
+def _choice(choice: Sequence[Mapping[str, Any]]) -> str:
+    words = [f"{one['rank']}{' with length control' if one['length_control'] else ''} {one['mean']:.3f}" for one in choice]
+    return ", ".join(words)
 
 
 def _study(found: Mapping[str, Any], sweep: Sequence[int]) -> list[str]:

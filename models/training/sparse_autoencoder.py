@@ -38,9 +38,9 @@ class AutoencoderSettings:
         held_out: share of the states that measure and do not train.
     """
 
-    latents: int = 2048
+    latents: int = 1024
     k: int = 16
-    steps: int = 1000
+    steps: int = 800
     batch: int = 1024
     learning_rate: float = 3e-3
     silent_steps: int = 100

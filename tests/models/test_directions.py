@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from models.data.preferences import Comparison, Comparisons
 from models.data.splits import prompt_keys
 from models.data.token_states import TokenStates
 from models.evaluation.direction_tasks import cut_pool, cut_test, demo_pairs, majority, read_tasks, training_states
-from models.evaluation.directions import DENSE, PROPOSED, RANDOM, StudySettings, clustered, over_seeds, study
+from models.evaluation.directions import DENSE, PROPOSED, RANDOM, StudySettings, choose_selection, clustered, over_seeds, study
 from models.evaluation.directions_report import draw_sweep, render
 from models.training.direction_head import HeadSettings
 from models.training.directions import SelectionSettings
@@ -79,10 +81,17 @@ def test_a_study_finds_that_selected_directions_beat_random_ones_where_they_are_
     assert len(told) == 3
 
     results = {
-        "commit": None, "seed": 0, "seeds": [0, 1, 2], "trunk": {"name": "small", "layer": 1, "parameters": 290},
-        "autoencoder": {"loaded": "x"}, "selection": {"each": 1, "rank": "t", "length_control": True}, "sweep": [1, 2],
-        "absent": ["helpful"], "studies": {"small": found},
-    }  # fmt: skip
+        "commit": None,
+        "seed": 0,
+        "seeds": [0, 1, 2],
+        "trunk": {"name": "small", "layer": 1, "parameters": 290},
+        "autoencoder": {"loaded": "x"},
+        "selection": {"each": 1, "rank": "t", "length_control": True},
+        "choice": [{"rank": "t", "length_control": True, "mean": 0.7}],
+        "sweep": [1, 2],
+        "absent": ["helpful"],
+        "studies": {"small": found},
+    }
     text = render(results)
     assert "not on disk, left out: helpful" in text
     assert "NOT KEPT: small: under 1% of the trunk's parameters trained: 1.724%" in text  # 5 of 290: the largest of its heads
@@ -107,3 +116,16 @@ def test_a_task_with_held_prompts_tests_on_these(task):
     again = cut_test("small", "", small.pool, seed=0, held=frozenset({asked}))
     assert {again.test.texts.prompts[row][0] for row in again.test.prompt} == {asked}
     assert len(again.pool) + len(again.test) == len(small.pool)
+
+
+def test_the_way_of_ranking_is_chosen_within_the_pool(task):
+    data, small = task
+    settings = StudySettings(selection=SelectionSettings(each=1, least_texts=5), heads={"linear": HeadSettings(ridges=(0.01,))})
+    latents = small_latents(data)
+    chosen, found = choose_selection([(small, data.vectors, latents)], settings, seeds=(0,))
+    assert [(one["rank"], one["length_control"]) for one in found] == [("t", True), ("t", False), ("frequency", True), ("frequency", False)]
+    assert max(one["mean"] for one in found) == next(
+        one["mean"] for one in found if (one["rank"], one["length_control"]) == (chosen.rank, chosen.length_control)
+    )
+    spoiled = small.test.take(np.arange(0))  # a test that holds nothing changes nothing
+    assert choose_selection([(replace(small, test=spoiled), data.vectors, latents)], settings, seeds=(0,)) == (chosen, found)
