@@ -13,12 +13,13 @@ from typing import Annotated
 
 import typer
 
+from models.evaluation.portfolio_commands import portfolio_app
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and evaluate what the service serves.")
 bundle_app = typer.Typer(no_args_is_help=True, help="Build and inspect bundles.")
 train_app = typer.Typer(no_args_is_help=True, help="Train the demo from seeds.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure, with seeds and 95 % intervals.")
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
-portfolio_app = typer.Typer(no_args_is_help=True, help="Inspect and serve portfolios of members.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(portfolio_app, name="portfolio")
 app.add_typer(data_app, name="data")
@@ -210,25 +211,30 @@ def evaluate_zeroeval(
         raise typer.Exit(1) from None
 
 
-@portfolio_app.command("vllm")
-def portfolio_vllm(
-    path: Annotated[Path, typer.Argument(help="A bundle, or a folder with base/ and adapters/.")],
-    host: str = "127.0.0.1",
-    port: int = 8001,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with vLLM's key; none if not given.")] = None,
+@evaluate_app.command("policy")
+def evaluate_policy(
+    decisions: Annotated[Path | None, typer.Option(help="JSONL: exports of users, or GET /decisions answers.")] = None,
+    feedback: Annotated[Path | None, typer.Option(help="JSONL with the comparisons: exports of users; may be the same file.")] = None,
+    check: Annotated[int, typer.Option(min=0, help="Simulated logs on which the intervals are checked against the truth.")] = 0,
+    out: Out = Path(".attune/policy"),
+    seed: Seed = 0,
 ) -> None:
-    """Print the command that serves the members with vLLM, and the roster that reaches them."""
-    from models.alignment.adapter_fit import AdapterMisfit  # noqa: PLC0415 - torch
-    from models.alignment.vllm import members_in, plan_vllm  # noqa: PLC0415 - torch
+    """What other routing policies would have been worth, from logged propensities: IPS, SNIPS, DR with 95 % intervals."""
+    from models.evaluation.offpolicy import LogInvalid  # noqa: PLC0415 - scipy
+    from models.evaluation.offpolicy_report import check_estimators, evaluate_log  # noqa: PLC0415
 
-    try:
-        base, adapters = members_in(path)
-        plan = plan_vllm(base, adapters, host=host, port=port, api_key_env=api_key_env)
-    except (AdapterMisfit, OSError, ValueError) as error:
-        typer.echo(f"cannot be served: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(plan.shell())
-    typer.echo("\n# roster file (ATTUNE_ROSTER)\n" + json.dumps(plan.members, indent=1))
+    if check:
+        check_estimators(check, out, seed=seed, progress=_aside)
+        typer.echo((out / "coverage.md").read_text(encoding="utf-8"))
+    if (decisions is None) != (feedback is None) or not (decisions or check):
+        raise typer.BadParameter("--decisions and --feedback belong together; --check needs neither")
+    if decisions is not None and feedback is not None:
+        try:
+            evaluate_log(decisions, feedback, out)
+        except (LogInvalid, OSError) as error:
+            typer.echo(f"cannot be evaluated: {error}", err=True)
+            raise typer.Exit(1) from None
+        typer.echo((out / "report.md").read_text(encoding="utf-8"))
 
 
 @evaluate_app.command("demo")
@@ -285,10 +291,15 @@ def evaluate_sparserm(
     seed: Seed = 0,
 ) -> None:
     """Directions of a sparse autoencoder against random ones, the dense state and latents; writes report.md, results.json, sweep.png."""
-    from models.evaluation.directions import StudySettings  # noqa: PLC0415 - torch
+    from models.data.sae_files import AutoencoderInvalid  # noqa: PLC0415 - torch
+    from models.evaluation.directions import StudySettings  # noqa: PLC0415
     from models.evaluation.directions_report import evaluate_sparserm  # noqa: PLC0415
 
-    evaluate_sparserm(data, out, cache, seed=seed, settings=StudySettings(tuple(range(seeds))), public=autoencoder, progress=_aside)
+    try:
+        evaluate_sparserm(data, out, cache, seed=seed, settings=StudySettings(tuple(range(seeds))), public=autoencoder, progress=_aside)
+    except AutoencoderInvalid as error:
+        typer.echo(f"cannot be used: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @evaluate_app.command("groups")

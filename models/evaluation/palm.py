@@ -28,7 +28,7 @@ from models.alignment.answers import Rewards, sample_answers
 from models.alignment.causal import LanguageModel, load
 from models.alignment.member import MemberSettings, Prompts, fingerprint
 from models.evaluation.member_oracles import DpoOracle
-from models.evaluation.members import DEMO_SETTINGS
+from models.evaluation.members import DEMO_SETTINGS, read_prompts
 from models.portfolio.certificate import Evidence, certify
 from models.portfolio.oracles import Solution
 from models.portfolio.prune import Pruned, prune
@@ -165,6 +165,44 @@ def build_portfolio(
     if progress is not None:
         progress(f"{len(kept)} of {len(names)} members kept: {', '.join(kept)}; certified ratio {certificate.worst_ratio:.3f}")
     return palm
+
+
+def build_from_files(
+    base: Path | str,
+    rewards: Rewards,
+    file: Path,
+    out: Path,
+    *,
+    settings: PalmSettings,
+    seed: int,
+    base_name: str = "",
+    progress: Tell | None = None,
+) -> str:
+    """Builds a portfolio for rewards that are in [0, 1] as they are and prompts of a text file; returns what to tell people.
+
+    `read_prompts` says which prompts are held out; every other of them values policies for the search, the rest certify.
+    """
+    asked = read_prompts(file)
+    unit = Normalisation(np.zeros(len(rewards.names)), np.ones(len(rewards.names)))
+    palm = build_portfolio(
+        base,
+        rewards,
+        unit,
+        out,
+        family="rewards",
+        asked=replace(asked, held_out=asked.held_out[0::2]),
+        fresh=asked.held_out[1::2],
+        seed=seed,
+        settings=settings,
+        base_name=base_name,
+        progress=progress,
+    )
+    lines = [
+        f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in made.items() if value > 0) for name, made in palm.made_for.items()
+    ]
+    worst = dict(zip(rewards.names, palm.certificate.worst_weights.round(3).tolist(), strict=True))
+    proved = f"every user gets at least {palm.certificate.worst_ratio:.3f} of what {palm.search.calls} trained members can give"
+    return "\n".join([*lines, f"{proved}, with confidence {palm.certificate.confidence:g}; the worst served has weights {worst}"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,23 @@ def test_a_portfolio_is_built_certified_laid_out_and_goes_on_after_a_failure(tin
     assert again.names == palm.names
 
 
+def test_the_command_builds_a_portfolio_for_any_model_rewards_and_prompts(tiny, tmp_path):
+    _, base, _ = tiny
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"{prompt} {number}" for prompt in PROMPTS for number in range(2)))
+    lax = ["least_length=0", "most_length=100", "most_perplexity=100", "least_distinct_2=0", "least_diversity=0", "least_ended=0"]
+    lax += ["more_repetition=1", "more_blank=1"]
+    changes = [f"limits.{limit}" for limit in lax] + ["dpo.checkpoints=1", "answers=4", "least_margin=0"]
+    options = [option for change in changes for option in ("--set", change)]
+    where = ["--base", str(base), "--rewards", "tests.models.tiny_causal:REWARDS", "--prompts", str(file), "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, ["portfolio", "build", *where, "--max-calls", "2", *options])
+    assert shown.exit_code == 0, shown.output
+    last = shown.output.strip().splitlines()[-1]
+    assert "every user gets at least 0." in last or "every user gets at least 1." in last
+    document = json.loads((tmp_path / "out" / "palm.json").read_text())
+    assert f"{document['certificate']['worst_ratio']:.3f} of what 2 trained members can give" in last
+
+
 def test_weights_settings_and_rewards_from_the_command_line_are_checked():
     assert parse_weights("vowels=.5, short", NAMES).tolist() == [1.0, 0.5]
     for wrong in ("tall=1", "short=x", "short=1,short=2"):

@@ -78,3 +78,6 @@ def rewards() -> Rewards:
 VERBS = ("make", "find", "tell me about", "explain", "why", "show")
 NOUNS = ("soup", "the sea", "a dog", "spring", "it", "us", "bread", "rain")
 PROMPTS = tuple(f"{verb} {noun}" for noun in NOUNS for verb in VERBS)
+
+
+REWARDS = rewards()

@@ -1,0 +1,56 @@
+"""The commands `attune portfolio …`: build one for any model and rewards, and serve its members with vLLM.
+
+Every import of torch is inside a command, so that `--help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+portfolio_app = typer.Typer(no_args_is_help=True, help="Build, inspect and serve portfolios of members.")
+
+
+@portfolio_app.command("build")
+def portfolio_build(
+    base: Annotated[str, typer.Option(help="Folder or hub id of a causal language model.")],
+    rewards: Annotated[str, typer.Option(help="module:name of Rewards, two or more, each in [0, 1].")],
+    prompts: Annotated[Path, typer.Option(help="Text file, one prompt a line; a tenth is held out, a tenth chooses checkpoints.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if absent.")] = Path(".attune/portfolio"),
+    base_name: Annotated[str, typer.Option(help="What the adapters call their base.")] = "",
+    max_calls: Annotated[int, typer.Option(min=2, help="Most members that are trained.")] = 12,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Of a member: dpo.beta=.2, answers=4, ...")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random in this command.")] = 0,
+) -> None:
+    """Search, align, prune and certify a portfolio for any base model and rewards; run again to go on after a kill."""
+    from models.evaluation.members import DEMO_SETTINGS, changed, load_rewards  # noqa: PLC0415 - torch
+    from models.evaluation.palm import PalmSettings, build_from_files  # noqa: PLC0415 - torch
+
+    settings = PalmSettings(max_calls=max_calls, member=changed(DEMO_SETTINGS, changes or []))
+    judged_by = load_rewards(rewards)
+    told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=typer.echo)
+    typer.echo(told)
+
+
+@portfolio_app.command("vllm")
+def portfolio_vllm(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a folder with base/ and adapters/.")],
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with vLLM's key; none if not given.")] = None,
+) -> None:
+    """Print the command that serves the members with vLLM, and the roster that reaches them."""
+    from models.alignment.adapter_fit import AdapterMisfit  # noqa: PLC0415 - torch
+    from models.alignment.vllm import members_in, plan_vllm  # noqa: PLC0415 - torch
+
+    try:
+        base, adapters = members_in(path)
+        plan = plan_vllm(base, adapters, host=host, port=port, api_key_env=api_key_env)
+    except (AdapterMisfit, OSError, ValueError) as error:
+        typer.echo(f"cannot be served: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(plan.shell())
+    typer.echo("\n# roster file (ATTUNE_ROSTER)\n" + json.dumps(plan.members, indent=1))
