@@ -122,7 +122,7 @@ def choose_selection(
         settings: whose selection is varied in rank and length control.
         seeds: cuts of what is left of the pool.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for rank, length_control in product(RANKS, (True, False)):
         ways = replace(settings.selection, rank=rank, length_control=length_control)
         by_task = {}

@@ -50,8 +50,11 @@ def evaluate_sparserm(
         seed: of the demo's pairs and the autoencoder.
         settings: see `StudySettings`.
         autoencoder: see `AutoencoderSettings`; a change trains anew.
-        public: folder of an autoencoder to load instead of training one.
+        public: folder of an autoencoder of that layer, to load instead of training one.
         progress: told a line now and then.
+
+    Raises:
+        AutoencoderInvalid: the public autoencoder cannot be read, or reads states of another width.
     """
     settings, autoencoder = settings or StudySettings(), autoencoder or AutoencoderSettings()
     trunk = load_demo_trunk()
@@ -67,7 +70,7 @@ def evaluate_sparserm(
             save_autoencoder(kept, trained.autoencoder)
             note.write_text(json.dumps(trained.summary | told) + "\n", encoding="utf-8")
         summary = json.loads(note.read_text(encoding="utf-8"))
-    found = load_autoencoder(kept)
+    found = load_autoencoder(kept, layer=LAYER)
     columns = columns_of(trunk, found)
     ready = [
         (task, embed_texts(task.pool.texts, trunk, cache), activity(task.pool.texts, tokens, found, columns))
