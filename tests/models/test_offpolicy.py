@@ -1,0 +1,163 @@
+"""Off-policy evaluation: worked out by hand, covered on simulated logs, and read from what an export really looks like."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.evaluation.offpolicy import Duels, LogInvalid, best_single, duels_from, estimate, evaluate_policies, target_laws, unsupported
+from models.evaluation.offpolicy_report import coverage, evaluate_log, read_log, simulated_log, true_values
+
+
+def decision(name: str, members: tuple[str, str], joint: float | None = 0.25, user: str = "u1") -> dict:
+    laws = {"a": 0.5, "b": 0.25, "c": 0.25}
+    return {
+        "type": "decision",
+        "decision_id": name,
+        "user_tag": user,
+        "routing": {
+            "policy": "sample",
+            "members": list(members),
+            "propensity": None if joint is None else laws[members[0]],
+            "joint_propensity": joint,
+            "propensities": laws,
+            "expected": {member: {"mean": mean, "std": 0.1} for member, mean in (("a", 0.3), ("b", 0.2), ("c", 0.1))},
+        },
+        "candidates": [{"candidate_id": f"{name}-{i}", "index": i, "member": member} for i, member in enumerate(members)],
+    }
+
+
+def comparison(event: str, chosen: str | None, rejected: str | None, *, tie: bool = False) -> dict:
+    return {"type": "comparison", "event_id": event, "chosen": chosen, "rejected": rejected, "tie": tie}
+
+
+DECISIONS = [
+    decision("d1", ("a", "b")),
+    decision("d2", ("c", "a"), joint=1 / 6, user="u2"),
+    decision("d3", ("b", "a"), joint=None),
+    decision("d4", ("a", "c")),
+]
+COMPARISONS = [
+    comparison("e1", "d1-0", "d1-1"),
+    comparison("e2", "d2-1", "d2-0"),
+    comparison("e3", "d3-0", "d3-1"),
+    comparison("e4", None, None),
+    comparison("e5", "d1-0", "d2-0"),
+    comparison("e6", "gone-0", "gone-1"),
+]
+
+
+def test_duels_are_what_was_drawn_and_the_rest_is_counted():
+    duels = duels_from(DECISIONS, COMPARISONS)
+    assert duels.members == ("a", "b", "c")
+    assert (duels.first.tolist(), duels.second.tolist(), duels.won.tolist()) == ([0, 2], [1, 0], [1.0, 0.0])
+    assert duels.joint.tolist() == [0.25, 1 / 6]
+    assert duels.users.tolist() == [0, 1]
+    assert dict(duels.left_out) == {
+        "comparisons of decisions with a null propensity": 1,
+        "comparisons of texts": 1,
+        "comparisons across two decisions": 1,
+        "comparisons of unknown decisions": 1,
+        "decisions nobody compared": 1,
+    }
+
+
+def test_a_tie_is_half_a_win_for_each():
+    assert duels_from(DECISIONS, [comparison("e1", "d1-1", "d1-0", tie=True)]).won.tolist() == [0.5]
+
+
+def test_inverse_propensities_worked_out_by_hand():
+    duels = duels_from(DECISIONS, COMPARISONS)
+    always_a = target_laws(duels)["always a"]
+    found = estimate(duels, always_a, np.full((2, 3, 3), 0.5))
+    # Weights of a's role: 1 / (2 * 0.25) / 2 = 1 and 1 / (2 / 6) / 2 = 1.5; a won both.
+    assert found["ips"].value == pytest.approx((1.0 + 1.5) / 2)
+    assert found["snips"].value == pytest.approx(1.0)
+    assert found["dr"].value == pytest.approx(0.5 + (1.0 * 0.5 + 1.5 * 0.5) / 2)
+
+
+def test_the_value_of_uniform_routing_is_one_half_whatever_was_logged():
+    duels, _ = simulated_log(20, 4, np.random.default_rng(0))
+    found = estimate(duels, target_laws(duels)["uniform"])
+    assert found["snips"].value == pytest.approx(0.5)
+    assert found["dr"].value == pytest.approx(0.5)
+
+
+def test_the_intervals_hold_the_truth_in_nineteen_of_twenty_logs():
+    found = coverage(60, users=80, rounds=5, truth_users=3000, seed=2)
+    for policy in ("sampling", "best", "uniform", "best single"):
+        for estimator in ("ips", "snips", "dr"):
+            assert found[policy][estimator]["coverage"] >= 0.85  # 57 of 60 expected; fewer than 51 has a chance of 0.3 %
+            assert abs(found[policy][estimator]["bias"]) < 0.03
+    assert found["best"]["dr"]["width"] < found["best"]["ips"]["width"]
+
+
+def test_intervals_that_forget_that_duels_of_a_user_are_alike_would_be_too_short():
+    duels, _ = simulated_log(40, 8, np.random.default_rng(1))
+    repeated = Duels(
+        duels.members,
+        *(np.concatenate([column] * 3) for column in (duels.users, duels.first, duels.second, duels.won, duels.joint)),
+        *(np.concatenate([table] * 3) for table in (duels.laws, duels.expected)),
+        duels.left_out,
+    )
+    law = target_laws(duels)["best"]
+    once, thrice = estimate(duels, law, np.full((320, 4, 4), 0.5)), estimate(repeated, np.concatenate([law] * 3), np.full((960, 4, 4), 0.5))
+    assert thrice["ips"].high - thrice["ips"].low == pytest.approx(once["ips"].high - once["ips"].low)
+
+
+def test_a_policy_that_the_log_could_not_have_drawn_is_marked():
+    duels = duels_from(DECISIONS, COMPARISONS)
+    certain = replace(duels, laws=np.tile([1.0, 0.0, 0.0], (2, 1)))
+    assert unsupported(certain, target_laws(certain)["best"]) == pytest.approx(0.5)  # after a, only b could follow
+    assert unsupported(certain, target_laws(certain)["always c"]) == 1.0
+    assert unsupported(duels, target_laws(duels)["always c"]) == 0.0
+
+
+def test_better_routing_has_the_greater_value_and_the_best_member_is_not_chosen_on_the_duels_that_value_it():
+    duels, wins = simulated_log(300, 8, np.random.default_rng(4))
+    truth, found = true_values(duels, wins), evaluate_policies(duels)
+    assert truth["best"] > truth["always a"] > truth["uniform"]
+    for name in ("best", "sampling"):
+        assert found[name]["dr"].low > 0.5
+    assert found["best single"]["dr"].value == pytest.approx(truth["always a"], abs=0.08)
+
+
+def test_one_user_is_not_enough_to_choose_a_member_on_others():
+    duels, _ = simulated_log(1, 8, np.random.default_rng(0))
+    with pytest.raises(LogInvalid, match="one user"):
+        best_single(duels)
+
+
+def test_files_of_exports_become_a_report(tmp_path):
+    log = tmp_path / "export.jsonl"
+    lines = [
+        {"type": "user", "id": "u1"},
+        *DECISIONS,
+        *COMPARISONS,
+        comparison("e9", "d4-0", "d4-1"),
+        {"type": "taken-back", "event_id": "e9"},
+    ]
+    log.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    results = evaluate_log(log, log, tmp_path / "out")
+    assert (results["duels"], results["users"], results["left_out"]["decisions nobody compared"]) == (2, 2, 1)
+    assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["policies"]["always a"]["ips"][0] == pytest.approx(1.25)
+    assert "| best single |" in (tmp_path / "out" / "report.md").read_text("utf-8")
+
+
+def test_lines_and_fields_that_cannot_be_used_are_named(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"type": "user"}\n{"decision_id"\n', encoding="utf-8")
+    with pytest.raises(LogInvalid, match=r"log.jsonl line 2 is not JSON"):
+        read_log(log, "decision")
+    with pytest.raises(LogInvalid, match="decision 1 has no usable field 'user_tag'"):
+        duels_from([{"decision_id": "d"}], [])
+    with pytest.raises(LogInvalid, match="comparison 1 has no usable field 'rejected'"):
+        duels_from(DECISIONS, [{"chosen": "d1-0"}])
+    with pytest.raises(LogInvalid, match="leave no duel"):
+        duels_from(DECISIONS, [])
+    broken = [decision("d1", ("a", "b"), joint=1.5)]
+    with pytest.raises(LogInvalid, match=r"comparison 1 has joint propensity 1\.5"):
+        duels_from(broken, COMPARISONS[:1])
