@@ -8,20 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
+from models.alignment.causal import BASE, load, sample
 from models.portfolio.pool import Pool, PoolInvalid, read_pool, write_pool
 from models.seam.bundle import sha256_of
 
-MAX_TOKENS = 128
-"""What `/generate` allows by default; the demo's longest manner ends well before."""
-
-BATCH = 128
-"""Conversations sampled together: a small model spends its time between the products, not in them."""
+BASE_NAME = "base"
+"""What the model without any adapter is called in a pool."""
 
 
 def generate_pool(
@@ -39,7 +32,7 @@ def generate_pool(
     Args:
         language_model: folder with `base/` and `adapters/<member>/`.
         prompts: what to ask, without a system prompt, as the service does.
-        members: adapters, in the order of the pool.
+        members: adapters, in the order of the pool; BASE_NAME for the model without one.
         answers: per member and prompt.
         seed: of the sampling; the same seed, prompts and threads give the same texts.
         cache: JSON lines to read instead if they are of the same model, prompts, members and number; written otherwise.
@@ -47,28 +40,21 @@ def generate_pool(
 
     Raises:
         OSError: there is no language model.
+        AdapterMisfit: an adapter does not fit it.
         PoolInvalid: the cache is damaged, or a member gave nothing but blanks.
     """
-    source = _sha256_of_model(language_model)
+    source = _sha256_of_model(language_model, members)
     if cache is not None and cache.exists():
         pool = read_pool(cache)
         if pool.source == source and pool.prompts == tuple(prompts) and pool.members == tuple(members) and pool.shape[2] == answers:
             return pool
-    tokenizer = AutoTokenizer.from_pretrained(language_model / "base", padding_side="left")
-    model: Any = AutoModelForCausalLM.from_pretrained(language_model / "base")
-    for member in members:
-        folder = language_model / "adapters" / member
-        if isinstance(model, PeftModel):
-            model.load_adapter(folder, member)
-        else:
-            model = PeftModel.from_pretrained(model, folder, member)
-    model.eval()
-    told = [[{"role": "user", "content": prompt}] for prompt in prompts for _ in range(answers)]
+    adapters = {member: language_model / "adapters" / member for member in members if member != BASE_NAME}
+    model = load(language_model / "base", adapters)
+    asked = [prompt for prompt in prompts for _ in range(answers)]
     by_member = []
     for number, member in enumerate(members):
-        torch.manual_seed(seed * 1000 + number)
-        model.set_adapter(member)
-        texts = [text for start in range(0, len(told), BATCH) for text in _sample(model, tokenizer, told[start : start + BATCH])]
+        found = sample(model, BASE if member == BASE_NAME else member, asked, seed * 1000 + number)
+        texts = [answer.text.strip() for answer in found]
         blank = [index for index, text in enumerate(texts) if not text]
         if blank:
             raise PoolInvalid(
@@ -84,16 +70,9 @@ def generate_pool(
     return pool
 
 
-@torch.inference_mode()
-def _sample(model: Any, tokenizer: Any, told: list[list[dict[str, str]]]) -> list[str]:
-    inputs = tokenizer.apply_chat_template(told, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt")
-    output = model.generate(**inputs, do_sample=True, max_new_tokens=MAX_TOKENS)
-    texts: list[str] = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
-
-
-def _sha256_of_model(folder: Path) -> str:
+def _sha256_of_model(folder: Path, members: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.relative_to(folder).as_posix().encode() + sha256_of(path).encode())
+    for path in sorted([*(folder / "base").glob("*.safetensors"), *(folder / "adapters").rglob("*.safetensors")]):
+        if path.parent.name in {"base", *members}:
+            digest.update(path.relative_to(folder).as_posix().encode() + sha256_of(path).encode())
     return digest.hexdigest()

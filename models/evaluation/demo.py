@@ -1,11 +1,11 @@
-"""Trains everything of the demo that is not the language model: reward heads, and what the members are worth.
+"""Trains the demo's reward heads.
 
-    generated answers + members' own answers ─> simulated users compare ─> bradley_terry, micro, vrf
-                                             ─> rated by manner, users compare ─> attributes
-    members' answers to training prompts ─> rewards ─> portfolio.json, values.safetensors
+    generated answers + the base's own answers ─> simulated users compare ─> bradley_terry, micro, vrf, ...
+                                               ─> rated by manner, users compare ─> attributes
 
-Only topics of the training split are used for heads and values, those of the validation split for stopping; what this
-writes is small enough to be committed, and two runs with one seed write equal bytes.
+Only topics of the training split are used, and those of the validation split for stopping; what this writes is small enough
+to be committed, and two runs with one seed write equal bytes. Members come afterwards (`demo_members`): a new one must not
+start every user again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -26,24 +26,14 @@ from models.data.synthetic import MANNERS, Split, prompts
 from models.data.synthetic_tastes import DEFAULT_CONCENTRATION, DEFAULT_SHARPNESS, draw_users, manner_scores, utility
 from models.data.trunk import load_demo_trunk
 from models.evaluation.drawn import bradley_terry_choice, draw_comparisons
-from models.portfolio.measure import Values, fit_values
 from models.portfolio.pool import Pool, grammar_pool
-from models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
 from models.training.attributes import AttributesSettings, Ratings, train_attributes
 from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from models.training.heads import TrainedFamily, compute_outputs, save_heads, save_values
+from models.training.heads import TrainedFamily, compute_outputs, save_heads
 from models.training.loop import TrainingData
 from models.training.micro import MicroSettings, train_micro
 from models.training.vrf import VrfSettings, train_vrf
 
-DESCRIPTIONS: Mapping[str, str] = {
-    "concise": "Answers in as few words as will do.",
-    "detailed": "Answers step by step, with reasons.",
-    "playful": "Answers with jokes and exclamations.",
-    "formal": "Answers politely and impersonally.",
-    "cautious": "Answers with doubts and caveats.",
-    "bold": "Answers with certainty and verve.",
-}
 DEFAULT_FAMILY = "attributes"
 """The least validation loss of the four (`provenance.json` has them all), and weights that can be read as tastes."""
 
@@ -57,6 +47,7 @@ class DemoSettings:
         validation_users: stop the training; of other prompts.
         prompts: most prompts of a split, for heads.
         answers: generated answers per prompt and manner.
+        base_prompts, base_answers: what the language model itself is asked, for answers as they are really written.
         member_prompts, member_answers: what every member is asked for its values.
     """
 
@@ -65,6 +56,8 @@ class DemoSettings:
     validation_users: int = 300
     prompts: int = 400
     answers: int = 2
+    base_prompts: int = 240
+    base_answers: int = 8
     member_prompts: int = 160
     member_answers: int = 2
     bradley_terry: BradleyTerrySettings = field(default_factory=BradleyTerrySettings)
@@ -81,10 +74,10 @@ def train_demo(
     trunk: Embedder | None = None,
     cache: Path | None = None,
 ) -> list[TrainedFamily]:
-    """Trains the demo's families, fits the members' values, and writes both into `out`; returns the families.
+    """Trains the demo's families, writes them into `out`, and returns them.
 
-    Written: `heads.json`, `heads.safetensors`, `values.safetensors`, `portfolio.json`, `provenance.json`, and, where
-    `out/language_model` is, `answers/train.jsonl` and `answers/test.jsonl` with what its members say.
+    Written: `heads.json`, `heads.safetensors`, `provenance.json`, and, where `out/language_model` is, `answers/base.jsonl` with
+    what its base says.
 
     Args:
         out: folder of the demo, made if absent.
@@ -95,63 +88,54 @@ def train_demo(
     """
     settings = settings or DemoSettings()
     trunk = trunk or load_demo_trunk()
-    members = member_pool(out, "train", settings, seed=seed)
     written = {part: written_pool(part, settings, seed=seed) for part in ("train", "validation")}
-    texts = combine([written["train"], members, written["validation"]])
+    pools = [written["train"], *base_pools(out, settings, seed=seed), written["validation"]]
+    texts = combine(pools)
     vectors = embed_texts(texts, trunk, cache)
     data = draw_training_data(texts, vectors, set(written["validation"].prompts), settings, seed=seed)
-    trained = [
-        train_bradley_terry(data, settings.bradley_terry, seed),
-        train_micro(data, settings.micro, seed),
-        train_vrf(data, settings.vrf, seed),
-    ]
-    trained = [name_heads(one, texts, vectors.candidates) for one in trained]
-    trained.append(train_attributes(data, rate(texts, data), settings.attributes, seed))
+    trained = train_families(texts, data, settings, seed)
     save_heads(out, trained, DEFAULT_FAMILY)
-    values = member_values(trained, members, trunk, cache, seed=seed)
-    save_values(out, {name: value.head for name, value in values.items()})
-    (out / "portfolio.json").write_bytes(write_portfolio(portfolio_of(members, values)))
     provenance = {
         "seed": seed,
         "trained_on": {
             "users": f"simulated: Dirichlet({DEFAULT_CONCENTRATION}) over {', '.join(MANNERS)}; sharpness {DEFAULT_SHARPNESS:g}",
-            "answers": "generated, and the members' own; training topics" if has_language_model(out) else "generated; training topics",
+            "answers": "generated, and the base model's own; training topics" if len(pools) > 2 else "generated; training topics",
             "train_comparisons": {"count": len(data.train), "sha256": data.train.sha256()},
             "validation_comparisons": {"count": len(data.validation), "sha256": data.validation.sha256()},
         },
         "trunk_sha256": trunk.sha256,
         "validation_nll": {one.family.name: one.summary["validation_nll"] for one in trained},
-        "values": {name: {"r2": value.r2, "penalty": value.penalty} for name, value in values.items()},
         "settings": asdict(settings),
     }
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return trained
 
 
+def train_families(texts: Texts, data: TrainingData, settings: DemoSettings, seed: int) -> list[TrainedFamily]:
+    """Returns the demo's families in the order in which they share the evidence vector."""
+    found_by_themselves = [
+        train_bradley_terry(data, settings.bradley_terry, seed),
+        train_micro(data, settings.micro, seed),
+        train_vrf(data, settings.vrf, seed),
+    ]
+    trained = [name_heads(one, texts, data.vectors.candidates) for one in found_by_themselves]
+    return [*trained, train_attributes(data, rate(texts, data), settings.attributes, seed)]
+
+
 def written_pool(part: Split, settings: DemoSettings, *, seed: int) -> Pool:
     """Returns generated answers in every manner to prompts of one split."""
-    return grammar_pool(prompts(part, seed)[: settings.prompts], settings.answers, seed=_number(seed, part))
+    return grammar_pool(prompts(part, seed)[: settings.prompts], settings.answers, seed=seed_for(seed, part))
 
 
-def member_pool(demo: Path, part: Split, settings: DemoSettings, *, seed: int) -> Pool:
-    """Returns what the members answer to prompts of one split: sampled from the language model where `demo` has one.
-
-    Without it the generated answers stand for the members, each perfectly in character.
-    """
-    asked = prompts(part, seed)[: settings.member_prompts]
+def base_pools(demo: Path, settings: DemoSettings, *, seed: int) -> list[Pool]:
+    """Returns what the language model of `demo`, without an adapter, answers to training prompts; nothing where there is none."""
     if not has_language_model(demo):
-        return grammar_pool(asked, settings.member_answers, seed=_number(seed, f"members-{part}"))
-    from models.evaluation.answers import generate_pool  # noqa: PLC0415 - peft takes seconds and only this branch needs it
+        return []
+    from models.evaluation.answers import BASE_NAME, generate_pool  # noqa: PLC0415 - peft takes seconds and only this branch needs it
 
-    return generate_pool(
-        demo / "language_model",
-        [prompt.text for prompt in asked],
-        MANNERS,
-        settings.member_answers,
-        seed=_number(seed, f"members-{part}"),
-        cache=demo / "answers" / f"{part}.jsonl",
-        progress=_say,
-    )
+    asked = [prompt.text for prompt in prompts("train", seed)[: settings.base_prompts]]
+    number, cache = seed_for(seed, "base-train"), demo / "answers" / "base.jsonl"
+    return [generate_pool(demo / "language_model", asked, (BASE_NAME,), settings.base_answers, seed=number, cache=cache, progress=say)]
 
 
 def has_language_model(demo: Path) -> bool:
@@ -176,10 +160,10 @@ def draw_training_data(texts: Texts, vectors: Vectors, held: set[str], settings:
         parts.append(
             draw_comparisons(
                 texts,
-                utility(draw_users(users, _number(seed, f"{name}-tastes")), scores),
+                utility(draw_users(users, seed_for(seed, f"{name}-tastes")), scores),
                 per_user=settings.per_user,
                 choose=bradley_terry_choice(DEFAULT_SHARPNESS),
-                seed=_number(seed, f"{name}-comparisons"),
+                seed=seed_for(seed, f"{name}-comparisons"),
                 prompts=np.flatnonzero(where),
                 name=name,
             )
@@ -217,28 +201,11 @@ def name_heads(trained: TrainedFamily, texts: Texts, vectors: NDArray[np.float32
     return replace(trained, family=family, summary={**trained.summary, "head_correlations": np.round(together, 3).tolist()})
 
 
-def member_values(trained: Sequence[TrainedFamily], pool: Pool, trunk: Embedder, cache: Path | None, *, seed: int) -> dict[str, Values]:
-    """Returns what the members of a pool are worth under every family's heads, from their answers."""
-    vectors = embed_texts(pool.texts(), trunk, cache)
-    outputs = compute_outputs(trained, vectors.candidates)
-    found = {}
-    for one in trained:
-        rewards = outputs[f"{one.family.name}_rewards"].astype(np.float64).reshape(*pool.shape, -1)
-        found[one.family.name] = fit_values(rewards, vectors.prompts, seed=seed)
-    return found
-
-
-def portfolio_of(pool: Pool, values: Mapping[str, Values]) -> Portfolio:
-    """Returns the portfolio of one member per manner, without a certificate: nothing was proved about these members."""
-    members = tuple(PortfolioMember(name, DESCRIPTIONS[name], {name: 1.0}) for name in pool.members)
-    means = {name: value.mean for name, value in values.items()}
-    return Portfolio(members, means, {name: value.interval for name, value in values.items()}, None)
-
-
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tells people who wait a line of progress, on stderr."""
     sys.stderr.write(line + "\n")
 
 
-def _number(seed: int, purpose: str) -> int:
+def seed_for(seed: int, purpose: str) -> int:
     """Returns a seed for one purpose, so that adding a draw somewhere changes no other."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4], "little")

@@ -22,7 +22,8 @@ from models.data.embeddings import Embedder, embed_texts
 from models.data.preferences import Texts
 from models.data.synthetic_tastes import DEFAULT_SHARPNESS, draw_users, manner_scores
 from models.data.trunk import load_demo_trunk
-from models.evaluation.demo import DemoSettings, combine, member_pool, written_pool
+from models.evaluation.demo import DemoSettings, combine, written_pool
+from models.evaluation.demo_members import member_pool
 from models.evaluation.metrics import Interval, bootstrap
 from models.evaluation.opposed import NOISE, TASTES, Material, OpposedGroups, opposed_groups
 from models.evaluation.render import render

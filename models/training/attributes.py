@@ -125,9 +125,9 @@ def train_attributes(data: TrainingData, ratings: Ratings, settings: AttributesS
 def attribute_heads(
     ratings: Ratings, features: Affine, vectors: NDArray[np.float32], penalties: tuple[float, ...]
 ) -> tuple[Affine, dict[str, dict[str, float]]]:
-    """Returns one ridge regression per attribute as an affine map `[K, D]`, and each one's penalty and R² on validation candidates.
+    """Returns one ridge regression per attribute as an affine map `[K, D]`, and each one's penalty, intercept and R² on validation.
 
-    The map has no intercept: `reward - mean rating`. What is constant cancels in every comparison.
+    The map leaves the intercept out, since what is constant cancels in every comparison; head plus intercept is a rating in [0, 1].
     """
     rows, report = [], {}
     standardised = features(vectors).astype(np.float64)
@@ -145,7 +145,11 @@ def attribute_heads(
         fitted = [np.linalg.solve(gram + penalty * np.eye(len(gram)), together) for penalty in penalties]
         errors = [float(np.mean((held_y - y.mean() - (held_x - x.mean(axis=0)) @ weight) ** 2)) for weight in fitted]
         best = int(np.argmin(errors))
-        report[name] = {"penalty": penalties[best], "validation_r2": 1.0 - errors[best] / float(held_y.var())}
+        report[name] = {
+            "penalty": penalties[best],
+            "validation_r2": 1.0 - errors[best] / float(held_y.var()),
+            "intercept": float(y.mean() - x.mean(axis=0) @ fitted[best]),
+        }
         rows.append(fitted[best])
     return Affine(np.stack(rows) @ features.matrix, features.mean), report
 
@@ -157,7 +161,7 @@ class _GivenHeads(StandardisedHeads):
         super().__init__(len(moment), moment, generator)
         with torch.no_grad():
             self.directions.copy_(torch.eye(len(moment)))
-        self.directions.requires_grad_(requires_grad=False)
+        self.directions.requires_grad_(False)
 
     def effective(self) -> Tensor:
         return self.directions

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models.data.synthetic import MANNERS, prompts
-from models.evaluation.demo import DemoSettings, member_pool, train_demo, written_pool
+from models.evaluation.demo import DemoSettings, train_demo, written_pool
+from models.evaluation.demo_members import member_pool, measure_members
 from models.evaluation.report import EvaluationSettings, evaluate_demo
 from models.portfolio.measure import fit_values
 from models.portfolio.pool import Pool, PoolInvalid, grammar_pool, read_pool, write_pool
@@ -51,11 +52,13 @@ def trunk():
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     train_demo(folder, seed=0, settings=SETTINGS, trunk=trunk())
+    measure_members(folder, seed=0, settings=SETTINGS, trunk=trunk())
     return folder
 
 
 def test_two_trainings_of_the_demo_from_one_seed_write_equal_bytes(demo, tmp_path):
     train_demo(tmp_path, seed=0, settings=SETTINGS, trunk=trunk())
+    measure_members(tmp_path, seed=0, settings=SETTINGS, trunk=trunk())
     for name in WRITTEN:
         assert (tmp_path / name).read_bytes() == (demo / name).read_bytes(), name
 
