@@ -6,10 +6,27 @@ Every import of torch is inside a command, so that `--help` costs nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+DEMO = Path(__file__).parents[1] / "demo"
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Tells what is wrong with a command's arguments, files or members in a line instead of a traceback, and exits with 1."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if type(error) in {RuntimeError, ValueError}:
+            raise  # not one of ours: whoever reports it needs to see where it came from
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise typer.Exit(1) from None
+
 
 portfolio_app = typer.Typer(no_args_is_help=True, help="Build, inspect and serve portfolios of members.")
 
@@ -29,10 +46,27 @@ def portfolio_build(
     from models.evaluation.members import DEMO_SETTINGS, changed, load_rewards  # noqa: PLC0415 - torch
     from models.evaluation.palm import PalmSettings, build_from_files  # noqa: PLC0415 - torch
 
-    settings = PalmSettings(max_calls=max_calls, member=changed(DEMO_SETTINGS, changes or []))
-    judged_by = load_rewards(rewards)
-    told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=typer.echo)
-    typer.echo(told)
+    with plainly():
+        settings = PalmSettings(max_calls=max_calls, member=changed(DEMO_SETTINGS, changes or []))
+        judged_by = load_rewards(rewards)
+        told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=typer.echo)
+        typer.echo(told)
+
+    @portfolio_app.command("show")
+    def portfolio_show(
+        path: Annotated[Path, typer.Argument(help="A bundle, or a folder with portfolio.json and heads; the demo's if not given.")] = DEMO,
+        family: Annotated[str | None, typer.Option(help="Whose values; the certificate's family if not given.")] = None,
+        picture: Annotated[Path | None, typer.Option(help="Draw the simplex of users here: .png, .svg or .pdf.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002 - a command-line flag is a boolean
+    ) -> None:
+        """Print members, weights, values with intervals and the certificate; draw who is served by whom and what is proved."""
+        from models.evaluation.portfolio_show import BundleInvalid, PortfolioInvalid, show_portfolio  # noqa: PLC0415 - torch
+
+        try:
+            typer.echo(show_portfolio(path, family=family, picture=picture, as_json=as_json))
+        except (BundleInvalid, PortfolioInvalid, OSError) as error:
+            typer.echo(f"cannot be shown: {error}", err=True)
+            raise typer.Exit(1) from None
 
 
 @portfolio_app.command("vllm")
