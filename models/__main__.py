@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from models.evaluation.portfolio_commands import portfolio_app
+from models.evaluation.portfolio_commands import plainly, portfolio_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and evaluate what the service serves.")
 bundle_app = typer.Typer(no_args_is_help=True, help="Build and inspect bundles.")
@@ -158,8 +158,9 @@ def train_member(
     """Align one member of a portfolio with DPO and a guard; writes a peft adapter and member.json."""
     from models.evaluation.members import train_one  # noqa: PLC0415 - torch
 
-    document = train_one(base, weights, out, rewards, prompts, shared, base_name, settings or [], seed=seed, progress=typer.echo)
-    typer.echo(json.dumps(document["held_out"], indent=1))
+    with plainly():
+        document = train_one(base, weights, out, rewards, prompts, shared, base_name, settings or [], seed=seed, progress=typer.echo)
+        typer.echo(json.dumps(document["held_out"], indent=1))
 
 
 @evaluate_app.command("members")
@@ -175,7 +176,8 @@ def evaluate_members(
     """What aligning did to each member on held-out prompts: rewards, KL, perplexity, diversity; writes members.md and .json."""
     from models.evaluation.members import judge  # noqa: PLC0415 - torch
 
-    typer.echo(judge(base, members, rewards, prompts, answers, out, seed=seed, progress=lambda line: typer.echo(line, err=True)))
+    with plainly():
+        typer.echo(judge(base, members, rewards, prompts, answers, out, seed=seed, progress=lambda line: typer.echo(line, err=True)))
 
 
 @evaluate_app.command("oracle")

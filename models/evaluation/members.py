@@ -51,6 +51,10 @@ MANNER_REWARDS = Rewards(MANNERS, _manners)
 """How strongly an answer shows each manner: the ground truth that the demo's heads are learned from."""
 
 
+class SettingsInvalid(ValueError):
+    """What a command was given cannot be used; the message names it."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemberRow:
     """One member beside its base on held-out prompts; `violations` are of the guard."""
@@ -109,15 +113,15 @@ def read_prompts(file: Path) -> Prompts:
     Where a prompt belongs is fixed by its text, so that a longer file moves none of them.
 
     Raises:
-        ValueError: a part has fewer than two prompts.
+        SettingsInvalid: a part has fewer than two prompts.
     """
     parts: dict[str, list[str]] = {"training": [], "validation": [], "held_out": []}
     for line in dict.fromkeys(filter(None, (line.strip() for line in file.read_text(encoding="utf-8").splitlines()))):
         digit = hashlib.sha256(line.encode()).digest()[0] % 10
         parts["held_out" if digit == 0 else "validation" if digit == 1 else "training"].append(line)
     if min(map(len, parts.values())) < 2:
-        raise ValueError(
-            f"{file.name} gives { ({part: len(lines) for part, lines in parts.items()}) } prompts; two of each kind are needed"
+        raise SettingsInvalid(
+            f"{file.name} gives {dict(zip(parts, map(len, parts.values()), strict=True))} prompts; two of each kind are needed"
         )
     return Prompts(**{part: tuple(lines) for part, lines in parts.items()})
 
@@ -149,14 +153,14 @@ def evaluate_members(
         progress: told a line now and then.
 
     Raises:
-        ValueError: there is no member with known weights.
+        SettingsInvalid: there is no member with known weights.
         AdapterMisfit: a member does not fit the base.
     """
     made_for = {
         path.parent.name: found for path in sorted(folder.glob(f"*/{CONFIG}")) if (found := weights_of(path.parent, rewards)) is not None
     }
     if not made_for:
-        raise ValueError(f"{folder} holds no adapter whose weights over {', '.join(rewards.names)} are known")
+        raise SettingsInvalid(f"{folder} holds no adapter whose weights over {', '.join(rewards.names)} are known")
     model = load(base, {name: folder / name for name in made_for})
     source = fingerprint(base)
     kept = None if cache is None else cache / "base.jsonl"
@@ -258,7 +262,7 @@ def changed(settings: MemberSettings, changes: Sequence[str]) -> MemberSettings:
     """Returns the settings with `name=number` or `part.name=number` changed, numbers of the type that the field has.
 
     Raises:
-        ValueError: there is no such field, or the value does not fit it.
+        SettingsInvalid: there is no such field, or the value does not fit it.
     """
     for change in changes:
         path, equals, value = change.partition("=")
@@ -268,13 +272,16 @@ def changed(settings: MemberSettings, changes: Sequence[str]) -> MemberSettings:
             part = getattr(part, step, None)
         known = [item.name for item in fields(part) if not is_dataclass(getattr(part, item.name))] if is_dataclass(part) else []
         if not equals or name not in known or len(above) > 1:
-            raise ValueError(
+            raise SettingsInvalid(
                 f"setting {change!r} is not known; {'.'.join([*above, '']) if known else ''}{', '.join(known) or 'part.name'}=number"
             )
         kind = type(getattr(part, name))
         try:
             new: Any = value.lower() == "true" if kind is bool else kind(value)
         except ValueError:
-            raise ValueError(f"setting {change!r}: {kind.__name__} was expected") from None
-        settings = replace(settings, **({above[0]: replace(part, **{name: new})} if above else {name: new}))
+            raise SettingsInvalid(f"setting {change!r}: {kind.__name__} was expected") from None
+        try:
+            settings = replace(settings, **({above[0]: replace(part, **{name: new})} if above else {name: new}))
+        except ValueError as error:
+            raise SettingsInvalid(f"setting {change!r}: {error}") from None
     return settings

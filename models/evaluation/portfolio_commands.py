@@ -52,21 +52,22 @@ def portfolio_build(
         told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=typer.echo)
         typer.echo(told)
 
-    @portfolio_app.command("show")
-    def portfolio_show(
-        path: Annotated[Path, typer.Argument(help="A bundle, or a folder with portfolio.json and heads; the demo's if not given.")] = DEMO,
-        family: Annotated[str | None, typer.Option(help="Whose values; the certificate's family if not given.")] = None,
-        picture: Annotated[Path | None, typer.Option(help="Draw the simplex of users here: .png, .svg or .pdf.")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002 - a command-line flag is a boolean
-    ) -> None:
-        """Print members, weights, values with intervals and the certificate; draw who is served by whom and what is proved."""
-        from models.evaluation.portfolio_show import BundleInvalid, PortfolioInvalid, show_portfolio  # noqa: PLC0415 - torch
 
-        try:
-            typer.echo(show_portfolio(path, family=family, picture=picture, as_json=as_json))
-        except (BundleInvalid, PortfolioInvalid, OSError) as error:
-            typer.echo(f"cannot be shown: {error}", err=True)
-            raise typer.Exit(1) from None
+@portfolio_app.command("show")
+def portfolio_show(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a folder with portfolio.json and heads; the demo's if not given.")] = DEMO,
+    family: Annotated[str | None, typer.Option(help="Whose values; the certificate's family if not given.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the simplex of users here: .png, .svg or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002 - a command-line flag is a boolean
+) -> None:
+    """Print members, weights, values with intervals and the certificate; draw who is served by whom and what is proved."""
+    from models.evaluation.portfolio_show import BundleInvalid, PortfolioInvalid, show_portfolio  # noqa: PLC0415 - torch
+
+    try:
+        typer.echo(show_portfolio(path, family=family, picture=picture, as_json=as_json))
+    except (BundleInvalid, PortfolioInvalid, OSError) as error:
+        typer.echo(f"cannot be shown: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @portfolio_app.command("vllm")

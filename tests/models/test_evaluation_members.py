@@ -148,6 +148,21 @@ def test_the_command_builds_a_portfolio_for_any_model_rewards_and_prompts(tiny, 
     assert f"{document['certificate']['worst_ratio']:.3f} of what 2 trained members can give" in last
 
 
+def test_a_mistake_on_the_command_line_is_a_line_and_not_a_traceback(tiny, tmp_path):
+    _, base, _ = tiny
+    out = ["--base", str(base), "--out", str(tmp_path / "it")]
+    for options, complaint in (
+        (["--weights", "tall=1"], "RewardsInvalid: weight 'tall=1': the rewards are concise"),
+        (["--weights", "concise=1", "--set", "dpo.speed=3"], "SettingsInvalid: setting 'dpo.speed=3' is not known; dpo.rank"),
+        (["--weights", "concise=1", "--prompts", str(tmp_path / "none.txt")], "FileNotFoundError"),
+        (["--weights", "concise=1", "--base", str(tmp_path / "none")], "OSError"),
+    ):
+        shown = CliRunner().invoke(app, ["train", "member", *out, *options])
+        assert shown.exit_code == 1, shown.output
+        assert complaint in shown.output
+        assert not (tmp_path / "it" / "member.json").exists()
+
+
 def test_weights_settings_and_rewards_from_the_command_line_are_checked():
     assert parse_weights("vowels=.5, short", NAMES).tolist() == [1.0, 0.5]
     for wrong in ("tall=1", "short=x", "short=1,short=2"):
