@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -256,16 +256,22 @@ def best_single(duels: Duels, predicted: Array | None = None) -> Array:
 
 
 def _part(duels: Duels, there: NDArray[np.bool_]) -> Duels:
-    columns = (duels.users, duels.first, duels.second, duels.won, duels.joint, duels.laws, duels.expected)
-    users, first, second, won, joint, laws, expected = (column[there] for column in columns)
-    return Duels(duels.members, users, first, second, won, joint, laws, expected, duels.left_out)
+    return replace(
+        duels,
+        users=duels.users[there],
+        first=duels.first[there],
+        second=duels.second[there],
+        won=duels.won[there],
+        joint=duels.joint[there],
+        laws=duels.laws[there],
+        expected=duels.expected[there],
+    )
 
 
 def _clustered(scores: Array, users: NDArray[np.int64]) -> Estimate:
     """Returns the mean of `scores` with an interval that allows duels of one user to be alike (sandwich, Student with U - 1)."""
     mean = float(scores.mean())
-    sums: Array = np.bincount(users, weights=scores - mean)
-    sums = sums[np.bincount(users) > 0]
+    sums: Array = np.asarray(np.bincount(users, weights=scores - mean)[np.bincount(users) > 0], dtype=np.float64)
     count = len(sums)
     if count < 2:
         return Estimate(mean, float("-inf"), float("inf"))

@@ -181,9 +181,9 @@ def render(results: dict[str, Any]) -> str:
     for size, row in results["calls"].items():
         shares = ", ".join(f"{name.replace('_', ' ')} in {share:.0%}" for name, share in row["lazy_fewer_than"].items())
         lines.append(f"\n{size} rewards, epsilon {row['epsilon']}, delta {row['delta']}: strictly fewer calls than {shares} of worlds.")
-    columns = ("pruned", "uniform, same size", "random, same size", "best of 20 random", "one member")
+    against = ("pruned", "uniform, same size", "random, same size", "best of 20 random", "one member")
     lines += ["", f"## Members for a worst case of {LOSS:.1%}", ""]
-    lines += _header("worlds of", "n", "members", f"members for a gap of {LOSS:g}", *columns)
+    lines += _header("worlds of", "n", "members", f"members for a gap of {LOSS:g}", *against)
     for source, row in results["sizes"].items():
         cells = (_text(row[name], 4) for name in ("pruned", "uniform", "random", "best_random", "one_member"))
         sizes = (row["members"], row["members_additive"])
