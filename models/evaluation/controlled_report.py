@@ -27,6 +27,7 @@ from models.evaluation.rows import Rows, rows_from_heads
 from models.evaluation.worlds import World, bayes_probabilities
 from models.seam.family import Family
 from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from models.training.features import Subspace
 from models.training.heads import TrainedFamily
 from models.training.loop import LoopSettings
 from models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
@@ -44,9 +45,13 @@ class ControlledStudy:
 
     seeds: int = 3
     sizes: ControlledSizes = field(default_factory=ControlledSizes)
-    baseline: BradleyTerrySettings = field(default_factory=lambda: BradleyTerrySettings(loop=LoopSettings(steps=1000)))
+    baseline: BradleyTerrySettings = field(
+        default_factory=lambda: BradleyTerrySettings(subspace=Subspace(8), loop=LoopSettings(steps=1000))
+    )
     mixture: SparseMoeSettings = field(
-        default_factory=lambda: SparseMoeSettings(start="random", local=0.05, balance=0.2, loop=LoopSettings(steps=2000, patience=8))
+        default_factory=lambda: SparseMoeSettings(
+            start="kinds", local=0.01, balance=0.2, subspace=Subspace(8), loop=LoopSettings(steps=1000, patience=8)
+        )
     )
 
 

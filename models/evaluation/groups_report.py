@@ -57,13 +57,14 @@ class GroupsStudy:
 def trainers(heads: int, steps: int) -> dict[str, Trainer]:
     """Returns the trainers of one experiment, with as many heads as there are groups; `vrf` has bases to spare."""
     loop = LoopSettings(steps=steps, patience=6)
+    # Prompts say nothing of the groups: a gate has nothing to be sparse about, and no expert sleeps.
     # Twice the steps: its encoder is learned too, and the heads of the others start at clusters of users.
     longer = LoopSettings(steps=2 * steps, patience=6)
     return {
         "bradley_terry": lambda data, seed: train_bradley_terry(data, BradleyTerrySettings(loop=loop), seed),
         "micro": lambda data, seed: train_micro(data, MicroSettings(heads=heads, alpha=0.0, start="users", loop=loop), seed),
         "sparse_moe": lambda data, seed: train_sparse_moe(
-            data, SparseMoeSettings(experts=heads, active=min(2, heads), local=0.0, loop=loop), seed
+            data, SparseMoeSettings(experts=heads, active=min(2, heads), local=0.0, sleeping=False, loop=loop), seed
         ),
         "vrf": lambda data, seed: train_vrf(data, VrfSettings(heads=16, latent=8, kl=1e-3, loop=longer), seed),
     }

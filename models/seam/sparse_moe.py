@@ -36,6 +36,17 @@ def keep_largest(weights: Array, active: int) -> Array:
     return cut
 
 
+def awake(log_gate: Array) -> Array:
+    """Returns how far each expert is charged for a comparison on a prompt, `[H]` in 0..1: in full from an even share upwards.
+
+    A routed expert of share `p_k` is awake to `min(1, K p_k)`, the shared one always. With a gate that tells nothing all are.
+    """
+    share = np.exp(np.maximum(log_gate, LEAST_LOG_GATE))
+    routed = share[1:] / max(float(share[1:].sum()), np.finfo(np.float64).tiny)
+    charged: Array = np.append(1.0, np.minimum(1.0, routed.size * routed))
+    return charged
+
+
 @dataclass(frozen=True, slots=True)
 class SparseMoe:
     """Experts in sparse use: the shared one always, and the `active` likeliest of the others for this user and prompt.
@@ -44,6 +55,9 @@ class SparseMoe:
         heads: the shared expert's name, then those of the routed ones.
         log_prior: `[H]` log of the mean gate, used where there is no prompt.
         active: routed experts with a weight above 0; 1 to `K`.
+        sleeping: experts that a prompt does not call for are charged what the awake ones lost on average, so that what a user
+            says of poems does not speak against the experts for recipes (specialists: Freund et al. 1997, reconstruction).
+            Otherwise every expert is charged its own loss. A sum of what single comparisons say either way.
     """
 
     name: str
@@ -52,6 +66,7 @@ class SparseMoe:
     settings: hedge.HedgeSettings
     log_prior: Array
     active: int
+    sleeping: bool = False
 
     def __post_init__(self) -> None:
         expect_heads(self.heads, self.logit_scale)
@@ -94,9 +109,15 @@ class SparseMoe:
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
         return hedge.mixed_probability(self.weights(evidence, prompt), self._margins(chosen, rejected))
 
-    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - losses do not see the prompt
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
         # Of all experts, not of the open ones: the sum must not depend on what the user was when the comparison came.
-        return hedge.hedge_evidence(self._margins(chosen, rejected), cap=self.settings.cap, tie=tie)
+        margins = self._margins(chosen, rejected)
+        if not self.sleeping:
+            return hedge.hedge_evidence(margins, cap=self.settings.cap, tie=tie)
+        charged = awake(np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64))
+        losses = hedge.losses(margins, cap=self.settings.cap, tie=tie)
+        evidence: Array = charged * (losses - (charged * losses).sum() / charged.sum())
+        return evidence
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
         # From the posterior before the cut: what is cut for speed would otherwise never be explored again.
@@ -112,13 +133,14 @@ class SparseMoe:
 
 
 def _write(family: SparseMoe) -> Written:
-    numbers = {"logit_scale": float(family.logit_scale), "active": family.active}
+    numbers = {"logit_scale": float(family.logit_scale), "active": family.active, "sleeping": family.sleeping}
     return {**numbers, "eta": float(family.settings.eta), "cap": float(family.settings.cap)}, {"log_prior": family.log_prior}
 
 
 def _read(stored: Stored) -> SparseMoe:
     settings = hedge.HedgeSettings(float(stored.entry["eta"]), float(stored.entry["cap"]))
-    return SparseMoe(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], int(stored.entry["active"]))
+    active, sleeping = int(stored.entry["active"]), bool(stored.entry["sleeping"])
+    return SparseMoe(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], active, sleeping)
 
 
 FORMAT = Format("sparse_moe", SparseMoe, _write, _read)

@@ -17,7 +17,9 @@ from models.data.preferences import Comparisons
 Array = NDArray[np.float64]
 
 
-def posterior_log_weights(gate: Tensor, margins: Tensor, tie: Tensor, mask: Tensor, *, eta: Tensor, cap: float) -> Tensor:
+def posterior_log_weights(
+    gate: Tensor, margins: Tensor, tie: Tensor, mask: Tensor, *, eta: Tensor, cap: float, awake: Tensor | None = None
+) -> Tensor:
     """Returns log weights `[B, T, K]` of users after their context, `log w_k = log f_k - eta C_k` normalised.
 
     Args:
@@ -27,10 +29,13 @@ def posterior_log_weights(gate: Tensor, margins: Tensor, tie: Tensor, mask: Tens
         mask: `[B, C]` False where a row is padding.
         eta: learning rate of Hedge, above 0.
         cap: most that one comparison may cost a head, nats.
+        awake: `[B, C, K]` how far each head is charged for each comparison, see `models.seam.sparse_moe`; all in full if None.
     """
     losses = functional.softplus(-margins)
-    losses = torch.where(tie.unsqueeze(-1), 0.5 * (losses + functional.softplus(margins)), losses)
-    total = (losses.clamp(max=cap) * mask.unsqueeze(-1)).sum(dim=1, keepdim=True)
+    losses = torch.where(tie.unsqueeze(-1), 0.5 * (losses + functional.softplus(margins)), losses).clamp(max=cap)
+    if awake is not None:
+        losses = awake * (losses - (awake * losses).sum(dim=-1, keepdim=True) / awake.sum(dim=-1, keepdim=True))
+    total = (losses * mask.unsqueeze(-1)).sum(dim=1, keepdim=True)
     return torch.log_softmax(gate - eta * total, dim=-1)
 
 
@@ -80,6 +85,40 @@ def directions_of_users(
     directions = np.where(lengths > 1e-9, directions, rng.normal(size=directions.shape))
     directions *= np.sqrt(directions.shape[1]) / np.linalg.norm(directions, axis=1, keepdims=True)
     return directions.astype(np.float32)
+
+
+def directions_of_kinds(
+    comparisons: Comparisons,
+    difference: NDArray[np.float32],
+    prompts: Array,
+    moment: Array,
+    sizes: tuple[int, int],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Returns `[K, F]`: for each kind of prompt, a direction for each cluster of users on prompts of that kind.
+
+    Where the prompt tells what is at stake and the user which way, a mean over all of a user's comparisons says neither.
+
+    Args:
+        comparisons: as in `directions_of_users`.
+        difference: likewise.
+        prompts: `[P, F_e]` features of all prompts, of one scale.
+        moment: likewise.
+        sizes: `K` and how many heads each prompt should use; there are as many kinds as that leaves, rounded up.
+        rng: draws the starts.
+    """
+    heads, each = sizes
+    used = np.unique(comparisons.prompt)
+    kinds = -(-heads // each)
+    kind = np.full(len(prompts), -1)
+    kind[used] = k_means(prompts[used], kinds, rng)[1]
+    found = []
+    for number in range(kinds):
+        rows = np.flatnonzero(kind[comparisons.prompt] == number)
+        # A kind without prompts has no say; its heads start where users are in general.
+        rows = rows if len(rows) else np.arange(len(comparisons))
+        found.append(directions_of_users(comparisons.take(rows), difference[rows], moment, each, rng))
+    return np.concatenate(found)[:heads]
 
 
 def k_means(

@@ -24,7 +24,7 @@ from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes,
 from models.training.features import Calibration, StandardisedHeads, Subspace
 from models.training.heads import Heads, TrainedFamily
 from models.training.loop import LoopSettings, TrainingData, fit, reproducible
-from models.training.mixture import directions_of_users, mixture_nll, posterior_log_weights
+from models.training.mixture import directions_of_kinds, directions_of_users, mixture_nll, posterior_log_weights
 
 NAME = "sparse_moe"
 
@@ -43,7 +43,8 @@ class SparseMoeSettings:
         temperature: `T` of the gate's softmax.
         hidden: units of the gate.
         learn_from: `users`: through their Hedge posterior in episodes; `prompts`: by the gate alone.
-        start: where experts start: at clusters of training users' tastes, or anywhere.
+        start: where experts start: at clusters of training users' tastes, at such clusters for each kind of prompt, or anywhere.
+        sleeping: experts that a prompt does not call for are not charged for what a user says of it.
         eta, learn_eta, cap: of Hedge, as in `micro`.
         ridge: weight of the mean squared effective weight in the loss.
         subspace: the features that experts may use.
@@ -61,7 +62,8 @@ class SparseMoeSettings:
     temperature: float = 1.0
     hidden: int = 64
     learn_from: Literal["users", "prompts"] = "users"
-    start: Literal["users", "random"] = "users"
+    start: Literal["users", "kinds", "random"] = "users"
+    sleeping: bool = True
     eta: float = 1.0
     learn_eta: bool = True
     cap: float = 4.0
@@ -143,6 +145,10 @@ class SparseMoeModule(nn.Module):
         if self.settings.start == "users":
             found = directions_of_users(data.train, features.difference.numpy(), calibration.moment, self.settings.experts, rng)
             self.heads.directions[1:] = torch.from_numpy(found)
+        elif self.settings.start == "kinds":
+            prompts, sizes = features.prompts.double().numpy(), (self.settings.experts, self.settings.active)
+            found = directions_of_kinds(data.train, features.difference.numpy(), prompts, calibration.moment, sizes, rng)
+            self.heads.directions[1:] = torch.from_numpy(found)
         length = self.heads.directions.norm(dim=1, keepdim=True).clamp(min=1e-12)
         self.heads.directions.mul_(size**0.5 / length)
 
@@ -162,6 +168,12 @@ class SparseMoeModule(nn.Module):
         rest = torch.nn.functional.logsigmoid(-self.shared_logit)
         return torch.cat([shared, rest + routed], dim=-1), routed
 
+    @torch.no_grad()
+    def awake(self, prompts: Tensor) -> Tensor:
+        """Returns how far experts are charged for what is said of a prompt `[..., H]`; no gradient: a gate must not dodge losses."""
+        routed = (self.log_gate(prompts)[1].exp() * self.settings.experts).clamp(max=1.0)
+        return torch.cat([torch.ones_like(routed[..., :1]), routed], dim=-1)
+
     def cut(self, log_weights: Tensor) -> Tensor:
         """Returns log weights with all but the shared and the `active` likeliest routed experts closed, renormalised."""
         kept = log_weights[..., 1:].topk(self.settings.active, dim=-1).indices + 1
@@ -173,8 +185,9 @@ class SparseMoeModule(nn.Module):
         """Returns the loss of the targets given the contexts, the shared expert's own loss, and the targets' routed gate."""
         gate, routed = self.log_gate(features.prompts[features.prompt[batch.targets]])
         context = self.margins(features.difference[batch.context])
+        awake = self.awake(features.prompts[features.prompt[batch.context]]) if self.settings.sleeping else None
         weights = posterior_log_weights(
-            gate, context, features.tie[batch.context], batch.context_mask, eta=self.log_eta.exp(), cap=self.settings.cap
+            gate, context, features.tie[batch.context], batch.context_mask, eta=self.log_eta.exp(), cap=self.settings.cap, awake=awake
         )
         margins = self.margins(features.difference[batch.targets])
         tie, weight = features.tie[batch.targets], features.weight[batch.targets] * batch.target_mask
@@ -249,7 +262,7 @@ def served_sparse_moe(
     names = ("quality", *(f"expert{index}" for index in range(settings.experts)))
     hedge = HedgeSettings(eta=float(module.log_eta.exp()), cap=settings.cap)
     log_prior = gate.double().exp().mean(dim=0).clamp(min=1e-12).log().numpy()
-    family = SparseMoe(NAME, names, float(module.log_scale.exp()), hedge, log_prior, settings.active)
+    family = SparseMoe(NAME, names, float(module.log_scale.exp()), hedge, log_prior, settings.active, sleeping=settings.sleeping)
     return TrainedFamily(family, heads.eval().requires_grad_(requires_grad=False), summary | _monitors(module, routed))
 
 

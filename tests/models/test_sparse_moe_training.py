@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.training.features import Subspace
-from models.training.mixture import directions_of_users, k_means
+from models.training.mixture import directions_of_kinds, directions_of_users, k_means
 from models.training.sparse_moe import SparseMoeModule, SparseMoeSettings, raw_prompts, train_sparse_moe
 from tests.models.small_world import SHORT, small_world
 
@@ -110,3 +110,30 @@ def test_k_means_finds_clusters_that_are_far_apart_and_survives_fewer_points_tha
     assert [len(set(label[start : start + 20])) for start in range(0, 80, 20)] == [1, 1, 1, 1]
     assert len(set(label)) == 4
     assert centres.shape == k_means(points[:2], 4, rng)[0].shape == (4, 2)
+
+
+def test_where_the_prompt_tells_the_axis_and_the_user_the_end_starts_find_both():
+    rng = np.random.default_rng(0)
+    data, _ = small_world(users=60)
+    train = data.train
+    # Two kinds of prompts, far apart; on either, users like one feature or the opposite of it.
+    kind = np.arange(30) % 2
+    prompts = np.column_stack([8.0 * kind, rng.normal(size=30)])
+    difference = rng.normal(size=(len(train), 4)).astype(np.float32)
+    axis = kind[train.prompt]
+    side = np.where((train.user >> axis) & 1, 1.0, -1.0)
+    signs = np.sign(difference[np.arange(len(train)), axis] * side).astype(np.float32)
+    difference *= signs[:, None]
+    moment = difference.T @ difference / len(train)
+    found = directions_of_kinds(train, difference, prompts, moment, (4, 2), rng)
+    strongest = [(int(np.abs(one).argmax()), float(np.sign(one[np.abs(one).argmax()]))) for one in found]
+    assert sorted(strongest) == [(0, -1.0), (0, 1.0), (1, -1.0), (1, 1.0)]
+    assert [axis for axis, _ in strongest[:2]].count(strongest[0][0]) == 2
+
+
+def test_a_gate_cannot_escape_losses_by_falling_asleep():
+    module = module_with()
+    prompts = torch.randn(3, 10)
+    prompts = prompts[:, : module.gate[1].in_features]
+    assert not module.awake(prompts).requires_grad
+    assert module.awake(prompts)[:, 0].tolist() == [1.0, 1.0, 1.0]

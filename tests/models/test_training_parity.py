@@ -130,10 +130,11 @@ def test_what_micro_minimises_is_the_log_loss_of_what_is_served(data, count):
     assert served_loss(served_micro(module, calibration, data, settings, {}), data, batch) == pytest.approx(minimised, abs=1e-5)
 
 
+@pytest.mark.parametrize("sleeping", [False, True])
 @pytest.mark.parametrize("count", [0, 4])
-def test_what_sparse_moe_minimises_is_the_log_loss_of_what_is_served_the_cut_included(data, count):
+def test_what_sparse_moe_minimises_is_the_log_loss_of_what_is_served_the_cut_included(data, count, sleeping):
     calibration = data.calibration(SPACE)
-    settings = SparseMoeSettings(experts=4, active=2, hidden=8, temperature=0.7, eta=0.6, subspace=SPACE)
+    settings = SparseMoeSettings(experts=4, active=2, hidden=8, temperature=0.7, eta=0.6, sleeping=sleeping, subspace=SPACE)
     module = SparseMoeModule(calibration, raw_prompts(data), settings, torch.Generator().manual_seed(3))
     with torch.no_grad():
         module.gate[3].weight.mul_(30.0)  # a gate that differs between prompts, so that the cut does too

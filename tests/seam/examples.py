@@ -57,7 +57,7 @@ def pointing_vrf() -> Vrf:
 
 
 def sparse_moe(rng: np.random.Generator, *, active: int = 2, eta: float = 1.0) -> SparseMoe:
-    return SparseMoe("sparse_moe", ("quality", *NAMES), 1.4, HedgeSettings(eta, 4.0), log_softmax(rng.normal(size=HEADS + 1)), active)
+    return SparseMoe("sparse_moe", ("quality", *NAMES), 1.4, HedgeSettings(eta, 4.0), log_softmax(rng.normal(size=HEADS + 1)), active, True)
 
 
 def sparserm(rng: np.random.Generator) -> SparseRm:

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from models.seam.families_file import FamiliesInvalid, read_families, write_families
 from models.seam.hedge import HedgeSettings
-from models.seam.sparse_moe import SparseMoe, keep_largest
+from models.seam.sparse_moe import SparseMoe, awake, keep_largest
 from tests.seam import examples
 from tests.seam.users import LN3
 
@@ -56,6 +56,25 @@ def test_evidence_is_the_exact_loss_of_every_expert_also_of_those_that_are_cut()
     mean = math.log(64 / 3) / 4
     expected = [math.log(2) - mean, math.log(4 / 3) - mean, math.log(4) - mean, math.log(2) - mean]
     np.testing.assert_allclose(family.learn(chosen, rejected, gate(0.97, 0.01, 0.01, 0.01), tie=False), expected, rtol=1e-12)
+
+
+def test_experts_that_sleep_through_a_prompt_are_charged_what_the_awake_ones_lost_on_average():
+    family = replace(three_experts(), sleeping=True)
+    # Of three routed experts: shares 1/2, 1/2 and 0 are awake, awake and asleep; 1/6 is half awake.
+    np.testing.assert_allclose(awake(np.log([0.2, 0.4, 0.4, 1e-300])), [1.0, 1.0, 1.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(awake(np.log([0.4, 0.3, 0.2, 0.1])), [1.0, 1.0, 1.0, 0.5])
+    chosen, rejected = {"moe_rewards": np.array([0.0, LN3, -LN3, -LN3])}, {"moe_rewards": np.zeros(4)}
+    learned = family.learn(chosen, rejected, gate(0.2, 0.4, 0.4, 1e-300), tie=False)
+    # Losses of the awake ones: ln 2, ln 4/3, ln 4; their mean is ln(32/3)/3.
+    mean = math.log(32 / 3) / 3
+    np.testing.assert_allclose(learned, [math.log(2) - mean, math.log(4 / 3) - mean, math.log(4) - mean, 0.0], atol=1e-12)
+
+
+def test_with_a_gate_that_tells_nothing_nobody_sleeps():
+    chosen, rejected = {"moe_rewards": np.array([0.3, 1.0, -1.0, 0.2])}, {"moe_rewards": np.zeros(4)}
+    even = gate(0.1, 0.3, 0.3, 0.3)
+    plain, sleeping = (replace(three_experts(), sleeping=choice).learn(chosen, rejected, even, tie=False) for choice in (False, True))
+    np.testing.assert_allclose(sleeping, plain, rtol=1e-12)
 
 
 def test_the_prediction_worked_out_by_hand():
