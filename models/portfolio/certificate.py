@@ -13,6 +13,7 @@ Axis letters: `P` prompts, `M` members, `J` asked weights, `d` rewards, `C` pair
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal, assert_never
@@ -107,7 +108,7 @@ def certify(
         vertices: most vertices of the upper bound that are kept for serving.
 
     Raises:
-        RewardsInvalid: rewards outside [0, 1], shapes that do not agree, or fewer than two prompts.
+        RewardsInvalid: rewards outside [0, 1], shapes that do not agree, duplicate members, or fewer than two prompts.
         ValueError: `confidence` is not within 0 and 1.
     """
     members, optima, asked = _checked(evidence)
@@ -180,4 +181,7 @@ def _checked(evidence: Evidence) -> tuple[Array, Array, Array]:
     if evidence.planned.shape != members.shape[1:] or evidence.planned_optima.shape != (len(asked),):
         planned = f"{evidence.planned.shape} and {evidence.planned_optima.shape}"
         raise RewardsInvalid(f"planned values and optima are {planned}; {members.shape[1:]} and {(len(asked),)} were measured")
+    for first, second in itertools.combinations(range(members.shape[1]), 2):
+        if np.array_equal(members[:, first], members[:, second]):
+            raise RewardsInvalid(f"members {first} and {second} are duplicates: the same rewards on all of {prompts} prompts; prune first")
     return members, evidence.optima, asked

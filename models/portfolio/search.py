@@ -9,6 +9,7 @@ killed, loses nothing. Axis letters: `d` rewards, `M` solutions.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,10 +128,14 @@ def lazy_search(
         RewardsInvalid: a solution's values are outside [0, 1], or the oracle has one reward only.
         OracleFailed: the oracle failed; with `state`, nothing that was solved is lost, and the same call goes on from there.
         StateInvalid: `state` is of another search.
+        ValueError: two policies of `start` have one handle.
     """
     settings = settings or SearchSettings()
     if oracle.dimensions < 2:
         raise RewardsInvalid(f"the oracle has {oracle.dimensions} reward, and so 1 best policy for everybody; a portfolio needs 2 or more")
+    repeated = sorted(handle for handle, count in Counter(solution.handle for solution in start).items() if count > 1)
+    if repeated:
+        raise ValueError(f"policies to start with are duplicates by their handles: {', '.join(repeated)}")
     solutions = [_checked(solution, oracle.dimensions) for solution in start]
     solutions += read_state(state, oracle.dimensions, oracle.beta) if state is not None and state.exists() else []
     known = len(start)

@@ -95,6 +95,7 @@ def test_the_certificate_carries_the_map_and_the_number_of_calls(planned):
         (lambda e: replace(e, members=e.members + 1.0), "outside"),
         (lambda e: replace(e, optima=e.optima[:, :1]), "do not agree"),
         (lambda e: replace(e, planned=e.planned[:1]), "planned values"),
+        (lambda e: replace(e, members=e.members[:, [0, 1, 0]][:, : e.members.shape[1]]), "members 0 and 2 are duplicates"),
         (lambda e: replace(e, members=e.members[:1], optima=e.optima[:1]), "too few prompts"),
     ],
 )

@@ -158,6 +158,12 @@ def test_members_at_hand_may_start_a_search_and_are_not_counted():
     assert len(again.solutions) == len(known.solutions)
 
 
+def test_duplicates_among_members_at_hand_are_refused_by_name():
+    soup = replace(best_of_n(3).solve(np.array([0.5, 0.5])), handle="soup")
+    with pytest.raises(ValueError, match="duplicates by their handles: soup"):
+        lazy_search(best_of_n(3), start=[soup, soup])
+
+
 def test_one_reward_is_no_portfolio():
     class One(Counting):
         dimensions = 1
