@@ -255,6 +255,15 @@ def _begin(work: Path, arguments: dict[str, object]) -> None:
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, object]) -> None:
+    # A setting that did not exist when the folder was begun had the effect that its default has now.
+    found = {**found, "settings": _merged(asdict(MemberSettings()), found.get("settings", {}))}
     differing = [f"{key}: {found.get(key)} there, {wanted[key]} now" for key in wanted if found.get(key) != wanted[key]]
     if differing:
         raise MemberConflict(f"{folder} holds a member with other arguments ({'; '.join(differing)}); give another folder")
+
+
+def _merged(defaults: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {
+        key: _merged(value, found.get(key, {})) if isinstance(value, dict) else found.get(key, value) for key, value in defaults.items()
+    }
+    return {**found, **parts}

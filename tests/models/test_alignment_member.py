@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 import models
-from models.alignment.answers import Rewards
-from models.alignment.causal import load
-from models.alignment.dpo import DpoSettings, complete_checkpoints
+from models.alignment.answers import Rewards, sample_answers
+from models.alignment.causal import BASE, load
+from models.alignment.dpo import DpoSettings, complete_checkpoints, train_dpo
 from models.alignment.guard import GuardLimits
 from models.alignment.member import MemberConflict, MemberRefused, MemberSettings, Prompts, train_member
+from models.alignment.pairs import choose_pairs
 from models.data.synthetic import MANNERS, prompts
 from models.data.synthetic_tastes import manner_scores
 from tests.models.tiny_causal import PROMPTS, rewards, write_model
@@ -61,6 +62,10 @@ def test_a_member_is_made_whatever_the_architecture_and_made_once(tmp_path, kind
     told.clear()
     assert trained(base, tmp_path / "member", told=told).document == json.loads(json.dumps(member.document))
     assert told == []
+    document = json.loads((tmp_path / "member" / "member.json").read_text())
+    del document["arguments"]["settings"]["dpo"]["imitation"]  # as if made before there was such a setting
+    (tmp_path / "member" / "member.json").write_text(json.dumps(document))
+    assert trained(base, tmp_path / "member").step == 12
     with pytest.raises(MemberConflict, match=r"weights: .*1\.0.*0\.0.* there, .*0\.5"):
         trained(base, tmp_path / "member", weights=(0.5, 0.5))
 
@@ -101,6 +106,18 @@ def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_does(tmp_path)
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[key].float(), other[key].float(), atol=2e-3) for key in one)
     assert resumed.document["held_out"]["own"]["gain"] == pytest.approx(whole.document["held_out"]["own"]["gain"], abs=1e-2)
+
+
+def test_imitation_keeps_the_chosen_answers_likely(tmp_path):
+    base = write_model(tmp_path / "base")
+    answers = sample_answers(load(base), BASE, PROMPTS[:24], 6, seed=0)
+    pairs = choose_pairs(answers, answers.rewards(rewards()), np.array([1.0, 0.0]), least_margin=0.0)
+    ends = {}
+    for imitation in (0.0, 2.0):
+        chosen = DpoSettings(rank=4, alpha=8, imitation=imitation, learning_rate=1e-2, epochs=4, batch=4, checkpoints=1)
+        ends[imitation] = train_dpo(base, pairs, tmp_path / str(imitation), 0, chosen).curve[-1]
+    assert ends[2.0]["chosen_logp"] > ends[0.0]["chosen_logp"] + 1.0
+    assert ends[2.0]["margin"] > 0
 
 
 def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_not(tmp_path):

@@ -21,6 +21,7 @@ from models.evaluation.palm import PalmSettings, build_portfolio
 from models.portfolio.oracles import OracleFailed
 from models.portfolio.rewards import Normalisation
 from models.portfolio.search import SearchSettings, lazy_search
+from service.members.local_model import load as load_for_serving
 from service.members.spec import LocalSpec, read_roster
 from tests.models.tiny_causal import NAMES, PROMPTS, rewards, write_lora, write_model
 
@@ -123,6 +124,8 @@ def test_a_portfolio_is_built_certified_laid_out_and_goes_on_after_a_failure(tin
     roster = read_roster(tmp_path / "roster.json")
     assert [spec.adapter for spec in roster.values() if isinstance(spec, LocalSpec)] == [f"adapters/{name}" for name in palm.names]
     assert load(base, {name: tmp_path / "adapters" / name for name in palm.names}).members == palm.names
+    served = load_for_serving(base, palm.adapters)
+    assert set(served.slots) == set(palm.names)
     told: list[str] = []
     (tmp_path / "palm.json").unlink()
     again = build_portfolio(base, rewards(), normal, tmp_path, settings=settings, progress=told.append, **arguments)
