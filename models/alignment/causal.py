@@ -29,6 +29,8 @@ BASE = None
 DEFAULT_MAX_TOKENS = 128
 """Where the model's own generation settings name no `max_new_tokens`; what `/generate` allows by default too."""
 
+_MOST_TOKENS, _MOST_NUMBERS = 4096, 1 << 26  # judged at a time: padded tokens, and numbers in a tensor over the vocabulary
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -182,7 +184,7 @@ def sample(
 
 @torch.inference_mode()
 def token_statistics(
-    model: LanguageModel, member: str | None, prompts: Sequence[str], answers: Sequence[Answer], max_batch_tokens: int = 4096
+    model: LanguageModel, member: str | None, prompts: Sequence[str], answers: Sequence[Answer], max_batch_tokens: int | None = None
 ) -> Statistics:
     """Returns what the base and `member` think of each answer, token by token.
 
@@ -196,14 +198,15 @@ def token_statistics(
         member: adapter; BASE gives zeros for `kl`.
         prompts: `[N]` the prompt of each answer.
         answers: `[N]` answers by whomever.
-        max_batch_tokens: padded tokens judged at a time; times the vocabulary it is what must fit in memory.
+        max_batch_tokens: padded tokens judged at a time; if None, as many as keep a tensor over the vocabulary below 256 MiB.
     """
+    limit = max_batch_tokens or max(1, min(_MOST_TOKENS, _MOST_NUMBERS // model.network.get_output_embeddings().weight.shape[0]))
     rows = model.prompt_ids(prompts)
     texts = [[*prompt, *answer.all_ids][: model.context] for prompt, answer in zip(rows, answers, strict=True)]
     found = np.zeros((4, len(texts)))
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     while order:
-        size = max(1, max_batch_tokens // len(texts[order[-1]]))
+        size = max(1, limit // len(texts[order[-1]]))
         chosen, order = order[-size:], order[:-size]
         logs = {}
         ids, mask, judged = _right_padded([texts[row] for row in chosen], [len(rows[row]) for row in chosen])
