@@ -37,7 +37,8 @@ DEMO_REWARDS = "models.evaluation.members:MANNER_REWARDS"
 # one: even the grammar's own answers in one manner have .24 (formal) to .66 (detailed) of the mixture's distinct pairs.
 DEMO_SETTINGS = MemberSettings(
     answers=8,
-    dpo=DpoSettings(imitation=0.2, learning_rate=2e-3, epochs=1, checkpoints=5),
+    pairs=2,
+    dpo=DpoSettings(imitation=1.0, learning_rate=2e-3, epochs=1, checkpoints=4),
     limits=GuardLimits(least_diversity=0.2),
     held_out_answers=1,
 )
