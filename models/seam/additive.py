@@ -17,11 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.seam.evidence import MAX_EVIDENCE
 from models.seam.family import Row, Scored
 from models.seam.family_format import Format, Stored, Written
 from models.seam.gaussian import attenuated_probability
 
 Array = NDArray[np.float64]
+
+LONGEST = 2.0 * MAX_EVIDENCE
+"""Length of `z` in logits up to which no entry of `Lambda` is above `MAX_EVIDENCE`: `c |z|^2 <= |z| / 2`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +135,15 @@ def bound_evidence(common: float, axes: Array, *, tie: bool = False) -> Array:
     """Returns what one comparison adds to a user, `[E]`: `D` of precision times mean, then the precision's upper triangle.
 
     With `c = 2 lambda(xi)`: `eta = (1/2 - c b) z` and `Lambda = c z z^T`. A tie is the mean of both orders: the halves
-    cancel, `eta = -c b z`, so a user who cannot tell is drawn towards no preference and not towards everybody's.
+    cancel, `eta = -c b z`, so a user who cannot tell is drawn towards no preference and not towards everybody's. A `z` beyond
+    `LONGEST` is shortened to it: precision clipped entry by entry, as evidence is, would be no precision.
 
     Args:
         common: `b`, logit of the pair for an average user.
         axes: `z` `[D]`, difference of chosen and rejected along the axes, logits per standard deviation of users.
         tie: the user could not tell.
     """
+    axes = axes * min(1.0, LONGEST / max(float(np.sqrt(axes @ axes)), LONGEST))
     slope = float(curvature(np.sqrt(common * common + axes @ axes)))
     pull = (0.0 if tie else 0.5) - slope * common
     rows, columns = _triangle(len(axes))

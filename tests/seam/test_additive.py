@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.seam import additive
 from models.seam.additive import Additive
-from models.seam.evidence import GRID, quantise
+from models.seam.evidence import GRID, MAX_EVIDENCE, quantise
 from models.seam.families import Families, Row
 from models.seam.families_file import FamiliesInvalid, read_families, write_families
 
@@ -88,6 +88,26 @@ def test_evidence_that_is_no_gaussian_is_refused():
 
 
 # --- a user is a sum
+
+
+@pytest.mark.parametrize("size", [20.0, 130.0, 1e3, 1e8])
+@pytest.mark.parametrize("common", [0.0, -5.0, 1e6])
+def test_however_far_apart_two_texts_are_a_sum_stays_a_gaussian(rng, size, common):
+    total = np.zeros(additive.evidence_size(12))
+    for _ in range(40):
+        total = total + quantise(additive.bound_evidence(common, size * rng.normal(size=12), tie=False))
+        mean, covariance = additive.additive_posterior(total, 12)
+        assert np.isfinite(mean).all()
+        assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_a_distance_within_reason_is_left_as_it_is():
+    axes = np.array([100.0, 60.0, 50.0])
+    evidence = additive.bound_evidence(0.0, axes)
+    assert np.max(np.abs(evidence)) <= MAX_EVIDENCE
+    slope = math.tanh(np.linalg.norm(axes) / 2) / (2 * np.linalg.norm(axes))
+    assert evidence[:3] == pytest.approx(0.5 * axes)
+    assert evidence[3] == pytest.approx(slope * axes[0] ** 2)
 
 
 @settings(max_examples=30)
