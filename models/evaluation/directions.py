@@ -37,7 +37,7 @@ FEW_CLUSTERS = 20
 """A bootstrap over fewer prompts than this is no interval; pairs are then resampled by their chosen text."""
 
 MLP = HeadSettings(
-    kind="mlp", ridges=(0.001, 0.01), loop=LoopSettings(steps=150, learning_rate=3e-3, weight_decay=0.0, evaluate_every=10, patience=4)
+    kind="mlp", ridges=(0.01,), loop=LoopSettings(steps=100, learning_rate=3e-3, weight_decay=0.0, evaluate_every=10, patience=4)
 )
 
 

@@ -40,7 +40,7 @@ class AutoencoderSettings:
 
     latents: int = 1024
     k: int = 16
-    steps: int = 800
+    steps: int = 600
     batch: int = 1024
     learning_rate: float = 3e-3
     silent_steps: int = 100
