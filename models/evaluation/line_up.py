@@ -25,7 +25,9 @@ from models.training.vpl import VplSettings, train_vpl
 from models.training.vrf import VrfSettings, train_vrf
 
 BASELINE = "bradley_terry"
-VRF = VrfSettings(heads=20, reach=0.5, diversity=0.01, loop=LoopSettings(steps=1500, learning_rate=3e-3, evaluate_every=50, patience=10))
+VRF = VrfSettings(
+    heads=20, start="population", diversity=0.01, loop=LoopSettings(steps=1500, learning_rate=1e-2, evaluate_every=50, patience=10)
+)
 """`vrf` on public sets: two bases more than sixteen axes need, the start of the population, and small steps from there."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -48,8 +48,11 @@ class VrfSettings:
         free_bits: KL per latent dimension that costs nothing, nats.
         diversity: weight of the mean squared positive correlation between heads; opposed heads are as diverse as it gets.
         ridge: weight of the mean squared effective weight in the loss.
-        start: where heads, bases and votes start: at the closed form of a population of linear tastes, or anywhere.
-        reach: `kappa` of that start: how far one standard deviation of users moves the log weights.
+        start: where heads, bases and votes start: anywhere, at the closed form of a population of linear tastes, or at that of
+            both which ends with the better validation loss. Real people's tastes are many and small, and the population wins;
+            users who want one of a few manners are found from anywhere.
+        reach: `kappa` of the population's start: how far one standard deviation of users moves the log weights.
+        pace: of the learning rate from there; full steps leave it at once.
         population: of that start.
         subspace: the features that heads may use.
     """
@@ -64,22 +67,32 @@ class VrfSettings:
     kl: float = 3e-3
     kl_warmup: int = 300
     free_bits: float = 0.05
-    diversity: float = 0.01
+    diversity: float = 0.1
     ridge: float = 1e-3
-    start: Literal["population", "anywhere"] = "population"
+    start: Literal["anywhere", "population", "better"] = "anywhere"
     reach: float = 0.5
+    pace: float = 0.3
     population: PopulationSettings = field(default_factory=PopulationSettings)
     subspace: Subspace = field(default_factory=Subspace)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=2000, learning_rate=3e-3, patience=10))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000, patience=15))
+
+    def __post_init__(self) -> None:
+        if self.start != "anywhere" and self.heads < 3:
+            raise ValueError(f"vrf starts at a population with 3 heads or more, one of them everybody's; heads is {self.heads}")
 
 
 def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFamily:
     """Returns K heads with their bases, the pair encoder, and the features that it reads."""
+    if settings.start == "better":
+        both = [train_vrf(data, replace(settings, start=start), seed) for start in ("population", "anywhere")]
+        return min(both, key=lambda one: float(one.summary["validation_nll"]))
     with reproducible(seed) as generator:
         calibration = data.calibration(settings.subspace)
         module = VrfModule(calibration, settings, generator)
-        if settings.start == "population" and settings.heads > 2:
+        loop = settings.loop
+        if settings.start == "population":
+            loop = replace(loop, learning_rate=settings.pace * loop.learning_rate)
             population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population)
             module.start_from(population, calibration, settings.reach)
         train, validation = (ComparisonFeatures.of(part, data, calibration) for part in (data.train, data.validation))
@@ -88,7 +101,7 @@ def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFa
         def validate() -> float:
             return float(np.mean([float(module.episode_loss(validation, batch)[0]) for batch in batches]))
 
-        history = fit(module, training_loss(module, train, data, settings, seed), validate, settings.loop)
+        history = fit(module, training_loss(module, train, data, settings, seed), validate, loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
         summary |= {"start_nll": history.validation[0][1], **module.monitors(validation, batches[-1], settings.free_bits)}
         return TrainedFamily(module.family(), module.fold(calibration), summary)
@@ -102,7 +115,9 @@ class VrfModule(nn.Module):
         heads, latent = settings.heads, settings.latent
         self.tau = settings.tau * latent
         self.scale = settings.precision_scale
-        self.heads: StandardisedHeads = SizedHeads(heads, calibration.moment, generator)
+        # Where heads start as what everybody likes and what few do, they need sizes; heads from anywhere share one.
+        kind = SizedHeads if settings.start == "population" else StandardisedHeads
+        self.heads: StandardisedHeads = kind(heads, calibration.moment, generator)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.features = nn.Linear(len(calibration.moment), settings.features, bias=False)
         self.prompt_features = nn.Linear(len(calibration.prompt.matrix), settings.prompt_features, bias=False)

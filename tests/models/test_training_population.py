@@ -173,7 +173,15 @@ def test_vrf_starts_as_the_population_that_it_was_started_from():
     """Before a single step of training, its curve is that of the hierarchical Gaussian, but for the softmax's bend."""
     data, unseen = gaussian_world(sharpness=0.6)
     settings = VrfSettings(
-        heads=6, latent=4, features=8, prompt_features=2, hidden=(16,), reach=0.3, subspace=SPACE, loop=LoopSettings(steps=0)
+        heads=6,
+        latent=4,
+        features=8,
+        prompt_features=2,
+        hidden=(16,),
+        reach=0.3,
+        start="population",
+        subspace=SPACE,
+        loop=LoopSettings(steps=0),
     )
     trained = train_vrf(data, settings, 0)
     anywhere = train_vrf(data, replace(settings, start="anywhere"), 0)
@@ -186,6 +194,19 @@ def test_vrf_starts_as_the_population_that_it_was_started_from():
     assert paired_gain([found], "vrf", "hierarchical", 1).mean == pytest.approx(0.0, abs=0.03)
     lost = observe(served_learners([anywhere], data.vectors), context, targets, counts=(10,))
     assert lost.per_user("vrf", 0)[1].mean() > found.per_user("vrf", 1)[1].mean() + 0.05
+
+
+def test_the_better_start_is_the_one_with_the_less_validation_loss():
+    data, _ = gaussian_world(users=100)
+    settings = VrfSettings(heads=4, latent=3, features=4, prompt_features=2, hidden=(8,), subspace=SPACE, loop=replace(SHORT, steps=50))
+    losses = {
+        start: train_vrf(data, replace(settings, start=start), 0).summary["validation_nll"]
+        for start in ("population", "anywhere", "better")
+    }
+    assert losses["better"] == min(losses["population"], losses["anywhere"])
+    assert losses["population"] != losses["anywhere"]
+    with pytest.raises(ValueError, match="3 heads or more, one of them everybody's; heads is 2"):
+        replace(settings, start="population", heads=2)
 
 
 def test_principal_components_are_uncorrelated_and_the_length_stays():
@@ -209,7 +230,7 @@ def test_a_feature_that_never_varies_is_no_component():
 
 def test_the_torch_side_of_a_started_module_is_finite():
     data, _ = gaussian_world(users=60)
-    settings = VrfSettings(heads=5, latent=8, features=4, prompt_features=2, hidden=(6, 5), subspace=SPACE)
+    settings = VrfSettings(heads=5, latent=8, features=4, prompt_features=2, hidden=(6, 5), start="population", subspace=SPACE)
     calibration = data.calibration(SPACE)
     module = VrfModule(calibration, settings, torch.Generator().manual_seed(0))
     module.start_from(Population(np.zeros(FEATURES), np.diag([1.0, 0.5, 1e-9])), calibration, 0.5)
