@@ -163,6 +163,24 @@ def train_member(
         typer.echo(json.dumps(document["held_out"], indent=1))
 
 
+@evaluate_app.command("approximations")
+def evaluate_approximations(
+    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member, each made for one reward.")],
+    pair: Annotated[list[str], typer.Option(help="Two rewards, as in concise,formal; may be repeated.")],
+    base: Annotated[str, typer.Option(help="Folder or hub id of their base.")] = str(DEMO / "language_model" / "base"),
+    rewards: Annotated[str | None, typer.Option(help="module:name of Rewards; the demo's manners if not given.")] = None,
+    out: Out = Path(".attune/approximations"),
+    seed: Seed = 1,
+) -> None:
+    """What soups and logit mixing give users between two members, without training, on held-out prompts."""
+    from models.evaluation.approximations import compare, render  # noqa: PLC0415 - torch
+    from models.evaluation.members import DEMO_REWARDS, demo_prompts, load_rewards  # noqa: PLC0415 - torch
+
+    with plainly():
+        pairs = [(one.partition(",")[0].strip(), one.partition(",")[2].strip()) for one in pair]
+        typer.echo(render(compare(base, members, load_rewards(rewards or DEMO_REWARDS), demo_prompts().held_out, pairs, out, seed=seed)))
+
+
 @evaluate_app.command("members")
 def evaluate_members(
     members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member.")] = DEMO / "language_model" / "adapters",
@@ -250,6 +268,18 @@ def evaluate_demo(
     from models.evaluation.report import evaluate_demo  # noqa: PLC0415 - torch
 
     evaluate_demo(bundle, out, seed=seed, users=users)
+
+
+@evaluate_app.command("routing")
+def evaluate_routing(
+    bundle: Annotated[Path, typer.Argument(help="A demo bundle with a certificate.")],
+    out: Out = Path(".attune/routing"),
+    users: Annotated[int, typer.Option(min=10, help="Simulated users for each of three seeds.")] = 100,
+) -> None:
+    """Users of the portfolio round by round, against bandits that start anew with each; writes report.md and regret.png."""
+    from models.evaluation.routing_study import evaluate_demo_routing  # noqa: PLC0415 - torch
+
+    evaluate_demo_routing(bundle, DEMO, out, users=users)
 
 
 @evaluate_app.command("precision")

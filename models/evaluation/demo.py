@@ -1,6 +1,6 @@
 """Trains the demo's reward heads.
 
-    generated answers + the base's own answers ─> simulated users compare ─> bradley_terry, micro, vrf, ...
+    generated answers + the base's own answers ─> simulated users compare ─> bradley_terry, micro, vrf, sparse_moe, additive, sparserm
                                                ─> rated by manner, users compare ─> attributes
 
 Only topics of the training split are used, and those of the validation split for stopping; what this writes is small enough
@@ -19,34 +19,42 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from models.data.embeddings import Embedder, Vectors, embed_texts
-from models.data.preferences import Texts
+from models.data.preferences import Comparisons, Texts
 from models.data.synthetic import MANNERS, Split, prompts
 from models.data.synthetic_tastes import DEFAULT_CONCENTRATION, DEFAULT_SHARPNESS, draw_users, manner_scores, utility
-from models.data.trunk import load_demo_trunk
+from models.data.trunk import Trunk, load_demo_trunk
 from models.evaluation.drawn import bradley_terry_choice, draw_comparisons
 from models.portfolio.pool import Pool, grammar_pool
+from models.training.additive import AdditiveSettings, train_additive
 from models.training.attributes import AttributesSettings, Ratings, train_attributes
 from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from models.training.heads import TrainedFamily, compute_outputs, save_heads
+from models.training.latents import learn_latents
 from models.training.loop import TrainingData
 from models.training.micro import MicroSettings, train_micro
+from models.training.sparse_autoencoder import AutoencoderSettings
+from models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
+from models.training.sparserm import SparseRmSettings, train_sparserm
 from models.training.vrf import VrfSettings, train_vrf
 
+QUALITY = "quality"
 DEFAULT_FAMILY = "attributes"
-"""The least validation loss of the four (`provenance.json` has them all), and weights that can be read as tastes."""
+"""The least validation loss of all (`provenance.json` has them), and weights that can be read as tastes."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """Sizes of the demo's training.
+    """Sizes of the demo's training. Axes of `additive` are few, because the sum of all families is to stay below 1 kB a user.
 
     Attributes:
         users, per_user: training users and comparisons of each.
         validation_users: stop the training; of other prompts.
         prompts: most prompts of a split, for heads.
         answers: generated answers per prompt and manner.
+        direction_prompts: training prompts, and half as many validation prompts, that `sparserm` learns from.
         base_prompts, base_answers: what the language model itself is asked, for answers as they are really written.
         member_prompts, member_answers: what every member is asked for its values.
     """
@@ -56,6 +64,7 @@ class DemoSettings:
     validation_users: int = 300
     prompts: int = 400
     answers: int = 2
+    direction_prompts: int = 120
     base_prompts: int = 240
     base_answers: int = 8
     member_prompts: int = 160
@@ -63,6 +72,10 @@ class DemoSettings:
     bradley_terry: BradleyTerrySettings = field(default_factory=BradleyTerrySettings)
     micro: MicroSettings = field(default_factory=MicroSettings)
     vrf: VrfSettings = field(default_factory=VrfSettings)
+    sparse_moe: SparseMoeSettings = field(default_factory=SparseMoeSettings)
+    additive: AdditiveSettings = field(default_factory=lambda: AdditiveSettings(axes=6))
+    sparserm: SparseRmSettings = field(default_factory=SparseRmSettings)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     attributes: AttributesSettings = field(default_factory=AttributesSettings)
 
 
@@ -94,6 +107,8 @@ def train_demo(
     vectors = embed_texts(texts, trunk, cache)
     data = draw_training_data(texts, vectors, set(written["validation"].prompts), settings, seed=seed)
     trained = train_families(texts, data, settings, seed)
+    if isinstance(trunk, Trunk):
+        trained.append(train_directions(data, trunk, settings, seed))
     save_heads(out, trained, DEFAULT_FAMILY)
     provenance = {
         "seed": seed,
@@ -119,7 +134,36 @@ def train_families(texts: Texts, data: TrainingData, settings: DemoSettings, see
         train_vrf(data, settings.vrf, seed),
     ]
     trained = [name_heads(one, texts, data.vectors.candidates) for one in found_by_themselves]
-    return [*trained, train_attributes(data, rate(texts, data), settings.attributes, seed)]
+    trained.append(train_attributes(data, rate(texts, data), settings.attributes, seed))
+    trained.append(name_heads(train_sparse_moe(data, settings.sparse_moe, seed), texts, data.vectors.candidates))
+    return [*trained, train_additive(data, settings.additive, seed)]
+
+
+def train_directions(data: TrainingData, trunk: Trunk, settings: DemoSettings, seed: int) -> TrainedFamily:
+    """Returns `sparserm`, learned from the comparisons on a part of the prompts: an autoencoder needs the states of every token.
+
+    Tastes cancel over the demo's users, so this global family has little to find here; what it can do is measured elsewhere
+    (`attune evaluate sparserm`). It is in the bundle because it says in words what a score is made of.
+    """
+    parts = []
+    for part, count in ((data.train, settings.direction_prompts), (data.validation, settings.direction_prompts // 2)):
+        asked = np.unique(part.prompt)[:count]
+        parts.append(list(part.take(np.isin(part.prompt, asked)).records()))
+    small = Comparisons.from_records([*parts[0], *parts[1]])
+    is_train = np.arange(len(small)) < len(parts[0])
+    _, latents = learn_latents(small.texts, trunk, settings.autoencoder, seed, layer=trunk.layers[0])
+    few = TrainingData(small.take(is_train), small.take(~is_train), _vectors_of(small.texts, data))
+    return train_sparserm(few, settings.sparserm, seed, latents=latents, tokenizer=Tokenizer.from_str(trunk.tokenizer_json.decode()))
+
+
+def _vectors_of(texts: Texts, data: TrainingData) -> Vectors:
+    table = data.train.texts
+    prompt = {asked: row for row, asked in enumerate(table.prompts)}
+    candidate = {told: row for row, told in enumerate(table.candidates)}
+    return Vectors(
+        data.vectors.prompts[[prompt[asked] for asked in texts.prompts]],
+        data.vectors.candidates[[candidate[told] for told in texts.candidates]],
+    )
 
 
 def written_pool(part: Split, settings: DemoSettings, *, seed: int) -> Pool:
@@ -183,7 +227,8 @@ def rate(texts: Texts, data: TrainingData) -> Ratings:
 def name_heads(trained: TrainedFamily, texts: Texts, vectors: NDArray[np.float32]) -> TrainedFamily:
     """Returns the family with heads named after the manner that their rewards follow most, for people who read explanations.
 
-    Names are read off after training, from the answers' true manners; heads are trained without them.
+    Names are read off after training, from the answers' true manners; heads are trained without them. A head for everybody,
+    `quality`, keeps its name.
     """
     if len(trained.family.heads) == 1:
         return trained
@@ -197,7 +242,8 @@ def name_heads(trained: TrainedFamily, texts: Texts, vectors: NDArray[np.float32
         name = MANNERS[strongest] if together[head, strongest] > 0 else f"not {MANNERS[strongest]}"
         used[name] = used.get(name, 0) + 1
         names[head] = name if used[name] == 1 else f"{name} {used[name]}"
-    family = replace(trained.family, heads=tuple(names))  # type: ignore[type-var]  # every family is a dataclass
+    kept = [old if old == QUALITY else new for old, new in zip(trained.family.heads, names, strict=True)]
+    family = replace(trained.family, heads=tuple(kept))  # type: ignore[type-var]  # every family is a dataclass
     return replace(trained, family=family, summary={**trained.summary, "head_correlations": np.round(together, 3).tolist()})
 
 

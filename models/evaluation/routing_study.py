@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from models.data.synthetic_tastes import choose
 from models.evaluation.bandits import FeelGoodDueling, Personal, RelativeUcb, Single, Strategy, Uniform
+from models.evaluation.demo import DemoSettings
+from models.evaluation.demo_members import member_pool
 from models.evaluation.metrics import bootstrap
 from models.evaluation.rows import rows_from_bundle
 from models.evaluation.simulate import EPSILON, SAMPLES, Arena
 from models.portfolio.pool import Pool
-from models.seam.bundle import Bundle
+from models.seam.bundle import Bundle, read_bundle
 from models.seam.certificate import Certificate
 from models.seam.families import Families
 from models.seam.portfolio import Portfolio
@@ -53,6 +55,12 @@ class RoutingSettings:
     rounds: int = 30
     concentration: float = 0.3
     sharpness: float = 38.0
+
+
+def evaluate_demo_routing(bundle: Path, demo: Path, out: Path, *, users: int) -> dict[str, Any]:
+    """Returns `evaluate_routing` of a demo bundle on its members' answers to test prompts, which `demo` keeps or gets."""
+    pool = member_pool(demo, "test", DemoSettings(), seed=0)
+    return evaluate_routing(read_bundle(bundle), pool, out, RoutingSettings(users=users))
 
 
 def evaluate_routing(bundle: Bundle, pool: Pool, out: Path, settings: RoutingSettings | None = None) -> dict[str, Any]:

@@ -10,17 +10,19 @@ import torch
 
 from models.data.synthetic import MANNERS, prompts
 from models.evaluation.demo import DemoSettings, train_demo, written_pool
-from models.evaluation.demo_members import member_pool, measure_members
+from models.evaluation.demo_members import measure_members, member_pool
 from models.evaluation.report import EvaluationSettings, evaluate_demo
 from models.portfolio.measure import fit_values
 from models.portfolio.pool import Pool, PoolInvalid, grammar_pool, read_pool, write_pool
 from models.seam.families import Families
 from models.seam.portfolio import read_portfolio
+from models.training.additive import AdditiveSettings
 from models.training.attributes import AttributesSettings
 from models.training.bradley_terry import BradleyTerrySettings
 from models.training.features import Subspace
 from models.training.heads import load_heads, load_values
 from models.training.micro import MicroSettings
+from models.training.sparse_moe import SparseMoeSettings
 from models.training.vrf import VrfSettings
 from tests.models.small_world import SHORT, BagOfWords
 
@@ -36,6 +38,8 @@ SETTINGS = DemoSettings(
     bradley_terry=BradleyTerrySettings(subspace=SPACE, loop=SHORT),
     micro=MicroSettings(heads=6, router=8, subspace=SPACE, loop=SHORT),
     vrf=VrfSettings(heads=6, latent=6, features=8, prompt_features=2, hidden=(16,), subspace=SPACE, loop=SHORT),
+    sparse_moe=SparseMoeSettings(experts=4, hidden=8, subspace=SPACE, loop=SHORT),
+    additive=AdditiveSettings(axes=3, subspace=SPACE),
     attributes=AttributesSettings(
         vrf=VrfSettings(latent=6, features=8, prompt_features=2, hidden=(16,), diversity=0.0, ridge=0.0, loop=SHORT)
     ),
@@ -77,8 +81,10 @@ def test_what_is_written_is_what_the_bundle_reads(demo):
 
 
 def test_heads_are_named_after_manners_without_repeats(demo):
-    for one in load_heads(demo)[0][1:]:
-        names = one.family.heads
+    trained = {one.family.name: one for one in load_heads(demo)[0]}
+    assert set(trained) == {"bradley_terry", "micro", "vrf", "attributes", "sparse_moe", "additive"}
+    for name in ("micro", "vrf", "attributes", "sparse_moe"):
+        names = [head for head in trained[name].family.heads if head != "quality"]
         assert len(set(names)) == len(names)
         assert all(any(manner in name for manner in MANNERS) for name in names)
 
