@@ -163,24 +163,6 @@ def train_member(
         typer.echo(json.dumps(document["held_out"], indent=1))
 
 
-@evaluate_app.command("approximations")
-def evaluate_approximations(
-    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member, each made for one reward.")],
-    pair: Annotated[list[str], typer.Option(help="Two rewards, as in concise,formal; may be repeated.")],
-    base: Annotated[str, typer.Option(help="Folder or hub id of their base.")] = str(DEMO / "language_model" / "base"),
-    rewards: Annotated[str | None, typer.Option(help="module:name of Rewards; the demo's manners if not given.")] = None,
-    out: Out = Path(".attune/approximations"),
-    seed: Seed = 1,
-) -> None:
-    """What soups and logit mixing give users between two members, without training, on held-out prompts."""
-    from models.evaluation.approximations import compare, render  # noqa: PLC0415 - torch
-    from models.evaluation.members import DEMO_REWARDS, demo_prompts, load_rewards  # noqa: PLC0415 - torch
-
-    with plainly():
-        pairs = [(one.partition(",")[0].strip(), one.partition(",")[2].strip()) for one in pair]
-        typer.echo(render(compare(base, members, load_rewards(rewards or DEMO_REWARDS), demo_prompts().held_out, pairs, out, seed=seed)))
-
-
 @evaluate_app.command("members")
 def evaluate_members(
     members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member.")] = DEMO / "language_model" / "adapters",

@@ -50,9 +50,12 @@ class Asked:
     seed: int = 0
     confidence: float = 0.95
 
-    def value(self, answers: Answers) -> tuple[Array, Array]:
-        """Returns the mean reward of some answers and the half width of its interval, `[d]` each (Student, Bonferroni over `d`)."""
-        per_prompt = answers.rewards(self.rewards).mean(axis=1)
+    def per_prompt(self, answers: Answers) -> Array:
+        """Returns the mean reward of the answers to each prompt, `[P, d]`."""
+        return answers.rewards(self.rewards).mean(axis=1)
+
+    def value(self, per_prompt: Array) -> tuple[Array, Array]:
+        """Returns the mean over prompts and the half width of its interval, `[d]` each (Student, Bonferroni over `d`)."""
         count, rewards = per_prompt.shape
         quantile = float(t.ppf(1 - (1 - self.confidence) / (2 * rewards), count - 1))
         return per_prompt.mean(axis=0), quantile * per_prompt.std(axis=0, ddof=1) / np.sqrt(count)
@@ -152,11 +155,15 @@ class MixingOracle:
 
     def solve(self, weights: Array) -> Solution:
         weights = expect_weights(weights, self.dimensions)
-        shares = proportions(self.made_for, weights)
+        value, half_width = self.asked.value(self.per_prompt(weights))
+        return Solution(weights, value, half_width, None, "mod " + _shares(proportions(self.made_for, weights)))
+
+    def per_prompt(self, weights: Array) -> Array:
+        """Returns what the mixture for `weights` `[d]` is worth on each prompt, `[P, d]`."""
+        shares = {name: share for name, share in proportions(self.made_for, weights).items() if share > 0}
         told = [prompt for prompt in self.asked.prompts for _ in range(self.asked.answers)]
-        found = mix_answers(self.model, {name: share for name, share in shares.items() if share > 0}, told, self.asked.seed)
-        value, half_width = self.asked.value(_grouped(self.asked, found))
-        return Solution(weights, value, half_width, None, "mod " + _shares(shares))
+        found = mix_answers(self.model, shares, told, self.asked.seed)
+        return self.asked.per_prompt(_grouped(self.asked, found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +196,21 @@ class SoupOracle:
 
     def solve(self, weights: Array) -> Solution:
         weights = expect_weights(weights, self.dimensions)
-        shares = proportions(self.made_for, weights)
-        folder = self.out / f"soup-{named(self.asked.rewards.names, weights)}"
-        used = {name: share for name, share in shares.items() if share > 0}
-        average_adapters({name: self.adapters[name] for name in used}, list(used.values()), folder, self.rank)
-        model = load(self.base, {_SOUP: folder})
-        answers = sample_answers(model, _SOUP, self.asked.prompts, self.asked.answers, self.asked.seed)
-        value, half_width = self.asked.value(answers)
+        folder, model, answers = self._answers(weights)
+        value, half_width = self.asked.value(self.asked.per_prompt(answers))
         divergence = float(token_statistics(model, _SOUP, *answers.flat()).kl.mean())
         return Solution(weights, value, half_width, None, folder.name, divergence)
+
+    def per_prompt(self, weights: Array) -> Array:
+        """Returns what the average for `weights` `[d]` is worth on each prompt, `[P, d]`."""
+        return self.asked.per_prompt(self._answers(weights)[2])
+
+    def _answers(self, weights: Array) -> tuple[Path, LanguageModel, Answers]:
+        folder = self.out / f"soup-{named(self.asked.rewards.names, weights)}"
+        used = {name: share for name, share in proportions(self.made_for, weights).items() if share > 0}
+        average_adapters({name: self.adapters[name] for name in used}, list(used.values()), folder, self.rank)
+        model = load(self.base, {_SOUP: folder})
+        return folder, model, sample_answers(model, _SOUP, self.asked.prompts, self.asked.answers, self.asked.seed)
 
 
 def proportions(made_for: Mapping[str, Array], weights: Array) -> dict[str, float]:

@@ -70,6 +70,24 @@ def portfolio_show(
         raise typer.Exit(1) from None
 
 
+@portfolio_app.command("approximations")
+def portfolio_approximations(
+    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member, each made for one reward.")],
+    pair: Annotated[list[str], typer.Option(help="Two rewards, as in concise,formal; may be repeated.")],
+    base: Annotated[str, typer.Option(help="Folder or hub id of their base.")] = str(DEMO / "language_model" / "base"),
+    rewards: Annotated[str | None, typer.Option(help="module:name of Rewards; the demo's manners if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if absent.")] = Path(".attune/approximations"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random in this command.")] = 1,
+) -> None:
+    """What soups and logit mixing give users between two members, without training, on held-out prompts."""
+    from models.evaluation.approximations import compare, render  # noqa: PLC0415 - torch
+    from models.evaluation.members import DEMO_REWARDS, demo_prompts, load_rewards  # noqa: PLC0415 - torch
+
+    with plainly():
+        pairs = [(one.partition(",")[0].strip(), one.partition(",")[2].strip()) for one in pair]
+        typer.echo(render(compare(base, members, load_rewards(rewards or DEMO_REWARDS), demo_prompts().held_out, pairs, out, seed=seed)))
+
+
 @portfolio_app.command("vllm")
 def portfolio_vllm(
     path: Annotated[Path, typer.Argument(help="A bundle, or a folder with base/ and adapters/.")],

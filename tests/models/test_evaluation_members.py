@@ -15,8 +15,18 @@ from models.alignment.dpo import DpoSettings
 from models.alignment.guard import GuardLimits
 from models.alignment.member import MemberSettings, Prompts
 from models.alignment.vllm import members_in
+from models.evaluation.approximations import compare, render
 from models.evaluation.member_oracles import Asked, DpoOracle, MixingOracle, SoupOracle, named, proportions
-from models.evaluation.members import DEMO_SETTINGS, changed, evaluate_members, load_rewards, parse_weights, read_prompts, render_members
+from models.evaluation.members import (
+    DEMO_SETTINGS,
+    SettingsInvalid,
+    changed,
+    evaluate_members,
+    load_rewards,
+    parse_weights,
+    read_prompts,
+    render_members,
+)
 from models.evaluation.palm import PalmSettings, build_portfolio
 from models.portfolio.oracles import OracleFailed
 from models.portfolio.rewards import Normalisation
@@ -84,6 +94,21 @@ def test_mixing_and_soups_at_a_corner_are_the_member_of_that_corner(tiny, tmp_pa
         DpoOracle(base, rewards(), ASKED, tmp_path / "dpo", settings=QUICK, slack=0.0), SearchSettings(0.1, 0.1, 2), start=[middle]
     )
     assert middle.handle in {solution.handle for solution in found.solutions}
+
+
+def test_users_between_members_are_compared_on_the_same_prompts(tiny, tmp_path):
+    root, base, _ = tiny
+    [found] = compare(base, root / "adapters", rewards(), PROMPTS[:10], [NAMES], tmp_path, answers=4)
+    assert set(found.value) == {"base", "best member", "soup", "MOD"}
+    assert found.best_member in NAMES
+    asked = Asked(rewards(), PROMPTS[:10], answers=4)
+    corners = dict(zip(NAMES, np.eye(2), strict=True))
+    again = MixingOracle(load(base, {name: root / "adapters" / name for name in NAMES}), corners, asked).solve(np.array([0.5, 0.5]))
+    assert found.value["MOD"] == pytest.approx(again.value.mean())
+    assert f"| short and vowels | {found.value['base']:.3f} ± {found.half_width['base']:.3f} |" in render([found])
+    assert json.loads((tmp_path / "approximations.json").read_text())["between"][0]["value"] == found.value
+    with pytest.raises(SettingsInvalid, match="no member that was aligned to tall alone"):
+        compare(base, root / "adapters", rewards(), PROMPTS[:10], [("short", "tall")], tmp_path)
 
 
 def test_proportions_are_the_weights_where_members_were_made_for_one_reward_each():
