@@ -62,7 +62,7 @@ def compare(
         SettingsInvalid: a reward of a pair has no member that was aligned to it alone.
     """
     folders = sorted(folder for folder in members.iterdir() if folder.is_dir())
-    corners = {folder.name: found for folder in folders if (found := weights_of(folder, rewards)) is not None}
+    corners = {folder.name: made for folder in folders if (made := weights_of(folder, rewards)) is not None}
     made_for = {name: found for name, found in corners.items() if np.isclose(found.max(), found.sum())}
     of_reward = {rewards.names[int(np.argmax(found))]: name for name, found in made_for.items()}
     missing = sorted({name for pair in pairs for name in pair} - set(of_reward))
@@ -75,7 +75,7 @@ def compare(
     for name in (BASE, *made_for):
         alone[name or "base"] = judged.per_prompt(sample_answers(model, name, judged.prompts, answers, seed))
     mixing, soups = MixingOracle(model, made_for, judged), SoupOracle(base, adapters, made_for, judged, out)
-    found = []
+    found: list[Between] = []
     for pair in pairs:
         weights = np.array([0.5 * (name in pair) for name in rewards.names])
         best = max(made_for, key=lambda name: float(alone[name].mean(axis=0) @ weights))

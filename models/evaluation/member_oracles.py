@@ -52,7 +52,7 @@ class Asked:
 
     def per_prompt(self, answers: Answers) -> Array:
         """Returns the mean reward of the answers to each prompt, `[P, d]`."""
-        return answers.rewards(self.rewards).mean(axis=1)
+        return np.asarray(answers.rewards(self.rewards).mean(axis=1))
 
     def value(self, per_prompt: Array) -> tuple[Array, Array]:
         """Returns the mean over prompts and the half width of its interval, `[d]` each (Student, Bonferroni over `d`)."""
@@ -160,7 +160,7 @@ class MixingOracle:
 
     def per_prompt(self, weights: Array) -> Array:
         """Returns what the mixture for `weights` `[d]` is worth on each prompt, `[P, d]`."""
-        shares = {name: share for name, share in proportions(self.made_for, weights).items() if share > 0}
+        shares: dict[str | None, float] = {name: share for name, share in proportions(self.made_for, weights).items() if share > 0}
         told = [prompt for prompt in self.asked.prompts for _ in range(self.asked.answers)]
         found = mix_answers(self.model, shares, told, self.asked.seed)
         return self.asked.per_prompt(_grouped(self.asked, found))
