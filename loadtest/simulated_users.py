@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 CHECKPOINTS = (0, 1, 3, 5, 10)
 ROUTE_PROMPTS = 5
 SCORED_PAIRS = 12
-SCORED_AT = {"vrf": (0, 10), "micro": (0, 10), "bradley_terry": (0,)}  # the global head is the same for everybody at any time
+SCORED_AT = {"attributes": (0, 10), "vrf": (0, 10), "micro": (0, 10), "bradley_terry": (0,)}  # the global head is the same for everybody at any time
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Trace:
 
     routed_best: dict[int, float] = field(default_factory=dict)
     regret: dict[int, float] = field(default_factory=dict)
-    accuracy: dict[str, dict[int, float]] = field(default_factory=lambda: {"vrf": {}, "micro": {}, "bradley_terry": {}})
+    accuracy: dict[str, dict[int, float]] = field(default_factory=lambda: {name: {} for name in SCORED_AT})
 
 
 async def post(client: httpx.AsyncClient, path: str, body: dict[str, object]) -> dict[str, object]:

@@ -93,10 +93,10 @@ def data_check(
 
 @train_app.command("language-model")
 def train_language_model(out: Out = DEMO / "language_model", seed: Seed = 0) -> None:
-    """Train the demo language model and one LoRA adapter per manner from scratch."""
+    """Train the demo's base language model from scratch; its members come from `train portfolio`."""
     from models.alignment.language_model import train_demo_language_model  # noqa: PLC0415 - torch
 
-    train_demo_language_model(out, seed=seed, progress=typer.echo)
+    train_demo_language_model(out, seed=seed, manners=(), progress=typer.echo)
 
 
 @train_app.command("router")
