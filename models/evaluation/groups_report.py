@@ -150,7 +150,10 @@ def render_groups(results: Mapping[str, Any]) -> str:
             f"- worlds of {study['sizes']['users']} training and {study['sizes']['test_users']} unseen users, "
             f"{study['sizes']['noise']:.0%} of choices turned round; prompts say nothing of the groups"
         ),
-        "- exact Bayes knows every group's taste and the noise; groups are recovered by the strongest head, or by clusters of users",
+        (
+            "- exact Bayes knows every group's taste and the noise, but not that close pairs are never asked: before anything is told it "
+            "can be beaten; groups are recovered by the strongest head, or by clusters of users"
+        ),
         "",
     ]
     rows = []

@@ -149,7 +149,8 @@ def opposed_world(groups: int, sizes: WorldSizes, *, seed: int) -> World:
 def bayes_probabilities(world: World, count: int) -> tuple[Array, Array]:
     """Returns what an observer who knows every kind believes after `count` comparisons: targets `[C]` and kinds `[U, G]`.
 
-    A choice is the better answer's with probability `1 - noise`, so the posterior over kinds is exact.
+    A choice is the better answer's with probability `1 - noise`, so the posterior over kinds is exact. That pairs which a user
+    finds alike are never asked is not used: before anything is told, whoever learned it from data may do better.
     """
     kinds = world.utilities.shape[1]
 
