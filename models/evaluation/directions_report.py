@@ -182,7 +182,7 @@ def _bars(results: Mapping[str, Any]) -> list[str]:
                 f"{ours['mean'] - dense['mean']:+.3f}",
                 kept=ours["mean"] >= dense["mean"] - WITHIN,
             ),
-            _bar(f"{name}: under {SHARE_MOST:.0%} of the trunk's parameters trained", f"{share:.3%}", kept=share < SHARE_MOST),
+            _bar(f"{name}: under {SHARE_MOST:.0%} of the trunk's parameters trained", f"{share:.4%}", kept=share < SHARE_MOST),
         ]
     return lines
 
