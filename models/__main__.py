@@ -111,7 +111,8 @@ def train_router(
     """Retrain the router of `micro` on logged comparisons with contexts (MiCRo, stage 2); users keep what they taught."""
     from models.data.logged import read_logged  # noqa: PLC0415 - torch below, and numpy for --help
     from models.data.preferences import Comparisons  # noqa: PLC0415
-    from models.export.router import RouterSettings, retrain_router  # noqa: PLC0415
+    from models.export.router import retrain_router  # noqa: PLC0415
+    from models.training.micro_context import RouterSettings  # noqa: PLC0415
 
     try:
         logged = read_logged(comparisons)
