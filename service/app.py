@@ -180,7 +180,7 @@ async def _open_store(settings: Settings, limits: state.Limits, metrics: Metrics
 def _load_plan(settings: Settings, members: Mapping[str, Member] | None) -> LoadPlan:
     return LoadPlan(
         # The default of the setting is a wish; a family that somebody named must be there.
-        family=settings.family if "family" in settings.model_fields_set else None,
+        family=settings.family or None,
         shadows=settings.shadow_families,
         roster=Path(settings.roster) if settings.roster else None,
         require_gpu=settings.require_gpu,

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     # what is served
     bundle: str = Field("", description="bundle folder; empty: the newest bundle-* in the data directory's bundles/")
     roster: str = Field("", description="members file; empty: the bundle's own")
-    family: str = Field("vrf", min_length=1, max_length=64, description="family that serves where a request names none")
+    family: str = Field("", max_length=64, description="family that serves where a request names none; empty: the bundle's own")
     shadow_families: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="families that learn without serving, comma-separated; empty: all others of the bundle"
     )

@@ -54,7 +54,7 @@ class EvaluationSettings:
 
     Attributes:
         seeds: of users and their choices; intervals are over all users of all seeds.
-        routers: families whose posterior chooses members, each in a simulation of its own.
+        routers: families whose posterior chooses members, each in a simulation of its own; the first alone where choices are noisier.
         sharpness: of the simulated users' choices; the first is what the promises are held to.
         opposed_seeds: one experiment for each of `opposed_tastes` and seed, with `opposed_users`
             training users and at most `opposed_steps` steps a family: one axis is learned sooner than six manners.
@@ -113,7 +113,7 @@ def evaluate_demo(
         tastes = {number: draw_users(users, number) for number in results["seeds"]}
         ideal = [ideal_observer(feedback, held_out, tastes[number], seed=number, sharpness=sharpness) for number in tastes]
         entry: dict[str, Any] = {"ideal_observer": _curve(np.concatenate(ideal)), "routers": {}}
-        for router in settings.routers:
+        for router in settings.routers if sharpness == settings.sharpness[0] else settings.routers[:1]:
             _say(f"simulating {users} users x {settings.seeds} seeds, routed by {router}, sharpness {sharpness:g}")
             runs = [
                 simulate(
