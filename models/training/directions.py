@@ -35,13 +35,14 @@ class SelectionSettings:
         each: `K`, latents chosen on either side. The paper's 128 of a width of 3,584 are 2 K / D = 7 %; 16 are 8 % of 384.
         least_texts: a latent that fires in fewer texts of the selection is left out: its difference is chance.
         rank: by the difference in frequency (paper), or by its t statistic (reconstruction), which trusts rare latents less.
-        length_control: take from each difference what the difference in log length explains over the selection.
+        length_control: take from each difference what the difference in log length explains over the selection. Off: within
+            the pools of four sets it costs 3.6 points of accuracy on average (LOG), and the head can read length itself.
     """
 
     each: int = 16
     least_texts: int = 20
     rank: Rank = "t"
-    length_control: bool = True
+    length_control: bool = False
 
 
 @dataclass(frozen=True, slots=True)

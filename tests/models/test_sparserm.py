@@ -85,7 +85,7 @@ def test_what_only_follows_length_is_not_chosen_under_length_control(world):
     following[:, 0] = (5.0 + length + 0.1 * rng.normal(size=len(length))).astype(np.float32)
     settings = SelectionSettings(each=1, least_texts=5)
     free = select(following, length, data.train, replace(settings, length_control=False))
-    held = select(following, length, data.train, settings)
+    held = select(following, length, data.train, replace(settings, length_control=True))
     assert abs(held.score[0]) < 0.2 * abs(free.score[0])
 
 
