@@ -28,7 +28,8 @@ Array = NDArray[np.float64]
 CHECKPOINTS = (0, 1, 3, 5, 10)
 ROUTE_PROMPTS = 5
 SCORED_PAIRS = 12
-SCORED_AT = {"attributes": (0, 10), "vrf": (0, 10), "micro": (0, 10), "bradley_terry": (0,)}  # the global head is the same for everybody at any time
+# The global head is the same for everybody at any time.
+SCORED_AT = {"attributes": (0, 10), "vrf": (0, 10), "micro": (0, 10), "bradley_terry": (0,)}
 
 
 @dataclass
