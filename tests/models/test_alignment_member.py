@@ -143,7 +143,7 @@ def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_no
 def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itself(tmp_path):
     base = Path(models.__file__).parent / "demo" / "language_model" / "base"
     playful = Rewards(MANNERS, lambda _prompts, responses: np.array([manner_scores(text) for text in responses]))
-    sizes = {"train": 64, "validation": 24, "test": 60}
+    sizes = {"train": 80, "validation": 24, "test": 60}
     asked = Prompts(*(tuple(prompt.text for prompt in prompts(part, 0)[:size]) for part, size in sizes.items()))
     lax = GuardLimits(least_diversity=0.2)  # one manner of six
     dpo = DpoSettings(imitation=1.0, learning_rate=6e-3, epochs=2, batch=12, checkpoints=1)
