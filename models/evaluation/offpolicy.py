@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 
 FOLDS = 5
 RIDGE = 1.0
+LEAST_FREEDOM = 3.0
 
 
 class LogInvalid(ValueError):
@@ -193,7 +194,7 @@ def estimate(duels: Duels, law: Array, predicted: Array | None = None) -> dict[s
     ratio = float(gained.sum() / weight.sum()) if weight.sum() > 0 else float("nan")
     mean_weight = float(weight.mean()) or float("nan")
     return {
-        "ips": _clustered(gained, duels.users),
+        "ips": _clustered(gained, duels.users, skewed=True),
         "snips": _clustered(ratio + (gained - ratio * weight) / mean_weight, duels.users),
         "dr": _clustered(robust, duels.users),
     }
@@ -233,7 +234,7 @@ def _logistic(features: Array, labels: Array) -> Array:
     return weights
 
 
-def best_single(duels: Duels, predicted: Array | None = None) -> Array:
+def best_single(duels: Duels) -> Array:
     """Returns the law `[N, M]` of always routing to the best member, chosen on the other half of users.
 
     A choice on the duels that value it would flatter. What is estimated is the value of the members chosen, which differ between the
@@ -242,7 +243,6 @@ def best_single(duels: Duels, predicted: Array | None = None) -> Array:
     Raises:
         LogInvalid: there is one user only.
     """
-    predicted = predict_wins(duels) if predicted is None else predicted
     eye, half = np.eye(len(duels.members)), duels.users % 2
     law = np.empty_like(duels.laws)
     for side in (0, 1):
@@ -250,7 +250,9 @@ def best_single(duels: Duels, predicted: Array | None = None) -> Array:
         if there.all() or not there.any():
             raise LogInvalid("best-single is chosen on one half of the users and valued on the other; the log has one user")
         others = _part(duels, ~there)
-        worth = [estimate(others, np.tile(eye[m], (len(others.won), 1)), predicted[~there])["dr"].value for m in range(len(eye))]
+        # Predictions of their own too: the ones of the whole log were fitted on the very users who value the choice.
+        predicted = predict_wins(others)
+        worth = [estimate(others, np.tile(eye[m], (len(others.won), 1)), predicted)["dr"].value for m in range(len(eye))]
         law[there] = eye[int(np.argmax(worth))]
     return law
 
@@ -268,16 +270,40 @@ def _part(duels: Duels, there: NDArray[np.bool_]) -> Duels:
     )
 
 
-def _clustered(scores: Array, users: NDArray[np.int64]) -> Estimate:
-    """Returns the mean of `scores` with an interval that allows duels of one user to be alike (sandwich, Student with U - 1)."""
+def _clustered(scores: Array, users: NDArray[np.int64], *, skewed: bool = False) -> Estimate:
+    """Returns the mean of `scores` with an interval that allows duels of one user to be alike (sandwich, Student).
+
+    Rare duels of great weight make the variance itself uncertain: the degrees of freedom are those of a variance whose users have
+    the kurtosis that is seen, `2 U / (kurtosis - 1)`, at most `U - 1`. Scores that are `skewed` besides (weights without
+    normalisation) get Hall's cubic transformation of the t statistic (Hall 1992, On the removal of skewness by transformation).
+    """
     mean = float(scores.mean())
     sums: Array = np.asarray(np.bincount(users, weights=scores - mean)[np.bincount(users) > 0], dtype=np.float64)
-    count = len(sums)
+    count, square = len(sums), float(np.sum(sums**2))
     if count < 2:
         return Estimate(mean, float("-inf"), float("inf"))
-    error = float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / len(scores))
-    width = float(t.ppf(0.975, count - 1)) * error
-    return Estimate(mean, mean - width, mean + width)
+    error = float(np.sqrt(count / (count - 1) * square)) / len(scores)
+    if not square > 0.0:
+        return Estimate(mean, mean, mean)
+    spread = np.sqrt(square / count)
+    freedom = max(LEAST_FREEDOM, min(count - 1.0, 2.0 * count / max(float(np.mean((sums / spread) ** 4)) - 1.0, 1e-9)))
+    quantile = float(t.ppf(0.975, freedom))
+    skewness = float(np.mean((sums / spread) ** 3)) if skewed else 0.0
+    return Estimate(mean, mean - error * untransformed(quantile, skewness, count), mean - error * untransformed(-quantile, skewness, count))
+
+
+def untransformed(quantile: float, skewness: float, count: int) -> float:
+    """Returns the t statistic `T` for which `T + g T^2 / (3 sqrt n) + g^2 T^3 / (27 n) + g / (6 sqrt n)` is `quantile`.
+
+    Args:
+        quantile: of Student's law.
+        skewness: `g`, of the scores.
+        count: `n`, how many scores there are.
+    """
+    if abs(skewness) < 1e-6:
+        return quantile
+    root = np.sqrt(count)
+    return float(3.0 * root / skewness * (np.cbrt(1.0 + skewness * (quantile / root - skewness / (6.0 * count))) - 1.0))
 
 
 Policies = Callable[[Duels], Mapping[str, Array]]
@@ -288,5 +314,5 @@ def evaluate_policies(duels: Duels, policies: Policies = target_laws) -> dict[st
     predicted = predict_wins(duels)
     laws = dict(policies(duels))
     if len(set(duels.users.tolist())) > 1:
-        laws["best single"] = best_single(duels, predicted)
+        laws["best single"] = best_single(duels)
     return {name: {**estimate(duels, law, predicted), "unsupported": unsupported(duels, law)} for name, law in laws.items()}

@@ -130,7 +130,7 @@ def true_values(duels: Duels, wins: Array) -> dict[str, float]:
 
 
 def coverage(
-    logs: int, *, users: int = 200, rounds: int = 8, truth_users: int = 10_000, seed: int = 0, progress: Callable[[str], None] | None = None
+    logs: int, *, users: int = 200, rounds: int = 8, truth_users: int = 40_000, seed: int = 0, progress: Callable[[str], None] | None = None
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Returns how often the 95 % intervals of each estimator hold the true value, over simulated logs.
 
@@ -140,23 +140,24 @@ def coverage(
         policy -> estimator -> `coverage`, `bias`, `width` (mean of the whole interval) and `truth`.
     """
     truth = true_values(*simulated_log(truth_users, rounds, np.random.default_rng([seed, 0])))
-    held: dict[tuple[str, str], list[tuple[bool, float, float]]] = {}
+    held: dict[tuple[str, str], list[tuple[bool, float, float, float]]] = {}
     for number in range(logs):
         duels, _ = simulated_log(users, rounds, np.random.default_rng([seed, 1, number]))
         predicted = predict_wins(duels)
-        laws = {**target_laws(duels), "best single": best_single(duels, predicted)}
+        laws = {**target_laws(duels), "best single": best_single(duels)}
         alone = np.array([truth[f"always {member}"] for member in duels.members])
         # Of the members chosen, which are not the truly best ones in every log.
         truth["best single"] = float((laws["best single"] @ alone).mean())
         for name, law in laws.items():
             for key, one in estimate(duels, law, predicted).items():
-                held.setdefault((name, key), []).append((one.low <= truth[name] <= one.high, one.value - truth[name], one.high - one.low))
+                within = one.low <= truth[name] <= one.high
+                held.setdefault((name, key), []).append((within, one.value - truth[name], one.high - one.low, truth[name]))
         if progress is not None and (number + 1) % 100 == 0:
             progress(f"{number + 1} of {logs} logs")
     found: dict[str, dict[str, dict[str, float]]] = {}
     for (name, key), rows in held.items():
-        covered, bias, width = np.mean(np.array(rows, dtype=np.float64), axis=0)
-        found.setdefault(name, {})[key] = {"coverage": float(covered), "bias": float(bias), "width": float(width), "truth": truth[name]}
+        covered, bias, width, true = np.mean(np.array(rows, dtype=np.float64), axis=0).tolist()
+        found.setdefault(name, {})[key] = {"coverage": covered, "bias": bias, "width": width, "truth": true}
     return found
 
 

@@ -8,7 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.evaluation.offpolicy import Duels, LogInvalid, best_single, duels_from, estimate, evaluate_policies, target_laws, unsupported
+from models.evaluation.offpolicy import (
+    Duels,
+    LogInvalid,
+    best_single,
+    duels_from,
+    estimate,
+    evaluate_policies,
+    target_laws,
+    unsupported,
+    untransformed,
+)
 from models.evaluation.offpolicy_report import coverage, evaluate_log, read_log, simulated_log, true_values
 
 
@@ -106,6 +116,22 @@ def test_intervals_that_forget_that_duels_of_a_user_are_alike_would_be_too_short
     law = target_laws(duels)["best"]
     once, thrice = estimate(duels, law, np.full((320, 4, 4), 0.5)), estimate(repeated, np.concatenate([law] * 3), np.full((960, 4, 4), 0.5))
     assert thrice["ips"].high - thrice["ips"].low == pytest.approx(once["ips"].high - once["ips"].low)
+
+
+def test_an_interval_of_skewed_weights_reaches_further_to_where_the_rare_duels_are():
+    duels, _ = simulated_log(150, 8, np.random.default_rng(3))
+    found = estimate(duels, target_laws(duels)["always d"])
+    assert found["ips"].high - found["ips"].value > 1.2 * (found["ips"].value - found["ips"].low)
+    for name in ("snips", "dr"):  # symmetric: normalised weights, or a prediction, carry less skewness
+        assert found[name].high - found[name].value == pytest.approx(found[name].value - found[name].low)
+
+
+@pytest.mark.parametrize("skewness", [-4.0, -0.5, 0.0, 0.7, 9.0])
+def test_halls_transformation_of_what_was_untransformed_is_the_quantile(skewness):
+    for quantile in (-2.3, 0.4, 1.97):
+        t, root = untransformed(quantile, skewness, 200), np.sqrt(200)
+        moved = t + skewness * t**2 / (3 * root) + skewness**2 * t**3 / (27 * 200) + skewness / (6 * root)
+        assert moved == pytest.approx(quantile)
 
 
 def test_a_policy_that_the_log_could_not_have_drawn_is_marked():
