@@ -31,7 +31,7 @@ from models.evaluation.member_oracles import DpoOracle
 from models.evaluation.members import DEMO_SETTINGS, read_prompts
 from models.portfolio.certificate import Evidence, certify
 from models.portfolio.oracles import Solution
-from models.portfolio.prune import Pruned, prune
+from models.portfolio.prune import Pruned, prune, prune_to
 from models.portfolio.rewards import Normalisation
 from models.portfolio.search import Search, SearchSettings, lazy_search
 from models.seam.certificate import Certificate
@@ -47,7 +47,7 @@ class PalmSettings:
     Attributes:
         epsilon, delta: the promise of the search: at most this share and this much, in normalised reward, is lost.
         max_calls: most members that are trained.
-        prune_epsilon: the promise that pruning keeps, where the search reached it.
+        most_members: that are kept; where more would be needed for the promise, those that leave least unproved. None for as many.
         slack: how far a trained member may be from the best at its own weights, as far as the caller vouches.
         confidence: of the certificate.
         answers: of each policy to each fresh prompt.
@@ -57,6 +57,7 @@ class PalmSettings:
     epsilon: float = 0.02
     delta: float = 0.02
     max_calls: int = 12
+    most_members: int | None = None
     slack: float = 0.0
     confidence: float = 0.95
     answers: int = 2
@@ -230,7 +231,10 @@ class _Means:
 def _prune(search: Search, settings: PalmSettings) -> Pruned:
     """Returns the smallest portfolio for what was asked, or for what the search proved where `max_calls` ended it before."""
     lacking = 0.0 if search.reached else max(0.0, search.proof.excess - settings.delta)
-    return prune(search.solutions, settings.epsilon, settings.delta + lacking + 1e-9)
+    pruned = prune(search.solutions, settings.epsilon, settings.delta + lacking + 1e-9)
+    if settings.most_members is None or len(pruned.chosen) <= settings.most_members:
+        return pruned
+    return prune_to(search.solutions, settings.most_members, settings.epsilon)
 
 
 def _on_fresh_prompts(

@@ -87,6 +87,42 @@ def prune(solutions: Sequence[Solution], epsilon: float, delta: float = 0.0, *, 
     return Pruned(chosen, proof, len(greedy_cover(covers)), exact, users)
 
 
+def prune_to(
+    solutions: Sequence[Solution], most: int, epsilon: float, *, beta: float = 0.0, limit_s: float = LIMIT_S, tolerance: float = 1e-3
+) -> Pruned:
+    """Returns at most `most` solutions for the least additive `delta`, found by bisection; `proof.excess` is that delta.
+
+    All solutions go on to bound what any policy could give: a portfolio for serving may be smaller than the search behind its proof.
+
+    Args:
+        solutions: of a search.
+        most: members that can be afforded, 1 or more.
+        epsilon: multiplicative share that may be lost besides.
+        beta: price of KL.
+        limit_s: for each integer programme, see `prune`.
+        tolerance: of delta.
+
+    Raises:
+        ValueError: `most` is below 1.
+    """
+    if most < 1:
+        raise ValueError(f"at most {most} members; a portfolio has 1 or more")
+    low = max(0.0, prove(solutions, epsilon, beta=beta).excess)
+    found = prune(solutions, epsilon, low, beta=beta, limit_s=limit_s)
+    if len(found.chosen) <= most:
+        return found
+    # Values and bounds lie in [0, 1]: with a delta of 1 any one policy will do.
+    found, high = prune(solutions, epsilon, 1.0, beta=beta, limit_s=limit_s), 1.0
+    while high - low > tolerance:
+        middle = (low + high) / 2.0
+        tried = prune(solutions, epsilon, middle, beta=beta, limit_s=limit_s)
+        if len(tried.chosen) <= most:
+            found, high = tried, max(low, min(middle, tried.proof.excess))
+        else:
+            low = middle
+    return found
+
+
 def smallest_cover(covers: Covers, *, prefer: Array | None = None, limit_s: float = LIMIT_S) -> tuple[tuple[int, ...], bool]:
     """Returns the fewest columns that cover every row, by integer programming (HiGHS), and whether that was proved.
 

@@ -11,7 +11,7 @@ import pytest
 from models.portfolio.geometry import TooManyVertices, UpperBound, lower_corners, simplex_lattice, vertices_within
 from models.portfolio.grid import grid_bound, grid_levels, grid_weights, round_down
 from models.portfolio.oracles import BestOfN, OracleFailed, RewardsInvalid
-from models.portfolio.prune import NotCovered, greedy_cover, prune, smallest_cover
+from models.portfolio.prune import NotCovered, greedy_cover, prune, prune_to, smallest_cover
 from models.portfolio.search import SearchSettings, StateInvalid, lazy_search, prove, read_state, tighten, upper_bound
 from tests.models.portfolio_worlds import Counting, best_of_n, users
 
@@ -250,6 +250,20 @@ def test_a_pruned_portfolio_keeps_the_promise_and_none_smaller_does(dimensions, 
     assert pruned.exact
     for fewer in itertools.combinations(range(found.calls), len(pruned.chosen) - 1):
         assert prove(found.solutions, epsilon, chosen=fewer).excess > 1e-9
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_of_portfolios_of_a_given_size_the_one_that_leaves_least_unproved_is_found(most):
+    oracle = best_of_n(4, 3, prompts=8, responses=4)
+    solutions = lazy_search(oracle, SearchSettings(0.02)).solutions
+    found = prune_to(solutions, most, 0.0, tolerance=1e-4)
+    least = min(prove(solutions, 0.0, chosen=some).excess for some in itertools.combinations(range(len(solutions)), most))
+    assert len(found.chosen) <= most < len(prune(solutions, 0.02).chosen)
+    assert found.proof.excess == pytest.approx(prove(solutions, 0.0, chosen=found.chosen).excess)
+    assert found.proof.excess <= least + 1e-4
+    assert prune_to(solutions, len(solutions), 0.02).chosen == prune(solutions, 0.02).chosen
+    with pytest.raises(ValueError, match="at most 0 members"):
+        prune_to(solutions, 0, 0.02)
 
 
 def test_duplicate_members_are_pruned_to_one():
