@@ -203,13 +203,16 @@ def evaluate_zeroeval(
     seed: Seed = 0,
     splits: Annotated[int, typer.Option(min=2, help="Random halves of the questions.")] = 10,
     without: Annotated[str, typer.Option(help="Models whose names start so are left out: o1 hides what it writes.")] = "o1",
+    cache: Cache = Path(".attune/cache"),
 ) -> None:
     """Real LLMs as a portfolio for users who weigh correctness against length: routing against the best single model."""
-    from models.evaluation.real_portfolio import ResponsesInvalid, evaluate_zeroeval  # noqa: PLC0415 - scipy
+    from models.data.trunk import TrunkUnavailable  # noqa: PLC0415 - torch
+    from models.evaluation.real_portfolio import evaluate_zeroeval  # noqa: PLC0415 - torch
+    from models.evaluation.real_responses import ResponsesInvalid  # noqa: PLC0415
 
     try:
-        evaluate_zeroeval(data, out, seed=seed, splits=splits, without=without, progress=_aside)
-    except ResponsesInvalid as error:
+        evaluate_zeroeval(data, out, seed=seed, splits=splits, without=without, cache=cache, progress=_aside)
+    except (ResponsesInvalid, TrunkUnavailable) as error:
         typer.echo(f"cannot be read: {error}", err=True)
         raise typer.Exit(1) from None
 
