@@ -1,4 +1,10 @@
-"""The scripts that run inside Redis: one file per writing operation, each opening with its signature, keys, result and cluster note."""
+"""The scripts that run inside Redis: one file per writing operation, each opening with its signature, keys, result and cluster note.
+
+    sum_records.lua ─┬─> add_comparison.lua, replay_comparison.lua, take_back.lua       write_decision.lua, delete_user.lua
+                     └ put before each of them: what Redis gets is one text, under one hash, run as one step
+
+`sum_records` is no operation: it holds the arithmetic on a user's sum that the three share.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +25,9 @@ class Script:
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        text = files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    def load(cls, *names: str) -> Script:
+        """Returns one script of these files, one behind the other; the last is the operation, and the others what it uses."""
+        text = "\n".join(files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in names)
         return cls(text, hashlib.sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())
 
     async def run(self, command: Callable[..., Awaitable[Any]], keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -35,8 +42,8 @@ class Script:
             return await command("EVAL", self.text, len(keys), *keys, *arguments)
 
 
-ADD_COMPARISON = Script.load("add_comparison")
-TAKE_BACK = Script.load("take_back")
+ADD_COMPARISON = Script.load("sum_records", "add_comparison")
+TAKE_BACK = Script.load("sum_records", "take_back")
 WRITE_DECISION = Script.load("write_decision")
 DELETE_USER = Script.load("delete_user")
-REPLAY_COMPARISON = Script.load("replay_comparison")
+REPLAY_COMPARISON = Script.load("sum_records", "replay_comparison")

@@ -1,8 +1,8 @@
 -- add_comparison(sum, events, log; seal, event, digest, basis, vector, payload, max_log, ttl_ms, token, replayed_prefix) -> {outcome [, sum record]}
 --
--- Adds one comparison to a user's sum, once per event id, and logs it.
+-- Adds one comparison to a user's sum, once per event id, and logs it. Uses sum_records, which stands before it.
 --
--- KEYS[1] string  {user}:sum:<basis>   seal, then doubles: count, epoch, first_seen_s, last_seen_s, evidence...   written here
+-- KEYS[1] string  {user}:sum:<basis>   the sum to add to: its record, see sum_records   written here
 -- KEYS[2] hash    {user}:events        event id -> digest (16 bytes) .. token (8 bytes) .. stream id, or "x" if taken back;
 --                                      "\1" .. basis -> "" for every basis with a sum; "\2" -> bases with replayed comparisons
 -- KEYS[3] stream  {user}:log           kind "c": tag, event, basis, vector, payload; kind "x" (taken back): tag, event
@@ -31,35 +31,11 @@ if known then
   return {known:sub(17, 24) == token and 'applied' or 'duplicate', redis.call('GET', KEYS[1])}
 end
 
-local size = #vector / 8
-local added = {struct.unpack('<' .. string.rep('d', size), vector)}
-local epoch, observed_s = added[1], added[2]
-
 local stored = redis.call('GET', KEYS[1])
-local sum
-if stored then
-  if stored:sub(1, #seal) ~= seal then return {'wrong-user'} end
-  local held = (#stored - #seal) / 8
-  if held ~= size + 2 then return {'shape', held - 4} end
-  sum = {struct.unpack('<' .. string.rep('d', held), stored, #seal + 1)}
-  local ahead = epoch - sum[2]
-  local shift = math.max(-256 * math.abs(ahead), -4096) -- 2^-4096 is 0 already, and fits the C int of ldexp
-  if ahead > 0 then
-    for i = 5, held do sum[i] = math.ldexp(sum[i], shift) end
-    sum[2] = epoch
-  elseif ahead < 0 then
-    for i = 3, size do added[i] = math.ldexp(added[i], shift) end
-  end
-  sum[1] = sum[1] + 1
-  sum[3] = math.min(sum[3], observed_s)
-  sum[4] = math.max(sum[4], observed_s)
-  for i = 3, size do sum[i + 2] = sum[i + 2] + added[i] end
-else
-  sum = {1, epoch, observed_s, observed_s}
-  for i = 3, size do sum[i + 2] = added[i] end
-end
+local refused = stored and misfit(stored, seal, vector)
+if refused then return refused end
 
-local record = seal .. struct.pack('<' .. string.rep('d', size + 2), unpack(sum))
+local record = with(stored, seal, vector)
 redis.call('SET', KEYS[1], record, 'PX', ttl_ms)
 local id = redis.call('XADD', KEYS[3], '*', 'kind', 'c', 'tag', seal:sub(2), 'event', event, 'basis', basis, 'vector', vector,
   'payload', ARGV[6])

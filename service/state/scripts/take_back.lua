@@ -1,6 +1,7 @@
 -- take_back(sum, events, log; seal, event, token, sum_prefix, ttl_ms, replayed_prefix) -> {outcome [, sum record]}
 --
 -- Subtracts from a user's sums exactly what one event added to each, and marks the event so that a late repeat is refused.
+-- Uses sum_records, which stands before it.
 --
 -- KEYS[1] string  {user}:sum:<basis>   the sum to answer with
 -- KEYS[2] hash    {user}:events        the event's value becomes digest .. token .. "x"
@@ -40,33 +41,17 @@ for basis in (redis.call('HGET', KEYS[2], '\2') or ''):gmatch('[^,]+') do
 end
 for _, part in ipairs(parts) do
   part.stored = redis.call('GET', sum_prefix .. part[1])
-  if part.stored then
-    if part.stored:sub(1, #seal) ~= seal then return {'wrong-user'} end
-    local held = (#part.stored - #seal) / 8
-    if held ~= #part[2] / 8 + 2 then return {'shape', held - 4} end
-  end
+  local refused = part.stored and misfit(part.stored, seal, part[2])
+  if refused then return refused end
 end
 
 for _, part in ipairs(parts) do
   if part.stored then
-    local size = #part[2] / 8
-    local held = size + 2
-    local taken = {struct.unpack('<' .. string.rep('d', size), part[2])}
-    local sum = {struct.unpack('<' .. string.rep('d', held), part.stored, #seal + 1)}
-    local ahead = taken[1] - sum[2]
-    local shift = math.max(-256 * math.abs(ahead), -4096) -- 2^-4096 is 0 already, and fits the C int of ldexp
-    if ahead > 0 then
-      for i = 5, held do sum[i] = math.ldexp(sum[i], shift) end
-      sum[2] = taken[1]
-    elseif ahead < 0 then
-      for i = 3, size do taken[i] = math.ldexp(taken[i], shift) end
-    end
-    sum[1] = sum[1] - 1
-    if sum[1] <= 0 then
-      redis.call('DEL', sum_prefix .. part[1])
+    local record = without(part.stored, seal, part[2])
+    if record then
+      redis.call('SET', sum_prefix .. part[1], record, 'PX', ttl_ms)
     else
-      for i = 3, size do sum[i + 2] = sum[i + 2] - taken[i] end
-      redis.call('SET', sum_prefix .. part[1], seal .. struct.pack('<' .. string.rep('d', held), unpack(sum)), 'PX', ttl_ms)
+      redis.call('DEL', sum_prefix .. part[1])
     end
   end
   redis.call('HDEL', replayed_prefix .. part[1], event)
