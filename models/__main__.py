@@ -137,11 +137,12 @@ def train_portfolio(
     out: Out = DEMO,
     seed: Seed = 0,
     work: Annotated[Path, typer.Option(help="Keeps adapters and answers; a run that was broken off goes on.")] = Path(".attune/portfolio"),
+    jobs: Annotated[int, typer.Option(min=1, help="Adapters trained at the same time where the search allows it, a thread each.")] = 1,
 ) -> None:
     """Find the demo's members by lazy search, align them by DPO, prune and certify them, and measure what they are worth."""
     from models.evaluation.demo_portfolio import train_portfolio  # noqa: PLC0415 - torch
 
-    train_portfolio(out, work, seed=seed)
+    train_portfolio(out, work, seed=seed, jobs=jobs)
 
 
 @train_app.command("member")

@@ -10,11 +10,14 @@ certificate and served values come from the third. Checkpoints are chosen on val
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.alignment.answers import Rewards
@@ -28,8 +31,10 @@ from models.data.synthetic import prompts
 from models.data.trunk import load_demo_trunk
 from models.evaluation.demo import DemoSettings, say
 from models.evaluation.demo_members import install_members, member_pool, member_values, portfolio_of
+from models.evaluation.member_oracles import DpoOracle
 from models.evaluation.palm import PalmSettings, build_portfolio
 from models.portfolio.measure import Values
+from models.portfolio.oracles import Solution
 from models.portfolio.rewards import Normalisation
 from models.seam.portfolio import Portfolio, write_portfolio
 from models.training.heads import TrainedFamily, compute_outputs, load_heads, save_values
@@ -40,10 +45,11 @@ FAMILY = "attributes"
 """The family whose heads are PALM's rewards: each is what its name says, and rated in [0, 1]."""
 
 
+# The best of sixteen answers shows what a user wants clearly; of eight, four in ten of the chosen ones did not (concise).
 MEMBER = MemberSettings(
-    answers=8,
+    answers=16,
     pairs=2,
-    dpo=DpoSettings(imitation=1.0, learning_rate=5e-3, epochs=1, checkpoints=2),
+    dpo=DpoSettings(imitation=1.0, learning_rate=2e-3, epochs=2, checkpoints=2),
     # The base speaks in six manners and a member keeps to one: even the generator's own formal answers have a third of the pairs of words.
     limits=GuardLimits(least_diversity=0.2),
     validation_answers=1,
@@ -66,11 +72,13 @@ class PortfolioSettings:
     value: int = 160
     certify: int = 280
     choose: int = 60
-    palm: PalmSettings = field(default_factory=lambda: PalmSettings(epsilon=0.015, delta=0.015, max_calls=10, answers=1, member=MEMBER))
+    palm: PalmSettings = field(
+        default_factory=lambda: PalmSettings(epsilon=0.015, delta=0.015, max_calls=24, most_members=6, answers=2, member=MEMBER)
+    )
 
 
 def train_portfolio(
-    demo: Path, work: Path, *, seed: int = 0, settings: PortfolioSettings | None = None, trunk: Embedder | None = None
+    demo: Path, work: Path, *, seed: int = 0, jobs: int = 1, settings: PortfolioSettings | None = None, trunk: Embedder | None = None
 ) -> Portfolio:
     """Searches, aligns, prunes and certifies the demo's members; installs them in `demo`; returns the portfolio.
 
@@ -81,6 +89,8 @@ def train_portfolio(
         demo: folder with heads and the base language model.
         work: keeps the search's state, adapters and answers; a killed run goes on from there.
         seed: of everything drawn.
+        jobs: adapters trained at the same time, in processes of one thread each: the search begins with one for each reward alone,
+            which need not wait for each other; from then on every call depends on those before it.
         settings: sizes.
         trunk: the demo's own if None.
 
@@ -90,11 +100,11 @@ def train_portfolio(
     settings = settings or PortfolioSettings()
     trunk = trunk or load_demo_trunk()
     trained = load_heads(demo)[0]
-    [rated] = [one for one in trained if one.family.name == FAMILY]
     cache = work / "vectors"
-    normalisation, rewards = normalised_rewards(rated, trunk, cache)
-    asked = [prompt.text for prompt in prompts("train", seed)]
-    fresh = asked[settings.learn + settings.value :][: settings.certify]
+    normalisation, rewards = demo_rewards(demo, work, trunk)
+    if jobs > 1:
+        train_policies(demo, work, np.eye(len(rewards.names)), seed=seed, settings=settings, jobs=jobs, progress=say)
+    asked, fresh = search_prompts(seed, settings)
     palm = build_portfolio(
         demo / "language_model" / "base",
         rewards,
@@ -103,11 +113,7 @@ def train_portfolio(
         family=FAMILY,
         seed=seed,
         settings=settings.palm,
-        asked=Prompts(
-            tuple(asked[: settings.learn]),
-            tuple(prompt.text for prompt in prompts("validation", seed)[: settings.choose]),
-            tuple(asked[settings.learn : settings.learn + settings.value]),
-        ),
+        asked=asked,
         fresh=fresh,
         base_name=BASE_NAME,
         progress=say,
@@ -123,6 +129,62 @@ def train_portfolio(
     portfolio = portfolio_of(pool, values, made_for, palm.certificate)
     (demo / "portfolio.json").write_bytes(write_portfolio(portfolio))
     return portfolio
+
+
+def demo_rewards(demo: Path, work: Path, trunk: Embedder | None = None) -> tuple[Normalisation, Rewards]:
+    """Returns what `normalised_rewards` does, for the demo's heads, with the cache of a search in `work`."""
+    [rated] = [one for one in load_heads(demo)[0] if one.family.name == FAMILY]
+    return normalised_rewards(rated, trunk or load_demo_trunk(), work / "vectors")
+
+
+def train_policies(
+    demo: Path,
+    work: Path,
+    weights: Array,
+    *,
+    seed: int = 0,
+    settings: PortfolioSettings,
+    jobs: int = 1,
+    progress: Callable[[str], None],
+) -> tuple[Solution, ...]:
+    """Returns the policies for `weights` `[J, d]`, aligned exactly as the search aligns its own; what `work` holds is not trained again.
+
+    Raises:
+        OracleFailed: one could not be trained; those that were are kept.
+    """
+    if jobs < 2:
+        return tuple(_train_policy(demo, work, row, seed, settings) for row in weights)
+    found = []
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(_train_policy, demo, work, row, seed, settings) for row in weights]
+        for number, one in enumerate(waiting, start=1):
+            found.append(one.result())
+            progress(f"{number} of {len(weights)} policies trained")
+    return tuple(found)
+
+
+def _train_policy(demo: Path, work: Path, weights: Array, seed: int, settings: PortfolioSettings) -> Solution:
+    oracle = DpoOracle(
+        base=demo / "language_model" / "base",
+        rewards=demo_rewards(demo, work)[1],
+        prompts=search_prompts(seed, settings)[0],
+        out=work / "members",
+        seed=seed,
+        settings=settings.palm.member,
+        slack=settings.palm.slack,
+        confidence=settings.palm.confidence,
+        base_name=BASE_NAME,
+    )
+    return oracle.solve(weights)
+
+
+def search_prompts(seed: int, settings: PortfolioSettings) -> tuple[Prompts, tuple[str, ...]]:
+    """Returns what the search asks (`held_out` is what it values policies on), and the fresh prompts of the certificate."""
+    training = tuple(prompt.text for prompt in prompts("train", seed))
+    choosing = tuple(prompt.text for prompt in prompts("validation", seed)[: settings.choose])
+    fresh = settings.learn + settings.value
+    asked = Prompts(training[: settings.learn], choosing, training[settings.learn : fresh])
+    return asked, training[fresh : fresh + settings.certify]
 
 
 def normalised_rewards(rated: TrainedFamily, trunk: Embedder, cache: Path | None) -> tuple[Normalisation, Rewards]:

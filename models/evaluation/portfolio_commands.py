@@ -88,6 +88,25 @@ def portfolio_approximations(
         typer.echo(render(compare(base, members, load_rewards(rewards or DEMO_REWARDS), demo_prompts().held_out, pairs, out, seed=seed)))
 
 
+@portfolio_app.command("compare")
+def portfolio_compare(
+    work: Annotated[Path, typer.Option(help="Of `attune train portfolio`; users' models join its members.")] = Path(".attune/portfolio"),
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if absent.")] = Path(".attune/compare"),
+    users: Annotated[int, typer.Option(min=8, help="Users with a model of their own, a minute or two of one core each.")] = 30,
+    draws: Annotated[int, typer.Option(min=2, help="Random portfolios of each size.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="Models trained at the same time, one thread each.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of users and draws.")] = 0,
+) -> None:
+    """What users lose with the demo's members against a model aligned to them alone, and what random portfolios lose."""
+    from models.evaluation.portfolio_users import compare_portfolios, render  # noqa: PLC0415 - torch
+
+    with plainly():
+        found = compare_portfolios(
+            DEMO, work, out, users=users, draws=draws, seed=seed, jobs=jobs, progress=lambda line: typer.echo(line, err=True)
+        )
+        typer.echo(render(found))
+
+
 @portfolio_app.command("vllm")
 def portfolio_vllm(
     path: Annotated[Path, typer.Argument(help="A bundle, or a folder with base/ and adapters/.")],
