@@ -21,10 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.alignment.answers import Rewards
-from models.alignment.dpo import DpoSettings
-from models.alignment.guard import GuardLimits
 from models.alignment.language_model import BASE_NAME
-from models.alignment.member import DOCUMENT, MemberSettings, Prompts
+from models.alignment.member import DOCUMENT, Prompts
 from models.data.embeddings import Embedder, embed_texts
 from models.data.preferences import Texts
 from models.data.synthetic import prompts
@@ -32,6 +30,7 @@ from models.data.trunk import load_demo_trunk
 from models.evaluation.demo import DemoSettings, say
 from models.evaluation.demo_members import install_members, member_pool, member_values, portfolio_of
 from models.evaluation.member_oracles import DpoOracle
+from models.evaluation.members import DEMO_SETTINGS
 from models.evaluation.palm import PalmSettings, build_portfolio
 from models.portfolio.measure import Values
 from models.portfolio.oracles import Solution
@@ -43,18 +42,6 @@ Array = NDArray[np.float64]
 
 FAMILY = "attributes"
 """The family whose heads are PALM's rewards: each is what its name says, and rated in [0, 1]."""
-
-
-# The best of sixteen answers shows what a user wants clearly; of eight, four in ten of the chosen ones did not (concise).
-MEMBER = MemberSettings(
-    answers=16,
-    pairs=2,
-    dpo=DpoSettings(imitation=1.0, learning_rate=2e-3, epochs=2, checkpoints=2),
-    # The base speaks in six manners and a member keeps to one: even the generator's own formal answers have a third of the pairs of words.
-    limits=GuardLimits(least_diversity=0.2),
-    validation_answers=1,
-    held_out_answers=1,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +60,7 @@ class PortfolioSettings:
     certify: int = 280
     choose: int = 60
     palm: PalmSettings = field(
-        default_factory=lambda: PalmSettings(epsilon=0.015, delta=0.015, max_calls=24, most_members=6, answers=2, member=MEMBER)
+        default_factory=lambda: PalmSettings(epsilon=0.015, delta=0.015, max_calls=24, most_members=6, answers=2, member=DEMO_SETTINGS)
     )
 
 

@@ -262,6 +262,7 @@ def _lay_out(palm: Palm, base: str, pruned: Pruned, measured: Array, settings: P
     """Writes the adapters that are served, their roster, and `palm.json`, the account of it all."""
     out, search = palm.out, palm.search
     roster: dict[str, Any] = {}
+    shutil.rmtree(out / "adapters", ignore_errors=True)  # an earlier run may have kept others
     for name in palm.names:
         folder = out / "adapters" / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ def portfolio_build(
     out: Annotated[Path, typer.Option(help="Folder to write to; made if absent.")] = Path(".attune/portfolio"),
     base_name: Annotated[str, typer.Option(help="What the adapters call their base.")] = "",
     max_calls: Annotated[int, typer.Option(min=2, help="Most members that are trained.")] = 12,
+    most_members: Annotated[int | None, typer.Option(min=1, help="That are kept; as many as the promise takes if not given.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Of a member: dpo.beta=.2, answers=4, ...")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random in this command.")] = 0,
 ) -> None:
@@ -47,7 +48,7 @@ def portfolio_build(
     from models.evaluation.palm import PalmSettings, build_from_files  # noqa: PLC0415 - torch
 
     with plainly():
-        settings = PalmSettings(max_calls=max_calls, member=changed(DEMO_SETTINGS, changes or []))
+        settings = PalmSettings(max_calls=max_calls, most_members=most_members, member=changed(DEMO_SETTINGS, changes or []))
         judged_by = load_rewards(rewards)
         told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=typer.echo)
         typer.echo(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,6 +158,11 @@ def test_a_portfolio_is_built_certified_laid_out_and_goes_on_after_a_failure(tin
     assert [line for line in told if line.startswith("call")] == []
     assert json.loads((tmp_path / "palm.json").read_text()) == document
     assert again.names == palm.names
+    single = build_portfolio(base, rewards(), normal, tmp_path, settings=replace(settings, most_members=1), **arguments)
+    assert len(single.names) == len(read_roster(tmp_path / "roster.json")) == len(list((tmp_path / "adapters").iterdir())) == 1
+    # Members that are not kept go on to bound what any policy could give.
+    assert single.certificate.oracle_calls == palm.search.calls > 1
+    np.testing.assert_allclose(single.certificate.vertices, palm.certificate.vertices, atol=0.05)
 
 
 def test_the_command_builds_a_portfolio_for_any_model_rewards_and_prompts(tiny, tmp_path):
