@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.seam.evidence import MAX_EVIDENCE
-from models.seam.family import Row, Scored
+from models.seam.family import Row, Scored, mixed_scores, reward_difference
 from models.seam.family_format import Format, Stored, Written
 from models.seam.gaussian import attenuated_probability
+from models.seam.reward_heads import RewardHeads
 
 Array = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ LONGEST = 2.0 * MAX_EVIDENCE
 
 
 @dataclass(frozen=True, slots=True)
-class Additive:
+class Additive(RewardHeads):
     """A linear taste as a point of the simplex: everybody's head, and two heads for each axis, one at either end of it.
 
     With `c` the reach, the heads are `r_0` and `r_0 +- c z_j / a`, so that weights `max(+-u_j, 0) / c` on the ends and the
@@ -40,9 +41,6 @@ class Additive:
         reach: `c`, standard deviations of the population.
     """
 
-    name: str
-    heads: tuple[str, ...]
-    logit_scale: float
     reach: float
 
     def __post_init__(self) -> None:
@@ -61,18 +59,6 @@ class Additive:
     def evidence_size(self) -> int:
         return evidence_size(self.axes)
 
-    @property
-    def candidate_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_rewards",)
-
-    @property
-    def prompt_outputs(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def scores_with_prompt(self) -> bool:
-        return False
-
     def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - a user's taste does not see the prompt
         return self._simplex(additive_posterior(evidence, self.axes)[0])
 
@@ -82,7 +68,7 @@ class Additive:
         axes = self._along_axes(rewards) / self.logit_scale
         # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
         variance = np.sum(np.einsum("nd,de->ne", axes, covariance) * axes, axis=1)
-        return Scored((rewards * weights).sum(axis=1), np.sqrt(np.maximum(variance, 0.0)), weights, rewards)
+        return Scored(mixed_scores(rewards, weights), np.sqrt(np.maximum(variance, 0.0)), weights, rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
@@ -106,7 +92,7 @@ class Additive:
 
     def _difference(self, chosen: Row, rejected: Row) -> Array:
         name = f"{self.name}_rewards"
-        difference = np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
+        difference = reward_difference(name, chosen, rejected)
         if difference.shape != (len(self.heads),):
             raise ValueError(f"rows of {name!r} are {difference.shape}; ({len(self.heads)},) was expected")
         return difference

@@ -16,42 +16,21 @@ from models.seam import gaussian, hedge
 from models.seam.arrays import expect_finite, expect_shape
 from models.seam.evidence import quantise
 from models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
+from models.seam.reward_heads import GatedMixture, GlobalHeads, RewardHeads
 
 __all__ = ["BradleyTerry", "Families", "Family", "Micro", "Row", "Scored", "Vrf"]
 
 Array = NDArray[np.float64]
-LEAST_LOG_GATE = -700.0
-"""A gate of exactly 0 is read as `exp(-700)`: no evidence could bring such a head back, and all at 0 would be no law."""
 
 
 @dataclass(frozen=True, slots=True)
-class BradleyTerry:
+class BradleyTerry(GlobalHeads):
     """One global head for everybody: the baseline, `P = sigma(a ds)` (Bradley and Terry 1952)."""
-
-    name: str
-    heads: tuple[str, ...]
-    logit_scale: float
 
     def __post_init__(self) -> None:
         expect_heads(self.heads, self.logit_scale)
         if len(self.heads) != 1:
             raise ValueError(f"bradley_terry has one head; {len(self.heads)} were given")
-
-    @property
-    def evidence_size(self) -> int:
-        return 0
-
-    @property
-    def candidate_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_rewards",)
-
-    @property
-    def prompt_outputs(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def scores_with_prompt(self) -> bool:
-        return False
 
     def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - everybody's weights are alike
         return np.ones(1)
@@ -60,33 +39,21 @@ class BradleyTerry:
         return Scored(rewards[:, 0], np.zeros(len(rewards)), self.weights(evidence, prompt), rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as above
-        return float(hedge.sigmoid(self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected))[0])
-
-    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - nothing to learn
-        return np.zeros(0)
+        return float(hedge.sigmoid(self.margins(chosen, rejected))[0])
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
         return np.ones((samples, 1))
 
-    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002
-        return None
-
 
 @dataclass(frozen=True, slots=True)
-class Micro:
-    """Mixture of Bradley-Terry heads with a gate on the prompt, and Hedge per user (Shen et al. 2025; SCIENCE §2).
+class Micro(GatedMixture):
+    """The gated mixture itself, without the heads that an audit closed (Shen et al. 2025; SCIENCE §2).
 
     Attributes:
-        log_prior: `[K]` mean log gate, used where there is no prompt.
         mask: `[K]` False for heads that an audit found harmful; their weight is 0.
         closed: `[K]` the mask in logs, 0 or `-inf`.
     """
 
-    name: str
-    heads: tuple[str, ...]
-    logit_scale: float
-    settings: hedge.HedgeSettings
-    log_prior: Array
     mask: NDArray[np.bool_]
     closed: Array = field(init=False, repr=False)
 
@@ -99,58 +66,14 @@ class Micro:
         expect_finite(log_prior=self.log_prior[self.mask])
         object.__setattr__(self, "closed", np.where(self.mask, 0.0, -np.inf))
 
-    @property
-    def evidence_size(self) -> int:
-        return len(self.heads)
-
-    @property
-    def candidate_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_rewards",)
-
-    @property
-    def prompt_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_gate",)
-
-    @property
-    def scores_with_prompt(self) -> bool:
-        return True
-
-    def weights(self, evidence: Array, prompt: Row | None) -> Array:
-        gate = self.log_prior if prompt is None else np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64)
-        return hedge.hedge_weights(np.maximum(gate, LEAST_LOG_GATE) + self.closed, evidence, eta=self.settings.eta)
-
-    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
-        weights = self.weights(evidence, prompt)
-        scores = mixed_scores(rewards, weights)
-        # The posterior is over which head is this user, so the spread of a score is that of the heads around it.
-        stds = np.sqrt(mixed_scores((rewards - scores[:, None]) ** 2, weights))
-        return Scored(scores, stds, weights, rewards)
-
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
-        return hedge.mixed_probability(self.weights(evidence, prompt), self._margins(chosen, rejected))
-
-    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - losses do not see the prompt
-        return hedge.hedge_evidence(self._margins(chosen, rejected), cap=self.settings.cap, tie=tie)
-
-    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
-        heads = rng.choice(len(self.heads), size=samples, p=self.weights(evidence, prompt))
-        draws: Array = np.eye(len(self.heads))[heads]
-        return draws
-
-    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002
-        return None
-
-    def _margins(self, chosen: Row, rejected: Row) -> Array:
-        return self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected)
+    def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
+        return hedge.hedge_weights(self.log_gate(prompt) + self.closed, evidence, eta=self.settings.eta)
 
 
 @dataclass(frozen=True, slots=True)
-class Vrf:
+class Vrf(RewardHeads):
     """A user as a Gaussian matched to shared bases (Lee et al. 2026; SCIENCE §5)."""
 
-    name: str
-    heads: tuple[str, ...]
-    logit_scale: float
     bases: gaussian.Bases
     encoder: gaussian.PairEncoder
 
@@ -173,10 +96,6 @@ class Vrf:
     def prompt_outputs(self) -> tuple[str, ...]:
         return (f"{self.name}_prompt_features",)
 
-    @property
-    def scores_with_prompt(self) -> bool:
-        return False
-
     def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - a user's match does not see the prompt
         return gaussian.matching_weights(*gaussian.posterior(evidence), self.bases)
 
@@ -187,7 +106,7 @@ class Vrf:
         return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
-        margins = self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected)
+        margins = self.margins(chosen, rejected)
         mean, std = gaussian.posterior(evidence)
         weights = gaussian.matching_weights(mean, std, self.bases)
         variance = gaussian.margin_variance(weights, margins, std, self.bases)

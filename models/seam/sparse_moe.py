@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from models.seam import hedge
 from models.seam.arrays import expect_finite, expect_shape
-from models.seam.families import LEAST_LOG_GATE
-from models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
+from models.seam.family import Row, expect_heads
 from models.seam.family_format import Format, Stored, Written
+from models.seam.reward_heads import LEAST_LOG_GATE, GatedMixture
 
 Array = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ def awake(log_gate: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class SparseMoe:
+class SparseMoe(GatedMixture):
     """Experts in sparse use: the shared one always, and the `active` likeliest of the others for this user and prompt.
 
     Attributes:
@@ -60,11 +60,6 @@ class SparseMoe:
             Otherwise every expert is charged its own loss. A sum of what single comparisons say either way.
     """
 
-    name: str
-    heads: tuple[str, ...]
-    logit_scale: float
-    settings: hedge.HedgeSettings
-    log_prior: Array
     active: int
     sleeping: bool = False
 
@@ -75,61 +70,18 @@ class SparseMoe:
         if not 1 <= self.active < len(self.heads):
             raise ValueError(f"active is {self.active}; it must be 1 to {len(self.heads) - 1}, the number of routed experts")
 
-    @property
-    def evidence_size(self) -> int:
-        return len(self.heads)
-
-    @property
-    def candidate_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_rewards",)
-
-    @property
-    def prompt_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_gate",)
-
-    @property
-    def scores_with_prompt(self) -> bool:
-        return True
-
-    def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
-        """Returns the posterior over all experts `[H]`, before the cut."""
-        gate = self.log_prior if prompt is None else np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64)
-        return hedge.hedge_weights(np.maximum(gate, LEAST_LOG_GATE), evidence, eta=self.settings.eta)
-
     def weights(self, evidence: Array, prompt: Row | None) -> Array:
         return keep_largest(self.posterior_weights(evidence, prompt), self.active)
 
-    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
-        weights = self.weights(evidence, prompt)
-        scores = mixed_scores(rewards, weights)
-        # The posterior is over which expert is this user, so the spread of a score is that of the open experts around it.
-        stds = np.sqrt(mixed_scores((rewards - scores[:, None]) ** 2, weights))
-        return Scored(scores, stds, weights, rewards)
-
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
-        return hedge.mixed_probability(self.weights(evidence, prompt), self._margins(chosen, rejected))
-
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
         # Of all experts, not of the open ones: the sum must not depend on what the user was when the comparison came.
-        margins = self._margins(chosen, rejected)
+        margins = self.margins(chosen, rejected)
         if not self.sleeping:
             return hedge.hedge_evidence(margins, cap=self.settings.cap, tie=tie)
         charged = awake(np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64))
         losses = hedge.losses(margins, cap=self.settings.cap, tie=tie)
         evidence: Array = charged * (losses - (charged * losses).sum() / charged.sum())
         return evidence
-
-    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
-        # From the posterior before the cut: what is cut for speed would otherwise never be explored again.
-        heads = rng.choice(len(self.heads), size=samples, p=self.posterior_weights(evidence, prompt))
-        draws: Array = np.eye(len(self.heads))[heads]
-        return draws
-
-    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002 - no Gaussian
-        return None
-
-    def _margins(self, chosen: Row, rejected: Row) -> Array:
-        return self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected)
 
 
 def _write(family: SparseMoe) -> Written:

@@ -16,12 +16,13 @@ from models.seam import hedge
 from models.seam.arrays import expect_finite, expect_shape
 from models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
 from models.seam.family_format import Format, Stored, Written
+from models.seam.reward_heads import GlobalHeads
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class SparseRm:
+class SparseRm(GlobalHeads):
     """A reward that can be read: which directions of the trunk speak for a text, and which against it.
 
     Attributes:
@@ -31,9 +32,6 @@ class SparseRm:
         examples: per head, texts (cut short) in which its latent fires most; empty for heads that are sums.
     """
 
-    name: str
-    heads: tuple[str, ...]
-    logit_scale: float
     shares: Array
     examples: tuple[tuple[str, ...], ...]
 
@@ -46,22 +44,6 @@ class SparseRm:
         if len(self.examples) != len(self.heads):
             raise ValueError(f"there are examples of {len(self.examples)} heads; the family has {len(self.heads)}")
 
-    @property
-    def evidence_size(self) -> int:
-        return 0
-
-    @property
-    def candidate_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_rewards",)
-
-    @property
-    def prompt_outputs(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def scores_with_prompt(self) -> bool:
-        return False
-
     def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - everybody's weights are alike
         return self.shares
 
@@ -72,14 +54,8 @@ class SparseRm:
         margin = float(reward_difference(f"{self.name}_rewards", chosen, rejected) @ self.shares)
         return float(hedge.sigmoid(np.array(self.logit_scale * margin)))
 
-    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - nothing to learn
-        return np.zeros(0)
-
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
         return np.tile(self.shares, (samples, 1))
-
-    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:  # noqa: ARG002 - no Gaussian
-        return None
 
 
 def examples_of(family: object, head: int) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.seam.reward_heads import LEAST_LOG_GATE
 from models.training.loop import TrainingDiverged, reproducible
 
 Array = NDArray[np.float64]
-LEAST_LOG_GATE = -700.0
 
 
 @dataclass(frozen=True, slots=True)
