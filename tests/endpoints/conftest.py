@@ -18,6 +18,7 @@ from service.settings import Settings
 from service.state.embedded import EmbeddedRedis
 from service.state.memory_store import MemoryStore
 from service.state.store import Store
+from tests.clock import Clock
 from tests.endpoints.voices import Voice, voices
 from tests.state.servers import embedded_in_a_thread
 from tests.tiny_bundle import write_tiny_bundle
@@ -28,16 +29,6 @@ SHORT, LONG, WARM = (
     "put it in water for six minutes , then eat it , that is the best way to boil an egg",
     "lovely friend , glad dear",
 )
-
-
-@dataclass
-class Clock:
-    """Time that passes when told to."""
-
-    now_s: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @dataclass

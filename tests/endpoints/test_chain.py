@@ -12,7 +12,8 @@ import pytest
 from service.app import create_app
 from service.settings import Settings
 from service.state.memory_store import MemoryStore
-from tests.endpoints.conftest import PROMPT, Clock, Service
+from tests.clock import Clock
+from tests.endpoints.conftest import PROMPT, Service
 from tests.endpoints.test_streaming import listening
 from tests.endpoints.voices import SAYINGS
 from tests.tiny_bundle import MEMBERS

@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 
 from service.members.breaker import Breaker
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -37,7 +31,7 @@ def fail(breaker, times):
 
 def test_it_opens_after_failures_in_a_row_and_says_how_long(breaker, clock, states):
     fail(breaker, 3)
-    clock.now += 4.0
+    clock.now_s += 4.0
     assert breaker.enter() == 6.0
     assert states == ["open"]
 
@@ -53,7 +47,7 @@ def test_a_success_in_between_begins_the_count_anew(breaker, states):
 
 def test_after_a_while_one_trial_is_let_through_and_closes_it(breaker, clock, states):
     fail(breaker, 3)
-    clock.now += 10.0
+    clock.now_s += 10.0
     assert breaker.enter() == 0.0
     assert breaker.enter() > 0.0
     breaker.leave("succeeded")
@@ -63,7 +57,7 @@ def test_after_a_while_one_trial_is_let_through_and_closes_it(breaker, clock, st
 
 def test_a_trial_that_fails_opens_it_for_as_long_again(breaker, clock, states):
     fail(breaker, 3)
-    clock.now += 10.0
+    clock.now_s += 10.0
     breaker.enter()
     breaker.leave("failed")
     assert breaker.enter() == 10.0
@@ -72,7 +66,7 @@ def test_a_trial_that_fails_opens_it_for_as_long_again(breaker, clock, states):
 
 def test_a_trial_without_a_verdict_gives_its_place_to_the_next(breaker, clock):
     fail(breaker, 3)
-    clock.now += 10.0
+    clock.now_s += 10.0
     breaker.enter()
     breaker.leave("undecided")
     assert breaker.enter() == 0.0

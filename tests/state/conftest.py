@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from service.state.embedded import EmbeddedRedis
 from service.state.memory_store import MemoryStore
 from service.state.redis_store import RedisStore
-from service.state.store import Comparison, Limits, Store, UserKey, user_tag
+from service.state.store import Comparison, Exported, Limits, Store, UserKey, UserSum, user_tag
+from tests.clock import Clock
 from tests.state.servers import BINARY, embedded_in_a_thread
 
 BASIS = "basis-1"
@@ -82,14 +83,15 @@ def comparison(
     return Comparison(event_id, digest, basis, epoch, observed_s, np.array(evidence, dtype=np.float64), payload)
 
 
-@dataclass
-class Clock:
-    """Time that passes when told to."""
+def same(left: UserSum | None, right: UserSum | None) -> bool:
+    """Whether two sums agree to the last bit."""
+    if left is None or right is None:
+        return left is right
+    return left.pack() == right.pack()
 
-    now_s: float = 1_800_000_000.0
 
-    def __call__(self) -> float:
-        return self.now_s
+async def exported(store: Store, key: UserKey) -> list[Exported]:
+    return [each async for each in store.export(key)]
 
 
 @dataclass

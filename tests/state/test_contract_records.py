@@ -18,21 +18,8 @@ from service.state.store import (
     StoredSum,
     TakenBack,
     UserKey,
-    UserSum,
 )
-from tests.state.conftest import BASIS, Bench, comparison
-
-
-def same(left: UserSum | None, right: UserSum | None) -> bool:
-    """Whether two sums agree to the last bit."""
-    if left is None or right is None:
-        return left is right
-    return left.pack() == right.pack()
-
-
-async def exported(store: Store, key: UserKey) -> list[object]:
-    return [each async for each in store.export(key)]
-
+from tests.state.conftest import BASIS, Bench, comparison, exported, same
 
 # --- decisions ------------------------------------------------------------------------------------------------------
 

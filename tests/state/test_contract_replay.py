@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.state.store import Comparison, Limits, LoggedComparison, ReplayedEvidence, Store, StoredSum, UserKey
-from tests.state.conftest import BASIS, Bench, comparison, key_of
+from tests.state.conftest import BASIS, Bench, comparison, exported, key_of
 
 NEW = "basis-2"
 
@@ -103,15 +103,15 @@ async def test_an_export_has_what_was_replayed_and_a_deletion_leaves_nothing(sto
     for index in range(3):
         await store.add_comparison(alice, comparison(f"e{index}"))
         await store.replay_comparison(alice, again(f"e{index}", (float(index), 1.0)))
-    exported = [each async for each in store.export(alice)]
-    replayed = sorted((each for each in exported if isinstance(each, ReplayedEvidence)), key=lambda each: each.event_id)
+    kept = await exported(store, alice)
+    replayed = sorted((each for each in kept if isinstance(each, ReplayedEvidence)), key=lambda each: each.event_id)
     assert [(each.event_id, each.basis, each.evidence.tolist()) for each in replayed] == [
         (f"e{index}", NEW, [float(index), 1.0]) for index in range(3)
     ]
-    assert {each.basis for each in exported if isinstance(each, StoredSum)} == {BASIS, NEW}
+    assert {each.basis for each in kept if isinstance(each, StoredSum)} == {BASIS, NEW}
     deleted = await store.delete_user(alice)
     assert (deleted.keys, deleted.comparisons) == (5, 3)  # two sums, what was replayed, events, log
-    assert [each async for each in store.export(alice)] == []
+    assert await exported(store, alice) == []
     assert await store.replay_comparison(alice, again("e1", (1.0, 1.0))) == "gone"
     assert await store.read_user(alice, NEW) is None
 
@@ -138,7 +138,7 @@ async def test_a_replay_does_not_prolong_a_users_life(bench: Bench, alice: UserK
     assert await store.read_user(alice, NEW) is not None
     await bench.pass_time(20.0)
     assert await store.read_user(alice, NEW) is None
-    assert [each async for each in store.export(alice)] == []
+    assert await exported(store, alice) == []
 
 
 async def test_what_was_replayed_lives_as_long_as_the_sum_that_has_it(bench: Bench, alice: UserKey) -> None:

@@ -15,7 +15,7 @@ from service.state.embedded import EmbeddedRedis
 from service.state.keys import SUM, UserKey, seal_of
 from service.state.redis_store import RedisStore
 from service.state.store import Limits, LoggedComparison, StoredDecision, UserSum
-from tests.state.conftest import BASIS, age, comparison, key_of
+from tests.state.conftest import BASIS, age, comparison, exported, key_of
 
 
 @pytest.fixture
@@ -81,10 +81,6 @@ async def test_a_damaged_sum_is_a_store_error_and_stays_as_it_is(store: RedisSto
         await store.read_user(alice, BASIS)
     with pytest.raises(StoreUnavailable, match="damaged"):
         await exported(store, alice)
-
-
-async def exported(store: RedisStore, key: UserKey) -> list[object]:
-    return [each async for each in store.export(key)]
 
 
 # --- what is on the server ------------------------------------------------------------------------------------------
