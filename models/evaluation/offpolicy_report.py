@@ -84,7 +84,8 @@ def render(results: Mapping[str, Any]) -> str:
         f"{results['duels']} duels of {results['users']} users. Left out: "
         + (", ".join(f"{count} {reason}" for reason, count in results["left_out"].items() if count) or "nothing")
         + ".",
-        "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user.",
+        "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user. For single",
+        "members trust DR and SNIPS: what routing seldom draws has great weights, and IPS then says less than its interval claims.",
         "",
         "| policy | IPS | SNIPS | DR | not in the log |",
         "|---|---|---|---|---|",
