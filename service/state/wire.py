@@ -70,8 +70,7 @@ class Wire:
         Raises:
             StoreUnavailable: the store is closed, no permit came free in time, or Redis did not answer or refused.
         """
-        if self._closed:
-            raise StoreUnavailable(f"the store at {self._connected.where} is closed")
+        self._check_open()
         began = time.perf_counter()
         try:
             if self._permits.locked():
@@ -85,10 +84,19 @@ class Wire:
                 f"{self._max_connections} of {self._max_connections} connections to Redis at {self._connected.where} "
                 f"were busy for {self._timeout_s:g} s"
             ) from error
+        try:
+            self._check_open()  # it may have been closed while this caller waited, and its connections would open again
+        except StoreUnavailable:
+            self._permits.release()
+            raise
         task = asyncio.create_task(self._owned(operation, work, began), name=f"redis {operation}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"the store at {self._connected.where} is closed")
 
     async def _owned(self, operation: str, work: Callable[[], Awaitable[T]], began: float) -> T:
         answered = False
@@ -105,8 +113,9 @@ class Wire:
     async def command(self, *args: Any) -> Any:
         """Returns the reply to one command; sent once more, over another connection, if the first broke.
 
-        A server that restarted or was demoted costs nobody a request that way. Every command that is sent here may be repeated: the
-        scripts know the request by its token.
+        A server that restarted or was demoted costs nobody a request that way. Every command that is sent here may be repeated:
+        it leaves the same state the second time, and where the answer matters (`add_comparison`, `take_back`) the script knows the
+        request by its token and gives the answer that was lost.
         """
         try:
             return await self._connected.client.execute_command(*args)

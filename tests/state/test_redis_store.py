@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 from service.errors import StoreUnavailable
 from service.state.embedded import EmbeddedRedis
 from service.state.keys import UserKey
-from service.state.redis_store import RedisStore
+from service.state.redis_store import RedisStore, unobserved
 from service.state.store import LoggedComparison
+from service.state.wire import Wire
 from tests.state.conftest import BASIS, comparison, key_of
 
 MakeUser = Callable[[str], UserKey]
@@ -142,6 +143,21 @@ async def test_closing_waits_for_commands_whose_callers_left(own_server: Embedde
     store = RedisStore(own_server.url)
     assert await store.read_user(alice, BASIS) is not None
     await store.aclose()
+
+
+async def test_what_still_waits_for_its_turn_when_the_store_closes_is_refused(server: EmbeddedRedis) -> None:
+    wire = Wire(server.url, max_connections=1, timeout_s=10.0, observe=unobserved)
+    gate = asyncio.Event()
+    under_way = asyncio.create_task(wire.run("under way", gate.wait))
+    waiting = asyncio.create_task(wire.run("waiting", lambda: wire.command("PING")))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(wire.aclose())
+    await asyncio.sleep(0)
+    gate.set()
+    await closing
+    assert await under_way
+    with pytest.raises(StoreUnavailable, match="is closed"):
+        await waiting
 
 
 # --- a server that hangs, dies or refuses ----------------------------------------------------------------------------
