@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,15 +166,11 @@ def _precision(evidence: Array, size: int) -> Array:
     return precision
 
 
-_TRIANGLES: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-"""Row and column of every entry of an upper triangle, by size: made once, since a user is read on every request."""
-
-
+@lru_cache(maxsize=16)  # a user is read on every request
 def _triangle(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if size not in _TRIANGLES:
-        rows, columns = np.triu_indices(size)
-        _TRIANGLES[size] = (rows, columns)
-    return _TRIANGLES[size]
+    """Returns row and column of every entry of an upper triangle, made once for each size."""
+    rows, columns = np.triu_indices(size)
+    return rows, columns
 
 
 def _write(family: Additive) -> Written:

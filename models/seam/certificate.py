@@ -24,7 +24,9 @@ Array = NDArray[np.float64]
 OUTSIDE = 1e-9
 """Share of negative weight, after the weight map, up to which it counts as rounding."""
 
-_SIZED = ("offset", "scale", "worst_weights", "weight_map", "lower", "upper", "vertices")
+_VECTORS = ("offset", "scale", "worst_weights")
+_MATRICES = ("weight_map", "lower", "upper", "vertices")
+_SIZED = _VECTORS + _MATRICES
 _NUMBERS = ("epsilon", "delta", "confidence", "worst_ratio", "gap")
 
 
@@ -69,16 +71,10 @@ class Certificate:
 
     def __post_init__(self) -> None:
         size = len(self.rewards)
-        for name, leading in (
-            ("offset", ()),
-            ("scale", ()),
-            ("worst_weights", ()),
-            ("weight_map", None),
-            ("lower", None),
-            ("vertices", None),
-        ):
-            array = getattr(self, name)
-            expect_shape(name, array, (size,) if leading == () else (len(array), size))
+        for name in _VECTORS:
+            expect_shape(name, getattr(self, name), (size,))
+        for name, array in (("weight_map", self.weight_map), ("lower", self.lower), ("vertices", self.vertices)):
+            expect_shape(name, array, (len(array), size))
         expect_shape("upper", self.upper, self.lower.shape)
         expect_finite(**{name: getattr(self, name) for name in _SIZED}, numbers=np.array([getattr(self, name) for name in _NUMBERS]))
         if len(self.vertices) == 0 or len(self.lower) == 0 or np.any(self.scale <= 0) or np.any(self.lower > self.upper):
@@ -131,14 +127,6 @@ class Certificate:
         low, high = self.bounds(mapped)
         return min(1.0, max(low / high if high > 0 else 1.0, self.worst_ratio, 0.0))
 
-    def certified_gap(self, weights: Array) -> float | None:
-        """Returns the most that this user can lose to a policy of their own, in normalised reward; None as in `certified_ratio`."""
-        mapped = self.palm_weights(weights)
-        if mapped is None:
-            return None
-        low, high = self.bounds(mapped)
-        return max(0.0, min(high - low, self.gap))
-
     def summary(self) -> dict[str, Any]:
         """Returns the certificate for people, as JSON types: everything but vertices and weight map."""
         document = self.document()
@@ -172,7 +160,7 @@ def read_certificate(document: Mapping[str, Any]) -> Certificate:
         raise ValueError(f"certificate has no field {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"certificate holds something that is no number: {error}") from error
-    if any(arrays[name].ndim != (1 if name in {"offset", "scale", "worst_weights"} else 2) for name in _SIZED):
+    if any(arrays[name].ndim != 1 for name in _VECTORS) or any(arrays[name].ndim != 2 for name in _MATRICES):
         raise ValueError(f"certificate has arrays of shapes { {name: array.shape for name, array in arrays.items()} }")
     fields: dict[str, Any] = {**arrays, **numbers}
     return Certificate(family=family, rewards=rewards, method=str(document.get("method", "exact")), oracle_calls=calls, **fields)

@@ -25,7 +25,6 @@ from models.seam.hedge import HedgeSettings
 
 Array = NDArray[np.float64]
 
-
 SCHEMA = 1
 
 

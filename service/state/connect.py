@@ -5,7 +5,7 @@
     redis+cluster://[user:password@]host[:port],host[:port]                   rediss+cluster:// with TLS
 
 Connections are bounded, have timeouts, and speak RESP2 (no push messages that a reply could be mistaken for). redis-py repeats nothing by
-itself: behind Sentinel it would repeat to the old primary, on a cluster without asking which operation it is; `RedisStore` does that.
+itself: behind Sentinel it would repeat to the old primary, on a cluster without asking which operation it is; `Wire` does that.
 `where` names the server for messages and never holds the password.
 """
 

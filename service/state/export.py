@@ -1,7 +1,7 @@
 """Everything that Redis keeps of a user, read in pages of bounded size through one reading function.
 
-Sums come first, then the log from its oldest entry, what was replayed of it, then decisions. Each page is one round trip. What is added
-while an export runs may or may not be in it; nothing that was there before is missed.
+Sums come first, then the log from its oldest entry, what was replayed of it, the member that served last, and decisions. Each page is one
+round trip. What is added while an export runs may or may not be in it; nothing that was there before is missed.
 """
 
 from __future__ import annotations

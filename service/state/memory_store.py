@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from models.seam.evidence import align
 from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
 from service.state.keys import UserKey, checked_name, is_name
 from service.state.records import (
-    EPOCH_BITS,
     Comparison,
     Exported,
     KnownEvent,
@@ -299,9 +299,5 @@ def _with(held: UserSum | None, comparison: Comparison) -> UserSum:
 def _moved(held: UserSum, epoch: int, evidence: Vector, sign: int) -> UserSum:
     """Returns `held` with `evidence` added (sign +1) or subtracted (-1), both first brought to the later of the two epochs."""
     later = max(held.epoch, epoch)
-    aligned = np.ldexp(held.evidence, _exponent(held.epoch, later)) + sign * np.ldexp(evidence, _exponent(epoch, later))
+    aligned = align(held.evidence, held.epoch, later) + sign * align(evidence, epoch, later)
     return replace(held, count=held.count + sign, epoch=later, evidence=aligned)
-
-
-def _exponent(epoch: int, later: int) -> int:
-    return max(-EPOCH_BITS * (later - epoch), -4096)  # 2^-4096 is 0 already, and fits the C int of ldexp

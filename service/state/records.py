@@ -18,10 +18,7 @@ Vector = NDArray[np.float64]
 
 HEADER_DOUBLES = 4
 DIGEST_BYTES = 16
-EPOCH_BITS = 256
-"""One epoch is 256 half-lives, so evidence of epoch e is 2^(256 (e - f)) of the same evidence under landmark f."""
-
-MAX_EVIDENCE = 2048
+MAX_EVIDENCE_DOUBLES = 2048
 MAX_EVENT_ID_BYTES = 256
 _MAX_EPOCH = 2**40
 
@@ -93,8 +90,8 @@ class Comparison:
         checked_name("basis", self.basis)
         if len(self.digest) != DIGEST_BYTES:
             raise ValueError(f"digest has {len(self.digest)} bytes, not {DIGEST_BYTES}")
-        if self.evidence.ndim != 1 or not 1 <= self.evidence.size <= MAX_EVIDENCE:
-            raise ValueError(f"evidence has shape {self.evidence.shape}; it must be a vector of 1 to {MAX_EVIDENCE} numbers")
+        if self.evidence.ndim != 1 or not 1 <= self.evidence.size <= MAX_EVIDENCE_DOUBLES:
+            raise ValueError(f"evidence has shape {self.evidence.shape}; it must be a vector of 1 to {MAX_EVIDENCE_DOUBLES} numbers")
         if not bool(np.isfinite(self.evidence).all()):
             raise ValueError(f"evidence holds {int((~np.isfinite(self.evidence)).sum())} numbers that are not finite")
         if abs(self.epoch) > _MAX_EPOCH or not np.isfinite(self.observed_s):

@@ -224,7 +224,10 @@ class Store(Protocol):
         ...
 
     def export(self, key: UserKey) -> AsyncIterator[Exported]:
-        """Yields everything kept of a user: sums, then the log from its oldest entry, then decisions; read in pages."""
+        """Yields everything kept of a user, read in pages.
+
+        That is sums, the log from its oldest entry, what was replayed of it, the member that served last, then decisions.
+        """
         ...
 
     async def delete_user(self, key: UserKey) -> Deleted:

@@ -53,7 +53,6 @@ def test_the_bounds_worked_out_by_hand(certificate):
     assert certificate.bounds(np.array([1.0, 0.0])) == pytest.approx((1.0, 1.0))
     assert certificate.certified_ratio(np.array([1.0, 2.0])) == pytest.approx(0.5 / 0.6)
     assert certificate.certified_ratio(np.array([1.0, 0.0])) == 1.0
-    assert certificate.certified_gap(np.array([1.0, 2.0])) == pytest.approx(0.1)
 
 
 def test_the_greatest_over_the_vertices_is_the_linear_programme(certificate):
@@ -63,16 +62,14 @@ def test_the_greatest_over_the_vertices_is_the_linear_programme(certificate):
         assert certificate.bounds(weights)[1] == pytest.approx(-found.fun)
 
 
-def test_nobody_is_promised_less_than_the_worst_ratio_or_more_than_the_gap(certificate):
-    tight = replace(certificate, worst_ratio=0.95, gap=0.03)
+def test_nobody_is_promised_less_than_the_worst_ratio(certificate):
+    tight = replace(certificate, worst_ratio=0.95)
     assert tight.certified_ratio(np.array([1.0, 2.0])) == 0.95
-    assert tight.certified_gap(np.array([1.0, 2.0])) == 0.03
 
 
 @pytest.mark.parametrize("weights", [[1.0, -0.1], [0.0, 0.0], [np.nan, 1.0]])
 def test_users_of_whom_the_certificate_does_not_speak_have_no_ratio(certificate, weights):
     assert certificate.certified_ratio(np.array(weights)) is None
-    assert certificate.certified_gap(np.array(weights)) is None
 
 
 def test_negative_weight_that_is_rounding_counts_as_none(certificate):

@@ -23,7 +23,8 @@ local function misfit(record, seal, vector)
   if held ~= #vector / 8 + 2 then return {'shape', held - 4} end
 end
 
--- Scales a sum and `size` doubles of a vector, in place, to the later of their two epochs.
+-- Scales a sum and `size` doubles of a vector, in place, to the later of their two epochs, which are 256 half-lives apart: `align` of
+-- models/seam/evidence.py.
 local function align(sum, vector, size)
   local ahead = vector[1] - sum[2]
   local shift = math.max(-256 * math.abs(ahead), -4096) -- 2^-4096 is 0 already, and fits the C int of ldexp
