@@ -3,7 +3,7 @@
     1. the base answers the training prompts            <shared>/training.jsonl
     2. the best against the worst answer under w·r      pairs
     3. DPO of a LoRA adapter                            <out>/work/ checkpoints
-    4. every checkpoint on validation prompts; the last one that the guard accepts is kept
+    4. checkpoints on validation prompts, from the last back to the first that the guard accepts: it is kept
     5. the adapter, and its figures on held-out prompts <out>/adapter_*, <out>/member.json, written last
 
 Every stage goes on where it stopped: call again with the same arguments after a kill. Validation chooses, held-out prompts
@@ -182,24 +182,24 @@ def read_member(folder: Path) -> TrainedMember | None:
 def _choose_checkpoint(
     base: Path | str, aligned: Aligned, rewards: Rewards, weights: Array, asked: Answers, settings: MemberSettings, seed: int, tell: Tell
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Returns the last step that passes the guard on validation prompts, and what was seen at each checkpoint."""
+    """Returns the last step that passes the guard on validation prompts, and what was seen from there to the end, by step.
+
+    Looked at from the end, so that many checkpoints cost nothing where the last is good.
+    """
     looks: list[dict[str, Any]] = []
-    kept: int | None = None
-    for step, folder in sorted(aligned.checkpoints.items()):
+    for step, folder in sorted(aligned.checkpoints.items(), reverse=True):
         found = _measure(load(base, {_NAME: folder}), rewards, weights, asked, seed + 3)
         objections = found.violations(settings.limits)
-        looks.append({"step": step, **found.document(), "violations": objections})
+        looks.insert(0, {"step": step, **found.document(), "violations": objections})
         tell(_line(f"checkpoint {step}", found) + ("" if not objections else "; refused: " + "; ".join(objections)))
         if not objections:
-            kept = step
-    if kept is None:
-        raise MemberRefused(
-            f"none of {len(looks)} checkpoints passes the guard: at step {looks[0]['step']} {'; '.join(looks[0]['violations'])}; "
-            f"at step {looks[-1]['step']} {'; '.join(looks[-1]['violations'])}"
-        )
-    if kept != looks[-1]["step"]:
-        tell(f"rolled back to checkpoint {kept}, the last that passes the guard")
-    return kept, looks
+            if len(looks) > 1:
+                tell(f"rolled back to checkpoint {step}, the last that passes the guard")
+            return step, looks
+    raise MemberRefused(
+        f"none of {len(looks)} checkpoints passes the guard: at step {looks[0]['step']} {'; '.join(looks[0]['violations'])}; "
+        f"at step {looks[-1]['step']} {'; '.join(looks[-1]['violations'])}"
+    )
 
 
 def _measure(model: LanguageModel, rewards: Rewards, weights: Array, before: Answers, seed: int) -> Measured:

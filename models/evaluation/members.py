@@ -39,7 +39,7 @@ DEMO_REWARDS = "models.evaluation.members:MANNER_REWARDS"
 DEMO_SETTINGS = MemberSettings(
     answers=16,
     pairs=2,
-    dpo=DpoSettings(imitation=1.0, learning_rate=2e-3, epochs=2, checkpoints=2),
+    dpo=DpoSettings(imitation=1.0, learning_rate=2e-3, epochs=2, checkpoints=8),
     limits=GuardLimits(least_diversity=0.2),
     held_out_answers=1,
 )

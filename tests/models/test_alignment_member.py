@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_a_member_is_made_whatever_the_architecture_and_made_once(tmp_path, kind
     assert member.document["held_out"]["kl"] > 0
     assert member.document["curve"][-1]["loss"] < member.document["curve"][0]["loss"] == pytest.approx(np.log(2), abs=1e-3)
     assert member.document["curve"][-1]["margin"] > 0
-    assert [look["step"] for look in member.document["checkpoints"]] == [4, 8, 12]
+    assert [look["step"] for look in member.document["checkpoints"]] == [12]  # the last is good: no need to look further back
     assert any(line.startswith("step 1 of 12") for line in told)
     assert load(base, {"it": tmp_path / "member"}).members == ("it",)
     config = json.loads((tmp_path / "member" / "adapter_config.json").read_text())
@@ -122,22 +123,24 @@ def test_imitation_keeps_the_chosen_answers_likely(tmp_path):
 
 def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_not(tmp_path):
     base = write_model(tmp_path / "base")
-    free = trained(base, tmp_path / "free")
-    lengths = [look["ratios"]["length"] for look in free.document["checkpoints"]]
-    assert lengths[0] != lengths[-1]
-    between = (lengths[0] + lengths[-1]) / 2
-    limit = {"least_length": between} if lengths[0] > lengths[-1] else {"most_length": between}
-    passing = [length >= between if "least_length" in limit else length <= between for length in lengths]
+    impossible = MemberSettings(**{**_fields(settings()), "limits": GuardLimits(**{**_fields(LAX), "least_length": 50.0})})
+    with pytest.raises(MemberRefused, match="none of 3 checkpoints passes the guard") as refused:
+        train_member(base, rewards(), (1.0, 0.0), tmp_path / "never", ASKED, seed=0, settings=impossible)
+    assert not (tmp_path / "never" / "member.json").exists()
+    told_lengths = re.findall(r"at step (\d+) answers are (\d+\.\d\d) times as long; at least 50", str(refused.value))
+    (first, early), (last, late) = [(int(step), float(length)) for step, length in told_lengths]
+    assert (first, last) == (4, 12)
+    assert early != late
+    between = (early + late) / 2
+    limit = {"least_length": between} if early > late else {"most_length": between}
     told: list[str] = []
     strict = MemberSettings(**{**_fields(settings()), "limits": GuardLimits(**{**_fields(LAX), **limit})})
     kept = train_member(base, rewards(), (1.0, 0.0), tmp_path / "kept", ASKED, seed=0, settings=strict, progress=told.append)
-    assert kept.step == free.document["checkpoints"][max(np.flatnonzero(passing))]["step"] < free.step
+    looks = kept.document["checkpoints"]
+    assert kept.step == looks[0]["step"] < last
+    assert [bool(look["violations"]) for look in looks] == [False, *[True] * (len(looks) - 1)]
+    assert [look["step"] for look in looks] == list(range(kept.step, last + 1, 4))
     assert any("rolled back" in line for line in told)
-    assert kept.document["checkpoints"][-1]["violations"]
-    impossible = MemberSettings(**{**_fields(settings()), "limits": GuardLimits(**{**_fields(LAX), "least_length": 50.0})})
-    with pytest.raises(MemberRefused, match=r"none of 3 checkpoints.*step 4 answers are \d\.\d\d times as long; at least 50"):
-        train_member(base, rewards(), (1.0, 0.0), tmp_path / "never", ASKED, seed=0, settings=impossible)
-    assert not (tmp_path / "never" / "member.json").exists()
 
 
 def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itself(tmp_path):
