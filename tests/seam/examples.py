@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from models.seam.additive import Additive
 from models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
 from models.seam.gaussian import Bases, PairEncoder
 from models.seam.hedge import HedgeSettings
@@ -67,8 +68,13 @@ def sparserm(rng: np.random.Generator) -> SparseRm:
     )
 
 
+def additive() -> Additive:
+    """Returns a linear taste along two axes."""
+    return Additive("additive", ("everybody", "axis0+", "axis1+", "axis0-", "axis1-"), 1.25, 2.0)
+
+
 def families(rng: np.random.Generator) -> list[Family]:
-    return [bradley_terry(), micro(rng), vrf(rng), sparse_moe(rng), sparserm(rng)]
+    return [bradley_terry(), micro(rng), vrf(rng), sparse_moe(rng), sparserm(rng), additive()]
 
 
 def first_families(rng: np.random.Generator) -> Families:
@@ -92,6 +98,7 @@ def row(rng: np.random.Generator) -> Row:
         "vrf_rewards": rng.normal(size=HEADS).astype(np.float32),
         "vrf_features": rng.normal(size=FEATURES).astype(np.float32),
         "vrf_prompt_features": rng.normal(size=PROMPT_FEATURES).astype(np.float32),
+        "additive_rewards": rng.normal(size=5).astype(np.float32),
     }
 
 

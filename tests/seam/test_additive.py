@@ -110,22 +110,6 @@ def test_a_distance_within_reason_is_left_as_it_is():
     assert evidence[3] == pytest.approx(slope * axes[0] ** 2)
 
 
-@settings(max_examples=30)
-@given(seed=seeds, order=st.permutations(range(8)))
-def test_the_order_of_comparisons_does_not_matter_and_one_can_be_taken_back(seed, order):
-    rng = np.random.default_rng(seed)
-    families = Families([FAMILY])
-    events = [families.learn(*rows(rng), {}, tie=index % 3 == 0) for index in range(8)]
-    first, second = families.prior(), families.prior()
-    for index in range(8):
-        first, second = first + events[index], second + events[order[index]]
-    assert first.tobytes() == second.tobytes()
-    without = families.prior()
-    for index in range(7):
-        without = without + events[index]
-    assert (second - events[7]).tobytes() == without.tobytes()
-
-
 def test_a_comparison_told_twice_counts_twice(rng):
     chosen, rejected = rows(rng)
     families = Families([FAMILY])
