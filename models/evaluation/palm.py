@@ -229,12 +229,17 @@ class _Means:
 
 
 def _prune(search: Search, settings: PalmSettings) -> Pruned:
-    """Returns the smallest portfolio for what was asked, or for what the search proved where `max_calls` ended it before."""
+    """Returns the smallest portfolio for what was asked, or for what the search proved where `max_calls` ended it before.
+
+    Between portfolios of one size those are taken whose members were made for one reward each, as far as there are such: people can
+    name what such a member is for.
+    """
+    prefer = np.array([solution.weights.max() for solution in search.solutions])
     lacking = 0.0 if search.reached else max(0.0, search.proof.excess - settings.delta)
-    pruned = prune(search.solutions, settings.epsilon, settings.delta + lacking + 1e-9)
+    pruned = prune(search.solutions, settings.epsilon, settings.delta + lacking + 1e-9, prefer=prefer)
     if settings.most_members is None or len(pruned.chosen) <= settings.most_members:
         return pruned
-    return prune_to(search.solutions, settings.most_members, settings.epsilon)
+    return prune_to(search.solutions, settings.most_members, settings.epsilon, prefer=prefer)
 
 
 def _on_fresh_prompts(

@@ -104,7 +104,8 @@ def compare_portfolios(
         "prompts": len(next(iter(measured.values()))),
         "judged_by": {},
     }
-    sizes = {size: prune_to(searched, size, 0.0).chosen for size in range(1, largest + 1)}
+    named = np.array([one.weights.max() for one in searched])  # the preference of the search's own pruning
+    sizes = {size: prune_to(searched, size, 0.0, prefer=named).chosen for size in range(1, largest + 1)}
     results["portfolios"] = {str(size): [searched[index].handle for index in chosen] for size, chosen in sizes.items()}
     for judge, values in measured.items():
         policies = Policies(

@@ -49,16 +49,25 @@ class Pruned:
     users: Array
 
 
-def prune(solutions: Sequence[Solution], epsilon: float, delta: float = 0.0, *, beta: float = 0.0, limit_s: float = LIMIT_S) -> Pruned:
+def prune(
+    solutions: Sequence[Solution],
+    epsilon: float,
+    delta: float = 0.0,
+    *,
+    beta: float = 0.0,
+    prefer: Array | None = None,
+    limit_s: float = LIMIT_S,
+) -> Pruned:
     """Returns the fewest solutions that are proved to serve every user within `epsilon` and `delta`.
 
-    The upper bound is that of all solutions. Among covers of one size the one with the greater sum of values is taken.
+    The upper bound is that of all solutions.
 
     Args:
         solutions: of a search; approximate ones among them may be members too.
         epsilon: multiplicative share that may be lost.
         delta: additive share.
         beta: price of KL.
+        prefer: `[M]` in [0, 1], decides between covers of one size: the greater sum is taken; mean values if None.
         limit_s: for each integer programme; one that runs out gives the best cover that it found, and `exact` is False.
 
     Raises:
@@ -72,7 +81,7 @@ def prune(solutions: Sequence[Solution], epsilon: float, delta: float = 0.0, *, 
         )
     bound = upper_bound(solutions, beta=beta)
     users = np.eye(len(solutions[0].weights))
-    prefer = np.array([solution.value.mean() for solution in solutions])
+    prefer = np.array([solution.value.mean() for solution in solutions]) if prefer is None else prefer
     while True:
         covers = _covers(solutions, users, bound, epsilon, delta, beta)
         chosen, exact = smallest_cover(covers, prefer=prefer, limit_s=limit_s)
@@ -88,7 +97,14 @@ def prune(solutions: Sequence[Solution], epsilon: float, delta: float = 0.0, *, 
 
 
 def prune_to(
-    solutions: Sequence[Solution], most: int, epsilon: float, *, beta: float = 0.0, limit_s: float = LIMIT_S, tolerance: float = 1e-3
+    solutions: Sequence[Solution],
+    most: int,
+    epsilon: float,
+    *,
+    beta: float = 0.0,
+    prefer: Array | None = None,
+    limit_s: float = LIMIT_S,
+    tolerance: float = 1e-3,
 ) -> Pruned:
     """Returns at most `most` solutions for the least additive `delta`, found by bisection; `proof.excess` is that delta.
 
@@ -99,7 +115,8 @@ def prune_to(
         most: members that can be afforded, 1 or more.
         epsilon: multiplicative share that may be lost besides.
         beta: price of KL.
-        limit_s: for each integer programme, see `prune`.
+        prefer: see `prune`.
+        limit_s: for each integer programme, see there.
         tolerance: of delta.
 
     Raises:
@@ -108,14 +125,14 @@ def prune_to(
     if most < 1:
         raise ValueError(f"at most {most} members; a portfolio has 1 or more")
     low = max(0.0, prove(solutions, epsilon, beta=beta).excess)
-    found = prune(solutions, epsilon, low, beta=beta, limit_s=limit_s)
+    found = prune(solutions, epsilon, low, beta=beta, prefer=prefer, limit_s=limit_s)
     if len(found.chosen) <= most:
         return found
     # Values and bounds lie in [0, 1]: with a delta of 1 any one policy will do.
-    found, high = prune(solutions, epsilon, 1.0, beta=beta, limit_s=limit_s), 1.0
+    found, high = prune(solutions, epsilon, 1.0, beta=beta, prefer=prefer, limit_s=limit_s), 1.0
     while high - low > tolerance:
         middle = (low + high) / 2.0
-        tried = prune(solutions, epsilon, middle, beta=beta, limit_s=limit_s)
+        tried = prune(solutions, epsilon, middle, beta=beta, prefer=prefer, limit_s=limit_s)
         if len(tried.chosen) <= most:
             found, high = tried, max(low, min(middle, tried.proof.excess))
         else:

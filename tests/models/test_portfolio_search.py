@@ -262,6 +262,10 @@ def test_of_portfolios_of_a_given_size_the_one_that_leaves_least_unproved_is_fou
     assert found.proof.excess == pytest.approx(prove(solutions, 0.0, chosen=found.chosen).excess)
     assert found.proof.excess <= least + 1e-4
     assert prune_to(solutions, len(solutions), 0.02).chosen == prune(solutions, 0.02).chosen
+    # Of two that are as good the preferred one is kept.
+    twice = [*solutions, *(replace(one, handle=f"{one.handle} again") for one in solutions)]
+    later = np.repeat([0.0, 1.0], len(solutions))
+    assert min(prune_to(twice, most, 0.0, prefer=later).chosen) >= len(solutions) > max(prune_to(twice, most, 0.0, prefer=1 - later).chosen)
     with pytest.raises(ValueError, match="at most 0 members"):
         prune_to(solutions, 0, 0.02)
 
