@@ -39,6 +39,9 @@ from models.seam.certificate import Certificate
 Array = NDArray[np.float64]
 Tell = Callable[[str], None]
 
+NOISE = 0.01
+"""Reward by which portfolios may differ before one counts as better: less than the standard error of a value on some hundred prompts."""
+
 
 @dataclass(frozen=True, slots=True)
 class PalmSettings:
@@ -239,7 +242,7 @@ def _prune(search: Search, settings: PalmSettings) -> Pruned:
     pruned = prune(search.solutions, settings.epsilon, settings.delta + lacking + 1e-9, prefer=prefer)
     if settings.most_members is None or len(pruned.chosen) <= settings.most_members:
         return pruned
-    return prune_to(search.solutions, settings.most_members, settings.epsilon, prefer=prefer)
+    return prune_to(search.solutions, settings.most_members, settings.epsilon, prefer=prefer, tolerance=NOISE)
 
 
 def _on_fresh_prompts(

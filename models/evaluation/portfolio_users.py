@@ -25,6 +25,7 @@ from models.alignment.member import fingerprint
 from models.data.synthetic import prompts
 from models.evaluation.demo_portfolio import PortfolioSettings, demo_rewards, train_policies
 from models.evaluation.members import MANNER_REWARDS
+from models.evaluation.palm import NOISE
 from models.evaluation.report import commit
 from models.portfolio.geometry import lower_corners
 from models.portfolio.oracles import Solution
@@ -105,7 +106,7 @@ def compare_portfolios(
         "judged_by": {},
     }
     named = np.array([one.weights.max() for one in searched])  # the preference of the search's own pruning
-    sizes = {size: prune_to(searched, size, 0.0, prefer=named).chosen for size in range(1, largest + 1)}
+    sizes = {size: prune_to(searched, size, 0.0, prefer=named, tolerance=NOISE).chosen for size in range(1, largest + 1)}
     results["portfolios"] = {str(size): [searched[index].handle for index in chosen] for size, chosen in sizes.items()}
     for judge, values in measured.items():
         policies = Policies(

@@ -106,7 +106,7 @@ def prune_to(
     limit_s: float = LIMIT_S,
     tolerance: float = 1e-3,
 ) -> Pruned:
-    """Returns at most `most` solutions for the least additive `delta`, found by bisection; `proof.excess` is that delta.
+    """Returns at most `most` solutions for the least additive `delta`, found by bisection.
 
     All solutions go on to bound what any policy could give: a portfolio for serving may be smaller than the search behind its proof.
 
@@ -117,7 +117,7 @@ def prune_to(
         beta: price of KL.
         prefer: see `prune`.
         limit_s: for each integer programme, see there.
-        tolerance: of delta.
+        tolerance: of delta; within it the preferred solutions are taken.
 
     Raises:
         ValueError: `most` is below 1.
@@ -129,15 +129,15 @@ def prune_to(
     if len(found.chosen) <= most:
         return found
     # Values and bounds lie in [0, 1]: with a delta of 1 any one policy will do.
-    found, high = prune(solutions, epsilon, 1.0, beta=beta, prefer=prefer, limit_s=limit_s), 1.0
-    while high - low > tolerance:
+    high = 1.0
+    while high - low > tolerance / 2.0:
         middle = (low + high) / 2.0
         tried = prune(solutions, epsilon, middle, beta=beta, prefer=prefer, limit_s=limit_s)
         if len(tried.chosen) <= most:
-            found, high = tried, max(low, min(middle, tried.proof.excess))
+            high = max(low, min(middle, tried.proof.excess))
         else:
             low = middle
-    return found
+    return prune(solutions, epsilon, high + tolerance / 2.0, beta=beta, prefer=prefer, limit_s=limit_s)
 
 
 def smallest_cover(covers: Covers, *, prefer: Array | None = None, limit_s: float = LIMIT_S) -> tuple[tuple[int, ...], bool]:
