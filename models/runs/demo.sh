@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The demo from nothing: each line is a stage. Everything follows from the seeds; about an hour on two CPU cores, members most of it.
+# The demo from nothing: each line is a stage. Everything follows from the seeds; about an hour and a half on two CPU cores, members most of it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 python -m models train language-model          # corpus -> tokenizer -> base model
 python -m models train demo                    # answers + simulated users -> every family's heads
-python -m models train portfolio               # rewards -> lazy search, a DPO adapter per call -> pruned, certified members and their values
+python -m models train portfolio --jobs 2      # rewards -> lazy search, a DPO adapter per call -> pruned, certified members and their values
 python -m models bundle demo                   # trunk + heads + members -> scorer.onnx, probes, manifest
 python -m models evaluate demo                 # simulated users through the server's own functions -> report.md
 python -m models evaluate routing "$(ls -td .attune/bundles/bundle-demo-* | head -1)"   # the same users against bandits
