@@ -88,6 +88,8 @@ def compare_portfolios(
         OracleFailed: a user's model could not be trained; those before it are kept.
     """
     settings = settings or PortfolioSettings()
+    if not (work / "search.jsonl").is_file():
+        raise FileNotFoundError(f"{work} has no search.jsonl; `attune train portfolio --work {work}` makes it")
     rng = np.random.default_rng([seed, 11])
     rewards = demo_rewards(demo, work)[1]
     searched = read_state(work / "search.jsonl", len(rewards.names), 0.0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from models.__main__ import app
 from models.evaluation.portfolio_users import Policies, own_model, render, worst_user
 
 # Two pure policies, a mixed one, and two users' own models, of which the last was lucky in the search.
@@ -46,6 +48,13 @@ def test_users_are_served_by_the_member_that_the_search_thinks_best_and_compared
     assert found["gap"] == pytest.approx(np.mean(losses))
     assert found["worst"] == pytest.approx(losses[0])
     assert found["low"] <= found["gap"] <= found["high"]
+
+
+def test_without_a_search_the_command_says_what_makes_one(tmp_path):
+    shown = CliRunner().invoke(app, ["portfolio", "compare", "--work", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert shown.exit_code == 1
+    assert "has no search.jsonl; `attune train portfolio --work" in shown.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_report_has_a_line_for_every_size(policies):
