@@ -10,7 +10,7 @@ comes within `slack` of the best says so. Letters: `P` prompts, `M` members, `d`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from scipy.stats import t
 from models.alignment.answers import Answers, Rewards, sample_answers
 from models.alignment.causal import Answer, LanguageModel, load, token_statistics
 from models.alignment.dpo import DpoSettings
-from models.alignment.member import MemberRefused, MemberSettings, Prompts, train_member
+from models.alignment.member import MemberRefused, MemberSettings, Prompts, TrainedMember, train_member
 from models.alignment.mixing import mix_answers
 from models.alignment.pairs import PairsMissing
 from models.alignment.soups import average_adapters
@@ -30,6 +30,9 @@ from models.portfolio.oracles import OracleFailed, Solution, expect_weights
 Array = NDArray[np.float64]
 
 _SOUP = "soup"
+
+SLOWER = (1, 2, 4)
+"""By what the learning rate is divided, one after the other, until the guard accepts a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class DpoOracle:
     """Trains an adapter for each weights it is asked for, once: the folder of a finished member is read the next time.
+
+    A member that the guard refuses altogether is tried again at half and at a quarter of the learning rate: rewards that hardly go
+    together, and a base that is easily spoilt, would otherwise end a search of many members at one of them.
 
     A search that was killed resumes in the middle of the member it was training. With `beta` of the settings above 0 the objective
     is KL-regularised, but what a member is worth to a user is its value alone, so `beta` is 0 to the search and the KL is told as
@@ -101,34 +107,46 @@ class DpoOracle:
     def beta(self) -> float:
         return 0.0
 
-    def folder(self, weights: Array) -> Path:
-        """Returns where the member for `weights` is: named by them, in thousandths."""
-        return self.out / named(self.rewards.names, weights)
+    def folder(self, weights: Array, slower: int = 1) -> Path:
+        """Returns where the member for `weights` is: named by them, in thousandths, and by the divisor of the learning rate."""
+        return self.out / (named(self.rewards.names, weights) + (f"-slower{slower}" if slower > 1 else ""))
 
     def solve(self, weights: Array) -> Solution:
         weights = expect_weights(weights, self.dimensions)
-        folder = self.folder(weights)
-        try:
-            member = train_member(
-                self.base,
-                self.rewards,
-                weights,
-                folder,
-                self.prompts,
-                seed=self.seed,
-                settings=self.settings,
-                shared=self.out / "shared",
-                base_name=self.base_name,
-                progress=self.progress,
-            )
-        except (MemberRefused, PairsMissing) as error:
-            raise OracleFailed(f"no member for {folder.name}: {error}") from error
+        refusals: list[str] = []
+        for slower in SLOWER:
+            try:
+                return self._solution(weights, self._train(weights, slower))
+            except MemberRefused as error:
+                refusals.append(f"at 1/{slower} of the rate, {error}" if slower > 1 else str(error))
+                if self.progress is not None:
+                    self.progress(f"{self.folder(weights, slower).name} is refused; {error}")
+            except PairsMissing as error:
+                raise OracleFailed(f"no member for {self.folder(weights).name}: {error}") from error
+        raise OracleFailed(f"no member for {self.folder(weights).name}: {'; '.join(refusals)}")
+
+    def _train(self, weights: Array, slower: int) -> TrainedMember:
+        dpo = replace(self.settings.dpo, learning_rate=self.settings.dpo.learning_rate / slower)
+        return train_member(
+            self.base,
+            self.rewards,
+            weights,
+            self.folder(weights, slower),
+            self.prompts,
+            seed=self.seed,
+            settings=replace(self.settings, dpo=dpo),
+            shared=self.out / "shared",
+            base_name=self.base_name,
+            progress=self.progress,
+        )
+
+    def _solution(self, weights: Array, member: TrainedMember) -> Solution:
         found, heads = member.document["held_out"], member.document["held_out"]["rewards"]
         value = np.array([heads[name]["after"] for name in self.rewards.names])
         quantile = float(t.ppf(1 - (1 - self.confidence) / (2 * self.dimensions), found["prompts"] - 1))
         half_width = quantile * np.array([heads[name]["after_se"] for name in self.rewards.names])
         optimum = None if self.slack is None else float(weights @ value) + self.slack
-        return Solution(weights, value, half_width, optimum, folder.name, float(found["kl"]))
+        return Solution(weights, value, half_width, optimum, member.folder.name, float(found["kl"]))
 
 
 @dataclass(frozen=True, slots=True)

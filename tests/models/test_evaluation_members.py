@@ -71,8 +71,31 @@ def test_the_dpo_oracle_trains_once_for_each_weights_and_tells_what_it_measured(
     refusing = DpoOracle(
         base, rewards(), ASKED, tmp_path / "refusing", settings=changed(QUICK, [f"limits.least_length={never.least_length}"])
     )
-    with pytest.raises(OracleFailed, match=r"no member for short: none of 1 checkpoints"):
+    with pytest.raises(OracleFailed, match=r"no member for short: none of 1 checkpoints.*at 1/4 of the rate, none of 1 checkpoints"):
         refusing.solve(np.array([1.0, 0.0]))
+
+
+def test_a_member_that_the_guard_refuses_is_tried_again_at_a_lower_rate(tiny, tmp_path):
+    _, base, _ = tiny
+    weights = np.array([1.0, 0.0])
+    lengths = []
+    for rate in (1e-2, 5e-3):
+        free = DpoOracle(base, rewards(), ASKED, tmp_path / str(rate), settings=changed(QUICK, [f"dpo.learning_rate={rate}"]))
+        handle = free.solve(weights).handle
+        [look] = json.loads((tmp_path / str(rate) / handle / "member.json").read_text())["checkpoints"]
+        lengths.append(look["ratios"]["length"])
+    fast, slow = lengths
+    assert abs(fast - slow) > 0.05
+    told: list[str] = []
+    limit = "least_length" if fast < slow else "most_length"  # one that only the slower one keeps
+    strict = changed(QUICK, [f"limits.{limit}={(fast + slow) / 2}"])
+    oracle = DpoOracle(base, rewards(), ASKED, tmp_path / "strict", settings=strict, progress=told.append)
+    found = oracle.solve(weights)
+    assert found.handle == "short-slower2"
+    assert any(line.startswith("short is refused; none of 1 checkpoints") for line in told)
+    document = json.loads((tmp_path / "strict" / found.handle / "member.json").read_text())
+    assert document["arguments"]["settings"]["dpo"]["learning_rate"] == 5e-3
+    assert oracle.solve(weights).value.tolist() == found.value.tolist()
 
 
 def test_mixing_and_soups_at_a_corner_are_the_member_of_that_corner(tiny, tmp_path):
