@@ -182,7 +182,21 @@ def worst_user(policies: Policies, members: NDArray[np.int64], rng: np.random.Ge
     corners = lower_corners(policies.searched[members])
     best = corners.weights @ policies.searched.T
     weights = corners.weights[int(np.argmax(best.max(axis=1) - corners.lower))]
-    return {"weights": weights.round(3).tolist(), **_loss(policies, members, weights[None], rng, resamples)}
+    chosen = int(np.argmax(policies.searched @ weights))
+    serving = int(members[np.argmax(policies.searched[members] @ weights)])
+    gained = policies.measured[:, [chosen, serving]] @ weights
+    differences = gained[:, 0] - gained[:, 1]
+    found: dict[str, Any] = {
+        "weights": weights.round(3).tolist(),
+        "best": policies.names[chosen],
+        "serving": policies.names[serving],
+        "gap": float(differences.mean()),
+        "ratio": float(differences.mean() / gained[:, 0].mean()),
+    }
+    if resamples:
+        drawn = differences[rng.integers(0, len(differences), size=(resamples, len(differences)))].mean(axis=1)
+        found["low"], found["high"] = np.quantile(drawn, [0.025, 0.975]).tolist()
+    return found
 
 
 def own_model(policies: Policies, members: NDArray[np.int64], own: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Any]:
@@ -204,19 +218,6 @@ def own_model(policies: Policies, members: NDArray[np.int64], own: NDArray[np.in
         "worst": float(losses[worst]),
         "worst_error": error,
     }
-
-
-def _loss(policies: Policies, members: NDArray[np.int64], weights: Array, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
-    best = int(np.argmax(weights[0] @ policies.searched.T))
-    serving = int(members[np.argmax(weights[0] @ policies.searched[members].T)])
-    gained = policies.measured[:, [best, serving]] @ weights[0]
-    differences = gained[:, 0] - gained[:, 1]
-    found = {"gap": float(differences.mean()), "ratio": float(differences.mean() / gained[:, 0].mean())}
-    found |= {"best": policies.names[best], "serving": policies.names[serving]}  # type: ignore[dict-item]
-    if resamples:
-        drawn = differences[rng.integers(0, len(differences), size=(resamples, len(differences)))].mean(axis=1)
-        found["low"], found["high"] = (float(end) for end in np.quantile(drawn, [0.025, 0.975]))
-    return found
 
 
 def render(results: dict[str, Any]) -> str:
