@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo from nothing: each line is a stage. Everything follows from the seeds; about an hour and a half on two CPU cores, members most of it.
+# The demo from nothing: each line is a stage. Everything follows from the seeds; training the members takes longest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
