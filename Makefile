@@ -44,7 +44,7 @@ format: $(VENV)/.stamp-dev ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 
 demo: $(VENV)/.stamp-dev ## train the demo from its seeds: language model, adapters, heads, bundle, report
-	PATH="$(abspath $(BIN)):$$PATH" models/runs/demo.sh
+	PATH="$(abspath $(BIN)):$$PATH" demo/build.sh
 
 bench: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure: scoring against the raw ceiling, feedback, state, simulated users over HTTP
 	PATH="$(abspath $(BIN)):$$PATH" ATTUNE_DATA_DIR=$${ATTUNE_DATA_DIR:-$(DATA_DIR)} loadtest/bench.sh
@@ -69,7 +69,7 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-serve
 	$(PIP) --editable '.[cpu,train,dev]'
 	@touch $@
 
-$(BUNDLES)/.stamp-demo: $(VENV)/.stamp-serve $(shell find models/demo models/seam models/export -type f -not -path '*/__pycache__/*' 2>/dev/null)
+$(BUNDLES)/.stamp-demo: $(VENV)/.stamp-serve $(shell find demo/artefacts models/seam models/export -type f -not -path '*/__pycache__/*' 2>/dev/null)
 	@mkdir -p $(BUNDLES)
 	$(BUILD_BUNDLE)
 	@touch $@

@@ -25,8 +25,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from service.members.local import LocalEngine
-from service.members.member import Finish, GenerationRequest, Message
+from attune.service.members.local import LocalEngine
+from attune.service.members.member import Finish, GenerationRequest, Message
 
 WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "hand"]
 

@@ -30,13 +30,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.seam.bundle import read_bundle
-from models.seam.text import Encoded, TextEncoder
-from service.batching.batcher import Batcher
-from service.batching.calibrate import calibrate, filler
-from service.batching.cores import usable_cores
-from service.batching.session import CPU, CUDA, ScorerSession, installed_runtime, padded, session_options, with_options
-from service.batching.submission import BatchReport
+from attune.models.seam.bundle import read_bundle
+from attune.models.seam.text import Encoded, TextEncoder
+from attune.service.batching.batcher import Batcher
+from attune.service.batching.calibrate import calibrate, filler
+from attune.service.batching.cores import usable_cores
+from attune.service.batching.session import CPU, CUDA, ScorerSession, installed_runtime, padded, session_options, with_options
+from attune.service.batching.submission import BatchReport
 
 BUDGETS = (128, 256, 512, 1024, 2048)
 DEADLINE_S = 120.0

@@ -18,14 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: matrices this sma
 
 import numpy as np
 
-from models.seam import routing
-from models.seam.additive import Additive
-from models.seam.evidence import Decay
-from models.seam.families import BradleyTerry, Families, Micro, Row, Vrf
-from models.seam.gaussian import Bases, PairEncoder
-from models.seam.hedge import HedgeSettings
-from models.seam.portfolio import Portfolio
-from models.seam.sparse_moe import SparseMoe
+from attune.models.seam import routing
+from attune.models.seam.additive import Additive
+from attune.models.seam.evidence import Decay
+from attune.models.seam.families import BradleyTerry, Families, Micro, Row, Vrf
+from attune.models.seam.gaussian import Bases, PairEncoder
+from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.portfolio import Portfolio
+from attune.models.seam.sparse_moe import SparseMoe
 
 FEATURES, PROMPT_FEATURES, HIDDEN = 64, 32, 64
 MEMBERS, SAMPLES = 5, 256

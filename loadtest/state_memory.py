@@ -26,12 +26,12 @@ import structlog
 import uvloop
 from redis.asyncio import Redis
 
-from models.seam.additive import evidence_size
-from models.seam.families_file import read_families
-from service.state.embedded import EmbeddedRedis
-from service.state.redis_store import RedisStore
-from service.state.server_process import Fsync
-from service.state.store import Comparison, UserKey, user_tag
+from attune.models.seam.additive import evidence_size
+from attune.models.seam.families_file import read_families
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
+from attune.service.state.server_process import Fsync
+from attune.service.state.store import Comparison, UserKey, user_tag
 
 BASIS = "3f2a9c41d07be586"
 SIZES = (24, 56, 96)

@@ -17,14 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # trainings are single-threaded t
 
 import numpy as np
 
-from models.data.embeddings import Vectors
-from models.data.preferences import Comparisons, Texts
-from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from models.training.heads import TrainedFamily
-from models.training.loop import TrainingData
-from models.training.micro import MicroSettings, train_micro
-from models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
-from models.training.vrf import VrfSettings, train_vrf
+from attune.models.data.embeddings import Vectors
+from attune.models.data.preferences import Comparisons, Texts
+from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from attune.models.training.heads import TrainedFamily
+from attune.models.training.loop import TrainingData
+from attune.models.training.micro import MicroSettings, train_micro
+from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
+from attune.models.training.vrf import VrfSettings, train_vrf
 
 PROMPTS, ANSWERS, PER_USER, TASTES = 2000, 5, 40, 6
 

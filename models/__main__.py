@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from models.evaluation.portfolio_commands import plainly, portfolio_app
+import attune
+from attune.models.commands.portfolio import plainly, portfolio_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and evaluate what the service serves.")
 bundle_app = typer.Typer(no_args_is_help=True, help="Build and inspect bundles.")
@@ -26,7 +27,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 
-DEMO = Path(__file__).parent / "demo"
+DEMO = Path(attune.__file__).parent / "demo"
 
 
 class Precision(StrEnum):
@@ -47,7 +48,7 @@ def bundle_demo(
     precision: Annotated[Precision, typer.Option(help="int8 is faster on a CPU, and batch-dependent.")] = Precision.fp32,
 ) -> None:
     """Export the trunk with the committed demo heads and pack the bundle; prints its directory."""
-    from models.export.pack import pack_demo  # noqa: PLC0415 - torch
+    from attune.models.export.pack import pack_demo  # noqa: PLC0415 - torch
 
     typer.echo(pack_demo(out, DEMO, precision=precision.value))
 
@@ -55,7 +56,7 @@ def bundle_demo(
 @bundle_app.command("show")
 def bundle_show(path: Annotated[Path, typer.Argument(help="A bundle directory.")]) -> None:
     """Verify a bundle and print its manifest without the file table."""
-    from models.seam.bundle import BundleInvalid, read_bundle  # noqa: PLC0415 - hashing is for those who ask
+    from attune.models.seam.bundle import BundleInvalid, read_bundle  # noqa: PLC0415 - hashing is for those who ask
 
     try:
         bundle = read_bundle(path)
@@ -78,9 +79,9 @@ def data_check(
     shown: Annotated[int, typer.Option(min=1, help="Bad rows to name; the others are counted.")] = 10,
 ) -> None:
     """Read comparisons, scores or ratings, and print counts, users, hash and what is wrong with which line; exits 1 on bad rows."""
-    from models.data.adapters import Reading  # noqa: PLC0415 - numpy
-    from models.data.check import survey  # noqa: PLC0415
-    from models.data.preferences import ComparisonInvalid  # noqa: PLC0415
+    from attune.models.data.adapters import Reading  # noqa: PLC0415 - numpy
+    from attune.models.data.check import survey  # noqa: PLC0415
+    from attune.models.data.preferences import ComparisonInvalid  # noqa: PLC0415
 
     try:
         found = survey(source, Reading.from_words(shape, column or [], ignore or [], least_gap=least_gap, shown=shown))
@@ -94,7 +95,7 @@ def data_check(
 @train_app.command("language-model")
 def train_language_model(out: Out = DEMO / "language_model", seed: Seed = 0) -> None:
     """Train the demo's base language model from scratch; its members come from `train portfolio`."""
-    from models.alignment.language_model import train_demo_language_model  # noqa: PLC0415 - torch
+    from demo.language_model.training import train_demo_language_model  # noqa: PLC0415 - torch
 
     train_demo_language_model(out, seed=seed, manners=(), progress=typer.echo)
 
@@ -109,10 +110,10 @@ def train_router(
     seed: Seed = 0,
 ) -> None:
     """Retrain the router of `micro` on logged comparisons with contexts (MiCRo, stage 2); users keep what they taught."""
-    from models.data.logged import read_logged  # noqa: PLC0415 - torch below, and numpy for --help
-    from models.data.preferences import Comparisons  # noqa: PLC0415
-    from models.export.router import retrain_router  # noqa: PLC0415
-    from models.training.micro_context import RouterSettings  # noqa: PLC0415
+    from attune.models.data.preferences import Comparisons  # noqa: PLC0415
+    from attune.models.export.router import retrain_router  # noqa: PLC0415
+    from attune.models.seam.exports import read_logged  # noqa: PLC0415 - torch below, and numpy for --help
+    from attune.models.training.micro_context import RouterSettings  # noqa: PLC0415
 
     try:
         logged = read_logged(comparisons)
@@ -127,7 +128,7 @@ def train_router(
 @train_app.command("demo")
 def train_demo(out: Out = DEMO, seed: Seed = 0, cache: Cache = None) -> None:
     """Train the demo's reward heads, on generated answers and on those of the demo's base language model."""
-    from models.evaluation.demo import train_demo  # noqa: PLC0415 - torch
+    from demo.heads import train_demo  # noqa: PLC0415 - torch
 
     train_demo(out, seed=seed, cache=cache)
 
@@ -140,7 +141,7 @@ def train_portfolio(
     jobs: Annotated[int, typer.Option(min=1, help="Adapters trained at the same time where the search allows it, a thread each.")] = 1,
 ) -> None:
     """Find the demo's members by lazy search, align them by DPO, prune and certify them, and measure what they are worth."""
-    from models.evaluation.demo_portfolio import train_portfolio  # noqa: PLC0415 - torch
+    from demo.portfolio import train_portfolio  # noqa: PLC0415 - torch
 
     train_portfolio(out, work, seed=seed, jobs=jobs)
 
@@ -158,7 +159,7 @@ def train_member(
     seed: Seed = 0,
 ) -> None:
     """Align one member of a portfolio with DPO and a guard; writes a peft adapter and member.json."""
-    from models.evaluation.members import train_one  # noqa: PLC0415 - torch
+    from attune.models.measuring.members import train_one  # noqa: PLC0415 - torch
 
     with plainly():
         document = train_one(base, weights, out, rewards, prompts, shared, base_name, settings or [], seed=seed, progress=typer.echo)
@@ -176,7 +177,7 @@ def evaluate_members(
     seed: Seed = 1,
 ) -> None:
     """What aligning did to each member on held-out prompts: rewards, KL, perplexity, diversity; writes members.md and .json."""
-    from models.evaluation.members import judge  # noqa: PLC0415 - torch
+    from attune.models.measuring.members import judge  # noqa: PLC0415 - torch
 
     with plainly():
         typer.echo(judge(base, members, rewards, prompts, answers, out, seed=seed, progress=lambda line: typer.echo(line, err=True)))
@@ -191,8 +192,8 @@ def evaluate_oracle(
     cache: Cache = None,
 ) -> None:
     """Lazy search with an exact oracle: promise against truth, calls against the grid, sizes against chance."""
-    from models.evaluation.oracle_study import OracleStudy  # noqa: PLC0415 - scipy
-    from models.evaluation.portfolio_study import evaluate_oracle  # noqa: PLC0415 - torch
+    from studies.oracle.oracle import OracleStudy  # noqa: PLC0415 - scipy
+    from studies.oracle.run import evaluate_oracle  # noqa: PLC0415 - torch
 
     evaluate_oracle(out, seed=seed, study=OracleStudy(instances=instances), seeds=seeds, demo=DEMO, cache=cache, progress=_aside)
 
@@ -207,9 +208,9 @@ def evaluate_zeroeval(
     cache: Cache = Path(".attune/cache"),
 ) -> None:
     """Real LLMs as a portfolio for users who weigh correctness against length: routing against the best single model."""
-    from models.data.trunk import TrunkUnavailable  # noqa: PLC0415 - torch
-    from models.evaluation.real_portfolio import evaluate_zeroeval  # noqa: PLC0415 - torch
-    from models.evaluation.real_responses import ResponsesInvalid  # noqa: PLC0415
+    from attune.models.data.trunk import TrunkUnavailable  # noqa: PLC0415 - torch
+    from studies.zeroeval.responses import ResponsesInvalid  # noqa: PLC0415
+    from studies.zeroeval.run import evaluate_zeroeval  # noqa: PLC0415 - torch
 
     try:
         evaluate_zeroeval(data, out, seed=seed, splits=splits, without=without, cache=cache, progress=_aside)
@@ -227,8 +228,8 @@ def evaluate_policy(
     seed: Seed = 0,
 ) -> None:
     """What other routing policies would have been worth, from logged propensities: IPS, SNIPS, DR with 95 % intervals."""
-    from models.evaluation.offpolicy import LogInvalid  # noqa: PLC0415 - scipy
-    from models.evaluation.offpolicy_report import check_estimators, evaluate_log  # noqa: PLC0415
+    from attune.models.measuring.policy.estimators import LogInvalid  # noqa: PLC0415 - scipy
+    from attune.models.measuring.policy.report import check_estimators, evaluate_log  # noqa: PLC0415
 
     if check:
         check_estimators(check, out, seed=seed, progress=_aside)
@@ -252,7 +253,7 @@ def evaluate_demo(
     users: Annotated[int, typer.Option(min=10, help="Simulated users.")] = 200,
 ) -> None:
     """Simulated users with known tastes, through the server's own functions; writes report.md and results.json."""
-    from models.evaluation.report import evaluate_demo  # noqa: PLC0415 - torch
+    from demo.report import evaluate_demo  # noqa: PLC0415 - torch
 
     evaluate_demo(bundle, out, seed=seed, users=users)
 
@@ -264,7 +265,7 @@ def evaluate_routing(
     users: Annotated[int, typer.Option(min=10, help="Simulated users for each of three seeds.")] = 100,
 ) -> None:
     """Users of the portfolio round by round, against bandits that start anew with each; writes report.md and regret.png."""
-    from models.evaluation.routing_study import evaluate_demo_routing  # noqa: PLC0415 - torch
+    from studies.bandits.routing import evaluate_demo_routing  # noqa: PLC0415 - torch
 
     evaluate_demo_routing(bundle, DEMO, out, users=users)
 
@@ -275,7 +276,7 @@ def evaluate_precision(
     seed: Seed = 0,
 ) -> None:
     """Accuracy loss and batch-dependence of the int8 scorer against fp32."""
-    from models.export.pack import precision_loss  # noqa: PLC0415 - torch
+    from attune.models.export.pack import precision_loss  # noqa: PLC0415 - torch
 
     typer.echo(json.dumps(asdict(precision_loss(DEMO, texts=texts, seed=seed)), indent=1))
 
@@ -291,7 +292,7 @@ def evaluate_families(
     only: Annotated[list[str] | None, typer.Option(help="Runs by name; all if not given.")] = None,
 ) -> None:
     """Few-shot curves of every family and baseline on real people's choices; writes report.md, results.json and plots."""
-    from models.evaluation.families_runs import evaluate_set  # noqa: PLC0415 - torch
+    from attune.models.measuring.families.runs import evaluate_set  # noqa: PLC0415 - torch
 
     evaluate_set(data, folder, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ()))
 
@@ -310,9 +311,9 @@ def evaluate_sparserm(
     seed: Seed = 0,
 ) -> None:
     """Directions of a sparse autoencoder against random ones, the dense state and latents; writes report.md, results.json, sweep.png."""
-    from models.data.sae_files import AutoencoderInvalid  # noqa: PLC0415 - torch
-    from models.evaluation.directions import StudySettings  # noqa: PLC0415
-    from models.evaluation.directions_report import evaluate_sparserm  # noqa: PLC0415
+    from attune.models.data.sae_files import AutoencoderInvalid  # noqa: PLC0415 - torch
+    from studies.sparserm.comparison import StudySettings  # noqa: PLC0415
+    from studies.sparserm.run import evaluate_sparserm  # noqa: PLC0415
 
     try:
         evaluate_sparserm(data, out, cache, seed=seed, settings=StudySettings(tuple(range(seeds))), public=autoencoder, progress=_aside)
@@ -324,7 +325,7 @@ def evaluate_sparserm(
 @evaluate_app.command("groups")
 def evaluate_groups(out: Out = Path(".attune/groups"), seed: Seed = 1) -> None:
     """Two to eight opposed groups: share of Bayes-optimal accuracy, groups recovered, too few and too many heads."""
-    from models.evaluation.groups_report import evaluate_groups  # noqa: PLC0415 - torch
+    from studies.groups.run import evaluate_groups  # noqa: PLC0415 - torch
 
     evaluate_groups(out, seed=seed)
 
@@ -332,7 +333,7 @@ def evaluate_groups(out: Out = Path(".attune/groups"), seed: Seed = 1) -> None:
 @evaluate_app.command("controlled")
 def evaluate_controlled(out: Out = Path(".attune/controlled"), seed: Seed = 1) -> None:
     """The attribute-style controlled set: does the sparse mixture divide prompts and users as it should?"""
-    from models.evaluation.controlled_report import evaluate_controlled  # noqa: PLC0415 - torch
+    from studies.controlled.run import evaluate_controlled  # noqa: PLC0415 - torch
 
     evaluate_controlled(out, seed=seed)
 

@@ -1,5 +1,1 @@
-"""The online half of Attune: scores, generates, learns and routes over HTTP from a bundle that `models` made."""
-
-from __future__ import annotations
-
-__version__ = "0.1.0"
+"""The online half: an HTTP service that scores, generates, routes and learns for each user."""

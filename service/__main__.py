@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from service import __version__
+from attune import __version__
 
 COMMAND_GROUP = "attune.commands"
 
@@ -100,8 +100,8 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")] = None,
 ) -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; every other setting comes from ATTUNE_* or the file ATTUNE_CONFIG."""
-    from service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
-    from service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
+    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
     try:
         settings = read_settings(host=host, port=port, bundle=None if bundle is None else str(bundle), data_dir=data_dir)
@@ -114,7 +114,7 @@ def serve(
 @app.command("settings")
 def print_settings() -> None:
     """Print every setting as the Markdown table that README has."""
-    from service.settings import settings_table  # noqa: PLC0415  the help stays fast without pydantic
+    from attune.service.settings import settings_table  # noqa: PLC0415  the help stays fast without pydantic
 
     typer.echo(settings_table())
 
@@ -127,7 +127,7 @@ def replay(
     key_env: Annotated[str, typer.Option(help="Environment variable that holds an API key with the admin right.")] = "",
 ) -> None:
     """Learn users' logs anew under the basis that a running Attune serves; safe to break off and to repeat."""
-    from service.replay import ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
+    from attune.service.replay import ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
 
     try:
         for progress in replay_logs(url, tenant=tenant, user=user, key=os.environ.get(key_env, "") if key_env else ""):
@@ -166,8 +166,8 @@ def _run(settings: Any, listener: socket.socket) -> None:
     """
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 
-    from service.app import create_app  # noqa: PLC0415  only `serve` needs it
-    from service.machine import find_bundle  # noqa: PLC0415  the same
+    from attune.service.app import create_app  # noqa: PLC0415  only `serve` needs it
+    from attune.service.machine import find_bundle  # noqa: PLC0415  the same
 
     find_bundle(settings)  # before anything starts: nothing to serve is an error of the settings
     host, port = listener.getsockname()[:2]

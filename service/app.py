@@ -20,26 +20,26 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from models.seam.evidence import Decay
-from service import __version__
-from service.endpoints import compat, coverage, decisions, feedback, generate, ops, page, route, score, users
-from service.endpoints.admission import Admission, Door, InFlight
-from service.endpoints.documentation import documented
-from service.endpoints.edge import Edge
-from service.endpoints.loading import LoadPlan, Reloader, load_serving
-from service.endpoints.runtime import Limits, Live, Runtime, Serving
-from service.endpoints.watching import watch_live
-from service.endpoints.whole import whole_error
-from service.errors import BundleRefused
-from service.machine import cautions, find_bundle, load_keyring, load_user_secret
-from service.members.build import member_client
-from service.members.member import Member
-from service.observe.logs import get_logger, log_ready
-from service.observe.metrics import Metrics
-from service.settings import Settings, SettingsError
-from service.state import store as state
-from service.state.embedded import EmbeddedRedis
-from service.state.redis_store import RedisStore
+from attune import __version__
+from attune.models.seam.evidence import Decay
+from attune.service.api import compat, decisions, feedback, generate, ops, page, portfolio, route, score, users
+from attune.service.errors import BundleRefused
+from attune.service.http.admission import Admission, Door, InFlight
+from attune.service.http.documentation import documented
+from attune.service.http.edge import Edge
+from attune.service.http.whole import whole_error
+from attune.service.live.loading import LoadPlan, Reloader, load_serving
+from attune.service.live.runtime import Limits, Live, Runtime, Serving
+from attune.service.live.watching import watch_live
+from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
+from attune.service.members.build import member_client
+from attune.service.members.member import Member
+from attune.service.observe.logs import get_logger, log_ready
+from attune.service.observe.metrics import Metrics
+from attune.service.settings import Settings, SettingsError
+from attune.service.state import store as state
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
 
 _log = get_logger(__name__)
 
@@ -91,7 +91,7 @@ def create_app(
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     app.state.live, app.state.metrics = live, metrics
-    for module in (score, generate, route, feedback, users, decisions, ops, coverage, compat, page):
+    for module in (score, generate, route, feedback, users, decisions, ops, portfolio, compat, page):
         app.include_router(module.router)
     app.openapi = lambda: documented(app)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)

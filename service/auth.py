@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from service.errors import Forbidden, Unauthenticated
+from attune.service.errors import Forbidden, Unauthenticated
 
 OPEN_TENANT = "default"
 

@@ -10,8 +10,8 @@ import os
 import secrets
 from pathlib import Path
 
-from service.auth import Keyring, parse_keys
-from service.settings import Problem, Settings, SettingsError, variable
+from attune.service.auth import Keyring, parse_keys
+from attune.service.settings import Problem, Settings, SettingsError, variable
 
 
 def load_keyring(settings: Settings) -> Keyring:

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from models.seam.additive import Additive
-from models.seam.bundle import Probes, basis_id, write_bundle
-from models.seam.certificate import Certificate
-from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
-from models.seam.families_file import write_families
-from models.seam.gaussian import Bases, PairEncoder
-from models.seam.hedge import HedgeSettings
-from models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
-from models.seam.sparse_moe import SparseMoe
-from models.seam.sparserm import SparseRm
-from models.seam.text import Encoded, TextEncoder, TextTemplate
+from attune.models.seam.additive import Additive
+from attune.models.seam.bundle import Probes, basis_id, write_bundle
+from attune.models.seam.certificate import Certificate
+from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
+from attune.models.seam.families_file import write_families
+from attune.models.seam.gaussian import Bases, PairEncoder
+from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
+from attune.models.seam.sparse_moe import SparseMoe
+from attune.models.seam.sparserm import SparseRm
+from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
 
 HEADS = ("concise", "detailed", "warm")
 MEMBERS = ("concise", "detailed", "warm")
@@ -233,6 +233,6 @@ def _inputs(encoded: Encoded) -> dict[str, NDArray[np.int64]]:
 
 def read_families_of(path: Path) -> Families:
     """Returns the families of a bundle, for tests that compute what the service must answer."""
-    from models.seam.bundle import read_bundle
+    from attune.models.seam.bundle import read_bundle
 
     return read_bundle(path).families

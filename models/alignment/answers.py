@@ -21,7 +21,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from models.alignment.causal import Answer, LanguageModel, sample
+from attune.models.alignment.causal import Answer, LanguageModel, sample
 
 Array = NDArray[np.float64]
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.alignment.adapter_fit import check_adapter
-from models.alignment.conversations import PLAIN_TEMPLATE
+from attune.models.alignment.adapter_fit import check_adapter
+from demo.language_model.conversations import PLAIN_TEMPLATE
 
 BASE = None
 """The member that is the base itself, without an adapter."""

@@ -24,9 +24,9 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import DPOConfig, DPOTrainer
 
-from models.alignment.adapter_fit import CONFIG, WEIGHTS
-from models.alignment.causal import LanguageModel, load
-from models.alignment.pairs import Pair
+from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
+from attune.models.alignment.causal import LanguageModel, load
+from attune.models.alignment.pairs import Pair
 
 _CURVE = {
     "loss": "loss",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from models.alignment.causal import Answer, Statistics
+from attune.models.alignment.causal import Answer, Statistics
 
 
 @dataclass(frozen=True, slots=True)

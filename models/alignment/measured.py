@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.alignment.answers import Answers, Rewards
-from models.alignment.causal import BASE, LanguageModel, token_statistics
-from models.alignment.guard import GuardLimits, Health, health, ratios, violations
+from attune.models.alignment.answers import Answers, Rewards
+from attune.models.alignment.causal import BASE, LanguageModel, token_statistics
+from attune.models.alignment.guard import GuardLimits, Health, health, ratios, violations
 
 Array = NDArray[np.float64]
 

@@ -25,13 +25,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from models.alignment.adapter_fit import CONFIG, WEIGHTS, write_adapter_config
-from models.alignment.answers import Answers, Rewards, sample_answers
-from models.alignment.causal import BASE, LanguageModel, load
-from models.alignment.dpo import Aligned, DpoSettings, train_dpo
-from models.alignment.guard import GuardLimits
-from models.alignment.measured import Measured, measure
-from models.alignment.pairs import choose_pairs
+from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS, write_adapter_config
+from attune.models.alignment.answers import Answers, Rewards, sample_answers
+from attune.models.alignment.causal import BASE, LanguageModel, load
+from attune.models.alignment.dpo import Aligned, DpoSettings, train_dpo
+from attune.models.alignment.guard import GuardLimits
+from attune.models.alignment.measured import Measured, measure
+from attune.models.alignment.pairs import choose_pairs
 
 Array = NDArray[np.float64]
 Tell = Callable[[str], None]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.alignment.answers import Answers
-from models.alignment.causal import Answer
+from attune.models.alignment.answers import Answers
+from attune.models.alignment.causal import Answer
 
 Array = NDArray[np.float64]
 

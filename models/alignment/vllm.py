@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.alignment.adapter_fit import CONFIG, AdapterMisfit, check_adapter, empty_network
+from attune.models.alignment.adapter_fit import CONFIG, AdapterMisfit, check_adapter, empty_network
 
 # The ranks for which vLLM compiles LoRA kernels (`--max-lora-rank`); an adapter runs under the next larger one.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

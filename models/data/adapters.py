@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from models.data.preferences import Comparison, ComparisonInvalid, Comparisons
-from models.data.tables import TableInvalid, TableRow, read_rows
-from models.data.transcripts import Parsed, ValueInvalid, parse_answer, parse_pair, parse_prompt
+from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.tables import TableInvalid, TableRow, read_rows
+from attune.models.data.transcripts import Parsed, ValueInvalid, parse_answer, parse_pair, parse_prompt
 
 Shape = Literal["pairs", "scores", "ratings"]
 Progress = Callable[[int], None]

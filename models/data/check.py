@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data.adapters import Progress, Reading, Shape, read_table, show_rows
-from models.data.preferences import Comparisons
-from models.data.tables import read_rows
+from attune.models.data.adapters import Progress, Reading, Shape, read_table, show_rows
+from attune.models.data.preferences import Comparisons
+from attune.models.data.tables import read_rows
 
 USERS_SHOWN = 5
 FEW = 20

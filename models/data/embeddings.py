@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.preferences import Texts
-from models.seam.text import Encoded, TextEncoder
+from attune.models.data.preferences import Texts
+from attune.models.seam.text import Encoded, TextEncoder
 
 Progress = Callable[[int, int], None]
 

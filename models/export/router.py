@@ -21,15 +21,15 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from models.data.preferences import ComparisonInvalid, Comparisons
-from models.export.onnx import ExportFailed, answers_of, difference
-from models.export.router_graph import RouterLayers, find_router, put_router
-from models.seam.bundle import Bundle, read_bundle, write_bundle
-from models.seam.families import Micro
-from models.seam.families_file import write_families
-from models.seam.text import Encoded
-from models.training.audit import HeadAudit, audit_heads
-from models.training.micro_context import ContextComparisons, RouterSettings, train_router
+from attune.models.data.preferences import ComparisonInvalid, Comparisons
+from attune.models.export.onnx import ExportFailed, answers_of, difference
+from attune.models.export.router_graph import RouterLayers, find_router, put_router
+from attune.models.seam.bundle import Bundle, read_bundle, write_bundle
+from attune.models.seam.families import Micro
+from attune.models.seam.families_file import write_families
+from attune.models.seam.text import Encoded
+from attune.models.training.audit import HeadAudit, audit_heads
+from attune.models.training.micro_context import ContextComparisons, RouterSettings, train_router
 
 Array = NDArray[np.float64]
 Outputs = dict[str, NDArray[np.float32]]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from models.export.onnx import ExportFailed
+from attune.models.export.onnx import ExportFailed
 
 
 @dataclass(frozen=True, slots=True)

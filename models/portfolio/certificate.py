@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from models.portfolio.geometry import UpperBound, lower_corners, vertices_within
-from models.portfolio.oracles import RewardsInvalid, expect_rewards
-from models.portfolio.rewards import Normalisation
-from models.seam.certificate import Certificate
+from attune.models.portfolio.geometry import UpperBound, lower_corners, vertices_within
+from attune.models.portfolio.oracles import RewardsInvalid, expect_rewards
+from attune.models.portfolio.rewards import Normalisation
+from attune.models.seam.certificate import Certificate
 
 Array = NDArray[np.float64]
 Method = Literal["bernstein", "student"]

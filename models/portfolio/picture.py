@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.portfolio.geometry import simplex_lattice
-from models.seam.certificate import Certificate
+from attune.models.portfolio.geometry import simplex_lattice
+from attune.models.seam.certificate import Certificate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

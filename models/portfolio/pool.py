@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.preferences import Texts
-from models.data.synthetic import MANNERS, Prompt, answer
-from models.data.synthetic_tastes import manner_scores
+from attune.models.data.preferences import Texts
+from demo.corpus.tastes import manner_scores
+from demo.corpus.texts import MANNERS, Prompt, answer
 
 
 class PoolInvalid(ValueError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.portfolio.oracles import RewardsInvalid
+from attune.models.portfolio.oracles import RewardsInvalid
 
 Array = NDArray[np.float64]
 

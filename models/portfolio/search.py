@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.portfolio.geometry import Corners, UpperBound, lower_corners
-from models.portfolio.oracles import Oracle, RewardsInvalid, Solution, expect_rewards
+from attune.models.portfolio.geometry import Corners, UpperBound, lower_corners
+from attune.models.portfolio.oracles import Oracle, RewardsInvalid, Solution, expect_rewards
 
 Array = NDArray[np.float64]
 

@@ -18,11 +18,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.evidence import MAX_EVIDENCE
-from models.seam.family import Row, Scored, mixed_scores, reward_difference
-from models.seam.family_format import Format, Stored, Written
-from models.seam.gaussian import attenuated_probability
-from models.seam.reward_heads import RewardHeads
+from attune.models.seam.evidence import MAX_EVIDENCE
+from attune.models.seam.family import Row, Scored, mixed_scores, reward_difference
+from attune.models.seam.family_format import Format, Stored, Written
+from attune.models.seam.gaussian import attenuated_probability
+from attune.models.seam.reward_heads import RewardHeads
 
 Array = NDArray[np.float64]
 

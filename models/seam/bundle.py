@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.documents import read_document
-from models.seam.families import Families
-from models.seam.families_file import read_families
-from models.seam.portfolio import Portfolio, read_portfolio
-from models.seam.staging import put_in_place, staging_folder
-from models.seam.text import TextEncoder, TextTemplate
+from attune.models.seam.documents import read_document
+from attune.models.seam.families import Families
+from attune.models.seam.families_file import read_families
+from attune.models.seam.portfolio import Portfolio, read_portfolio
+from attune.models.seam.staging import put_in_place, staging_folder
+from attune.models.seam.text import TextEncoder, TextTemplate
 
 SCHEMA = 1
 REQUIRED = ("scorer.onnx", "tokenizer.json", "families.json", "families.npz", "portfolio.json", "probes.npz")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.arrays import expect_finite, expect_shape
+from attune.models.seam.arrays import expect_finite, expect_shape
 
 Array = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam import gaussian, hedge
-from models.seam.arrays import expect_finite, expect_shape
-from models.seam.evidence import quantise
-from models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
-from models.seam.reward_heads import GatedMixture, GlobalHeads, RewardHeads
+from attune.models.seam import gaussian, hedge
+from attune.models.seam.arrays import expect_finite, expect_shape
+from attune.models.seam.evidence import quantise
+from attune.models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
+from attune.models.seam.reward_heads import GatedMixture, GlobalHeads, RewardHeads
 
 __all__ = ["BradleyTerry", "Families", "Family", "Micro", "Row", "Scored", "Vrf"]
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam import additive, sparse_moe, sparserm
-from models.seam.documents import read_document
-from models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
-from models.seam.family_format import Format, Stored, Written
-from models.seam.gaussian import Bases, PairEncoder
-from models.seam.hedge import HedgeSettings
+from attune.models.seam import additive, sparse_moe, sparserm
+from attune.models.seam.documents import read_document
+from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
+from attune.models.seam.family_format import Format, Stored, Written
+from attune.models.seam.gaussian import Bases, PairEncoder
+from attune.models.seam.hedge import HedgeSettings
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.family import Family
+from attune.models.seam.family import Family
 
 Array = NDArray[np.float64]
 Written = tuple[dict[str, Any], dict[str, Array]]

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.arrays import expect_finite, expect_shape
-from models.seam.hedge import softmax
+from attune.models.seam.arrays import expect_finite, expect_shape
+from attune.models.seam.hedge import softmax
 
 Array = NDArray[np.float64]
 

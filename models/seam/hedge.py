@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.evidence import MAX_EVIDENCE
+from attune.models.seam.evidence import MAX_EVIDENCE
 
 Array = NDArray[np.float64]
 

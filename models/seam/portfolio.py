@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.arrays import expect_shape
-from models.seam.certificate import Certificate, read_certificate
-from models.seam.documents import read_document
-from models.seam.families import Families, Row
+from attune.models.seam.arrays import expect_shape
+from attune.models.seam.certificate import Certificate, read_certificate
+from attune.models.seam.documents import read_document
+from attune.models.seam.families import Families, Row
 
 SCHEMA = 1
 

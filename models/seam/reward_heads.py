@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam import hedge
-from models.seam.family import Row, Scored, mixed_scores, reward_difference
+from attune.models.seam import hedge
+from attune.models.seam.family import Row, Scored, mixed_scores, reward_difference
 
 Array = NDArray[np.float64]
 

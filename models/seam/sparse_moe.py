@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam import hedge
-from models.seam.arrays import expect_finite, expect_shape
-from models.seam.family import Row, expect_heads
-from models.seam.family_format import Format, Stored, Written
-from models.seam.reward_heads import LEAST_LOG_GATE, GatedMixture
+from attune.models.seam import hedge
+from attune.models.seam.arrays import expect_finite, expect_shape
+from attune.models.seam.family import Row, expect_heads
+from attune.models.seam.family_format import Format, Stored, Written
+from attune.models.seam.reward_heads import LEAST_LOG_GATE, GatedMixture
 
 Array = NDArray[np.float64]
 

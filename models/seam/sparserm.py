@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam import hedge
-from models.seam.arrays import expect_finite, expect_shape
-from models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
-from models.seam.family_format import Format, Stored, Written
-from models.seam.reward_heads import GlobalHeads
+from attune.models.seam import hedge
+from attune.models.seam.arrays import expect_finite, expect_shape
+from attune.models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
+from attune.models.seam.family_format import Format, Stored, Written
+from attune.models.seam.reward_heads import GlobalHeads
 
 Array = NDArray[np.float64]
 

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from models.seam.additive import Additive
-from models.seam.families import Families
-from models.training.episodes import Episodes, EpisodeSettings
-from models.training.features import Affine, Subspace
-from models.training.heads import Heads, TrainedFamily, compute_outputs
-from models.training.hierarchical import PopulationSettings, fit_population, taste_axes
-from models.training.loop import TrainingData
+from attune.models.seam.additive import Additive
+from attune.models.seam.families import Families
+from attune.models.training.episodes import Episodes, EpisodeSettings
+from attune.models.training.features import Affine, Subspace
+from attune.models.training.heads import Heads, TrainedFamily, compute_outputs
+from attune.models.training.hierarchical import PopulationSettings, fit_population, taste_axes
+from attune.models.training.loop import TrainingData
 
 Array = NDArray[np.float64]
 

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.training.episodes import ComparisonFeatures, Episodes
-from models.training.features import Affine, Calibration, StandardisedHeads, Subspace
-from models.training.heads import Heads, TrainedFamily
-from models.training.loop import LoopSettings, TrainingData, fit, reproducible
-from models.training.vrf import NAME as VRF
-from models.training.vrf import VrfModule, VrfSettings, training_loss
+from attune.models.training.episodes import ComparisonFeatures, Episodes
+from attune.models.training.features import Affine, Calibration, StandardisedHeads, Subspace
+from attune.models.training.heads import Heads, TrainedFamily
+from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from attune.models.training.vrf import NAME as VRF
+from attune.models.training.vrf import VrfModule, VrfSettings, training_loss
 
 Array = NDArray[np.float64]
 

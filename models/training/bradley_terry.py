@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.preferences import Comparisons
-from models.seam.families import BradleyTerry
-from models.training.features import Calibration, StandardisedHeads, Subspace
-from models.training.heads import Heads, TrainedFamily
-from models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from attune.models.data.preferences import Comparisons
+from attune.models.seam.families import BradleyTerry
+from attune.models.training.features import Calibration, StandardisedHeads, Subspace
+from attune.models.training.heads import Heads, TrainedFamily
+from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
 NAME = "bradley_terry"
 

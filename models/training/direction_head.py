@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.preferences import Comparisons
-from models.training.features import VectorsInvalid
-from models.training.loop import LoopSettings, TrainingDiverged, fit
+from attune.models.data.preferences import Comparisons
+from attune.models.training.features import VectorsInvalid
+from attune.models.training.loop import LoopSettings, TrainingDiverged, fit
 
 Kind = Literal["linear", "mlp"]
 Loss = Literal["bradley_terry", "margin"]

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.preferences import Comparisons
-from models.data.splits import SplitInvalid, prompt_keys
+from attune.models.data.preferences import Comparisons
+from attune.models.data.splits import SplitInvalid, prompt_keys
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

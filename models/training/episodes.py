@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data.preferences import Comparisons
-from models.training.features import Calibration
-from models.training.loop import TrainingData
+from attune.models.data.preferences import Comparisons
+from attune.models.training.features import Calibration
+from attune.models.training.loop import TrainingData
 
 VALIDATION_COUNTS = (0, 2, 5, 10, 20)
 """Context sizes that a training is stopped by: strangers count as much as regulars."""

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.embeddings import Vectors
-from models.data.preferences import Comparisons
+from attune.models.data.embeddings import Vectors
+from attune.models.data.preferences import Comparisons
 
 Array = NDArray[np.float64]
 

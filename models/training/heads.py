@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from models.seam.families import Family
-from models.seam.families_file import read_families, write_families
+from attune.models.seam.families import Family
+from attune.models.seam.families_file import read_families, write_families
 
 Reads = Literal["candidate", "prompt"]
 Outputs = dict[str, NDArray[np.float32]]

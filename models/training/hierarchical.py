@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.preferences import Comparisons
-from models.seam.additive import curvature
-from models.seam.hedge import sigmoid
-from models.training.episodes import EpisodeBatch, Episodes, EpisodeSettings
-from models.training.features import Subspace
-from models.training.learner import Learner, Predicted, attenuated
-from models.training.loop import TrainingData
+from attune.models.data.preferences import Comparisons
+from attune.models.seam.additive import curvature
+from attune.models.seam.hedge import sigmoid
+from attune.models.training.episodes import EpisodeBatch, Episodes, EpisodeSettings
+from attune.models.training.features import Subspace
+from attune.models.training.learner import Learner, Predicted, attenuated
+from attune.models.training.loop import TrainingData
 
 Array = NDArray[np.float64]
 

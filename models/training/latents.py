@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tokenizers import Tokenizer
 
-from models.data.embeddings import Progress, show_progress
-from models.data.preferences import Texts
-from models.data.sae_files import AutoencoderInvalid, SparseAutoencoder
-from models.data.token_states import TokenStates, states_of
-from models.data.trunk import Trunk
-from models.training.sparse_autoencoder import AutoencoderSettings, TrainedAutoencoder, train_sparse_autoencoder
+from attune.models.data.embeddings import Progress, show_progress
+from attune.models.data.preferences import Texts
+from attune.models.data.sae_files import AutoencoderInvalid, SparseAutoencoder
+from attune.models.data.token_states import TokenStates, states_of
+from attune.models.data.trunk import Trunk
+from attune.models.training.sparse_autoencoder import AutoencoderSettings, TrainedAutoencoder, train_sparse_autoencoder
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -1,7 +1,7 @@
 """What the few-shot harness asks of anything that predicts a user's choices: served families and baselines alike.
 
 A learner is told a user's first comparisons and predicts others. Served families do so by a sum of evidence (an adapter in
-`models.evaluation` runs the server's functions); baselines may read all comparisons at once, which no sum can.
+`attune.models.measuring` runs the server's functions); baselines may read all comparisons at once, which no sum can.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.preferences import Comparisons
-from models.seam.hedge import sigmoid
+from attune.models.data.preferences import Comparisons
+from attune.models.seam.hedge import sigmoid
 
 Array = NDArray[np.float64]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.data.embeddings import Vectors
-from models.data.preferences import Comparisons
-from models.training.features import Calibration, Subspace
+from attune.models.data.embeddings import Vectors
+from attune.models.data.preferences import Comparisons
+from attune.models.training.features import Calibration, Subspace
 
 
 @dataclass(frozen=True, slots=True)

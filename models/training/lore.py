@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.preferences import Comparisons
-from models.seam.hedge import sigmoid, softmax
-from models.training.episodes import ComparisonFeatures, Episodes, EpisodeSettings
-from models.training.features import StandardisedHeads, Subspace
-from models.training.hierarchical import episode_nll
-from models.training.learner import Predicted
-from models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from attune.models.data.preferences import Comparisons
+from attune.models.seam.hedge import sigmoid, softmax
+from attune.models.training.episodes import ComparisonFeatures, Episodes, EpisodeSettings
+from attune.models.training.features import StandardisedHeads, Subspace
+from attune.models.training.hierarchical import episode_nll
+from attune.models.training.learner import Predicted
+from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
 Array = NDArray[np.float64]
 

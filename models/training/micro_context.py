@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.seam.reward_heads import LEAST_LOG_GATE
-from models.training.loop import TrainingDiverged, reproducible
+from attune.models.seam.reward_heads import LEAST_LOG_GATE
+from attune.models.training.loop import TrainingDiverged, reproducible
 
 Array = NDArray[np.float64]
 

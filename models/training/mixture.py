@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.data.preferences import Comparisons
+from attune.models.data.preferences import Comparisons
 
 Array = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.embeddings import Progress, show_progress
-from models.data.sae_files import SparseAutoencoder, keep_top
-from models.training.loop import TrainingDiverged, reproducible
+from attune.models.data.embeddings import Progress, show_progress
+from attune.models.data.sae_files import SparseAutoencoder, keep_top
+from attune.models.training.loop import TrainingDiverged, reproducible
 
 Half = NDArray[np.float16]
 

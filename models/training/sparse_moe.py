@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.seam.hedge import HedgeSettings
-from models.seam.sparse_moe import SparseMoe
-from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
-from models.training.features import Calibration, StandardisedHeads, Subspace
-from models.training.heads import Heads, TrainedFamily
-from models.training.loop import LoopSettings, TrainingData, fit, reproducible
-from models.training.mixture import directions_of_kinds, directions_of_users, mixture_nll, posterior_log_weights
+from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.sparse_moe import SparseMoe
+from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
+from attune.models.training.features import Calibration, StandardisedHeads, Subspace
+from attune.models.training.heads import Heads, TrainedFamily
+from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from attune.models.training.mixture import directions_of_kinds, directions_of_users, mixture_nll, posterior_log_weights
 
 NAME = "sparse_moe"
 

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 
-from models.data.preferences import Comparisons
-from models.seam.sparserm import SparseRm
-from models.training.direction_head import HeadSettings, TrainedHead, train_head
-from models.training.directions import Selection, SelectionSettings, halves, select
-from models.training.features import VectorsInvalid
-from models.training.heads import Heads, TrainedFamily
-from models.training.latents import Card, Latents, cards
-from models.training.loop import TrainingData, reproducible
+from attune.models.data.preferences import Comparisons
+from attune.models.seam.sparserm import SparseRm
+from attune.models.training.direction_head import HeadSettings, TrainedHead, train_head
+from attune.models.training.directions import Selection, SelectionSettings, halves, select
+from attune.models.training.features import VectorsInvalid
+from attune.models.training.heads import Heads, TrainedFamily
+from attune.models.training.latents import Card, Latents, cards
+from attune.models.training.loop import TrainingData, reproducible
 
 NAME = "sparserm"
 Array = NDArray[np.float64]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.preferences import Comparisons
-from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
-from models.training.features import Subspace
-from models.training.learner import Predicted
-from models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from attune.models.data.preferences import Comparisons
+from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
+from attune.models.training.features import Subspace
+from attune.models.training.learner import Predicted
+from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.seam.additive import curvature
-from models.seam.families import Vrf
-from models.seam.gaussian import Bases, PairEncoder
-from models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
-from models.training.features import Calibration, SizedHeads, StandardisedHeads, Subspace
-from models.training.heads import Heads, TrainedFamily
-from models.training.hierarchical import Population, PopulationSettings, fit_population, taste_axes
-from models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from attune.models.seam.additive import curvature
+from attune.models.seam.families import Vrf
+from attune.models.seam.gaussian import Bases, PairEncoder
+from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
+from attune.models.training.features import Calibration, SizedHeads, StandardisedHeads, Subspace
+from attune.models.training.heads import Heads, TrainedFamily
+from attune.models.training.hierarchical import Population, PopulationSettings, fit_population, taste_axes
+from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
 Array = NDArray[np.float64]
 

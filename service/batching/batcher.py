@@ -16,12 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from models.seam.text import Encoded
-from service.batching.queue import Batch, BatchQueue
-from service.batching.session import Scorer
-from service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
-from service.batching.worker import Run, Worker
-from service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
+from attune.models.seam.text import Encoded
+from attune.service.batching.queue import Batch, BatchQueue
+from attune.service.batching.session import Scorer
+from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
+from attune.service.batching.worker import Run, Worker
+from attune.service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
 
 # A batch that is full already gains nothing by waiting: it is formed while one runs, and the worker never waits for the loop.
 BATCHES_IN_FLIGHT = 2

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.seam.text import Encoded
-from service.batching.session import Scorer
+from attune.models.seam.text import Encoded
+from attune.service.batching.session import Scorer
 
 # Less than 256 was fastest on no device measured, and is what a machine that is busy at start would suggest.
 BUDGETS = (256, 512, 1024, 2048, 4096, 8192)

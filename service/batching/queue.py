@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from service.errors import Overloaded, TooLarge
+from attune.service.errors import Overloaded, TooLarge
 
 Payload = TypeVar("Payload")
 

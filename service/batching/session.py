@@ -19,9 +19,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.seam.families import Row
-from models.seam.text import Encoded
-from service.batching.cores import usable_cores
+from attune.models.seam.families import Row
+from attune.models.seam.text import Encoded
+from attune.service.batching.cores import usable_cores
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

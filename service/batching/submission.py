@@ -6,10 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Literal
 
-from models.seam.families import Row
-from models.seam.text import Encoded
-from service.batching.queue import Entry
-from service.errors import DeadlineExceeded
+from attune.models.seam.families import Row
+from attune.models.seam.text import Encoded
+from attune.service.batching.queue import Entry
+from attune.service.errors import DeadlineExceeded
 
 # Why texts got no row: no room on arrival, their deadline passed, nobody waited for them any more, or the scorer raised on them.
 Drop = Literal["refused", "expired", "abandoned", "failed"]

@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.seam.families import Row
-from models.seam.text import Encoded
-from service.batching.session import Scorer
+from attune.models.seam.families import Row
+from attune.models.seam.text import Encoded
+from attune.service.batching.session import Scorer
 
 LOG = logging.getLogger(__name__)
 

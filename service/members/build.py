@@ -16,11 +16,11 @@ from pathlib import Path
 
 import httpx
 
-from service.members.local import LocalEngine
-from service.members.member import Member
-from service.members.openai import OpenAIMember
-from service.members.roster import Observers, Roster
-from service.members.spec import LocalSpec, MemberSpec
+from attune.service.members.local import LocalEngine
+from attune.service.members.member import Member
+from attune.service.members.openai import OpenAIMember
+from attune.service.members.roster import Observers, Roster
+from attune.service.members.spec import LocalSpec, MemberSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import AttuneError
-from service.members.local_batch import check_rows_are_independent
-from service.members.local_model import Device, Dtype, LoadedModel, load
-from service.members.local_worker import EngineLoad, Job, Worker
-from service.members.member import Defaults, Event, Finish, GenerationRequest, OneMemberFailed, UnusableMember
+from attune.service.errors import AttuneError
+from attune.service.members.local_batch import check_rows_are_independent
+from attune.service.members.local_model import Device, Dtype, LoadedModel, load
+from attune.service.members.local_worker import EngineLoad, Job, Worker
+from attune.service.members.member import Defaults, Event, Finish, GenerationRequest, OneMemberFailed, UnusableMember
 
 
 class LocalEngine:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from service.members.member import UnusableMember
+from attune.service.members.member import UnusableMember
 
 if TYPE_CHECKING:
     import torch
 
-    from service.members.local_model import LoadedModel
+    from attune.service.members.local_model import LoadedModel
 
 RowT = TypeVar("RowT")
 

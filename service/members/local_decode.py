@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from service.errors import AttuneError, FieldError, InvalidRequest, TooLarge
-from service.members.local_batch import Batch, advance, join, prefill, select
-from service.members.local_model import LoadedModel, decoder_of
-from service.members.local_sampling import NO_TOKEN, Draw, choose
-from service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, TextPiece
-from service.members.writing import Writer
+from attune.service.errors import AttuneError, FieldError, InvalidRequest, TooLarge
+from attune.service.members.local_batch import Batch, advance, join, prefill, select
+from attune.service.members.local_model import LoadedModel, decoder_of
+from attune.service.members.local_sampling import NO_TOKEN, Draw, choose
+from attune.service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, TextPiece
+from attune.service.members.writing import Writer
 
 if TYPE_CHECKING:
     import torch

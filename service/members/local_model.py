@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from service.members.local_lora import BASE_ROW, RowAdapters, mix_rows
-from service.members.member import UnusableMember
+from attune.service.members.local_lora import BASE_ROW, RowAdapters, mix_rows
+from attune.service.members.member import UnusableMember
 
 if TYPE_CHECKING:
     import torch

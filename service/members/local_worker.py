@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from service.errors import AttuneError, DeadlineExceeded, Overloaded
-from service.members.local_decode import Decoder, Report, Task
-from service.members.local_model import LoadedModel
-from service.members.member import Event, OneMemberFailed
+from attune.service.errors import AttuneError, DeadlineExceeded, Overloaded
+from attune.service.members.local_decode import Decoder, Report, Task
+from attune.service.members.local_model import LoadedModel
+from attune.service.members.member import Event, OneMemberFailed
 
 
 @dataclass(slots=True, eq=False)

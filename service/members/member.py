@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from service.errors import FieldError, InvalidRequest, MemberFailed
+from attune.service.errors import FieldError, InvalidRequest, MemberFailed
 
 Reason = Literal[
     "breaker-open",  # not tried: it failed too often a moment ago

@@ -18,12 +18,21 @@ from typing import Literal, cast
 
 import httpx
 
-from service.errors import DeadlineExceeded, TooLarge
-from service.members.breaker import Breaker, State, Verdict
-from service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, Reason, TextPiece, UnusableMember, without_secrets
-from service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, reason_in, request_body, retry_after_s
-from service.members.spec import OpenAISpec
-from service.members.writing import StopScanner
+from attune.service.errors import DeadlineExceeded, TooLarge
+from attune.service.members.breaker import Breaker, State, Verdict
+from attune.service.members.member import (
+    Event,
+    Finish,
+    GenerationRequest,
+    OneMemberFailed,
+    Reason,
+    TextPiece,
+    UnusableMember,
+    without_secrets,
+)
+from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, reason_in, request_body, retry_after_s
+from attune.service.members.spec import OpenAISpec
+from attune.service.members.writing import StopScanner
 
 log = logging.getLogger(__name__)
 

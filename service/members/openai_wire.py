@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from service.members.member import GenerationRequest, Reason, without_secrets
+from attune.service.members.member import GenerationRequest, Reason, without_secrets
 
 DONE = "[DONE]"
 MAX_EVENT_BYTES = 1 << 20

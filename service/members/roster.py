@@ -16,9 +16,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from service.errors import AttuneError, CallerError, DeadlineExceeded, MemberFailed, Overloaded, UnknownMember
-from service.members.breaker import State
-from service.members.member import Event, GenerationRequest, Member, OneMemberFailed, Reason, TextPiece
+from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, MemberFailed, Overloaded, UnknownMember
+from attune.service.members.breaker import State
+from attune.service.members.member import Event, GenerationRequest, Member, OneMemberFailed, Reason, TextPiece
 
 Outcome = Literal["complete", "failed", "left"]
 

@@ -19,7 +19,7 @@ from types import NoneType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
-from service.members.member import Defaults, UnusableMember
+from attune.service.members.member import Defaults, UnusableMember
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from typing import Self
 import structlog
 from redis.exceptions import RedisError
 
-from service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, prepare, socket_path
-from service.state.file_sync import AppendOnlyFiles
-from service.state.server_process import Fsync, ServerProcess, arguments, client_of, find_server
+from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, prepare, socket_path
+from attune.service.state.file_sync import AppendOnlyFiles
+from attune.service.state.server_process import Fsync, ServerProcess, arguments, client_of, find_server
 
 __all__ = ["DataDirInUse", "EmbeddedRedis", "EmbeddedRedisError"]
 

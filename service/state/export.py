@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from service.state.keys import DECISION, LAST, SUM, UserKey, WrongUser, unseal
-from service.state.records import (
+from attune.service.state.keys import DECISION, LAST, SUM, UserKey, WrongUser, unseal
+from attune.service.state.records import (
     Exported,
     LastMember,
     LoggedComparison,

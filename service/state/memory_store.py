@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from models.seam.evidence import align
-from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
-from service.state.keys import UserKey, checked_name, is_name
-from service.state.records import (
+from attune.models.seam.evidence import align
+from attune.service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
+from attune.service.state.keys import UserKey, checked_name, is_name
+from attune.service.state.records import (
     Comparison,
     Exported,
     KnownEvent,
@@ -30,7 +30,7 @@ from service.state.records import (
     Vector,
     is_event_id,
 )
-from service.state.store import Added, DecisionPlace, Deleted, Limits, Replayed, UsersPage
+from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Replayed, UsersPage
 
 _USERS_AT_ONCE = 100
 

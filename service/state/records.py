@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.state.keys import checked_name
+from attune.service.state.keys import checked_name
 
 Vector = NDArray[np.float64]
 

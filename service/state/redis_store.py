@@ -15,9 +15,9 @@ from typing import Any
 
 import structlog
 
-from service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
-from service.state.export import log_without, pages
-from service.state.keys import (
+from attune.service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
+from attune.service.state.export import log_without, pages
+from attune.service.state.keys import (
     DECISION,
     LAST,
     SUM,
@@ -32,10 +32,10 @@ from service.state.keys import (
     unpack_pointer,
     unseal,
 )
-from service.state.records import DIGEST_BYTES, Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
-from service.state.scripts import ADD_COMPARISON, DELETE_USER, REPLAY_COMPARISON, TAKE_BACK, WRITE_DECISION
-from service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UsersPage
-from service.state.wire import Wire
+from attune.service.state.records import DIGEST_BYTES, Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
+from attune.service.state.scripts import ADD_COMPARISON, DELETE_USER, REPLAY_COMPARISON, TAKE_BACK, WRITE_DECISION
+from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UsersPage
+from attune.service.state.wire import Wire
 
 _log = structlog.get_logger(__name__)
 _POINTERS_AT_ONCE = 500

@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service.state.data_dir import EmbeddedRedisError
+from attune.service.state.data_dir import EmbeddedRedisError
 
 _log = structlog.get_logger(__name__)
 

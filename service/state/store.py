@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from service.state.keys import UserKey, user_tag
-from service.state.records import (
+from attune.service.state.keys import UserKey, user_tag
+from attune.service.state.records import (
     Comparison,
     Exported,
     KnownEvent,

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 
-from service.errors import StoreUnavailable
-from service.state.connect import connect
-from service.state.scripts import Script
+from attune.service.errors import StoreUnavailable
+from attune.service.state.connect import connect
+from attune.service.state.scripts import Script
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
-from models.seam.families import Row
-from models.seam.text import Encoded
+from attune.models.seam.families import Row
+from attune.models.seam.text import Encoded
 
 VOCABULARY = 100
 NAN_ID = 66  # this token's embedding is not a number

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from service.batching.batcher import Batcher
-from service.batching.session import Scorer
-from service.batching.submission import BatchReport, Drop, Submitted
+from attune.service.batching.batcher import Batcher
+from attune.service.batching.session import Scorer
+from attune.service.batching.submission import BatchReport, Drop, Submitted
 from tests.batching.scorers import GatedScorer, text
 
 LONG_S = 60.0

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.batching.session import ScorerSession
-from service.batching.submission import BatchReport
-from service.errors import Overloaded, TooLarge
+from attune.service.batching.session import ScorerSession
+from attune.service.batching.submission import BatchReport
+from attune.service.errors import Overloaded, TooLarge
 from tests.batching.scorers import NAN_ID, GatedScorer, text, texts
 from tests.batching.serving import LONG_S, Reports, occupied, serving, settle, start
 

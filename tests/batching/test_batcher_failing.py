@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from models.seam.text import Encoded
-from service.batching.batcher import CANARY_FAILURES, Batcher
-from service.batching.session import ScorerSession
-from service.batching.submission import Submitted
-from service.errors import DeadlineExceeded, NotReady, ScorerFailed
+from attune.models.seam.text import Encoded
+from attune.service.batching.batcher import CANARY_FAILURES, Batcher
+from attune.service.batching.session import ScorerSession
+from attune.service.batching.submission import Submitted
+from attune.service.errors import DeadlineExceeded, NotReady, ScorerFailed
 from tests.batching.scorers import NAN_ID, UNKNOWN_ID, GatedScorer, text, texts
 from tests.batching.serving import LONG_S, Reports, occupied, serving, settle, start
 

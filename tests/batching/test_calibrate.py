@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from models.seam.families import Row
-from models.seam.text import Encoded
-from service.batching.calibrate import BUDGETS, LENGTHS, calibrate, texts
+from attune.models.seam.families import Row
+from attune.models.seam.text import Encoded
+from attune.service.batching.calibrate import BUDGETS, LENGTHS, calibrate, texts
 from tests.batching.scorers import CostedScorer
 
 

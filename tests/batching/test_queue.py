@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.batching.queue import RETRY_AFTER_MOST_S, RETRY_AFTER_UNKNOWN_S, TURN_BUDGETS, BatchQueue, Entry
-from service.errors import Overloaded, TooLarge
+from attune.service.batching.queue import RETRY_AFTER_MOST_S, RETRY_AFTER_UNKNOWN_S, TURN_BUDGETS, BatchQueue, Entry
+from attune.service.errors import Overloaded, TooLarge
 
 LENGTHS = st.integers(1, 300)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from models.seam.text import Encoded
-from service.batching.session import CPU, CUDA, CUDA_OPTIONS, ScorerRefused, ScorerSession, installed_runtime, padded, with_options
+from attune.models.seam.text import Encoded
+from attune.service.batching.session import CPU, CUDA, CUDA_OPTIONS, ScorerRefused, ScorerSession, installed_runtime, padded, with_options
 from tests.batching.scorers import NAN_ID, UNKNOWN_ID, text, toy_table, write_toy_scorer
 
 

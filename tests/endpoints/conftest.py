@@ -12,12 +12,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.endpoints.runtime import Serving
-from service.settings import Settings
-from service.state.embedded import EmbeddedRedis
-from service.state.memory_store import MemoryStore
-from service.state.store import Store
+from attune.service.app import create_app
+from attune.service.live.runtime import Serving
+from attune.service.settings import Settings
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.memory_store import MemoryStore
+from attune.service.state.store import Store
 from tests.clock import Clock
 from tests.endpoints.voices import Voice, voices
 from tests.state.servers import embedded_in_a_thread

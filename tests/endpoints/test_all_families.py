@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.seam.families_file import FORMATS
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.models.seam.families_file import FORMATS
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.tiny_bundle import write_tiny_bundle
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service.endpoints.ids import candidate_id, new_decision_id
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.service.ids import candidate_id, new_decision_id
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 
 SCORE: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG]}

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.app import create_app
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.service.app import create_app
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.clock import Clock
 from tests.endpoints.conftest import PROMPT, Service
 from tests.endpoints.test_streaming import listening

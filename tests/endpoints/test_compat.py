@@ -8,10 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from service.endpoints.ids import split_candidate
-from service.members.member import OneMemberFailed
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.service.ids import split_candidate
+from attune.service.members.member import OneMemberFailed
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.test_streaming import listening
 from tests.endpoints.voices import SAYINGS, voices

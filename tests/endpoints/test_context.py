@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data.logged import read_logged
-from models.data.preferences import Comparisons
-from models.export.router import retrain_router
-from models.training.micro_context import RouterSettings
-from service.settings import Settings
-from service.state.embedded import EmbeddedRedis
+from attune.models.data.preferences import Comparisons
+from attune.models.export.router import retrain_router
+from attune.models.seam.exports import read_logged
+from attune.models.training.micro_context import RouterSettings
+from attune.service.settings import Settings
+from attune.service.state.embedded import EmbeddedRedis
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.tiny_bundle import PLAIN
 from tests.tiny_bundle import WARM as WARM_WORDS

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from service.endpoints.window import RecentUsers
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.service.live.window import RecentUsers
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.state.conftest import key_of
 from tests.tiny_bundle import HEADS, MEMBERS, write_tiny_bundle

@@ -9,10 +9,10 @@ import httpx
 import pytest
 import structlog
 
-from service.endpoints.admission import RateLimit
-from service.errors import RateLimited
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.service.errors import RateLimited
+from attune.service.http.admission import RateLimit
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.voices import voices
 
@@ -231,7 +231,7 @@ async def test_every_error_code_is_explained_where_its_type_points(service: Serv
 
 
 async def test_before_it_is_ready_requests_are_503(settings_of: Callable[..., Settings]):
-    from service.app import create_app
+    from attune.service.app import create_app
 
     app = create_app(settings_of(), store=MemoryStore())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://attune") as client:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.endpoints.ids import candidate_id, new_decision_id
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
-from service.state.redis_store import RedisStore
+from attune.service.ids import candidate_id, new_decision_id
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
+from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.tiny_bundle import write_tiny_bundle
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from service.settings import Settings
-from service.state.embedded import EmbeddedRedis
-from service.state.redis_store import RedisStore
+from attune.service.settings import Settings
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import PROMPT, Service, running
 from tests.state.conftest import age
 

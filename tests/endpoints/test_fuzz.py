@@ -16,9 +16,9 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
-from service.app import create_app
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.service.app import create_app
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.test_openapi import FILE
 from tests.endpoints.voices import voices
 from tests.tiny_bundle import write_tiny_bundle

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.seam.routing import choose, sampled_values
-from service.endpoints.ids import candidate_id
-from service.errors import MemberFailed
-from service.members.member import OneMemberFailed
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
-from service.state.redis_store import RedisStore
+from attune.models.seam.routing import choose, sampled_values
+from attune.service.errors import MemberFailed
+from attune.service.ids import candidate_id
+from attune.service.members.member import OneMemberFailed
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
+from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.voices import SAYINGS, voices
 from tests.tiny_bundle import MEMBERS

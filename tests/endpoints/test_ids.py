@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.endpoints.ids import MAX_CANDIDATES, as_decision_id, candidate_id, new_decision_id, new_id, split_candidate
+from attune.service.ids import MAX_CANDIDATES, as_decision_id, candidate_id, new_decision_id, new_id, split_candidate
 
 
 @given(st.integers(0, MAX_CANDIDATES - 1), st.floats(0, 4e9))

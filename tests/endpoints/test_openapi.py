@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from service.app import create_app
-from service.settings import Settings
+from attune.service.app import create_app
+from attune.service.settings import Settings
 
 FILE = Path(__file__).with_name("openapi.json")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service import __version__
-from service.errors import BundleRefused
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune import __version__
+from attune.service.errors import BundleRefused
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.voices import Voice, voices
 from tests.tiny_bundle import HEADS, MEMBERS, write_tiny_bundle
@@ -167,7 +167,7 @@ async def test_a_roster_without_a_member_of_the_portfolio_stops_the_start(settin
 
 
 async def test_a_bundle_without_a_roster_stops_the_start(settings_of: Callable[..., Settings]):
-    from service.app import create_app
+    from attune.service.app import create_app
 
     app = create_app(settings_of(), store=MemoryStore())
     with pytest.raises(BundleRefused, match=r"roster\.json"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.evaluation.offpolicy_report import evaluate_log
+from attune.models.measuring.policy.report import evaluate_log
 from tests.endpoints.conftest import PROMPT, Service
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from service.settings import Settings
-from service.state.embedded import EmbeddedRedis
-from service.state.redis_store import RedisStore
+from attune.service.settings import Settings
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.tiny_bundle import write_tiny_bundle
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.seam.routing import choose, member_costs, sampled_values, utilities
-from service.endpoints.record import pack, unpack
-from service.errors import BundleRefused
-from service.settings import Settings
-from service.state.embedded import EmbeddedRedis
-from service.state.memory_store import MemoryStore
-from service.state.redis_store import RedisStore
+from attune.models.seam.routing import choose, member_costs, sampled_values, utilities
+from attune.service.errors import BundleRefused
+from attune.service.settings import Settings
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.memory_store import MemoryStore
+from attune.service.state.redis_store import RedisStore
+from attune.service.usecases.record import pack, unpack
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.test_record import record
 from tests.endpoints.voices import voices
@@ -108,7 +108,7 @@ async def test_the_dearer_member_loses_where_the_trade_off_is_great_enough(setti
 
 
 async def test_a_stand_in_is_chosen_by_utility_too(settings_of: Callable[..., Settings], tmp_path: Path):
-    from service.members.member import OneMemberFailed
+    from attune.service.members.member import OneMemberFailed
 
     roster = priced_roster(tmp_path, prices=(0.0, 5.0, 0.0), latencies_s=(0.0, 0.0, 0.0))
     members = voices()
@@ -174,7 +174,7 @@ async def test_a_member_that_is_better_by_more_takes_over(settings_of: Callable[
 
 
 async def test_what_served_counts_and_not_what_was_drawn_or_forced(settings_of: Callable[..., Settings]):
-    from service.members.member import OneMemberFailed
+    from attune.service.members.member import OneMemberFailed
 
     members = voices()
     async with running(settings_of(routing_hysteresis=100.0), MemoryStore(), members) as service:

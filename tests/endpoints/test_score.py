@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.endpoints.people import Person
-from service.endpoints.scoring import score_candidates
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
-from service.state.redis_store import RedisStore
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
+from attune.service.state.redis_store import RedisStore
+from attune.service.usecases.people import Person
+from attune.service.usecases.scoring import score_candidates
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.tiny_bundle import HEADS, TEMPLATE
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data.embeddings import Vectors
-from models.data.trunk import load_trunk
-from models.export.onnx import ScorerGraph, export_scorer
-from models.seam.bundle import Probes, basis_id, write_bundle
-from models.seam.families_file import write_families
-from models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
-from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from models.training.features import Subspace
-from models.training.heads import TrainedFamily
-from models.training.loop import LoopSettings
-from models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.models.data.embeddings import Vectors
+from attune.models.data.trunk import load_trunk
+from attune.models.export.onnx import ScorerGraph, export_scorer
+from attune.models.seam.bundle import Probes, basis_id, write_bundle
+from attune.models.seam.families_file import write_families
+from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
+from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from attune.models.training.features import Subspace
+from attune.models.training.heads import TrainedFamily
+from attune.models.training.loop import LoopSettings
+from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import running
 from tests.models.small_world import small_world
 from tests.models.tiny_trunk import write_tiny_trunk

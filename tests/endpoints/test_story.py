@@ -8,9 +8,9 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from service.endpoints.record import pack, unpack
-from service.settings import Settings
-from service.state.redis_store import RedisStore
+from attune.service.settings import Settings
+from attune.service.state.redis_store import RedisStore
+from attune.service.usecases.record import pack, unpack
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 
 PROMPTS = [PROMPT, "tell me about tea", "what is the best way to travel ?"]

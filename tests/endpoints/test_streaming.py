@@ -12,9 +12,9 @@ import httpx
 import pytest
 import uvicorn
 
-from service.errors import MemberFailed
-from service.settings import Settings
-from service.state.memory_store import MemoryStore
+from attune.service.errors import MemberFailed
+from attune.service.settings import Settings
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.streams import events
 from tests.endpoints.voices import SAYINGS, voices

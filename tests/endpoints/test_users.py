@@ -9,9 +9,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from service.settings import Settings
-from service.state.embedded import EmbeddedRedis
-from service.state.memory_store import MemoryStore
+from attune.service.settings import Settings
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from service.errors import AttuneError
-from service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, TextPiece
+from attune.service.errors import AttuneError
+from attune.service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, TextPiece
 
 SAYINGS = {
     "concise": ("put it", " in water", " ."),

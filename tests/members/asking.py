@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from service.members.member import Finish, GenerationRequest, Message, TextPiece
+from attune.service.members.member import Finish, GenerationRequest, Message, TextPiece
 
 
 def ask(text: str = "Hello there", **changes) -> GenerationRequest:

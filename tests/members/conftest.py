@@ -7,9 +7,9 @@ import asyncio
 import httpx
 import pytest
 
-from service.members.local import LocalEngine
-from service.members.openai import OpenAIMember
-from service.members.spec import OpenAISpec
+from attune.service.members.local import LocalEngine
+from attune.service.members.openai import OpenAIMember
+from attune.service.members.spec import OpenAISpec
 from tests.members.gate import Gate
 from tests.members.tiny import ADAPTERS, write_language_model
 from tests.members.upstream import running_upstream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from service.members.local import LocalEngine
+from attune.service.members.local import LocalEngine
 
 
 class Gate:

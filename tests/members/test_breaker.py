@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.members.breaker import Breaker
+from attune.service.members.breaker import Breaker
 from tests.clock import Clock
 
 

@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("peft")
 
-from service.errors import UnknownMember
-from service.members.build import build_roster, member_client
-from service.members.member import UnusableMember
-from service.members.roster import Fallback, Observers
-from service.members.spec import parse_roster
+from attune.service.errors import UnknownMember
+from attune.service.members.build import build_roster, member_client
+from attune.service.members.member import UnusableMember
+from attune.service.members.roster import Fallback, Observers
+from attune.service.members.spec import parse_roster
 from tests.members.asking import ask, soon
 
 LOCAL = {

@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("peft")
 
-from service.errors import DeadlineExceeded, InvalidRequest, MemberFailed
-from service.members.member import Defaults, Finish, GenerationRequest, Member, Message, TextPiece
-from service.members.openai import OpenAIMember
-from service.members.spec import OpenAISpec
+from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed
+from attune.service.members.member import Defaults, Finish, GenerationRequest, Member, Message, TextPiece
+from attune.service.members.openai import OpenAIMember
+from attune.service.members.spec import OpenAISpec
 from tests.members.asking import ask, collect, soon
 from tests.members.gate import Gate
 

@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("peft")
 
-from service.members.local import LocalEngine
+from attune.service.members.local import LocalEngine
 from tests.members.asking import ask, collect
 
-LANGUAGE_MODEL = Path(__file__).parents[2] / "models" / "demo" / "language_model"
+LANGUAGE_MODEL = Path(__file__).parents[2] / "demo" / "artefacts" / "language_model"
 
 
 async def test_every_manner_of_the_demo_answers_in_its_own_words():
     if not (LANGUAGE_MODEL / "base" / "config.json").is_file():
-        pytest.skip("models/demo/language_model is not there: models/runs/demo.sh makes it")
+        pytest.skip("demo/artefacts/language_model is not there: demo/build.sh makes it")
     adapters = {path.name: path for path in sorted((LANGUAGE_MODEL / "adapters").iterdir()) if path.is_dir()}
     engine = LocalEngine(LANGUAGE_MODEL / "base", adapters, threads=1)
     await asyncio.to_thread(engine.load)

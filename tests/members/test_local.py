@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from service.errors import Overloaded
+from attune.service.errors import Overloaded
 from tests.members.asking import ask, collect, soon
 from tests.members.gate import Gate
 from tests.members.local_asking import members_of, requests, settled

@@ -9,9 +9,9 @@ pytest.importorskip("peft")
 
 from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM  # noqa: E402
 
-from service.members.local_batch import advance, check_rows_are_independent, join, prefill, select  # noqa: E402
-from service.members.local_model import load  # noqa: E402
-from service.members.member import UnusableMember  # noqa: E402
+from attune.service.members.local_batch import advance, check_rows_are_independent, join, prefill, select  # noqa: E402
+from attune.service.members.local_model import load  # noqa: E402
+from attune.service.members.member import UnusableMember  # noqa: E402
 from tests.members.tiny import ADAPTERS, write_tokenizer  # noqa: E402
 
 PROMPTS = [[5, 9, 20, 31, 7], [44], [12, 13, 14, 15, 16, 17, 18, 19, 20], [50, 51, 52]]

@@ -10,9 +10,9 @@ pytest.importorskip("peft")
 
 import torch
 
-from service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, TooLarge
-from service.members.local import LocalEngine
-from service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
+from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, TooLarge
+from attune.service.members.local import LocalEngine
+from attune.service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
 from tests.members.asking import ask, collect, soon
 from tests.members.gate import Gate
 from tests.members.local_asking import PROMPTS, members_of, requests, settled

@@ -12,9 +12,9 @@ pytest.importorskip("peft")
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from service.members.local_batch import prefill
-from service.members.local_lora import RowAdapters
-from service.members.local_model import load
+from attune.service.members.local_batch import prefill
+from attune.service.members.local_lora import RowAdapters
+from attune.service.members.local_model import load
 from tests.members.tiny import write_tokenizer
 
 PROMPTS = [[5, 9, 20, 31, 7], [44, 45], [12, 13, 14, 15], [50, 51, 52], [60, 61, 62, 63, 64, 65]]

@@ -13,9 +13,9 @@ pytest.importorskip("peft")
 
 from safetensors.numpy import load_file, save_file
 
-from service.members.local import LocalEngine
-from service.members.local_model import load
-from service.members.member import UnusableMember
+from attune.service.members.local import LocalEngine
+from attune.service.members.local_model import load
+from attune.service.members.member import UnusableMember
 from tests.members.tiny import CONTEXT, edit_config, write_adapter, write_base
 
 WEIGHTS = "adapter_model.safetensors"

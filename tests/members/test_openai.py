@@ -7,8 +7,8 @@ from contextlib import aclosing
 
 import pytest
 
-from service.errors import TooLarge
-from service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
+from attune.service.errors import TooLarge
+from attune.service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import KEY, fails, good, hang_up, refusing
 

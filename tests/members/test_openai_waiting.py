@@ -8,10 +8,10 @@ from contextlib import aclosing
 import httpx
 import pytest
 
-from service.errors import DeadlineExceeded
-from service.members.member import OneMemberFailed, TextPiece, UnusableMember
-from service.members.openai import OpenAIMember
-from service.members.spec import OpenAISpec
+from attune.service.errors import DeadlineExceeded
+from attune.service.members.member import OneMemberFailed, TextPiece, UnusableMember
+from attune.service.members.openai import OpenAIMember
+from attune.service.members.spec import OpenAISpec
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import fails, good, hang_up, refusing
 

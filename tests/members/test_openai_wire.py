@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.members.member import GenerationRequest, Message, without_secrets
-from service.members.openai_wire import MAX_EVENT_BYTES, BadAnswer, Chunk, EventReader, read_chunk, reason_in, request_body, retry_after_s
+from attune.service.members.member import GenerationRequest, Message, without_secrets
+from attune.service.members.openai_wire import (
+    MAX_EVENT_BYTES,
+    BadAnswer,
+    Chunk,
+    EventReader,
+    read_chunk,
+    reason_in,
+    request_body,
+    retry_after_s,
+)
 
 
 def chunk(delta=None, finish=None, **more):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.errors import AttuneError, DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge, UnknownMember
-from service.members.member import Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
-from service.members.roster import Fallback, Observers, Roster, Served
+from attune.service.errors import AttuneError, DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge, UnknownMember
+from attune.service.members.member import Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
+from attune.service.members.roster import Fallback, Observers, Roster, Served
 
 REQUEST = GenerationRequest((Message("user", "Hi"),), 5)
 FINISH = Finish("stop", 3, 2)

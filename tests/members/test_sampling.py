@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.members.local_sampling import NO_TOKEN, NUCLEUS_GUESS, Draw, choose  # noqa: E402
+from attune.service.members.local_sampling import NO_TOKEN, NUCLEUS_GUESS, Draw, choose  # noqa: E402
 
 
 def logits_of(*probabilities):

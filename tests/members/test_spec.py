@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from service.members.member import Defaults, UnusableMember
-from service.members.spec import LocalSpec, OpenAISpec, parse_roster, read_roster
+from attune.service.members.member import Defaults, UnusableMember
+from attune.service.members.spec import LocalSpec, OpenAISpec, parse_roster, read_roster
 
 LOCAL = {"kind": "local", "base": "language_model/base", "adapter": "language_model/adapters/concise"}
 SERVER = {"kind": "openai", "base_url": "https://example.org/v1", "model": "m"}

@@ -19,10 +19,10 @@ pytest.importorskip("peft")
 for needed in ("fastapi", "uvicorn", "openai", "pydantic"):  # what transformers itself asks for before it serves
     pytest.importorskip(needed)
 
-from service.members.local import LocalEngine  # noqa: E402
-from service.members.member import Defaults, OneMemberFailed, TextPiece  # noqa: E402
-from service.members.openai import OpenAIMember  # noqa: E402
-from service.members.spec import OpenAISpec  # noqa: E402
+from attune.service.members.local import LocalEngine  # noqa: E402
+from attune.service.members.member import Defaults, OneMemberFailed, TextPiece  # noqa: E402
+from attune.service.members.openai import OpenAIMember  # noqa: E402
+from attune.service.members.spec import OpenAISpec  # noqa: E402
 from tests.members.asking import ask, collect, soon  # noqa: E402
 from tests.members.tiny import write_base  # noqa: E402
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.members.writing import Detokenizer, StopScanner, Writer
+from attune.service.members.writing import Detokenizer, StopScanner, Writer
 
 
 def decode_bytes(ids):

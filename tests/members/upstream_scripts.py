@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.members.member import OneMemberFailed
+from attune.service.members.member import OneMemberFailed
 from tests.members.asking import ask, collect
 
 KEY = "sk-very-secret-key-0123456789"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.portfolio.oracles import BestOfN, Oracle, OracleFailed, Solution
+from attune.models.portfolio.oracles import BestOfN, Oracle, OracleFailed, Solution
 
 Array = NDArray[np.float64]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from models.data.embeddings import Vectors
-from models.data.preferences import Comparisons, Texts
-from models.data.splits import split
-from models.seam.text import Encoded, TextEncoder, TextTemplate
-from models.training.loop import LoopSettings, TrainingData
+from attune.models.data.embeddings import Vectors
+from attune.models.data.preferences import Comparisons, Texts
+from attune.models.data.splits import split
+from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
+from attune.models.training.loop import LoopSettings, TrainingData
 
 WIDTH = 9
 SHORT = LoopSettings(steps=250, evaluate_every=50, patience=6)

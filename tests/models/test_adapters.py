@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from models.data.adapters import ANYONE, Reading, RowsInvalid, read_comparisons, shape_of
-from models.data.check import survey
-from models.data.preferences import Comparison
-from models.data.splits import SplitInvalid, split
-from models.data.tables import TableInvalid, read_rows
+from attune.models.data.adapters import ANYONE, Reading, RowsInvalid, read_comparisons, shape_of
+from attune.models.data.check import survey
+from attune.models.data.preferences import Comparison
+from attune.models.data.splits import SplitInvalid, split
+from attune.models.data.tables import TableInvalid, read_rows
 
 
 def write_lines(path, rows):
@@ -237,7 +237,7 @@ def test_equal_ratings_leave_nothing_and_the_check_says_why(tmp_path):
 def test_the_command_prints_the_survey_and_fails_on_bad_rows(tmp_path):
     from typer.testing import CliRunner
 
-    from models.__main__ import app
+    from attune.models.__main__ import app
 
     path = write_lines(tmp_path / "a.jsonl", [{"q": "Why?", "chosen": "Because.", "rejected": "No idea.", "id": 3}])
     options = ["data", "check", str(path), "--column", "prompt=q", "--ignore", "id"]

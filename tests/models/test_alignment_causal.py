@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.alignment.adapter_fit import AdapterMisfit, check_adapter, empty_network
-from models.alignment.answers import Rewards, RewardsInvalid, sample_answers
-from models.alignment.causal import BASE, load, sample, token_statistics
-from models.alignment.mixing import mix_answers
-from models.alignment.soups import average_adapters
+from attune.models.alignment.adapter_fit import AdapterMisfit, check_adapter, empty_network
+from attune.models.alignment.answers import Rewards, RewardsInvalid, sample_answers
+from attune.models.alignment.causal import BASE, load, sample, token_statistics
+from studies.approximations.mixing import mix_answers
+from studies.approximations.soups import average_adapters
 from tests.models.tiny_causal import PROMPTS, rewards, write_lora, write_model
 
 

@@ -8,14 +8,14 @@ import shlex
 import numpy as np
 import pytest
 
-from models.alignment.adapter_fit import AdapterMisfit
-from models.alignment.answers import Answers
-from models.alignment.causal import Answer, Statistics
-from models.alignment.dpo import training_order
-from models.alignment.guard import GuardLimits, health, ratios, violations
-from models.alignment.pairs import PairsMissing, choose_pairs
-from models.alignment.vllm import plan_vllm
-from service.members.spec import OpenAISpec, parse_roster
+from attune.models.alignment.adapter_fit import AdapterMisfit
+from attune.models.alignment.answers import Answers
+from attune.models.alignment.causal import Answer, Statistics
+from attune.models.alignment.dpo import training_order
+from attune.models.alignment.guard import GuardLimits, health, ratios, violations
+from attune.models.alignment.pairs import PairsMissing, choose_pairs
+from attune.models.alignment.vllm import plan_vllm
+from attune.service.members.spec import OpenAISpec, parse_roster
 from tests.models.tiny_causal import write_lora, write_model
 
 WORDS = tuple("abcdefghijklmnopqrs")

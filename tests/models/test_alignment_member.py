@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import models
-from models.alignment.answers import Rewards, sample_answers
-from models.alignment.causal import BASE, load
-from models.alignment.dpo import DpoSettings, complete_checkpoints, train_dpo
-from models.alignment.guard import GuardLimits
-from models.alignment.member import MemberConflict, MemberRefused, MemberSettings, Prompts, train_member
-from models.alignment.pairs import choose_pairs
-from models.data.synthetic import MANNERS, prompts
-from models.data.synthetic_tastes import manner_scores
+import attune
+from attune.models.alignment.answers import Rewards, sample_answers
+from attune.models.alignment.causal import BASE, load
+from attune.models.alignment.dpo import DpoSettings, complete_checkpoints, train_dpo
+from attune.models.alignment.guard import GuardLimits
+from attune.models.alignment.member import MemberConflict, MemberRefused, MemberSettings, Prompts, train_member
+from attune.models.alignment.pairs import choose_pairs
+from demo.corpus.tastes import manner_scores
+from demo.corpus.texts import MANNERS, prompts
 from tests.models.tiny_causal import PROMPTS, rewards, write_model
 from tests.project.tree import ROOT
 
@@ -144,7 +144,7 @@ def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_no
 
 
 def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itself(tmp_path):
-    base = Path(models.__file__).parent / "demo" / "language_model" / "base"
+    base = Path(attune.__file__).parent / "demo" / "language_model" / "base"
     playful = Rewards(MANNERS, lambda _prompts, responses: np.array([manner_scores(text) for text in responses]))
     sizes = {"train": 80, "validation": 24, "test": 60}
     asked = Prompts(*(tuple(prompt.text for prompt in prompts(part, 0)[:size]) for part, size in sizes.items()))

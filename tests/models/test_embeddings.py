@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.data.embeddings import EmbeddingInvalid, embed_texts
-from models.data.preferences import Texts
+from attune.models.data.embeddings import EmbeddingInvalid, embed_texts
+from attune.models.data.preferences import Texts
 from tests.models.small_world import BagOfWords
 
 WORDS = ["boil the egg for nine minutes ask a cook why not never now hello there"]

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import typer
 
-from models.data.preferences import Comparison, Comparisons
-from models.evaluation.curves import accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
-from models.evaluation.families_report import Run, Sizes, evaluate_families, masked
-from models.evaluation.families_runs import read_set, runs_on
-from models.evaluation.held_out import hold_out
-from models.evaluation.line_up import LineUp
-from models.training.features import Subspace
-from models.training.hierarchical import PopulationSettings
-from models.training.learner import Predicted
-from models.training.vrf import VrfSettings
+from attune.models.data.preferences import Comparison, Comparisons
+from attune.models.measuring.families.curves import accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
+from attune.models.measuring.families.held_out import hold_out
+from attune.models.measuring.families.line_up import LineUp
+from attune.models.measuring.families.report import Run, Sizes, evaluate_families, masked
+from attune.models.measuring.families.runs import read_set, runs_on
+from attune.models.training.features import Subspace
+from attune.models.training.hierarchical import PopulationSettings
+from attune.models.training.learner import Predicted
+from attune.models.training.vrf import VrfSettings
 from tests.models.small_world import SHORT, BagOfWords, small_texts, small_vectors
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.training.audit import LEAST_USERS, audit_heads
-from models.training.micro_context import ContextComparisons, RouterSettings, soft_targets, train_router
+from attune.models.training.audit import LEAST_USERS, audit_heads
+from attune.models.training.micro_context import ContextComparisons, RouterSettings, soft_targets, train_router
 
 LN3 = float(np.log(3.0))
 OPEN = torch.tensor([True, True])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.evaluation.offpolicy import (
+from attune.models.measuring.policy.estimators import (
     Duels,
     LogInvalid,
     best_single,
@@ -19,7 +19,7 @@ from models.evaluation.offpolicy import (
     unsupported,
     untransformed,
 )
-from models.evaluation.offpolicy_report import coverage, evaluate_log, read_log, simulated_log, true_values
+from attune.models.measuring.policy.report import coverage, evaluate_log, read_log, simulated_log, true_values
 
 
 def decision(name: str, members: tuple[str, str], joint: float | None = 0.25, user: str = "u1") -> dict:

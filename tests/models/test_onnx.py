@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.data.trunk import Trunk, load_trunk
-from models.export.onnx import ExportFailed, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
-from models.seam.text import Encoded
+from attune.models.data.trunk import Trunk, load_trunk
+from attune.models.export.onnx import ExportFailed, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
+from attune.models.seam.text import Encoded
 from tests.models.tiny_trunk import write_tiny_trunk
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.portfolio.certificate import Evidence, certify, mean_bound
-from models.portfolio.oracles import BestOfN, RewardsInvalid
-from models.portfolio.prune import prune
-from models.portfolio.rewards import Normalisation
-from models.portfolio.search import SearchSettings, lazy_search
+from attune.models.portfolio.certificate import Evidence, certify, mean_bound
+from attune.models.portfolio.oracles import BestOfN, RewardsInvalid
+from attune.models.portfolio.prune import prune
+from attune.models.portfolio.rewards import Normalisation
+from attune.models.portfolio.search import SearchSettings, lazy_search
 from tests.models.portfolio_worlds import users
 
 NAMES = ("short", "warm")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.portfolio.oracles import BestOfN, RewardsInvalid, expect_rewards, on_simplex
-from models.portfolio.rewards import fit_normalisation
+from attune.models.portfolio.oracles import BestOfN, RewardsInvalid, expect_rewards, on_simplex
+from attune.models.portfolio.rewards import fit_normalisation
 from tests.models.portfolio_worlds import best_of_n, users
 
 # Two prompts, two responses: the second prompt's responses tie for equal weights.

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.portfolio.geometry import TooManyVertices, UpperBound, lower_corners, simplex_lattice, vertices_within
-from models.portfolio.grid import grid_bound, grid_levels, grid_weights, round_down
-from models.portfolio.oracles import BestOfN, OracleFailed, RewardsInvalid
-from models.portfolio.prune import NotCovered, greedy_cover, prune, prune_to, smallest_cover
-from models.portfolio.search import SearchSettings, StateInvalid, lazy_search, prove, read_state, tighten, upper_bound
+from attune.models.portfolio.geometry import TooManyVertices, UpperBound, lower_corners, simplex_lattice, vertices_within
+from attune.models.portfolio.oracles import BestOfN, OracleFailed, RewardsInvalid
+from attune.models.portfolio.prune import NotCovered, greedy_cover, prune, prune_to, smallest_cover
+from attune.models.portfolio.search import SearchSettings, StateInvalid, lazy_search, prove, read_state, tighten, upper_bound
+from studies.oracle.grid import grid_bound, grid_levels, grid_weights, round_down
 from tests.models.portfolio_worlds import Counting, best_of_n, users
 
 # --- geometry

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.evaluation.portfolio_commands import portfolio_app
-from models.portfolio.picture import draw_portfolio, serving
-from models.seam.bundle import read_bundle
+from attune.models.commands.portfolio import portfolio_app
+from attune.models.portfolio.picture import draw_portfolio, serving
+from attune.models.seam.bundle import read_bundle
 from tests.tiny_bundle import write_tiny_bundle
 
 

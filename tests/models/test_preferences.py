@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.data.preferences import Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
 
 RECORDS = [
     Comparison("ann", "How are you?", "Fine.", "Why do you ask?"),

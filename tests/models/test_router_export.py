@@ -9,18 +9,18 @@ import onnx
 import pytest
 import torch
 
-from models.data.preferences import Comparison, ComparisonInvalid, Comparisons
-from models.data.trunk import load_trunk
-from models.evaluation.rows import rows_from_bundle
-from models.export.onnx import ExportFailed, ScorerGraph, answers_of, export_scorer
-from models.export.router import RouterNotBetter, retrain_router
-from models.export.router_graph import find_router, put_router
-from models.seam.bundle import read_bundle
-from models.seam.families import Families
-from models.training.features import Subspace
-from models.training.loop import LoopSettings
-from models.training.micro import MicroSettings, train_micro
-from models.training.micro_context import RouterSettings
+from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.trunk import load_trunk
+from attune.models.export.onnx import ExportFailed, ScorerGraph, answers_of, export_scorer
+from attune.models.export.router import RouterNotBetter, retrain_router
+from attune.models.export.router_graph import find_router, put_router
+from attune.models.measuring.rows import rows_from_bundle
+from attune.models.seam.bundle import read_bundle
+from attune.models.seam.families import Families
+from attune.models.training.features import Subspace
+from attune.models.training.loop import LoopSettings
+from attune.models.training.micro import MicroSettings, train_micro
+from attune.models.training.micro_context import RouterSettings
 from tests.models.small_world import small_world
 from tests.models.test_onnx import rows_of
 from tests.models.tiny_trunk import write_tiny_trunk

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.data.sae_files import AutoencoderInvalid, SparseAutoencoder, keep_top, load_autoencoder, save_autoencoder
+from attune.models.data.sae_files import AutoencoderInvalid, SparseAutoencoder, keep_top, load_autoencoder, save_autoencoder
 
 
 def arrays(width=3, latents=4, *, seed=0):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.preferences import Texts
-from models.data.token_states import encode_candidates, token_states
-from models.data.trunk import load_trunk
-from models.training.latents import activity, cards, columns_of, latents_of
-from models.training.sparse_autoencoder import AutoencoderSettings, StatesInvalid, _Module, train_sparse_autoencoder
+from attune.models.data.preferences import Texts
+from attune.models.data.token_states import encode_candidates, token_states
+from attune.models.data.trunk import load_trunk
+from attune.models.training.latents import activity, cards, columns_of, latents_of
+from attune.models.training.sparse_autoencoder import AutoencoderSettings, StatesInvalid, _Module, train_sparse_autoencoder
 from tests.models.tiny_trunk import write_tiny_trunk
 
 SMALL = AutoencoderSettings(latents=24, k=2, steps=300, batch=256, learning_rate=1e-2, silent_steps=20, revive=4)
@@ -136,7 +136,7 @@ def test_a_card_names_the_tokens_and_shows_the_texts_that_fire_a_latent(trunk):
 
 
 def test_an_autoencoder_of_another_layer_or_width_is_refused(trunk):
-    from models.data.sae_files import AutoencoderInvalid
+    from attune.models.data.sae_files import AutoencoderInvalid
 
     states, settings = sparse_world(300)[0], AutoencoderSettings(latents=8, k=2, steps=1, batch=64)
     narrow, elsewhere = (train_sparse_autoencoder(states, settings, 0, layer=layer, progress=quiet).autoencoder for layer in (1, 0))

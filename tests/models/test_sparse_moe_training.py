@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.training.features import Subspace
-from models.training.mixture import directions_of_kinds, directions_of_users, k_means
-from models.training.sparse_moe import SparseMoeModule, SparseMoeSettings, raw_prompts, train_sparse_moe
+from attune.models.training.features import Subspace
+from attune.models.training.mixture import directions_of_kinds, directions_of_users, k_means
+from attune.models.training.sparse_moe import SparseMoeModule, SparseMoeSettings, raw_prompts, train_sparse_moe
 from tests.models.small_world import SHORT, small_world
 
 SPACE = Subspace(5)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from scipy import sparse
 
-from models.data.embeddings import Vectors
-from models.data.splits import SplitInvalid, prompt_keys
-from models.seam.families import Families
-from models.training.direction_head import HeadSettings, fit_temperature, train_head
-from models.training.directions import SelectionInvalid, SelectionSettings, halves, select
-from models.training.features import VectorsInvalid
-from models.training.heads import compute_outputs, load_heads, save_heads
-from models.training.latents import Latents
-from models.training.loop import LoopSettings
-from models.training.sparserm import SparseRmSettings, train_sparserm
+from attune.models.data.embeddings import Vectors
+from attune.models.data.splits import SplitInvalid, prompt_keys
+from attune.models.seam.families import Families
+from attune.models.training.direction_head import HeadSettings, fit_temperature, train_head
+from attune.models.training.directions import SelectionInvalid, SelectionSettings, halves, select
+from attune.models.training.features import VectorsInvalid
+from attune.models.training.heads import compute_outputs, load_heads, save_heads
+from attune.models.training.latents import Latents
+from attune.models.training.loop import LoopSettings
+from attune.models.training.sparserm import SparseRmSettings, train_sparserm
 from tests.models.small_world import WIDTH, small_world
 
 LATENTS = 24
@@ -234,17 +234,17 @@ def test_the_scorer_graph_serves_it_with_names_and_examples_from_texts(tmp_path)
     """From texts to the graph: a tiny trunk, an autoencoder of its middle layer, a head, an export, and the seam's explanation."""
     from tokenizers import Tokenizer
 
-    from models.data.embeddings import embed_texts
-    from models.data.preferences import Comparison, Comparisons
-    from models.data.splits import split
-    from models.data.token_states import encode_candidates
-    from models.data.trunk import load_trunk
-    from models.export.onnx import ScorerGraph, answers_of, export_scorer
-    from models.seam.families_file import read_families, write_families
-    from models.seam.sparserm import examples_of
-    from models.training.latents import learn_latents
-    from models.training.loop import TrainingData
-    from models.training.sparse_autoencoder import AutoencoderSettings
+    from attune.models.data.embeddings import embed_texts
+    from attune.models.data.preferences import Comparison, Comparisons
+    from attune.models.data.splits import split
+    from attune.models.data.token_states import encode_candidates
+    from attune.models.data.trunk import load_trunk
+    from attune.models.export.onnx import ScorerGraph, answers_of, export_scorer
+    from attune.models.seam.families_file import read_families, write_families
+    from attune.models.seam.sparserm import examples_of
+    from attune.models.training.latents import learn_latents
+    from attune.models.training.loop import TrainingData
+    from attune.models.training.sparse_autoencoder import AutoencoderSettings
     from tests.models.tiny_trunk import write_tiny_trunk
 
     trunk = load_trunk(str(write_tiny_trunk(tmp_path / "trunk", "encoder")), layers=(1, 2))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.data.preferences import Comparison, Comparisons
-from models.data.splits import SplitInvalid, prompt_keys, split, split_both
+from attune.models.data.preferences import Comparison, Comparisons
+from attune.models.data.splits import SplitInvalid, prompt_keys, split, split_both
 
 COMPARISONS = Comparisons.from_records(
     Comparison(f"u{user}", f"prompt {prompt}", "yes", "no", context=None if user % 2 else "be brief")

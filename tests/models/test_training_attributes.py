@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.seam.families import Families
-from models.training.attributes import AttributesSettings, Ratings, RatingsInvalid, attribute_heads, train_attributes
-from models.training.features import Calibration, Subspace
-from models.training.heads import compute_outputs, load_heads, save_heads
-from models.training.vrf import VrfSettings
+from attune.models.seam.families import Families
+from attune.models.training.attributes import AttributesSettings, Ratings, RatingsInvalid, attribute_heads, train_attributes
+from attune.models.training.features import Calibration, Subspace
+from attune.models.training.heads import compute_outputs, load_heads, save_heads
+from attune.models.training.vrf import VrfSettings
 from tests.models.small_world import SHORT, small_world
 
 SETTINGS = AttributesSettings(

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.evaluation.fewshot import cut, few_shot
-from models.evaluation.rows import rows_from_heads
-from models.seam.families import Families
-from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from models.training.episodes import Episodes, EpisodeSettings, log_uniform
-from models.training.features import Subspace
-from models.training.heads import save_heads
-from models.training.loop import LoopSettings, TrainingDiverged, fit, reproducible
-from models.training.micro import MicroSettings, train_micro
-from models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
-from models.training.vrf import VrfSettings, train_vrf
+from attune.models.measuring.families.fewshot import cut, few_shot
+from attune.models.measuring.rows import rows_from_heads
+from attune.models.seam.families import Families
+from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from attune.models.training.episodes import Episodes, EpisodeSettings, log_uniform
+from attune.models.training.features import Subspace
+from attune.models.training.heads import save_heads
+from attune.models.training.loop import LoopSettings, TrainingDiverged, fit, reproducible
+from attune.models.training.micro import MicroSettings, train_micro
+from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
+from attune.models.training.vrf import VrfSettings, train_vrf
 from tests.models.small_world import SHORT, small_world
 
 SPACE = Subspace(4)

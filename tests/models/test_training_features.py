@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.embeddings import Vectors
-from models.training.features import Calibration, StandardisedHeads, Subspace, VectorsInvalid
+from attune.models.data.embeddings import Vectors
+from attune.models.training.features import Calibration, StandardisedHeads, Subspace, VectorsInvalid
 from tests.models.small_world import small_vectors, small_world
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.seam.families import BradleyTerry
-from models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from models.training.features import Subspace
-from models.training.heads import (
+from attune.models.seam.families import BradleyTerry
+from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from attune.models.training.features import Subspace
+from attune.models.training.heads import (
     Heads,
     HeadsInvalid,
     TrainedFamily,
@@ -19,8 +19,8 @@ from models.training.heads import (
     save_heads,
     save_values,
 )
-from models.training.micro import MicroSettings, train_micro
-from models.training.vrf import VrfSettings, train_vrf
+from attune.models.training.micro import MicroSettings, train_micro
+from attune.models.training.vrf import VrfSettings, train_vrf
 from tests.models.small_world import SHORT, small_world
 
 

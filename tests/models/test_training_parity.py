@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.seam import gaussian
-from models.seam.families import Families
-from models.training.episodes import ComparisonFeatures, EpisodeBatch
-from models.training.features import Subspace
-from models.training.heads import TrainedFamily, compute_outputs
-from models.training.micro import MicroModule, MicroSettings, served_micro
-from models.training.sparse_moe import SparseMoeModule, SparseMoeSettings, raw_prompts, served_sparse_moe, with_raw_prompts
-from models.training.vrf import VrfModule, VrfSettings
+from attune.models.seam import gaussian
+from attune.models.seam.families import Families
+from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch
+from attune.models.training.features import Subspace
+from attune.models.training.heads import TrainedFamily, compute_outputs
+from attune.models.training.micro import MicroModule, MicroSettings, served_micro
+from attune.models.training.sparse_moe import SparseMoeModule, SparseMoeSettings, raw_prompts, served_sparse_moe, with_raw_prompts
+from attune.models.training.vrf import VrfModule, VrfSettings
 from tests.models.small_world import small_world
 
 SPACE = Subspace(5)

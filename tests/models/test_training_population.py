@@ -9,17 +9,17 @@ import pytest
 import scipy.optimize
 import torch
 
-from models.data.embeddings import Vectors
-from models.data.preferences import Comparisons
-from models.evaluation.curves import observe, paired_gain
-from models.evaluation.fewshot import cut
-from models.evaluation.learners import served_learners
-from models.seam.hedge import sigmoid
-from models.training.additive import AdditiveSettings, train_additive
-from models.training.episodes import ComparisonFeatures, Episodes
-from models.training.features import Calibration, Subspace
-from models.training.heads import load_heads, save_heads
-from models.training.hierarchical import (
+from attune.models.data.embeddings import Vectors
+from attune.models.data.preferences import Comparisons
+from attune.models.measuring.families.curves import observe, paired_gain
+from attune.models.measuring.families.fewshot import cut
+from attune.models.measuring.families.learners import served_learners
+from attune.models.seam.hedge import sigmoid
+from attune.models.training.additive import AdditiveSettings, train_additive
+from attune.models.training.episodes import ComparisonFeatures, Episodes
+from attune.models.training.features import Calibration, Subspace
+from attune.models.training.heads import load_heads, save_heads
+from attune.models.training.hierarchical import (
     Choices,
     Population,
     PopulationSettings,
@@ -29,10 +29,10 @@ from models.training.hierarchical import (
     train_hierarchical,
     train_per_user_logistic,
 )
-from models.training.loop import LoopSettings, TrainingData
-from models.training.lore import LoreSettings, train_lore
-from models.training.vpl import VplSettings, train_vpl
-from models.training.vrf import VrfModule, VrfSettings, train_vrf
+from attune.models.training.loop import LoopSettings, TrainingData
+from attune.models.training.lore import LoreSettings, train_lore
+from attune.models.training.vpl import VplSettings, train_vpl
+from attune.models.training.vrf import VrfModule, VrfSettings, train_vrf
 from tests.models.small_world import SHORT, small_texts, small_world
 
 FEATURES = 3

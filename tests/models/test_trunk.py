@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import T5Config
 
-from models.data.trunk import DEMO_TRUNK, Trunk, TrunkUnavailable, load_trunk, pad
+from attune.models.data.trunk import DEMO_TRUNK, Trunk, TrunkUnavailable, load_trunk, pad
 from tests.models.tiny_trunk import Kind, write_tiny_trunk
 
 KINDS: tuple[Kind, ...] = ("encoder", "decoder")

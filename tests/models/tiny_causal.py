@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, LlamaConfig, Qwen3Config
 
-from models.alignment.adapter_fit import write_adapter_config
-from models.alignment.answers import Rewards
+from attune.models.alignment.adapter_fit import write_adapter_config
+from attune.models.alignment.answers import Rewards
 from tests.members.tiny import TEMPLATE, write_tokenizer
 
 VOCABULARY = 384

@@ -11,7 +11,7 @@ import warnings
 import pytest
 import structlog
 
-from service.observe.logs import PRIVATE_FIELDS, configure_logging, current_request_id, get_logger, log_ready, request_context
+from attune.service.observe.logs import PRIVATE_FIELDS, configure_logging, current_request_id, get_logger, log_ready, request_context
 
 
 @pytest.fixture

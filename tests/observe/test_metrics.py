@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.observe.metrics import Metrics
+from attune.service.observe.metrics import Metrics
 
 
 def exposition(metrics: Metrics) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.observe.timing import Timings, server_timing
+from attune.service.observe.timing import Timings, server_timing
 
 
 def test_a_stage_that_is_entered_twice_adds_up():

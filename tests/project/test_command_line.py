@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from service import __version__
-from service.settings import settings_table
+from attune import __version__
+from attune.service.settings import settings_table
 from tests.project.tree import ROOT
 
 BROKEN = "import a_library_that_is_not_there\n"
@@ -35,7 +35,7 @@ def attune(*arguments: str, path: str = "", **environment: str) -> subprocess.Co
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTUNE_")}
     search = os.pathsep.join(part for part in (path, str(ROOT)) if part)
     return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
+        [sys.executable, "-m", "attune.service", *arguments],
         env=inherited | {"PYTHONPATH": search, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "160"} | environment,
         cwd=path or ROOT,
         capture_output=True,

@@ -10,8 +10,8 @@ import subprocess
 import pytest
 import yaml
 
-from service.observe.metrics import Metrics
-from service.settings import CONFIG_VARIABLE, Settings, variable
+from attune.service.observe.metrics import Metrics
+from attune.service.settings import CONFIG_VARIABLE, Settings, variable
 from tests.project.tree import ROOT, tracked
 
 RULES = ROOT / "deploy" / "prometheus"

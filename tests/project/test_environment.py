@@ -56,7 +56,7 @@ def test_every_requirement_has_a_pinned_version():
         *PROJECT["dependencies"],
         *(entry for name in ("cpu", "local", "train", "dev") for entry in PROJECT["optional-dependencies"][name]),
     ]
-    names = {re.split(r"[\[<>=;]", requirement)[0].lower() for requirement in asked} - {"attune"}
+    names = {re.split(r"[\[<>=;]", requirement)[0].lower() for requirement in asked} - {"attune-serve"}
     assert names - pinned == set()
 
 
@@ -74,7 +74,7 @@ def wheel(tmp_path_factory):
             shutil.copy(ROOT / path, source / path)
     build = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(source)]
     subprocess.run(build, check=True, capture_output=True, text=True)
-    with zipfile.ZipFile(next(target.glob("attune-*.whl"))) as archive:
+    with zipfile.ZipFile(next(target.glob("attune_serve-*.whl"))) as archive:
         return set(archive.namelist())
 
 
@@ -89,6 +89,6 @@ def test_the_wheel_has_no_tests_and_no_bundles(wheel):
 
 
 def test_the_wheel_installs_the_command_and_attaches_the_commands_of_models(wheel):
-    assert PROJECT["scripts"] == {"attune": "service.__main__:main"}
-    assert PROJECT["entry-points"]["attune.commands"] == {"models": "models.__main__:app"}
+    assert PROJECT["scripts"] == {"attune": "attune.service.__main__:main"}
+    assert PROJECT["entry-points"]["attune.commands"] == {"models": "attune.models.__main__:app"}
     assert any(name.endswith("entry_points.txt") for name in wheel)

@@ -21,13 +21,13 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["service.app", "service.__main__", "models.__main__"])
+@pytest.mark.parametrize("module", ["attune.service.app", "attune.service.__main__", "attune.models.__main__"])
 def test_starting_needs_no_torch(module):
     assert loaded_by(f"import {module}") & HEAVY == set()
 
 
 def test_the_command_line_shows_its_help_without_the_server():
-    assert loaded_by("import service.__main__") & {"fastapi", "pydantic", "onnxruntime", "redis", "numpy"} == set()
+    assert loaded_by("import attune.service.__main__") & {"fastapi", "pydantic", "onnxruntime", "redis", "numpy"} == set()
 
 
 def imports_of(path: Path) -> set[str]:
@@ -43,7 +43,7 @@ def imports_of(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "models" / "seam").rglob("*.py")), ids=lambda path: path.name)
 def test_the_seam_imports_numpy_tokenizers_and_the_standard_library_only(path):
     outside = {name for name in imports_of(path) if name.split(".")[0] not in {*sys.stdlib_module_names, "numpy", "tokenizers"}}
-    assert {name for name in outside if not name.startswith("models.seam")} == set()
+    assert {name for name in outside if not name.startswith("attune.models.seam")} == set()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "service").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))

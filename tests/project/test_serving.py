@@ -18,7 +18,7 @@ import pytest
 from tests.project.tree import ROOT
 from tests.tiny_bundle import MEMBERS, write_tiny_bundle
 
-COMMAND = [sys.executable, "-m", "service", "serve"]
+COMMAND = [sys.executable, "-m", "attune.service", "serve"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_damaged_bundle_stops_the_start_with_its_reason(tmp_path):
 
 
 def attune(*arguments: str, data_dir: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service", *arguments]
+    command = [sys.executable, "-m", "attune.service", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment(data_dir) | more, capture_output=True, text=True, timeout=120, check=False)
 
 

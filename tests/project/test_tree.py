@@ -90,7 +90,7 @@ def test_the_readme_tree_lists_every_top_level_folder_and_every_module(described
 
 
 def test_every_setting_stands_in_the_readme_table_with_its_default(described):
-    from service.settings import describe_settings
+    from attune.service.settings import describe_settings
 
     rows = {}
     for line in described.splitlines():

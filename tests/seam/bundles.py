@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from models.seam.bundle import Probes, write_bundle
-from models.seam.families_file import write_families
-from models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
-from models.seam.text import TextTemplate
+from attune.models.seam.bundle import Probes, write_bundle
+from attune.models.seam.families_file import write_families
+from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
+from attune.models.seam.text import TextTemplate
 from tests.seam import examples
 from tests.seam.test_text import word_tokenizer
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.seam.additive import Additive
-from models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
-from models.seam.gaussian import Bases, PairEncoder
-from models.seam.hedge import HedgeSettings
-from models.seam.sparse_moe import SparseMoe
-from models.seam.sparserm import SparseRm
+from attune.models.seam.additive import Additive
+from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
+from attune.models.seam.gaussian import Bases, PairEncoder
+from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.sparse_moe import SparseMoe
+from attune.models.seam.sparserm import SparseRm
 
 Array = NDArray[np.float64]
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.seam import additive
-from models.seam.additive import Additive
-from models.seam.evidence import GRID, MAX_EVIDENCE, quantise
-from models.seam.families import Families, Row
-from models.seam.families_file import FamiliesInvalid, read_families, write_families
+from attune.models.seam import additive
+from attune.models.seam.additive import Additive
+from attune.models.seam.evidence import GRID, MAX_EVIDENCE, quantise
+from attune.models.seam.families import Families, Row
+from attune.models.seam.families_file import FamiliesInvalid, read_families, write_families
 
 seeds = st.integers(0, 2**32 - 1)
 AXES = 3

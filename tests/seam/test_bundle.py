@@ -12,7 +12,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from models.seam.bundle import REQUIRED, BundleInvalid, read_bundle, read_manifest, sha256_of, write_bundle
+from attune.models.seam.bundle import REQUIRED, BundleInvalid, read_bundle, read_manifest, sha256_of, write_bundle
 from tests.seam import examples
 from tests.seam.bundles import METADATA, TEMPLATE, contents, probes, write
 

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from models.seam.bundle import REQUIRED, BundleInvalid, Probes, basis_id, read_bundle, write_bundle
-from models.seam.families_file import write_families
+from attune.models.seam.bundle import REQUIRED, BundleInvalid, Probes, basis_id, read_bundle, write_bundle
+from attune.models.seam.families_file import write_families
 from tests.seam import examples
 from tests.seam.bundles import TEMPLATE, contents, forge, probes, replace_file, write
 

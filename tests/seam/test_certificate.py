@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from models.seam.certificate import Certificate, read_certificate
+from attune.models.seam.certificate import Certificate, read_certificate
 
 # Two policies of value (1, 0) and (0, 1), asked at both ends and in the middle where OPT is 0.6: v1 + v2 <= 1.2.
 VERTICES = np.array([[1.0, 0.2], [0.2, 1.0]])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.seam.evidence import GRID, HALF_LIVES_PER_EPOCH, MAX_EVIDENCE, Decay, align, quantise
+from attune.models.seam.evidence import GRID, HALF_LIVES_PER_EPOCH, MAX_EVIDENCE, Decay, align, quantise
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.seam.families import Families
-from models.seam.families_file import FamiliesInvalid, read_families, write_families
+from attune.models.seam.families import Families
+from attune.models.seam.families_file import FamiliesInvalid, read_families, write_families
 from tests.seam import examples
 
 

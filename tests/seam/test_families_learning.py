@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.seam.evidence import GRID, quantise
-from models.seam.families import BradleyTerry, Families, Vrf
-from models.seam.gaussian import Bases
+from attune.models.seam.evidence import GRID, quantise
+from attune.models.seam.families import BradleyTerry, Families, Vrf
+from attune.models.seam.gaussian import Bases
 from tests.seam import examples
 from tests.seam.users import LN3, finite, hedge_pair, seeds
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.seam import gaussian
-from models.seam.gaussian import Bases, PairEncoder
+from attune.models.seam import gaussian
+from attune.models.seam.gaussian import Bases, PairEncoder
 from tests.seam import examples
 
 LN3 = math.log(3.0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.seam.hedge import HedgeSettings, hedge_evidence, hedge_weights, losses, mixed_probability, sigmoid, softmax
+from attune.models.seam.hedge import HedgeSettings, hedge_evidence, hedge_weights, losses, mixed_probability, sigmoid, softmax
 
 LN3 = math.log(3.0)
 

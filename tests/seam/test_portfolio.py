@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.seam.certificate import Certificate
-from models.seam.families import Families
-from models.seam.portfolio import Portfolio, PortfolioInvalid, PortfolioMember, read_portfolio, write_portfolio
+from attune.models.seam.certificate import Certificate
+from attune.models.seam.families import Families
+from attune.models.seam.portfolio import Portfolio, PortfolioInvalid, PortfolioMember, read_portfolio, write_portfolio
 from tests.seam import examples
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.seam.routing import Policy, best_shares, choose, first_law, joint_probability, next_law, sampled_values
+from attune.models.seam.routing import Policy, best_shares, choose, first_law, joint_probability, next_law, sampled_values
 
 DRAWS, SIGNIFICANCE = 4_000, 1e-3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.seam.routing import choose, first_law, keeps_last, member_costs, utilities
+from attune.models.seam.routing import choose, first_law, keeps_last, member_costs, utilities
 
 # Expected values 1.0, 0.9 and 0.2; member 1 is best in the second sample.
 SAMPLED = np.array([[1.4, 0.8, 0.3], [0.6, 1.0, 0.1]])

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.seam.families_file import FamiliesInvalid, read_families, write_families
-from models.seam.hedge import HedgeSettings
-from models.seam.sparse_moe import SparseMoe, awake, keep_largest
+from attune.models.seam.families_file import FamiliesInvalid, read_families, write_families
+from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.sparse_moe import SparseMoe, awake, keep_largest
 from tests.seam import examples
 from tests.seam.users import LN3
 

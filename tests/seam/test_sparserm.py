@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from models.seam.families_file import FamiliesInvalid, read_families, write_families
-from models.seam.sparserm import SparseRm, examples_of
+from attune.models.seam.families_file import FamiliesInvalid, read_families, write_families
+from attune.models.seam.sparserm import SparseRm, examples_of
 from tests.seam import examples
 from tests.seam.users import LN3
 

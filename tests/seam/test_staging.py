@@ -12,8 +12,8 @@ from threading import Barrier
 
 import pytest
 
-from models.seam.bundle import BundleInvalid, read_bundle
-from models.seam.staging import LEFT_BEHIND_S
+from attune.models.seam.bundle import BundleInvalid, read_bundle
+from attune.models.seam.staging import LEFT_BEHIND_S
 from tests.seam.test_bundle import write
 
 DAMAGE = {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from models.seam.text import Encoded, TextEncoder, TextTemplate, conversation_text
+from attune.models.seam.text import Encoded, TextEncoder, TextTemplate, conversation_text
 
 CLS, SEP, PAD, UNK = 0, 1, 2, 3
 LIMITS = {"max_tokens": 16, "max_prompt_tokens": 5, "max_context_tokens": 3}

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from models.seam.families import Families, Micro, Row
-from models.seam.hedge import HedgeSettings
+from attune.models.seam.families import Families, Micro, Row
+from attune.models.seam.hedge import HedgeSettings
 from tests.seam import examples
 
 LN3 = math.log(3.0)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.auth import Caller, Keyring, parse_keys, require_admin
-from service.errors import Forbidden, Unauthenticated
+from attune.service.auth import Caller, Keyring, parse_keys, require_admin
+from attune.service.errors import Forbidden, Unauthenticated
 
 KEYRING = parse_keys("acme-key-1:acme,acme-key-2:acme:admin\nglobex-key:globex")
 

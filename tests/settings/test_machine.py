@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.machine import cautions, find_bundle, load_keyring, load_user_secret
-from service.settings import Settings, SettingsError
+from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
+from attune.service.settings import Settings, SettingsError
 
 
 def make_bundle(folder, name, age_s):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, SettingsError, describe_settings, read_settings, settings_table, variable
+from attune.service.settings import Settings, SettingsError, describe_settings, read_settings, settings_table, variable
 from tests.project.tree import ROOT
 
 

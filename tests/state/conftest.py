@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from service.state.embedded import EmbeddedRedis
-from service.state.memory_store import MemoryStore
-from service.state.redis_store import RedisStore
-from service.state.store import Comparison, Exported, Limits, Store, UserKey, UserSum, user_tag
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.memory_store import MemoryStore
+from attune.service.state.redis_store import RedisStore
+from attune.service.state.store import Comparison, Exported, Limits, Store, UserKey, UserSum, user_tag
 from tests.clock import Clock
 from tests.state.servers import BINARY, embedded_in_a_thread
 

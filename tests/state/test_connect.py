@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.state.connect import connect, parse
+from attune.service.state.connect import connect, parse
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.errors import ExpiredCandidate, StoreUnavailable, UnknownDecision
-from service.state.store import (
+from attune.service.errors import ExpiredCandidate, StoreUnavailable, UnknownDecision
+from attune.service.state.store import (
     Deleted,
     LastMember,
     Limits,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.state.store import Comparison, Limits, LoggedComparison, ReplayedEvidence, Store, StoredSum, UserKey
+from attune.service.state.store import Comparison, Limits, LoggedComparison, ReplayedEvidence, Store, StoredSum, UserKey
 from tests.state.conftest import BASIS, Bench, comparison, exported, key_of
 
 NEW = "basis-2"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.errors import EventConflict, UnknownEvent
-from service.state.store import (
+from attune.service.errors import EventConflict, UnknownEvent
+from attune.service.state.store import (
     Limits,
     LoggedComparison,
     Store,

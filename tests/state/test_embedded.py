@@ -16,12 +16,12 @@ import structlog
 import uvloop
 from redis.asyncio import Redis
 
-from service.state.data_dir import Lock, prepare, socket_path
-from service.state.embedded import DataDirInUse, EmbeddedRedis, EmbeddedRedisError
-from service.state.file_sync import AppendOnlyFiles
-from service.state.redis_store import RedisStore
-from service.state.server_process import Fsync, arguments
-from service.state.store import LoggedComparison
+from attune.service.state.data_dir import Lock, prepare, socket_path
+from attune.service.state.embedded import DataDirInUse, EmbeddedRedis, EmbeddedRedisError
+from attune.service.state.file_sync import AppendOnlyFiles
+from attune.service.state.redis_store import RedisStore
+from attune.service.state.server_process import Fsync, arguments
+from attune.service.state.store import LoggedComparison
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import BINARY
 
@@ -31,8 +31,8 @@ ALICE = key_of("acme", "alice")
 OTHER_ATTUNE = """
 import asyncio, sys
 from pathlib import Path
-from service.state.embedded import EmbeddedRedis
-from service.state.redis_store import RedisStore
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
 from tests.state.conftest import comparison, key_of
 
 async def main():

@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 from redis.crc import key_slot
 
-from service.state.keys import DECISION, SUM, UserKey, WrongUser, pack_pointer, pointer_key, seal_of, unpack_pointer, unseal, user_tag
-from service.state.store import Comparison, Limits, UserSum
+from attune.service.state.keys import (
+    DECISION,
+    SUM,
+    UserKey,
+    WrongUser,
+    pack_pointer,
+    pointer_key,
+    seal_of,
+    unpack_pointer,
+    unseal,
+    user_tag,
+)
+from attune.service.state.store import Comparison, Limits, UserSum
 from tests.state.conftest import comparison
 
 SECRET = b"sixteen bytes or more"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from service.errors import StoreUnavailable, UnknownEvent
-from service.state.embedded import EmbeddedRedis
-from service.state.keys import SUM, UserKey, seal_of
-from service.state.redis_store import RedisStore
-from service.state.store import Limits, LoggedComparison, StoredDecision, UserSum
+from attune.service.errors import StoreUnavailable, UnknownEvent
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.keys import SUM, UserKey, seal_of
+from attune.service.state.redis_store import RedisStore
+from attune.service.state.store import Limits, LoggedComparison, StoredDecision, UserSum
 from tests.state.conftest import BASIS, age, comparison, exported, key_of
 
 
@@ -197,7 +197,7 @@ async def test_a_take_back_sent_again_by_the_client_is_answered_not_refused(stor
     marked = await raw.hget(alice.events, "one")
     assert marked is not None
     assert after is not None
-    from service.state.scripts import TAKE_BACK
+    from attune.service.state.scripts import TAKE_BACK
 
     arguments = [seal_of(SUM, alice), "one", marked[16:24], alice.sum_prefix, 1000]
     answer = await TAKE_BACK.run(raw.execute_command, [alice.sum(BASIS), alice.events, alice.log], arguments)
@@ -211,7 +211,7 @@ async def test_a_comparison_sent_again_by_the_client_is_applied_not_a_duplicate(
     known = await raw.hget(alice.events, "one")
     assert known is not None
     assert after is not None
-    from service.state.scripts import ADD_COMPARISON
+    from attune.service.state.scripts import ADD_COMPARISON
 
     seal, keys = seal_of(SUM, alice), [alice.sum(BASIS), alice.events, alice.log]
     for token, outcome in ((known[16:24], b"applied"), (b"8 others", b"duplicate")):

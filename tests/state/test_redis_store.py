@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
-from service.errors import StoreUnavailable
-from service.state.embedded import EmbeddedRedis
-from service.state.keys import UserKey
-from service.state.redis_store import RedisStore, unobserved
-from service.state.store import LoggedComparison
-from service.state.wire import Wire
+from attune.service.errors import StoreUnavailable
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.keys import UserKey
+from attune.service.state.redis_store import RedisStore, unobserved
+from attune.service.state.store import LoggedComparison
+from attune.service.state.wire import Wire
 from tests.state.conftest import BASIS, comparison, key_of
 
 MakeUser = Callable[[str], UserKey]

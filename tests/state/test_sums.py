@@ -9,11 +9,11 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.errors import EventConflict, UnknownEvent
-from service.state.embedded import EmbeddedRedis
-from service.state.memory_store import MemoryStore
-from service.state.redis_store import RedisStore
-from service.state.store import Comparison, Store, UserKey, UserSum
+from attune.service.errors import EventConflict, UnknownEvent
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.memory_store import MemoryStore
+from attune.service.state.redis_store import RedisStore
+from attune.service.state.store import Comparison, Store, UserKey, UserSum
 from tests.state.conftest import BASIS, comparison, key_of
 
 SIZE = 5

@@ -12,9 +12,9 @@ import redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from service.errors import EventConflict, StoreUnavailable
-from service.state.redis_store import RedisStore
-from service.state.store import Limits, LoggedComparison, UserKey
+from attune.service.errors import EventConflict, StoreUnavailable
+from attune.service.state.redis_store import RedisStore
+from attune.service.state.store import Limits, LoggedComparison, UserKey
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import raw_server
 

@@ -1,0 +1,1 @@
+"""The demo's texts: topics, a grammar of six manners, and users with tastes over them."""

@@ -1,0 +1,1 @@
+"""The demo's own small language model: corpus, tokenizer, training."""

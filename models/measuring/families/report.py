@@ -1,0 +1,200 @@
+"""`attune evaluate families`: every family and baseline on the choices of real people, as report.md, results.json and plots.
+
+    comparisons ─> hold_out by seed ─> train_line_up ─> observe unseen and seen users ─> summary ─> report, plots
+
+Each run has its own text vectors (with the length, without it, the length alone) or its own features; within a run all
+learners share splits, vectors, features, contexts and targets. Nothing is chosen here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from attune.models.data.embeddings import Embedder, Vectors, embed_texts
+from attune.models.data.preferences import Comparisons
+from attune.models.measuring.families.curves import (
+    By,
+    Observed,
+    accuracy_by_quartile,
+    effective_heads,
+    observe,
+    over_users,
+    paired_gain,
+    reliability,
+)
+from attune.models.measuring.families.fewshot import COUNTS
+from attune.models.measuring.families.held_out import HeldOut, hold_out
+from attune.models.measuring.families.line_up import BASELINE, LineUp, train_line_up
+from attune.models.measuring.families.plots import draw_plots
+from attune.models.measuring.families.render import render_families
+from attune.models.measuring.metrics import Interval
+from attune.models.training.loop import TrainingData
+from demo.report import commit
+
+Length = Literal["with", "without", "only"]
+UNCERTAINTIES: tuple[By, ...] = ("probability", "doubt", "spread")
+AT_CALIBRATION = 5
+"""Comparisons at which calibration and uncertainty are reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One way to look at a set.
+
+    Attributes:
+        name: in the report.
+        line_up: what is trained.
+        learners: which of it; all if empty.
+        length: whether the texts' vectors hold the length, or nothing else.
+        texts_apart: no text of an unseen user's context is in their targets.
+        seeds: of splits and trainings.
+    """
+
+    name: str
+    line_up: LineUp
+    learners: tuple[str, ...] = ()
+    length: Length = "with"
+    texts_apart: bool = False
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured: most users of each kind and seed, most targets a user, most training comparisons a user."""
+
+    users: int = 400
+    targets: int = 20
+    per_user: int | None = None
+    counts: tuple[int, ...] = COUNTS
+
+
+def evaluate_families(
+    name: str, comparisons: Comparisons, runs: Sequence[Run], out: Path, *, trunk: Embedder, cache: Path | None, sizes: Sizes
+) -> dict[str, Any]:
+    """Writes `report.md`, `results.json` and plots into `out` and returns the results.
+
+    Args:
+        name: of the set.
+        comparisons: of users with ids.
+        runs: what to compare, one or more; the first is the main one.
+        out: made if absent.
+        trunk: embeds the texts.
+        cache: folder of the embedding cache.
+        sizes: how much is measured.
+    """
+    vectors = embed_texts(comparisons.texts, trunk, cache)
+    results: dict[str, Any] = {
+        "data": {
+            "name": name,
+            "comparisons": len(comparisons),
+            "users": len(np.unique(comparisons.user)),
+            "texts": len(comparisons.texts.candidates),
+            "prompts": len(comparisons.texts.prompts),
+            "sha256": comparisons.sha256(),
+            "trunk_sha256": trunk.sha256,
+        },
+        "commit": commit(),
+        "counts": list(sizes.counts),
+        "baseline": BASELINE,
+        "sizes": asdict(sizes),
+        "runs": [],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    shown = results
+    for run in runs:
+        results["runs"].append(_measure(run, comparisons, masked(vectors, run.length), sizes))
+        # After every run: an evaluation that is broken off has lost what it was at and nothing else.
+        written = json.dumps(results, indent=1) + "\n"
+        (out / "results.json").write_text(written, encoding="utf-8")
+        # What is drawn and returned is what was written: a report can be made again from its file.
+        shown = dict(json.loads(written))
+        (out / "report.md").write_text(render_families(shown, draw_plots(shown, out)), encoding="utf-8")
+    return shown
+
+
+def masked(vectors: Vectors, length: Length) -> Vectors:
+    """Returns the vectors with the length, without it, or with nothing else; what is left out is zero everywhere."""
+    if length == "with":
+        return vectors
+    keep = np.zeros(vectors.candidates.shape[1], dtype=np.float32)
+    keep[-1] = 1.0
+    mask = keep if length == "only" else 1.0 - keep
+    return replace(vectors, candidates=vectors.candidates * mask, prompts=vectors.prompts * mask)
+
+
+def _measure(run: Run, comparisons: Comparisons, vectors: Vectors, sizes: Sizes) -> dict[str, Any]:
+    observed: dict[str, list[Observed]] = {"unseen": [], "seen": []}
+    took: dict[str, list[float]] = {}
+    parts: HeldOut | None = None
+    for seed in run.seeds:
+        sys.stderr.write(f"{run.name}, seed {seed}\n")
+        parts = hold_out(
+            comparisons,
+            seed=seed,
+            context=max(sizes.counts),
+            targets=sizes.targets,
+            per_user=sizes.per_user,
+            texts_apart=run.texts_apart,
+        )
+        learners, seconds = train_line_up(run.line_up, TrainingData(parts.train, parts.validation, vectors), seed, run.learners)
+        for name, value in seconds.items():
+            took.setdefault(name, []).append(value)
+        for kind, (context, targets) in {"unseen": parts.unseen, "seen": parts.seen}.items():
+            if kind == "seen" and run.texts_apart:
+                continue
+            # Regulars with three targets are let in: few prompts are held out, and intervals are over users anyway.
+            least = 5 if kind == "unseen" else 3
+            observed[kind].append(observe(learners, context, targets, counts=sizes.counts, least_targets=least, most_users=sizes.users))
+    assert parts is not None, "a run has a seed"
+    summaries = {kind: summary(parts_of) for kind, parts_of in observed.items() if parts_of}
+    return {
+        "name": run.name,
+        "seeds": list(run.seeds),
+        "length": run.length,
+        "texts_apart": run.texts_apart,
+        "held_by": parts.held_by,
+        "train_comparisons": len(parts.train),
+        "settings": asdict(run.line_up),
+        "seconds": took,
+        "on": summaries,
+    }
+
+
+def summary(parts: Sequence[Observed]) -> dict[str, Any]:
+    """Returns what is reported of one kind of users, JSON data: a curve for every learner, and calibration at five comparisons."""
+    counts = parts[0].counts
+    at = counts.index(AT_CALIBRATION) if AT_CALIBRATION in counts else len(counts) - 1
+    learners = {}
+    for name in parts[0].said:
+        curve = []
+        for index, count in enumerate(counts):
+            found = [part.per_user(name, index) for part in parts]
+            curve.append(
+                {
+                    "comparisons": count,
+                    "accuracy": _interval(over_users(parts, [right for right, _ in found])),
+                    "nll": _interval(over_users(parts, [loss for _, loss in found])),
+                    "ece": reliability(parts, name, index).ece,
+                    "gain": _interval(paired_gain(parts, name, BASELINE, index)),
+                }
+            )
+        quartiles = {by: accuracy_by_quartile(parts, name, at, by=by) for by in UNCERTAINTIES}
+        learners[name] = {
+            "curve": curve,
+            "reliability": asdict(reliability(parts, name, at)),
+            "quartiles": {by: None if found is None else [_interval(one) for one in found] for by, found in quartiles.items()},
+            "effective_heads": effective_heads(parts, name, len(counts) - 1),
+        }
+    users = {user for part in parts for user in part.users}
+    return {"users": len(users), "skipped": sum(part.skipped for part in parts), "calibrated_at": counts[at], "learners": learners}
+
+
+def _interval(found: Interval) -> Mapping[str, float]:
+    return {"mean": found.mean, "low": found.low, "high": found.high}

@@ -1,0 +1,1 @@
+"""What other routing policies would have been worth, from a log with propensities."""

@@ -1,0 +1,318 @@
+"""Off-policy evaluation on exported decisions and feedback: what other routing policies would have been worth (SCIENCE §6).
+
+    decisions (laws, members drawn) + comparisons (who won) ─> duels ─> IPS, SNIPS, DR per policy, with intervals over users
+
+A duel is a decision of two candidates of different members, drawn in order with a logged joint probability `q(a, b)`, that a user
+compared. A policy's value is the chance that the member it routes to wins against one of the others drawn at random,
+`V(pi) = E_x sum_a pi(a | x) mean_{b != a} P(a beats b | x)`; uniform routing has 1/2 by construction. Both roles of a duel count.
+That users compare is taken to depend on nothing but what was logged. Axis letters: `N` duels, `M` members.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import t
+
+from attune.models.seam.routing import joint_probability
+
+Array = NDArray[np.float64]
+
+FOLDS = 5
+RIDGE = 1.0
+LEAST_FREEDOM = 3.0
+
+
+class LogInvalid(ValueError):
+    """A line of decisions or feedback cannot be used; the message names file, line and field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duels:
+    """What a log says, as columns.
+
+    Attributes:
+        members: names, `M`.
+        users: `[N]` number of the user.
+        first, second: `[N]` members in the order drawn.
+        won: `[N]` 1 if the first won, 0 if the second, 1/2 for a tie.
+        joint: `[N]` probability of the pair in this order.
+        laws: `[N, M]` logged law of the first draw.
+        expected: `[N, M]` expected value of each member, as routing saw it.
+        left_out: reason -> how many decisions or comparisons are not among the duels.
+    """
+
+    members: tuple[str, ...]
+    users: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    won: Array
+    joint: Array
+    laws: Array
+    expected: Array
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An estimated value with the ends of its 95 % interval, clustered by user."""
+
+    value: float
+    low: float
+    high: float
+
+
+def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> Duels:
+    """Returns the duels that decisions (as `GET /decisions/{id}` or an export gives them) and comparisons (of an export) make.
+
+    Left out and counted: comparisons of texts, of two decisions, of a decision that is not there, or of one member with itself;
+    decisions with a null propensity (forced, or another member served), and decisions that nobody compared.
+
+    Raises:
+        LogInvalid: a field is missing or of another type, or no duel is left.
+    """
+    known = {}
+    for number, decision in enumerate(decisions, start=1):
+        try:
+            known[str(decision["decision_id"])] = (
+                str(decision["user_tag"]),
+                decision["routing"],
+                {c["candidate_id"]: c for c in decision["candidates"]},
+            )
+        except (KeyError, TypeError) as error:
+            raise LogInvalid(f"decision {number} has no usable field {error}") from error
+    members = tuple(sorted({name for _, routing, _ in known.values() for name in routing["propensities"]}))
+    left: Counter[str] = Counter()
+    rows: list[tuple[str, int, int, float, float, Array, Array]] = []
+    used = set()
+    owner = {candidate: decision for decision, (_, _, candidates) in known.items() for candidate in candidates}
+    for number, comparison in enumerate(comparisons, start=1):
+        try:
+            chosen, rejected, tie = comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
+        except (KeyError, TypeError) as error:
+            raise LogInvalid(f"comparison {number} has no usable field {error}") from error
+        if chosen is None or rejected is None:
+            left["comparisons of texts"] += 1
+        elif chosen not in owner or rejected not in owner:
+            left["comparisons of unknown decisions"] += 1
+        elif owner[chosen] != owner[rejected]:
+            left["comparisons across two decisions"] += 1
+        else:
+            used.add(owner[chosen])
+            duel = _duel(known[owner[chosen]], chosen, rejected, members, number)
+            if isinstance(duel, str):
+                left[duel] += 1
+            else:
+                rows.append((*duel[:3], 0.5 if tie else duel[3], *duel[4:]))
+    left["decisions nobody compared"] = len(known) - len(used)
+    if not rows:
+        raise LogInvalid(f"{len(known)} decisions and {len(comparisons)} comparisons leave no duel: {dict(left)}")
+    tags, first, second, won, joint, laws, expected = zip(*rows, strict=True)
+    users = np.unique(np.array(tags), return_inverse=True)[1]
+    return Duels(
+        members, users, np.array(first), np.array(second), np.array(won), np.array(joint), np.array(laws), np.array(expected), dict(left)
+    )
+
+
+def _duel(
+    decision: tuple[str, Mapping[str, Any], Mapping[str, Any]], chosen: str, rejected: str, members: tuple[str, ...], number: int
+) -> tuple[str, int, int, float, float, Array, Array] | str:
+    tag, routing, candidates = decision
+    try:
+        if routing["propensity"] is None or routing["joint_propensity"] is None:
+            return "comparisons of decisions with a null propensity"
+        pair = sorted((chosen, rejected), key=lambda one: int(candidates[one]["index"]))
+        names = [str(candidates[one]["member"]) for one in pair]
+        if names[0] == names[1] or names != list(routing["members"]):
+            return "comparisons that are not of the two members drawn"
+        law = np.array([float(routing["propensities"].get(name, 0.0)) for name in members])
+        expected = np.array([float(routing["expected"][name]["mean"]) if name in routing["expected"] else -np.inf for name in members])
+        joint = float(routing["joint_propensity"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise LogInvalid(f"the decision of comparison {number} has no usable field {error}") from error
+    if not 0.0 < joint <= 1.0 or not abs(float(law.sum()) - 1.0) < 1e-6:
+        raise LogInvalid(f"the decision of comparison {number} has joint propensity {joint} and a law that sums to {law.sum():g}")
+    return tag, members.index(names[0]), members.index(names[1]), float(chosen == pair[0]), joint, law, expected
+
+
+# --- policies
+
+
+def target_laws(duels: Duels) -> dict[str, Array]:
+    """Returns the law `[N, M]` of each policy in each duel's context: as logged, best, uniform, and each member alone.
+
+    A member that a decision did not know is not drawn.
+    """
+    there = np.isfinite(duels.expected)
+    best = np.zeros_like(duels.laws)
+    best[np.arange(len(best)), np.argmax(duels.expected, axis=1)] = 1.0
+    alone = {f"always {name}": np.tile(np.eye(len(duels.members))[index], (len(best), 1)) for index, name in enumerate(duels.members)}
+    return {"sampling": duels.laws, "best": best, "uniform": there / there.sum(axis=1, keepdims=True), **alone}
+
+
+def unsupported(duels: Duels, law: Array) -> float:
+    """Returns the mean share of a policy's pairs that the log could not have drawn; where it is not 0, its value is not identified."""
+    count = len(duels.members)
+    total = 0.0
+    for logged, expected, target in zip(duels.laws, duels.expected, law, strict=True):
+        for a in np.flatnonzero(target > 0):
+            reached = sum(joint_probability(logged, expected, (int(a), b)) > 0 for b in range(count) if b != a)
+            total += target[a] * (1.0 - reached / (count - 1))
+    return total / len(law)
+
+
+# --- estimators
+
+
+def estimate(duels: Duels, law: Array, predicted: Array | None = None) -> dict[str, Estimate]:
+    """Returns the value of a policy by `ips`, `snips` and `dr`.
+
+    Args:
+        duels: of the log.
+        law: `[N, M]` of the policy.
+        predicted: `[N, M, M]` chance that `a` beats `b`, from other users' duels; `predict_wins` if None.
+
+    Inverse propensity scores weigh each role of a duel by `pi(a) / ((M - 1) q)`; the self-normalised ones divide by the mean weight
+    (Swaminathan and Joachims 2015); the doubly robust ones take the prediction's value and weigh its error (Dudik et al. 2011).
+    """
+    predicted = predict_wins(duels) if predicted is None else predicted
+    rows, others = np.arange(len(law)), len(duels.members) - 1
+    weight_first = law[rows, duels.first] / (others * duels.joint) / 2.0
+    weight_second = law[rows, duels.second] / (others * duels.joint) / 2.0
+    weight = weight_first + weight_second
+    gained = weight_first * duels.won + weight_second * (1.0 - duels.won)
+    off_diagonal = 1.0 - np.eye(len(duels.members))
+    model = np.einsum("nm,nmk,mk->n", law, predicted, off_diagonal) / others
+    expected = predicted[rows, duels.first, duels.second]
+    robust = model + (weight_first - weight_second) * (duels.won - expected)
+    ratio = float(gained.sum() / weight.sum()) if weight.sum() > 0 else float("nan")
+    mean_weight = float(weight.mean()) or float("nan")
+    return {
+        "ips": _clustered(gained, duels.users, skewed=True),
+        "snips": _clustered(ratio + (gained - ratio * weight) / mean_weight, duels.users),
+        "dr": _clustered(robust, duels.users),
+    }
+
+
+def predict_wins(duels: Duels, *, seed: int = 0) -> Array:
+    """Returns `[N, M, M]` chance that one member beats another in each context, fitted on duels of other users (cross-fitting).
+
+    Bradley-Terry with a strength per member and a slope on the difference of expected values; ridge, by Newton's method.
+    """
+    count = len(duels.members)
+    finite = np.where(np.isfinite(duels.expected), duels.expected, np.nanmin(np.where(np.isfinite(duels.expected), duels.expected, np.nan)))
+    scale = float(finite.std()) or 1.0
+    folds = np.random.default_rng(seed).integers(0, FOLDS, size=int(duels.users.max()) + 1)[duels.users]
+    rows = np.arange(len(duels.won))
+    eye = np.eye(count)
+    features = np.column_stack([eye[duels.first] - eye[duels.second], (finite[rows, duels.first] - finite[rows, duels.second]) / scale])
+    found = np.empty((len(rows), count, count))
+    for fold in range(FOLDS):
+        held = folds == fold
+        strength = _logistic(features[~held], duels.won[~held])
+        utility = strength[:count] + strength[count] * finite[held] / scale
+        found[held] = expit(utility[:, :, None] - utility[:, None, :])
+    return found
+
+
+def _logistic(features: Array, labels: Array) -> Array:
+    weights = np.zeros(features.shape[1])
+    for _ in range(25):
+        chance = expit(features @ weights)
+        gradient = features.T @ (labels - chance) - RIDGE * weights
+        curvature = (features * (chance * (1.0 - chance))[:, None]).T @ features + RIDGE * np.eye(len(weights))
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights + step
+        if np.max(np.abs(step)) < 1e-8:
+            break
+    return weights
+
+
+def best_single(duels: Duels) -> Array:
+    """Returns the law `[N, M]` of always routing to the best member, chosen on the other half of users.
+
+    A choice on the duels that value it would flatter. What is estimated is the value of the members chosen, which differ between the
+    halves where the log does not tell which is best.
+
+    Raises:
+        LogInvalid: there is one user only.
+    """
+    eye, half = np.eye(len(duels.members)), duels.users % 2
+    law = np.empty_like(duels.laws)
+    for side in (0, 1):
+        there = half == side
+        if there.all() or not there.any():
+            raise LogInvalid("best-single is chosen on one half of the users and valued on the other; the log has one user")
+        others = _part(duels, ~there)
+        # Predictions of their own too: the ones of the whole log were fitted on the very users who value the choice.
+        predicted = predict_wins(others)
+        worth = [estimate(others, np.tile(eye[m], (len(others.won), 1)), predicted)["dr"].value for m in range(len(eye))]
+        law[there] = eye[int(np.argmax(worth))]
+    return law
+
+
+def _part(duels: Duels, there: NDArray[np.bool_]) -> Duels:
+    return replace(
+        duels,
+        users=duels.users[there],
+        first=duels.first[there],
+        second=duels.second[there],
+        won=duels.won[there],
+        joint=duels.joint[there],
+        laws=duels.laws[there],
+        expected=duels.expected[there],
+    )
+
+
+def _clustered(scores: Array, users: NDArray[np.int64], *, skewed: bool = False) -> Estimate:
+    """Returns the mean of `scores` with an interval that allows duels of one user to be alike (sandwich, Student).
+
+    Rare duels of great weight make the variance itself uncertain: the degrees of freedom are those of a variance whose users have
+    the kurtosis that is seen, `2 U / (kurtosis - 1)`, at most `U - 1`. Scores that are `skewed` besides (weights without
+    normalisation) get Hall's cubic transformation of the t statistic (Hall 1992, On the removal of skewness by transformation).
+    """
+    mean = float(scores.mean())
+    sums: Array = np.asarray(np.bincount(users, weights=scores - mean)[np.bincount(users) > 0], dtype=np.float64)
+    count, square = len(sums), float(np.sum(sums**2))
+    if count < 2:
+        return Estimate(mean, float("-inf"), float("inf"))
+    error = float(np.sqrt(count / (count - 1) * square)) / len(scores)
+    if not square > 0.0:
+        return Estimate(mean, mean, mean)
+    spread = np.sqrt(square / count)
+    freedom = max(LEAST_FREEDOM, min(count - 1.0, 2.0 * count / max(float(np.mean((sums / spread) ** 4)) - 1.0, 1e-9)))
+    quantile = float(t.ppf(0.975, freedom))
+    skewness = float(np.mean((sums / spread) ** 3)) if skewed else 0.0
+    return Estimate(mean, mean - error * untransformed(quantile, skewness, count), mean - error * untransformed(-quantile, skewness, count))
+
+
+def untransformed(quantile: float, skewness: float, count: int) -> float:
+    """Returns the t statistic `T` for which `T + g T^2 / (3 sqrt n) + g^2 T^3 / (27 n) + g / (6 sqrt n)` is `quantile`.
+
+    Args:
+        quantile: of Student's law.
+        skewness: `g`, of the scores.
+        count: `n`, how many scores there are.
+    """
+    if abs(skewness) < 1e-6:
+        return quantile
+    root = np.sqrt(count)
+    return float(3.0 * root / skewness * (np.cbrt(1.0 + skewness * (quantile / root - skewness / (6.0 * count))) - 1.0))
+
+
+Policies = Callable[[Duels], Mapping[str, Array]]
+
+
+def evaluate_policies(duels: Duels, policies: Policies = target_laws) -> dict[str, dict[str, Any]]:
+    """Returns, for each policy, its estimates and the share of its pairs that the log could not have drawn."""
+    predicted = predict_wins(duels)
+    laws = dict(policies(duels))
+    if len(set(duels.users.tolist())) > 1:
+        laws["best single"] = best_single(duels)
+    return {name: {**estimate(duels, law, predicted), "unsupported": unsupported(duels, law)} for name, law in laws.items()}

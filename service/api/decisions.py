@@ -1,0 +1,79 @@
+"""`GET /decisions/{id}`: one decision as it is kept: who was drawn with which law, what was answered; without the scorer's outputs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from attune.service.api.answers import (
+    DecisionAnswer,
+    DecisionCandidate,
+    GenerationUsage,
+    Personalization,
+    json_response,
+    problems,
+)
+from attune.service.errors import ExpiredCandidate, UnknownDecision
+from attune.service.http.problems import printable
+from attune.service.http.segments import Segment
+from attune.service.ids import as_decision_id, candidate_id
+from attune.service.live.runtime import Call
+from attune.service.usecases.deciding import routing_answer
+from attune.service.usecases.people import rfc3339
+from attune.service.usecases.record import DecisionRecord, RecordUnreadable, unpack
+
+router = APIRouter()
+
+
+@router.get(
+    "/decisions/{decision_id:segment}", response_model=DecisionAnswer, responses=problems(404, 410), summary="One decision as it is kept"
+)
+async def get_decision(decision_id: Segment, request: Request) -> Response:
+    """A decision with its law and its candidates."""
+    call: Call = request.state.call
+    known = as_decision_id(decision_id)
+    if known is None:
+        raise UnknownDecision(f"{printable(decision_id, 64)!r} is not a decision id of this service")
+    with call.timings.measure("redis"):
+        tag, content = await call.runtime.store.read_decision(call.caller.tenant, known)
+    try:
+        record = unpack(content)
+    except RecordUnreadable as error:
+        raise ExpiredCandidate(str(error)) from error
+    return json_response(decision_answer(known, tag, record))
+
+
+def decision_answer(decision_id: str, tag: str, record: DecisionRecord) -> DecisionAnswer:
+    """Returns the wire's view of a decision record; `tag` is the pseudonym of its user."""
+    served = record.candidates[0].member if record.candidates else None
+    return DecisionAnswer(
+        decision_id=decision_id,
+        user_tag=tag,
+        made_at=rfc3339(record.made_at_s) or "",
+        bundle=record.bundle,
+        basis=record.basis,
+        family=record.family,
+        personalization=cast("Personalization", record.personalization),
+        comparisons=record.comparisons,
+        prompt=record.prompt,
+        context=record.context,
+        seed=str(record.routing.seed),  # 63 bits: a JSON number would lose the last ones in many readers
+        epsilon=record.routing.epsilon,
+        samples=record.routing.samples,
+        routing=routing_answer(record.routing, served),
+        candidates=[
+            DecisionCandidate(
+                candidate_id=candidate_id(decision_id, index),
+                index=index,
+                member=candidate.member,
+                text=candidate.text,
+                score=candidate.score,
+                std=candidate.std,
+                finish_reason=candidate.finish_reason,
+                usage=GenerationUsage(candidate.prompt_tokens, candidate.completion_tokens),
+            )
+            for index, candidate in enumerate(record.candidates)
+        ],
+    )

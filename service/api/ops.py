@@ -1,0 +1,166 @@
+"""What operators and orchestrators ask: alive, ready, metrics, versions, the bundle, the portfolio, and loading another bundle.
+
+`/livez` fails when only a restart helps (the scorer's worker died); `/readyz` when requests should go elsewhere for now. Redis away fails
+neither: scoring and generating go on from the prior, and a restart would not bring it back.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
+
+from attune import __version__
+from attune.service.api.answers import json_response, problems
+from attune.service.api.user_answers import ReplayAnswer
+from attune.service.api.wire import ReloadRequest, ReplayRequest
+from attune.service.auth import require_admin
+from attune.service.errors import AttuneError, BundleRefused, NotFound, NotReady, StoreUnavailable
+from attune.service.live.runtime import Call, Live
+from attune.service.observe.metrics import Metrics
+from attune.service.usecases.replaying import replay
+
+router = APIRouter(tags=["operations"])
+CANARY_S = 5.0
+
+
+@router.get("/livez", responses=problems(), summary="Whether the process should be kept")
+async def livez(request: Request) -> dict[str, str]:
+    """503 if only a restart would help."""
+    serving = request.app.state.live.serving
+    if serving is not None and not serving.batcher.alive:
+        raise NotReady("the scorer's worker has died; only a restart helps")
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses=problems(), summary="Whether requests should be sent here")
+async def readyz(request: Request) -> dict[str, Any]:
+    """503 while starting, draining, without a scorer that answers, or without any member."""
+    live: Live = request.app.state.live
+    async with live.lease() as (runtime, serving):
+        inference_s = await serving.batcher.canary(CANARY_S)
+        unable = await serving.roster.check()
+        if len(unable) == len(serving.bundle.portfolio.names):
+            raise NotReady("no member can serve: " + "; ".join(f"{member}: {reason}" for member, reason in unable.items()))
+        try:
+            await runtime.store.ping()
+            store = "ok"
+        except StoreUnavailable as error:
+            store = f"unavailable: {error.detail}"
+        members = {member: unable.get(member, "ok") for member in serving.bundle.portfolio.names}
+        return {
+            "status": "ready",
+            "bundle": serving.bundle.id,
+            "scorer": {"provider": serving.provider, "canary_ms": round(1000 * inference_s, 3)},
+            "store": store,
+            "members": members,
+        }
+
+
+@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+async def metrics(request: Request) -> Response:
+    """Exposition in the format that `Accept` asks for."""
+    counted: Metrics = request.app.state.metrics
+    content, content_type = counted.render(request.headers.get("accept", ""))
+    return Response(content, headers={"content-type": content_type})
+
+
+@router.get("/version", summary="What runs")
+async def version(request: Request) -> dict[str, Any]:
+    """Versions of what runs."""
+    serving = request.app.state.live.serving
+    return {
+        "attune": __version__,
+        "python": platform.python_version(),
+        "bundle": None if serving is None else serving.bundle.id,
+        "basis": None if serving is None else serving.bundle.basis,
+    }
+
+
+@router.get("/bundle", responses=problems(), summary="The bundle that serves")
+async def bundle(request: Request) -> Response:
+    """Families, template and manifest of the bundle."""
+    call: Call = request.state.call
+    loaded, families = call.serving.bundle, call.serving.bundle.families
+    return json_response(
+        {
+            "bundle": loaded.id,
+            "basis": loaded.basis,
+            "family": call.serving.family,
+            "families": {name: {"heads": list(families[name].heads), "evidence": families[name].evidence_size} for name in families.names},
+            "provider": call.serving.provider,
+            "batch_budget_tokens": call.serving.budget_tokens,
+            "template": loaded.template.to_json(),
+            "manifest": dict(loaded.manifest),
+        }
+    )
+
+
+@router.get("/portfolio", responses=problems(), summary="Members, what they are worth, and the certificate")
+async def portfolio(request: Request) -> Response:
+    """Members with their values under every head."""
+    call: Call = request.state.call
+    held, families = call.serving.bundle.portfolio, call.serving.bundle.families
+    members = [
+        {
+            "name": member.name,
+            "description": member.description,
+            "weights": dict(member.weights),
+            "cost": float(call.serving.costs[index]),
+            "values": {name: dict(zip(families[name].heads, held.values[name][index].tolist(), strict=True)) for name in families.names},
+            "intervals": {
+                name: dict(zip(families[name].heads, held.intervals[name][index].tolist(), strict=True)) for name in families.names
+            },
+        }
+        for index, member in enumerate(held.members)
+    ]
+    certificate = None if held.certificate is None else held.certificate.summary()
+    return json_response({"bundle": call.serving.bundle.id, "members": members, "certificate": certificate})
+
+
+@router.post("/admin/reload", responses=problems(403, 409), summary="Load another bundle, or the newest, and serve it")
+async def reload(body: ReloadRequest, request: Request) -> Response:
+    """Loads, verifies and warms a bundle, and only then lets it serve; a bad one is refused and the old one goes on."""
+    call: Call = request.state.call
+    require_admin(call.caller)
+    before = call.serving.bundle
+    try:
+        loaded = await call.runtime.finish(_reload(call, FilePath(body.bundle) if body.bundle else None))
+    except BundleRefused:
+        call.runtime.metrics.reloaded("refused")
+        raise
+    call.runtime.metrics.reloaded("loaded")
+    return json_response({"bundle": loaded[0], "basis": loaded[1], "before": before.id, "users_kept": loaded[1] == before.basis})
+
+
+@router.post(
+    "/admin/replay", response_model=ReplayAnswer, responses=problems(403), summary="Learn users' logs anew under the basis that serves"
+)
+async def replay_logs(body: ReplayRequest, request: Request) -> Response:
+    """Scores what users chose under earlier bundles again and adds it to their sums under this one, once; call it until it is done."""
+    call: Call = request.state.call
+    require_admin(call.caller)
+    return json_response(await replay(call, body))
+
+
+async def _reload(call: Call, path: FilePath | None) -> tuple[str, str]:
+    serving = await call.runtime.reload(path)
+    return serving.bundle.id, serving.bundle.basis
+
+
+@router.get("/errors/{code}", responses=problems(404), summary="What an error code means")
+async def explain_error(code: Annotated[str, Path()]) -> Response:
+    """What the `type` of a problem document points at."""
+    for kind in _all_kinds(AttuneError):
+        if kind.code == code:
+            document = {"code": code, "status": kind.status, "title": kind.title, "meaning": (kind.__doc__ or "").split("\n\n")[0]}
+            return Response(orjson.dumps(document), media_type="application/json")
+    raise NotFound("no error has this code")
+
+
+def _all_kinds(kind: type[AttuneError]) -> list[type[AttuneError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _all_kinds(child))]

@@ -1,0 +1,160 @@
+"""Errors on the wire: RFC 9457 problem documents on native routes, the OpenAI error object under `/v1/`.
+
+Every error is an `AttuneError` by the time it comes here; what FastAPI and Starlette raise is translated first. Nothing of a request's
+values is repeated, and of its field names only what is printable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from attune.service.errors import AttuneError, FieldError, InvalidRequest, MethodNotAllowed, NotFound, TooLarge
+
+PROBLEM = b"application/problem+json"
+JSON = b"application/json"
+MAX_FIELDS = 20
+_MAX_NAME_CHARS = 100
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_OPENAI_CODES = {"unauthenticated": "invalid_api_key", "unknown-member": "model_not_found", "too-large": "context_length_exceeded"}
+
+# Compatible requests are checked in native form; a client knows its own names.
+_OPENAI_FIELDS = {"candidates": "n", "responses": "documents"}
+
+_PLAIN_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a field of this request",
+    "string_unicode": "holds a lone surrogate, which is no Unicode text",
+    "model_attributes_type": "must be a JSON object, sent as application/json",
+    "json_invalid": "is not JSON",
+}
+
+
+def is_openai(path: str) -> bool:
+    """Returns whether errors of this path are OpenAI error objects."""
+    return path.startswith("/v1/")
+
+
+def document(error: AttuneError, request_id: str) -> dict[str, Any]:
+    """Returns the problem document of an error."""
+    return {
+        "type": f"/errors/{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        "detail": printable(error.detail, 2000),
+        "request_id": request_id,
+        **error.extra(),
+    }
+
+
+def openai_object(error: AttuneError, request_id: str) -> dict[str, Any]:
+    """Returns the OpenAI error object of an error; `param` is the first field that is wrong."""
+    fields = error.errors if isinstance(error, InvalidRequest) else ()
+    kind = _OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {
+        "error": {
+            "message": printable(error.detail, 2000),
+            "type": kind,
+            "param": _OPENAI_FIELDS.get(fields[0].field, fields[0].field) if fields else None,
+            "code": _OPENAI_CODES.get(error.code, error.code),
+            "request_id": request_id,
+        }
+    }
+
+
+def openai_status(error: AttuneError) -> int:
+    """Returns the status under `/v1/`: as documented, but 400 for a malformed request as OpenAI answers."""
+    return 400 if isinstance(error, InvalidRequest) else error.status
+
+
+def render(error: AttuneError, path: str, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Returns status, headers and body of an error's response."""
+    openai = is_openai(path)
+    body = orjson.dumps(openai_object(error, request_id) if openai else document(error, request_id))
+    headers = [(b"content-type", JSON if openai else PROBLEM), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers().items()]
+    return openai_status(error) if openai else error.status, headers, body
+
+
+def translated(error: Exception, method: str) -> AttuneError:
+    """Returns the error tree's version of what FastAPI, Starlette or a bug raised."""
+    match error:
+        case AttuneError():
+            return error
+        case RequestValidationError() | ValidationError():  # the latter: a compatible request that the native limits refuse
+            return invalid_fields(error.errors())
+        case HTTPException():
+            return _http(error, method)
+        case _:
+            return AttuneError("an unexpected error; the log has its details under this request id")
+
+
+def _http(error: HTTPException, method: str) -> AttuneError:
+    match error.status_code:
+        case 404:
+            return NotFound("there is nothing at this path; GET /openapi.json lists what there is")
+        case 405:
+            return _NotThisMethod(method, (error.headers or {}).get("Allow", ""))
+        case 413:
+            return TooLarge(str(error.detail))
+        case _:  # what is left is a body that FastAPI could not read: not UTF-8, nested too deeply, a number too long
+            return InvalidRequest("body: cannot be read as JSON", [FieldError("body", "cannot be read as JSON")])
+
+
+class _NotThisMethod(MethodNotAllowed):
+    def __init__(self, method: str, allow: str) -> None:
+        super().__init__(f"{printable(method)} is not a method of this path{f'; it has {allow}' if allow else ''}")
+        self._allow = allow
+
+    def headers(self) -> Mapping[str, str]:
+        return {"allow": self._allow} if self._allow else {}
+
+
+def invalid_fields(found: Sequence[Any]) -> InvalidRequest:
+    """Returns the error for what pydantic found."""
+    fields = [FieldError(_field(item["loc"]), _message(item)) for item in found[:MAX_FIELDS]]
+    return invalid(fields, more=max(0, len(found) - MAX_FIELDS))
+
+
+def invalid(fields: Sequence[FieldError], more: int = 0) -> InvalidRequest:
+    """Returns the error that names these fields."""
+    detail = "; ".join(f"{field.field}: {field.message}" for field in fields[:5])
+    hidden = len(fields) - 5 + more
+    return InvalidRequest(f"{detail}; and {hidden} more" if hidden > 0 else detail, fields)
+
+
+def printable(text: str, limit: int = _MAX_NAME_CHARS) -> str:
+    """Returns the text as valid Unicode without control characters, cut to `limit` characters."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in whole[: limit + 1])
+    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+
+
+def _field(location: Sequence[Any]) -> str:
+    parts = list(location)
+    if len(parts) > 1 and parts[0] in {"body", "path", "query", "header"}:
+        parts = parts[1:]
+    if not parts or isinstance(parts[0], int):  # an error of the whole, or the position of a syntax error
+        return "body"
+    name = ""
+    for part in parts:
+        name += f"[{part}]" if isinstance(part, int) else f".{printable(str(part))}" if name else printable(str(part))
+    return name
+
+
+def _message(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx") or {}
+    if kind == "json_invalid":
+        position = item["loc"][-1]
+        return f"is not JSON: {printable(str(context.get('error', 'syntax error')))} at character {position}"
+    if kind in _PLAIN_WORDS:
+        return _PLAIN_WORDS[kind]
+    text = str(item["msg"]).removeprefix("Value error, ")
+    return printable(text, 300)

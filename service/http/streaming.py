@@ -1,0 +1,38 @@
+"""Answers that are sent as they come: server-sent events and JSON lines, closed at their source when the reader leaves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from attune.service.errors import AttuneError
+from attune.service.http.problems import translated
+from attune.service.live.runtime import Call
+from attune.service.observe.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+class EventStream(StreamingResponse):
+    """A stream whose source is closed at once when the reader leaves, and not when it is collected."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], media_type: str = "text/event-stream") -> None:
+        # Proxies of the nginx kind gather a response before they pass it on, unless they are asked not to.
+        super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"}, media_type=media_type)
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().stream_response(send)
+
+
+def failed_in_stream(call: Call, error: Exception) -> AttuneError:
+    """Returns the error to send as the last event: the status went out before, so it is counted and logged here."""
+    known = translated(error, "")
+    call.runtime.metrics.refused(known.code)
+    if known.code == "internal":
+        _log.error("unexpected error in a stream", kind=type(error).__name__, exc_info=error)
+    return known

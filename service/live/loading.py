@@ -1,0 +1,267 @@
+"""From a bundle's folder to something that serves, in numbered steps; every one of them can refuse, and then nothing of it stays.
+
+The same steps run at start and at a reload, so a bundle that comes later is held to what the first one was held to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
+from attune.models.seam.routing import member_costs
+from attune.models.seam.text import TextEncoder
+from attune.service.batching.batcher import Batcher
+from attune.service.batching.calibrate import calibrate
+from attune.service.batching.session import CPU, CUDA, ScorerRefused, ScorerSession
+from attune.service.errors import AttuneError, BundleRefused
+from attune.service.live.runtime import Live, Serving
+from attune.service.live.watching import member_observers, watch_batch
+from attune.service.members.build import build_roster
+from attune.service.members.member import Member, UnusableMember
+from attune.service.members.roster import Roster
+from attune.service.members.spec import MemberSpec, read_roster
+from attune.service.observe.logs import get_logger
+from attune.service.observe.metrics import Metrics
+
+_log = get_logger(__name__)
+PROBE_S = 30.0
+ROSTER_FILE = "roster.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """Numbers and names that a bundle is loaded with.
+
+    Attributes:
+        family: that is to serve; None takes the bundle's default.
+        shadows: families whose predictions are measured; none takes all others.
+        roster: members file; None takes the bundle's own.
+        budget_tokens: of a batch; 0 measures.
+        price_share: of the price in a member's cost, against its latency.
+        members: given ones, in place of the roster's; they are closed by whoever gave them.
+    """
+
+    family: str | None
+    shadows: tuple[str, ...]
+    roster: Path | None
+    require_gpu: bool
+    threads: int
+    budget_tokens: int
+    queue_max_items: int
+    queue_max_tokens: int
+    local_max_batch: int
+    price_share: float
+    members: Mapping[str, Member] | None = None
+
+
+async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: httpx.AsyncClient) -> Serving:
+    """Returns the bundle at `path`, verified, warm, with its probes passed and its members loaded.
+
+    Raises:
+        BundleRefused: any of the steps refused; the detail names file, family, probe or member with both values.
+    """
+    try:
+        # 1. The files, each against its hash.
+        bundle = await asyncio.to_thread(read_bundle, path)
+        family, shadows = _families(bundle, plan)
+        encoder = bundle.text_encoder()
+        # 2. The session, on the provider that is required.
+        required = CUDA if plan.require_gpu else None
+        session = await asyncio.to_thread(ScorerSession, bundle.scorer, (CUDA, CPU), plan.threads or None, required)
+        _check_outputs(bundle, session)
+        # 3. The budget of a batch, which also warms every shape.
+        longest = bundle.template.max_tokens
+        measured = await asyncio.to_thread(
+            lambda: calibrate(session, max_text_tokens=longest, fixed_budget_tokens=plan.budget_tokens or None)
+        )
+        _log.info(
+            "scorer calibrated", provider=session.provider, budget_tokens=measured.budget_tokens, tokens_per_s=round(measured.tokens_per_s)
+        )
+    except (BundleInvalid, ScorerRefused, OSError) as error:
+        raise BundleRefused(str(error)) from error
+    batcher = Batcher(
+        session,
+        max_items=plan.queue_max_items,
+        max_tokens=max(plan.queue_max_tokens, longest),
+        max_text_tokens=longest,
+        budget_tokens=measured.budget_tokens,
+        overhead_tokens=measured.overhead_tokens,
+        tokens_per_s=measured.tokens_per_s,
+        canary=encoder.prompt("canary"),
+        on_batch=watch_batch(metrics),
+        on_drop=metrics.text_dropped,
+    )
+    batcher.start()
+    try:
+        # 4. The probes, through the batcher as a request would go.
+        await replay_probes(bundle, encoder, batcher)
+        # 5. The members of the portfolio.
+        specs = _specs(bundle, plan)
+        roster = await _members(bundle, specs, plan, metrics, client)
+        costs = _costs(bundle, specs, plan.price_share)
+    except BaseException:
+        await batcher.aclose()
+        raise
+    candidate_outputs, prompt_outputs = bundle.families.outputs_to_keep()
+    return Serving(
+        bundle=bundle,
+        encoder=encoder,
+        batcher=batcher,
+        roster=roster,
+        family=family,
+        shadows=shadows,
+        candidate_outputs=candidate_outputs,
+        prompt_outputs=prompt_outputs,
+        provider=session.provider,
+        budget_tokens=measured.budget_tokens,
+        owns_members=plan.members is None,
+        costs=costs,
+    )
+
+
+class Reloader:
+    """Puts another bundle in place while requests go on: they finish on the one that they hold, and then it is closed.
+
+    Args:
+        live: what serves.
+        load: the steps above, with everything but the path filled in; None is the configured or newest bundle.
+        announce: told of what serves from now on.
+    """
+
+    def __init__(self, live: Live, load: Callable[[Path | None], Awaitable[Serving]], announce: Callable[[Serving], None]) -> None:
+        self._live = live
+        self._load = load
+        self._announce = announce
+        self._one_at_a_time = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, path: Path | None) -> Serving:
+        """Returns what serves now.
+
+        Raises:
+            BundleRefused: the bundle does not pass, or another reload is under way; the old one keeps serving.
+        """
+        if self._one_at_a_time.locked():
+            raise BundleRefused("another reload is under way")
+        async with self._one_at_a_time:
+            fresh = await self._load(path)
+            old, self._live.serving = self._live.serving, fresh
+            self._announce(fresh)
+            if old is not None:
+                task = asyncio.ensure_future(_close_when_idle(old))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            return fresh
+
+    async def aclose(self) -> None:
+        """Closes what was replaced and is still held by somebody."""
+        for task in tuple(self._closing):
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+async def _close_when_idle(old: Serving) -> None:
+    try:
+        await old.leases.idle()
+    finally:
+        await old.aclose()
+
+
+async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: Batcher) -> None:
+    """Returns when every probe was answered as the training framework answered it.
+
+    Raises:
+        BundleRefused: one was not; the detail has the probe, the output, the difference and the tolerance.
+    """
+    probes = bundle.probes
+    texts = [
+        encoder.candidates(prompt, [response])[0] if response else encoder.prompt(prompt)
+        for prompt, response in zip(probes.prompts, probes.responses, strict=True)
+    ]
+    try:
+        rows = [(await batcher.submit([text], PROBE_S)).rows[0] for text in texts]  # one by one: a small queue has room for that
+    except AttuneError as error:
+        raise BundleRefused(f"{bundle.id}: the probes could not be run: {error.detail}") from error
+    worst = 0.0
+    for name, answers in probes.answers.items():
+        for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+            if name not in row:
+                raise BundleRefused(f"{bundle.id}: probe {index} has an answer for {name}, which the scorer does not give")
+            difference = float(np.max(np.abs(row[name] - answer), initial=0.0)) if row[name].shape == answer.shape else float("inf")
+            if not difference <= probes.tolerance:  # so written, NaN does not pass
+                raise BundleRefused(
+                    f"{bundle.id}: probe {index} differs by {difference:.3g} in {name}; the tolerance is {probes.tolerance:.3g}"
+                )
+            worst = max(worst, difference)
+    _log.info("probes passed", probes=len(rows), worst_difference=worst, tolerance=probes.tolerance)
+
+
+def _families(bundle: Bundle, plan: LoadPlan) -> tuple[str, tuple[str, ...]]:
+    names = bundle.families.names
+    unknown = [name for name in (*([plan.family] if plan.family else []), *plan.shadows) if name not in names]
+    if unknown:
+        raise BundleRefused(f"{bundle.id} has no family {', '.join(unknown)}; it has {', '.join(names)}")
+    family = plan.family or bundle.default_family
+    return family, tuple(name for name in (plan.shadows or names) if name != family)
+
+
+def _check_outputs(bundle: Bundle, session: ScorerSession) -> None:
+    candidate, prompt = bundle.families.outputs_to_keep()
+    needed = {*candidate, *prompt, *(f"{name}_rewards" for name in bundle.families.names)}
+    missing = sorted(needed - set(session.outputs))
+    if missing:
+        raise BundleRefused(f"{bundle.id}: the scorer does not give {', '.join(missing)}, which its families read")
+
+
+def _roster_file(bundle: Bundle, plan: LoadPlan) -> Path:
+    return plan.roster or bundle.path / ROSTER_FILE
+
+
+def _specs(bundle: Bundle, plan: LoadPlan) -> Mapping[str, MemberSpec]:
+    """Returns what the roster says of the portfolio's members; nothing where members were given and no roster was."""
+    if plan.members is not None and plan.roster is None:
+        return {}
+    try:
+        return {name: spec for name, spec in read_roster(_roster_file(bundle, plan)).items() if name in bundle.portfolio.names}
+    except UnusableMember as error:
+        raise BundleRefused(str(error)) from error
+
+
+def _costs(bundle: Bundle, specs: Mapping[str, MemberSpec], price_share: float) -> NDArray[np.float64]:
+    told = [specs.get(name) for name in bundle.portfolio.names]
+    prices = np.array([spec.price if spec else 0.0 for spec in told], dtype=np.float64)
+    latencies_s = np.array([spec.latency_s if spec else 0.0 for spec in told], dtype=np.float64)
+    return member_costs(prices, latencies_s, price_share=price_share)
+
+
+async def _members(bundle: Bundle, specs: Mapping[str, MemberSpec], plan: LoadPlan, metrics: Metrics, client: httpx.AsyncClient) -> Roster:
+    observers = member_observers(metrics)
+    names = bundle.portfolio.names
+    try:
+        if plan.members is not None:
+            roster = Roster(plan.members, None, observers)
+        else:
+            portfolio = build_roster(
+                specs,
+                root=_roster_file(bundle, plan).parent,
+                client=client,
+                observers=observers,
+                threads=plan.threads or None,
+                max_batch=plan.local_max_batch,
+            )
+            await asyncio.to_thread(portfolio.load)
+            roster = portfolio.roster
+    except UnusableMember as error:
+        raise BundleRefused(str(error)) from error
+    missing = [name for name in names if name not in roster.members]
+    if missing:
+        await roster.aclose()
+        raise BundleRefused(f"{bundle.id}: the roster has no member {', '.join(missing)}; it has {', '.join(roster.members) or 'none'}")
+    return roster

@@ -1,0 +1,224 @@
+"""What one process serves with, and what one request holds of it.
+
+    Live (phase, the current Serving) ──lease──> Call (caller, serving, deadline, timings)
+
+A reload puts another `Serving` in place; requests that hold the old one finish on it, and then it is closed. `Runtime` is what outlives
+bundles: store, members' numbers, limits, metrics. Both are frozen; the one thing that moves is `Live`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.seam.bundle import Bundle
+from attune.models.seam.evidence import Decay
+from attune.models.seam.text import TextEncoder
+from attune.service.auth import Caller
+from attune.service.batching.batcher import Batcher
+from attune.service.errors import DeadlineExceeded, NotReady
+from attune.service.live.window import RecentUsers
+from attune.service.members.roster import Roster
+from attune.service.observe.metrics import Metrics
+from attune.service.observe.timing import Timings
+from attune.service.state.store import Store
+
+T = TypeVar("T")
+Phase = Literal["starting", "ready", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a request and of what is kept of it; characters, items, tokens and bytes as the names say."""
+
+    max_candidates: int
+    max_generate_candidates: int
+    max_prompt_chars: int
+    max_response_chars: int
+    max_new_tokens: int
+    max_payload_bytes: int
+    max_decision_bytes: int
+
+
+class Leases:
+    """How many requests hold something, and when the last one has let go."""
+
+    __slots__ = ("_idle", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def take(self) -> None:
+        """Counts one holder more."""
+        self.count += 1
+        self._idle.clear()
+
+    def give_back(self) -> None:
+        """Counts one holder less."""
+        self.count -= 1
+        if not self.count:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Returns when nobody holds it."""
+        await self._idle.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One bundle, loaded: everything that must be swapped together.
+
+    Attributes:
+        family: the family that serves where a request names none.
+        shadows: families whose predictions are measured while they do not serve.
+        candidate_outputs, prompt_outputs: scorer outputs that a decision keeps.
+        provider: what runs the scorer.
+        budget_tokens: padded tokens of a batch.
+        owns_members: whether members end with it; not where they were given from outside.
+        costs: `[M]` of the members, in the order of the portfolio, from price and latency; within 0 and 1.
+        recent: the users that it routed of late.
+    """
+
+    bundle: Bundle
+    encoder: TextEncoder
+    batcher: Batcher
+    roster: Roster
+    family: str
+    shadows: tuple[str, ...]
+    candidate_outputs: tuple[str, ...]
+    prompt_outputs: tuple[str, ...]
+    provider: str
+    budget_tokens: int
+    owns_members: bool
+    costs: NDArray[np.float64]
+    recent: RecentUsers = field(default_factory=RecentUsers)
+    leases: Leases = field(default_factory=Leases)
+
+    async def aclose(self) -> None:
+        """Closes members and scorer; requests that still hold it fail."""
+        if self.owns_members:
+            await self.roster.aclose()
+        await self.batcher.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What outlives bundles.
+
+    Attributes:
+        user_secret: hashes user ids.
+        epsilon, samples: exploration and posterior samples of routing.
+        hysteresis: reward by which another member must be better before policy `best` leaves the one that served last; 0 keeps nobody.
+        cost_weight: reward that the dearest member's cost is worth; 0 weighs no costs.
+        keep_text: whether decisions and the log keep prompts and answers.
+        clock: Unix seconds.
+        reload: loads and checks another bundle and puts it in place; its caller gets the new `Serving`.
+    """
+
+    store: Store
+    metrics: Metrics
+    limits: Limits
+    decay: Decay
+    user_secret: bytes
+    epsilon: float
+    samples: int
+    hysteresis: float
+    cost_weight: float
+    decision_ttl_s: float
+    keep_text: bool
+    clock: Callable[[], float]
+    reload: Callable[[Path | None], Awaitable[Serving]]
+    _unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Returns what `work` returns; it runs to its end even if the caller leaves meanwhile."""
+        task = asyncio.ensure_future(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._unfinished.discard(task)
+        if not task.cancelled():
+            task.exception()  # asked for, because the caller may have left before it
+
+    async def all_finished(self) -> None:
+        """Returns when no work whose caller left is unfinished."""
+        while self._unfinished:
+            await asyncio.wait(set(self._unfinished))
+
+
+class Live:
+    """The phase of the process and what serves now."""
+
+    __slots__ = ("phase", "runtime", "serving")
+
+    def __init__(self) -> None:
+        self.phase: Phase = "starting"
+        self.runtime: Runtime | None = None
+        self.serving: Serving | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are admitted."""
+        return self.phase == "ready"
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[tuple[Runtime, Serving]]:
+        """Holds the current `Serving`, so that it is not closed meanwhile.
+
+        Raises:
+            NotReady: the process is starting or draining.
+        """
+        runtime, serving = self.runtime, self.serving
+        if self.phase != "ready" or runtime is None or serving is None:
+            raise NotReady(f"the service is {self.phase}")
+        serving.leases.take()
+        try:
+            yield runtime, serving
+        finally:
+            serving.leases.give_back()
+
+
+@dataclass(slots=True)
+class Call:
+    """One admitted request.
+
+    Attributes:
+        deadline_at_s: on the clock of the event loop.
+        headers: added to the response.
+    """
+
+    runtime: Runtime
+    serving: Serving
+    caller: Caller
+    request_id: str
+    deadline_at_s: float
+    timings: Timings
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kept_under(self) -> str:
+        """The name of the sums that this request reads and adds to: the bundle's basis, and the half-life where there is one."""
+        return self.runtime.decay.keep_under(self.serving.bundle.basis)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline.
+
+        Raises:
+            DeadlineExceeded: none are left.
+        """
+        left_s = self.deadline_at_s - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise DeadlineExceeded("the request's deadline passed before its next step could begin")
+        return left_s

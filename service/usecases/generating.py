@@ -1,0 +1,215 @@
+"""Answers from the members of a decision, written side by side, scored for the user and kept with the decision.
+
+    decision ─> one stream per candidate ─> pieces, merged as they come ─> texts ─> one batch of the scorer ─> record written again
+
+A member that cannot begin is replaced by the next in expected value, which the answer says; the draw's propensity is then no longer the
+law of what was served and becomes null. Leaving early (a caller who has gone) closes every stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from attune.service.api.answers import CandidateAnswer, GenerateAnswer, GenerationUsage
+from attune.service.errors import DeadlineExceeded, MemberFailed
+from attune.service.ids import candidate_id
+from attune.service.live.runtime import Call
+from attune.service.live.watching import begin_member_run
+from attune.service.members.member import Finish, GenerationRequest, TextPiece
+from attune.service.members.roster import Fallback
+from attune.service.usecases.deciding import Decision, routing_answer, write
+from attune.service.usecases.record import KeptCandidate, Routing, keep
+from attune.service.usecases.scoring import Scores, encode, score_candidates, submit
+
+PIECES_AHEAD = 256
+"""How far members may be ahead of a slow reader before they are held."""
+
+PING_S = 15.0
+"""A stream that is silent for longer is closed by many proxies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next characters of one candidate."""
+
+    index: int
+    member: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Nothing was written for a while."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One candidate while it is written."""
+
+    index: int
+    wanted: str
+    member: str
+    parts: list[str] = field(default_factory=list)
+    finish: Finish | None = None
+    fallback: Fallback | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+Drafts = asyncio.Queue[Piece | _Draft | Exception]
+
+
+async def generate(call: Call, decision: Decision, ask: GenerationRequest) -> AsyncGenerator[Piece | Ping | GenerateAnswer, None]:
+    """Yields pieces of the candidates as they are written, and last the whole answer.
+
+    Raises:
+        MemberFailed, Overloaded, TooLarge, InvalidRequest: see `Roster.stream`; the other candidates are abandoned.
+        DeadlineExceeded: the deadline passed; nothing of the unfinished answers is kept.
+    """
+    routing = decision.record.routing
+    drafts = [_Draft(index, member, member) for index, member in enumerate(routing.members)]
+    queue: Drafts = asyncio.Queue(PIECES_AHEAD)
+    began_s = asyncio.get_running_loop().time()
+    tasks = [asyncio.ensure_future(_write(call, draft, _order(routing, draft.index), ask, queue)) for draft in drafts]
+    try:
+        unfinished = len(drafts)
+        while unfinished:
+            item = await _next(queue, call.deadline_at_s)
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, _Draft):
+                if item.finish is None:
+                    raise MemberFailed(f"member {item.member!r} ended without finishing", {item.member: "ended without finishing"})
+                unfinished -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        call.timings.add("member", asyncio.get_running_loop().time() - began_s)
+    yield await _answer(call, decision, drafts)
+
+
+async def answer_of(events: AsyncGenerator[Piece | Ping | GenerateAnswer, None]) -> GenerateAnswer:
+    """Returns the answer that a generation ends with."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, GenerateAnswer):
+                return event
+    raise MemberFailed("the generation ended without an answer")
+
+
+def _order(routing: Routing, index: int) -> Sequence[str]:
+    """Returns whom to try for a candidate: who was drawn for it, then the others by expected value, those of its siblings last."""
+    wanted = routing.members[index]
+    if routing.policy == "forced":
+        return (wanted,)
+    by_value = sorted(routing.expected, key=lambda member: -routing.expected[member][0])
+    free = [member for member in by_value if member not in routing.members]
+    turn = index % len(free) if free else 0  # two candidates whose members are away shall not both get the same stand-in
+    siblings = [member for member in routing.members if member != wanted]
+    return (wanted, *free[turn:], *free[:turn], *siblings)
+
+
+async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: GenerationRequest, queue: Drafts) -> None:
+    seed = None if ask.seed is None else ask.seed + draft.index
+    begin_member_run()
+    try:
+        async with aclosing(call.serving.roster.stream(order, replace(ask, seed=seed), call.deadline_at_s)) as events:
+            async for event in events:
+                if isinstance(event, Fallback):
+                    draft.fallback = event
+                    call.runtime.metrics.fell_back(event.wanted)
+                    continue
+                draft.member = event.member
+                if isinstance(event.event, TextPiece):
+                    draft.parts.append(event.event.text)
+                    await queue.put(Piece(draft.index, event.member, event.event.text))
+                else:
+                    draft.finish = event.event
+        await queue.put(draft)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is raised again where the pieces are read
+        await queue.put(error)
+
+
+async def _next(queue: Drafts, deadline_at_s: float) -> Piece | Ping | _Draft | Exception:
+    now_s = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout_at(min(deadline_at_s, now_s + PING_S)):
+            return await queue.get()
+    except TimeoutError:
+        if asyncio.get_running_loop().time() >= deadline_at_s:
+            raise DeadlineExceeded("the members did not finish before the request's deadline") from None
+        return Ping()
+
+
+async def _answer(call: Call, decision: Decision, drafts: Sequence[_Draft]) -> GenerateAnswer:
+    """Returns the finished answer, after its candidates were scored and kept."""
+    record, families = decision.record, call.serving.bundle.families
+    encoded = await encode(call, decision.prompt, [draft.text for draft in drafts], context=None, with_prompt=False)
+    rows = await submit(call, encoded)
+    scores = score_candidates(families, record.family, decision.person, rows, decision.prompt_row)
+    kept = tuple(
+        KeptCandidate(
+            member=draft.member,
+            text=draft.text if call.runtime.keep_text else None,
+            finish_reason=finish.reason,
+            score=text.score,
+            std=text.std,
+            prompt_tokens=finish.prompt_tokens,
+            completion_tokens=finish.completion_tokens,
+            outputs=keep(row, call.serving.candidate_outputs),
+        )
+        for draft, finish, text, row in zip(drafts, _finishes(drafts), scores.texts, rows, strict=True)
+    )
+    decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=kept))
+    is_kept = await write(call, decision)
+    call.headers["x-attune-member"] = drafts[0].member
+    unscored = [row.dropped_response_tokens or None for row in encoded]
+    return _rendered(decision, drafts, scores, unscored, is_kept=is_kept)
+
+
+def _finishes(drafts: Sequence[_Draft]) -> list[Finish]:
+    return [draft.finish for draft in drafts if draft.finish is not None]
+
+
+def _as_served(routing: Routing, drafts: Sequence[_Draft]) -> Routing:
+    for draft in drafts:
+        if draft.fallback is not None:
+            fallback = {"wanted": draft.wanted, "served": draft.member, "reason": draft.fallback.reason}
+            return replace(routing, propensity=None, joint=None, fallback=fallback)
+    return routing
+
+
+def _rendered(
+    decision: Decision, drafts: Sequence[_Draft], scores: Scores, unscored: Sequence[int | None], *, is_kept: bool
+) -> GenerateAnswer:
+    record = decision.record
+    return GenerateAnswer(
+        decision_id=decision.id,
+        bundle=record.bundle,
+        family=record.family,
+        personalization=decision.person.personalization,
+        user=decision.person.seen,
+        candidates=[
+            CandidateAnswer(
+                candidate_id=candidate_id(decision.id, draft.index) if decision.id and is_kept else None,
+                index=draft.index,
+                member=draft.member,
+                text=draft.text,
+                score=text.score,
+                std=text.std,
+                rank=rank,
+                finish_reason=finish.reason,
+                usage=GenerationUsage(finish.prompt_tokens, finish.completion_tokens, missing),
+            )
+            for draft, finish, text, rank, missing in zip(drafts, _finishes(drafts), scores.texts, scores.ranks(), unscored, strict=True)
+        ],
+        routing=routing_answer(record.routing, drafts[0].member),
+    )

@@ -1,0 +1,140 @@
+"""Replaying users' logs under the basis that serves now: what they chose under earlier bundles is scored again and added to the new sum.
+
+    users with a log ─> comparisons that the new sum lacks ─> kept texts ─> scorer ─> evidence ─> one atomic add, once per event
+
+A call works for a bounded time and says where to go on from; it can be broken off and repeated at any point, by any replica, because
+an event is added to a sum once. In memory there are a page of users and a handful of comparisons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import cast
+
+from attune.service.api.user_answers import ReplayAnswer
+from attune.service.api.wire import ReplayRequest
+from attune.service.errors import FieldError, Overloaded, ScorerFailed, TooLarge
+from attune.service.http.problems import invalid
+from attune.service.live.runtime import Call
+from attune.service.state.store import Comparison, LoggedComparison, UserKey, UsersPage, user_tag
+from attune.service.usecases.learning import evidence_of, read_payload
+from attune.service.usecases.scoring import encode, submit
+
+TOGETHER = 8
+"""Comparisons that are scored side by side: enough to fill a batch of the scorer, few enough to leave room for requests."""
+
+_NO_DIGEST = b"\0" * 16
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a call has done so far; what cannot be replayed is counted with the user's end, so that it is counted once."""
+
+    users: int = 0
+    replayed: int = 0
+    without_texts: int = 0
+    unusable: int = 0
+
+
+async def replay(call: Call, request: ReplayRequest) -> ReplayAnswer:
+    """Returns what was replayed in this call, and the cursor to go on from.
+
+    Raises:
+        InvalidRequest: the cursor is not one that was given out.
+        Overloaded: the scorer has no room; what was replayed stays, and the same request goes on with the rest.
+        StoreUnavailable: likewise.
+    """
+    loop = asyncio.get_running_loop()
+    ends_at_s = loop.time() + min(request.limit_s, call.left_s / 2)
+    progress = Progress()
+    place, _, after = (request.cursor or "").partition("/")
+    while True:
+        page = await _page(call, request, place)
+        # By tag, so that a cursor can say how far a page was done; a page read again may have its users in another order.
+        for key in sorted(page.users, key=lambda key: (key.tenant, key.tag)):
+            here = f"{key.tenant}:{key.tag}"
+            if here <= after:
+                continue
+            finished = await _replay_user(call, key, progress, ends_at_s)
+            if not finished:
+                return _answer(call, progress, f"{place}/{after}")
+            after = here
+        if page.cursor is None:
+            return _answer(call, progress, None)
+        place, after = page.cursor, ""
+        if loop.time() >= ends_at_s:
+            return _answer(call, progress, f"{place}/")
+
+
+async def _page(call: Call, request: ReplayRequest, place: str) -> UsersPage:
+    if request.user is not None:
+        tenant = request.tenant or call.caller.tenant
+        return UsersPage((UserKey(tenant, user_tag(call.runtime.user_secret, tenant, request.user)),), None)
+    try:
+        return await call.runtime.store.users(request.tenant, place)
+    except ValueError as error:
+        raise invalid([FieldError("cursor", str(error))]) from None
+
+
+async def _replay_user(call: Call, key: UserKey, progress: Progress, ends_at_s: float) -> bool:
+    """Returns whether the user is done; False if the time ended before, and then something was replayed: every call gets on."""
+    loop, waiting, mine = asyncio.get_running_loop(), list[LoggedComparison](), Progress()
+    source = cast("AsyncGenerator[LoggedComparison, None]", call.runtime.store.to_replay(key, call.kept_under))
+    async with aclosing(source):
+        async for logged in source:
+            waiting.append(logged)
+            if len(waiting) == TOGETHER:
+                await _replay_some(call, key, waiting, mine)
+                waiting.clear()
+                if mine.replayed and loop.time() >= ends_at_s:
+                    progress.replayed += mine.replayed
+                    return False
+    await _replay_some(call, key, waiting, mine)
+    progress.users += 1
+    progress.replayed += mine.replayed
+    progress.without_texts += mine.without_texts
+    progress.unusable += mine.unusable
+    return True
+
+
+async def _replay_some(call: Call, key: UserKey, logged: Sequence[LoggedComparison], progress: Progress) -> None:
+    outcomes = await asyncio.gather(*(_replay_one(call, key, one, progress) for one in logged), return_exceptions=True)
+    for one, outcome in zip(logged, outcomes, strict=True):
+        if isinstance(outcome, Overloaded):  # by these themselves, where the queue is short: alone there may be room
+            await _replay_one(call, key, one, progress)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _replay_one(call: Call, key: UserKey, logged: LoggedComparison, progress: Progress) -> None:
+    payload = read_payload(logged.payload)
+    prompt, chosen, rejected, context = (payload.get(name) for name in ("prompt", "chosen_text", "rejected_text", "context"))
+    if not (isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str)):
+        progress.without_texts += 1
+        return
+    try:
+        encoded = await encode(call, prompt, [chosen, rejected], context=context if isinstance(context, str) else None, with_prompt=True)
+        first, second, row = await submit(call, encoded)
+        evidence = evidence_of(call, (first, second, row), tie=bool(payload.get("tie")))
+    except (ScorerFailed, TooLarge):  # of these texts, not of the scorer: they are counted, and the others go on
+        progress.unusable += 1
+        return
+    vector, epoch = call.runtime.decay.stamp(evidence, logged.observed_s)
+    comparison = Comparison(logged.event_id, _NO_DIGEST, call.kept_under, epoch, logged.observed_s, vector)
+    if await call.runtime.store.replay_comparison(key, comparison) == "applied":
+        progress.replayed += 1
+
+
+def _answer(call: Call, progress: Progress, cursor: str | None) -> ReplayAnswer:
+    return ReplayAnswer(
+        basis=call.serving.bundle.basis,
+        done=cursor is None,
+        cursor=cursor,
+        users=progress.users,
+        replayed=progress.replayed,
+        without_texts=progress.without_texts,
+        unusable=progress.unusable,
+    )

@@ -1,0 +1,120 @@
+"""Scoring texts for a user: tokenize, one submission to the batcher while the user is read, then the family's own mathematics.
+
+`N` candidates, `K` heads. Whatever is scored (answers of a client, generated ones, two texts of a feedback) goes through here, so that a
+text has one score wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from attune.models.seam.families import Families
+from attune.models.seam.family import Row
+from attune.models.seam.sparserm import examples_of
+from attune.models.seam.text import Encoded
+from attune.service.api.answers import Contribution
+from attune.service.live.runtime import Call
+from attune.service.usecases.people import Person
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+INLINE_CHARS = 16_384
+"""Texts up to this many characters are tokenized on the event loop (about 2 ms); more would hold up everybody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """One candidate for one user; `contributions` are sorted by size, and `score` is their sum in this order."""
+
+    score: float
+    std: float
+    contributions: list[Contribution]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Candidates for one user under one family."""
+
+    texts: list[ScoredText]
+    weights: dict[str, float]
+
+    def ranks(self) -> list[int]:
+        """Returns each candidate's rank, 1 for the best; of equals the earlier is better."""
+        order = sorted(range(len(self.texts)), key=lambda index: -self.texts[index].score)
+        ranks = [0] * len(order)
+        for rank, index in enumerate(order, 1):
+            ranks[index] = rank
+        return ranks
+
+
+async def encode(call: Call, prompt: str, responses: Sequence[str], *, context: str | None, with_prompt: bool) -> list[Encoded]:
+    """Returns one row per response, and after them the prompt's own row if it is asked for."""
+    encoder = call.serving.encoder
+
+    def tokenize() -> list[Encoded]:
+        rows = encoder.candidates(prompt, responses) if responses else []
+        return [*rows, encoder.prompt(prompt, context)] if with_prompt else rows
+
+    with call.timings.measure("tokenize"):
+        size = len(prompt) + len(context or "") + sum(map(len, responses))
+        return tokenize() if size <= INLINE_CHARS else await asyncio.to_thread(tokenize)
+
+
+async def submit(call: Call, rows: Sequence[Encoded]) -> list[Row]:
+    """Returns the scorer's outputs for each row, by the request's deadline."""
+    submitted = await call.serving.batcher.submit(rows, call.left_s)
+    call.timings.add("queue", submitted.queue_s)
+    call.timings.add("inference", submitted.inference_s)
+    return submitted.rows
+
+
+def score_candidates(families: Families, name: str, person: Person, rows: Sequence[Row], prompt: Row | None) -> Scores:
+    """Returns the candidates as this user sees them under one family.
+
+    Args:
+        families: of the bundle that computed the rows.
+        name: the family.
+        person: whose evidence is used.
+        rows: outputs of each candidate.
+        prompt: outputs of the prompt; None where the family does not read it.
+    """
+    family = families[name]
+    rewards = np.array([row[f"{name}_rewards"] for row in rows], dtype=np.float64)
+    scored = family.score(families.part(name, person.evidence), rewards, prompt if family.scores_with_prompt else None)
+    contributions = scored.rewards * scored.weights
+    examples = [list(examples_of(family, head)) or None for head in range(len(family.heads))]
+    texts = []
+    for index in range(len(rows)):
+        order = np.argsort(-np.abs(contributions[index]), kind="stable")
+        parts = [
+            Contribution(
+                family.heads[head],
+                float(scored.weights[head]),
+                float(scored.rewards[index, head]),
+                float(contributions[index, head]),
+                examples[head],
+            )
+            for head in order
+        ]
+        total = 0.0
+        for part in parts:  # one by one, as a reader adds them up: `sum` compensates in newer Pythons and would differ in the last bit
+            total += part.contribution
+        texts.append(ScoredText(total, float(scored.stds[index]), parts))
+    return Scores(texts, dict(zip(family.heads, scored.weights.tolist(), strict=True)))
+
+
+async def both(first: Coroutine[Any, Any, T], second: Awaitable[U]) -> tuple[T, U]:
+    """Returns both results; `first` runs beside `second`, and is cancelled if that fails."""
+    beside = asyncio.ensure_future(first)
+    try:
+        result = await second
+        return await beside, result
+    finally:
+        beside.cancel()
+        await asyncio.gather(beside, return_exceptions=True)  # asks for its error too, which else would be logged as forgotten

@@ -1,0 +1,1 @@
+"""Measurements of papers and of the demo, one folder each."""

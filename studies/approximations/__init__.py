@@ -1,0 +1,1 @@
+"""What soups and logit mixing give users between two members, without training."""

@@ -1,0 +1,1 @@
+"""Routing by posterior sampling against bandits that start anew with each user."""

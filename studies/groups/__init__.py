@@ -1,0 +1,1 @@
+"""Two to eight groups of opposed tastes."""

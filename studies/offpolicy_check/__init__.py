@@ -1,0 +1,1 @@
+"""Coverage of off-policy intervals on simulated logs."""

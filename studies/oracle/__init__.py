@@ -1,0 +1,1 @@
+"""Lazy search with an exact oracle: promise against truth."""

@@ -1,0 +1,1 @@
+"""Directions of a sparse autoencoder against random ones and the dense state."""

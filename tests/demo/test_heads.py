@@ -1,0 +1,164 @@
+"""The demo's training and evaluation end to end, on a bag-of-words trunk and sizes that take seconds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from attune.models.portfolio.measure import fit_values
+from attune.models.portfolio.pool import Pool, PoolInvalid, grammar_pool, read_pool, write_pool
+from attune.models.seam.families import Families
+from attune.models.seam.portfolio import read_portfolio
+from attune.models.training.additive import AdditiveSettings
+from attune.models.training.attributes import AttributesSettings
+from attune.models.training.bradley_terry import BradleyTerrySettings
+from attune.models.training.features import Subspace
+from attune.models.training.heads import load_heads, load_values
+from attune.models.training.micro import MicroSettings
+from attune.models.training.sparse_moe import SparseMoeSettings
+from attune.models.training.vrf import VrfSettings
+from demo.corpus.texts import MANNERS, prompts
+from demo.heads import DemoSettings, train_demo, written_pool
+from demo.members import measure_members, member_pool
+from demo.report import EvaluationSettings, evaluate_demo
+from tests.models.small_world import SHORT, BagOfWords
+
+SPACE = Subspace(8, 0.3)
+SETTINGS = DemoSettings(
+    users=400,
+    per_user=24,
+    validation_users=40,
+    prompts=40,
+    answers=2,
+    member_prompts=20,
+    member_answers=2,
+    bradley_terry=BradleyTerrySettings(subspace=SPACE, loop=SHORT),
+    micro=MicroSettings(heads=6, router=8, subspace=SPACE, loop=SHORT),
+    vrf=VrfSettings(heads=6, latent=6, features=8, prompt_features=2, hidden=(16,), subspace=SPACE, loop=SHORT),
+    sparse_moe=SparseMoeSettings(experts=4, hidden=8, subspace=SPACE, loop=SHORT),
+    additive=AdditiveSettings(axes=3, subspace=SPACE),
+    attributes=AttributesSettings(
+        vrf=VrfSettings(latent=6, features=8, prompt_features=2, hidden=(16,), diversity=0.0, ridge=0.0, loop=SHORT)
+    ),
+)
+WRITTEN = ("heads.json", "heads.safetensors", "values.safetensors", "portfolio.json", "provenance.json")
+
+
+def trunk():
+    pools = [written_pool(part, SETTINGS, seed=0) for part in ("train", "validation", "test")]
+    return BagOfWords([text for pool in pools for _, text in pool.texts().candidates])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    train_demo(folder, seed=0, settings=SETTINGS, trunk=trunk())
+    measure_members(folder, seed=0, settings=SETTINGS, trunk=trunk())
+    return folder
+
+
+def test_two_trainings_of_the_demo_from_one_seed_write_equal_bytes(demo, tmp_path):
+    train_demo(tmp_path, seed=0, settings=SETTINGS, trunk=trunk())
+    measure_members(tmp_path, seed=0, settings=SETTINGS, trunk=trunk())
+    for name in WRITTEN:
+        assert (tmp_path / name).read_bytes() == (demo / name).read_bytes(), name
+
+
+def test_what_is_written_is_what_the_bundle_reads(demo):
+    trained, default = load_heads(demo)
+    families = Families([one.family for one in trained])
+    portfolio = read_portfolio((demo / "portfolio.json").read_bytes(), families)
+    assert default == "attributes"
+    assert portfolio.names == MANNERS
+    vectors = torch.zeros(3, 65)
+    values = load_values(demo)(vectors, vectors)
+    for name in families.names:
+        assert values[f"{name}_values"].shape == (3, 6 * len(families[name].heads))
+    assert sum((demo / name).stat().st_size for name in WRITTEN) < 1_000_000
+
+
+def test_heads_are_named_after_manners_without_repeats(demo):
+    trained = {one.family.name: one for one in load_heads(demo)[0]}
+    assert set(trained) == {"bradley_terry", "micro", "vrf", "attributes", "sparse_moe", "additive"}
+    for name in ("micro", "vrf", "attributes", "sparse_moe"):
+        names = [head for head in trained[name].family.heads if head != "quality"]
+        assert len(set(names)) == len(names)
+        assert all(any(manner in name for manner in MANNERS) for name in names)
+
+
+def test_training_never_asks_about_a_test_topic(demo):
+    asked = {prompt.text for prompt in prompts("test", 0)}
+    for part in ("train", "validation"):
+        assert not asked & set(written_pool(part, SETTINGS, seed=0).prompts)
+    assert not asked & set(member_pool(demo, "train", SETTINGS, seed=0).prompts)
+
+
+def test_an_evaluation_writes_the_results_and_a_report_that_holds_its_promises_to_them(demo, tmp_path):
+    settings = EvaluationSettings(
+        seeds=2, routers=("vrf", "attributes"), sharpness=(16.0,), opposed_tastes=("playful or formal",), opposed_users=120, demo=SETTINGS
+    )
+    results = evaluate_demo(None, tmp_path, seed=1, users=12, demo=demo, settings=settings, trunk=trunk())
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    for router in ("vrf", "attributes"):
+        found = results["simulated"]["16"]["routers"][router]
+        assert found["routed_best"][-1]["users"] == 24
+        assert found["routed_best"][-1]["mean"] > found["routed_best"][0]["mean"] + 0.2
+    report = (tmp_path / "report.md").read_text()
+    kept = found["routed_best"][4]["mean"] >= 0.8
+    assert f"- {'kept' if kept else 'NOT KEPT'}: after 10 comparisons at least 80%" in report
+    assert len(results["opposed"]) == 1
+    for one in results["opposed"]:
+        assert one["curves"]["vrf"][-1]["accuracy"]["mean"] > 0.7
+        assert one["curves"]["bradley_terry"][-1]["accuracy"]["mean"] == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_pool_survives_its_file_and_damage_is_named_by_line(tmp_path):
+    pool = grammar_pool(prompts("test", 0)[:3], 2, seed=0)
+    write_pool(pool, tmp_path / "pool.jsonl")
+    assert read_pool(tmp_path / "pool.jsonl") == pool
+    lines = (tmp_path / "pool.jsonl").read_text().splitlines()
+    (tmp_path / "pool.jsonl").write_text("\n".join([lines[0], lines[1].replace('"bold"', '"rude"'), lines[2]]))
+    with pytest.raises(PoolInvalid, match="line 2 has members"):
+        read_pool(tmp_path / "pool.jsonl")
+    (tmp_path / "pool.jsonl").write_text(lines[0] + "\n{")
+    with pytest.raises(PoolInvalid, match="line 2 is not a line of a pool"):
+        read_pool(tmp_path / "pool.jsonl")
+
+
+def test_a_pools_texts_are_in_the_order_of_its_axes():
+    pool = Pool(("a", "b"), ("x", "y"), ((("1", "2"), ("3", "4")), (("5", "6"), ("7", "8"))))
+    assert [text for _, text in pool.texts().candidates] == list("12345678")
+    assert pool.shape == (2, 2, 2)
+    assert pool.part([1]).answers == (pool.answers[1],)
+
+
+def test_values_are_means_with_intervals_and_follow_the_prompt_where_it_matters():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(2.0, 3.0, size=(200, 5)).astype(np.float32)
+    truth = rng.normal(size=(2, 3, 5))
+    rewards = np.einsum("mkd,pd->pmk", truth, vectors)[:, :, None, :] + rng.normal(0, 0.1, size=(200, 2, 4, 3)) + 1.5
+    found = fit_values(rewards, vectors)
+    assert np.allclose(found.mean, rewards.mean(axis=(0, 2)))
+    assert np.allclose(found.interval, 1.96 * rewards.mean(axis=2).std(axis=0, ddof=1) / np.sqrt(200))
+    assert found.r2 > 0.99
+    predicted = found.head(torch.from_numpy(vectors)).numpy().reshape(200, 2, 3)
+    assert np.abs(predicted - rewards.mean(axis=2)).max() < 0.5
+
+
+def test_values_that_do_not_depend_on_the_prompt_fall_back_to_the_means():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 40)).astype(np.float32)
+    found = fit_values(rng.normal(1.0, 1.0, size=(60, 2, 1, 2)), vectors)
+    assert found.r2 < 0.05
+    predicted = found.head(torch.from_numpy(vectors)).numpy().reshape(60, 2, 2)
+    assert np.abs(predicted - found.mean).max() < 0.2
+
+
+def test_values_need_a_prompt_for_every_fold_and_rewards_for_every_prompt():
+    with pytest.raises(ValueError, match=r"over the 4 prompts, at least 5"):
+        fit_values(np.zeros((4, 2, 1, 2)), np.zeros((4, 3), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"rewards \(6, 2, 1, 2\) must be"):
+        fit_values(np.zeros((6, 2, 1, 2)), np.zeros((7, 3), dtype=np.float32))

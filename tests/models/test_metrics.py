@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attune.models.measuring.metrics import accuracy, bootstrap, calibration_error, negative_log_likelihood
+
+
+def test_accuracy_counts_one_half_as_half_right():
+    assert accuracy(np.array([0.9, 0.4, 0.5, 0.6])) == pytest.approx((1 + 0 + 0.5 + 1) / 4)
+
+
+def test_log_loss_is_the_mean_of_minus_log_and_stays_finite():
+    assert negative_log_likelihood(np.array([0.5, 0.25])) == pytest.approx(1.5 * np.log(2))
+    assert np.isfinite(negative_log_likelihood(np.array([0.0])))
+
+
+def test_a_model_that_is_right_as_often_as_it_says_is_calibrated():
+    # Ten predictions of confidence 0.7, seven of them right; ten of 0.9, nine right.
+    calibrated = np.array([0.7] * 7 + [0.3] * 3 + [0.9] * 9 + [0.1])
+    assert calibration_error(calibrated) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_calibration_error_is_the_mean_gap_weighted_by_bin():
+    # 0.9 said and right half of the time: a gap of 0.4 on half of the data; 0.6 said, 0.6 right on the other half.
+    found = calibration_error(np.array([0.9, 0.9, 0.1, 0.1, 0.6, 0.6, 0.6, 0.4, 0.4]))
+    assert found == pytest.approx(4 / 9 * 0.4)
+
+
+def test_an_interval_covers_the_mean_in_about_95_of_100_samples():
+    rng = np.random.default_rng(0)
+    inside = [(found := bootstrap(rng.exponential(size=80), seed=trial, resamples=500)).low <= 1.0 <= found.high for trial in range(300)]
+    assert 0.88 < np.mean(inside) < 0.99
+
+
+def test_an_interval_of_equal_users_has_no_width_and_says_how_many_there_are():
+    found = bootstrap(np.full(7, 0.25))
+    assert (found.mean, found.low, found.high, found.users) == (0.25, 0.25, 0.25, 7)
+
+
+@pytest.mark.parametrize("values", [np.array([]), np.array([0.5, np.nan])])
+def test_an_interval_needs_finite_numbers(values):
+    with pytest.raises(ValueError, match="needs finite numbers"):
+        bootstrap(values)
