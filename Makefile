@@ -9,6 +9,7 @@ VENV ?= .venv
 DATA_DIR ?= .attune
 BUNDLES := $(DATA_DIR)/bundles
 BIN := $(VENV)/bin
+FAST := tests/seam tests/batching tests/state tests/settings tests/observe tests/project/test_imports.py
 
 # The demo bundle is built from the committed heads and the trunk in a Python package; nothing is fetched.
 BUILD_BUNDLE = $(BIN)/attune bundle demo --out $(BUNDLES)
@@ -19,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help serve bundle test check format demo bench clean
+.PHONY: help serve bundle test fast check format reference docs demo bench clean
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -32,6 +33,9 @@ bundle: $(BUNDLES)/.stamp-demo ## build the demo bundle
 test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
 	$(BIN)/python -m pytest $(TESTFLAGS)
 
+fast: $(VENV)/.stamp-dev ## run the tests that a change to seam, batching, state or service needs, in half a minute
+	$(BIN)/python -m pytest -q -m "not slow" $(FAST)
+
 check: $(VENV)/.stamp-dev ## lint, formatting, types, import layers and the tests of the project's own rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +46,12 @@ check: $(VENV)/.stamp-dev ## lint, formatting, types, import layers and the test
 format: $(VENV)/.stamp-dev ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.stamp-dev ## write the pages of docs/reference anew from the code
+	$(BIN)/python docs/generate.py
+
+docs: $(VENV)/.stamp-docs ## build the documentation into build/site; a broken link is an error
+	$(BIN)/mkdocs build --quiet
 
 demo: $(VENV)/.stamp-dev ## train the demo from its seeds: language model, adapters, heads, bundle, report
 	PATH="$(abspath $(BIN)):$$PATH" demo/build.sh
@@ -67,6 +77,10 @@ $(VENV)/.stamp-serve: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-serve
 	$(PIP) --editable '.[cpu,train,dev]'
+	@touch $@
+
+$(VENV)/.stamp-docs: $(VENV)/.stamp-serve
+	$(PIP) --editable '.[cpu,train,docs]'
 	@touch $@
 
 $(BUNDLES)/.stamp-demo: $(VENV)/.stamp-serve $(shell find demo/artefacts models/seam models/export -type f -not -path '*/__pycache__/*' 2>/dev/null)

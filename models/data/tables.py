@@ -112,7 +112,7 @@ def _parquet_rows(path: Path) -> Iterator[TableRow]:
         from pyarrow import ArrowException  # noqa: PLC0415 - an extra
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
     except ImportError as error:
-        raise TableInvalid(f"{path.name} needs pyarrow: pip install 'attune[datasets]'") from error
+        raise TableInvalid(f"{path.name} needs pyarrow: pip install 'attune-serve[datasets]'") from error
     try:
         with ParquetFile(path) as table:
             rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=BATCH))
@@ -153,5 +153,5 @@ def _datasets(name: str) -> Any:
     try:
         import datasets  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise TableInvalid(f"{name} needs the datasets library: pip install 'attune[datasets]'") from error
+        raise TableInvalid(f"{name} needs the datasets library: pip install 'attune-serve[datasets]'") from error
     return datasets

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.tree import ROOT
+from tests.project.tree import ROOT, tracked
 
 HEAVY = {"torch", "transformers", "peft"}
 
@@ -51,3 +51,9 @@ def test_torch_is_named_only_where_local_members_are(path):
     if path.parent.name == "members" and path.name.startswith("local"):
         return
     assert {name.split(".")[0] for name in imports_of(path)} & HEAVY == set()
+
+
+@pytest.mark.parametrize("path", [path for path in tracked() if path.endswith(".py")])
+def test_no_file_imports_our_source_folders_by_their_own_names(path):
+    # A module that is imported under two names has two copies of every class.
+    assert {name for name in imports_of(ROOT / path) if name.split(".")[0] in {"service", "models"}} == set()

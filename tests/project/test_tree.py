@@ -1,13 +1,15 @@
-"""The repository keeps its own rules: short files, no traces of a machine, a README tree that equals the disk."""
+"""The repository keeps its own rules: short files, no traces of a machine, pages whose links and tables are true."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import PurePosixPath
 
 import pytest
 
-from tests.project.tree import ROOT, readme, tracked
+from tests.project.tree import ROOT, tracked
 
 LONGEST_FILE = 350
 CODE = {".py", ".lua", ".js", ".html", ".css", ".sh"}
@@ -47,62 +49,51 @@ def test_no_module_is_named_for_everything():
     assert [path for path in tracked() if forbidden & set(PurePosixPath(path).with_suffix("").parts)] == []
 
 
-# --- README ---------------------------------------------------------------------------------------------------------
+# --- README and the pages that follow from the code -------------------------------------------------------------------
 
 
-@pytest.fixture
-def described() -> str:
-    """Returns README.md."""
-    text = readme()
-    if text is None:
-        pytest.skip("README.md is not written yet")
-    return text
+def test_the_readme_is_short_enough_to_be_read_before_anything_is_tried():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 2000
 
 
-def listed_in(text: str) -> list[str]:
-    """Returns the paths of the block fenced with ```tree: one a line, full from the root, then two spaces and a description."""
-    block = re.search(r"^```tree\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert block, "README.md has no block that starts with ```tree"
-    lines = [line for line in block.group(1).splitlines() if line.strip()]
-    bare = [line for line in lines if not re.fullmatch(r"\s*\S+\s{2,}\S.*", line)]
-    assert bare == [], "each line is a path, two spaces and a description"
-    return [line.split()[0].rstrip("/") for line in lines]
+@pytest.mark.parametrize("path", [path for path in tracked() if path.endswith(".md") and not path.startswith("tests/")])
+def test_every_relative_link_of_a_page_leads_to_a_file(path):
+    text = re.sub(r"^```.*?^```", "", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)\s]*)?\)", text)
+    local = [link for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in local if not (ROOT / path).parent.joinpath(link).exists()] == []
 
 
-def test_every_path_of_the_readme_tree_exists(described):
-    paths = tracked()
-    known = set(paths) | {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-    assert [path for path in listed_in(described) if path not in known] == []
+def test_decimals_are_written_with_their_zero():
+    # `.72` is read as 72 by some and overlooked by others.
+    pages = [path for path in tracked() if path.endswith(".md") and not path.startswith(("models/LOG.md", "studies/", "tests/"))]
+    bare = {path: re.findall(r"(?<![\w.\d/`*])\.\d{2,}\b", (ROOT / path).read_text(encoding="utf-8")) for path in pages}
+    assert {path: found for path, found in bare.items() if found} == {}
 
 
-def test_the_readme_tree_lists_every_top_level_folder_and_every_module(described):
-    paths = tracked()
-    folders = {path.split("/")[0] for path in paths if "/" in path}
-    modules = {
-        path.removesuffix("/__init__.py") for path in paths if path.startswith(("service/", "models/")) and path.endswith((".py", ".lua"))
-    } - {"service", "models"}
-    listed = set(listed_in(described))
-    # A package of several small files may be listed as one folder.
-    missing = sorted(
-        path for path in folders | modules if path not in listed and str(PurePosixPath(path).parent) not in listed - {"service", "models"}
-    )
-    assert missing == []
+def test_the_generated_pages_are_what_the_code_says_now():
+    run = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
-def test_every_setting_stands_in_the_readme_table_with_its_default(described):
+def test_every_setting_stands_in_the_reference_with_its_default():
     from attune.service.settings import describe_settings
 
     rows = {}
-    for line in described.splitlines():
+    for line in (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
         if len(cells) >= 2 and re.fullmatch(r"`ATTUNE_[A-Z_]+`", cells[0]):
             rows[cells[0].strip("`")] = cells[1].strip("`")
     assert rows == {row.variable: row.default for row in describe_settings()}
 
 
-def test_every_make_target_is_explained_by_make_help():
-    import subprocess
+def test_every_page_of_the_documentation_is_in_its_navigation():
+    pages = {path.removeprefix("docs/") for path in tracked() if path.startswith("docs/") and path.endswith(".md")}
+    named = set(re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert pages == named
 
+
+def test_every_make_target_is_explained_by_make_help():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,13 @@ def tracked() -> list[str]:
     return sorted(path for path in listing.stdout.split("\0") if path and (ROOT / path).is_file())
 
 
-def readme() -> str | None:
-    """Returns the text of README.md; None while there is none."""
-    path = ROOT / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else None
+def exported(target: Path) -> None:
+    """Writes what a fresh clone would hold below `target`: tracked files and those that will be, links as links."""
+    listing = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"], check=True, capture_output=True, text=True
+    )
+    for path in filter(None, listing.stdout.split("\0")):
+        source = ROOT / path
+        if source.is_symlink() or source.is_file():
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target / path, follow_symlinks=False)

@@ -1,0 +1,179 @@
+"""Writes the pages of `docs/reference/` that follow from the code: settings, the HTTP routes, and the tree with a line for each module.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    say which are not what the code says now, and exit with 1
+
+Nothing here is read by the service. A page is a pure function of the repository, so a difference is a change that nobody wrote down.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+NOTE = "<!-- Written by docs/generate.py: `make reference`. Change what it reads, not this page. -->\n\n"
+
+PLACES = {
+    ".ci": "what a machine that has never seen the project runs",
+    "demo": "the tutorial: invented people, texts and small language models, made with the library's public commands; not in the wheel",
+    "demo/artefacts": "what the demo's training left: heads, base model, adapters, portfolio; the one part that is in the wheel",
+    "deploy": "Kubernetes manifests, Helm chart, Prometheus rules and their tests, Grafana dashboard",
+    "docker": "Dockerfile (cpu and gpu), compose with Redis and Prometheus",
+    "docs": "these pages; `make docs` builds them",
+    "examples": "programs and files to start from",
+    "loadtest": "what measures speed, size and behaviour under failure; `make bench` runs it",
+    "models": "the offline half, imported as attune.models: data, training, alignment, portfolios, export, measuring, and the seam",
+    "service": "the online half, imported as attune.service",
+    "src": "the import package `attune`: its version, the client, and links to the two halves",
+    "studies": "measurements of papers and of the demo, one folder each; not in the wheel",
+    "tests": "mirrors the folders; `make fast` runs the quick ones",
+}
+
+
+def settings_page() -> str:
+    """Returns the page of all settings."""
+    from attune.service.settings import settings_table  # noqa: PLC0415  the tree needs no pydantic
+
+    return (
+        f"# Settings\n\n{NOTE}Environment variables, or the same names in lower case without the prefix in the TOML file that\n"
+        "`ATTUNE_CONFIG` names. "
+        "An unknown or malformed setting stops the start with its name. `attune settings` prints this table.\n\n"
+        f"{settings_table()}\n"
+    )
+
+
+def tree_page() -> str:
+    """Returns the page of folders and modules, each with the first sentence of its docstring."""
+    lines = ["# The tree", "", NOTE.strip(), ""]
+    tracked = _tracked()
+    for folder in sorted({path.split("/")[0] for path in tracked if "/" in path}):
+        lines += [f"## {folder}/", "", PLACES.get(folder, ""), ""]
+        rows = []
+        for path in (path for path in tracked if path.startswith(f"{folder}/")):
+            said = _first_sentence(path)
+            if said:
+                rows.append(f"| `{path}` | {said.replace('|', chr(92) + '|')} |")
+        if rows and folder != "tests":
+            lines += ["| file | what lives there |", "|---|---|", *rows, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def http_page() -> str:
+    """Returns the page of all routes, with their fields, from the OpenAPI document."""
+    from attune.service.app import create_app  # noqa: PLC0415  the tree needs no FastAPI
+    from attune.service.settings import Settings  # noqa: PLC0415  the same
+
+    document = create_app(Settings()).openapi()
+    schemas = document["components"]["schemas"]
+    lines = ["# HTTP reference", "", NOTE.strip(), "", "The same as a document for programs: `GET /openapi.json`.", ""]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            lines += [f"## {method.upper()} {path}", "", operation.get("description") or operation.get("summary", ""), ""]
+            lines += _parameters(operation) + _body(operation, schemas) + _answers(operation, schemas)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES = {"settings.md": settings_page, "tree.md": tree_page, "http.md": http_page}
+
+
+def _tracked() -> list[str]:
+    listing = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],  # noqa: S607  git of the PATH
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return sorted(
+        path for path in listing.stdout.split("\0") if path and (ROOT / path).is_file() and not path.startswith("src/attune/service")
+    )
+
+
+def _first_sentence(path: str) -> str:
+    if PurePosixPath(path).suffix == ".py":
+        return (
+            (ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+        )
+    if PurePosixPath(path).suffix == ".lua":
+        first = (ROOT / path).read_text(encoding="utf-8").splitlines()[:1]
+        return first[0].lstrip("- ").rstrip(".") if first else ""
+    return PLACES.get(path, "")
+
+
+def _parameters(operation: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| `{one['name']}` | {one['in']} | {_kind(one.get('schema', {}))} | {_cell(one.get('description', ''))} |"
+        for one in operation.get("parameters", [])
+    ]
+    return ["| parameter | in | type | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
+
+
+def _body(operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        lines += _fields("Request", media.get("schema", {}), schemas)
+        for example in [media["example"]] if "example" in media else [one.get("value") for one in media.get("examples", {}).values()]:
+            lines += ["```json", json.dumps(example, ensure_ascii=False, indent=1), "```", ""]
+    return lines
+
+
+def _answers(operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    others = []
+    for status, answer in operation.get("responses", {}).items():
+        media = answer.get("content", {}).get("application/json", {})
+        if status.startswith("2") and media.get("schema"):
+            lines += _fields(f"Answer {status}", media["schema"], schemas)
+        elif not status.startswith("2"):
+            others.append(f"{status} ({answer.get('description', '').lower()})")
+    return [*lines, f"Errors: {', '.join(others)}.", ""] if others else lines
+
+
+def _fields(title: str, schema: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    found = schemas.get(schema.get("$ref", "").rsplit("/", 1)[-1], schema)
+    wanted = set(found.get("required", []))
+    rows = []
+    for name, one in found.get("properties", {}).items():
+        optional = "" if name in wanted or title.startswith("Answer") else " (optional)"
+        rows.append(f"| `{name}`{optional} | {_kind(one)} | {_cell(one.get('description', ''))} |")
+    return [f"**{title}**", "", "| field | type | meaning |", "|---|---|---|", *rows, ""] if rows else []
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rsplit('/', 1)[-1]}`"
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_kind(one) for one in schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema.get('items', {}))}"
+    return str(schema.get("type", "any"))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the pages, or checks them; returns the exit code."""
+    stale = []
+    for name, page in PAGES.items():
+        text, path = page(), REFERENCE / name
+        if "--check" in arguments:
+            stale += [name] if not path.exists() or path.read_text(encoding="utf-8") != text else []
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        sys.stderr.write(f"not what the code says now: {', '.join(stale)}; `make reference` writes them\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
