@@ -1,0 +1,173 @@
+"""The asynchronous client; see the package. `synchronous` has the same methods: two spellings of one list, so that both are typed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import httpx
+
+from attune.client import requests
+from attune.client.answers import Answer, Deleted, Feedback, Generated, Portfolio, Routed, Scored, User
+from attune.client.events import Event, Events
+from attune.client.failures import AttuneUnreachable, failure_of
+from attune.client.requests import Chosen, Request
+
+Prompt = str | Sequence[Mapping[str, str]]
+Answered = TypeVar("Answered", bound=Answer)
+
+
+class AsyncClient:
+    """Talks to one server; use it as a context manager, or close it.
+
+    Args:
+        url: of the server.
+        key: API key; None for an open server.
+        timeout_s: longest silence of the server, generation included.
+        retries: how often a request that may be repeated is sent again.
+        transport: in place of a network.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout_s: float = 120.0,
+        retries: int = 3,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._retries = retries
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    # --- score, route, generate ---------------------------------------------------------------------------------------
+
+    async def score(
+        self,
+        user: str,
+        prompt: Prompt,
+        responses: Sequence[str],
+        *,
+        context: str | None = None,
+        family: str | None = None,
+        explain: bool = False,
+    ) -> Scored:
+        """Returns the responses as this user would see them."""
+        return await self._answer(requests.score(user, prompt, responses, context=context, family=family, explain=explain or None), Scored)
+
+    async def route(self, user: str, prompt: Prompt, *, policy: str | None = None, record: bool = True, **options: Any) -> Routed:
+        """Returns who should answer; `record=False` decides without keeping anything."""
+        return await self._answer(requests.route(user, prompt, policy=policy, record=None if record else False, **options), Routed)
+
+    async def generate(self, user: str, prompt: Prompt, *, candidates: int = 1, **options: Any) -> Generated:
+        """Returns answers of the members that suit this user; `candidates=2` gives a pair of two different members."""
+        return await self._answer(requests.generate(user, prompt, candidates=candidates, **options), Generated)
+
+    async def stream(self, user: str, prompt: Prompt, *, candidates: int = 1, **options: Any) -> AsyncIterator[Event]:
+        """Yields `Started`, then every `Token` as it is written, then `Done` with the whole answer."""
+        request = requests.generate(user, prompt, candidates=candidates, stream=True, **options)
+        events = Events()
+        async with self._http.stream(request.method, request.path, **requests.arguments(request)) as response:
+            if response.status_code >= 400:
+                raise failure_of(response.status_code, await response.aread(), response.headers)
+            async for line in response.aiter_lines():
+                for event in events.feed(line):
+                    yield event
+
+    # --- feedback: each is applied once for its event id, however often it is sent ---------------------------------------
+
+    async def prefer(self, user: str, chosen: Chosen, *, over: Chosen, tie: bool = False, event_id: str | None = None) -> Feedback:
+        """Says which of two candidates the user liked better; with `tie` that they liked both alike."""
+        fields = {"chosen": requests.id_of(chosen), "rejected": requests.id_of(over), "tie": tie or None}
+        return await self._answer(requests.feedback(user, event_id, **fields), Feedback)
+
+    async def prefer_text(self, user: str, prompt: str, chosen: str, *, over: str, event_id: str | None = None) -> Feedback:
+        """Says the same of two texts, whoever wrote them."""
+        return await self._answer(requests.feedback(user, event_id, prompt=prompt, chosen_text=chosen, rejected_text=over), Feedback)
+
+    async def rate(self, user: str, candidate: Chosen, rating: float, *, event_id: str | None = None) -> Feedback:
+        """Says how much the user liked one candidate, from 0 to 1; thumbs are 0 and 1."""
+        return await self._answer(requests.feedback(user, event_id, candidate=requests.id_of(candidate), rating=rating), Feedback)
+
+    async def rank(self, user: str, best_first: Sequence[Chosen], *, event_id: str | None = None) -> Feedback:
+        """Says in which order the user liked several candidates."""
+        return await self._answer(requests.feedback(user, event_id, ranking=[requests.id_of(one) for one in best_first]), Feedback)
+
+    async def keep(
+        self, user: str, kept: Chosen, *, over: Chosen, how: Literal["regenerate", "edit", "copy"], event_id: str | None = None
+    ) -> Feedback:
+        """Says what the user did instead of choosing; it weighs less than a choice."""
+        return await self._answer(
+            requests.feedback(user, event_id, kept=requests.id_of(kept), over=requests.id_of(over), how=how), Feedback
+        )
+
+    async def feedback(self, user: str, *, event_id: str | None = None, **fields: Any) -> Feedback:
+        """Sends feedback in any form of the contract."""
+        return await self._answer(requests.feedback(user, event_id, **fields), Feedback)
+
+    async def feedback_batch(self, items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Sends many pieces of feedback; returns one result or problem for each, in order."""
+        response = await self._send(requests.feedback_batch(items))
+        return [json.loads(line) for line in response.text.splitlines() if line]
+
+    # --- users and portfolio ------------------------------------------------------------------------------------------
+
+    async def user(self, name: str) -> User:
+        """Returns what is known of a user."""
+        return await self._answer(requests.user(name), User)
+
+    async def export(self, name: str) -> list[dict[str, Any]]:
+        """Returns everything that is stored of a user, one object a line of the export."""
+        return [json.loads(line) for line in (await self._send(requests.export(name))).text.splitlines() if line]
+
+    async def forget(self, name: str) -> Deleted:
+        """Deletes everything of a user; returns the receipt."""
+        return await self._answer(requests.forget(name), Deleted)
+
+    async def take_back(self, name: str, event_id: str) -> None:
+        """Takes one piece of feedback back, exactly."""
+        await self._send(requests.take_back(name, event_id))
+
+    async def merge(self, name: str, into: str) -> None:
+        """Adds an anonymous user to a known one, once."""
+        await self._send(requests.merge(name, into))
+
+    async def portfolio(self) -> Portfolio:
+        """Returns the members and what is known of them."""
+        return await self._answer(requests.portfolio(), Portfolio)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request, kind: type[Answered]) -> Answered:
+        return kind.model_validate_json((await self._send(request)).content)
+
+    async def _send(self, request: Request) -> httpx.Response:
+        for attempt in range(self._retries + 1):
+            response, broken = None, None
+            try:
+                response = await self._http.request(request.method, request.path, **requests.arguments(request))
+            except httpx.TransportError as error:
+                broken = error
+            wait_s = requests.pause_s(attempt, response, request)
+            if response is not None and response.status_code < 400:
+                return response
+            if wait_s is None or attempt == self._retries:
+                if response is None:
+                    raise AttuneUnreachable(f"{self._http.base_url} did not answer {request.method} {request.path}: {broken!r}") from broken
+                raise failure_of(response.status_code, response.content, response.headers)
+            await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")

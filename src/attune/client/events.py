@@ -1,0 +1,53 @@
+"""From the lines of a server-sent stream to its events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from attune.client.answers import Done, Generated, Routed, Started, Token
+from attune.client.failures import AttuneFailed
+
+Event = Started | Token | Done
+
+
+class Events:
+    """Gathers lines until an event is whole."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._data: list[str] = []
+
+    def feed(self, line: str) -> Iterator[Event]:
+        """Yields the event that this line completes, if it completes one.
+
+        Raises:
+            AttuneFailed: the event says that the generation failed after it had begun.
+        """
+        if line:
+            field, _, value = line.partition(":")
+            if field == "event":
+                self._name = value.strip()
+            elif field == "data":
+                self._data.append(value.removeprefix(" "))
+            return
+        name, data = self._name, "\n".join(self._data)
+        self._name, self._data = "", []
+        if not data:
+            return
+        body = json.loads(data)
+        match name:
+            case "decision":
+                yield Started(decision=Routed.model_validate(body))
+            case "token":
+                yield Token.model_validate(body)
+            case "done":
+                yield Done(answer=Generated.model_validate(body))
+            case "error":
+                raise AttuneFailed(
+                    body.get("status", 500),
+                    body.get("code", "unknown"),
+                    body.get("detail", ""),
+                    body.get("errors") or [],
+                    body.get("request_id"),
+                )

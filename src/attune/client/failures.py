@@ -1,0 +1,59 @@
+"""What can go wrong for a caller: the server refused or failed, or nobody answered.
+
+AttuneError
+├── AttuneFailed        the server answered with a problem: `status`, `code`, `detail`
+└── AttuneUnreachable   no answer came, after all retries
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+
+class AttuneError(Exception):
+    """Base of both."""
+
+
+class AttuneUnreachable(AttuneError):
+    """No answer came. For feedback, sending the same event again is safe."""
+
+
+class AttuneFailed(AttuneError):
+    """The server answered with a problem document.
+
+    Attributes:
+        status: of HTTP.
+        code: stable, for programs: `overloaded`, `unknown-candidate`, ...
+        detail: for people, with the numbers.
+        errors: the fields that are wrong, where some are.
+        request_id: what the server's log calls this request.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, errors: list[dict[str, Any]], request_id: str | None) -> None:
+        super().__init__(f"{status} {code}: {detail}" + "".join(f"; {one.get('field')}: {one.get('message')}" for one in errors))
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.request_id = request_id
+
+
+def failure_of(status: int, body: bytes, headers: httpx.Headers) -> AttuneFailed:
+    """Returns the failure that a response describes, whoever wrote it: a proxy's page becomes its first words."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {"code": "unreadable", "detail": body[:200].decode("utf-8", "replace").strip() or "empty body"}
+    errors = document.get("errors")
+    return AttuneFailed(
+        status,
+        str(document.get("code", "unknown")),
+        str(document.get("detail", document.get("title", ""))),
+        [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else [],
+        headers.get("x-request-id") or document.get("request_id"),
+    )

@@ -1,0 +1,154 @@
+"""From arguments to requests, and from responses to what happens next; nothing here sends or waits.
+
+A `Request` says whether it may be sent again. Feedback may: it carries an event id, which the server applies once. What decides or
+generates is sent again only where the server said that it did nothing (429, 503) or could not be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from attune.client.answers import Candidate
+
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 30.0
+TRY_LATER = frozenset({429, 503})
+
+Chosen = Candidate | str
+"""A candidate, or its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; `repeatable` if a second arrival changes nothing."""
+
+    method: str
+    path: str
+    body: Any = None
+    repeatable: bool = False
+
+
+def new_event_id() -> str:
+    """Returns an id under which a piece of feedback counts once."""
+    return uuid.uuid4().hex
+
+
+def pause_s(attempt: int, response: httpx.Response | None, request: Request) -> float | None:
+    """Returns how long to wait before the next try; None if there should be none.
+
+    Args:
+        attempt: 0 for the first.
+        response: None if the server could not be reached, or the connection broke.
+        request: what was sent.
+    """
+    if response is None:
+        wait_s = FIRST_PAUSE_S * 2**attempt if request.repeatable else None
+    elif response.status_code in TRY_LATER:
+        wait_s = _retry_after_s(response) or FIRST_PAUSE_S * 2**attempt
+    elif response.status_code >= 500 and request.repeatable:
+        wait_s = FIRST_PAUSE_S * 2**attempt
+    else:
+        wait_s = None
+    # Spread, so that callers who were refused together do not come back together.
+    return None if wait_s is None or wait_s > LONGEST_PAUSE_S else wait_s * random.uniform(1.0, 1.25)
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "")))
+    except ValueError:
+        return None
+
+
+def score(user: str, prompt: str | Sequence[Mapping[str, str]], responses: Sequence[str], **options: Any) -> Request:
+    """Returns a `/score`."""
+    return Request("POST", "/score", {"user": user, **_prompt(prompt), "responses": list(responses), **_given(options)}, repeatable=True)
+
+
+def route(user: str, prompt: str | Sequence[Mapping[str, str]], **options: Any) -> Request:
+    """Returns a `/route`."""
+    return Request("POST", "/route", {"user": user, **_prompt(prompt), **_given(options)})
+
+
+def generate(user: str, prompt: str | Sequence[Mapping[str, str]], **options: Any) -> Request:
+    """Returns a `/generate`."""
+    return Request("POST", "/generate", {"user": user, **_prompt(prompt), **_given(options)})
+
+
+def feedback(user: str, event_id: str | None, **fields: Any) -> Request:
+    """Returns a `/feedback` in whichever form the fields have."""
+    body = {"user": user, "event_id": event_id or new_event_id(), **_given(fields)}
+    return Request("POST", "/feedback", body, repeatable=True)
+
+
+def feedback_batch(items: Iterable[Mapping[str, Any]]) -> Request:
+    """Returns a `/feedback/batch`; each item has a user and gets an event id if it has none."""
+    lines = [json.dumps({"event_id": new_event_id(), **item}, ensure_ascii=False) for item in items]
+    return Request("POST", "/feedback/batch", ("\n".join(lines) + "\n").encode(), repeatable=True)
+
+
+def user(name: str) -> Request:
+    """Returns a `GET /users/{user}`."""
+    return Request("GET", f"/users/{quote(name, safe='')}", repeatable=True)
+
+
+def export(name: str) -> Request:
+    """Returns a `GET /users/{user}/export`."""
+    return Request("GET", f"/users/{quote(name, safe='')}/export", repeatable=True)
+
+
+def forget(name: str) -> Request:
+    """Returns a `DELETE /users/{user}`."""
+    return Request("DELETE", f"/users/{quote(name, safe='')}", repeatable=True)
+
+
+def take_back(name: str, event_id: str) -> Request:
+    """Returns a `DELETE /users/{user}/comparisons/{event_id}`."""
+    return Request("DELETE", f"/users/{quote(name, safe='')}/comparisons/{quote(event_id, safe='')}")
+
+
+def merge(name: str, into: str) -> Request:
+    """Returns a `POST /users/{user}/merge`."""
+    return Request("POST", f"/users/{quote(name, safe='')}/merge", {"into": into}, repeatable=True)
+
+
+def portfolio() -> Request:
+    """Returns a `GET /portfolio`."""
+    return Request("GET", "/portfolio", repeatable=True)
+
+
+def id_of(candidate: Chosen) -> str:
+    """Returns a candidate's id.
+
+    Raises:
+        ValueError: it has none, because the decision was not kept.
+    """
+    found = candidate if isinstance(candidate, str) else candidate.candidate_id
+    if found is None:
+        raise ValueError("this candidate has no id, because its decision was not kept; send the texts instead")
+    return found
+
+
+def arguments(request: Request) -> dict[str, Any]:
+    """Returns what httpx is given to send."""
+    if request.body is None:
+        return {}
+    if isinstance(request.body, bytes):
+        return {"content": request.body, "headers": {"content-type": "application/jsonl"}}
+    return {"json": request.body}
+
+
+def _prompt(prompt: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    return {"prompt": prompt} if isinstance(prompt, str) else {"messages": [dict(message) for message in prompt]}
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

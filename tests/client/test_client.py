@@ -1,0 +1,147 @@
+"""The clients against a real server on a socket: the same story told by both, repeats that do no harm, and failures that can be read."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+import pytest
+import uvicorn
+
+from attune.client import AsyncClient, AttuneFailed, AttuneUnreachable, Client, Done, Started, Token, requests
+from attune.client.events import Events
+from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, bundle, running, settings_of
+
+__all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
+
+Calling = Callable[..., Awaitable[object]]
+
+
+@pytest.fixture
+async def url(settings_of) -> AsyncIterator[str]:
+    """Where the application listens, started as a server of its own on this loop."""
+    async with running(settings_of()) as service:
+        listening = socket.create_server(("127.0.0.1", 0))  # callers may connect from here on; they wait until it serves
+        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None))
+        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+async def call(request, url) -> AsyncIterator[Calling]:
+    """Returns a function that calls a method of one client or the other."""
+    client = request.param(url, timeout_s=20)
+
+    async def do(method: str, *arguments: object, **options: object) -> object:
+        function = getattr(client, method)
+        if isinstance(client, AsyncClient):
+            if inspect.isasyncgenfunction(function):
+                return [event async for event in function(*arguments, **options)]
+            return await function(*arguments, **options)
+        if inspect.isgeneratorfunction(function):
+            return await asyncio.to_thread(lambda: list(function(*arguments, **options)))
+        return await asyncio.to_thread(function, *arguments, **options)
+
+    yield do
+    await (client.aclose() if isinstance(client, AsyncClient) else asyncio.to_thread(client.close))
+
+
+async def test_what_a_product_does_works_with_both_clients(call):
+    scored = await call("score", "ada", PROMPT, [SHORT, LONG], explain=True)
+    assert scored.personalization == "prior"
+    assert scored.best.index in {0, 1}
+    assert scored.scores[0].explanation
+
+    pair = await call("generate", "ada", PROMPT, candidates=2)
+    one, other = pair.candidates
+    told = await call("prefer", "ada", one, over=other, event_id="first")
+    again = await call("prefer", "ada", one, over=other, event_id="first")
+    assert (told.result, again.result, again.user.comparisons) == ("applied", "duplicate", 1)
+    assert (await call("prefer_text", "ada", PROMPT, WARM, over=SHORT)).user.comparisons == 2
+
+    assert (await call("user", "ada")).comparisons == 2
+    assert any(line.get("event_id") == "first" for line in await call("export", "ada"))
+    await call("take_back", "ada", "first")
+    assert (await call("user", "ada")).comparisons == 1
+    assert sum((await call("route", "ada", PROMPT)).routing.propensities.values()) == pytest.approx(1)
+    assert {member.name for member in (await call("portfolio")).members} == {"concise", "detailed", "warm"}
+    assert (await call("forget", "ada")).deleted["keys"] > 0
+    assert (await call("user", "ada")).comparisons == 0
+
+
+async def test_a_stream_begins_with_the_decision_and_ends_with_the_whole_answer(call):
+    started, *pieces, done = await call("stream", "ada", PROMPT)
+    assert isinstance(started, Started)
+    assert isinstance(done, Done)
+    assert all(isinstance(piece, Token) for piece in pieces)
+    assert "".join(piece.text for piece in pieces) == done.answer.text
+    assert started.decision.decision_id == done.answer.decision_id
+
+
+async def test_a_refusal_is_an_error_with_code_fields_and_request_id(call):
+    with pytest.raises(AttuneFailed) as refused:
+        await call("score", "ada", PROMPT, [])
+    assert (refused.value.status, refused.value.code) == (422, "invalid-request")
+    assert refused.value.errors[0]["field"] == "responses"
+    assert refused.value.request_id
+    with pytest.raises(AttuneFailed, match="unknown-candidate"):
+        await call("prefer", "ada", "nonsense", over="more nonsense")
+
+
+def test_feedback_is_sent_again_under_one_event_id_and_a_generation_is_not():
+    seen: list[dict[str, object]] = []
+
+    def broken(request: httpx.Request) -> httpx.Response:
+        seen.append(json.loads(request.content))
+        raise httpx.ReadError("connection reset", request=request)
+
+    with Client("http://attune", retries=2, transport=httpx.MockTransport(broken)) as client:
+        with pytest.raises(AttuneUnreachable, match="/feedback"):
+            client.prefer("ada", "a", over="b")
+        assert len(seen) == 3
+        assert len({body["event_id"] for body in seen}) == 1
+        seen.clear()
+        with pytest.raises(AttuneUnreachable):
+            client.generate("ada", "hello")
+        assert len(seen) == 1
+
+
+def test_the_wait_after_a_refusal_is_the_one_that_the_server_named():
+    refused = httpx.Response(429, headers={"retry-after": "2"})
+    assert 2.0 <= requests.pause_s(0, refused, requests.generate("ada", "hello")) <= 2.5
+    assert requests.pause_s(0, httpx.Response(429, headers={"retry-after": "3600"}), requests.generate("ada", "hello")) is None
+    assert requests.pause_s(0, httpx.Response(422), requests.feedback("ada", None)) is None
+
+
+def test_a_page_of_a_proxy_is_an_error_and_no_crash():
+    page = httpx.MockTransport(lambda _request: httpx.Response(502, text="<html>Bad gateway"))
+    with (
+        Client("http://attune", retries=0, transport=page) as client,
+        pytest.raises(AttuneFailed, match="502 unreadable: <html>Bad gateway"),
+    ):
+        client.portfolio()
+
+
+def test_an_error_in_the_middle_of_a_stream_is_raised():
+    events = Events()
+    assert list(events.feed("event: error")) == []
+    assert list(events.feed('data: {"status": 502, "code": "member-failed", "detail": "gone"}')) == []
+    with pytest.raises(AttuneFailed, match="502 member-failed: gone"):
+        list(events.feed(""))
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments():
+    def methods(kind: type) -> dict[str, list[str]]:
+        return {name: list(inspect.signature(one).parameters) for name, one in vars(kind).items() if not name.startswith("_")}
+
+    one, other = methods(Client), methods(AsyncClient)
+    other["close"] = other.pop("aclose")
+    assert one == other
