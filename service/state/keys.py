@@ -9,6 +9,8 @@
     {t:<tenant>:u:<tag>}:last              string   the member that served last, where the deployment asks for it
     {t:<tenant>:u:<tag>}:deleting          zset     decision ids whose pointers a deletion has yet to remove
     {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user
+    {t:<tenant>:m}:sum:<basis>             hash     member -> what is known of it, from all users together
+    {t:<tenant>:m}:events:<basis>          hash     event id -> nothing: what was added to members once
 
 The braces are a Redis Cluster hash tag: all keys of a user live on one slot; a pointer lives on a slot of its own. Nothing here does I/O.
 """
@@ -133,6 +135,16 @@ class UserKey:
 
     def decision(self, decision_id: str) -> str:
         return self.decision_prefix + checked_name("decision id", decision_id)
+
+
+def member_sums_key(tenant: str, basis: str) -> str:
+    """Returns the key of the sums of a tenant's members under a basis."""
+    return f"{{t:{checked_name('tenant', tenant)}:m}}:sum:{checked_name('basis', basis)}"
+
+
+def member_events_key(tenant: str, basis: str) -> str:
+    """Returns the key of the events that were added to those sums and must not be added again."""
+    return f"{{t:{checked_name('tenant', tenant)}:m}}:events:{checked_name('basis', basis)}"
 
 
 def log_pattern(tenant: str | None) -> str:

@@ -32,6 +32,7 @@ from attune.service.state.keys import (
     unpack_pointer,
     unseal,
 )
+from attune.service.state.member_sums import MemberSum, MemberSums, Vector
 from attune.service.state.records import DIGEST_BYTES, Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
 from attune.service.state.scripts import ADD_COMPARISON, DELETE_USER, REPLAY_COMPARISON, TAKE_BACK, WRITE_DECISION
 from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UsersPage
@@ -71,6 +72,7 @@ class RedisStore:
         self._wire = Wire(url, max_connections=max_connections, timeout_s=timeout_s, observe=observe)
         self._limits = limits
         self._observe = observe
+        self._members = MemberSums(self._wire, limits.user_ttl_s)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -263,6 +265,19 @@ class RedisStore:
             removed = [await self._wire.command("UNLINK", *pointers)]
         await self._wire.command("ZREM", index, *ids)
         return int(sum(removed))
+
+    # --- members ----------------------------------------------------------------------------------------------------
+
+    async def read_members(self, tenant: str, basis: str) -> Mapping[str, MemberSum]:
+        try:
+            return await self._members.read(tenant, basis)
+        except ValueError as error:
+            raise self._damaged(error) from error
+
+    async def add_member(
+        self, tenant: str, basis: str, member: str, vector: Vector, count: float, *, observed_s: float, event_id: str | None = None
+    ) -> bool:
+        return await self._members.add(tenant, basis, member, vector, count, observed_s, event_id)
 
     # --- life -------------------------------------------------------------------------------------------------------
 

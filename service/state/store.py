@@ -1,7 +1,7 @@
 """What is kept of a user, and the operations on it, whoever keeps it.
 
-    endpoints ── Comparison ──> Store.add_comparison ──> UserSum       RedisStore (redis_store.py): the real one
-    endpoints ── decision id ─> Store.read_for_feedback                MemoryStore (memory_store.py): its twin for tests
+    usecases ── Comparison ──> Store.add_comparison ──> UserSum        RedisStore (redis_store.py) keeps it
+    usecases ── decision id ─> Store.read_for_feedback
 
 A user is a sum: evidence vectors are added and subtracted, never recomputed, so events may arrive in any order, from any replica. This
 layer does not know what an entry of the vector means; scaling, forgetting and quantisation happen in `models.seam.evidence`.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from attune.service.state.keys import UserKey, user_tag
+from attune.service.state.member_sums import MemberSum, Part
 from attune.service.state.records import (
     Comparison,
     Exported,
@@ -26,6 +27,7 @@ from attune.service.state.records import (
     StoredSum,
     TakenBack,
     UserSum,
+    Vector,
 )
 
 __all__ = [
@@ -38,7 +40,9 @@ __all__ = [
     "LastMember",
     "Limits",
     "LoggedComparison",
+    "MemberSum",
     "Observe",
+    "Part",
     "Replayed",
     "ReplayedEvidence",
     "Store",
@@ -232,6 +236,32 @@ class Store(Protocol):
 
     async def delete_user(self, key: UserKey) -> Deleted:
         """Removes everything kept of a user. If it raises, calling it again finishes the work."""
+        ...
+
+    async def read_members(self, tenant: str, basis: str) -> Mapping[str, MemberSum]:
+        """Returns what is known of the tenant's members under `basis`, by name, at most a second old in this process."""
+        ...
+
+    async def add_member(
+        self, tenant: str, basis: str, member: str, vector: Vector, count: float, *, observed_s: float, event_id: str | None = None
+    ) -> bool:
+        """Adds `count` observations of a member, summed in `vector` `[E]`, to its sum and to that of their month; atomic.
+
+        Args:
+            tenant: whose member.
+            basis: what the vector is relative to; each basis has sums of its own.
+            member: its name.
+            vector: sum of what was observed; any length, the same for every addition to one member under one basis.
+            count: how many observations it sums; a weight need not be whole.
+            observed_s: when, Unix seconds: decides which month it counts in.
+            event_id: an addition under an id is made once, for as long as the sums live; without one, every call adds.
+
+        Returns:
+            Whether it was added; False for an event that was added before.
+
+        Raises:
+            ValueError: the stored vector has another length, or an argument is out of bounds; nothing changed.
+        """
         ...
 
     async def ping(self) -> None:

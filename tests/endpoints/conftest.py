@@ -16,11 +16,11 @@ from attune.service.app import create_app
 from attune.service.live.runtime import Serving
 from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.memory_store import MemoryStore
 from attune.service.state.store import Store
 from tests.clock import Clock
 from tests.endpoints.voices import Voice, voices
 from tests.state.servers import embedded_in_a_thread
+from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
 
 PROMPT = "how do i boil an egg ?"
@@ -108,5 +108,5 @@ def settings_of(bundle: Path, tmp_path: Path) -> Callable[..., Settings]:
 @pytest.fixture
 async def service(settings_of: Callable[..., Settings]) -> AsyncIterator[Service]:
     """The application on the store without Redis."""
-    async with running(settings_of(), MemoryStore()) as service:
+    async with running(settings_of(), FreshStore()) as service:
         yield service

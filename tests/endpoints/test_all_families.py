@@ -12,8 +12,8 @@ import pytest
 
 from attune.models.seam.families_file import FORMATS
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
 
 FAMILIES = ("bradley_terry", "micro", "vrf", "sparse_moe", "additive", "sparserm")
@@ -29,7 +29,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def service(settings_of: Callable[..., Settings], every: Path) -> AsyncIterator[Service]:
-    async with running(settings_of(bundle=str(every)), MemoryStore()) as service:
+    async with running(settings_of(bundle=str(every)), FreshStore()) as service:
         yield service
 
 
@@ -59,7 +59,7 @@ async def test_a_request_may_name_any_family_and_gets_its_scores(service: Servic
 
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_any_family_may_be_the_one_that_serves(settings_of: Callable[..., Settings], every: Path, family: str):
-    async with running(settings_of(bundle=str(every), family=family), MemoryStore()) as service:
+    async with running(settings_of(bundle=str(every), family=family), FreshStore()) as service:
         assert (await service.post("/score", SCORE))["family"] == family
         told = await service.post("/feedback", LIKED)
         assert set(told["weights"]) == set(service.serving.bundle.families[family].heads)
@@ -109,7 +109,7 @@ async def test_taking_back_restores_every_family_exactly(service: Service):
 
 async def test_shadows_are_those_that_are_named(settings_of: Callable[..., Settings], every: Path):
     settings = settings_of(bundle=str(every), family="additive", shadow_families=("sparse_moe", "sparserm"))
-    async with running(settings, MemoryStore()) as service:
+    async with running(settings, FreshStore()) as service:
         await service.post("/feedback", LIKED)
         for family in FAMILIES:
             counted = await service.metric("attune_prequential_log_loss_nats_count", family=family)

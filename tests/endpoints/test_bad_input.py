@@ -10,8 +10,8 @@ import pytest
 
 from attune.service.ids import candidate_id, new_decision_id
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
+from tests.stores import FreshStore
 
 SCORE: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG]}
 GENERATE: dict[str, Any] = {"user": "u1", "prompt": PROMPT}
@@ -201,14 +201,14 @@ async def test_what_is_too_large_is_refused_with_the_number_and_the_limit(
     settings_of: Callable[..., Settings], path: str, body: Any, message: str
 ):
     settings = settings_of(max_prompt_chars=100, max_response_chars=80, max_body_bytes=5000)
-    async with running(settings, MemoryStore()) as service:
+    async with running(settings, FreshStore()) as service:
         problem = await service.post(path, body, status=413)
         assert problem["code"] == "too-large"
         assert message in problem["detail"]
 
 
 async def test_a_body_without_a_declared_length_is_counted_as_it_comes(settings_of: Callable[..., Settings]):
-    async with running(settings_of(max_body_bytes=5000), MemoryStore()) as service:
+    async with running(settings_of(max_body_bytes=5000), FreshStore()) as service:
         taken = []
 
         async def chunks():

@@ -11,11 +11,11 @@ import pytest
 
 from attune.service.app import create_app
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.clock import Clock
 from tests.endpoints.conftest import PROMPT, Service
 from tests.endpoints.test_streaming import listening
 from tests.endpoints.voices import SAYINGS
+from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
 
 
@@ -26,7 +26,7 @@ async def chained(service: Service, settings_of: Callable[..., Settings], tmp_pa
         url = f"{str(wired.base_url).rstrip('/')}/v1"
         roster = tmp_path / "roster.json"
         roster.write_text(json.dumps({name: {"kind": "openai", "base_url": url, "model": name} for name in MEMBERS}))
-        app = create_app(settings_of(roster=str(roster), data_dir=tmp_path / "front"), store=MemoryStore())
+        app = create_app(settings_of(roster=str(roster), data_dir=tmp_path / "front"), store=FreshStore())
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://front") as client, app.router.lifespan_context(app):
             yield Service(app, client, {}, Clock())

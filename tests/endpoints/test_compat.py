@@ -11,10 +11,10 @@ import pytest
 from attune.service.ids import split_candidate
 from attune.service.members.member import OneMemberFailed
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.test_streaming import listening
 from tests.endpoints.voices import SAYINGS, voices
+from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
 
 TURNS: list[Any] = [{"role": "user", "content": PROMPT}]
@@ -123,7 +123,7 @@ async def test_bad_requests_are_the_clients_own_errors(
 
 
 async def test_a_wrong_key_is_the_clients_authentication_error(settings_of: Callable[..., Settings]):
-    async with running(settings_of(api_keys="key-of-acme:acme"), MemoryStore()) as service, listening(service) as wired:
+    async with running(settings_of(api_keys="key-of-acme:acme"), FreshStore()) as service, listening(service) as wired:
         async with client_of(str(wired.base_url).rstrip("/"), "another-key") as client:
             with pytest.raises(openai.AuthenticationError):
                 await client.models.list()
@@ -135,7 +135,7 @@ async def test_a_member_that_breaks_off_in_a_stream_is_the_clients_error(setting
     members = voices()
     members["warm"].failure, members["warm"].fails_after = OneMemberFailed("warm", "upstream", "broke off"), 1
     async with (
-        running(settings_of(), MemoryStore(), members) as service,
+        running(settings_of(), FreshStore(), members) as service,
         listening(service) as wired,
         client_of(str(wired.base_url).rstrip("/")) as client,
     ):

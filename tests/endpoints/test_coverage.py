@@ -12,9 +12,9 @@ from pydantic import SecretStr
 
 from attune.service.live.window import RecentUsers
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.state.conftest import key_of
+from tests.stores import FreshStore
 from tests.tiny_bundle import HEADS, MEMBERS, write_tiny_bundle
 
 LIKES = {"warm": (WARM, LONG), "detailed": (LONG, SHORT), "concise": (SHORT, LONG)}
@@ -103,7 +103,7 @@ async def test_costs_count_in_whom_a_member_serves_best(settings_of: Callable[..
     from tests.endpoints.test_routing_utility import priced_roster
 
     roster = priced_roster(tmp_path, prices=(0.0, 0.0, 1.0), latencies_s=(0.0, 0.0, 0.0))
-    async with running(settings_of(roster=roster, routing_cost_weight=10.0), MemoryStore()) as service:
+    async with running(settings_of(roster=roster, routing_cost_weight=10.0), FreshStore()) as service:
         await person(service, "u1", "warm")
         shares = {member["member"]: member["share"] for member in (await service.get("/portfolio/coverage"))["members"]}
         assert shares["warm"] == 0.0
@@ -111,7 +111,7 @@ async def test_costs_count_in_whom_a_member_serves_best(settings_of: Callable[..
 
 async def test_a_key_sees_the_users_of_its_own_tenant_and_an_admin_all(settings_of: Callable[..., Settings]):
     keys = SecretStr("key-of-tenant-a:a,key-of-tenant-b:b,key-of-the-admin:a:admin")
-    async with running(settings_of(api_keys=keys), MemoryStore()) as service:
+    async with running(settings_of(api_keys=keys), FreshStore()) as service:
         for key, users in (("key-of-tenant-a", ("u1", "u2")), ("key-of-tenant-b", ("u1",))):
             service.client.headers["authorization"] = f"Bearer {key}"
             for user in users:
@@ -130,7 +130,7 @@ async def test_a_reload_begins_a_new_window_and_other_families_are_left_out(serv
 
 
 async def test_a_family_without_a_certificate_still_says_whom_members_serve(settings_of: Callable[..., Settings]):
-    async with running(settings_of(family="micro"), MemoryStore()) as service:
+    async with running(settings_of(family="micro"), FreshStore()) as service:
         await person(service, "u1", "warm")
         answer = await service.get("/portfolio/coverage")
         assert (answer["users"], answer["certified"], answer["add"], answer["worst_decile"]) == (1, 0, None, None)
@@ -139,7 +139,7 @@ async def test_a_family_without_a_certificate_still_says_whom_members_serve(sett
 
 async def test_a_portfolio_without_a_certificate_proves_nothing_and_says_so(settings_of: Callable[..., Settings], tmp_path: Path):
     bundle = write_tiny_bundle(tmp_path, certified=False)
-    async with running(settings_of(bundle=str(bundle)), MemoryStore()) as service:
+    async with running(settings_of(bundle=str(bundle)), FreshStore()) as service:
         for path in ("/route", "/generate"):
             assert (await service.post(path, {"user": "u1", "prompt": PROMPT}))["routing"]["certificate"] is None
         assert (await service.get("/portfolio"))["certificate"] is None

@@ -12,9 +12,9 @@ import structlog
 from attune.service.errors import RateLimited
 from attune.service.http.admission import RateLimit
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.voices import voices
+from tests.stores import FreshStore
 
 SCORE = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG]}
 GENERATE = {"user": "u1", "prompt": PROMPT}
@@ -30,7 +30,7 @@ def bearer(key: str) -> dict[str, str]:
 
 @pytest.fixture
 async def locked(settings_of: Callable[..., Settings]):
-    async with running(settings_of(api_keys=KEYS), MemoryStore()) as service:
+    async with running(settings_of(api_keys=KEYS), FreshStore()) as service:
         yield service
 
 
@@ -78,7 +78,7 @@ async def test_over_the_bound_of_requests_in_flight_the_next_is_refused_at_once_
     members = voices()
     for voice in members.values():
         voice.gate.clear()
-    async with running(settings_of(max_in_flight=2), MemoryStore(), members) as service, asyncio.TaskGroup() as group:
+    async with running(settings_of(max_in_flight=2), FreshStore(), members) as service, asyncio.TaskGroup() as group:
         held = [group.create_task(service.post("/generate", GENERATE | {"member": name})) for name in ("concise", "warm")]
         await members["concise"].began.wait()
         await members["warm"].began.wait()
@@ -97,7 +97,7 @@ async def test_over_the_bound_of_requests_in_flight_the_next_is_refused_at_once_
 
 
 async def test_a_full_scoring_queue_refuses_with_both_numbers(settings_of: Callable[..., Settings]):
-    async with running(settings_of(queue_max_items=1), MemoryStore()) as service:
+    async with running(settings_of(queue_max_items=1), FreshStore()) as service:
         problem = await service.post("/score", SCORE, status=413)  # two texts can never wait in a queue of one
         assert problem["code"] == "too-large"
         assert "2 texts" in problem["detail"]
@@ -105,7 +105,7 @@ async def test_a_full_scoring_queue_refuses_with_both_numbers(settings_of: Calla
 
 
 async def test_many_at_once_for_a_small_queue_are_served_or_told_to_come_back(settings_of: Callable[..., Settings]):
-    async with running(settings_of(queue_max_items=4), MemoryStore()) as service:
+    async with running(settings_of(queue_max_items=4), FreshStore()) as service:
         answers = await asyncio.gather(*(service.client.post("/score", json=SCORE) for _ in range(16)))
         statuses = {answer.status_code for answer in answers}
         assert statuses == {200, 429}
@@ -132,7 +132,7 @@ def test_a_key_may_send_its_rate_and_a_second_of_it_at_once():
 
 
 async def test_over_its_rate_a_key_is_told_so(settings_of: Callable[..., Settings]):
-    async with running(settings_of(rate_limit_per_s=1.0), MemoryStore()) as service:
+    async with running(settings_of(rate_limit_per_s=1.0), FreshStore()) as service:
         answers = [await service.client.post("/score", json=SCORE) for _ in range(3)]
         last = answers[-1]
         assert (last.status_code, last.json()["code"]) == (429, "rate-limited")
@@ -145,7 +145,7 @@ async def test_over_its_rate_a_key_is_told_so(settings_of: Callable[..., Setting
 async def test_a_member_that_is_too_slow_for_the_deadline_is_504_and_is_left(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].gate.clear()
-    async with running(settings_of(generate_deadline_ms=150), MemoryStore(), members) as service:
+    async with running(settings_of(generate_deadline_ms=1000), FreshStore(), members) as service:
         problem = await service.post("/generate", GENERATE | {"member": "warm"}, status=504)
         assert problem["code"] == "deadline-exceeded"
         await members["warm"].left.wait()
@@ -153,7 +153,7 @@ async def test_a_member_that_is_too_slow_for_the_deadline_is_504_and_is_left(set
 
 
 async def test_a_body_that_does_not_come_is_504(settings_of: Callable[..., Settings]):
-    async with running(settings_of(request_deadline_ms=50), MemoryStore()) as service:
+    async with running(settings_of(request_deadline_ms=50), FreshStore()) as service:
         never = asyncio.Event()
 
         async def chunks():
@@ -233,7 +233,7 @@ async def test_every_error_code_is_explained_where_its_type_points(service: Serv
 async def test_before_it_is_ready_requests_are_503(settings_of: Callable[..., Settings]):
     from attune.service.app import create_app
 
-    app = create_app(settings_of(), store=MemoryStore())
+    app = create_app(settings_of(), store=FreshStore())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://attune") as client:
         for path in ("/readyz", "/users/u1"):
             answer = await client.get(path)

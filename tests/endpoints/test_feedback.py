@@ -12,9 +12,9 @@ import pytest
 
 from attune.service.ids import candidate_id, new_decision_id
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
 
 TEXTS: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "chosen_text": WARM, "rejected_text": LONG}
@@ -188,11 +188,10 @@ async def test_another_users_candidate_is_403_and_changes_neither(service: Servi
 
 
 async def test_an_expired_candidate_is_410(settings_of: Callable[..., Settings]):
-    clock_s = [1_800_000_000.0]
-    store = MemoryStore(clock=lambda: clock_s[0])
+    store = FreshStore()
     async with running(settings_of(decision_ttl_s=60), store) as service:
         body = await pair_of(service)
-        clock_s[0] += 61
+        store.pass_time(61)
         problem = await service.post("/feedback", body, status=410)
         assert problem["code"] == "expired-candidate"
         assert await service.metric("attune_feedback_total", result="expired") == 1
@@ -224,7 +223,7 @@ async def test_texts_over_the_templates_limit_are_refused_with_the_numbers(servi
 
 async def test_a_bundle_whose_families_learn_nothing_counts_and_stays_as_it_is(settings_of: Callable[..., Settings], tmp_path: Path):
     bundle = write_tiny_bundle(tmp_path, only="bradley_terry")
-    async with running(settings_of(bundle=str(bundle)), MemoryStore()) as service:
+    async with running(settings_of(bundle=str(bundle)), FreshStore()) as service:
         told = await service.post("/feedback", TEXTS)
         assert (told["user"]["comparisons"], told["weights"]) == (1, {"quality": 1.0})
         assert (await service.post("/feedback", await pair_of(service)))["result"] == "applied"
@@ -260,7 +259,7 @@ async def test_after_a_bundle_of_another_basis_a_stored_pair_is_scored_again_fro
 async def test_after_a_bundle_of_another_basis_a_pair_without_texts_is_410_and_says_why(
     settings_of: Callable[..., Settings], tmp_path: Path
 ):
-    async with running(settings_of(keep_text=False), MemoryStore()) as service:
+    async with running(settings_of(keep_text=False), FreshStore()) as service:
         body = await pair_of(service)
         await service.post("/admin/reload", {"bundle": str(write_tiny_bundle(tmp_path, salt=0.5))})
         problem = await service.post("/feedback", body, status=410)
@@ -269,7 +268,7 @@ async def test_after_a_bundle_of_another_basis_a_pair_without_texts_is_410_and_s
 
 
 async def test_without_texts_kept_a_routed_decision_asks_for_its_prompt(settings_of: Callable[..., Settings]):
-    async with running(settings_of(keep_text=False), MemoryStore()) as service:
+    async with running(settings_of(keep_text=False), FreshStore()) as service:
         routed = (await service.post("/route", {"user": "u1", "prompt": PROMPT}))["decision_id"]
         body = {"user": "u1", "decision_id": routed, "chosen_text": WARM, "rejected_text": LONG}
         assert (await service.post("/feedback", body, status=422))["errors"][0]["field"] == "prompt"

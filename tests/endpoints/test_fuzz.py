@@ -18,9 +18,9 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from attune.service.app import create_app
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.test_openapi import FILE
 from tests.endpoints.voices import voices
+from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
 
 OPERATIONS = [
@@ -46,7 +46,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """The schema of a running server, which has a loop of its own."""
     directory: Path = tmp_path_factory.mktemp("fuzz")
     given = Settings(data_dir=directory, bundle=str(write_tiny_bundle(directory)), batch_budget_tokens=256, threads=1)
-    app = create_app(given, store=MemoryStore(), members=voices())
+    app = create_app(given, store=FreshStore(), members=voices())
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = Announced(uvicorn.Config(app, log_config=None, http="httptools", loop="asyncio"))

@@ -13,10 +13,10 @@ from attune.service.errors import MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.members.member import OneMemberFailed
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.voices import SAYINGS, voices
+from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
 
 ASK = {"user": "u1", "prompt": PROMPT}
@@ -128,7 +128,7 @@ async def test_sampling_that_is_not_named_is_left_to_the_member(service: Service
 async def test_a_part_of_an_answer_that_the_scorer_has_no_room_for_is_counted(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].pieces = ("egg " * 100,)
-    async with running(settings_of(), MemoryStore(), members) as service:
+    async with running(settings_of(), FreshStore(), members) as service:
         (candidate,) = (await service.post("/generate", ASK | {"member": "warm"}))["candidates"]
         kept = sum(map(len, [service.serving.encoder.candidates(PROMPT, ["egg " * 100])[0]]))
         assert candidate["usage"]["unscored_tokens"] > 0
@@ -138,7 +138,7 @@ async def test_a_part_of_an_answer_that_the_scorer_has_no_room_for_is_counted(se
 async def test_an_empty_answer_is_an_answer(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].pieces = ()
-    async with running(settings_of(), MemoryStore(), members) as service:
+    async with running(settings_of(), FreshStore(), members) as service:
         (candidate,) = (await service.post("/generate", ASK | {"member": "warm"}))["candidates"]
         assert candidate["text"] == ""
         assert np.isfinite(candidate["score"])
@@ -150,7 +150,7 @@ async def test_an_empty_answer_is_an_answer(settings_of: Callable[..., Settings]
 async def test_when_the_drawn_member_is_away_the_next_best_serves_and_the_propensity_is_null(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].failure = fails("warm")
-    async with running(settings_of(), MemoryStore(), members) as service:
+    async with running(settings_of(), FreshStore(), members) as service:
         for _ in range(6):
             await service.post("/feedback", ASK | {"chosen_text": WARM, "rejected_text": SHORT})
         answer = await service.post("/generate", ASK | {"policy": "best"})
@@ -171,7 +171,7 @@ async def test_when_the_drawn_member_is_away_the_next_best_serves_and_the_propen
 async def test_of_a_pair_whose_members_are_away_the_third_stands_in_for_both(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].failure, members["detailed"].failure = fails("warm"), fails("detailed")
-    async with running(settings_of(), MemoryStore(), members) as service:
+    async with running(settings_of(), FreshStore(), members) as service:
         answer = await service.post("/generate", ASK | {"candidates": 3, "policy": "uniform"})
         assert {candidate["member"] for candidate in answer["candidates"]} == {"concise"}
         assert answer["routing"]["propensity"] is None
@@ -181,7 +181,7 @@ async def test_when_all_members_are_away_each_is_named_with_its_reason(settings_
     members = voices()
     for name, voice in members.items():
         voice.failure = fails(name)
-    async with running(settings_of(), MemoryStore(), members) as service:
+    async with running(settings_of(), FreshStore(), members) as service:
         problem = await service.post("/generate", ASK, status=502)
         assert problem["code"] == "member-failed"
         assert problem["attempts"] == dict.fromkeys(MEMBERS, "no connection")
@@ -190,7 +190,7 @@ async def test_when_all_members_are_away_each_is_named_with_its_reason(settings_
 async def test_nobody_stands_in_for_a_forced_member(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].failure = fails("warm")
-    async with running(settings_of(), MemoryStore(), members) as service:
+    async with running(settings_of(), FreshStore(), members) as service:
         problem = await service.post("/generate", ASK | {"member": "warm"}, status=502)
         assert list(problem["attempts"]) == ["warm"]
         assert not members["concise"].asked
@@ -200,7 +200,7 @@ async def test_a_member_that_breaks_off_is_not_continued_in_another_voice(settin
     members = voices()
     for voice in members.values():
         voice.failure, voice.fails_after = MemberFailed("broke off", {voice.id: "broke off"}), 1
-    async with running(settings_of(), MemoryStore(), members) as service:
+    async with running(settings_of(), FreshStore(), members) as service:
         assert (await service.post("/generate", ASK, status=502))["code"] == "member-failed"
         assert sum(len(voice.asked) for voice in members.values()) == 1
         assert all(voice.open_streams == 0 for voice in members.values())

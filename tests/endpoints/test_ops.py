@@ -11,9 +11,9 @@ import pytest
 from attune import __version__
 from attune.service.errors import BundleRefused
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.voices import Voice, voices
+from tests.stores import FreshStore
 from tests.tiny_bundle import HEADS, MEMBERS, write_tiny_bundle
 
 TEXTS = {"user": "u1", "prompt": PROMPT, "chosen_text": WARM, "rejected_text": LONG}
@@ -155,28 +155,28 @@ async def test_reload_without_a_path_takes_the_configured_bundle(service: Servic
 )
 async def test_what_cannot_be_served_stops_the_start_with_its_reason(settings_of: Callable[..., Settings], given: dict, message: str):
     with pytest.raises(BundleRefused, match=message):
-        async with running(settings_of(**given), MemoryStore()):
+        async with running(settings_of(**given), FreshStore()):
             pass
 
 
 async def test_a_roster_without_a_member_of_the_portfolio_stops_the_start(settings_of: Callable[..., Settings]):
     members = {name: voice for name, voice in voices().items() if name != "warm"}
     with pytest.raises(BundleRefused, match="no member warm"):
-        async with running(settings_of(), MemoryStore(), members):
+        async with running(settings_of(), FreshStore(), members):
             pass
 
 
 async def test_a_bundle_without_a_roster_stops_the_start(settings_of: Callable[..., Settings]):
     from attune.service.app import create_app
 
-    app = create_app(settings_of(), store=MemoryStore())
+    app = create_app(settings_of(), store=FreshStore())
     with pytest.raises(BundleRefused, match=r"roster\.json"):
         async with app.router.lifespan_context(app):
             pass
 
 
 async def test_the_configured_family_serves_and_shadows_are_measured(settings_of: Callable[..., Settings]):
-    async with running(settings_of(family="micro", shadow_families=("bradley_terry",)), MemoryStore()) as service:
+    async with running(settings_of(family="micro", shadow_families=("bradley_terry",)), FreshStore()) as service:
         assert (await service.post("/score", {"user": "u1", "prompt": PROMPT, "responses": [SHORT]}))["family"] == "micro"
         await service.post("/feedback", TEXTS)
         for family, measured in (("micro", 1), ("bradley_terry", 1), ("vrf", 0)):
@@ -187,7 +187,7 @@ async def test_stopping_refuses_what_is_new_and_waits_for_what_is_there(settings
     members: dict[str, Voice] = voices()
     members["warm"].gate.clear()
     async with asyncio.TaskGroup() as group:
-        async with running(settings_of(), MemoryStore(), members) as service:
+        async with running(settings_of(), FreshStore(), members) as service:
             held = group.create_task(service.post("/generate", {"user": "u1", "prompt": PROMPT, "member": "warm"}))
             await members["warm"].began.wait()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,14 +15,14 @@ import pytest
 
 from attune.models.seam.routing import choose, member_costs, sampled_values, utilities
 from attune.service.errors import BundleRefused
+from attune.service.ids import new_id
 from attune.service.settings import Settings
-from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.memory_store import MemoryStore
-from attune.service.state.redis_store import RedisStore
+from attune.service.state.store import UserKey, user_tag
 from attune.service.usecases.record import pack, unpack
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.test_record import record
 from tests.endpoints.voices import voices
+from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
 
 ROUTE: dict[str, Any] = {"user": "u1", "prompt": PROMPT}
@@ -61,7 +60,7 @@ async def redrawn(service: Service, decision_id: str, policy: str, costs: np.nda
 async def test_expected_values_law_and_draw_are_all_of_the_same_utility(settings_of: Callable[..., Settings], tmp_path: Path, policy: str):
     settings = settings_of(roster=priced_roster(tmp_path), routing_cost_weight=0.7, routing_price_share=0.25)
     costs = member_costs(np.array(PRICES), np.array(LATENCIES_S), price_share=0.25)
-    async with running(settings, MemoryStore()) as service:
+    async with running(settings, FreshStore()) as service:
         for _ in range(5):
             answer = await service.post("/route", ROUTE | {"policy": policy, "candidates": 2})
             choice = await redrawn(service, answer["decision_id"], policy, costs, 0.7, count=2)
@@ -79,7 +78,7 @@ async def test_expected_values_law_and_draw_are_all_of_the_same_utility(settings
 
 async def test_members_are_drawn_as_often_as_the_logged_law_says(settings_of: Callable[..., Settings], tmp_path: Path):
     settings = settings_of(roster=priced_roster(tmp_path), routing_cost_weight=0.3, posterior_samples=64)
-    async with running(settings, MemoryStore()) as service:
+    async with running(settings, FreshStore()) as service:
         drawn, expected, variance = np.zeros(3), np.zeros(3), np.zeros(3)
         for _ in range(400):
             routing = (await service.post("/route", ROUTE))["routing"]
@@ -97,7 +96,7 @@ async def test_the_dearer_member_loses_where_the_trade_off_is_great_enough(setti
     roster = priced_roster(tmp_path, prices=(0.0, 0.0, 3.0), latencies_s=(0.0, 0.0, 0.0))
     served = {}
     for weight in (0.0, 0.2, 4.0):
-        async with running(settings_of(roster=roster, routing_cost_weight=weight), MemoryStore()) as service:
+        async with running(settings_of(roster=roster, routing_cost_weight=weight), FreshStore()) as service:
             for _ in range(6):
                 await service.post("/feedback", liked("u1", WARM, LONG))
             routing = (await service.post("/generate", BEST))["routing"]
@@ -113,7 +112,7 @@ async def test_a_stand_in_is_chosen_by_utility_too(settings_of: Callable[..., Se
     roster = priced_roster(tmp_path, prices=(0.0, 5.0, 0.0), latencies_s=(0.0, 0.0, 0.0))
     members = voices()
     members["warm"].failure = OneMemberFailed("warm", "connect", "is away")
-    async with running(settings_of(roster=roster, routing_cost_weight=10.0), MemoryStore(), members) as service:
+    async with running(settings_of(roster=roster, routing_cost_weight=10.0), FreshStore(), members) as service:
         for _ in range(6):
             await service.post("/feedback", liked("u1", WARM, LONG))
         routing = (await service.post("/generate", BEST))["routing"]
@@ -123,7 +122,7 @@ async def test_a_stand_in_is_chosen_by_utility_too(settings_of: Callable[..., Se
 
 async def test_a_roster_with_a_price_that_is_none_stops_the_start(settings_of: Callable[..., Settings], tmp_path: Path):
     with pytest.raises(BundleRefused, match="price"):
-        async with running(settings_of(roster=priced_roster(tmp_path, prices=(1.0, -1.0, 0.0))), MemoryStore()):
+        async with running(settings_of(roster=priced_roster(tmp_path, prices=(1.0, -1.0, 0.0))), FreshStore()):
             pass
 
 
@@ -140,12 +139,9 @@ async def turn_to(service: Service, user: str, kind: str) -> None:
     pytest.fail(f"{kind} did not become the best")
 
 
-@pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> Callable[[], Any]:
-    if request.param == "memory":
-        return MemoryStore
-    server: EmbeddedRedis = request.getfixturevalue("redis_server")
-    return lambda: RedisStore(server.url)
+@pytest.fixture
+def store() -> Callable[[], Any]:
+    return FreshStore
 
 
 async def test_best_keeps_the_last_member_unless_beaten_by_more(settings_of: Callable[..., Settings], store: Callable[[], Any]):
@@ -162,7 +158,7 @@ async def test_best_keeps_the_last_member_unless_beaten_by_more(settings_of: Cal
 
 
 async def test_a_member_that_is_better_by_more_takes_over(settings_of: Callable[..., Settings]):
-    async with running(settings_of(routing_hysteresis=0.01), MemoryStore()) as service:
+    async with running(settings_of(routing_hysteresis=0.01), FreshStore()) as service:
         await turn_to(service, "u1", "concise")
         assert (await service.post("/route", BEST))["routing"]["member"] == "concise"
         for _ in range(6):
@@ -177,7 +173,7 @@ async def test_what_served_counts_and_not_what_was_drawn_or_forced(settings_of: 
     from attune.service.members.member import OneMemberFailed
 
     members = voices()
-    async with running(settings_of(routing_hysteresis=100.0), MemoryStore(), members) as service:
+    async with running(settings_of(routing_hysteresis=100.0), FreshStore(), members) as service:
         members["warm"].failure = OneMemberFailed("warm", "connect", "is away")
         await turn_to(service, "u1", "warm")
         served = (await service.post("/generate", BEST))["routing"]["fallback"]["served"]
@@ -189,7 +185,7 @@ async def test_without_hysteresis_nobody_is_remembered_and_sampling_is_left_alon
     await service.post("/generate", BEST)
     assert "last-member" not in (await service.client.get("/users/u1/export")).text
     assert "last" not in (await service.post("/generate", BEST))["routing"]
-    async with running(settings_of(routing_hysteresis=100.0), MemoryStore()) as keeping:
+    async with running(settings_of(routing_hysteresis=100.0), FreshStore()) as keeping:
         await keeping.post("/generate", BEST)
         laws = [(await keeping.post("/route", ROUTE))["routing"]["propensities"] for _ in range(3)]
         assert all(max(law.values()) < 0.95 for law in laws)
@@ -206,11 +202,11 @@ async def test_the_last_member_is_exported_and_deleted(settings_of: Callable[...
 
 
 async def test_a_last_member_that_the_portfolio_no_longer_has_is_nobody(settings_of: Callable[..., Settings]):
-    store = MemoryStore()
+    store = FreshStore()
     async with running(settings_of(routing_hysteresis=100.0, user_secret="s" * 32), store) as service:
         await service.post("/route", BEST)
-        (user,) = store._users.values()
-        user.last = ("of-another-bundle", math.inf)
+        key = UserKey("default", user_tag(b"s" * 32, "default", BEST["user"]))
+        await store.write_decision(key, new_id(), b"of another bundle", 60.0, "of-another-bundle")
         assert "last" not in (await service.post("/route", BEST))["routing"]
 
 

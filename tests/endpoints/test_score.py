@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from attune.service.state.redis_store import RedisStore
 from attune.service.usecases.people import Person
 from attune.service.usecases.scoring import score_candidates
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.stores import FreshStore
 from tests.tiny_bundle import HEADS, TEMPLATE
 
 ASK = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG, WARM]}
@@ -90,7 +90,7 @@ async def test_a_user_without_comparisons_is_scored_by_the_prior_and_one_with_th
 
 
 async def test_with_redis_away_scores_are_those_of_the_prior_and_say_so(settings_of: Callable[..., Settings], tmp_path):
-    async with running(settings_of(), MemoryStore()) as there:
+    async with running(settings_of(), FreshStore()) as there:
         prior = await there.post("/score", ASK)
     async with running(settings_of(), RedisStore(f"unix://{tmp_path}/nobody.sock", timeout_s=0.2)) as service:
         answer = await service.post("/score", ASK)

@@ -21,10 +21,10 @@ from attune.models.training.heads import TrainedFamily
 from attune.models.training.loop import LoopSettings
 from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import running
 from tests.models.small_world import small_world
 from tests.models.tiny_trunk import write_tiny_trunk
+from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
 
 PROMPTS, RESPONSES = ("how are you today?", "boil the egg"), ("perhaps", "")
@@ -67,7 +67,7 @@ def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def test_a_trained_sparse_mixture_is_served_explained_and_learns(settings_of: Callable[..., Settings], trained_bundle: Path) -> None:
     ask = {"user": "u1", "prompt": "how are you today?", "responses": ["boil the egg for nine minutes", "perhaps"], "explain": True}
-    async with running(settings_of(bundle=str(trained_bundle), family="sparse_moe"), MemoryStore()) as service:
+    async with running(settings_of(bundle=str(trained_bundle), family="sparse_moe"), FreshStore()) as service:
         before = await service.post("/score", ask)
         assert before["family"] == "sparse_moe"
         assert before["weights"]["quality"] > 0

@@ -14,10 +14,10 @@ import uvicorn
 
 from attune.service.errors import MemberFailed
 from attune.service.settings import Settings
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.streams import events
 from tests.endpoints.voices import SAYINGS, voices
+from tests.stores import FreshStore
 
 ASK: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "stream": True}
 
@@ -90,7 +90,7 @@ async def test_pieces_come_as_they_are_written(service: Service, wired: httpx.As
 async def test_a_member_that_breaks_off_ends_the_stream_with_an_error_event(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].failure, members["warm"].fails_after = MemberFailed("broke off", {"warm": "broke off"}), 2
-    async with running(settings_of(), MemoryStore(), members) as service, listening(service) as wired:
+    async with running(settings_of(), FreshStore(), members) as service, listening(service) as wired:
         async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
             found = [event async for event in events(answer)]
         assert answer.status_code == 200
@@ -103,7 +103,7 @@ async def test_a_member_that_breaks_off_ends_the_stream_with_an_error_event(sett
 async def test_a_stream_that_passes_its_deadline_ends_with_an_error_event(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].gate.clear()
-    async with running(settings_of(generate_deadline_ms=150), MemoryStore(), members) as service, listening(service) as wired:
+    async with running(settings_of(generate_deadline_ms=1000), FreshStore(), members) as service, listening(service) as wired:
         async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
             found = [event async for event in events(answer)]
         assert [name for name, _ in found] == ["decision", "error"]
@@ -150,7 +150,7 @@ async def test_when_the_caller_of_a_plain_generation_leaves_the_member_is_left_t
     assert await service.metric("attune_http_requests_total", route="/generate", status="499") == 1
 
 
-class HeldStore(MemoryStore):
+class HeldStore(FreshStore):
     """A store whose add waits at a gate, so that a caller can leave meanwhile."""
 
     def __init__(self) -> None:

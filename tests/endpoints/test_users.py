@@ -11,8 +11,8 @@ import pytest
 
 from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.memory_store import MemoryStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.stores import FreshStore
 
 
 def liked(user: str, event_id: str, chosen: str = WARM, rejected: str = LONG) -> dict[str, str]:
@@ -85,7 +85,7 @@ async def test_export_has_everything_and_what_it_says_adds_up(service: Service):
 
 
 async def test_without_texts_kept_an_export_holds_none(settings_of: Callable[..., Settings]):
-    async with running(settings_of(keep_text=False), MemoryStore()) as service:
+    async with running(settings_of(keep_text=False), FreshStore()) as service:
         made = await service.post("/generate", {"user": "u1", "prompt": PROMPT, "candidates": 2})
         first, second = (candidate["candidate_id"] for candidate in made["candidates"])
         await service.post("/feedback", {"user": "u1", "chosen": first, "rejected": second})
@@ -133,7 +133,7 @@ async def test_deleting_a_user_leaves_nothing_and_says_how_much_there_was(servic
 
 
 async def test_forgetting_fades_a_user_and_leaves_the_count(settings_of: Callable[..., Settings]):
-    async with running(settings_of(half_life_days=1.0), MemoryStore()) as service:
+    async with running(settings_of(half_life_days=1.0), FreshStore()) as service:
         await service.post("/feedback", liked("u1", "e1"))
         fresh = (await service.get("/users/u1"))["families"]["vrf"]["mean"]
         service.clock.now_s += 20 * 86_400

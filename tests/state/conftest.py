@@ -1,4 +1,4 @@
-"""Both stores behind one fixture, each with a way to let time pass; the real one talks to a real server."""
+"""The store on a real server that the tests of this folder share, with a way to let time pass."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.memory_store import MemoryStore
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.store import Comparison, Exported, Limits, Store, UserKey, UserSum, user_tag
-from tests.clock import Clock
 from tests.state.servers import BINARY, embedded_in_a_thread
 
 BASIS = "basis-1"
@@ -103,27 +101,17 @@ class Bench:
     limited: Callable[[Limits], Store]
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def bench(request: pytest.FixtureRequest, tenant: str) -> AsyncIterator[Bench]:
-    """The store, once as a dictionary and once as a server."""
-    opened: list[MemoryStore | RedisStore] = []
-    clock = Clock()
+@pytest.fixture
+async def bench(server: EmbeddedRedis, tenant: str) -> AsyncIterator[Bench]:
+    """The store on a real server."""
+    opened: list[RedisStore] = []
 
     def limited(limits: Limits) -> Store:
-        if request.param == "redis":
-            opened.append(RedisStore(request.getfixturevalue("server").url, limits=limits))
-            return opened[-1]
-        memory = MemoryStore(limits=limits, clock=clock)
-        for first in opened[:1]:
-            memory._users, memory._owners = first._users, first._owners  # two replicas of one store
-        opened.append(memory)
-        return memory
+        opened.append(RedisStore(server.url, limits=limits))
+        return opened[-1]
 
     async def pass_time(seconds: float) -> None:
-        if request.param == "memory":
-            clock.now_s += seconds
-        else:
-            await age(request.getfixturevalue("server").url, tenant, seconds)
+        await age(server.url, tenant, seconds)
 
     yield Bench(limited(Limits()), pass_time, limited)
     for store in opened:

@@ -1,4 +1,4 @@
-"""What every store promises about decisions, time, export and deletion, in memory and on a real server."""
+"""What every store promises about decisions, time, export and deletion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every store promises about sums, in memory and on a real server: adding, repeating, taking back, bounds."""
+"""What every store promises about sums: adding, repeating, taking back, bounds."""
 
 from __future__ import annotations
 

@@ -1,19 +1,19 @@
-"""Sums do not depend on the order or the number of deliveries, and the twin in memory computes the bits that Redis does."""
+"""Sums do not depend on the order or the number of deliveries, and are the bits that the seam's arithmetic gives."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attune.models.seam.evidence import align
 from attune.service.errors import EventConflict, UnknownEvent
 from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.memory_store import MemoryStore
 from attune.service.state.redis_store import RedisStore
-from attune.service.state.store import Comparison, Store, UserKey, UserSum
+from attune.service.state.store import Comparison, LoggedComparison, Store, TakenBack, UserKey, UserSum
 from tests.state.conftest import BASIS, comparison, key_of
 
 SIZE = 5
@@ -54,7 +54,9 @@ async def test_any_order_and_any_repeats_give_the_same_bits(
     try:
         in_order = await add_all(store, key_of(tenant, "in order"), comparisons)
         assert await add_all(store, key_of(tenant, "shuffled"), shuffled) == in_order
-        assert await add_all(MemoryStore(), key_of(tenant, "in memory"), shuffled) == in_order
+        held = await store.read_user(key_of(tenant, "in order"), BASIS)
+        assert held is not None
+        assert held.evidence.tolist() == [sum(column) for column in zip(*evidence, strict=True)]
     finally:
         await store.aclose()
 
@@ -71,17 +73,15 @@ async def test_taking_back_leaves_the_bits_of_never_having_added(
     # Small dyadic numbers in two epochs: 2^-256 of them is exact, but a sum across epochs is not, so each case stays within one.
     epoch = epochs[0]
     tenant = "t" + secrets.token_hex(6)
-    stores: list[tuple[Store, Callable[[], object]]] = [(RedisStore(server.url), lambda: None), (MemoryStore(), lambda: None)]
-    for store, _ in stores:
-        try:
-            key = key_of(tenant, "alice")
-            before = await add_all(store, key, [comparison(f"kept-{n}", each, epoch=epoch) for n, each in enumerate(kept)])
-            await add_all(store, key, [comparison(f"taken-{n}", each, epoch=epoch) for n, each in enumerate(taken)])
-            for n in range(len(taken)):
-                await store.take_back(key, BASIS, f"taken-{n}")
-            assert bits(await store.read_user(key, BASIS)) == before
-        finally:
-            await store.aclose()
+    store, key = RedisStore(server.url), key_of(tenant, "alice")
+    try:
+        before = await add_all(store, key, [comparison(f"kept-{n}", each, epoch=epoch) for n, each in enumerate(kept)])
+        await add_all(store, key, [comparison(f"taken-{n}", each, epoch=epoch) for n, each in enumerate(taken)])
+        for n in range(len(taken)):
+            await store.take_back(key, BASIS, f"taken-{n}")
+        assert bits(await store.read_user(key, BASIS)) == before
+    finally:
+        await store.aclose()
 
 
 step = st.tuples(
@@ -93,38 +93,79 @@ step = st.tuples(
 )
 
 
+REFUSALS = {
+    (EventConflict, True): "taken back",
+    (EventConflict, False): "conflict",
+    (UnknownEvent, True): "taken back before",
+    (UnknownEvent, False): "unknown",
+}
+
+
+@dataclass
+class Expected:
+    """What the sum must be: the arithmetic of the seam, one step after the other, on a dictionary."""
+
+    held: UserSum | None = None
+    added: dict[str, Comparison] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+
+    def add(self, one: Comparison) -> str:
+        if one.event_id in self.taken:
+            return "taken back"
+        if one.event_id in self.added:
+            return "duplicate" if self.added[one.event_id].digest == one.digest else "conflict"
+        self.added[one.event_id] = one
+        seen = one.observed_s, one.observed_s
+        if self.held is not None:
+            seen = min(self.held.first_seen_s, one.observed_s), max(self.held.last_seen_s, one.observed_s)
+        self._move(one, +1, seen)
+        return "applied"
+
+    def take_back(self, event_id: str) -> str:
+        if event_id in self.taken:
+            return "taken back before"
+        if event_id not in self.added:
+            return "unknown"
+        self.taken.add(event_id)
+        assert self.held is not None
+        self._move(self.added[event_id], -1, (self.held.first_seen_s, self.held.last_seen_s))
+        return "taken"
+
+    def _move(self, one: Comparison, sign: int, seen: tuple[float, float]) -> None:
+        held = self.held or UserSum(0, one.epoch, 0.0, 0.0, np.zeros(one.evidence.size))
+        later = max(held.epoch, one.epoch)
+        evidence = align(held.evidence, held.epoch, later) + sign * (align(one.evidence, one.epoch, later) + 0.0)
+        after = UserSum(held.count + sign, later, *seen, evidence)
+        self.held = after if after.count else None
+
+
 @shared_server
 @given(steps=st.lists(step, max_size=15))
-async def test_the_twin_in_memory_agrees_to_the_last_bit_on_any_history(
+async def test_any_history_leaves_the_bits_of_the_seams_arithmetic(
     server: EmbeddedRedis, steps: list[tuple[str, int, list[float], int, float]]
 ) -> None:
-    tenant = "t" + secrets.token_hex(6)
-    key = key_of(tenant, "alice")
-    real, twin = RedisStore(server.url), MemoryStore()
-
-    async def outcome(
-        store: Store, what: str, number: int, evidence: list[float], epoch: int, observed_s: float
-    ) -> tuple[str, bytes | None]:
-        try:
-            if what == "take back":
-                return "taken", bits(await store.take_back(key, BASIS, f"event-{number}"))
-            body = b"other" if what == "conflict" else b""
-            added = await store.add_comparison(key, comparison(f"event-{number}", evidence, epoch=epoch, observed_s=observed_s, body=body))
-        except (EventConflict, UnknownEvent) as error:
-            return error.detail, None
-        return added.result, bits(added.sum)
-
+    key, store, expected = key_of("t" + secrets.token_hex(6), "alice"), RedisStore(server.url), Expected()
     try:
         for what, number, evidence, epoch, observed_s in steps:
-            assert await outcome(real, what, number, evidence, epoch, observed_s) == await outcome(
-                twin, what, number, evidence, epoch, observed_s
-            )
-            assert bits(await real.read_user(key, BASIS)) == bits(await twin.read_user(key, BASIS))
-        left_real = [repr(each) async for each in real.export(key)]
-        assert left_real == [repr(each) async for each in twin.export(key)]
-        assert await real.delete_user(key) == await twin.delete_user(key)
+            event_id = f"event-{number}"
+            one = comparison(event_id, evidence, epoch=epoch, observed_s=observed_s, body=b"other" if what == "conflict" else b"")
+            try:
+                if what == "take back":
+                    happened = "taken"
+                    after = await store.take_back(key, BASIS, event_id)
+                else:
+                    added = await store.add_comparison(key, one)
+                    happened, after = added.result, added.sum
+            except (EventConflict, UnknownEvent) as error:
+                happened, after = REFUSALS[type(error), "taken back" in error.detail], expected.held
+            assert happened == (expected.take_back(event_id) if what == "take back" else expected.add(one))
+            assert bits(after) == bits(expected.held)
+            assert bits(await store.read_user(key, BASIS)) == bits(expected.held)
+        logged = [each async for each in store.export(key) if isinstance(each, LoggedComparison | TakenBack)]
+        assert {each.event_id for each in logged if isinstance(each, TakenBack)} == expected.taken
+        assert {each.event_id for each in logged} == set(expected.added)
     finally:
-        await real.aclose()
+        await store.aclose()
 
 
 @given(

@@ -1,6 +1,6 @@
 """The scripts that run inside Redis: one file per writing operation, each opening with its signature, keys, result and cluster note.
 
-    sum_records.lua ─┬─> add_comparison.lua, replay_comparison.lua, take_back.lua       write_decision.lua, delete_user.lua
+    sum_records.lua ─┬─> add_comparison.lua, replay_comparison.lua, take_back.lua       write_decision.lua, delete_user.lua, add_member.lua
                      └ put before each of them: what Redis gets is one text, under one hash, run as one step
 
 `sum_records` is no operation: it holds the arithmetic on a user's sum that the three share.
@@ -47,3 +47,4 @@ TAKE_BACK = Script.load("sum_records", "take_back")
 WRITE_DECISION = Script.load("write_decision")
 DELETE_USER = Script.load("delete_user")
 REPLAY_COMPARISON = Script.load("sum_records", "replay_comparison")
+ADD_MEMBER = Script.load("add_member")
