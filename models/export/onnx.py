@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -101,25 +100,12 @@ def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> fl
     return worst
 
 
-def quantise_scorer(source: Path, target: Path) -> None:
-    """Writes the trunk's matrix products of `source` as per-channel int8 to `target`; heads stay fp32.
-
-    Scores of an int8 graph depend on who shared the batch, because activations are scaled per batch: an option to state,
-    never the default.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - pulls in half of onnx's tools
-
-    nodes = onnx.load(str(source)).graph.node
-    trunk = [node.name for node in nodes if node.op_type in {"MatMul", "Gemm"} and node.name.startswith("/trunk/")]
-    if not trunk:
-        raise ExportFailed(f"{source.name} has no matrix products under /trunk/; nothing would be quantised")
-    quantize_dynamic(str(source), str(target), per_channel=True, weight_type=QuantType.QInt8, nodes_to_quantize=trunk)
-
-
 def answers_of(path: Path, rows: Sequence[Encoded], *, batch: int = 1) -> dict[str, NDArray[np.float32]]:
     """Returns ONNX Runtime's outputs for `rows`, in batches of `batch` rows in the order given."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Without it, sums of int8 products saturate in silence on processors that have AVX2 and no VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     parts: list[list[NDArray[np.float32]]] = []
@@ -138,38 +124,3 @@ def difference(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str, 
     if set(found) != set(expected):
         raise ExportFailed(f"outputs differ: {sorted(set(found) ^ set(expected))}")
     return max((float(np.max(np.abs(found[name] - expected[name]))) for name in expected), default=float("nan"))
-
-
-@dataclass(frozen=True, slots=True)
-class PrecisionLoss:
-    """What a quantised graph costs, on texts that it was not calibrated on.
-
-    Attributes:
-        reward_rmse: root mean square difference of standardised rewards, over all families' heads.
-        agreement: share of random pairs that a family's mean reward orders as fp32 does.
-        batch_rmse: root mean square difference of the same row's rewards alone and in a batch of 8.
-        fp32_batch_rmse: the same for fp32, the noise floor.
-    """
-
-    reward_rmse: float
-    agreement: float
-    batch_rmse: float
-    fp32_batch_rmse: float
-
-
-def measure_precision(fp32: Path, quantised: Path, rows: Sequence[Encoded], *, seed: int = 0) -> PrecisionLoss:
-    """Returns what `quantised` loses against `fp32` on `rows`; pairs are drawn with `seed`."""
-    alone, exact = (_rewards(answers_of(path, rows)) for path in (quantised, fp32))
-    shared, exact_shared = (_rewards(answers_of(path, rows, batch=8)) for path in (quantised, fp32))
-    pairs = np.random.default_rng(seed).integers(0, len(rows), size=(4096, 2))
-    first, second = pairs[pairs[:, 0] != pairs[:, 1]].T
-    agreement = float(np.mean(np.sign(alone[first] - alone[second]) == np.sign(exact[first] - exact[second])))
-    return PrecisionLoss(_rmse(alone, exact), agreement, _rmse(shared, alone), _rmse(exact_shared, exact))
-
-
-def _rewards(answers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.concatenate([value for name, value in sorted(answers.items()) if name.endswith("_rewards")], axis=1)
-
-
-def _rmse(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.mean((found - expected) ** 2)))

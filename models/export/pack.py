@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from attune.models.data.trunk import Trunk, load_demo_trunk
-from attune.models.export.onnx import PrecisionLoss, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
+from attune.models.export.onnx import ScorerGraph, export_scorer
+from attune.models.export.precision import PrecisionLoss, fused_fp16, measure_precision, row_scaled_int8, scorer_entry, tolerance
 from attune.models.seam.bundle import Probes, basis_id, write_bundle
 from attune.models.seam.families_file import write_families
 from attune.models.seam.portfolio import read_portfolio
@@ -24,10 +25,7 @@ from attune.models.seam.text import Encoded
 from attune.models.training.heads import Heads, TrainedFamily, load_heads, load_values
 from demo.corpus.texts import prompts
 
-Precision = Literal["fp32", "int8"]
-
-PROBE_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "int8": 1e-3}
-"""An int8 graph is probed against its own answers, row by row: torch has no int8 twin, and its batches are not neutral."""
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: Trunk | None = None) -> Path:
@@ -57,29 +55,36 @@ def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: T
         scorer = Path(scratch) / "scorer.onnx"
         worst = export_scorer(graph, rows, scorer)
         answers = graph.answers(rows)
-        if precision == "int8":
-            quantised = Path(scratch) / "scorer-int8.onnx"
-            quantise_scorer(scorer, quantised)
-            answers = answers_of(quantised, rows)
-            worst = difference(answers, graph.answers(rows))
-            scorer = quantised
+        if precision != "fp32":
+            twin = Path(scratch) / f"scorer-{precision}.onnx"
+            write_twin(scorer, twin, precision, trunk)
+            scorer = twin
         files: dict[str, bytes | Path] = {
             "scorer.onnx": scorer,
             "tokenizer.json": trunk.tokenizer_json,
             "portfolio.json": demo / "portfolio.json",
-            "probes.npz": Probes(*texts, answers, PROBE_TOLERANCE[precision]).to_bytes(),
+            "probes.npz": Probes(*texts, answers, tolerance(precision)).to_bytes(),
             **families_files,
             **_members(demo),
         }
         # Read once as the service will, so that a portfolio that does not fit these families is found here.
         _check_portfolio(demo, families_files)
         metadata = {
-            "precision": precision,
+            "scorers": {precision: scorer_entry("scorer.onnx", precision, scorer, rows, answers)},
             "trunk": {"name": trunk.name, "sha256": trunk.sha256, "width": trunk.width, "layers": list(trunk.layers)},
             "export": {"difference_from_torch": worst, "versions": _versions()},
             "provenance": json.loads((demo / "provenance.json").read_text(encoding="utf-8")),
         }
         return write_bundle(root, "demo", files, basis=basis, template=trunk.template, metadata=metadata)
+
+
+def write_twin(fp32: Path, target: Path, precision: Precision, trunk: Trunk) -> None:
+    """Writes the fp32 graph's twin in another precision to `target`."""
+    if precision == "int8":
+        row_scaled_int8(fp32, target)
+        return
+    config: Any = trunk.model.config
+    fused_fp16(fp32, target, config.model_type, config.num_attention_heads, config.hidden_size)
 
 
 def probe_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -121,7 +126,7 @@ def precision_loss(demo: Path, *, texts: int, seed: int) -> PrecisionLoss:
     with tempfile.TemporaryDirectory() as scratch:
         fp32, int8 = Path(scratch) / "fp32.onnx", Path(scratch) / "int8.onnx"
         export_scorer(ScorerGraph(trunk, [family.heads for family in trained]), rows[:16], fp32)
-        quantise_scorer(fp32, int8)
+        row_scaled_int8(fp32, int8)
         return measure_precision(fp32, int8, rows, seed=seed)
 
 

@@ -29,6 +29,7 @@ from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import read_families
 from attune.models.seam.portfolio import Portfolio, read_portfolio
+from attune.models.seam.precision import Precision, ScorerFile, choose_scorer, scorer_files
 from attune.models.seam.staging import put_in_place, staging_folder
 from attune.models.seam.text import TextEncoder, TextTemplate
 
@@ -49,7 +50,7 @@ class Probes:
     Attributes:
         prompts, responses: `P` texts each; an empty response stands for the row of the prompt alone.
         answers: output name -> `[P, ...]` float32.
-        tolerance: greatest absolute difference that passes; finite.
+        tolerance: greatest difference that passes where the manifest states none for a graph (see `precision.probe_difference`); finite.
 
     Raises:
         ValueError: the texts or an answer are not `P` in number, or the tolerance or an answer is not finite.
@@ -94,6 +95,7 @@ class Bundle:
         id: `<name>-<sha12>`, the `bundle` of every response.
         basis: basis id that keys users' state.
         manifest: everything the manifest says (provenance, evaluation results).
+        scorers: its graphs by precision, fp32 first where there is one.
     """
 
     path: Path
@@ -105,10 +107,12 @@ class Bundle:
     default_family: str
     portfolio: Portfolio
     probes: Probes
+    scorers: Mapping[Precision, ScorerFile]
 
     @property
     def scorer(self) -> Path:
-        return self.path / "scorer.onnx"
+        """The graph that is run where no precision is asked for."""
+        return self.path / choose_scorer(self.scorers, None)[1].file
 
     def text_encoder(self) -> TextEncoder:
         """Returns a new encoder with the bundle's tokenizer and template."""
@@ -202,9 +206,14 @@ def read_bundle(path: Path) -> Bundle:
         portfolio = read_portfolio((path / "portfolio.json").read_bytes(), families)
         reading = "probes.npz"
         probes = Probes.from_bytes((path / "probes.npz").read_bytes())
+        reading = "scorers of manifest.json"
+        scorers = scorer_files(manifest, probes.tolerance)
     except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise BundleInvalid(f"{path.name}: {reading} cannot be used: {error}") from error
-    return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes)
+    absent = [entry.file for entry in scorers.values() if entry.file not in manifest["files"]]
+    if absent:
+        raise BundleInvalid(f"{path.name}: {MANIFEST} names {', '.join(absent)} among its scorers and not among its files")
+    return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes, scorers)
 
 
 def _check_files(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
+from attune.models.seam.precision import choose_scorer, probe_difference
 from attune.models.seam.routing import member_costs
 from attune.models.seam.text import TextEncoder
 from attune.service.batching.batcher import Batcher
@@ -74,7 +75,8 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         encoder = bundle.text_encoder()
         # 2. The session, on the provider that is required.
         required = CUDA if plan.require_gpu else None
-        session = await asyncio.to_thread(ScorerSession, bundle.scorer, (CUDA, CPU), plan.threads or None, required)
+        _, scorer = choose_scorer(bundle.scorers, None)
+        session = await asyncio.to_thread(ScorerSession, bundle.path / scorer.file, (CUDA, CPU), plan.threads or None, required)
         _check_outputs(bundle, session)
         # 3. The budget of a batch, which also warms every shape.
         longest = bundle.template.max_tokens
@@ -101,7 +103,7 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
     batcher.start()
     try:
         # 4. The probes, through the batcher as a request would go.
-        await replay_probes(bundle, encoder, batcher)
+        await replay_probes(bundle, encoder, batcher, scorer.tolerance)
         # 5. The members of the portfolio.
         specs = _specs(bundle, plan)
         roster = await _members(bundle, specs, plan, metrics, client)
@@ -174,8 +176,8 @@ async def _close_when_idle(old: Serving) -> None:
         await old.aclose()
 
 
-async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: Batcher) -> None:
-    """Returns when every probe was answered as the training framework answered it.
+async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: Batcher, tolerance: float) -> None:
+    """Returns when every probe was answered as the training framework answered it, within `tolerance` (see `probe_difference`).
 
     Raises:
         BundleRefused: one was not; the detail has the probe, the output, the difference and the tolerance.
@@ -191,16 +193,19 @@ async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: Batcher) 
         raise BundleRefused(f"{bundle.id}: the probes could not be run: {error.detail}") from error
     worst = 0.0
     for name, answers in probes.answers.items():
-        for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-            if name not in row:
-                raise BundleRefused(f"{bundle.id}: probe {index} has an answer for {name}, which the scorer does not give")
-            difference = float(np.max(np.abs(row[name] - answer), initial=0.0)) if row[name].shape == answer.shape else float("inf")
-            if not difference <= probes.tolerance:  # so written, NaN does not pass
-                raise BundleRefused(
-                    f"{bundle.id}: probe {index} differs by {difference:.3g} in {name}; the tolerance is {probes.tolerance:.3g}"
-                )
-            worst = max(worst, difference)
-    _log.info("probes passed", probes=len(rows), worst_difference=worst, tolerance=probes.tolerance)
+        if name not in rows[0]:
+            raise BundleRefused(f"{bundle.id}: the probes have answers for {name}, which the scorer does not give")
+        shapes = {row[name].shape for row in rows}
+        if shapes != {answers.shape[1:]}:
+            raise BundleRefused(f"{bundle.id}: {name} has rows of {shapes}; the probes have {answers.shape[1:]}")
+        found = np.stack([row[name] for row in rows])
+        difference = probe_difference({name: found}, {name: answers})
+        if not difference <= tolerance:  # so written, NaN does not pass
+            apart = np.abs(found - answers).reshape(len(rows), -1).max(axis=1)
+            index = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
+            raise BundleRefused(f"{bundle.id}: probe {index} differs by {difference:.3g} in {name}; the tolerance is {tolerance:.3g}")
+        worst = max(worst, difference)
+    _log.info("probes passed", probes=len(rows), worst_difference=worst, tolerance=tolerance)
 
 
 def _families(bundle: Bundle, plan: LoadPlan) -> tuple[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The scorer graph: equal to torch for both kinds of trunk, at any shape, and honest about int8."""
+"""The scorer graph: equal to torch for both kinds of trunk, at any shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attune.models.data.trunk import Trunk, load_trunk
-from attune.models.export.onnx import ExportFailed, ScorerGraph, answers_of, difference, export_scorer, measure_precision, quantise_scorer
+from attune.models.export.onnx import ExportFailed, ScorerGraph, answers_of, difference, export_scorer
 from attune.models.seam.text import Encoded
 from tests.models.tiny_trunk import write_tiny_trunk
 
@@ -65,16 +65,3 @@ def test_a_difference_that_is_not_a_number_is_not_small() -> None:
     assert not difference(broken, {"x": np.zeros(1, dtype=np.float32)}) <= 1e-3
     with pytest.raises(ExportFailed, match="'y'"):
         difference(broken, {"y": np.zeros(1, dtype=np.float32)})
-
-
-def test_int8_is_measured_against_fp32_and_found_to_depend_on_the_batch(tmp_path: Path) -> None:
-    trunk = load_trunk(str(write_tiny_trunk(tmp_path, "encoder")))
-    rows = rows_of(trunk) * 4
-    export_scorer(ScorerGraph(trunk, [Heads(trunk.width)]), rows, tmp_path / "scorer.onnx")
-    quantise_scorer(tmp_path / "scorer.onnx", tmp_path / "int8.onnx")
-    loss = measure_precision(tmp_path / "scorer.onnx", tmp_path / "int8.onnx", rows)
-    same = measure_precision(tmp_path / "scorer.onnx", tmp_path / "scorer.onnx", rows)
-    assert same.reward_rmse == 0.0
-    assert same.agreement == 1.0
-    assert 0.0 < loss.reward_rmse < 0.2
-    assert loss.fp32_batch_rmse < 1e-5 < loss.batch_rmse
