@@ -14,22 +14,18 @@ Axis letters: `P` prompts, `M` members, `J` asked weights, `d` rewards, `C` pair
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
-from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
 
 from attune.models.portfolio.geometry import UpperBound, lower_corners, vertices_within
+from attune.models.portfolio.mean_bounds import Method, mean_bounds
 from attune.models.portfolio.oracles import RewardsInvalid, expect_rewards
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.seam.certificate import Certificate
 
 Array = NDArray[np.float64]
-Method = Literal["bernstein", "student"]
-
 VERTICES = 2_000
 
 
@@ -53,31 +49,6 @@ class Evidence:
     planned_optima: Array
 
 
-def mean_bound(samples: Array, span: float | Array, error: float, method: Method) -> Array:
-    """Returns half widths `[...]` such that each mean of `samples` `[P, ...]` is below the truth plus width with probability `1 - error`.
-
-    - `bernstein`: `sqrt(2 V ln(2/e) / P) + 7 R ln(2/e) / (3 (P - 1))` for independent samples within a range `R`, whatever
-      their law (Maurer and Pontil 2009, theorem 4).
-    - `student`: `t_{1-e, P-1} s / sqrt(P)`; right as `P` grows, and much narrower for a few hundred prompts.
-
-    Args:
-        samples: `[P, ...]`, at least two prompts.
-        span: `R` of the samples, `[...]` or one number.
-        error: of each bound, one-sided.
-        method: which.
-    """
-    count = len(samples)
-    variance = samples.var(axis=0, ddof=1)
-    match method:
-        case "bernstein":
-            log = math.log(2.0 / error)
-            return np.asarray(np.sqrt(2.0 * variance * log / count) + 7.0 * np.asarray(span) * log / (3.0 * (count - 1)))
-        case "student":
-            return np.asarray(t.ppf(1.0 - error, count - 1) * np.sqrt(variance / count))
-        case _:
-            assert_never(method)
-
-
 def certify(
     evidence: Evidence,
     normalisation: Normalisation,
@@ -87,7 +58,7 @@ def certify(
     epsilon: float,
     delta: float = 0.0,
     confidence: float = 0.95,
-    method: Method = "student",
+    method: Method = "betting",
     weight_map: Array | None = None,
     oracle_calls: int | None = None,
     vertices: int = VERTICES,
@@ -102,7 +73,7 @@ def certify(
         epsilon: what was searched for.
         delta: likewise.
         confidence: probability that all bounds hold, below 1.
-        method: of the intervals, see `mean_bound`.
+        method: of the intervals, see `mean_bounds`.
         weight_map: `[K, d]`, see `models.seam.certificate`; the normalisation's own if None.
         oracle_calls: all that the search made; `J` if None.
         vertices: most vertices of the upper bound that are kept for serving.
@@ -116,9 +87,9 @@ def certify(
         raise ValueError(f"confidence is {confidence}; bounds that were estimated have one within 0 and 1")
     marginal_error = (1.0 - confidence) / 2.0 / (2 * members[0].size + len(asked))
     mean = members.mean(axis=0)
-    width = mean_bound(members, 1.0, marginal_error, method)
-    lower, upper = np.maximum(mean - width, 0.0), np.minimum(mean + width, 1.0)
-    highest = np.minimum(optima.mean(axis=0) + mean_bound(optima, 1.0, marginal_error, method), 1.0)
+    lower, upper = mean_bounds(members, 0.0, 1.0, marginal_error, method)
+    # A trained policy's optimum is granted a slack, which may lift single prompts above 1; the mean is still at most 1.
+    highest = np.minimum(mean_bounds(optima, 0.0, max(1.0, float(optima.max())), marginal_error, method)[1], 1.0)
     # As in the search: an optimum is no less than what a member reaches there.
     bound = UpperBound(asked, np.maximum(highest, (asked @ mean.T).max(axis=1)))
     corners = lower_corners(lower)
@@ -155,16 +126,13 @@ def _paired(evidence: Evidence, error: float, method: Method) -> tuple[float, fl
     bound = UpperBound(evidence.asked, lifted)
     pairs = np.argwhere(corners.best)
     share = error / (2 * len(pairs))
-    gaps, lows = np.empty(len(pairs)), np.empty(len(pairs))
-    multipliers = [bound.at(weights)[1] for weights in corners.weights]
-    for index, (corner, member) in enumerate(pairs):
-        weights, proof = corners.weights[corner], multipliers[corner]
-        values = evidence.members[:, member] @ weights
-        differences = evidence.optima @ proof - values
-        left = float(np.maximum(weights - proof @ evidence.asked, 0.0).sum())
-        span = float(proof.sum()) + 1.0
-        gaps[index] = differences.mean() + left + mean_bound(differences, span, share, method)
-        lows[index] = values.mean() - mean_bound(values, 1.0, share, method)
+    weights = corners.weights[pairs[:, 0]]
+    proofs = np.array([bound.at(one)[1] for one in corners.weights])[pairs[:, 0]]
+    values = np.einsum("pmd,md->pm", evidence.members[:, pairs[:, 1]], weights)
+    left = np.maximum(weights - proofs @ evidence.asked, 0.0).sum(axis=1)
+    most = proofs.sum(axis=1) * max(1.0, float(evidence.optima.max()))
+    gaps = mean_bounds(evidence.optima @ proofs.T - values, -1.0, most, share, method)[1] + left
+    lows = mean_bounds(values, 0.0, 1.0, share, method)[0]
     gaps, lows = np.maximum(gaps, 0.0), np.maximum(lows, 0.0)
     ratios = lows / np.maximum(lows + gaps, 1e-12)
     worst = int(np.argmin(ratios))

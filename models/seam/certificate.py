@@ -45,8 +45,8 @@ class Certificate:
         confidence: probability that all bounds hold at once; 1 where nothing was estimated.
         worst_weights, worst_ratio: `[d]` the weights for which least is proved, and `L / U` there.
         gap: greatest `U(w) - L(w)` on the simplex, in normalised reward.
-        method: how the bounds were estimated: `exact` where nothing was, `bernstein` (holds for every sample size) or `student`
-            (for large samples).
+        method: how the bounds were estimated: `exact` where nothing was, `betting` or `bernstein` (hold for every sample size),
+            or `student` (approximately, for large samples).
         oracle_calls: policies that were optimised to prove it.
         lower, upper: `[M, d]` confidence bounds of the members' normalised values.
         vertices: `[V, d]` of the polytope that holds the normalised values of every policy; only those that are best for some `w >= 0`.
