@@ -3,7 +3,8 @@
     start    metrics ─> store ─> bundle (verify, session, calibrate, probes, members) ─> ready
     stop     stop admitting ─> drain ─> members and scorer ─> store
 
-Nothing else sees `Settings`: every part gets the numbers it needs. A part that cannot start stops the start, with its reason in the log.
+Nothing else sees `Settings`: every part gets the numbers it needs, in one dataclass a part. A part that cannot start stops the start,
+with its reason in the log.
 """
 
 from __future__ import annotations
@@ -22,21 +23,34 @@ from starlette.responses import Response
 
 from attune import __version__
 from attune.models.seam.evidence import Decay
-from attune.service.api import compat, decisions, feedback, generate, ops, page, portfolio, route, score, users
+from attune.service.api import (
+    admin,
+    chat,
+    decisions,
+    feedback,
+    generate,
+    ops,
+    page,
+    portfolio,
+    rerank,
+    route,
+    score,
+    user_export,
+    users,
+)
 from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.documentation import documented
 from attune.service.http.edge import Edge
-from attune.service.http.whole import whole_error
 from attune.service.live.loading import LoadPlan, Reloader, load_serving
-from attune.service.live.runtime import Limits, Live, Runtime, Serving
+from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
 from attune.service.live.watching import watch_live
 from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.build import member_client
 from attune.service.members.member import Member
 from attune.service.observe.logs import get_logger, log_ready
 from attune.service.observe.metrics import Metrics
-from attune.service.settings import Settings, SettingsError
+from attune.service.settings import Settings, SettingsError, numbers_for
 from attune.service.state import store as state
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
@@ -91,7 +105,7 @@ def create_app(
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     app.state.live, app.state.metrics = live, metrics
-    for module in (score, generate, route, feedback, users, decisions, ops, portfolio, compat, page):
+    for module in (score, generate, route, feedback, users, user_export, decisions, portfolio, ops, admin, chat, rerank, page):
         app.include_router(module.router)
     app.openapi = lambda: documented(app)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)
@@ -100,9 +114,9 @@ def create_app(
     return app
 
 
-async def _to_the_edge(request: Request, error: Exception) -> Response:
+async def _to_the_edge(_request: Request, error: Exception) -> Response:
     """Lets what FastAPI would answer itself pass on to the edge, where every error is rendered alike."""
-    raise whole_error(request, error) if isinstance(error, RequestValidationError) else error
+    raise error
 
 
 @asynccontextmanager
@@ -119,18 +133,18 @@ async def _running(
         _log.warning("settings", caution=caution)
     async with AsyncExitStack() as parts:
         # 1. State: what is given, a server by URL, or the embedded one.
-        limits = state.Limits(user_ttl_s=settings.user_ttl_s, max_log=settings.max_log_entries)
+        bounds = state.Limits(user_ttl_s=settings.user_ttl_s, max_log=settings.max_log_entries)
         store, where = given_store, "given"
         if store is None:
-            store, where = await _open_store(settings, limits, metrics, parts)
+            store, where = await _open_store(settings, bounds, metrics, parts)
         parts.push_async_callback(store.aclose)
         # 2. The bundle, with its scorer and its members.
         client = await parts.enter_async_context(member_client())
-        plan = _load_plan(settings, members)
+        plan = numbers_for(LoadPlan, settings)
 
         async def load(path: Path | None) -> Serving:
             try:
-                return await load_serving(path or find_bundle(settings), plan, metrics, client)
+                return await load_serving(path or find_bundle(settings), plan, members, metrics, client)
             except SettingsError as error:
                 raise BundleRefused(str(error)) from error
 
@@ -146,15 +160,12 @@ async def _running(
         runtime = Runtime(
             store=store,
             metrics=metrics,
-            limits=_limits(settings, limits),
+            limits=numbers_for(RequestLimits, settings),
+            routing=numbers_for(RoutingNumbers, settings),
+            keeping=numbers_for(Keeping, settings),
+            bounds=bounds,
             decay=Decay(settings.half_life_days * 86_400 or None),
             user_secret=load_user_secret(settings),
-            epsilon=settings.routing_epsilon,
-            samples=settings.posterior_samples,
-            hysteresis=settings.routing_hysteresis,
-            cost_weight=settings.routing_cost_weight,
-            decision_ttl_s=settings.decision_ttl_s,
-            keep_text=settings.keep_text,
             clock=clock,
             reload=reloader,
         )
@@ -167,43 +178,14 @@ async def _running(
         yield
 
 
-async def _open_store(settings: Settings, limits: state.Limits, metrics: Metrics, parts: AsyncExitStack) -> tuple[state.Store, str]:
+async def _open_store(settings: Settings, bounds: state.Limits, metrics: Metrics, parts: AsyncExitStack) -> tuple[state.Store, str]:
     url, where = settings.redis_url, "external"
     if not url:
         embedded = await parts.enter_async_context(EmbeddedRedis(settings.data_dir))
         url, where = embedded.url, "embedded"
     timeout_s = settings.redis_timeout_ms / 1000
-    store = RedisStore(url, limits=limits, max_connections=settings.redis_pool_size, timeout_s=timeout_s, observe=metrics.store_ran)
+    store = RedisStore(url, limits=bounds, max_connections=settings.redis_pool_size, timeout_s=timeout_s, observe=metrics.store_ran)
     return store, where
-
-
-def _load_plan(settings: Settings, members: Mapping[str, Member] | None) -> LoadPlan:
-    return LoadPlan(
-        # The default of the setting is a wish; a family that somebody named must be there.
-        family=settings.family or None,
-        shadows=settings.shadow_families,
-        roster=Path(settings.roster) if settings.roster else None,
-        require_gpu=settings.require_gpu,
-        threads=settings.threads,
-        budget_tokens=settings.batch_budget_tokens,
-        queue_max_items=settings.queue_max_items,
-        queue_max_tokens=settings.queue_max_tokens,
-        local_max_batch=settings.local_max_batch,
-        price_share=settings.routing_price_share,
-        members=members,
-    )
-
-
-def _limits(settings: Settings, kept: state.Limits) -> Limits:
-    return Limits(
-        max_candidates=settings.max_candidates,
-        max_generate_candidates=settings.max_generate_candidates,
-        max_prompt_chars=settings.max_prompt_chars,
-        max_response_chars=settings.max_response_chars,
-        max_new_tokens=settings.max_new_tokens,
-        max_payload_bytes=kept.max_payload_bytes,
-        max_decision_bytes=kept.max_decision_bytes,
-    )
 
 
 async def _drain(live: Live, runtime: Runtime, drain_s: float) -> None:

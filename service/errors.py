@@ -270,3 +270,23 @@ class DeadlineExceeded(DependencyError):
     status = 504
     code = "deadline-exceeded"
     title = "Deadline exceeded"
+
+
+# --- making them ----------------------------------------------------------------------------------------------------
+
+MAX_NAME_CHARS = 100
+FIELDS_IN_DETAIL = 5
+
+
+def invalid(fields: Sequence[FieldError], more: int = 0) -> InvalidRequest:
+    """Returns the error that names these fields, and counts `more` of them that are not listed."""
+    detail = "; ".join(f"{field.field}: {field.message}" for field in fields[:FIELDS_IN_DETAIL])
+    hidden = len(fields) - FIELDS_IN_DETAIL + more
+    return InvalidRequest(f"{detail}; and {hidden} more" if hidden > 0 else detail, fields)
+
+
+def printable(text: str, limit: int = MAX_NAME_CHARS) -> str:
+    """Returns the text as valid Unicode without control characters, cut to `limit` characters."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in whole[: limit + 1])
+    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"

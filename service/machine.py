@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from attune.service.auth import Keyring, parse_keys
-from attune.service.settings import Problem, Settings, SettingsError, variable
+from attune.service.settings import BadSetting, Settings, SettingsError, variable
 
 
 def load_keyring(settings: Settings) -> Keyring:
@@ -25,13 +25,15 @@ def load_keyring(settings: Settings) -> Keyring:
         try:
             text = f"{text}\n{Path(settings.api_keys_file).read_text(encoding='utf-8')}"
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(Problem(variable("api_keys_file"), settings.api_keys_file, f"cannot be read: {error}")) from error
+            raise SettingsError(BadSetting(variable("api_keys_file"), settings.api_keys_file, f"cannot be read: {error}")) from error
     try:
         keyring = parse_keys(text)
     except ValueError as error:
-        raise SettingsError(Problem(variable("api_keys_file"), settings.api_keys_file, str(error))) from error
+        raise SettingsError(BadSetting(variable("api_keys_file"), settings.api_keys_file, str(error))) from error
     if keyring.is_open and not settings.is_loopback:
-        raise SettingsError(Problem(variable("api_keys_file"), settings.api_keys_file, f"holds no key, and host {settings.host} needs one"))
+        raise SettingsError(
+            BadSetting(variable("api_keys_file"), settings.api_keys_file, f"holds no key, and host {settings.host} needs one")
+        )
     return keyring
 
 
@@ -61,9 +63,9 @@ def load_user_secret(settings: Settings) -> bytes:
                 fresh.unlink()
         secret_bytes = path.read_bytes().strip()
     except OSError as error:
-        raise SettingsError(Problem(variable("user_secret"), str(path), f"cannot be kept: {error}")) from error
+        raise SettingsError(BadSetting(variable("user_secret"), str(path), f"cannot be kept: {error}")) from error
     if len(secret_bytes) < 16:
-        raise SettingsError(Problem(variable("user_secret"), str(path), f"needs at least 16 bytes, has {len(secret_bytes)}"))
+        raise SettingsError(BadSetting(variable("user_secret"), str(path), f"needs at least 16 bytes, has {len(secret_bytes)}"))
     return secret_bytes
 
 
@@ -77,12 +79,12 @@ def find_bundle(settings: Settings) -> Path:
     """
     if settings.bundle:
         if not (Path(settings.bundle) / "manifest.json").is_file():
-            raise SettingsError(Problem(variable("bundle"), settings.bundle, "no manifest.json there, so it is no complete bundle"))
+            raise SettingsError(BadSetting(variable("bundle"), settings.bundle, "no manifest.json there, so it is no complete bundle"))
         return Path(settings.bundle)
     folder = settings.data_dir / "bundles"
     manifests = sorted(folder.glob("bundle-*/manifest.json"), key=lambda path: (path.stat().st_mtime, path.parent.name))
     if not manifests:
-        raise SettingsError(Problem(variable("bundle"), str(folder), "no bundle-* there; make the demo with `make bundle` or name one"))
+        raise SettingsError(BadSetting(variable("bundle"), str(folder), "no bundle-* there; make the demo with `make bundle` or name one"))
     return manifests[-1].parent
 
 

@@ -3,8 +3,8 @@
     arguments of `attune serve`  >  environment (ATTUNE_*)  >  TOML file (ATTUNE_CONFIG)  >  defaults
 
 `read_settings` is the one way in: a name that is not known, a malformed value or a combination that cannot work stops the start and is
-named with its source. `Settings` is not passed on; other constructors take the numbers they need. What depends on the machine as well
-(keyring, user secret, bundle folder) is settled in `service.machine`.
+named with its source. `Settings` is not passed on; each part takes a small dataclass of the numbers it needs (`numbers_for`). What
+depends on the machine as well (keyring, user secret, bundle folder) is settled in `service.machine`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -26,6 +26,13 @@ from attune.service.auth import parse_keys
 
 PREFIX = "ATTUNE_"
 CONFIG_VARIABLE = "ATTUNE_CONFIG"
+
+
+class _HasFields(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Numbers = TypeVar("Numbers", bound=_HasFields)
 
 
 class Settings(BaseSettings):
@@ -166,7 +173,7 @@ class Settings(BaseSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class BadSetting:
     """One reason not to start."""
 
     name: str
@@ -180,7 +187,7 @@ class Problem:
 class SettingsError(Exception):
     """The settings cannot be used; `problems` has every reason that was found, not only the first."""
 
-    def __init__(self, *problems: Problem) -> None:
+    def __init__(self, *problems: BadSetting) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
 
@@ -197,7 +204,7 @@ def read_settings(**arguments: object) -> Settings:
     given = {name: value for name, value in arguments.items() if value is not None}
     known = [*map(variable, Settings.model_fields), CONFIG_VARIABLE]
     unknown = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX) and name.upper() not in known]
-    problems = [Problem(name, "environment", f"no such setting{_did_you_mean(name, known)}") for name in unknown]
+    problems = [BadSetting(name, "environment", f"no such setting{_did_you_mean(name, known)}") for name in unknown]
     try:
         settings = Settings(**given)  # type: ignore[arg-type]  # values are checked by the model itself
     except ValidationError as error:
@@ -208,23 +215,28 @@ def read_settings(**arguments: object) -> Settings:
     return settings
 
 
+def numbers_for(kind: type[Numbers], settings: Settings) -> Numbers:
+    """Returns what one part of the service needs of the settings: a dataclass whose fields are named like the settings they hold."""
+    return kind(**{name: getattr(settings, name) for name in kind.__dataclass_fields__})
+
+
 def variable(name: str) -> str:
     """Returns the environment variable of a field."""
     return PREFIX + name.upper()
 
 
-def _problem(name: str, message: str, given: Mapping[str, object]) -> Problem:
+def _problem(name: str, message: str, given: Mapping[str, object]) -> BadSetting:
     text = message.removeprefix("Value error, ")
     if not name:
-        return Problem("settings", "together", text)
+        return BadSetting("settings", "together", text)
     if name in given:
-        return Problem(name, "argument", text)
+        return BadSetting(name, "argument", text)
     in_file = os.environ.get(CONFIG_VARIABLE, "")
     if name not in Settings.model_fields:  # names of the environment were looked at before
-        return Problem(name, in_file, f"no such setting{_did_you_mean(name, Settings.model_fields)}")
+        return BadSetting(name, in_file, f"no such setting{_did_you_mean(name, Settings.model_fields)}")
     if any(entry.upper() == variable(name) and value for entry, value in os.environ.items()):
-        return Problem(variable(name), "environment", text)
-    return Problem(name, in_file or "default", text)
+        return BadSetting(variable(name), "environment", text)
+    return BadSetting(name, in_file or "default", text)
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -240,7 +252,7 @@ def _read_toml(environ: Mapping[str, str]) -> dict[str, object]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(Problem(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {error}")) from error
+        raise SettingsError(BadSetting(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {error}")) from error
 
 
 # --- the table in README --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The HTTP surface: what a client sends becomes a plain call, and what comes back becomes a documented answer or error.
 
-    edge ─ admission ─> routes (score, generate, route, feedback, users, ops, compat) ─> scoring, deciding, generating, learning
+    edge ─ admission ─> one file a route: model ─> checks ─> plain request ─> use case ─> plain result ─> answer
 
-Routes translate between wire and use case and hold no decisions; use cases know neither HTTP nor pydantic. All mathematics is called
-from `models.seam`.
+What a client sends and what it is answered stand beside each other; what several routes share is in `prompted` (requests) and `answers`.
+A route holds no decisions.
 """

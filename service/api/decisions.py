@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from attune.service.api.answers import (
-    DecisionAnswer,
-    DecisionCandidate,
-    GenerationUsage,
-    Personalization,
-    json_response,
-    problems,
-)
-from attune.service.errors import ExpiredCandidate, UnknownDecision
-from attune.service.http.problems import printable
+from attune.service.api.answers import json_response, problems, rfc3339
+from attune.service.api.generate import GenerationUsage
+from attune.service.api.route import RoutingAnswer, routing_answer
+from attune.service.errors import ExpiredCandidate, UnknownDecision, printable
 from attune.service.http.segments import Segment
 from attune.service.ids import as_decision_id, candidate_id
 from attune.service.live.runtime import Call
-from attune.service.usecases.deciding import routing_answer
-from attune.service.usecases.people import rfc3339
-from attune.service.usecases.record import DecisionRecord, RecordUnreadable, unpack
+from attune.service.usecases.decision_record import DecisionRecord, RecordUnreadable, unpack
+from attune.service.usecases.people import Personalization
 
 router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionCandidate:
+    """One candidate of a decision; `text` is null where the deployment keeps no texts."""
+
+    candidate_id: str
+    index: int
+    member: str
+    text: str | None
+    score: float
+    std: float
+    finish_reason: str
+    usage: GenerationUsage
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionAnswer:
+    """Answer of `GET /decisions/{id}`; `user_tag` is the user's pseudonym, `seed` draws the same members again."""
+
+    decision_id: str
+    user_tag: str
+    made_at: str
+    bundle: str
+    basis: str
+    family: str
+    personalization: Personalization
+    comparisons: int
+    prompt: str | None
+    context: str | None
+    seed: str
+    epsilon: float
+    samples: int
+    routing: RoutingAnswer
+    candidates: list[DecisionCandidate]
 
 
 @router.get(

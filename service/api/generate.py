@@ -8,24 +8,84 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
-from attune.service.api.answers import GenerateAnswer, also, json_response, problems, to_json
-from attune.service.api.checks import check_generate
-from attune.service.api.wire import GenerateRequest
+from attune.service.api.answers import UserSeen, also, json_response, problems, to_json
+from attune.service.api.prompted import refuse, sound_unicode
+from attune.service.api.route import RouteRequest, RoutingAnswer, check_route, route_answer, routing_answer, wish_of
+from attune.service.errors import FieldError
 from attune.service.http.problems import document
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.live.runtime import Call
 from attune.service.members.member import GenerationRequest, Message
-from attune.service.usecases.deciding import Decision, decide, route_answer
-from attune.service.usecases.generating import Piece, Ping, answer_of, generate
+from attune.service.usecases.generating import Generated, Piece, Ping, finished, generate
+from attune.service.usecases.people import Personalization
+from attune.service.usecases.routing import Decision, decide
 
 router = APIRouter()
 _STREAM = also("text/event-stream", "JSON, or events with `stream: true`")
+
+MAX_STOPS = 8
+MAX_STOP_CHARS = 64
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS), AfterValidator(sound_unicode)]
+
+
+class GenerateRequest(RouteRequest):
+    """Body of `POST /generate`; sampling that is not named is the member's own."""
+
+    stream: bool = False
+    max_tokens: Annotated[int, Field(ge=1)] = 128
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationUsage:
+    """Tokens read and written by the member, and those of the answer's end that the scorer had no room for."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    unscored_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateAnswer:
+    """One generated answer; `candidate_id` is null if the decision could not be kept, and then feedback goes by texts."""
+
+    candidate_id: str | None
+    index: int
+    member: str
+    text: str
+    score: float
+    std: float
+    rank: int
+    finish_reason: Literal["stop", "length"]
+    usage: GenerationUsage
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateAnswer:
+    """Answer of `POST /generate`, and the last event of a stream."""
+
+    decision_id: str | None
+    bundle: str
+    family: str
+    personalization: Personalization
+    user: UserSeen
+    candidates: list[CandidateAnswer]
+    routing: RoutingAnswer
+
+
+Events = AsyncGenerator[Piece | Ping | Generated, None]
 
 
 @router.post("/generate", response_model=GenerateAnswer, responses=_STREAM | problems(404, 413, 502), summary="Generate for a user")
@@ -35,25 +95,56 @@ async def generate_answers(body: GenerateRequest, request: Request) -> Response:
     Several candidates come from different members, unless `member` names one, which then writes them all.
     """
     call: Call = request.state.call
-    bundle = call.serving.bundle
-    check_generate(body, call.runtime.limits, bundle.families, bundle.portfolio.names)
-    decision = await decide(call, body, body.user)
-    events = generate(call, decision, asked(body))
+    decision, events = await begin(call, body, body.user)
     if not body.stream:
-        return json_response(await answer_of(events))
+        return json_response(generate_answer(await finished(events)))
     call.headers["x-attune-member"] = decision.record.routing.members[0]
     return EventStream(_as_events(call, decision, events))
 
 
-def asked(body: GenerateRequest) -> GenerationRequest:
-    """Returns what the members are asked to write."""
+async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[Decision, Events]:
+    """Returns the decision, written down, and the generation that carries it out; `user` is in place of the body's.
+
+    Raises:
+        InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
+    """
+    limit = call.runtime.limits.max_new_tokens
+    refuse([FieldError("max_tokens", f"is {body.max_tokens}; at most {limit} are generated")] if body.max_tokens > limit else [])
+    check_route(body, call)
+    decision = await decide(call, wish_of(body, user))
     messages = tuple(Message(turn.role, turn.content) for turn in body.messages or ()) or (Message("user", body.prompt or ""),)
-    return GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed)
+    ask = GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed)
+    return decision, generate(call, decision, ask)
 
 
-async def _as_events(
-    call: Call, decision: Decision, events: AsyncGenerator[Piece | Ping | GenerateAnswer, None]
-) -> AsyncGenerator[bytes, None]:
+def generate_answer(generated: Generated) -> GenerateAnswer:
+    """Returns the whole answer."""
+    decision, record = generated.decision, generated.decision.record
+    return GenerateAnswer(
+        decision_id=decision.id,
+        bundle=record.bundle,
+        family=record.family,
+        personalization=decision.person.personalization,
+        user=UserSeen(decision.person.id, decision.person.comparisons),
+        candidates=[
+            CandidateAnswer(
+                candidate_id=candidate.id,
+                index=candidate.index,
+                member=candidate.member,
+                text=candidate.text,
+                score=candidate.score,
+                std=candidate.std,
+                rank=candidate.rank,
+                finish_reason=candidate.finish_reason,
+                usage=GenerationUsage(candidate.prompt_tokens, candidate.completion_tokens, candidate.unscored_tokens or None),
+            )
+            for candidate in generated.candidates
+        ],
+        routing=routing_answer(record.routing, generated.candidates[0].member),
+    )
+
+
+async def _as_events(call: Call, decision: Decision, events: Events) -> AsyncGenerator[bytes, None]:
     yield _event("decision", to_json(route_answer(decision)))
     try:
         async with aclosing(events):
@@ -63,14 +154,14 @@ async def _as_events(
         yield _event("error", orjson.dumps(document(failed_in_stream(call, error), call.request_id)))
 
 
-def _rendered(event: Piece | Ping | GenerateAnswer) -> bytes:
+def _rendered(event: Piece | Ping | Generated) -> bytes:
     match event:
         case Piece():
             return _event("token", orjson.dumps({"index": event.index, "member": event.member, "text": event.text}))
         case Ping():
             return KEEPALIVE_COMMENT
-        case GenerateAnswer():
-            return _event("done", to_json(event))
+        case Generated():
+            return _event("done", to_json(generate_answer(event)))
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What operators and orchestrators ask: alive, ready, metrics, versions, the bundle, the portfolio, and loading another bundle.
+"""What operators and orchestrators ask: alive, ready, metrics, versions, the bundle, and what an error code means.
 
 `/livez` fails when only a restart helps (the scorer's worker died); `/readyz` when requests should go elsewhere for now. Redis away fails
 neither: scoring and generating go on from the prior, and a restart would not bring it back.
@@ -7,7 +7,6 @@ neither: scoring and generating go on from the prior, and a restart would not br
 from __future__ import annotations
 
 import platform
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 import orjson
@@ -16,13 +15,9 @@ from starlette.responses import Response
 
 from attune import __version__
 from attune.service.api.answers import json_response, problems
-from attune.service.api.user_answers import ReplayAnswer
-from attune.service.api.wire import ReloadRequest, ReplayRequest
-from attune.service.auth import require_admin
-from attune.service.errors import AttuneError, BundleRefused, NotFound, NotReady, StoreUnavailable
+from attune.service.errors import AttuneError, NotFound, NotReady, StoreUnavailable
 from attune.service.live.runtime import Call, Live
 from attune.service.observe.metrics import Metrics
-from attune.service.usecases.replaying import replay
 
 router = APIRouter(tags=["operations"])
 CANARY_S = 5.0
@@ -98,58 +93,6 @@ async def bundle(request: Request) -> Response:
             "manifest": dict(loaded.manifest),
         }
     )
-
-
-@router.get("/portfolio", responses=problems(), summary="Members, what they are worth, and the certificate")
-async def portfolio(request: Request) -> Response:
-    """Members with their values under every head."""
-    call: Call = request.state.call
-    held, families = call.serving.bundle.portfolio, call.serving.bundle.families
-    members = [
-        {
-            "name": member.name,
-            "description": member.description,
-            "weights": dict(member.weights),
-            "cost": float(call.serving.costs[index]),
-            "values": {name: dict(zip(families[name].heads, held.values[name][index].tolist(), strict=True)) for name in families.names},
-            "intervals": {
-                name: dict(zip(families[name].heads, held.intervals[name][index].tolist(), strict=True)) for name in families.names
-            },
-        }
-        for index, member in enumerate(held.members)
-    ]
-    certificate = None if held.certificate is None else held.certificate.summary()
-    return json_response({"bundle": call.serving.bundle.id, "members": members, "certificate": certificate})
-
-
-@router.post("/admin/reload", responses=problems(403, 409), summary="Load another bundle, or the newest, and serve it")
-async def reload(body: ReloadRequest, request: Request) -> Response:
-    """Loads, verifies and warms a bundle, and only then lets it serve; a bad one is refused and the old one goes on."""
-    call: Call = request.state.call
-    require_admin(call.caller)
-    before = call.serving.bundle
-    try:
-        loaded = await call.runtime.finish(_reload(call, FilePath(body.bundle) if body.bundle else None))
-    except BundleRefused:
-        call.runtime.metrics.reloaded("refused")
-        raise
-    call.runtime.metrics.reloaded("loaded")
-    return json_response({"bundle": loaded[0], "basis": loaded[1], "before": before.id, "users_kept": loaded[1] == before.basis})
-
-
-@router.post(
-    "/admin/replay", response_model=ReplayAnswer, responses=problems(403), summary="Learn users' logs anew under the basis that serves"
-)
-async def replay_logs(body: ReplayRequest, request: Request) -> Response:
-    """Scores what users chose under earlier bundles again and adds it to their sums under this one, once; call it until it is done."""
-    call: Call = request.state.call
-    require_admin(call.caller)
-    return json_response(await replay(call, body))
-
-
-async def _reload(call: Call, path: FilePath | None) -> tuple[str, str]:
-    serving = await call.runtime.reload(path)
-    return serving.bundle.id, serving.bundle.basis
 
 
 @router.get("/errors/{code}", responses=problems(404), summary="What an error code means")

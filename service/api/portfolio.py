@@ -1,73 +1,18 @@
-"""`GET /portfolio/coverage`: where this deployment's users sit, and where the portfolio is weakest for them.
-
-    recent users [U, K] ─> utilities of the members ─> whom each serves best, what is lost without them
-                        ─> the certificate's weights [U, d] ─> certified ratios ─> the worst decile, and the member that would help most
-
-Of this process and of the users it routed of late (`window`), each once; numbers in reward of the serving family, those of `add` in the
-certificate's normalised reward. `U` users, `M` members, `K` heads, `d` rewards, `V` vertices.
-"""
+"""`GET /portfolio` and `/portfolio/coverage`: the members and what they are worth; where users sit, and where the portfolio is weak."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from fastapi import APIRouter, Request
-from numpy.typing import NDArray
 from starlette.responses import Response
 
-from attune.models.seam.certificate import Certificate
 from attune.service.api.answers import json_response, problems
 from attune.service.live.runtime import Call
-from attune.service.live.window import RecentUser
+from attune.service.usecases.coverage import MemberCoverage, RatioBin, Suggestion, WorstDecile, coverage
 
 router = APIRouter(tags=["operations"])
-
-EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class RatioBin:
-    """Users whose certified ratio is at least `lower` and below `upper` (the last bin has its end too)."""
-
-    lower: float
-    upper: float
-    users: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorstDecile:
-    """The tenth of the users for whom least is proved: their mean ratio, and their mean weights over the certificate's rewards."""
-
-    users: int
-    mean_ratio: float
-    weights: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Suggestion:
-    """Weights to align a further member to: of those users who could gain by one and the same policy, weighted by their gain.
-
-    `gain` is the most that the member could bring to an average user, as far as the certificate knows; it promises nothing.
-    """
-
-    weights: dict[str, float]
-    users: int
-    gain: float
-
-
-@dataclass(frozen=True, slots=True)
-class MemberCoverage:
-    """The share of users whom a member serves best, and what an average user loses without it."""
-
-    member: str
-    share: float
-    loss_if_dropped: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +35,28 @@ class CoverageAnswer:
     drop: str | None
 
 
+@router.get("/portfolio", responses=problems(), summary="Members, what they are worth, and the certificate")
+async def portfolio(request: Request) -> Response:
+    """Members with their values under every head."""
+    call: Call = request.state.call
+    held, families = call.serving.bundle.portfolio, call.serving.bundle.families
+    members = [
+        {
+            "name": member.name,
+            "description": member.description,
+            "weights": dict(member.weights),
+            "cost": float(call.serving.costs[index]),
+            "values": {name: dict(zip(families[name].heads, held.values[name][index].tolist(), strict=True)) for name in families.names},
+            "intervals": {
+                name: dict(zip(families[name].heads, held.intervals[name][index].tolist(), strict=True)) for name in families.names
+            },
+        }
+        for index, member in enumerate(held.members)
+    ]
+    certificate = None if held.certificate is None else held.certificate.summary()
+    return json_response({"bundle": call.serving.bundle.id, "members": members, "certificate": certificate})
+
+
 @router.get(
     "/portfolio/coverage", response_model=CoverageAnswer, responses=problems(), summary="Where users sit, and where the portfolio is weak"
 )
@@ -98,72 +65,19 @@ async def get_coverage(request: Request) -> Response:
     call: Call = request.state.call
     recent = call.serving.recent
     users = list(recent.of(None if call.caller.admin else call.caller.tenant))
-    return json_response(await asyncio.to_thread(coverage, call, users))
-
-
-def coverage(call: Call, users: Sequence[RecentUser]) -> CoverageAnswer:
-    """Returns the report on these users."""
-    serving, family = call.serving, call.serving.family
-    portfolio = serving.bundle.portfolio
-    costs = call.runtime.cost_weight * serving.costs
-    members: list[MemberCoverage] = []
-    if users:
-        weights = np.stack([user.weights for user in users]).astype(np.float64)
-        members = _members(portfolio.names, weights @ portfolio.values[family].T - costs)
-    proved = [user for user in users if user.ratio is not None]
-    ratios = np.array([user.ratio for user in proved], dtype=np.float64)
-    certificate = portfolio.certificate
-    mapped = _mapped(certificate, proved)
-    counts, _ = np.histogram(ratios, bins=np.array(EDGES))
-    return CoverageAnswer(
-        bundle=serving.bundle.id,
-        family=family,
-        users=len(users),
-        window=serving.recent.limit,
-        certified=len(proved),
-        mean_gap=float(np.mean(1.0 - ratios)) if proved else None,
-        histogram=[RatioBin(*each) for each in zip(EDGES[:-1], EDGES[1:], counts.tolist(), strict=True)] if proved else [],
-        worst_decile=None if certificate is None or not proved else _worst(certificate, ratios, mapped),
-        add=None if certificate is None or not proved else _suggested(certificate, mapped),
-        members=members,
-        drop=min(members, key=lambda member: member.loss_if_dropped).member if len(members) > 1 else None,
+    found = await asyncio.to_thread(coverage, call, users)
+    return json_response(
+        CoverageAnswer(
+            bundle=call.serving.bundle.id,
+            family=call.serving.family,
+            users=found.users,
+            window=recent.limit,
+            certified=found.certified,
+            mean_gap=found.mean_gap,
+            histogram=found.histogram,
+            worst_decile=found.worst_decile,
+            add=found.add,
+            members=found.members,
+            drop=found.drop,
+        )
     )
-
-
-def _members(names: Sequence[str], utilities: Array) -> list[MemberCoverage]:
-    best = np.argmax(utilities, axis=1)
-    found = []
-    for index, name in enumerate(names):
-        others = np.delete(utilities, index, axis=1)
-        lost = np.maximum(0.0, utilities[:, index] - np.max(others, axis=1)) if others.size else np.zeros(len(utilities))
-        found.append(MemberCoverage(name, float(np.mean(best == index)), float(np.mean(lost))))
-    return found
-
-
-def _mapped(certificate: Certificate | None, proved: Sequence[RecentUser]) -> Array:
-    """Returns the certificate's weights of users that it speaks of, `[U, d]`."""
-    found = [certificate.palm_weights(user.weights.astype(np.float64)) for user in proved] if certificate else []
-    # A ratio was given for these weights before they were rounded to float32; the uniform ones stand in should rounding have mattered.
-    size = len(certificate.rewards) if certificate else 0
-    return np.array([np.full(size, 1 / size) if each is None else each for each in found], dtype=np.float64).reshape(len(found), size)
-
-
-def _worst(certificate: Certificate, ratios: Array, mapped: Array) -> WorstDecile:
-    chosen = np.argsort(ratios, kind="stable")[: math.ceil(len(ratios) / 10)]
-    mean = mapped[chosen].mean(axis=0)
-    return WorstDecile(len(chosen), float(ratios[chosen].mean()), dict(zip(certificate.rewards, mean.tolist(), strict=True)))
-
-
-def _suggested(certificate: Certificate, mapped: Array) -> Suggestion | None:
-    """Returns the weights for which a new member could help most: the policy (a vertex) with the greatest sum of gains over the users.
-
-    Not the mean of the worst decile: two groups at opposite corners have their mean where nobody is.
-    """
-    lower = np.max(mapped @ certificate.lower.T, axis=1)
-    gains = np.maximum(0.0, mapped @ certificate.vertices.T - lower[:, None])
-    best = int(np.argmax(gains.sum(axis=0)))
-    mine = gains[:, best]
-    if not mine.sum() > 0:
-        return None
-    weights = (mine @ mapped) / mine.sum()
-    return Suggestion(dict(zip(certificate.rewards, weights.tolist(), strict=True)), int(np.sum(mine > 0)), float(mine.mean()))

@@ -2,24 +2,173 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
 from fastapi import APIRouter, Request
+from pydantic import Field
 from starlette.responses import Response
 
-from attune.service.api.answers import RouteAnswer, json_response, problems
-from attune.service.api.checks import check_route
-from attune.service.api.wire import RouteRequest
+from attune.service.api.answers import UserSeen, json_response, problems
+from attune.service.api.prompted import Context, Prompted, User, check_prompt_length, refuse, wrong_family, wrong_prompt
+from attune.service.errors import FieldError, UnknownMember, printable
 from attune.service.live.runtime import Call
-from attune.service.usecases.deciding import decide, route_answer
+from attune.service.usecases.decision_record import CertifiedUser, Routing
+from attune.service.usecases.people import Personalization
+from attune.service.usecases.routing import Decision, RoutingWish, decide
 
 router = APIRouter()
+
+
+class RouteRequest(Prompted):
+    """Body of `POST /route`."""
+
+    user: User
+    context: Context | None = None
+    family: str | None = None
+    candidates: Annotated[int, Field(ge=1)] = 1
+    policy: Literal["sample", "best", "uniform"] = "sample"
+    member: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A member's value for this user and prompt: mean and spread over the posterior."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A drawn member that did not serve, who did, and why."""
+
+    wanted: str
+    served: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateAnswer:
+    """What is proved of the portfolio for this user, with `confidence`: the best member gives at least `ratio` of the best possible reward.
+
+    `lower` and `upper` are that member's reward at least and any policy's at most, in the certificate's normalised rewards.
+    """
+
+    ratio: float
+    lower: float
+    upper: float
+    family: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingAnswer:
+    """How the member was chosen. `propensity` is null where it was forced, or where another member served in its place.
+
+    `expected` is each member's value less its `costs`, where the deployment weighs them. `last` is the member that served before, where
+    hysteresis was asked about it.
+    """
+
+    policy: Literal["sample", "best", "uniform", "forced"]
+    member: str
+    members: list[str]
+    propensity: float | None
+    joint_propensity: float | None
+    propensities: dict[str, float]
+    expected: dict[str, Expected]
+    fallback: Fallback | None
+    certificate: CertificateAnswer | None
+    costs: dict[str, float] | None = None
+    last: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteAnswer:
+    """Answer of `POST /route`, and the first event of a stream; `decision_id` is null if the store is away."""
+
+    decision_id: str | None
+    bundle: str
+    family: str
+    personalization: Personalization
+    user: UserSeen
+    routing: RoutingAnswer
 
 
 @router.post("/route", response_model=RouteAnswer, responses=problems(404, 413), summary="Choose a member without generating")
 async def route(body: RouteRequest, request: Request) -> Response:
     """Draws members for this user and prompt and keeps the decision; nothing is generated."""
     call: Call = request.state.call
-    bundle = call.serving.bundle
-    check_route(body, call.runtime.limits, bundle.families, bundle.portfolio.names)
-    decision = await decide(call, body, body.user)
+    check_route(body, call)
+    decision = await decide(call, wish_of(body, body.user))
     call.headers["x-attune-member"] = decision.record.routing.members[0]
     return json_response(route_answer(decision))
+
+
+def check_route(request: RouteRequest, call: Call) -> None:
+    """Checks a `/route`, and what `/generate` shares with it.
+
+    Raises:
+        InvalidRequest: every field that is wrong is named.
+        UnknownMember: the member that is forced is not in the portfolio.
+        TooLarge: the prompt is over its limit.
+    """
+    limits, members = call.runtime.limits, call.serving.bundle.portfolio.names
+    wrong = wrong_prompt(request) + wrong_family(request.family, call.serving.bundle.families)
+    if request.candidates > limits.max_generate_candidates:
+        wrong.append(FieldError("candidates", f"is {request.candidates}; at most {limits.max_generate_candidates} are generated"))
+    elif request.member is None and request.candidates > len(members):
+        wrong.append(
+            FieldError(
+                "candidates",
+                f"is {request.candidates} and the portfolio has {len(members)} members, each of which answers once; "
+                "name a `member` to have several answers of one",
+            )
+        )
+    refuse(wrong)
+    if request.member is not None and request.member not in members:
+        raise UnknownMember(f"member {printable(request.member)!r} is not in the portfolio, which has {', '.join(members)}")
+    check_prompt_length(request, limits)
+
+
+def wish_of(body: RouteRequest, user: str | None) -> RoutingWish:
+    """Returns what is to be decided; `user` of the body is ignored in favour of the argument."""
+    return RoutingWish(user, body.prompt_text or "", body.context, body.family, body.candidates, body.policy, body.member)
+
+
+def route_answer(decision: Decision) -> RouteAnswer:
+    """Returns the answer of `/route`, and the first event of a stream."""
+    record, person = decision.record, decision.person
+    seen = UserSeen(person.id, person.comparisons)
+    return RouteAnswer(decision.id, record.bundle, record.family, person.personalization, seen, routing_answer(record.routing))
+
+
+def routing_answer(routing: Routing, served: str | None = None) -> RoutingAnswer:
+    """Returns the answer's view of a routing; `served` is who wrote the first answer, if somebody did."""
+    instead = routing.fallback
+    return RoutingAnswer(
+        policy=routing.policy,
+        member=served or routing.members[0],
+        members=list(routing.members),
+        propensity=routing.propensity,
+        joint_propensity=routing.joint,
+        propensities=dict(routing.propensities),
+        expected=expected_answer(routing.expected),
+        fallback=Fallback(instead.wanted, instead.served, instead.reason) if instead else None,
+        certificate=certificate_answer(routing.certificate),
+        costs=dict(routing.costs) or None,
+        last=routing.last,
+    )
+
+
+def expected_answer(expected: Mapping[str, tuple[float, float]]) -> dict[str, Expected]:
+    """Returns the answer's view of the members' values."""
+    return {member: Expected(mean, std) for member, (mean, std) in expected.items()}
+
+
+def certificate_answer(proved: CertifiedUser | None) -> CertificateAnswer | None:
+    """Returns the answer's view of what is proved for a user."""
+    if proved is None:
+        return None
+    return CertificateAnswer(proved.ratio, proved.lower, proved.upper, proved.family, proved.confidence)

@@ -2,58 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from attune.models.seam.family import Row
-from attune.models.seam.text import Encoded
-from attune.service.api.answers import ScoreAnswer, ScoreOfOne, ScoreUsage, json_response, problems
-from attune.service.api.checks import check_fits, check_score
-from attune.service.api.wire import ScoreRequest
+from attune.service.api.answers import UserSeen, json_response, problems
+from attune.service.api.prompted import (
+    Context,
+    Prompted,
+    User,
+    Written,
+    check_length,
+    check_prompt_length,
+    refuse,
+    wrong_family,
+    wrong_prompt,
+)
+from attune.service.errors import FieldError
 from attune.service.ids import new_id
-from attune.service.live.runtime import Call
-from attune.service.usecases.people import read_person
-from attune.service.usecases.scoring import both, encode, score_candidates, submit
+from attune.service.live.runtime import Call, RequestLimits
+from attune.service.usecases.people import Personalization
+from attune.service.usecases.scoring import Contribution, Scoring, score_responses
 
 router = APIRouter()
+
+
+class ScoreRequest(Prompted):
+    """Body of `POST /score`."""
+
+    user: User
+    responses: list[Written]
+    context: Context | None = None
+    family: str | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOfOne:
+    """One response as this user would see it; `std` is the user's posterior uncertainty; rank 1 is best."""
+
+    index: int
+    score: float
+    std: float
+    rank: int
+    explanation: list[Contribution] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreUsage:
+    """Tokens through the scorer, and those of the prompt's beginning that the template had no room for."""
+
+    tokens: int
+    dropped_prompt_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreAnswer:
+    """Answer of `POST /score`; contributions of a response sum to its score."""
+
+    id: str
+    bundle: str
+    family: str
+    personalization: Personalization
+    user: UserSeen
+    scores: list[ScoreOfOne]
+    weights: dict[str, float]
+    usage: ScoreUsage
 
 
 @router.post("/score", response_model=ScoreAnswer, responses=problems(413), summary="Score responses for a user")
 async def score(body: ScoreRequest, request: Request) -> Response:
     """Scores 1..`max_candidates` responses to one prompt as this user would see them; `explain` adds the heads behind each."""
     call: Call = request.state.call
-    return json_response(await score_texts(call, body, body.user))
+    limits, bundle = call.runtime.limits, call.serving.bundle
+    refuse(wrong_prompt(body) + wrong_responses(body.responses, limits) + wrong_family(body.family, bundle.families))
+    check_prompt_length(body, limits)
+    check_response_lengths(body.responses, limits)
+    scored = await score_responses(call, Scoring(body.user, body.prompt_text or "", body.responses, body.context, body.family))
+    each = enumerate(zip(scored.scores.texts, scored.scores.ranks(), strict=True))
+    return json_response(
+        ScoreAnswer(
+            id=new_id(),
+            bundle=bundle.id,
+            family=scored.family,
+            personalization=scored.person.personalization,
+            user=UserSeen(scored.person.id, scored.person.comparisons),
+            scores=[
+                ScoreOfOne(index, text.score, text.std, rank, text.contributions if body.explain else None) for index, (text, rank) in each
+            ],
+            weights=scored.scores.weights,
+            usage=ScoreUsage(scored.tokens, scored.dropped_prompt_tokens or None),
+        )
+    )
 
 
-async def score_texts(call: Call, body: ScoreRequest, user: str | None) -> ScoreAnswer:
-    """Returns the responses of `body` as `user` sees them; the prior's view if there is no user.
+def wrong_responses(responses: Sequence[str], limits: RequestLimits) -> list[FieldError]:
+    """Returns what is wrong with the number of responses."""
+    if 1 <= len(responses) <= limits.max_candidates:
+        return []
+    return [FieldError("responses", f"has {len(responses)} items; 1 to {limits.max_candidates} are scored")]
+
+
+def check_response_lengths(responses: Sequence[str], limits: RequestLimits) -> None:
+    """Returns if every response is within the limit.
 
     Raises:
-        InvalidRequest, TooLarge: the request is malformed or over a limit.
-        Overloaded, DeadlineExceeded, ScorerFailed, NotReady: see `Batcher.submit`.
+        TooLarge: one is not; the detail has its index, the number and the limit.
     """
-    bundle = call.serving.bundle
-    check_score(body, call.runtime.limits, bundle.families)
-    name, count = body.family or call.serving.family, len(body.responses)
-    with_prompt = bundle.families[name].scores_with_prompt
-
-    async def rows_of_texts() -> tuple[list[Encoded], list[Row]]:
-        encoded = await encode(call, body.prompt_text or "", body.responses, context=body.context, with_prompt=with_prompt)
-        check_fits(encoded[:count], bundle.template, [f"responses[{index}]" for index in range(count)])
-        return encoded, await submit(call, encoded)
-
-    person, (encoded, rows) = await both(read_person(call, user), rows_of_texts())
-    scores = score_candidates(bundle.families, name, person, rows[:count], rows[count] if with_prompt else None)
-    scored = enumerate(zip(scores.texts, scores.ranks(), strict=True))
-    return ScoreAnswer(
-        id=new_id(),
-        bundle=bundle.id,
-        family=name,
-        personalization=person.personalization,
-        user=person.seen,
-        scores=[
-            ScoreOfOne(index, text.score, text.std, rank, text.contributions if body.explain else None) for index, (text, rank) in scored
-        ],
-        weights=scores.weights,
-        usage=ScoreUsage(sum(map(len, encoded)), max(row.dropped_prompt_tokens for row in encoded) or None),
-    )
+    for index, response in enumerate(responses):
+        check_length(f"responses[{index}]", response, limits.max_response_chars)

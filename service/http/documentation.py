@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
-from attune.service.api.answers import Problem
 from attune.service.http.admission import OPEN_PATHS
+from attune.service.http.problems import Problem
 
 
 def documented(app: FastAPI) -> dict[str, Any]:

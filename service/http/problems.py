@@ -7,6 +7,7 @@ values is repeated, and of its field names only what is printable.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -14,12 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from attune.service.errors import AttuneError, FieldError, InvalidRequest, MethodNotAllowed, NotFound, TooLarge
+from attune.service.errors import AttuneError, FieldError, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, invalid, printable
 
 PROBLEM = b"application/problem+json"
 JSON = b"application/json"
 MAX_FIELDS = 20
-_MAX_NAME_CHARS = 100
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _OPENAI_CODES = {"unauthenticated": "invalid_api_key", "unknown-member": "model_not_found", "too-large": "context_length_exceeded"}
@@ -34,6 +34,19 @@ _PLAIN_WORDS = {
     "model_attributes_type": "must be a JSON object, sent as application/json",
     "json_invalid": "is not JSON",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """RFC 9457 problem document; `errors` names each field of an `invalid-request`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+    errors: list[dict[str, str]] | None = None
 
 
 def is_openai(path: str) -> bool:
@@ -121,20 +134,6 @@ def invalid_fields(found: Sequence[Any]) -> InvalidRequest:
     """Returns the error for what pydantic found."""
     fields = [FieldError(_field(item["loc"]), _message(item)) for item in found[:MAX_FIELDS]]
     return invalid(fields, more=max(0, len(found) - MAX_FIELDS))
-
-
-def invalid(fields: Sequence[FieldError], more: int = 0) -> InvalidRequest:
-    """Returns the error that names these fields."""
-    detail = "; ".join(f"{field.field}: {field.message}" for field in fields[:5])
-    hidden = len(fields) - 5 + more
-    return InvalidRequest(f"{detail}; and {hidden} more" if hidden > 0 else detail, fields)
-
-
-def printable(text: str, limit: int = _MAX_NAME_CHARS) -> str:
-    """Returns the text as valid Unicode without control characters, cut to `limit` characters."""
-    whole = text.encode("utf-8", "replace").decode("utf-8")
-    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in whole[: limit + 1])
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 
 def _field(location: Sequence[Any]) -> str:

@@ -38,31 +38,34 @@ ROSTER_FILE = "roster.json"
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Numbers and names that a bundle is loaded with.
+    """Numbers and names that a bundle is loaded with, as the settings have them.
 
     Attributes:
-        family: that is to serve; None takes the bundle's default.
-        shadows: families whose predictions are measured; none takes all others.
-        roster: members file; None takes the bundle's own.
-        budget_tokens: of a batch; 0 measures.
-        price_share: of the price in a member's cost, against its latency.
-        members: given ones, in place of the roster's; they are closed by whoever gave them.
+        family: that is to serve; empty takes the bundle's default.
+        shadow_families: whose predictions are measured; none takes all others.
+        roster: members file; empty takes the bundle's own.
+        threads: of the scorer; 0 takes what the cgroup grants.
+        batch_budget_tokens: of a batch; 0 measures.
+        routing_price_share: of the price in a member's cost, against its latency.
     """
 
-    family: str | None
-    shadows: tuple[str, ...]
-    roster: Path | None
+    family: str
+    shadow_families: tuple[str, ...]
+    roster: str
     require_gpu: bool
     threads: int
-    budget_tokens: int
+    batch_budget_tokens: int
     queue_max_items: int
     queue_max_tokens: int
     local_max_batch: int
-    price_share: float
-    members: Mapping[str, Member] | None = None
+    routing_price_share: float
 
 
-async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: httpx.AsyncClient) -> Serving:
+GivenMembers = Mapping[str, Member] | None
+"""Members in place of the roster's; they are closed by whoever gave them."""
+
+
+async def load_serving(path: Path, plan: LoadPlan, given: GivenMembers, metrics: Metrics, client: httpx.AsyncClient) -> Serving:
     """Returns the bundle at `path`, verified, warm, with its probes passed and its members loaded.
 
     Raises:
@@ -81,7 +84,7 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         # 3. The budget of a batch, which also warms every shape.
         longest = bundle.template.max_tokens
         measured = await asyncio.to_thread(
-            lambda: calibrate(session, max_text_tokens=longest, fixed_budget_tokens=plan.budget_tokens or None)
+            lambda: calibrate(session, max_text_tokens=longest, fixed_budget_tokens=plan.batch_budget_tokens or None)
         )
         _log.info(
             "scorer calibrated", provider=session.provider, budget_tokens=measured.budget_tokens, tokens_per_s=round(measured.tokens_per_s)
@@ -105,9 +108,9 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         # 4. The probes, through the batcher as a request would go.
         await replay_probes(bundle, encoder, batcher, scorer.tolerance)
         # 5. The members of the portfolio.
-        specs = _specs(bundle, plan)
-        roster = await _members(bundle, specs, plan, metrics, client)
-        costs = _costs(bundle, specs, plan.price_share)
+        specs = _specs(bundle, plan, given)
+        roster = await _members(bundle, specs, plan, given, metrics, client)
+        costs = _costs(bundle, specs, plan.routing_price_share)
     except BaseException:
         await batcher.aclose()
         raise
@@ -123,7 +126,7 @@ async def load_serving(path: Path, plan: LoadPlan, metrics: Metrics, client: htt
         prompt_outputs=prompt_outputs,
         provider=session.provider,
         budget_tokens=measured.budget_tokens,
-        owns_members=plan.members is None,
+        owns_members=given is None,
         costs=costs,
     )
 
@@ -210,11 +213,11 @@ async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: Batcher, 
 
 def _families(bundle: Bundle, plan: LoadPlan) -> tuple[str, tuple[str, ...]]:
     names = bundle.families.names
-    unknown = [name for name in (*([plan.family] if plan.family else []), *plan.shadows) if name not in names]
+    unknown = [name for name in (*([plan.family] if plan.family else []), *plan.shadow_families) if name not in names]
     if unknown:
         raise BundleRefused(f"{bundle.id} has no family {', '.join(unknown)}; it has {', '.join(names)}")
     family = plan.family or bundle.default_family
-    return family, tuple(name for name in (plan.shadows or names) if name != family)
+    return family, tuple(name for name in (plan.shadow_families or names) if name != family)
 
 
 def _check_outputs(bundle: Bundle, session: ScorerSession) -> None:
@@ -226,12 +229,12 @@ def _check_outputs(bundle: Bundle, session: ScorerSession) -> None:
 
 
 def _roster_file(bundle: Bundle, plan: LoadPlan) -> Path:
-    return plan.roster or bundle.path / ROSTER_FILE
+    return Path(plan.roster) if plan.roster else bundle.path / ROSTER_FILE
 
 
-def _specs(bundle: Bundle, plan: LoadPlan) -> Mapping[str, MemberSpec]:
+def _specs(bundle: Bundle, plan: LoadPlan, given: GivenMembers) -> Mapping[str, MemberSpec]:
     """Returns what the roster says of the portfolio's members; nothing where members were given and no roster was."""
-    if plan.members is not None and plan.roster is None:
+    if given is not None and not plan.roster:
         return {}
     try:
         return {name: spec for name, spec in read_roster(_roster_file(bundle, plan)).items() if name in bundle.portfolio.names}
@@ -246,12 +249,19 @@ def _costs(bundle: Bundle, specs: Mapping[str, MemberSpec], price_share: float) 
     return member_costs(prices, latencies_s, price_share=price_share)
 
 
-async def _members(bundle: Bundle, specs: Mapping[str, MemberSpec], plan: LoadPlan, metrics: Metrics, client: httpx.AsyncClient) -> Roster:
+async def _members(
+    bundle: Bundle,
+    specs: Mapping[str, MemberSpec],
+    plan: LoadPlan,
+    given: GivenMembers,
+    metrics: Metrics,
+    client: httpx.AsyncClient,
+) -> Roster:
     observers = member_observers(metrics)
     names = bundle.portfolio.names
     try:
-        if plan.members is not None:
-            roster = Roster(plan.members, None, observers)
+        if given is not None:
+            roster = Roster(given, None, observers)
         else:
             portfolio = build_roster(
                 specs,

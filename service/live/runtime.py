@@ -24,27 +24,54 @@ from attune.models.seam.text import TextEncoder
 from attune.service.auth import Caller
 from attune.service.batching.batcher import Batcher
 from attune.service.errors import DeadlineExceeded, NotReady
-from attune.service.live.window import RecentUsers
+from attune.service.live.recent_users import RecentUsers
 from attune.service.members.roster import Roster
 from attune.service.observe.metrics import Metrics
 from attune.service.observe.timing import Timings
-from attune.service.state.store import Store
+from attune.service.state.store import Limits, Store
 
 T = TypeVar("T")
 Phase = Literal["starting", "ready", "draining"]
 
 
+# The numbers of each consumer, under the names that their settings have; `settings.numbers_for` fills them.
+
+
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a request and of what is kept of it; characters, items, tokens and bytes as the names say."""
+class RequestLimits:
+    """Bounds of a request, checked before anything is done for it."""
 
     max_candidates: int
     max_generate_candidates: int
     max_prompt_chars: int
     max_response_chars: int
     max_new_tokens: int
-    max_payload_bytes: int
-    max_decision_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingNumbers:
+    """How members are drawn.
+
+    Attributes:
+        routing_epsilon: share of decisions drawn uniformly.
+        routing_hysteresis: reward by which another member must be better before policy `best` leaves the one that served last; 0 keeps
+            nobody.
+        routing_cost_weight: reward that the dearest member's cost is worth; 0 weighs no costs.
+        posterior_samples: behind one decision.
+    """
+
+    routing_epsilon: float
+    routing_hysteresis: float
+    routing_cost_weight: float
+    posterior_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is kept of a request: for how long its decision, and whether prompts and answers are."""
+
+    decision_ttl_s: float
+    keep_text: bool
 
 
 class Leases:
@@ -115,26 +142,20 @@ class Runtime:
     """What outlives bundles.
 
     Attributes:
+        bounds: what the store keeps of one user at most.
         user_secret: hashes user ids.
-        epsilon, samples: exploration and posterior samples of routing.
-        hysteresis: reward by which another member must be better before policy `best` leaves the one that served last; 0 keeps nobody.
-        cost_weight: reward that the dearest member's cost is worth; 0 weighs no costs.
-        keep_text: whether decisions and the log keep prompts and answers.
         clock: Unix seconds.
         reload: loads and checks another bundle and puts it in place; its caller gets the new `Serving`.
     """
 
     store: Store
     metrics: Metrics
-    limits: Limits
+    limits: RequestLimits
+    routing: RoutingNumbers
+    keeping: Keeping
+    bounds: Limits
     decay: Decay
     user_secret: bytes
-    epsilon: float
-    samples: int
-    hysteresis: float
-    cost_weight: float
-    decision_ttl_s: float
-    keep_text: bool
     clock: Callable[[], float]
     reload: Callable[[Path | None], Awaitable[Serving]]
     _unfinished: set[asyncio.Task[Any]] = field(default_factory=set)

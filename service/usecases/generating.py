@@ -12,17 +12,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from attune.service.api.answers import CandidateAnswer, GenerateAnswer, GenerationUsage
 from attune.service.errors import DeadlineExceeded, MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
 from attune.service.live.watching import begin_member_run
 from attune.service.members.member import Finish, GenerationRequest, TextPiece
 from attune.service.members.roster import Fallback
-from attune.service.usecases.deciding import Decision, routing_answer, write
-from attune.service.usecases.record import KeptCandidate, Routing, keep
-from attune.service.usecases.scoring import Scores, encode, score_candidates, submit
+from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn, keep
+from attune.service.usecases.routing import Decision, write
+from attune.service.usecases.scoring import encode, score_candidates, submit
 
 PIECES_AHEAD = 256
 """How far members may be ahead of a slow reader before they are held."""
@@ -45,6 +45,37 @@ class Ping:
     """Nothing was written for a while."""
 
 
+@dataclass(frozen=True, slots=True)
+class GeneratedCandidate:
+    """One finished answer as the user sees it.
+
+    Attributes:
+        id: None if the decision could not be kept, and then feedback goes by texts.
+        rank: 1 for the best.
+        unscored_tokens: of the answer's end, for which the scorer had no room.
+    """
+
+    id: str | None
+    index: int
+    member: str
+    text: str
+    score: float
+    std: float
+    rank: int
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    unscored_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """All answers of a decision, and the decision as it was served."""
+
+    decision: Decision
+    candidates: tuple[GeneratedCandidate, ...]
+
+
 @dataclass(slots=True)
 class _Draft:
     """One candidate while it is written."""
@@ -64,7 +95,7 @@ class _Draft:
 Drafts = asyncio.Queue[Piece | _Draft | Exception]
 
 
-async def generate(call: Call, decision: Decision, ask: GenerationRequest) -> AsyncGenerator[Piece | Ping | GenerateAnswer, None]:
+async def generate(call: Call, decision: Decision, ask: GenerationRequest) -> AsyncGenerator[Piece | Ping | Generated, None]:
     """Yields pieces of the candidates as they are written, and last the whole answer.
 
     Raises:
@@ -93,14 +124,14 @@ async def generate(call: Call, decision: Decision, ask: GenerationRequest) -> As
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         call.timings.add("member", asyncio.get_running_loop().time() - began_s)
-    yield await _answer(call, decision, drafts)
+    yield await _scored_and_kept(call, decision, drafts)
 
 
-async def answer_of(events: AsyncGenerator[Piece | Ping | GenerateAnswer, None]) -> GenerateAnswer:
-    """Returns the answer that a generation ends with."""
+async def finished(events: AsyncGenerator[Piece | Ping | Generated, None]) -> Generated:
+    """Returns what a generation ends with."""
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, GenerateAnswer):
+            if isinstance(event, Generated):
                 return event
     raise MemberFailed("the generation ended without an answer")
 
@@ -149,7 +180,7 @@ async def _next(queue: Drafts, deadline_at_s: float) -> Piece | Ping | _Draft | 
         return Ping()
 
 
-async def _answer(call: Call, decision: Decision, drafts: Sequence[_Draft]) -> GenerateAnswer:
+async def _scored_and_kept(call: Call, decision: Decision, drafts: Sequence[_Draft]) -> Generated:
     """Returns the finished answer, after its candidates were scored and kept."""
     record, families = decision.record, call.serving.bundle.families
     encoded = await encode(call, decision.prompt, [draft.text for draft in drafts], context=None, with_prompt=False)
@@ -158,7 +189,7 @@ async def _answer(call: Call, decision: Decision, drafts: Sequence[_Draft]) -> G
     kept = tuple(
         KeptCandidate(
             member=draft.member,
-            text=draft.text if call.runtime.keep_text else None,
+            text=draft.text if call.runtime.keeping.keep_text else None,
             finish_reason=finish.reason,
             score=text.score,
             std=text.std,
@@ -171,8 +202,24 @@ async def _answer(call: Call, decision: Decision, drafts: Sequence[_Draft]) -> G
     decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=kept))
     is_kept = await write(call, decision)
     call.headers["x-attune-member"] = drafts[0].member
-    unscored = [row.dropped_response_tokens or None for row in encoded]
-    return _rendered(decision, drafts, scores, unscored, is_kept=is_kept)
+    ended = zip(drafts, _finishes(drafts), scores.texts, scores.ranks(), encoded, strict=True)
+    candidates = tuple(
+        GeneratedCandidate(
+            id=candidate_id(decision.id, draft.index) if decision.id and is_kept else None,
+            index=draft.index,
+            member=draft.member,
+            text=draft.text,
+            score=text.score,
+            std=text.std,
+            rank=rank,
+            finish_reason=finish.reason,
+            prompt_tokens=finish.prompt_tokens,
+            completion_tokens=finish.completion_tokens,
+            unscored_tokens=row.dropped_response_tokens,
+        )
+        for draft, finish, text, rank, row in ended
+    )
+    return Generated(decision, candidates)
 
 
 def _finishes(drafts: Sequence[_Draft]) -> list[Finish]:
@@ -182,34 +229,6 @@ def _finishes(drafts: Sequence[_Draft]) -> list[Finish]:
 def _as_served(routing: Routing, drafts: Sequence[_Draft]) -> Routing:
     for draft in drafts:
         if draft.fallback is not None:
-            fallback = {"wanted": draft.wanted, "served": draft.member, "reason": draft.fallback.reason}
-            return replace(routing, propensity=None, joint=None, fallback=fallback)
+            stand_in = StandIn(draft.wanted, draft.member, draft.fallback.reason)
+            return replace(routing, propensity=None, joint=None, fallback=stand_in)
     return routing
-
-
-def _rendered(
-    decision: Decision, drafts: Sequence[_Draft], scores: Scores, unscored: Sequence[int | None], *, is_kept: bool
-) -> GenerateAnswer:
-    record = decision.record
-    return GenerateAnswer(
-        decision_id=decision.id,
-        bundle=record.bundle,
-        family=record.family,
-        personalization=decision.person.personalization,
-        user=decision.person.seen,
-        candidates=[
-            CandidateAnswer(
-                candidate_id=candidate_id(decision.id, draft.index) if decision.id and is_kept else None,
-                index=draft.index,
-                member=draft.member,
-                text=draft.text,
-                score=text.score,
-                std=text.std,
-                rank=rank,
-                finish_reason=finish.reason,
-                usage=GenerationUsage(finish.prompt_tokens, finish.completion_tokens, missing),
-            )
-            for draft, finish, text, rank, missing in zip(drafts, _finishes(drafts), scores.texts, scores.ranks(), unscored, strict=True)
-        ],
-        routing=routing_answer(record.routing, drafts[0].member),
-    )

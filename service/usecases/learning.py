@@ -1,7 +1,7 @@
-"""One comparison: found by ids or scored from texts, predicted by every family, learned, and added to the user's sum once.
+"""One comparison, learned once: found by ids or scored from texts, predicted by every family, and added to the user's sum.
 
     ids ─> decision records ┐
-    texts ─> scorer ────────┴─> rows of chosen, rejected, prompt ─> predict ─> learn ─> stamp ─> one atomic add
+    texts ─> scorer ────────┴─> rows of chosen, rejected, prompt ─> predict ─> evidence ─> one atomic add
 
 The prediction uses the sum as it stood before (prequential); the evidence uses nothing but the comparison. The add runs to its end even if
 the caller leaves. What went wrong is raised; nothing is ever answered as applied that is not.
@@ -9,82 +9,102 @@ the caller leaves. What went wrong is raised; nothing is ever answered as applie
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
-from attune.service.api.answers import FeedbackAnswer
-from attune.service.api.wire import FeedbackRequest
-from attune.service.errors import EventConflict, ExpiredCandidate, FieldError, ScorerFailed, UnknownCandidate, UnknownDecision
-from attune.service.http.problems import invalid
-from attune.service.ids import new_id
+from attune.service.errors import EventConflict, ExpiredCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
-from attune.service.state.records import checked_event_id
-from attune.service.state.store import Added, Comparison
-from attune.service.usecases.comparing import Pair, find_pair
-from attune.service.usecases.people import Person, key_of, person, weights_by_head
+from attune.service.state.store import Comparison, UserKey, UserSum
+from attune.service.usecases.pairs import FoundPair, PairById, PairByText, find_pair
+from attune.service.usecases.people import Person, key_of, person, weights_under
 
 Array = NDArray[np.float64]
 
-CLOCK_SKEW_S = 60.0
-"""Clocks of clients differ from ours by this much before an observation is said to lie in the future."""
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What somebody said about two answers.
+
+    Attributes:
+        event_id: whatever comes under it again is the same event.
+        digest: 16 bytes, equal for two tellings that say the same.
+        observed_s: Unix seconds, not in the future.
+        tie: neither was better.
+    """
+
+    user: str
+    event_id: str
+    digest: bytes
+    observed_s: float
+    pair: PairById | PairByText
+    tie: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What every family thought of the comparison before it was learned: the probability of the choice that was made."""
+class Learned:
+    """What it changed: the person afterwards with their weights, and who had predicted the choice (nobody for ties and duplicates)."""
 
-    chosen: Mapping[str, float]
+    result: Literal["applied", "duplicate"]
+    person: Person
+    weights: Mapping[str, float]
+    agreement: Mapping[str, bool]
 
-    @property
-    def agreement(self) -> dict[str, bool]:
-        return {family: probability > 0.5 for family, probability in self.chosen.items()}
 
-
-async def learn(call: Call, request: FeedbackRequest, header_event_id: str | None) -> FeedbackAnswer:
+async def learn(call: Call, told: Told) -> Learned:
     """Returns what one comparison changed.
 
     Raises:
-        InvalidRequest: see `checks.check_feedback`; also an `observed_at` in the future, and candidates of different prompts.
-        UnknownCandidate, NotYourCandidate, ExpiredCandidate, UnknownDecision: see `comparing.find_pair`; never for the repeat of an
-            event that was applied.
+        InvalidRequest: the candidates are of different prompts, or the texts of another prompt than the decision.
+        UnknownCandidate, NotYourCandidate, ExpiredCandidate, UnknownDecision: see `pairs.find_pair`; never for the repeat of an event
+            that was applied.
         EventConflict: the event id was used with another body; nothing was applied.
+        ScorerFailed: the scorer gave numbers that are not finite; nothing was applied.
         StoreUnavailable: it may or may not be applied; sending it again with the same event id is safe.
     """
-    event_id = _event_id(request, header_event_id)
-    observed_s = _observed_s(call, request)
+    families, key = call.serving.bundle.families, key_of(call, told.user)
     try:
-        total, pair = await find_pair(call, request)
+        total, pair = await find_pair(call, key, told.pair)
     except (ExpiredCandidate, UnknownCandidate, UnknownDecision):
         # A repeat may come when its decisions have gone: what was applied is known for longer than what it was applied from.
-        repeated = await _repeated(call, request, event_id)
-        if repeated is None:
+        found, total = await _repeated(call, key, told)
+        if not found:
             raise
-        return repeated
-    before = person(call, request.user, total)
-    prediction, evidence = _studied(call, before, pair, tie=request.tie)
-    vector, epoch = call.runtime.decay.stamp(evidence, observed_s)
-    comparison = Comparison(
-        event_id, digest(request), call.kept_under, epoch, observed_s, vector, _payload(call, request, pair, prediction)
-    )
+        return _learned(call, told, key, "duplicate", total, {})
+
+    evidence = evidence_of(call, pair.rows, tie=told.tie)
+    predicted = families.predict(person(call, told.user, key, total).evidence, *pair.rows)
+
+    vector, epoch = call.runtime.decay.stamp(evidence, told.observed_s)
+    payload = _payload(call, told, pair, predicted)
+    comparison = Comparison(told.event_id, told.digest, call.kept_under, epoch, told.observed_s, vector, payload)
     with call.timings.measure("redis"):
-        added: Added = await call.runtime.finish(call.runtime.store.add_comparison(key_of(call, request.user), comparison))
-    if added.result == "applied" and not request.tie:
-        _measure(call, prediction)
-    return _answer(call, request, event_id, added, {} if request.tie else prediction.agreement)
+        added = await call.runtime.finish(call.runtime.store.add_comparison(key, comparison))
+
+    if added.result == "applied" and not told.tie:
+        _measure(call, predicted)
+    agreement = {} if told.tie else {family: probability > 0.5 for family, probability in predicted.items()}
+    return _learned(call, told, key, added.result, added.sum, agreement)
 
 
-def digest(request: FeedbackRequest) -> bytes:
-    """Returns 16 bytes that are equal for two bodies that say the same; the event id is the key and no part of it."""
-    body = orjson.dumps(request.model_dump(mode="json", exclude={"event_id"}), option=orjson.OPT_SORT_KEYS)
-    return hashlib.blake2b(body, digest_size=16).digest()
+async def take_back(call: Call, user: str, event_id: str) -> Person:
+    """Returns the person after one comparison was subtracted, exactly; its event id stays used.
+
+    Raises:
+        UnknownEvent: the log does not hold the event, or it was taken back before; nothing changed.
+    """
+    key = key_of(call, user)
+    with call.timings.measure("redis"):
+        total = await call.runtime.finish(call.runtime.store.take_back(key, call.kept_under, event_id))
+    call.runtime.metrics.compared("taken-back")
+    return person(call, user, key, total)
 
 
 def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
@@ -107,83 +127,59 @@ def read_payload(payload: bytes) -> dict[str, object]:
     return found
 
 
-async def _repeated(call: Call, request: FeedbackRequest, event_id: str) -> FeedbackAnswer | None:
-    """Returns the answer to the repeat of an event that was applied; None if it was not.
+async def _repeated(call: Call, key: UserKey, told: Told) -> tuple[bool, UserSum | None]:
+    """Returns whether the event was applied before, and the sum as it is now.
 
     Raises:
         EventConflict: it was applied with another body, or taken back since.
     """
-    store, key = call.runtime.store, key_of(call, request.user)
     with call.timings.measure("redis"):
-        known = await store.find_event(key, event_id)
+        known = await call.runtime.store.find_event(key, told.event_id)
         if known is None:
-            return None
-        if known.taken_back or known.digest != digest(request):
+            return False, None
+        if known.taken_back or known.digest != told.digest:
             happened = "was taken back; a new comparison needs a new event id" if known.taken_back else "was used before with another body"
-            raise EventConflict(f"event {event_id!r} {happened}")
-        total = await store.read_user(key, call.kept_under)
-    return _answer(call, request, event_id, Added("duplicate", total), {})
+            raise EventConflict(f"event {told.event_id!r} {happened}")
+        return True, await call.runtime.store.read_user(key, call.kept_under)
 
 
-def _answer(call: Call, request: FeedbackRequest, event_id: str, added: Added, agreement: dict[str, bool]) -> FeedbackAnswer:
-    after = person(call, request.user, added.sum)
-    families, name = call.serving.bundle.families, call.serving.family
-    return FeedbackAnswer(event_id, added.result, after.seen, agreement, weights_by_head(families, name, after.evidence))
+def _learned(
+    call: Call,
+    told: Told,
+    key: UserKey,
+    result: Literal["applied", "duplicate"],
+    total: UserSum | None,
+    agreement: Mapping[str, bool],
+) -> Learned:
+    after = person(call, told.user, key, total)
+    return Learned(result, after, weights_under(call, call.serving.family, after), agreement)
 
 
-def _event_id(request: FeedbackRequest, header: str | None) -> str:
-    given = request.event_id if request.event_id is not None else header
-    if given is None:
-        return new_id()
-    try:
-        return checked_event_id(given)
-    except ValueError as error:
-        field = "event_id" if request.event_id is not None else "Idempotency-Key"
-        raise invalid([FieldError(field, str(error).removeprefix("event id "))]) from None
-
-
-def _observed_s(call: Call, request: FeedbackRequest) -> float:
-    now_s = call.runtime.clock()
-    if request.observed_at is None:
-        return now_s
-    observed_s = request.observed_at.timestamp()
-    if observed_s > now_s + CLOCK_SKEW_S:
-        raise invalid(
-            [FieldError("observed_at", f"is {observed_s - now_s:,.0f} s in the future; at most {CLOCK_SKEW_S:.0f} s are let through")]
-        )
-    return min(observed_s, now_s)
-
-
-def _studied(call: Call, before: Person, pair: Pair, *, tie: bool) -> tuple[Prediction, Array]:
-    rows: tuple[Row, Row, Row] = (pair.chosen, pair.rejected, pair.prompt)
-    evidence = evidence_of(call, rows, tie=tie)
-    return Prediction(call.serving.bundle.families.predict(before.evidence, *rows)), evidence
-
-
-def _measure(call: Call, prediction: Prediction) -> None:
+def _measure(call: Call, predicted: Mapping[str, float]) -> None:
     for family in (call.serving.family, *call.serving.shadows):
-        probability = prediction.chosen[family]
+        probability = predicted[family]
         log_loss = -math.log(probability) if probability > 0 else math.inf
         call.runtime.metrics.predicted(family, agreed=probability > 0.5, log_loss_nats=log_loss)
 
 
-def _payload(call: Call, request: FeedbackRequest, pair: Pair, prediction: Prediction) -> bytes:
+def _payload(call: Call, told: Told, pair: FoundPair, predicted: Mapping[str, float]) -> bytes:
     """Returns what export and a later replay need of the comparison; without its texts if they are too long to keep."""
-    kept = pair if call.runtime.keep_text else replace(pair, prompt_text=None, context=None, chosen_text=None, rejected_text=None)
-    for candidate in (kept, replace(kept, prompt_text=None, context=None, chosen_text=None, rejected_text=None)):
+    textless = replace(pair, prompt_text=None, context=None, chosen_text=None, rejected_text=None)
+    by_id = told.pair if isinstance(told.pair, PairById) else None
+    for kept in (pair, textless) if call.runtime.keeping.keep_text else (textless,):
         content = {
-            "chosen": request.chosen,
-            "rejected": request.rejected,
-            "decisions": candidate.decisions,
-            "members": candidate.members,
-            "tie": request.tie,
-            "prompt": candidate.prompt_text,
-            "context": candidate.context,
-            "chosen_text": candidate.chosen_text,
-            "rejected_text": candidate.rejected_text,
-            "predicted": {family: round(probability, 6) for family, probability in prediction.chosen.items()},
+            "chosen": by_id and by_id.chosen,
+            "rejected": by_id and by_id.rejected,
+            "decisions": kept.decisions,
+            "members": kept.members,
+            "tie": told.tie,
+            "prompt": kept.prompt_text,
+            "context": kept.context,
+            "chosen_text": kept.chosen_text,
+            "rejected_text": kept.rejected_text,
+            "predicted": {family: round(probability, 6) for family, probability in predicted.items()},
         }
         payload = zlib.compress(orjson.dumps(content))
-        if len(payload) <= call.runtime.limits.max_payload_bytes:
+        if len(payload) <= call.runtime.bounds.max_payload_bytes:
             return payload
     return b""

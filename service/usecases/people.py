@@ -1,31 +1,37 @@
-"""A user as a request sees them: what is known of them, from the store, at this moment.
+"""A user as a request sees them: what is known of them, from the store, at this moment; and deleting them.
 
-Redis away is not an error here: scoring and routing go on from the prior, say so, and count it. Feedback decides otherwise for itself.
+Redis away is not an error for those who read: scoring and routing go on from the prior, say so, and count it. Learning decides otherwise
+for itself. A user's key is an HMAC, computed once a request and carried by `Person`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.families import Families
-from attune.models.seam.family import Row
-from attune.service.api.answers import Personalization, UserSeen
 from attune.service.errors import StoreUnavailable
 from attune.service.live.runtime import Call
-from attune.service.state.store import UserKey, UserSum, user_tag
+from attune.service.state.store import Deleted, UserKey, UserSum, user_tag
 
 Array = NDArray[np.float64]
+Personalization = Literal["applied", "prior", "unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A user with their evidence `[E]` as it is worth now; zeros for somebody of whom nothing is known."""
+    """A user with their evidence `[E]` as it is worth now; zeros for somebody of whom nothing is known.
+
+    Attributes:
+        id: as the caller named them; empty for nobody.
+        key: under which they are kept; None for nobody, of whom nothing is kept.
+        personalization: whether the evidence is theirs, or the prior because nothing is known or because the store is away.
+    """
 
     id: str
+    key: UserKey | None
     comparisons: int
     evidence: Array
     personalization: Personalization
@@ -33,9 +39,14 @@ class Person:
     last_seen_s: float | None = None
     last_member: str | None = None
 
-    @property
-    def seen(self) -> UserSeen:
-        return UserSeen(self.id, self.comparisons)
+
+@dataclass(frozen=True, slots=True)
+class UnderFamily:
+    """A person under one family: weights by head; `mean` and `std` of the Gaussian where the family has one."""
+
+    weights: dict[str, float]
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 def key_of(call: Call, user: str) -> UserKey:
@@ -43,13 +54,13 @@ def key_of(call: Call, user: str) -> UserKey:
     return UserKey(call.caller.tenant, user_tag(call.runtime.user_secret, call.caller.tenant, user))
 
 
-def person(call: Call, user: str, total: UserSum | None) -> Person:
+def person(call: Call, user: str, key: UserKey, total: UserSum | None) -> Person:
     """Returns the user that a stored sum describes, with forgetting applied up to now."""
     families = call.serving.bundle.families
     if total is None or not total.count:
-        return Person(user, 0, families.prior(), "prior")
+        return Person(user, key, 0, families.prior(), "prior")
     evidence = call.runtime.decay.read(total.evidence, total.epoch, call.runtime.clock())
-    return Person(user, total.count, evidence[: families.evidence_size], "applied", total.first_seen_s, total.last_seen_s)
+    return Person(user, key, total.count, evidence[: families.evidence_size], "applied", total.first_seen_s, total.last_seen_s)
 
 
 async def read_person(call: Call, user: str | None, *, with_last: bool = False) -> Person:
@@ -60,35 +71,57 @@ async def read_person(call: Call, user: str | None, *, with_last: bool = False) 
         user: None for a caller who names no user.
         with_last: whether to read the member that served last too, in the same round trip.
     """
-    families = call.serving.bundle.families
+    store, last = call.runtime.store, None
     if user is None:
-        found = Person("", 0, families.prior(), "prior")
+        found = Person("", None, 0, call.serving.bundle.families.prior(), "prior")
     else:
+        key = key_of(call, user)
         try:
             with call.timings.measure("redis"):
                 if with_last:
-                    total, last = await call.runtime.store.read_for_routing(key_of(call, user), call.kept_under)
+                    total, last = await store.read_for_routing(key, call.kept_under)
                 else:
-                    total, last = await call.runtime.store.read_user(key_of(call, user), call.kept_under), None
-            found = replace(person(call, user, total), last_member=last)
+                    total = await store.read_user(key, call.kept_under)
+            found = replace(person(call, user, key, total), last_member=last)
         except StoreUnavailable:
-            found = Person(user, 0, families.prior(), "unavailable")
+            found = Person(user, key, 0, call.serving.bundle.families.prior(), "unavailable")
     call.runtime.metrics.personalized(found.personalization)
     return found
 
 
-def weights_by_head(families: Families, name: str, evidence: Array, prompt: Row | None = None) -> dict[str, float]:
-    """Returns the user's weights under one family, by the name of the head."""
-    family = families[name]
-    weights = family.weights(families.part(name, evidence), prompt)
-    return dict(zip(family.heads, weights.tolist(), strict=True))
+async def look_up(call: Call, user: str) -> Person:
+    """Returns the user as stored, for those who ask about the user.
+
+    Raises:
+        StoreUnavailable: the store is away; the prior would be no answer.
+    """
+    key = key_of(call, user)
+    with call.timings.measure("redis"):
+        return person(call, user, key, await call.runtime.store.read_user(key, call.kept_under))
 
 
-def rfc3339(seconds: float | None) -> str | None:
-    """Returns a time as RFC 3339 in UTC with milliseconds; None stays None, as does what no calendar holds."""
-    if seconds is None:
-        return None
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (OverflowError, OSError, ValueError):
-        return None
+async def delete_person(call: Call, user: str) -> Deleted:
+    """Returns what was removed: everything that is kept of the user; it runs to its end even if the caller leaves."""
+    key = key_of(call, user)
+    with call.timings.measure("redis"):
+        deleted = await call.runtime.finish(call.runtime.store.delete_user(key))
+    call.serving.recent.forget(key)
+    return deleted
+
+
+def under_families(call: Call, found: Person) -> dict[str, UnderFamily]:
+    """Returns the person under every family of the bundle, by its name."""
+    families = call.serving.bundle.families
+    under = {}
+    for name in families.names:
+        posterior = families[name].posterior(families.part(name, found.evidence))
+        gaussian = () if posterior is None else (posterior[0].tolist(), posterior[1].tolist())
+        under[name] = UnderFamily(weights_under(call, name, found), *gaussian)
+    return under
+
+
+def weights_under(call: Call, name: str, found: Person) -> dict[str, float]:
+    """Returns the person's weights under one family on an average prompt, by the name of the head."""
+    families = call.serving.bundle.families
+    weights = families[name].weights(families.part(name, found.evidence), None)
+    return dict(zip(families[name].heads, weights.tolist(), strict=True))

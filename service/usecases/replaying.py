@@ -14,10 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
-from attune.service.api.user_answers import ReplayAnswer
-from attune.service.api.wire import ReplayRequest
-from attune.service.errors import FieldError, Overloaded, ScorerFailed, TooLarge
-from attune.service.http.problems import invalid
+from attune.service.errors import FieldError, Overloaded, ScorerFailed, TooLarge, invalid
 from attune.service.live.runtime import Call
 from attune.service.state.store import Comparison, LoggedComparison, UserKey, UsersPage, user_tag
 from attune.service.usecases.learning import evidence_of, read_payload
@@ -29,17 +26,37 @@ TOGETHER = 8
 _NO_DIGEST = b"\0" * 16
 
 
+@dataclass(frozen=True, slots=True)
+class ReplayScope:
+    """Whose logs: everybody's, those of a tenant, or one user's (of the caller's tenant if none is named); and for how long.
+
+    Attributes:
+        cursor: where the call before this one ended; None begins.
+        limit_s: how long to work at most; half of what is left until the deadline is the limit too.
+    """
+
+    tenant: str | None
+    user: str | None
+    cursor: str | None
+    limit_s: float
+
+
 @dataclass(slots=True)
 class Progress:
-    """What a call has done so far; what cannot be replayed is counted with the user's end, so that it is counted once."""
+    """What a call has done so far; what cannot be replayed is counted with the user's end, so that it is counted once.
+
+    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on. `cursor` says
+    where to go on from; None where everything is done.
+    """
 
     users: int = 0
     replayed: int = 0
     without_texts: int = 0
     unusable: int = 0
+    cursor: str | None = None
 
 
-async def replay(call: Call, request: ReplayRequest) -> ReplayAnswer:
+async def replay(call: Call, scope: ReplayScope) -> Progress:
     """Returns what was replayed in this call, and the cursor to go on from.
 
     Raises:
@@ -48,11 +65,11 @@ async def replay(call: Call, request: ReplayRequest) -> ReplayAnswer:
         StoreUnavailable: likewise.
     """
     loop = asyncio.get_running_loop()
-    ends_at_s = loop.time() + min(request.limit_s, call.left_s / 2)
+    ends_at_s = loop.time() + min(scope.limit_s, call.left_s / 2)
     progress = Progress()
-    place, _, after = (request.cursor or "").partition("/")
+    place, _, after = (scope.cursor or "").partition("/")
     while True:
-        page = await _page(call, request, place)
+        page = await _page(call, scope, place)
         # By tag, so that a cursor can say how far a page was done; a page read again may have its users in another order.
         for key in sorted(page.users, key=lambda key: (key.tenant, key.tag)):
             here = f"{key.tenant}:{key.tag}"
@@ -60,21 +77,23 @@ async def replay(call: Call, request: ReplayRequest) -> ReplayAnswer:
                 continue
             finished = await _replay_user(call, key, progress, ends_at_s)
             if not finished:
-                return _answer(call, progress, f"{place}/{after}")
+                progress.cursor = f"{place}/{after}"
+                return progress
             after = here
         if page.cursor is None:
-            return _answer(call, progress, None)
+            return progress
         place, after = page.cursor, ""
         if loop.time() >= ends_at_s:
-            return _answer(call, progress, f"{place}/")
+            progress.cursor = f"{place}/"
+            return progress
 
 
-async def _page(call: Call, request: ReplayRequest, place: str) -> UsersPage:
-    if request.user is not None:
-        tenant = request.tenant or call.caller.tenant
-        return UsersPage((UserKey(tenant, user_tag(call.runtime.user_secret, tenant, request.user)),), None)
+async def _page(call: Call, scope: ReplayScope, place: str) -> UsersPage:
+    if scope.user is not None:
+        tenant = scope.tenant or call.caller.tenant
+        return UsersPage((UserKey(tenant, user_tag(call.runtime.user_secret, tenant, scope.user)),), None)
     try:
-        return await call.runtime.store.users(request.tenant, place)
+        return await call.runtime.store.users(scope.tenant, place)
     except ValueError as error:
         raise invalid([FieldError("cursor", str(error))]) from None
 
@@ -126,15 +145,3 @@ async def _replay_one(call: Call, key: UserKey, logged: LoggedComparison, progre
     comparison = Comparison(logged.event_id, _NO_DIGEST, call.kept_under, epoch, logged.observed_s, vector)
     if await call.runtime.store.replay_comparison(key, comparison) == "applied":
         progress.replayed += 1
-
-
-def _answer(call: Call, progress: Progress, cursor: str | None) -> ReplayAnswer:
-    return ReplayAnswer(
-        basis=call.serving.bundle.basis,
-        done=cursor is None,
-        cursor=cursor,
-        users=progress.users,
-        replayed=progress.replayed,
-        without_texts=progress.without_texts,
-        unusable=progress.unusable,
-    )

@@ -16,16 +16,38 @@ import numpy as np
 from attune.models.seam.families import Families
 from attune.models.seam.family import Row
 from attune.models.seam.sparserm import examples_of
-from attune.models.seam.text import Encoded
-from attune.service.api.answers import Contribution
+from attune.models.seam.text import Encoded, TextTemplate
+from attune.service.errors import TooLarge
 from attune.service.live.runtime import Call
-from attune.service.usecases.people import Person
+from attune.service.usecases.people import Person, read_person
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 INLINE_CHARS = 16_384
 """Texts up to this many characters are tokenized on the event loop (about 2 ms); more would hold up everybody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is to be scored, and for whom; nobody's view is the prior's, and no family is the one that serves."""
+
+    user: str | None
+    prompt: str
+    responses: Sequence[str]
+    context: str | None = None
+    family: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One head's part of a score: `contribution = weight * reward`; `examples` are texts that show what the head stands for."""
+
+    head: str
+    weight: float
+    reward: float
+    contribution: float
+    examples: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,53 @@ class Scores:
         for rank, index in enumerate(order, 1):
             ranks[index] = rank
         return ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Responses as one person sees them; `tokens` went through the scorer, `dropped_prompt_tokens` had no room in the template."""
+
+    person: Person
+    family: str
+    scores: Scores
+    tokens: int
+    dropped_prompt_tokens: int
+
+
+async def score_responses(call: Call, asked: Scoring) -> Scored:
+    """Returns the responses as the user sees them.
+
+    Raises:
+        TooLarge: the template has no room for a response.
+        Overloaded, DeadlineExceeded, ScorerFailed, NotReady: see `Batcher.submit`.
+    """
+    bundle, count = call.serving.bundle, len(asked.responses)
+    name = asked.family or call.serving.family
+    with_prompt = bundle.families[name].scores_with_prompt
+
+    async def rows_of_texts() -> tuple[list[Encoded], list[Row]]:
+        encoded = await encode(call, asked.prompt, asked.responses, context=asked.context, with_prompt=with_prompt)
+        check_fits(encoded[:count], bundle.template, [f"responses[{index}]" for index in range(count)])
+        return encoded, await submit(call, encoded)
+
+    person, (encoded, rows) = await both(read_person(call, asked.user), rows_of_texts())
+    scores = score_candidates(bundle.families, name, person, rows[:count], rows[count] if with_prompt else None)
+    return Scored(person, name, scores, sum(map(len, encoded)), max(row.dropped_prompt_tokens for row in encoded))
+
+
+def check_fits(rows: Sequence[Encoded], template: TextTemplate, fields: Sequence[str]) -> None:
+    """Returns if no response was cut by the template.
+
+    Raises:
+        TooLarge: one was; the detail names its field, its tokens and the limit.
+    """
+    for field, row in zip(fields, rows, strict=True):
+        if row.dropped_response_tokens:
+            kept = row.pool_stop - row.pool_start
+            raise TooLarge(
+                f"{field} has {kept + row.dropped_response_tokens:,} tokens; beside this prompt at most {kept:,} of "
+                f"{template.max_tokens:,} are left for it"
+            )
 
 
 async def encode(call: Call, prompt: str, responses: Sequence[str], *, context: str | None, with_prompt: bool) -> list[Encoded]:

@@ -105,35 +105,36 @@ async def test_a_field_that_is_wrong_is_named_with_what_is_wrong(service: Servic
     assert (await service.get("/users/u1"))["user"]["comparisons"] == 0
 
 
-BESIDE_UNKNOWN = [
-    ("/score", changed(SCORE, responses=[]), {"responses"}),
+BEYOND_LIMITS = [
     ("/score", changed(SCORE, responses=["x"] * 65, family="none"), {"responses", "family"}),
-    ("/score", changed(SCORE, prompt=ABSENT), {"prompt"}),
-    (
-        "/score",
-        changed(SCORE, prompt=ABSENT, messages=[{"role": "user", "content": "x", "name": "y"}], family="none"),
-        {"family", "messages[0].name"},
-    ),
-    ("/generate", changed(GENERATE, max_tokens=513), {"max_tokens"}),
-    ("/generate", changed(GENERATE, candidates=9), {"candidates"}),
-    ("/route", changed(GENERATE, candidates=4), {"candidates"}),
-    ("/feedback", changed(PAIR, rejected=ABSENT), {"rejected"}),
-    ("/feedback", changed(FEEDBACK, rejected_text=SHORT), {"rejected_text"}),
-    ("/score", changed(SCORE, prompt="p" * 40_000), set()),  # 413 once its fields are right
-    ("/route", changed(GENERATE, member="nobody"), set()),  # 404 likewise
+    ("/score", changed(SCORE, prompt=ABSENT, family="none"), {"prompt", "family"}),
+    ("/generate", changed(GENERATE, candidates=9, family="none"), {"candidates", "family"}),
+    ("/route", changed(GENERATE, candidates=4, prompt=ABSENT), {"candidates", "prompt"}),
+    ("/feedback", changed(PAIR, rejected=ABSENT, event_id="a\nb"), {"rejected", "event_id"}),
+    ("/feedback", changed(FEEDBACK, rejected_text=SHORT, observed_at="2028-01-01T00:00:00Z"), {"rejected_text", "observed_at"}),
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "fields"), BESIDE_UNKNOWN, ids=lambda value: str(value)[:40])
-async def test_an_unknown_field_does_not_hide_what_else_is_wrong(service: Service, path: str, body: Any, fields: set[str]):
-    problem = await service.post(path, body | {"surprise": 1}, status=422)
-    assert {error["field"] for error in problem["errors"]} == fields | {"surprise"}
+@pytest.mark.parametrize(("path", "body", "fields"), BEYOND_LIMITS, ids=lambda value: str(value)[:40])
+async def test_fields_beyond_the_deployments_limits_are_named_together_once_the_shape_is_right(
+    service: Service, path: str, body: Any, fields: set[str]
+):
+    of_shape = await service.post(path, body | {"surprise": 1}, status=422)
+    assert {error["field"] for error in of_shape["errors"]} == {"surprise"}
+    of_limits = await service.post(path, body, status=422)
+    assert {error["field"] for error in of_limits["errors"]} == fields
 
 
-async def test_two_event_ids_that_differ_are_named_beside_an_unknown_field(service: Service):
-    body = FEEDBACK | {"event_id": "a", "surprise": 1}
-    problem = await service.post("/feedback", body, status=422, headers={"idempotency-key": "b"})
-    assert {error["field"] for error in problem["errors"]} == {"event_id", "surprise"}
+async def test_an_unknown_field_of_a_message_is_named_with_its_place(service: Service):
+    body = changed(SCORE, prompt=ABSENT, messages=[{"role": "user", "content": "x", "name": "y"}])
+    problem = await service.post("/score", body | {"surprise": 1}, status=422)
+    assert {error["field"] for error in problem["errors"]} == {"surprise", "messages[0].name"}
+
+
+async def test_two_event_ids_that_differ_are_refused(service: Service):
+    problem = await service.post("/feedback", FEEDBACK | {"event_id": "a"}, status=422, headers={"idempotency-key": "b"})
+    assert [error["field"] for error in problem["errors"]] == ["event_id"]
+    assert "Idempotency-Key" in problem["detail"]
 
 
 async def test_every_field_that_is_wrong_is_named_at_once(service: Service):

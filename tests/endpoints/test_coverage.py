@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from attune.service.live.window import RecentUsers
+from attune.service.live.recent_users import RecentUsers
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.state.conftest import key_of

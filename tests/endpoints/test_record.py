@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attune.service.usecases.record import DecisionRecord, KeptCandidate, RecordUnreadable, Routing, digest_of, keep, pack, unpack
+from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, Routing, digest_of, keep, pack, unpack
 
 ROUTING = Routing("sample", 2**62 + 1, 0.05, 256, ("warm", "concise"), {"warm": 0.4, "concise": 0.6}, 0.4, 0.4, {"warm": (0.1, 0.2)})
 

@@ -18,7 +18,7 @@ from attune.service.errors import BundleRefused
 from attune.service.ids import new_id
 from attune.service.settings import Settings
 from attune.service.state.store import UserKey, user_tag
-from attune.service.usecases.record import pack, unpack
+from attune.service.usecases.decision_record import CertifiedUser, pack, unpack
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.test_record import record
 from tests.endpoints.voices import voices
@@ -255,7 +255,10 @@ async def test_the_stream_has_the_certificate_too(service: Service):
 
 def test_a_record_of_before_is_read_with_nothing_in_its_place():
     made = record([], np.zeros(1, dtype=np.float32))
-    full = replace(made, routing=replace(made.routing, costs={"a": 0.5}, certificate={"ratio": 0.9}, hysteresis=0.1, last="a"))
+    full = replace(
+        made,
+        routing=replace(made.routing, costs={"a": 0.5}, certificate=CertifiedUser(0.9, 0.8, 1.0, "vrf", 0.95), hysteresis=0.1, last="a"),
+    )
     assert unpack(pack(full)).routing == full.routing
     body = zlib.decompress(pack(made)[1:])
     (size,) = struct.unpack_from("<I", body)

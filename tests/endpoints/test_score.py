@@ -44,7 +44,7 @@ async def test_without_explain_there_is_no_explanation_and_the_scores_are_the_sa
 async def test_scores_are_those_of_the_family_on_the_scorers_rows(service: Service, family: str):
     encoder, families = service.serving.encoder, service.serving.bundle.families
     rows = (await service.serving.batcher.submit([*encoder.candidates(PROMPT, ASK["responses"]), encoder.prompt(PROMPT, "warm")], 5)).rows
-    nobody = Person("u1", 0, families.prior(), "prior")
+    nobody = Person("u1", None, 0, families.prior(), "prior")
     expected = score_candidates(families, family, nobody, rows[:3], rows[3])
     answer = await service.post("/score", ASK | {"family": family, "context": "warm"})
     assert [scored["score"] for scored in answer["scores"]] == [text.score for text in expected.texts]

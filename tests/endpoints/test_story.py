@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from attune.service.settings import Settings
 from attune.service.state.redis_store import RedisStore
-from attune.service.usecases.record import pack, unpack
+from attune.service.usecases.decision_record import pack, unpack
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 
 PROMPTS = [PROMPT, "tell me about tea", "what is the best way to travel ?"]

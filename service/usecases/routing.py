@@ -9,24 +9,43 @@ decision and kept with it. If the store is away the answer goes on without a dec
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
 from attune.models.seam.routing import choose, sampled_values, utilities
-from attune.service.api.answers import CertificateAnswer, Expected, Fallback, RouteAnswer, RoutingAnswer
-from attune.service.api.wire import RouteRequest
 from attune.service.errors import StoreUnavailable
 from attune.service.ids import new_decision_id
 from attune.service.live.runtime import Call, Serving
-from attune.service.usecases.people import Person, key_of, read_person
-from attune.service.usecases.record import DecisionRecord, Routing, digest_of, keep, pack
+from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, Routing, digest_of, keep, pack
+from attune.service.usecases.people import Person, read_person
 from attune.service.usecases.scoring import both, encode, submit
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingWish:
+    """Whose prompt is to be answered, and what the caller leaves open of who answers.
+
+    Attributes:
+        user: None for a caller who names no user: the prior decides and nothing is kept.
+        family: None is the one that serves.
+        candidates: how many members; of a forced one, how many answers.
+        member: forced, in place of the draw.
+    """
+
+    user: str | None
+    prompt: str
+    context: str | None
+    family: str | None
+    candidates: int
+    policy: Literal["sample", "best", "uniform"]
+    member: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +53,32 @@ class Decision:
     """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store."""
 
     id: str | None
-    user: str | None
     person: Person
     prompt: str
     prompt_row: Row
     record: DecisionRecord
 
 
-async def decide(call: Call, request: RouteRequest, user: str | None) -> Decision:
-    """Returns who answers, written down.
+@dataclass(frozen=True, slots=True)
+class UsualRouting:
+    """The member that is best for a person on an average prompt, each member's (mean, std), and what is proved for this person."""
 
-    Args:
-        call: the request.
-        request: checked; `user` of it is ignored in favour of the next argument.
-        user: None for a caller who names no user: the prior decides and nothing is kept.
-    """
+    member: str
+    expected: Mapping[str, tuple[float, float]]
+    certificate: CertifiedUser | None
+
+
+async def decide(call: Call, wish: RoutingWish) -> Decision:
+    """Returns who answers, written down."""
     bundle, runtime = call.serving.bundle, call.runtime
-    prompt = request.prompt_text or ""
 
     async def prompt_row() -> Row:
-        return (await submit(call, await encode(call, prompt, [], context=request.context, with_prompt=True)))[0]
+        return (await submit(call, await encode(call, wish.prompt, [], context=wish.context, with_prompt=True)))[0]
 
-    with_last = runtime.hysteresis > 0 and request.policy == "best"
-    person, row = await both(read_person(call, user, with_last=with_last), prompt_row())
-    name = request.family or call.serving.family
-    routing, weights = route(call, request, person, row, name)
+    with_last = runtime.routing.routing_hysteresis > 0 and wish.policy == "best"
+    person, row = await both(read_person(call, wish.user, with_last=with_last), prompt_row())
+    name = wish.family or call.serving.family
+    routing, weights = route(call, wish, person, row, name)
     _measure(call, person, routing, weights, name)
     record = DecisionRecord(
         made_at_s=runtime.clock(),
@@ -67,67 +87,83 @@ async def decide(call: Call, request: RouteRequest, user: str | None) -> Decisio
         family=name,
         personalization=person.personalization,
         comparisons=person.comparisons,
-        prompt=prompt if runtime.keep_text else None,
-        context=request.context if runtime.keep_text else None,
-        prompt_digest=digest_of(prompt),
+        prompt=wish.prompt if runtime.keeping.keep_text else None,
+        context=wish.context if runtime.keeping.keep_text else None,
+        prompt_digest=digest_of(wish.prompt),
         routing=routing,
         prompt_outputs=keep(row, call.serving.prompt_outputs),
     )
     for member in routing.members:
         runtime.metrics.decided(routing.policy, member)
-    decision = Decision(None, user, person, prompt, row, record)
-    if user is None or person.personalization == "unavailable":
+    decision = Decision(None, person, wish.prompt, row, record)
+    if person.key is None or person.personalization == "unavailable":
         return decision
-    decision = replace(decision, id=new_decision_id(record.made_at_s))
-    kept = await write(call, decision)
-    if not kept:
-        return replace(decision, id=None)
-    call.headers["x-decision-id"] = decision.id or ""
-    return decision
+    kept = replace(decision, id=new_decision_id(record.made_at_s))
+    if not await write(call, kept):
+        return decision
+    call.headers["x-decision-id"] = kept.id or ""
+    return kept
 
 
-def route(call: Call, request: RouteRequest, person: Person, row: Row, name: str) -> tuple[Routing, Array]:
+def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) -> tuple[Routing, Array]:
     """Returns the members drawn for this user and prompt, with the law that drew them, and the user's weights `[K]`.
 
     Values less costs are what is compared, expected and logged: the law is exactly that of the utilities. A forced member is drawn by
     nobody.
     """
-    bundle, runtime = call.serving.bundle, call.runtime
+    bundle, numbers = call.serving.bundle, call.runtime.routing
     members = bundle.portfolio.names
     seed = secrets.randbits(63)
     rng = np.random.default_rng(seed)
     family = bundle.families[name]
-    weights = family.sample_weights(bundle.families.part(name, person.evidence), row, rng, runtime.samples)
-    sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, row)), call.serving.costs, runtime.cost_weight)
-    forced = request.member is not None
+    weights = family.sample_weights(bundle.families.part(name, person.evidence), row, rng, numbers.posterior_samples)
+    sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, row)), call.serving.costs, numbers.routing_cost_weight)
+    forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
     choice = choose(
-        request.policy,
+        wish.policy,
         sampled,
-        count=1 if forced else request.candidates,
-        epsilon=runtime.epsilon,
+        count=1 if forced else wish.candidates,
+        epsilon=numbers.routing_epsilon,
         rng=rng,
         last=last,
-        hysteresis=None if last is None else runtime.hysteresis,
+        hysteresis=None if last is None else numbers.routing_hysteresis,
     )
     # As the user is on an average prompt, and without the noise of samples: the certificate is about users, and says the same every time.
     usual = family.weights(bundle.families.part(name, person.evidence), None)
     routing = Routing(
-        policy="forced" if forced else request.policy,
+        policy="forced" if forced else wish.policy,
         seed=seed,
-        epsilon=runtime.epsilon,
-        samples=runtime.samples,
-        members=(request.member,) * request.candidates if request.member else tuple(members[index] for index in choice.members),
+        epsilon=numbers.routing_epsilon,
+        samples=numbers.posterior_samples,
+        members=(wish.member,) * wish.candidates if wish.member else tuple(members[index] for index in choice.members),
         propensities=dict(zip(members, choice.propensities.tolist(), strict=True)),
         propensity=None if forced else choice.propensity,
         joint=None if forced else choice.joint,
-        expected={member: (float(choice.mean[index]), float(choice.std[index])) for index, member in enumerate(members)},
-        costs=costs_of(call.serving, runtime.cost_weight),
+        expected=_by_member(members, choice.mean, choice.std),
+        costs=costs_of(call.serving, numbers.routing_cost_weight),
         certificate=certificate_of(call.serving, name, usual),
-        hysteresis=None if last is None else runtime.hysteresis,
+        hysteresis=None if last is None else numbers.routing_hysteresis,
         last=None if last is None else members[last],
     )
     return routing, usual
+
+
+def usual_routing(call: Call, person: Person) -> UsualRouting:
+    """Returns the members' values for a person on an average prompt; drawn with a fixed seed, so that asking twice says the same."""
+    serving, numbers, rng = call.serving, call.runtime.routing, np.random.default_rng(0)
+    bundle, name = serving.bundle, serving.family
+    family, evidence = bundle.families[name], bundle.families.part(serving.family, person.evidence)
+    weights = family.sample_weights(evidence, None, rng, numbers.posterior_samples)
+    sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, None)), serving.costs, numbers.routing_cost_weight)
+    choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng)
+    members = bundle.portfolio.names
+    expected = _by_member(members, choice.mean, choice.std)
+    return UsualRouting(members[choice.members[0]], expected, certificate_of(serving, name, family.weights(evidence, None)))
+
+
+def _by_member(members: tuple[str, ...], mean: Array, std: Array) -> dict[str, tuple[float, float]]:
+    return {member: (float(mean[index]), float(std[index])) for index, member in enumerate(members)}
 
 
 def costs_of(serving: Serving, cost_weight: float) -> dict[str, float]:
@@ -137,7 +173,7 @@ def costs_of(serving: Serving, cost_weight: float) -> dict[str, float]:
     return {member: cost_weight * float(cost) for member, cost in zip(serving.bundle.portfolio.names, serving.costs, strict=True)}
 
 
-def certificate_of(serving: Serving, name: str, weights: Array) -> dict[str, Any] | None:
+def certificate_of(serving: Serving, name: str, weights: Array) -> CertifiedUser | None:
     """Returns what is proved for a user with these weights `[K]` over the heads of one family; None if nothing is."""
     certificate = serving.bundle.portfolio.certificate
     ratio = serving.bundle.portfolio.certified_ratio(name, weights)
@@ -145,25 +181,26 @@ def certificate_of(serving: Serving, name: str, weights: Array) -> dict[str, Any
     if certificate is None or ratio is None or mapped is None:
         return None
     lower, upper = certificate.bounds(mapped)
-    return {"ratio": ratio, "lower": lower, "upper": upper, "family": name, "confidence": certificate.confidence}
+    return CertifiedUser(ratio, lower, upper, name, certificate.confidence)
 
 
 def _measure(call: Call, person: Person, routing: Routing, weights: Array, name: str) -> None:
-    ratio = None if routing.certificate is None else routing.certificate["ratio"]
+    ratio = None if routing.certificate is None else routing.certificate.ratio
     if ratio is not None:
         call.runtime.metrics.certified(1.0 - ratio)
     # Of the store away, the prior would say nothing about the users that there are; of another family, heads would be mixed up.
-    if person.id and person.personalization != "unavailable" and name == call.serving.family:
-        call.serving.recent.saw(key_of(call, person.id), weights, ratio)
+    if person.key is not None and person.personalization != "unavailable" and name == call.serving.family:
+        call.serving.recent.saw(person.key, weights, ratio)
 
 
 async def write(call: Call, decision: Decision) -> bool:
     """Returns whether the decision's record is kept now; written again under the same id, it takes the place of the first."""
-    if decision.id is None or decision.user is None:
+    key = decision.person.key
+    if decision.id is None or key is None:
         return False
-    key, store, ttl_s = key_of(call, decision.user), call.runtime.store, call.runtime.decision_ttl_s
+    store, ttl_s = call.runtime.store, call.runtime.keeping.decision_ttl_s
     record = pack(decision.record)
-    if len(record) > call.runtime.limits.max_decision_bytes:
+    if len(record) > call.runtime.bounds.max_decision_bytes:
         record = pack(without_texts(decision.record))  # learning needs the features; texts are kept for people and for a later basis
     try:
         with call.timings.measure("redis"):
@@ -175,7 +212,7 @@ async def write(call: Call, decision: Decision) -> bool:
 
 def _served(call: Call, record: DecisionRecord) -> str | None:
     """Returns the member to remember as this user's last one: who served, or who was drawn if nobody has yet; nobody for a forced one."""
-    if not call.runtime.hysteresis or record.routing.policy == "forced":
+    if not call.runtime.routing.routing_hysteresis or record.routing.policy == "forced":
         return None
     return record.candidates[0].member if record.candidates else record.routing.members[0]
 
@@ -184,28 +221,3 @@ def without_texts(record: DecisionRecord) -> DecisionRecord:
     """Returns the record without prompt and answers."""
     candidates = tuple(replace(candidate, text=None) for candidate in record.candidates)
     return replace(record, prompt=None, context=None, candidates=candidates)
-
-
-def routing_answer(routing: Routing, served: str | None = None) -> RoutingAnswer:
-    """Returns the wire's view of a routing; `served` is who wrote the first answer, if somebody did."""
-    return RoutingAnswer(
-        policy=routing.policy,
-        member=served or routing.members[0],
-        members=list(routing.members),
-        propensity=routing.propensity,
-        joint_propensity=routing.joint,
-        propensities=dict(routing.propensities),
-        expected={member: Expected(mean, std) for member, (mean, std) in routing.expected.items()},
-        fallback=Fallback(**routing.fallback) if routing.fallback else None,
-        certificate=CertificateAnswer(**routing.certificate) if routing.certificate else None,
-        costs=dict(routing.costs) or None,
-        last=routing.last,
-    )
-
-
-def route_answer(decision: Decision) -> RouteAnswer:
-    """Returns the answer of `/route`, and the first event of a stream."""
-    record = decision.record
-    return RouteAnswer(
-        decision.id, record.bundle, record.family, decision.person.personalization, decision.person.seen, routing_answer(record.routing)
-    )

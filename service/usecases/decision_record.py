@@ -30,6 +30,30 @@ class RecordUnreadable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class CertifiedUser:
+    """What is proved of the portfolio for a user, with `confidence`: the best member gives at least `ratio` of the best possible reward.
+
+    `lower` and `upper` are that member's reward at least and any policy's at most, in the certificate's normalised rewards, for the
+    user's weights over the heads of `family`.
+    """
+
+    ratio: float
+    lower: float
+    upper: float
+    family: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """A drawn member that did not serve, who did, and why."""
+
+    wanted: str
+    served: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """How the members were chosen; enough to evaluate other policies on the log, and to draw again.
 
@@ -58,9 +82,9 @@ class Routing:
     propensity: float | None
     joint: float | None
     expected: Mapping[str, tuple[float, float]]
-    fallback: Mapping[str, str] | None = None
+    fallback: StandIn | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
-    certificate: Mapping[str, Any] | None = None
+    certificate: CertifiedUser | None = None
     hysteresis: float | None = None
     last: str | None = None
 
@@ -171,4 +195,10 @@ def _split(floats: NDArray[np.float32], rows: Sequence[Sequence[tuple[str, int]]
 
 def _routing(data: Mapping[str, Any]) -> Routing:
     expected = {member: (float(mean), float(std)) for member, (mean, std) in data["expected"].items()}
-    return Routing(**{**data, "members": tuple(data["members"]), "expected": expected})
+    told = {
+        "members": tuple(data["members"]),
+        "expected": expected,
+        "fallback": StandIn(**data["fallback"]) if data.get("fallback") else None,
+        "certificate": CertifiedUser(**data["certificate"]) if data.get("certificate") else None,
+    }
+    return Routing(**{**data, **told})

@@ -10,20 +10,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attune.models.seam.family import Row
-from attune.service.api.checks import check_fits
-from attune.service.api.wire import FeedbackRequest
-from attune.service.errors import ExpiredCandidate, FieldError, NotYourCandidate, UnknownCandidate, UnknownDecision
-from attune.service.http.problems import invalid, printable
+from attune.service.errors import ExpiredCandidate, FieldError, NotYourCandidate, UnknownCandidate, UnknownDecision, invalid, printable
 from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
-from attune.service.state.store import UserSum
-from attune.service.usecases.people import key_of
-from attune.service.usecases.record import DecisionRecord, RecordUnreadable, digest_of, unpack
-from attune.service.usecases.scoring import both, encode, submit
+from attune.service.state.store import UserKey, UserSum
+from attune.service.usecases.decision_record import DecisionRecord, RecordUnreadable, digest_of, unpack
+from attune.service.usecases.scoring import both, check_fits, encode, submit
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PairById:
+    """Two candidate ids; they may be of two decisions."""
+
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairByText:
+    """Two texts with their prompt, or with the decision that knows it (and then prompt and context may be None)."""
+
+    chosen: str
+    rejected: str
+    prompt: str | None
+    context: str | None
+    decision_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPair:
     """Rows of both sides and of their prompt, with what the log keeps; texts are None where none are kept."""
 
     chosen: Row
@@ -36,8 +51,13 @@ class Pair:
     chosen_text: str | None
     rejected_text: str | None
 
+    @property
+    def rows(self) -> tuple[Row, Row, Row]:
+        """Of chosen, rejected and prompt, as the families take them."""
+        return self.chosen, self.rejected, self.prompt
 
-async def find_pair(call: Call, request: FeedbackRequest) -> tuple[UserSum | None, Pair]:
+
+async def find_pair(call: Call, key: UserKey, named: PairById | PairByText) -> tuple[UserSum | None, FoundPair]:
     """Returns the user's sum as it stood, and the pair.
 
     Raises:
@@ -48,17 +68,15 @@ async def find_pair(call: Call, request: FeedbackRequest) -> tuple[UserSum | Non
         InvalidRequest: the candidates answer different prompts, or the texts another prompt than the decision.
         StoreUnavailable: the store is away; nothing was read.
     """
-    if request.chosen is not None and request.rejected is not None:
-        return await _by_ids(call, request, request.chosen, request.rejected)
-    return await _by_texts(call, request, request.chosen_text or "", request.rejected_text or "")
+    return await (_by_ids(call, key, named) if isinstance(named, PairById) else _by_texts(call, key, named))
 
 
 # --- by ids -------------------------------------------------------------------------------------------------------
 
 
-async def _by_ids(call: Call, request: FeedbackRequest, chosen: str, rejected: str) -> tuple[UserSum | None, Pair]:
-    (first, first_index), (second, second_index) = _split("chosen", chosen), _split("rejected", rejected)
-    total, records = await _read(call, request.user, {first: "chosen", second: "rejected"})
+async def _by_ids(call: Call, key: UserKey, named: PairById) -> tuple[UserSum | None, FoundPair]:
+    (first, first_index), (second, second_index) = _split("chosen", named.chosen), _split("rejected", named.rejected)
+    total, records = await _read(call, key, {first: "chosen", second: "rejected"})
     left, right = records[first], records[second]
     for field, record, index in (("chosen", left, first_index), ("rejected", right, second_index)):
         if index >= len(record.candidates):
@@ -76,7 +94,7 @@ async def _by_ids(call: Call, request: FeedbackRequest, chosen: str, rejected: s
             f"the candidates were made under basis {left.basis}, basis {basis} serves now, and no texts were kept; send them as texts"
         )
     decisions = tuple(dict.fromkeys((first, second)))
-    return total, Pair(*rows, decisions, (one.member, two.member), left.prompt, left.context, one.text, two.text)
+    return total, FoundPair(*rows, decisions, (one.member, two.member), left.prompt, left.context, one.text, two.text)
 
 
 def _split(field: str, candidate: str) -> tuple[str, int]:
@@ -86,15 +104,14 @@ def _split(field: str, candidate: str) -> tuple[str, int]:
     return found
 
 
-async def _read(call: Call, user: str, wanted: Mapping[str, str]) -> tuple[UserSum | None, dict[str, DecisionRecord]]:
+async def _read(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserSum | None, dict[str, DecisionRecord]]:
     """Returns the user's sum and the records of `wanted` (decision id -> field that named it), all of them."""
-    store, key = call.runtime.store, key_of(call, user)
     with call.timings.measure("redis"):
-        total, found = await store.read_for_feedback(key, call.kept_under, tuple(wanted))
+        total, found = await call.runtime.store.read_for_feedback(key, call.kept_under, tuple(wanted))
     records = {}
     for decision_id, field in wanted.items():
         if decision_id not in found:
-            raise await _missing(call, user, decision_id, field)
+            raise await _missing(call, key, decision_id, field)
         try:
             records[decision_id] = unpack(found[decision_id])
         except RecordUnreadable as error:
@@ -102,13 +119,13 @@ async def _read(call: Call, user: str, wanted: Mapping[str, str]) -> tuple[UserS
     return total, records
 
 
-async def _missing(call: Call, user: str, decision_id: str, field: str) -> Exception:
-    place = await call.runtime.store.locate_decision(key_of(call, user), decision_id)
-    match place:
+async def _missing(call: Call, key: UserKey, decision_id: str, field: str) -> Exception:
+    match await call.runtime.store.locate_decision(key, decision_id):
         case "foreign":
             return NotYourCandidate(f"{field} belongs to a decision of another user")
         case "expired" | "live":  # live: it was written between the two reads, and what is not there yet was never given out
-            return ExpiredCandidate(f"{field}: decision {decision_id} is older than {call.runtime.decision_ttl_s:,.0f} s and has expired")
+            ttl_s = call.runtime.keeping.decision_ttl_s
+            return ExpiredCandidate(f"{field}: decision {decision_id} is older than {ttl_s:,.0f} s and has expired")
         case "unknown":
             kind = UnknownDecision if field == "decision_id" else UnknownCandidate
             return kind(f"{field}: no decision {decision_id} is known")
@@ -117,16 +134,16 @@ async def _missing(call: Call, user: str, decision_id: str, field: str) -> Excep
 # --- by texts -----------------------------------------------------------------------------------------------------
 
 
-async def _by_texts(call: Call, request: FeedbackRequest, chosen: str, rejected: str) -> tuple[UserSum | None, Pair]:
-    prompt, context = request.prompt_text, request.context
-    if request.decision_id is None:
-        with_sum = call.runtime.store.read_for_feedback(key_of(call, request.user), call.kept_under, ())
-        (total, _), rows = await both(with_sum, _scored(call, prompt or "", context, chosen, rejected))
-        return total, Pair(*rows, (), None, prompt, context, chosen, rejected)
-    decision_id = as_decision_id(request.decision_id)
+async def _by_texts(call: Call, key: UserKey, named: PairByText) -> tuple[UserSum | None, FoundPair]:
+    prompt, context, texts = named.prompt, named.context, (named.chosen, named.rejected)
+    if named.decision_id is None:
+        with_sum = call.runtime.store.read_for_feedback(key, call.kept_under, ())
+        (total, _), rows = await both(with_sum, _scored(call, prompt or "", context, *texts))
+        return total, FoundPair(*rows, (), None, prompt, context, *texts)
+    decision_id = as_decision_id(named.decision_id)
     if decision_id is None:
-        raise UnknownDecision(f"decision_id is not one of this service: {printable(request.decision_id, 64)!r}")
-    total, records = await _read(call, request.user, {decision_id: "decision_id"})
+        raise UnknownDecision(f"decision_id is not one of this service: {printable(named.decision_id, 64)!r}")
+    total, records = await _read(call, key, {decision_id: "decision_id"})
     record = records[decision_id]
     if prompt is not None and digest_of(prompt) != record.prompt_digest:
         raise invalid([FieldError("prompt", "is another one than the decision was made for; leave it out or send the same")])
@@ -134,8 +151,8 @@ async def _by_texts(call: Call, request: FeedbackRequest, chosen: str, rejected:
     if prompt is None:
         raise invalid([FieldError("prompt", "is missing, and this deployment keeps no texts; send the prompt of the decision again")])
     context = record.context if context is None else context
-    rows = await _scored(call, prompt, context, chosen, rejected)
-    return total, Pair(*rows, (decision_id,), None, prompt, context, chosen, rejected)
+    rows = await _scored(call, prompt, context, *texts)
+    return total, FoundPair(*rows, (decision_id,), None, prompt, context, *texts)
 
 
 async def _scored(call: Call, prompt: str, context: str | None, chosen: str, rejected: str) -> tuple[Row, Row, Row]:
