@@ -20,7 +20,7 @@ from attune.service.settings import Settings
 from attune.service.state.store import UserKey, user_tag
 from attune.service.usecases.decision_record import CertifiedUser, pack, unpack
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
-from tests.endpoints.test_record import record
+from tests.endpoints.test_decision_record import record
 from tests.endpoints.voices import voices
 from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
