@@ -4,7 +4,7 @@
                                                ─> rated by manner, users compare ─> attributes
 
 Only topics of the training split are used, and those of the validation split for stopping; what this writes is small enough
-to be committed, and two runs with one seed write equal bytes. Members come afterwards (`demo_members`): a new one must not
+to be committed, and two runs with one seed write equal bytes. Members come afterwards (`demo.members`): a new one must not
 start every user again.
 """
 
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from attune.models.data.embeddings import Embedder, Vectors, embed_texts
 from attune.models.data.preferences import Comparisons, Texts
 from attune.models.data.trunk import Trunk, load_demo_trunk
-from attune.models.portfolio.pool import Pool, grammar_pool
+from attune.models.portfolio.pool import Pool
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.attributes import AttributesSettings, Ratings, train_attributes
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
@@ -39,6 +39,8 @@ from attune.models.training.vrf import VrfSettings, train_vrf
 from demo.corpus.tastes import DEFAULT_CONCENTRATION, DEFAULT_SHARPNESS, draw_users, manner_scores, utility
 from demo.corpus.texts import MANNERS, Split, prompts
 from demo.drawn import bradley_terry_choice, draw_comparisons
+from demo.probes import write_probes
+from demo.rewards import grammar_pool
 
 QUALITY = "quality"
 DEFAULT_FAMILY = "attributes"
@@ -89,8 +91,8 @@ def train_demo(
 ) -> list[TrainedFamily]:
     """Trains the demo's families, writes them into `out`, and returns them.
 
-    Written: `heads.json`, `heads.safetensors`, `provenance.json`, and, where `out/language_model` is, `answers/base.jsonl` with
-    what its base says.
+    Written: `heads.json`, `heads.safetensors`, `provenance.json`, `probes.jsonl`, and, where `out/language_model` is,
+    `answers/base.jsonl` with what its base says.
 
     Args:
         out: folder of the demo, made if absent.
@@ -110,6 +112,7 @@ def train_demo(
     if isinstance(trunk, Trunk):
         trained.append(train_directions(data, trunk, settings, seed))
     save_heads(out, trained, DEFAULT_FAMILY)
+    write_probes(out)
     provenance = {
         "seed": seed,
         "trained_on": {
@@ -143,7 +146,7 @@ def train_directions(data: TrainingData, trunk: Trunk, settings: DemoSettings, s
     """Returns `sparserm`, learned from the comparisons on a part of the prompts: an autoencoder needs the states of every token.
 
     Tastes cancel over the demo's users, so this global family has little to find here; what it can do is measured elsewhere
-    (`attune evaluate sparserm`). It is in the bundle because it says in words what a score is made of.
+    (`python -m studies sparserm`). It is in the bundle because it says in words what a score is made of.
     """
     parts = []
     for part, count in ((data.train, settings.direction_prompts), (data.validation, settings.direction_prompts // 2)):

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
 from attune.models.data.embeddings import Embedder, embed_texts
-from attune.models.data.trunk import load_demo_trunk
 from attune.models.portfolio.measure import Values, fit_values
-from attune.models.portfolio.pool import Pool, grammar_pool
+from attune.models.portfolio.pool import Pool
 from attune.models.seam.certificate import Certificate
-from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
-from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads, save_values
+from attune.models.seam.portfolio import Portfolio, PortfolioMember
+from attune.models.training.heads import TrainedFamily, compute_outputs
 from demo.corpus.texts import MANNERS, Split, prompts
 from demo.heads import DemoSettings, has_language_model, say, seed_for
+from demo.rewards import grammar_pool
 
 Array = NDArray[np.float64]
 
@@ -68,29 +68,6 @@ def member_pool(demo: Path, part: Split, settings: DemoSettings, *, seed: int, s
         cache=demo / "answers" / f"{part}.jsonl",
         progress=say,
     )
-
-
-def measure_members(
-    demo: Path, *, seed: int = 0, settings: DemoSettings | None = None, trunk: Embedder | None = None, cache: Path | None = None
-) -> Portfolio:
-    """Measures members that are there already under all heads, writes `values.safetensors` and `portfolio.json`, without a certificate.
-
-    Args:
-        demo: folder with heads; without a language model, the grammar's manners are the members.
-        seed: of everything drawn.
-        settings: sizes.
-        trunk: the demo's own if None.
-        cache: folder of the embedding cache; None keeps none.
-    """
-    settings = settings or DemoSettings()
-    trunk = trunk or load_demo_trunk()
-    trained, _ = load_heads(demo)
-    pool = member_pool(demo, "train", settings, seed=seed)
-    values = member_values(trained, pool, trunk, cache, seed=seed)
-    save_values(demo, {name: value.head for name, value in values.items()})
-    portfolio = portfolio_of(pool, values, {name: {name: 1.0} for name in pool.members}, None)
-    (demo / "portfolio.json").write_bytes(write_portfolio(portfolio))
-    return portfolio
 
 
 def install_members(demo: Path, adapters: Mapping[str, Path]) -> None:

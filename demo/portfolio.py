@@ -4,7 +4,7 @@
     fresh answers of all policies ─> certificate; of the members ─> values.safetensors, portfolio.json
 
 Three sets of training prompts that share none: adapters learn on the first, the search values policies on the second, and
-certificate and served values come from the third. Checkpoints are chosen on validation topics; test topics are for `attune evaluate`.
+certificate and served values come from the third. Checkpoints are chosen on validation topics; test topics are for `python -m demo report`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from attune.models.alignment.member import DOCUMENT, Prompts
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.preferences import Texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.members import DEMO_SETTINGS
 from attune.models.portfolio.build import PalmSettings, build_portfolio
 from attune.models.portfolio.measure import Values
 from attune.models.portfolio.model_oracles import DpoOracle
@@ -37,6 +36,7 @@ from demo.corpus.texts import prompts
 from demo.heads import DemoSettings, say
 from demo.language_model.training import BASE_NAME
 from demo.members import install_members, member_pool, member_values, portfolio_of
+from demo.rewards import DEMO_SETTINGS
 
 Array = NDArray[np.float64]
 

@@ -5,22 +5,23 @@ and says so (`POST /feedback`). After 0, 1, 3, 5 and 10 comparisons `POST /route
 `POST /score` orders pairs of answers that the user has never seen. The truth about members is measured on the server's own
 generations, not taken from the bundle. Prints a table with 95 % bootstrap intervals over users.
 
-    python loadtest/simulated_users.py --url http://127.0.0.1:8000 --users 50 --seed 7
+    python -m demo simulated-users --url http://127.0.0.1:8000 --users 50 --seed 7
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.measuring.writing import write_json
 from demo.corpus.tastes import choose, draw_users, manner_scores, utility
 from demo.corpus.texts import prompts
 
@@ -51,17 +52,17 @@ class Trace:
     accuracy: dict[str, dict[int, float]] = field(default_factory=lambda: {name: {} for name in SCORED_AT})
 
 
-async def post(client: httpx.AsyncClient, path: str, body: dict[str, object]) -> dict[str, object]:
-    """Returns the answer of one request; a refusal for lack of room is retried after the server's own hint."""
+async def post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> Any:
+    """Returns the answer of one request, JSON; a refusal for lack of room is retried after the server's own hint."""
+    response = await client.post(path, json=body)
     for _ in range(100):
-        response = await client.post(path, json=body)
         if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
             break
         await asyncio.sleep(float(response.headers["retry-after"]))
+        response = await client.post(path, json=body)
     if response.status_code != httpx.codes.OK:
         raise SystemExit(f"{path} answered {response.status_code}: {response.text}")
-    answer: dict[str, object] = response.json()
-    return answer
+    return response.json()
 
 
 async def collect_answers(client: httpx.AsyncClient, held_out: list[str]) -> Answers:
@@ -71,7 +72,7 @@ async def collect_answers(client: httpx.AsyncClient, held_out: list[str]) -> Ans
 
     async def answer(prompt: str, member: str) -> str:
         body = {"user": "simulated-truth", "prompt": prompt, "member": member, "max_tokens": 128}
-        return str((await post(client, "/generate", body))["candidates"][0]["text"])  # type: ignore[index]  # JSON
+        return str((await post(client, "/generate", body))["candidates"][0]["text"])
 
     texts = [list(await asyncio.gather(*(answer(prompt, member) for member in members))) for prompt in held_out]
     return Answers(members, held_out, texts, np.array([[manner_scores(text) for text in row] for row in texts]))
@@ -89,7 +90,7 @@ async def live(client: httpx.AsyncClient, name: str, taste: Array, answers: Answ
         if done == max(CHECKPOINTS):
             break
         body = {"user": name, "prompt": learn[int(rng.integers(len(learn)))], "candidates": 2, "max_tokens": 128}
-        first, second = (await post(client, "/generate", body))["candidates"]  # type: ignore[misc]  # JSON
+        first, second = (await post(client, "/generate", body))["candidates"]
         liked = choose(rng, utility(taste, np.array([manner_scores(first["text"]), manner_scores(second["text"])])))
         chosen, rejected = (first, second) if liked == 0 else (second, first)
         feedback = {"user": name, "chosen": chosen["candidate_id"], "rejected": rejected["candidate_id"], "event_id": f"{name}-{done}"}
@@ -112,7 +113,7 @@ async def measure(
     hits, regrets = [], []
     for prompt in answers.prompts[:ROUTE_PROMPTS]:
         routing = (await post(client, "/route", {"user": name, "prompt": prompt, "policy": "best"}))["routing"]
-        served = answers.members.index(routing["member"])  # type: ignore[index]  # JSON
+        served = answers.members.index(routing["member"])
         hits.append(served == best)
         regrets.append(values[best] - values[served])
     trace.routed_best[done], trace.regret[done] = float(np.mean(hits)), float(np.mean(regrets))
@@ -123,7 +124,7 @@ async def measure(
         for prompt_index, one, other in pairs:
             texts = [answers.texts[prompt_index][one], answers.texts[prompt_index][other]]
             body = {"user": name, "prompt": answers.prompts[prompt_index], "responses": texts, "family": family}
-            scores = [entry["score"] for entry in (await post(client, "/score", body))["scores"]]  # type: ignore[attr-defined]  # JSON
+            scores = [entry["score"] for entry in (await post(client, "/score", body))["scores"]]
             truth = utility(taste, answers.scores[prompt_index, [one, other]])
             right.append((scores[0] > scores[1]) == (truth[0] > truth[1]))
         curve[done] = float(np.mean(right))
@@ -164,25 +165,22 @@ async def run(url: str, users: int, seed: int, together: int) -> dict[str, dict[
     return table
 
 
-def main() -> None:
-    """Parses arguments, runs the users, prints the table and writes it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--users", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--together", type=int, default=8, help="users at the same time")
-    parser.add_argument("--json", type=Path, help="write the table here as well")
-    arguments = parser.parse_args()
-    table = asyncio.run(run(arguments.url, arguments.users, arguments.seed, arguments.together))
+def print_users(url: str, users: int, seed: int, together: int, file: Path | None) -> None:
+    """Runs the users, prints the table and writes it as JSON where asked.
+
+    Args:
+        url: of a running server.
+        users: how many.
+        seed: of tastes and choices.
+        together: users at the same time.
+        file: to write the table to.
+    """
+    table = asyncio.run(run(url, users, seed, together))
     sys.stderr.write("\n")
-    print(f"{arguments.users} users, seed {arguments.seed}; mean [95 % interval over users]")
+    print(f"{users} users, seed {seed}; mean [95 % interval over users]")
     print("comparisons".ljust(28) + "".join(f"{n:>24}" for n in CHECKPOINTS))
     for name, row in table.items():
         cells = (f"{row[n][0]:>8.3f} [{row[n][1]:.3f}, {row[n][2]:.3f}]" if n in row else f"{'':>24}" for n in CHECKPOINTS)
         print(name.ljust(28) + "".join(cells))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"users": arguments.users, "seed": arguments.seed, "table": table}, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    if file is not None:
+        write_json(file, {"users": users, "seed": seed, "table": table})

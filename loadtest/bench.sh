@@ -21,7 +21,7 @@ done
 title() { printf '\n== %s\n' "$1"; }
 title "feedback by ids, one at a time";                    python loadtest/feedback.py --url "$url"
 title "score, 32 clients, mixed lengths, against raw ORT"; python loadtest/score_ceiling.py "$bundle" --url "$url"
-title "simulated users over HTTP";                         python -m demo.simulated_users --url "$url" --users "${BENCH_USERS:-50}"
+title "simulated users over HTTP";                         python -m demo simulated-users --url "$url" --users "${BENCH_USERS:-50}"
 kill -TERM $server; wait $server || true
 title "bytes in Redis";                                    python loadtest/state_memory.py
 title "the seam, microseconds";                            python loadtest/seam_cost.py

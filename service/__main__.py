@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from attune import __version__
+from attune.command_line import PlainGroup, in_words, plain_app
 
 COMMAND_GROUP = "attune.commands"
 
@@ -28,7 +28,7 @@ EXIT_SETTINGS = 2
 EXIT_ADDRESS = 4
 
 
-class AttachedCommands(TyperGroup):
+class AttachedCommands(PlainGroup):
     """The commands of this package and, once they are asked for, those of `attune.commands`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -59,21 +59,14 @@ class AttachedCommands(TyperGroup):
             try:
                 group = typer.main.get_command(entry.load())
             except Exception as error:  # noqa: BLE001  whatever another package raises on import is reported as that
-                failures.append(f"the commands of `{entry.value}` cannot be loaded: {type(error).__name__}: {error}")
+                failures.append(f"the commands of `{entry.value}` cannot be loaded: {in_words(error)}")
                 continue
             for name, command in getattr(group, "commands", {}).items():
                 self.commands.setdefault(name, command)
         return failures
 
 
-app = typer.Typer(
-    name="attune",
-    cls=AttachedCommands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Score, generate, learn and route for each user; train and measure what does it.",
-)
+app = plain_app("Score, generate, learn and route for each user; train and measure what does it.", cls=AttachedCommands, name="attune")
 
 
 def _print_version(asked: bool) -> None:

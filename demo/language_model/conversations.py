@@ -15,16 +15,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.alignment.causal import PLAIN_TEMPLATE
 from demo.corpus.texts import MANNERS, Example, corpus, topics
 
 Message: TypeAlias = dict[str, str]
 Conversation: TypeAlias = Sequence[Message]
-
-# For tokenizers that come without a template of their own.
-PLAIN_TEMPLATE = (
-    "{%- for message in messages -%}{{- message['role'] + ': ' + message['content'] + '\n' -}}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- 'assistant:' -}}{%- endif -%}"
-)
 
 _TURNS = (0.82, 0.13, 0.05)  # how many conversations have one, two and three turns
 _KEYWORD_SHARE = 0.3  # of the prompts name the topic and little else, so that the model learns which words matter

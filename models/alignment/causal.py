@@ -21,10 +21,15 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attune.models.alignment.adapter_fit import check_adapter
-from demo.language_model.conversations import PLAIN_TEMPLATE
 
 BASE = None
 """The member that is the base itself, without an adapter."""
+
+PLAIN_TEMPLATE = (
+    "{%- for message in messages -%}{{- message['role'] + ': ' + message['content'] + '\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'assistant:' -}}{%- endif -%}"
+)
+"""Chat template of tokenizers that come without one."""
 
 DEFAULT_MAX_TOKENS = 128
 """Where the model's own generation settings name no `max_new_tokens`; what `/generate` allows by default too."""

@@ -1,1 +1,1 @@
-"""The command line of the offline half, one file a command group."""
+"""The command line of the offline half, one file a group of commands."""

@@ -37,11 +37,6 @@ class TokenStates:
     text: Ints
     token: Ints
 
-    def of_text(self, index: int) -> slice:
-        """Returns where the states of one text lie."""
-        start, stop = np.searchsorted(self.text, [index, index + 1])
-        return slice(int(start), int(stop))
-
 
 def encode_candidates(texts: Texts, trunk: Trunk) -> list[Encoded]:
     """Returns the row of every candidate, in the order of the table."""

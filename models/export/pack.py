@@ -13,19 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from attune.models.data.trunk import Trunk, load_demo_trunk
 from attune.models.export.onnx import ScorerGraph, export_scorer
-from attune.models.export.precision import PrecisionLoss, fused_fp16, measure_precision, row_scaled_int8, scorer_entry, tolerance
+from attune.models.export.precision import fused_fp16, row_scaled_int8, scorer_entry, tolerance
 from attune.models.seam.bundle import Probes, basis_id, write_bundle
 from attune.models.seam.families_file import write_families
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.seam.text import Encoded
 from attune.models.training.heads import Heads, TrainedFamily, load_heads, load_values
-from demo.corpus.texts import prompts
 
 Precision = Literal["fp32", "fp16", "int8"]
+
+PROBES = "probes.jsonl"
 
 
 def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: Trunk | None = None) -> Path:
@@ -34,7 +33,7 @@ def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: T
     Args:
         root: folder of bundles.
         demo: folder with `heads.json`, `heads.safetensors`, `values.safetensors`, `portfolio.json`, `provenance.json`,
-            `roster.json` and `language_model/`.
+            `roster.json`, `probes.jsonl` and `language_model/`.
         precision: of the trunk; heads are always fp32.
         trunk: the trunk that the heads were trained on; the demo's own if not given.
 
@@ -46,7 +45,7 @@ def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: T
     trained, default = load_heads(demo)
     families_files = write_families([family.family for family in trained], default)
     graph = ScorerGraph(trunk, [*(family.heads for family in trained), load_values(demo)])
-    texts = probe_texts()
+    texts = probe_texts(demo / PROBES)
     rows = encode_probes(trunk, texts)
     template = json.dumps(trunk.template.to_json(), sort_keys=True).encode()
     parts = {"trunk": trunk.sha256.encode(), "tokenizer": trunk.tokenizer_json, "template": template}
@@ -87,21 +86,14 @@ def write_twin(fp32: Path, target: Path, precision: Precision, trunk: Trunk) -> 
     fused_fp16(fp32, target, config.model_type, config.num_attention_heads, config.hidden_size)
 
 
-def probe_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns 16 prompts and 16 responses: ordinary, empty (the prompt's own row), long, and not ASCII."""
-    asked = [prompt.text for prompt in prompts("test", 0)[:6]]
-    responses = [
-        "Yes.",
-        "Take the train; it is quicker and you see more.",
-        "",
-        "First, whisk the eggs. Then fold in the flour. " * 8,
-        "Perhaps, though I would ask a doctor first.",
-        "¡Claro! Crêpes, naïveté, 東京, Ελλάδα, und so weiter 🙂",
-        "",
-        "Absolutely. Do it today!",
-    ]
-    chosen = [(asked[index % len(asked)], response) for index, response in enumerate(responses * 2)]
-    return tuple(prompt for prompt, _ in chosen), tuple(response for _, response in chosen)
+def probe_texts(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the prompts and responses of a file with a `{"prompt": …, "response": …}` a line; an empty response is the prompt alone.
+
+    Raises:
+        OSError, ValueError: there is no such file, or a line is not like that.
+    """
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return tuple(str(line["prompt"]) for line in lines), tuple(str(line["response"]) for line in lines)
 
 
 def encode_probes(trunk: Trunk, texts: tuple[tuple[str, ...], tuple[str, ...]]) -> list[Encoded]:
@@ -109,25 +101,6 @@ def encode_probes(trunk: Trunk, texts: tuple[tuple[str, ...], tuple[str, ...]]) 
     encoder = trunk.encoder
     pairs = zip(*texts, strict=True)
     return [encoder.candidates(prompt, [response])[0] if response else encoder.prompt(prompt) for prompt, response in pairs]
-
-
-def precision_loss(demo: Path, *, texts: int, seed: int) -> PrecisionLoss:
-    """Returns what int8 would cost the demo's rewards on `texts` held-out answers (test topics) drawn with `seed`."""
-    from demo.corpus.texts import MANNERS, answer  # noqa: PLC0415 - only this measurement needs the grammar
-
-    trunk = load_demo_trunk()
-    trained, _ = load_heads(demo)
-    rng = np.random.default_rng(seed)
-    asked = prompts("test", seed)
-    rows = []
-    for index in rng.integers(len(asked), size=texts):
-        prompt = asked[index]
-        rows += trunk.encoder.candidates(prompt.text, [answer(prompt, MANNERS[int(rng.integers(len(MANNERS)))], rng)])
-    with tempfile.TemporaryDirectory() as scratch:
-        fp32, int8 = Path(scratch) / "fp32.onnx", Path(scratch) / "int8.onnx"
-        export_scorer(ScorerGraph(trunk, [family.heads for family in trained]), rows[:16], fp32)
-        row_scaled_int8(fp32, int8)
-        return measure_precision(fp32, int8, rows, seed=seed)
 
 
 def _members(demo: Path) -> dict[str, Path]:

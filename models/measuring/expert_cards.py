@@ -48,19 +48,6 @@ class ExpertCard:
     examples: tuple[CardExample, ...]
 
 
-def contrasts(family: Family, rows: Rows, comparisons: Comparisons, evidence: Array | None = None) -> Array:
-    """Returns `[C, K]`, `w_k(x) (s_k(chosen) - s_k(rejected))`: contributions to the margin, which they sum to.
-
-    Args:
-        family: whose heads.
-        rows: of the comparisons' texts.
-        comparisons: looked at in their order.
-        evidence: `[E]` of a user; somebody nobody knows if None.
-    """
-    weights, difference = _weights_and_differences(family, rows, comparisons, evidence)
-    return weights * difference
-
-
 def expert_cards(family: Family, rows: Rows, comparisons: Comparisons, *, top: int = 5) -> tuple[ExpertCard, ...]:
     """Returns one card for each head of `family`, with at most `top` examples each, from the comparisons of anybody."""
     weights, difference = _weights_and_differences(family, rows, comparisons, None)

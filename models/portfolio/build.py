@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
 from attune.models.alignment.answers import Rewards, sample_answers
 from attune.models.alignment.causal import LanguageModel, load
 from attune.models.alignment.member import MemberSettings, Prompts, fingerprint
-from attune.models.measuring.members import DEMO_SETTINGS, read_prompts
 from attune.models.portfolio.certificate import Evidence, certify
+from attune.models.portfolio.inputs import described, read_prompts
 from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.prune import Pruned, prune, prune_to
@@ -64,7 +64,7 @@ class PalmSettings:
     slack: float = 0.0
     confidence: float = 0.95
     answers: int = 2
-    member: MemberSettings = DEMO_SETTINGS
+    member: MemberSettings = field(default_factory=MemberSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,8 @@ def build_from_files(
     `read_prompts` says which prompts are held out; every other of them values policies for the search, the rest certify.
     """
     asked = read_prompts(file)
+    if progress is not None:
+        progress(f"settings of each member: {described(settings.member)}")
     unit = Normalisation(np.zeros(len(rewards.names)), np.ones(len(rewards.names)))
     palm = build_portfolio(
         base,

@@ -1,7 +1,7 @@
 """A pool: some answers of every member to some prompts, from which values are measured and users are simulated.
 
-A pool is either written by the grammar that generated the demo's corpus (how members would answer if they were perfect) or
-sampled from the members themselves; everything after it cannot tell. Axis letters: `P` prompts, `M` members, `G` answers.
+A pool is sampled from the members themselves or written by something that stands for them; everything after it cannot tell.
+Axis letters: `P` prompts, `M` members, `G` answers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from attune.models.data.preferences import Texts
-from demo.corpus.tastes import manner_scores
-from demo.corpus.texts import MANNERS, Prompt, answer
 
 
 class PoolInvalid(ValueError):
@@ -27,7 +22,7 @@ class PoolInvalid(ValueError):
 class Pool:
     """Answers `answers[p][m][g]` of `members` to `prompts`, equally many for each.
 
-    `source` tells two pools apart that were asked the same: the grammar, or a hash of the model that was sampled.
+    `source` tells two pools apart that were asked the same: what wrote it, or a hash of the model that was sampled.
     """
 
     members: tuple[str, ...]
@@ -47,23 +42,11 @@ class Pool:
         """`(P, M, G)`."""
         return len(self.prompts), len(self.members), len(self.answers[0][0])
 
-    def scores(self) -> NDArray[np.float64]:
-        """Returns how strongly each answer shows each manner, `[P, M, G, 6]`."""
-        flat = np.array([manner_scores(text) for _, text in self.texts().candidates])
-        return flat.reshape(*self.shape, -1)
-
     def part(self, chosen: Sequence[int]) -> Pool:
         """Returns the pool of the prompts at the positions `chosen`."""
         return Pool(
             self.members, tuple(self.prompts[index] for index in chosen), tuple(self.answers[index] for index in chosen), self.source
         )
-
-
-def grammar_pool(prompts: Sequence[Prompt], answers: int, *, seed: int) -> Pool:
-    """Returns `answers` generated answers in every manner to each prompt: one member per manner, each perfectly in character."""
-    rng = np.random.default_rng(seed)
-    written = tuple(tuple(tuple(answer(prompt, manner, rng) for _ in range(answers)) for manner in MANNERS) for prompt in prompts)
-    return Pool(MANNERS, tuple(prompt.text for prompt in prompts), written)
 
 
 def write_pool(pool: Pool, path: Path) -> None:

@@ -70,19 +70,6 @@ def compute_outputs(families: Sequence[TrainedFamily], vectors: NDArray[np.float
     return {name: value.numpy() for trained in families for name, value in trained.heads(rows, rows).items()}
 
 
-def merge_heads(parts: Sequence[Heads]) -> Heads:
-    """Returns one module with the outputs of all parts.
-
-    Raises:
-        HeadsInvalid: two parts have an output of the same name.
-    """
-    names = [name for part in parts for name in part.outputs]
-    if len(set(names)) != len(names):
-        raise HeadsInvalid(f"output names repeat: {sorted({name for name in names if names.count(name) > 1})}")
-    outputs = {name: _sequential(layers) for part in parts for name, layers in part.outputs.items()}
-    return Heads(outputs, {name: reads for part in parts for name, reads in part.reads.items()})
-
-
 def save_heads(folder: Path, families: Sequence[TrainedFamily], default: str) -> None:
     """Writes `heads.safetensors` and `heads.json` into `folder`; equal families give equal bytes.
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from attune.models.alignment.answers import Rewards, sample_answers
 from attune.models.alignment.causal import BASE, load
-from attune.models.measuring.members import SettingsInvalid, weights_of
-from attune.models.portfolio.model_oracles import Asked, MixingOracle, SoupOracle
+from attune.models.measuring.members import weights_of
+from attune.models.portfolio.inputs import SettingsInvalid
+from studies.approximations.oracles import Asked, MixingOracle, SoupOracle
 
 Array = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""`attune evaluate routing`: what users of a portfolio get, round by round, from Attune and from bandits that know nothing beforehand.
+"""`python -m studies routing`: what users of a portfolio get, round by round, from Attune and from bandits that know nothing beforehand.
 
     users ~ Dirichlet(0.3) over the certified family's rewards; a round: two members answer, the user picks one, everybody learns
 

@@ -1,4 +1,4 @@
-"""`attune evaluate controlled`: the attribute-style controlled set as report.md and results.json.
+"""`python -m studies controlled`: the attribute-style controlled set as report.md and results.json.
 
 Settings were chosen on the world of seed 100; the seeds that are reported are others. Intervals are over all users of all
 seeds.
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from attune.models.measuring.expert_cards import expert_cards, weight_shift
 from attune.models.measuring.metrics import accuracy, bootstrap
 from attune.models.measuring.rows import Rows, rows_from_heads
+from attune.models.measuring.writing import made_by
 from attune.models.seam.family import Family
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily
 from attune.models.training.loop import LoopSettings
 from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
-from demo.report import commit
 from studies.controlled.controlled import AXES, COUNTS, ControlledFound, ControlledSizes, controlled_world, measure_controlled
 from studies.groups.groups import evidence_of_users
 from studies.groups.run import bar, interval, table, write_study
@@ -71,7 +71,7 @@ def evaluate_controlled(out: Path, *, seed: int = 1, study: ControlledStudy | No
         bayes.append(_bayes(world))
         explained.append(explain(world, trained[1], rows_from_heads(trained, world.data.vectors)))
     results = {
-        "commit": commit(),
+        "attune": made_by(),
         "seeds": seeds,
         "study": asdict(study),
         "counts": list(COUNTS),
@@ -155,7 +155,7 @@ def render_controlled(results: Mapping[str, Any]) -> str:
     lines = [
         "# The attribute-style controlled set",
         "",
-        f"- commit `{results['commit']}`, seeds {results['seeds']}, {results['cpu_s']} s of CPU time",
+        f"- Attune `{results['attune']}`, seeds {results['seeds']}, {results['cpu_s']} s of CPU time",
         (
             f"- {study['mixture']['experts']} routed experts, {study['mixture']['active']} open beside the shared one; "
             f"{study['sizes']['world']['users']} training and {study['sizes']['world']['test_users']} unseen users a seed"

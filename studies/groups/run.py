@@ -1,4 +1,4 @@
-"""`attune evaluate groups`: opposed groups from two to eight, too few and too many heads, as report.md and results.json.
+"""`python -m studies groups`: opposed groups from two to eight, too few and too many heads, as report.md and results.json.
 
 Settings were chosen on the world of seed 100; the seeds that are reported are others. Intervals are over all users of all
 seeds.
@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.measuring.metrics import bootstrap
+from attune.models.measuring.writing import made_by
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.heads import TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
 from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
 from attune.models.training.vrf import VrfSettings, train_vrf
-from demo.report import commit
 from studies.groups.groups import GroupsFound, find_groups
 from studies.groups.worlds import World, WorldSizes, opposed_world
 
@@ -76,7 +76,7 @@ def evaluate_groups(out: Path, *, seed: int = 1, study: GroupsStudy | None = Non
     seeds = list(range(seed, seed + study.seeds))
     started = time.process_time()
     results: dict[str, Any] = {
-        "commit": commit(),
+        "attune": made_by(),
         "seeds": seeds,
         "counts": list(COUNTS),
         "study": asdict(study),
@@ -145,7 +145,7 @@ def render_groups(results: Mapping[str, Any]) -> str:
     lines = [
         "# Opposed groups",
         "",
-        f"- commit `{results['commit']}`, seeds {results['seeds']}, {results['cpu_s']} s of CPU time",
+        f"- Attune `{results['attune']}`, seeds {results['seeds']}, {results['cpu_s']} s of CPU time",
         (
             f"- worlds of {study['sizes']['users']} training and {study['sizes']['test_users']} unseen users, "
             f"{study['sizes']['noise']:.0%} of choices turned round; prompts say nothing of the groups"

@@ -37,15 +37,6 @@ def grid_bound(dimensions: int, epsilon: float, delta: float) -> int:
     return int(dimensions * len(grid_levels(dimensions, epsilon, delta)) ** (dimensions - 1))
 
 
-def round_down(weights: Array, epsilon: float, delta: float) -> Array:
-    """Returns the grid's weights that serve the users `weights` `[N, d]`, with the greatest entry 1, `[N, d]`."""
-    levels = grid_levels(weights.shape[1], epsilon, delta)
-    scaled = weights / weights.max(axis=1, keepdims=True)
-    rounded: Array = levels[np.searchsorted(levels, scaled + 1e-12, side="right") - 1]
-    rounded[np.arange(len(weights)), weights.argmax(axis=1)] = 1.0
-    return rounded
-
-
 def grid_weights(dimensions: int, epsilon: float, delta: float, *, most: int = 2_000_000) -> Array:
     """Returns the grid on the simplex, each point once, `[N, d]` with `N <= grid_bound`.
 

@@ -1,4 +1,4 @@
-"""`attune evaluate oracle`: what lazy search promises, what is true, and what it costs, on random worlds with an exact oracle.
+"""`python -m studies oracle`: what lazy search promises, what is true, and what it costs, on random worlds with an exact oracle.
 
 The oracle is best-of-n over sampled responses, so the truth is known: on the cells of the lower bound `OPT / L` is greatest at the
 corners, where OPT is evaluated. Axis letters: `P` prompts, `N` responses, `d` rewards.

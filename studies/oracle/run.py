@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.trunk import load_demo_trunk
 from attune.models.measuring.metrics import bootstrap
+from attune.models.measuring.writing import made_by
 from attune.models.portfolio.geometry import simplex_lattice
 from attune.models.portfolio.oracles import BestOfN
 from attune.models.portfolio.pool import Pool, read_pool
@@ -26,7 +27,7 @@ from attune.models.portfolio.rewards import fit_normalisation
 from attune.models.portfolio.search import SearchSettings, lazy_search
 from attune.models.training.heads import compute_outputs, load_heads
 from demo.corpus.texts import MANNERS
-from demo.report import commit
+from demo.rewards import pool_scores
 from studies.oracle.oracle import OracleStudy, calls_needed, promise_and_truth, random_world, true_loss
 
 Array = NDArray[np.float64]
@@ -53,7 +54,7 @@ def evaluate_oracle(
     """
     results: dict[str, Any] = {
         "seed": seed,
-        "commit": commit(),
+        "attune": made_by(),
         "promise_and_truth": promise_and_truth(study, seed=seed, progress=progress),
     }
     results["calls"] = calls_needed(study, seed=seed, progress=progress)
@@ -73,7 +74,7 @@ def portfolio_sizes(seeds: int, demo: Path, *, seed: int, cache: Path | None, pr
     path = demo / "answers" / "test.jsonl"
     if path.is_file():
         pool = read_pool(path)
-        for name, rewards in (("true manners", pool.scores()), ("heads", _head_rewards(demo, pool, cache))):
+        for name, rewards in (("true manners", pool_scores(pool)), ("heads", _head_rewards(demo, pool, cache))):
             if rewards is not None:
                 flat = rewards.reshape(len(rewards), -1, rewards.shape[-1])
                 sources[f"demo, {REWARDS} of {flat.shape[-1]} rewards: {name}"] = lambda number, flat=flat: _part(flat, number, seed)  # type: ignore[misc]
@@ -157,7 +158,7 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         "# Exact oracle: promises, calls, sizes",
         "",
-        f"Seed {results['seed']}, commit {results['commit']}. Intervals are 95 %, over worlds. Losses are worst cases over all users,",
+        f"Seed {results['seed']}, Attune {results['attune']}. Intervals are 95 %, over worlds. Losses are worst cases over all users,",
         "`1 - L/OPT`; a gap is `OPT - L`.",
         "",
         "## What is certified and what is true",

@@ -1,4 +1,4 @@
-"""`attune portfolio compare`: what users lose with the demo's portfolio against a model of their own, and against chance.
+"""`python -m studies portfolio-users`: what users lose with the demo's portfolio against a model of their own, and against chance.
 
     simulated users ─> one DPO adapter for each, as in the search ─┐
     search.jsonl: the policies that the search trained ────────────┴─> all answer test prompts ─> losses of portfolios of every size
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from attune.models.alignment.answers import Rewards, sample_answers
 from attune.models.alignment.causal import load
 from attune.models.alignment.member import fingerprint
-from attune.models.measuring.members import MANNER_REWARDS
+from attune.models.measuring.writing import made_by
 from attune.models.portfolio.build import NOISE
 from attune.models.portfolio.geometry import lower_corners
 from attune.models.portfolio.oracles import Solution
@@ -30,7 +30,7 @@ from attune.models.portfolio.prune import prune_to
 from attune.models.portfolio.search import read_state
 from demo.corpus.texts import prompts
 from demo.portfolio import PortfolioSettings, demo_rewards, train_policies
-from demo.report import commit
+from demo.rewards import MANNER_REWARDS
 
 Array = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -73,7 +73,7 @@ def compare_portfolios(
 
     Args:
         demo: folder with heads and base language model.
-        work: of the search (`attune train portfolio --work`); the users' models join its members, and a killed run goes on.
+        work: of the search (`python -m demo portfolio --work`); the users' models join its members, and a killed run goes on.
         out: made if absent.
         users: weights drawn uniformly from the simplex, each with a model of their own; random portfolios are drawn from these models.
         draws: random portfolios of each size.
@@ -89,7 +89,7 @@ def compare_portfolios(
     """
     settings = settings or PortfolioSettings()
     if not (work / "search.jsonl").is_file():
-        raise FileNotFoundError(f"{work} has no search.jsonl; `attune train portfolio --work {work}` makes it")
+        raise FileNotFoundError(f"{work} has no search.jsonl; `python -m demo portfolio --work {work}` makes it")
     rng = np.random.default_rng([seed, 11])
     rewards = demo_rewards(demo, work)[1]
     searched = read_state(work / "search.jsonl", len(rewards.names), 0.0)
@@ -98,7 +98,7 @@ def compare_portfolios(
     solutions = [*searched, *own]
     measured = _measure(demo, work, solutions, {"heads": rewards, "true manners": MANNER_REWARDS}, progress)
     results: dict[str, Any] = {
-        "commit": commit(),
+        "attune": made_by(),
         "seed": seed,
         "users": users,
         "draws": draws,
@@ -227,7 +227,7 @@ def render(results: dict[str, Any]) -> str:
         "",
         f"{results['searched']} policies of the search; {results['users']} users drawn uniformly from the simplex with a model each,",
         f"of which random portfolios are drawn {results['draws']} times; {results['prompts']} prompts of test topics, one answer each;",
-        f"seed {results['seed']}, commit {results['commit']}. Gaps are in normalised reward, with 95 % intervals over prompts (worst",
+        f"seed {results['seed']}, Attune {results['attune']}. Gaps are in normalised reward, with 95 % intervals over prompts (worst",
         "user) or over users (mean). The worst user is looked for over the whole simplex; who is best there and who serves is chosen",
         "by the search's prompts.",
     ]

@@ -1,4 +1,4 @@
-"""`attune evaluate sparserm`: do directions of a sparse autoencoder beat random ones, and at what price against the dense state?
+"""`python -m studies sparserm`: do directions of a sparse autoencoder beat random ones, and at what price against the dense state?
 
 Every method gets the same comparisons of a seed and the same head; what differs is the features. Selection, head and
 validation never share a prompt, and the test is the same for all seeds and is looked at once. Axis letters: `N`

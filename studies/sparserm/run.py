@@ -1,4 +1,4 @@
-"""`attune evaluate sparserm`: from data on disk to report.md, results.json and the sweep over the number of directions.
+"""`python -m studies sparserm`: from data on disk to report.md, results.json and the sweep over the number of directions.
 
     texts ─> token states ─> autoencoder (no test text) ─> latents ─> study per set, ten seeds ─> report
 
@@ -17,9 +17,9 @@ from attune.models.data.embeddings import embed_texts
 from attune.models.data.sae_files import load_autoencoder, save_autoencoder
 from attune.models.data.token_states import states_of
 from attune.models.data.trunk import DEMO_LAYERS, Trunk, load_demo_trunk
+from attune.models.measuring.writing import made_by
 from attune.models.training.latents import activity, columns_of
 from attune.models.training.sparse_autoencoder import AutoencoderSettings, train_sparse_autoencoder
-from demo.report import commit
 from studies.sparserm.comparison import DENSE, PROPOSED, RANDOM, StudySettings, choose_selection, study
 from studies.sparserm.tasks import MOST, read_tasks, training_states
 
@@ -81,7 +81,7 @@ def evaluate_sparserm(
     progress(f"latents are ranked by {selection.rank}, length control {selection.length_control}, as validation has it")
     studies = {task.name: study(task, vectors, latents, settings, progress=progress) for task, vectors, latents in ready}
     results = {
-        "commit": commit(),
+        "attune": made_by(),
         "seed": seed,
         "seeds": list(settings.seeds),
         "trunk": {"name": trunk.name, "layer": LAYER, "parameters": _parameters(trunk)},
@@ -109,7 +109,7 @@ def render(results: Mapping[str, Any]) -> str:
     lines = [
         "# SparseRM",
         "",
-        f"- commit `{results['commit']}`, seeds {results['seeds']}; intervals over seeds are 95 % t intervals",
+        f"- Attune `{results['attune']}`, seeds {results['seeds']}; intervals over seeds are 95 % t intervals",
         f"- trunk {trunk['name']}, hidden state {trunk['layer']}, {trunk['parameters']:,} parameters, frozen",
         f"- {selection['each']} latents on either side, by {selection['rank']}, length control {selection['length_control']}",
         f"- chosen within the pool, a quarter of its prompts held out: {_choice(results['choice'])}",

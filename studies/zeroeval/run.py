@@ -1,4 +1,4 @@
-"""`attune evaluate zeroeval`: some forty real LLMs as a portfolio, for users who weigh correctness against length differently.
+"""`python -m studies zeroeval`: some forty real LLMs as a portfolio, for users who weigh correctness against length differently.
 
     response matrices (question x model: correct, characters) ─ half of the questions ─> value vectors, members by lazy search,
     vectors of the questions' texts                                                      candidates and their values by question
@@ -26,10 +26,10 @@ from scipy.spatial.distance import cdist
 from attune.models.data.embeddings import Embedder, embed_rows
 from attune.models.data.trunk import load_demo_trunk
 from attune.models.measuring.metrics import Interval, bootstrap
+from attune.models.measuring.writing import made_by
 from attune.models.portfolio.oracles import Solution, expect_weights
 from attune.models.portfolio.prune import prune
 from attune.models.portfolio.search import SearchSettings, lazy_search
-from demo.report import commit
 from studies.zeroeval.responses import Responses, read_responses
 
 Array = NDArray[np.float64]
@@ -94,7 +94,7 @@ def evaluate_zeroeval(
         ResponsesInvalid: see `read_responses`.
         TrunkUnavailable: the demo's trunk is not installed.
     """
-    results: dict[str, Any] = {"commit": commit(), "seed": seed, "splits": splits, "without": without, "lambdas": LAMBDAS, "sets": {}}
+    results: dict[str, Any] = {"attune": made_by(), "seed": seed, "splits": splits, "without": without, "lambdas": LAMBDAS, "sets": {}}
     read = {sets: read_responses(folder, sets, without=without) for sets in (*((name,) for name in SETS), SETS)}
     trunk = trunk or load_demo_trunk()
     for sets, responses in read.items():
@@ -249,7 +249,7 @@ def render(results: dict[str, Any]) -> str:
         "# Real LLMs as a portfolio",
         "",
         f"{results['splits']} random halves of each set's questions, {len(LAMBDAS)} users with lambda from {LAMBDAS[0]:g} to",
-        f"{LAMBDAS[-1]:g}, models without {results['without'] or 'exception'}; commit {results['commit']}, seed {results['seed']}.",
+        f"{LAMBDAS[-1]:g}, models without {results['without'] or 'exception'}; Attune {results['attune']}, seed {results['seed']}.",
         "Won and tied: share of users, by the mean over splits; surely: share of users whose 95 % interval over questions is above 0.",
     ]
     columns = range(0, len(LAMBDAS), 4)

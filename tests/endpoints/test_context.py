@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from attune.models.data.logged import read_logged
 from attune.models.data.preferences import Comparisons
 from attune.models.export.router import retrain_router
-from attune.models.seam.exports import read_logged
 from attune.models.training.micro_context import RouterSettings
 from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import typer
 
 from attune.models.data.preferences import Comparison, Comparisons
 from attune.models.measuring.families.curves import accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
 from attune.models.measuring.families.held_out import hold_out
 from attune.models.measuring.families.line_up import LineUp
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families, masked
-from attune.models.measuring.families.runs import read_set, runs_on
+from attune.models.measuring.families.runs import RunUnknown, chosen_runs, standard_runs
 from attune.models.training.features import Subspace
 from attune.models.training.hierarchical import PopulationSettings
 from attune.models.training.learner import Predicted
@@ -204,20 +203,15 @@ def test_a_report_has_every_learner_its_seeds_and_what_it_was_made_of(tmp_path):
 # --- the sets
 
 
-def test_a_set_is_read_from_its_folder_or_from_a_file_and_what_is_neither_is_refused(tmp_path):
-    with pytest.raises(typer.BadParameter, match="jester is not distributed with this project: give the folder"):
-        read_set("jester", None)
-    with pytest.raises(typer.BadParameter, match="neither 'jester' nor 'ukpconvarg1' nor a file"):
-        read_set(str(tmp_path / "gone.jsonl"), None)
-    row = {"user": "ann", "prompt": "say hello", "chosen": "hello", "rejected": "go away"}
-    (tmp_path / "told.jsonl").write_text(json.dumps(row) + "\n")
-    assert next(iter(read_set(str(tmp_path / "told.jsonl"), None).records())).chosen == "hello"
+def test_a_table_is_looked_at_with_the_length_without_it_and_by_it_alone():
+    runs = standard_runs()
+    assert {run.length for run in runs} == {"with", "without", "only"}
+    assert not runs[0].learners
+    assert len({run.name for run in runs}) == len(runs)
 
 
-def test_every_set_has_a_run_without_the_length_and_one_of_the_length_alone():
-    for data in ("jester", "ukpconvarg1", "told.jsonl"):
-        runs = runs_on(data)
-        assert {run.length for run in runs} == {"with", "without", "only"}
-        assert not runs[0].learners
-        assert len({run.name for run in runs}) == len(runs)
-    assert any(run.texts_apart for run in runs_on("jester"))
+def test_runs_are_chosen_by_name_and_the_main_one_has_all_seeds():
+    chosen = chosen_runs(standard_runs(), ["all", "length-alone"], seeds=3)
+    assert [(run.name, run.seeds) for run in chosen] == [("all", (0, 1, 2)), ("length-alone", (0,))]
+    with pytest.raises(RunUnknown, match="everything: no such run; there are all, principal-components"):
+        chosen_runs(standard_runs(), ["everything"], seeds=3)

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pytest
-from attune.models.measuring.strangers import few_shot_strangers
 
 from attune.models.data.preferences import Comparison, Comparisons
 from attune.models.measuring.families.fewshot import cut, few_shot
 from attune.models.measuring.rows import Rows
 from attune.models.seam.families import BradleyTerry, Families, Micro
 from attune.models.seam.hedge import HedgeSettings
-from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from attune.models.training.features import Subspace
 from demo.drawn import bradley_terry_choice, draw_comparisons, flipped_choice
-from tests.models.small_world import SHORT, BagOfWords, small_texts
+from tests.models.small_world import small_texts
 
 HEADS = Families(
     [
@@ -104,20 +99,3 @@ def test_a_gap_that_no_pair_has_is_refused_instead_of_searched_for_ever():
     texts = small_texts()
     with pytest.raises(ValueError, match="6 of 6 comparisons found no pair at least 9"):
         draw_comparisons(texts, np.zeros((len(texts.candidates), 2)), per_user=3, choose=flipped_choice(0.0), seed=0, least_gap=9.0)
-
-
-def test_strangers_are_nobody_that_training_met():
-    met: list[set[str]] = []
-
-    def train(data, seed):
-        met.append({data.train.users[user] for user in (*data.train.user, *data.validation.user)})
-        return train_bradley_terry(data, BradleyTerrySettings(subspace=Subspace(4), loop=SHORT), seed)
-
-    texts = [f"hello {word}" for word in ("one", "two", "three", "four", "five")]
-    records = [
-        Comparison(f"u{user}", "say hello", texts[max(pair)], texts[min(pair)]) for user in range(30) for pair in combinations(range(5), 2)
-    ]
-    found = few_shot_strangers(Comparisons.from_records(records), [train], BagOfWords(texts), seed=0, targets=6, counts=(0, 4))
-    assert found.users == 6
-    assert len(met[0]) == 24
-    assert found.curves["bradley_terry"][0].accuracy.mean > 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,24 +17,17 @@ from attune.models.alignment.dpo import DpoSettings
 from attune.models.alignment.guard import GuardLimits
 from attune.models.alignment.member import MemberSettings, Prompts
 from attune.models.alignment.vllm import members_in
-from attune.models.measuring.members import (
-    DEMO_SETTINGS,
-    SettingsInvalid,
-    changed,
-    evaluate_members,
-    load_rewards,
-    parse_weights,
-    read_prompts,
-    render_members,
-)
+from attune.models.measuring.members import evaluate_members, render_members
 from attune.models.portfolio.build import PalmSettings, build_portfolio
-from attune.models.portfolio.model_oracles import Asked, DpoOracle, MixingOracle, SoupOracle, named, proportions
+from attune.models.portfolio.inputs import SettingsInvalid, changed, described, load_rewards, parse_weights, read_prompts
+from attune.models.portfolio.model_oracles import DpoOracle, named
 from attune.models.portfolio.oracles import OracleFailed
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.search import SearchSettings, lazy_search
 from attune.service.members.local_model import load as load_for_serving
 from attune.service.members.spec import LocalSpec, read_roster
 from studies.approximations.compare import compare, render
+from studies.approximations.oracles import Asked, MixingOracle, SoupOracle, proportions
 from tests.models.tiny_causal import NAMES, PROMPTS, rewards, write_lora, write_model
 
 ASKED = Prompts(PROMPTS[:16], PROMPTS[16:22], PROMPTS[22:28])
@@ -207,16 +201,21 @@ def test_the_command_builds_a_portfolio_for_any_model_rewards_and_prompts(tiny, 
 
 def test_a_mistake_on_the_command_line_is_a_line_and_not_a_traceback(tiny, tmp_path):
     _, base, _ = tiny
-    out = ["--base", str(base), "--out", str(tmp_path / "it")]
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS))
+    fine = ["--rewards", "tests.models.tiny_causal:REWARDS", "--prompts", str(file)]
+    out = ["--base", str(base), "--out", str(tmp_path / "it"), *fine]
     for options, complaint in (
-        (["--weights", "tall=1"], "RewardsInvalid: weight 'tall=1': the rewards are concise"),
-        (["--weights", "concise=1", "--set", "dpo.speed=3"], "SettingsInvalid: setting 'dpo.speed=3' is not known; dpo.rank"),
-        (["--weights", "concise=1", "--prompts", str(tmp_path / "none.txt")], "FileNotFoundError"),
-        (["--weights", "concise=1", "--base", str(tmp_path / "none")], "OSError"),
+        (["--weights", "tall=1"], ": weight 'tall=1': the rewards are short, vowels"),
+        (["--weights", "short=1", "--set", "dpo.speed=3"], ": setting 'dpo.speed=3' is not known; dpo.rank"),
+        (["--weights", "short=1", "--prompts", str(tmp_path / "none.txt")], f": {tmp_path / 'none.txt'}: no such file or directory"),
+        (["--weights", "short=1", "--base", str(tmp_path / "none")], str(tmp_path / "none")),
+        (["--weights", "short=1", "--rewards", "no_such_module:REWARDS"], "'no_such_module:REWARDS' cannot be loaded"),
     ):
         shown = CliRunner().invoke(app, ["train", "member", *out, *options])
         assert shown.exit_code == 1, shown.output
         assert complaint in shown.output
+        assert not re.search(r"Traceback|Error:|Invalid:|\[Errno", shown.output)
         assert not (tmp_path / "it" / "member.json").exists()
 
 
@@ -225,13 +224,16 @@ def test_weights_settings_and_rewards_from_the_command_line_are_checked():
     for wrong in ("tall=1", "short=x", "short=1,short=2"):
         with pytest.raises(RewardsInvalid, match="short"):
             parse_weights(wrong, NAMES)
-    assert changed(DEMO_SETTINGS, ["dpo.beta=.2", "answers=3", "dpo.bf16=true"]).dpo.beta == 0.2
+    new = changed(MemberSettings(), ["dpo.beta=.2", "answers=3", "dpo.bf16=true"])
+    assert (new.dpo.beta, new.answers, new.dpo.bf16) == (0.2, 3, True)
+    # What a run prints is what the option takes.
+    assert changed(MemberSettings(), described(new).split()) == new
     for wrong in ("beta=1", "dpo.nothing=1", "dpo.epochs=many", "answers", "dpo=3"):
         with pytest.raises(ValueError, match="setting"):
-            changed(DEMO_SETTINGS, [wrong])
-    assert load_rewards("attune.models.measuring.members:MANNER_REWARDS").names[0] == "concise"
+            changed(MemberSettings(), [wrong])
+    assert load_rewards("demo.rewards:MANNER_REWARDS").names[0] == "concise"
     with pytest.raises(RewardsInvalid, match="module:name"):
-        load_rewards("attune.models.measuring.members:nothing")
+        load_rewards("demo.rewards:nothing")
 
 
 def test_prompts_of_a_file_keep_their_part_when_the_file_grows(tmp_path):

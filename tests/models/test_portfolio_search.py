@@ -12,7 +12,7 @@ from attune.models.portfolio.geometry import TooManyVertices, UpperBound, lower_
 from attune.models.portfolio.oracles import BestOfN, OracleFailed, RewardsInvalid
 from attune.models.portfolio.prune import NotCovered, greedy_cover, prune, prune_to, smallest_cover
 from attune.models.portfolio.search import SearchSettings, StateInvalid, lazy_search, prove, read_state, tighten, upper_bound
-from studies.oracle.grid import grid_bound, grid_levels, grid_weights, round_down
+from studies.oracle.grid import grid_bound, grid_levels, grid_weights
 from tests.models.portfolio_worlds import Counting, best_of_n, users
 
 # --- geometry
@@ -299,6 +299,15 @@ def test_of_covers_of_one_size_the_preferred_is_taken():
 
 
 # --- grid
+
+
+def round_down(weights, epsilon, delta):
+    """Returns the grid's weights that serve the users `weights` `[N, d]`, with the greatest entry 1, `[N, d]`."""
+    levels = grid_levels(weights.shape[1], epsilon, delta)
+    scaled = weights / weights.max(axis=1, keepdims=True)
+    rounded = levels[np.searchsorted(levels, scaled + 1e-12, side="right") - 1]
+    rounded[np.arange(len(weights)), weights.argmax(axis=1)] = 1.0
+    return rounded
 
 
 def test_the_grid_keeps_its_bound_for_every_user():

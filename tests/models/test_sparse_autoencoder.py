@@ -98,7 +98,7 @@ def test_the_mean_of_a_texts_states_is_its_part_of_the_pooled_vector(trunk):
     pooled = trunk.embed(rows)
     states = token_states(rows, trunk, 1, progress=quiet)
     for index in range(3):
-        assert states.states[states.of_text(index)].astype(np.float64).mean(axis=0) == pytest.approx(pooled[index, :32], abs=2e-3)
+        assert states.states[states.text == index].astype(np.float64).mean(axis=0) == pytest.approx(pooled[index, :32], abs=2e-3)
     assert np.exp(pooled[:, -1]) - 1 == pytest.approx(np.bincount(states.text), rel=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_a_text_is_as_frequent_as_its_tokens_whatever_its_length(trunk):
     found = activity(TEXTS, states, trained, columns_of(trunk, trained))
     assert (found.columns.start, found.columns.stop) == (0, 32)
     for index in range(3):
-        codes = trained.encode(torch.from_numpy(states.states[states.of_text(index)].astype(np.float32)))
+        codes = trained.encode(torch.from_numpy(states.states[states.text == index].astype(np.float32)))
         assert found.frequency[index] == pytest.approx((codes > 0).float().mean(dim=0).numpy(), abs=1e-6)
         assert found.strength[index] == pytest.approx(codes.mean(dim=0).numpy(), abs=1e-5)
 
@@ -126,11 +126,11 @@ def test_a_card_names_the_tokens_and_shows_the_texts_that_fire_a_latent(trunk):
     latents = activity(TEXTS, states, trained.autoencoder, slice(0, 32))
     tokenizer = Tokenizer.from_str(trunk.tokenizer_json.decode())
     codes = np.zeros((len(states.token), 2))
-    first, last = states.of_text(1), states.of_text(2)
-    codes[first.start, 0] = 2.0
-    codes[last.stop - 1, 0] = 1.0
+    first, last = np.flatnonzero(states.text == 1)[0], np.flatnonzero(states.text == 2)[-1]
+    codes[first, 0] = 2.0
+    codes[last, 0] = 1.0
     named, dead = cards(replace(latents, codes=sparse.csr_matrix(codes)), tokenizer, np.array([0, 1]), tokens=1, around=100)
-    assert named.tokens == (tokenizer.decode([int(states.token[first.start])]).strip(),)
+    assert named.tokens == (tokenizer.decode([int(states.token[first])]).strip(),)
     assert [text.strip() for text in named.examples] == ["perhaps you should ask someone", "nine minutes, perhaps"]
     assert (dead.tokens, dead.examples) == ((), ())
 

@@ -15,7 +15,6 @@ from attune.models.training.heads import (
     compute_outputs,
     load_heads,
     load_values,
-    merge_heads,
     save_heads,
     save_values,
 )
@@ -82,16 +81,6 @@ def test_a_head_that_reads_prompts_gets_the_prompts_vector():
     h, e = torch.zeros(2, 3), torch.ones(2, 3)
     assert heads(h, e)["gate"] is e
     assert heads(h, e)["rewards"] is h
-
-
-def test_merged_heads_give_all_outputs_and_refuse_a_name_twice(trained):
-    data, families = trained
-    merged = merge_heads([one.heads for one in families])
-    vectors = torch.from_numpy(data.vectors.candidates)
-    expected = compute_outputs(families, data.vectors.candidates)
-    assert all(np.array_equal(value.numpy(), expected[name]) for name, value in merged(vectors, vectors).items())
-    with pytest.raises(HeadsInvalid, match="bradley_terry_rewards"):
-        merge_heads([families[0].heads, families[0].heads])
 
 
 def test_weights_that_do_not_fit_their_description_are_refused_by_family(trained, tmp_path):

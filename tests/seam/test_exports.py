@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from attune.models.data.logged import read_logged
 from attune.models.data.preferences import ComparisonInvalid
-from attune.models.seam.exports import read_logged
 
 
 def write(path: Path, *lines: Any) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attune.models.data.preferences import Comparison, Comparisons
-from attune.models.measuring.expert_cards import contrasts, expert_cards, weight_shift
+from attune.models.measuring.expert_cards import expert_cards, weight_shift
 from attune.models.measuring.rows import Rows
 from attune.models.seam.hedge import HedgeSettings
 from attune.models.seam.sparse_moe import SparseMoe
@@ -46,14 +46,6 @@ def small() -> tuple[SparseMoe, Rows, Comparisons]:
     gates = [np.log([0.2, 0.6, 0.2]), np.log([0.2, 0.2, 0.6])]
     rewards = [[1.0, 2.0, -1.0], [0.0, 0.0, 0.0], [1.0, 5.0, 1.0], [0.0, 0.0, 0.0]]
     return family, Rows(tuple({"moe_gate": gate} for gate in gates), tuple({"moe_rewards": np.array(one)} for one in rewards)), told
-
-
-def test_contrasts_are_weights_times_differences_and_sum_to_the_margin():
-    family, rows, told = small()
-    found = contrasts(family, rows, told)
-    np.testing.assert_allclose(found, [[0.2, 1.2, -0.2], [0.2, 1.0, 0.6]])
-    scored = family.score(np.zeros(3), np.array([rows.candidates[0]["moe_rewards"]]), rows.prompts[0])
-    assert found[0].sum() == pytest.approx(scored.scores[0])
 
 
 def test_a_card_shows_where_an_expert_contributed_most_to_what_was_chosen():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attune.models.__main__ import app
+from studies.__main__ import app
 from studies.portfolio_users.run import Policies, own_model, render, worst_user
 
 # Two pure policies, a mixed one, and two users' own models, of which the last was lucky in the search.
@@ -51,9 +51,9 @@ def test_users_are_served_by_the_member_that_the_search_thinks_best_and_compared
 
 
 def test_without_a_search_the_command_says_what_makes_one(tmp_path):
-    shown = CliRunner().invoke(app, ["portfolio", "compare", "--work", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    shown = CliRunner().invoke(app, ["portfolio-users", "--work", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert shown.exit_code == 1
-    assert "has no search.jsonl; `attune train portfolio --work" in shown.output
+    assert "has no search.jsonl; `python -m demo portfolio --work" in shown.output
     assert not (tmp_path / "out").exists()
 
 
@@ -66,7 +66,7 @@ def test_the_report_has_a_line_for_every_size(policies):
         "own": own_model(policies, np.array([0, 1]), np.array([3, 4]), rng),
     }
     judged = {"sizes": {"2": row}, "uniform": row["searched"], "members_for_gap": None}
-    results = dict.fromkeys(("searched", "users", "draws", "prompts", "seed", "commit"), 3)
+    results = dict.fromkeys(("searched", "users", "draws", "prompts", "seed", "attune"), 3)
     text = render(results | {"judged_by": {"heads": judged}, "portfolios": {"2": ["a", "b"]}})
     assert "| 2 | 0.050 [" in text
     assert "more than measured" in text

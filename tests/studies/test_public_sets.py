@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import typer
 
+from attune.models.measuring.families.runs import standard_runs
 from studies.families.public_sets import DataSetInvalid, read_jester, read_ukpconvarg
 
 RATINGS = {(0, 0): 5.0, (0, 1): -2.0, (0, 2): 4.5, (1, 0): 1.0, (1, 1): 9.0}
+from studies.families.run import read_set, runs_on
 
 
 def write_jester(folder, jokes=("one", "two", "three")):
@@ -61,3 +64,15 @@ def test_an_unknown_choice_is_refused_by_its_line(tmp_path, choice):
     write_ukp(tmp_path, [("7", "a1"), ("7", choice)])
     with pytest.raises(DataSetInvalid, match="line 3"):
         read_ukpconvarg(tmp_path, least_decided=1)
+
+
+def test_a_set_is_read_from_its_folder_and_what_is_none_is_refused(tmp_path):
+    with pytest.raises(typer.BadParameter, match="jester is not distributed with this project: give the folder"):
+        read_set("jester", tmp_path / "none")
+    with pytest.raises(typer.BadParameter, match="a file of your own is for `attune measure families`"):
+        read_set("gone.jsonl", tmp_path)
+
+
+def test_every_set_has_the_standard_runs_and_jester_one_in_which_texts_do_not_recur():
+    assert [run.name for run in runs_on("ukpconvarg1")] == [run.name for run in standard_runs()]
+    assert any(run.texts_apart for run in runs_on("jester"))

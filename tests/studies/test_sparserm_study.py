@@ -81,7 +81,7 @@ def test_a_study_finds_that_selected_directions_beat_random_ones_where_they_are_
     assert len(told) == 3
 
     results = {
-        "commit": None,
+        "attune": None,
         "seed": 0,
         "seeds": [0, 1, 2],
         "trunk": {"name": "small", "layer": 1, "parameters": 290},

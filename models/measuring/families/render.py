@@ -1,4 +1,4 @@
-"""report.md of `attune evaluate families` from its results: curves, gains, calibration and uncertainty as tables."""
+"""report.md of `attune measure families` from its results: curves, gains, calibration and uncertainty as tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def render_families(results: Mapping[str, Any], plots: Mapping[str, str]) -> str
             f"- {data['comparisons']:,} comparisons of {data['users']:,} users over {data['texts']:,} texts and {data['prompts']} prompts; "
             f"records sha256 `{data['sha256'][:16]}`, trunk `{data['trunk_sha256'][:16]}`"
         ),
-        f"- commit: `{results['commit']}`",
+        f"- Attune: `{results['attune']}`",
         "- intervals are the 95 % bootstrap over users; a user of several seeds counts once; gains are paired differences",
         f"- every learner of a run shares splits, vectors, features, contexts and targets; gains are over `{results['baseline']}`",
         "- comparisons that a user told are never scored; nothing was chosen on these users",

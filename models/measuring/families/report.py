@@ -1,4 +1,4 @@
-"""`attune evaluate families`: every family and baseline on the choices of real people, as report.md, results.json and plots.
+"""`attune measure families`: every family and baseline on the choices of real people, as report.md, results.json and plots.
 
     comparisons ─> hold_out by seed ─> train_line_up ─> observe unseen and seen users ─> summary ─> report, plots
 
@@ -35,8 +35,8 @@ from attune.models.measuring.families.line_up import BASELINE, LineUp, train_lin
 from attune.models.measuring.families.plots import draw_plots
 from attune.models.measuring.families.render import render_families
 from attune.models.measuring.metrics import Interval
+from attune.models.measuring.writing import made_by
 from attune.models.training.loop import TrainingData
-from demo.report import commit
 
 Length = Literal["with", "without", "only"]
 UNCERTAINTIES: tuple[By, ...] = ("probability", "doubt", "spread")
@@ -100,7 +100,7 @@ def evaluate_families(
             "sha256": comparisons.sha256(),
             "trunk_sha256": trunk.sha256,
         },
-        "commit": commit(),
+        "attune": made_by(),
         "counts": list(sizes.counts),
         "baseline": BASELINE,
         "sizes": asdict(sizes),

@@ -1,74 +1,60 @@
-"""The sets that `attune evaluate families` knows, and the runs that are made on each: settings by set, chosen on validation users.
+"""The runs that `attune measure families` makes on a table of comparisons.
 
-Every set has a main run of all learners; others change one thing (the features, the length, whether texts recur) for those
-learners that tell what it does.
+A main run of all learners; others change one thing (the features, the length) for those learners that tell what it does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import typer
-
 from attune.models.data.adapters import read_comparisons
-from attune.models.data.preferences import Comparisons
 from attune.models.data.trunk import load_trunk
 from attune.models.measuring.families.line_up import LineUp
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families
 from attune.models.training.features import Subspace
-from studies.families.public_sets import read_jester, read_ukpconvarg
-
-JESTER, UKP = "jester", "ukpconvarg1"
-JESTER_PER_USER = 100
-"""Comparisons drawn per user of Jester: training sees 40 of them at most, and a cut by texts keeps 36 and 16."""
 
 FEW = ("vrf", "additive", "hierarchical")
 
 
-def evaluate_set(data: str, folder: Path | None, out: Path, *, cache: Path | None, seeds: int, users: int, only: tuple[str, ...]) -> None:
-    """Writes the report of one set; see `evaluate_families`.
+class RunUnknown(ValueError):
+    """A run was asked for that is not made; the message names those that are."""
+
+
+def evaluate_file(data: str, out: Path, *, cache: Path | None, seeds: int, users: int, only: tuple[str, ...]) -> Path:
+    """Writes the report on a table of comparisons and returns where it is; see `evaluate_families`.
 
     Raises:
-        typer.BadParameter: a public set was asked for without its folder, or a run that is not made on this set.
+        RunUnknown: `only` names a run that is not made.
+        ComparisonInvalid: the table cannot be read, or its rows are no comparisons; the message names them.
     """
-    comparisons = read_set(data, folder)
-    runs = [replace(run, seeds=tuple(range(seeds)) if index == 0 else run.seeds) for index, run in enumerate(runs_on(data))]
-    unknown = set(only) - {run.name for run in runs}
+    runs = chosen_runs(standard_runs(), only, seeds)
+    comparisons = read_comparisons(data)
+    evaluate_families(Path(data).name, comparisons, runs, out, trunk=load_trunk(), cache=cache, sizes=Sizes(users=users))
+    return out / "report.md"
+
+
+def chosen_runs(runs: Sequence[Run], only: Sequence[str], seeds: int) -> list[Run]:
+    """Returns the runs named in `only`, all of them if it is empty; the main one, which is first, over `seeds` seeds.
+
+    Raises:
+        RunUnknown: there is no run of a name.
+    """
+    unknown = sorted(set(only) - {run.name for run in runs})
     if unknown:
-        raise typer.BadParameter(f"{sorted(unknown)} are no runs; there are {[run.name for run in runs]}")
-    runs = [run for run in runs if not only or run.name in only]
-    sizes = Sizes(users=users, per_user=40 if data == JESTER else None)
-    evaluate_families(data, comparisons, runs, out, trunk=load_trunk(), cache=cache, sizes=sizes)
-    typer.echo(out / "report.md")
+        raise RunUnknown(f"{', '.join(unknown)}: no such run; there are {', '.join(run.name for run in runs)}")
+    seeded = [replace(runs[0], seeds=tuple(range(seeds))), *runs[1:]]
+    return [run for run in seeded if not only or run.name in only]
 
 
-def read_set(data: str, folder: Path | None) -> Comparisons:
-    """Returns the comparisons of a public set in `folder`, or of a file.
-
-    Raises:
-        typer.BadParameter: the folder or the file is not there.
-        ComparisonInvalid: the file's rows are no comparisons; the message names them.
-    """
-    if data in (JESTER, UKP):
-        if folder is None or not folder.is_dir():
-            raise typer.BadParameter(f"{data} is not distributed with this project: give the folder that holds it (is {folder})")
-        return read_jester(folder, per_user=JESTER_PER_USER) if data == JESTER else read_ukpconvarg(folder)
-    if not Path(data).exists():
-        raise typer.BadParameter(f"{data!r} is neither {JESTER!r} nor {UKP!r} nor a file")
-    return read_comparisons(Path(data))
-
-
-def runs_on(data: str) -> list[Run]:
-    """Returns the runs that are made on a set, the main one first."""
+def standard_runs() -> list[Run]:
+    """Returns the runs that are made on any table, the main one first."""
     main = LineUp(Subspace(16))
     principal = replace(main, subspace=Subspace(16, kind="principal"))
-    runs = [
-        Run("All learners", main),
-        Run("16 principal components and the length", principal, learners=FEW),
-        Run("Without the length", main, learners=FEW, length="without"),
-        Run("The length alone", replace(principal, axes=1), learners=FEW, length="only"),
+    return [
+        Run("all", main),
+        Run("principal-components", principal, learners=FEW),
+        Run("without-length", main, learners=FEW, length="without"),
+        Run("length-alone", replace(principal, axes=1), learners=FEW, length="only"),
     ]
-    if data == JESTER:
-        runs.append(Run("Context and targets share no text", main, learners=FEW, texts_apart=True))
-    return runs

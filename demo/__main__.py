@@ -1,0 +1,117 @@
+"""`python -m demo …`: how the demo is made and measured, a table of contents; `demo/build.sh` runs it in order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attune.command_line import aside, plain_app
+from attune.models.commands.options import Cache, Changes, Out, Seed
+
+app = plain_app("Make and measure the demo, from seeds.")
+
+ARTEFACTS = Path(__file__).parent / "artefacts"
+BASE = ARTEFACTS / "language_model" / "base"
+
+
+@app.command("language-model")
+def language_model(out: Out = ARTEFACTS / "language_model", seed: Seed = 0) -> None:
+    """Train the base language model from scratch; its members come from `portfolio`."""
+    from demo.language_model.training import train_demo_language_model  # noqa: PLC0415 - torch
+
+    train_demo_language_model(out, seed=seed, manners=(), progress=typer.echo)
+
+
+@app.command("heads")
+def heads(out: Out = ARTEFACTS, seed: Seed = 0, cache: Cache = None) -> None:
+    """Train the reward heads, on generated answers and on those of the base language model."""
+    from demo.heads import train_demo  # noqa: PLC0415 - torch
+
+    train_demo(out, seed=seed, cache=cache)
+
+
+@app.command("portfolio")
+def portfolio(
+    out: Out = ARTEFACTS,
+    seed: Seed = 0,
+    work: Annotated[Path, typer.Option(help="Keeps adapters and answers; a run that was broken off goes on.")] = Path(".attune/portfolio"),
+    jobs: Annotated[int, typer.Option(min=1, help="Adapters trained at the same time where the search allows it, a thread each.")] = 1,
+) -> None:
+    """Find members by lazy search, align them by DPO, prune and certify them, and measure what they are worth."""
+    from demo.portfolio import train_portfolio  # noqa: PLC0415 - torch
+
+    train_portfolio(out, work, seed=seed, jobs=jobs)
+
+
+@app.command("member")
+def member(
+    weights: Annotated[str, typer.Option(help="Over the manners, as in concise=1,formal=0.5.")],
+    out: Annotated[Path, typer.Option(help="Folder of this member.")],
+    settings: Changes = None,
+    seed: Seed = 0,
+) -> None:
+    """Align one member of the demo's base to manners, as `attune train member` does for any base and rewards."""
+    from attune.models.measuring.members import train_one  # noqa: PLC0415 - torch
+    from attune.models.portfolio.inputs import changed  # noqa: PLC0415 - torch
+    from demo.rewards import DEMO_SETTINGS, MANNER_REWARDS, demo_prompts  # noqa: PLC0415 - torch
+
+    of_member = changed(DEMO_SETTINGS, settings or [])
+    document = train_one(BASE, weights, out, MANNER_REWARDS, demo_prompts(), settings=of_member, seed=seed, progress=typer.echo)
+    typer.echo(json.dumps(document["held_out"], indent=1))
+
+
+@app.command("members")
+def members(
+    folder: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member.")] = ARTEFACTS / "language_model" / "adapters",
+    answers: Annotated[int, typer.Option(min=1, help="To each prompt, of base and member.")] = 2,
+    out: Out = Path(".attune/members"),
+    seed: Seed = 1,
+) -> None:
+    """What aligning did to each member on test prompts, judged by the manners themselves."""
+    from attune.models.measuring.members import judge  # noqa: PLC0415 - torch
+    from demo.rewards import MANNER_REWARDS, demo_prompts  # noqa: PLC0415 - torch
+
+    typer.echo(judge(BASE, folder, MANNER_REWARDS, demo_prompts().held_out, answers, out, seed=seed, progress=aside))
+
+
+@app.command("report")
+def report(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to evaluate; the committed heads if not given.")] = None,
+    out: Out = Path(".attune/evaluation"),
+    seed: Seed = 1,
+    users: Annotated[int, typer.Option(min=10, help="Simulated users.")] = 200,
+) -> None:
+    """Simulated users with known tastes, through the server's own functions; writes report.md and results.json."""
+    from demo.report import evaluate_demo  # noqa: PLC0415 - torch
+
+    evaluate_demo(bundle, out, seed=seed, users=users)
+
+
+@app.command("precision")
+def precision(texts: Annotated[int, typer.Option(min=16, help="Held-out answers to compare on.")] = 256, seed: Seed = 0) -> None:
+    """Accuracy loss and batch-dependence of the int8 scorer against fp32."""
+    from demo.precision import precision_loss  # noqa: PLC0415 - torch
+
+    typer.echo(json.dumps(asdict(precision_loss(ARTEFACTS, texts=texts, seed=seed)), indent=1))
+
+
+@app.command("simulated-users")
+def simulated_users(
+    url: Annotated[str, typer.Option(help="Where Attune listens.")] = "http://127.0.0.1:8000",
+    users: Annotated[int, typer.Option(min=2, help="How many.")] = 50,
+    together: Annotated[int, typer.Option(min=1, help="Users at the same time.")] = 8,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the table here as well.")] = None,
+    seed: Seed = 7,
+) -> None:
+    """Users with known tastes against a running server, over HTTP alone; prints a table with 95 % intervals over users."""
+    from demo.simulated_users import print_users  # noqa: PLC0415 - httpx
+
+    print_users(url, users, seed, together, as_json)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m demo")

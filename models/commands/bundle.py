@@ -1,0 +1,52 @@
+"""`attune bundle …`: build and inspect bundles."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import attune
+from attune.command_line import plain_app
+from attune.models.commands.options import Out
+
+DEMO = Path(attune.__file__).parent / "demo"
+"""The demo's artefacts, which are in the wheel; a symbolic link in a checkout."""
+
+bundle_app = plain_app("Build and inspect bundles.")
+
+
+class Precision(StrEnum):
+    """Number format of the exported trunk."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+@bundle_app.command("demo")
+def bundle_demo(
+    out: Out = Path(".attune/bundles"),
+    precision: Annotated[
+        Precision, typer.Option(help="fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact.")
+    ] = Precision.fp32,
+) -> None:
+    """Export the trunk with the demo's heads and pack the bundle; prints its directory. Needs the extra `train`."""
+    from attune.models.export.pack import pack_demo  # noqa: PLC0415 - torch
+
+    typer.echo(pack_demo(out, DEMO, precision=precision.value))
+
+
+@bundle_app.command("show")
+def bundle_show(path: Annotated[Path, typer.Argument(help="A bundle directory.")]) -> None:
+    """Verify a bundle and print its manifest without the file table."""
+    from attune.models.seam.bundle import read_bundle  # noqa: PLC0415 - hashing is for those who ask
+
+    bundle = read_bundle(path)
+    shown = {key: value for key, value in bundle.manifest.items() if key != "files"}
+    shown["families"] = {name: list(bundle.families[name].heads) for name in bundle.families.names}
+    shown["members"] = list(bundle.portfolio.names)
+    typer.echo(json.dumps(shown, indent=1, sort_keys=True))

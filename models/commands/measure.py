@@ -1,0 +1,59 @@
+"""`attune measure …`: what trained heads, members and routing policies are worth, with seeds and 95 % intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attune.command_line import aside, plain_app
+from attune.models.commands.options import Base, Cache, Out, PromptsOption, RewardsOption, Seed
+
+measure_app = plain_app("Measure, with seeds and 95 % intervals. Needs the extra `train`.")
+
+
+@measure_app.command("families")
+def measure_families(
+    data: Annotated[str, typer.Argument(metavar="FILE", help="Comparisons with a user each; `attune data check` looks at them.")],
+    out: Out = Path(".attune/families"),
+    cache: Cache = Path(".attune/cache"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the main run: splits, trainings and contexts.")] = 3,
+    users: Annotated[int, typer.Option(min=10, help="Most users of each kind and seed.")] = 400,
+    only: Annotated[list[str] | None, typer.Option(help="Runs by name; all if not given.")] = None,
+) -> None:
+    """Few-shot curves of every family and baseline on people who are strangers to them; writes report.md, results.json and plots."""
+    from attune.models.measuring.families.runs import evaluate_file  # noqa: PLC0415 - torch
+
+    typer.echo(evaluate_file(data, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))
+
+
+@measure_app.command("members")
+def measure_members(
+    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member.")],
+    base: Base,
+    rewards: RewardsOption,
+    prompts: PromptsOption,
+    answers: Annotated[int, typer.Option(min=1, help="To each prompt, of base and member.")] = 2,
+    out: Out = Path(".attune/members"),
+    seed: Seed = 1,
+) -> None:
+    """What aligning did to each member on held-out prompts: rewards, KL, perplexity, diversity; writes members.md and .json."""
+    from attune.models.measuring.members import judge  # noqa: PLC0415 - torch
+    from attune.models.portfolio.inputs import load_rewards, read_prompts  # noqa: PLC0415 - torch
+
+    asked = read_prompts(prompts).held_out
+    typer.echo(judge(base, members, load_rewards(rewards), asked, answers, out, seed=seed, progress=aside))
+
+
+@measure_app.command("policy")
+def measure_policy(
+    decisions: Annotated[Path, typer.Option(help="JSONL: exports of users, or GET /decisions answers.")],
+    feedback: Annotated[Path, typer.Option(help="JSONL with the comparisons: exports of users; may be the same file.")],
+    out: Out = Path(".attune/policy"),
+) -> None:
+    """What other routing policies would have been worth, from logged propensities: IPS, SNIPS, DR with 95 % intervals."""
+    from attune.models.measuring.policy.report import evaluate_log  # noqa: PLC0415 - scipy
+
+    evaluate_log(decisions, feedback, out)
+    typer.echo((out / "report.md").read_text(encoding="utf-8"))

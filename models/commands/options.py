@@ -1,0 +1,16 @@
+"""Options that several commands share, with one name and one meaning each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to; made if absent.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps embeddings between runs; none if not given.")]
+Base = Annotated[str, typer.Option(help="Folder or hub id of a causal language model.")]
+RewardsOption = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")]
+PromptsOption = Annotated[Path, typer.Option(help="Text file, one prompt a line; a tenth is held out, a tenth chooses checkpoints.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Of a member: dpo.learning_rate=1e-4, dpo.beta=0.2, answers=4, ...")]

@@ -1,0 +1,126 @@
+"""What a command is told about members: which rewards, which weights, which prompts, which settings.
+
+--rewards module:NAME ─> Rewards        --weights a=1,b=0.5 ─> [d]        --prompts FILE ─> Prompts        --set name=number ─> settings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.alignment.answers import Rewards, RewardsInvalid
+from attune.models.alignment.member import MemberSettings, Prompts
+
+Array = NDArray[np.float64]
+
+
+class SettingsInvalid(ValueError):
+    """What a command was given cannot be used; the message names it."""
+
+
+def load_rewards(where: str) -> Rewards:
+    """Returns the `Rewards` that `module:name` is; modules of the current folder come first, as for uvicorn and celery.
+
+    Raises:
+        RewardsInvalid: there is no such thing.
+    """
+    module, _, name = where.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script does not search the current folder
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RewardsInvalid(f"rewards {where!r} cannot be loaded: {error}; give module:name") from error
+    if not isinstance(found, Rewards):
+        raise RewardsInvalid(f"rewards {where!r} are {type(found).__name__}; attune.models.alignment.answers.Rewards was expected")
+    return found
+
+
+def parse_weights(text: str, names: Sequence[str]) -> Array:
+    """Returns `[d]` weights from `concise=1,formal=.5`; what is not named weighs 0.
+
+    Raises:
+        RewardsInvalid: a name is unknown or given twice, or a value is no number.
+    """
+    found = dict.fromkeys(names, 0.0)
+    seen: set[str] = set()
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, value = part.partition("=")
+        try:
+            number = float(value) if equals else 1.0
+        except ValueError:
+            raise RewardsInvalid(f"weight {part!r} is not name=number") from None
+        if name not in found or name in seen:
+            raise RewardsInvalid(f"weight {part!r}: the rewards are {', '.join(names)}, each at most once")
+        seen.add(name)
+        found[name] = number
+    return np.array(list(found.values()))
+
+
+def read_prompts(file: Path) -> Prompts:
+    """Returns the prompts of a text file, one a line: four fifths to learn from, a tenth each to choose and to report on.
+
+    Where a prompt belongs is fixed by its text, so that a longer file moves none of them.
+
+    Raises:
+        SettingsInvalid: a part has fewer than two prompts.
+    """
+    parts: dict[str, list[str]] = {"training": [], "validation": [], "held_out": []}
+    for line in dict.fromkeys(filter(None, (line.strip() for line in file.read_text(encoding="utf-8").splitlines()))):
+        digit = hashlib.sha256(line.encode()).digest()[0] % 10
+        parts["held_out" if digit == 0 else "validation" if digit == 1 else "training"].append(line)
+    if min(map(len, parts.values())) < 2:
+        raise SettingsInvalid(
+            f"{file.name} gives {dict(zip(parts, map(len, parts.values()), strict=True))} prompts; two of each kind are needed"
+        )
+    return Prompts(**{part: tuple(lines) for part, lines in parts.items()})
+
+
+def changed(settings: MemberSettings, changes: Sequence[str]) -> MemberSettings:
+    """Returns the settings with `name=number` or `part.name=number` changed, numbers of the type that the field has.
+
+    Raises:
+        SettingsInvalid: there is no such field, or the value does not fit it.
+    """
+    for change in changes:
+        path, equals, value = change.partition("=")
+        *above, name = path.split(".")
+        part: Any = settings
+        for step in above:
+            part = getattr(part, step, None)
+        known = [item.name for item in fields(part) if not is_dataclass(getattr(part, item.name))] if is_dataclass(part) else []
+        if not equals or name not in known or len(above) > 1:
+            raise SettingsInvalid(
+                f"setting {change!r} is not known; {'.'.join([*above, '']) if known else ''}{', '.join(known) or 'part.name'}=number"
+            )
+        kind = type(getattr(part, name))
+        try:
+            new: Any = value.lower() == "true" if kind is bool else kind(value)
+        except ValueError:
+            raise SettingsInvalid(f"setting {change!r}: {kind.__name__} was expected") from None
+        try:
+            settings = replace(settings, **({above[0]: replace(part, **{name: new})} if above else {name: new}))
+        except ValueError as error:
+            raise SettingsInvalid(f"setting {change!r}: {error}") from None
+    return settings
+
+
+def described(settings: MemberSettings) -> str:
+    """Returns all settings as `--set` takes them, so that a run says what it was made with."""
+    said = []
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            said += [f"{item.name}.{inner.name}={getattr(value, inner.name)}" for inner in fields(value)]
+        else:
+            said.append(f"{item.name}={value}")
+    return " ".join(said)

@@ -1,0 +1,118 @@
+"""What every command line of this project has in common: one place in which errors become sentences.
+
+    any error of any command ─> PlainGroup.invoke ─> one line on standard error, exit code 1        --traceback: all of it
+
+A message that was written for people is shown as it is; a file that is not there, a package that is not installed and a mistake of
+the program itself are each said in words. Usage errors and exit codes that a command chose pass through.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+EXIT_FAILED = 1
+TRACEBACK = "--traceback"
+
+EXTRAS: Mapping[str, str] = {
+    **dict.fromkeys(("torch", "transformers", "peft", "safetensors"), "local"),
+    **dict.fromkeys(("accelerate", "datasets", "matplotlib", "onnx", "onnxscript", "scipy", "trl"), "train"),
+    "onnxruntime": "cpu",
+    "pyarrow": "datasets",
+}
+"""Import names and the smallest extra of this package that installs each; commands that train need `train`, which holds `local`."""
+
+_OWN_NAMES = ("KeyError", "IndexError", "TypeError", "AttributeError", "AssertionError", "NameError", "ZeroDivisionError")
+
+
+class PlainGroup(TyperGroup):
+    """A group of commands whose errors are one line each; `--traceback`, anywhere on the line, shows where one came from."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **options: Any) -> Any:
+        """Runs the command that `args` name, without the option that is meant for this class."""
+        given = list(sys.argv[1:] if args is None else args)
+        ours = given[: given.index("--")] if "--" in given else given
+        self._whole = TRACEBACK in ours
+        kept = [word for word in ours if word != TRACEBACK] + given[len(ours) :]
+        return super().main(kept, prog_name, *rest, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command.
+
+        Raises:
+            typer.Exit: with 1 where the command failed; why was said on standard error.
+        """
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
+            # Usage errors of every kind know how to show themselves.
+            if getattr(self, "_whole", False) or hasattr(error, "format_message"):
+                raise
+            typer.echo(f"{ctx.find_root().info_name or 'attune'}: {in_words(error)}", err=True)
+            raise typer.Exit(EXIT_FAILED) from None
+
+
+def plain_app(help_text: str, **options: Any) -> typer.Typer:
+    """Returns an application of commands whose errors are one line each, with completion for shells."""
+    return typer.Typer(
+        cls=options.pop("cls", PlainGroup),
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        help=help_text,
+        **options,
+    )
+
+
+def in_words(error: BaseException) -> str:
+    """Returns a sentence for people about an error: what is wrong with what, and what to do where that is known."""
+    if isinstance(error, ImportError):
+        return _import_in_words(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file is not UTF-8: {error.reason} at byte {error.start}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename is not None else error.strerror.lower()
+    if isinstance(error, RecursionError):
+        return "a file is nested too deeply to be read"
+    if isinstance(error, MemoryError):
+        return f"this takes more memory than there is{f' ({error})' if str(error) else ''}"
+    text = str(error).strip()
+    if not text or type(error).__name__ in _OWN_NAMES:
+        return f"this is a mistake in the program ({type(error).__name__}: {text}); please report it with what {TRACEBACK} shows"
+    return text
+
+
+def how_to_install(extra: str) -> str:
+    """Returns how to add an extra to this package, from a checkout and from a wheel; the package is on no index."""
+    return f"pip install '.[{extra}]' in a checkout, or pip install 'attune_serve-{_version()}-py3-none-any.whl[{extra}]' with the wheel"
+
+
+def _import_in_words(error: ImportError) -> str:
+    name = (error.name or "").partition(".")[0]
+    if name in EXTRAS and isinstance(error, ModuleNotFoundError):
+        extra = EXTRAS[name]
+        # What needs the parts of `local` on the command line trains or exports, and `train` holds them too.
+        return f"this needs {name}: {how_to_install('train' if extra == 'local' else extra)}"
+    return f"this needs {name}, which is not installed" if isinstance(error, ModuleNotFoundError) and name else str(error)
+
+
+def _version() -> str:
+    try:
+        return version("attune-serve")
+    except ImportError:
+        return "VERSION"
+
+
+Progress = Callable[[str], None]
+
+
+def aside(line: str) -> None:
+    """Says a line of progress on standard error, so that standard output stays for results."""
+    typer.echo(line, err=True)

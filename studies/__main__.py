@@ -1,0 +1,159 @@
+"""`python -m studies …`: one command for each study of a paper or of the demo, a table of contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attune.command_line import aside, plain_app
+from attune.models.commands.options import Cache, Out, Seed
+from demo.__main__ import ARTEFACTS, BASE
+
+app = plain_app("Studies of papers and of the demo; each writes a report and its figures.")
+CACHE = Path(".attune/cache")
+WORK = Path(".attune/portfolio")
+
+
+@app.command("families")
+def families(
+    data: Annotated[str, typer.Argument(help="`jester` or `ukpconvarg1`.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the public set; neither is distributed with this project.")],
+    out: Out = Path(".attune/families"),
+    cache: Cache = CACHE,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the main run: splits, trainings and contexts.")] = 3,
+    users: Annotated[int, typer.Option(min=10, help="Most users of each kind and seed.")] = 400,
+    only: Annotated[list[str] | None, typer.Option(help="Runs by name; all if not given.")] = None,
+) -> None:
+    """Few-shot curves of every family and baseline on real people's choices; writes report.md, results.json and plots."""
+    from studies.families.run import evaluate_set  # noqa: PLC0415 - torch
+
+    typer.echo(evaluate_set(data, folder, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))
+
+
+@app.command("oracle")
+def oracle(
+    out: Out = Path(".attune/oracle"),
+    seed: Seed = 0,
+    instances: Annotated[int, typer.Option(min=10, help="Random worlds for each number of rewards.")] = 334,
+    seeds: Annotated[int, typer.Option(min=2, help="Portfolios of each kind whose sizes are compared.")] = 12,
+    cache: Cache = None,
+) -> None:
+    """Lazy search with an exact oracle: promise against truth, calls against the grid, sizes against chance."""
+    from studies.oracle.oracle import OracleStudy  # noqa: PLC0415 - scipy
+    from studies.oracle.run import evaluate_oracle  # noqa: PLC0415 - torch
+
+    evaluate_oracle(out, seed=seed, study=OracleStudy(instances=instances), seeds=seeds, demo=ARTEFACTS, cache=cache, progress=aside)
+
+
+@app.command("zeroeval")
+def zeroeval(
+    data: Annotated[Path, typer.Argument(help="Folder with gsm, crux and math-l5 response matrices.")],
+    out: Out = Path(".attune/zeroeval"),
+    seed: Seed = 0,
+    splits: Annotated[int, typer.Option(min=2, help="Random halves of the questions.")] = 10,
+    without: Annotated[str, typer.Option(help="Models whose names start so are left out: o1 hides what it writes.")] = "o1",
+    cache: Cache = CACHE,
+) -> None:
+    """Real LLMs as a portfolio for users who weigh correctness against length: routing against the best single model."""
+    from studies.zeroeval.run import evaluate_zeroeval  # noqa: PLC0415 - torch
+
+    evaluate_zeroeval(data, out, seed=seed, splits=splits, without=without, cache=cache, progress=aside)
+
+
+@app.command("routing")
+def routing(
+    bundle: Annotated[Path, typer.Argument(help="A demo bundle with a certificate.")],
+    out: Out = Path(".attune/routing"),
+    users: Annotated[int, typer.Option(min=10, help="Simulated users for each of three seeds.")] = 100,
+) -> None:
+    """Users of the portfolio round by round, against bandits that start anew with each; writes report.md and regret.png."""
+    from studies.bandits.routing import evaluate_demo_routing  # noqa: PLC0415 - torch
+
+    evaluate_demo_routing(bundle, ARTEFACTS, out, users=users)
+
+
+@app.command("sparserm")
+def sparserm(
+    data: Annotated[Path, typer.Option(help="Folder with ukpconvarg1, hidden_context_hh and summeval_op; absent ones are left out.")],
+    out: Out = Path(".attune/sparserm"),
+    cache: Annotated[Path, typer.Option(help="Keeps vectors, token states and the autoencoder.")] = CACHE,
+    seeds: Annotated[int, typer.Option(min=2, help="Cuts, starts and random directions.")] = 10,
+    autoencoder: Annotated[Path | None, typer.Option(help="A public one (SAELens or Gemma Scope) of the same layer.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Directions of a sparse autoencoder against random ones, the dense state and latents; writes report.md, results.json, sweep.png."""
+    from studies.sparserm.comparison import StudySettings  # noqa: PLC0415 - torch
+    from studies.sparserm.run import evaluate_sparserm  # noqa: PLC0415
+
+    evaluate_sparserm(data, out, cache, seed=seed, settings=StudySettings(tuple(range(seeds))), public=autoencoder, progress=aside)
+
+
+@app.command("groups")
+def groups(out: Out = Path(".attune/groups"), seed: Seed = 1) -> None:
+    """Two to eight opposed groups: share of Bayes-optimal accuracy, groups recovered, too few and too many heads."""
+    from studies.groups.run import evaluate_groups  # noqa: PLC0415 - torch
+
+    evaluate_groups(out, seed=seed)
+
+
+@app.command("opposed")
+def opposed(out: Out = Path(".attune/opposed"), seed: Seed = 1, cache: Cache = None) -> None:
+    """Two groups with opposed tastes on the demo's answers: one head for all stays at chance, mixtures do not."""
+    from studies.groups.manners import evaluate_manners  # noqa: PLC0415 - torch
+
+    evaluate_manners(out, seed=seed, cache=cache)
+
+
+@app.command("controlled")
+def controlled(out: Out = Path(".attune/controlled"), seed: Seed = 1) -> None:
+    """The attribute-style controlled set: does the sparse mixture divide prompts and users as it should?"""
+    from studies.controlled.run import evaluate_controlled  # noqa: PLC0415 - torch
+
+    evaluate_controlled(out, seed=seed)
+
+
+@app.command("approximations")
+def approximations(
+    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member of the demo's base, each made for one manner.")],
+    pair: Annotated[list[str], typer.Option(help="Two manners, as in concise,formal; may be repeated.")],
+    out: Out = Path(".attune/approximations"),
+    seed: Seed = 1,
+) -> None:
+    """What soups and logit mixing give users between two members, without training, on held-out prompts."""
+    from demo.rewards import MANNER_REWARDS, demo_prompts  # noqa: PLC0415 - torch
+    from studies.approximations.compare import compare, render  # noqa: PLC0415 - torch
+
+    pairs = [(one.partition(",")[0].strip(), one.partition(",")[2].strip()) for one in pair]
+    typer.echo(render(compare(BASE, members, MANNER_REWARDS, demo_prompts().held_out, pairs, out, seed=seed)))
+
+
+@app.command("portfolio-users")
+def portfolio_users(
+    work: Annotated[Path, typer.Option(help="Of `python -m demo portfolio`; users' models join its members.")] = WORK,
+    out: Out = Path(".attune/compare"),
+    users: Annotated[int, typer.Option(min=8, help="Users with a model of their own, a minute or two of one core each.")] = 30,
+    draws: Annotated[int, typer.Option(min=2, help="Random portfolios of each size.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="Models trained at the same time, one thread each.")] = 1,
+    seed: Seed = 0,
+) -> None:
+    """What users lose with the demo's members against a model aligned to them alone, and what random portfolios lose."""
+    from studies.portfolio_users.run import compare_portfolios, render  # noqa: PLC0415 - torch
+
+    typer.echo(render(compare_portfolios(ARTEFACTS, work, out, users=users, draws=draws, seed=seed, jobs=jobs, progress=aside)))
+
+
+@app.command("offpolicy-check")
+def offpolicy_check(
+    logs: Annotated[int, typer.Option(min=1, help="Simulated logs.")] = 1000, out: Out = Path(".attune/policy"), seed: Seed = 0
+) -> None:
+    """Do the 95 % intervals of off-policy values hold the truth, on simulated logs of routing that learns?"""
+    from studies.offpolicy_check.run import check_estimators  # noqa: PLC0415 - scipy
+
+    check_estimators(logs, out, seed=seed, progress=aside)
+    typer.echo((out / "coverage.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m studies")
