@@ -19,7 +19,8 @@ from attune.models.measuring.policy.estimators import (
     unsupported,
     untransformed,
 )
-from attune.models.measuring.policy.report import coverage, evaluate_log, read_log, simulated_log, true_values
+from attune.models.measuring.policy.report import evaluate_log, read_log
+from studies.offpolicy_check.run import coverage, simulated_log, true_values
 
 
 def decision(name: str, members: tuple[str, str], joint: float | None = 0.25, user: str = "u1") -> dict:

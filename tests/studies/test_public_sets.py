@@ -10,9 +10,9 @@ import typer
 
 from attune.models.measuring.families.runs import standard_runs
 from studies.families.public_sets import DataSetInvalid, read_jester, read_ukpconvarg
+from studies.families.run import read_set, runs_on
 
 RATINGS = {(0, 0): 5.0, (0, 1): -2.0, (0, 2): 4.5, (1, 0): 1.0, (1, 1): 9.0}
-from studies.families.run import read_set, runs_on
 
 
 def write_jester(folder, jokes=("one", "two", "three")):
