@@ -93,7 +93,7 @@ def report(
 
 @app.command("precision")
 def precision(texts: Annotated[int, typer.Option(min=16, help="Held-out answers to compare on.")] = 256, seed: Seed = 0) -> None:
-    """Accuracy loss and batch-dependence of the int8 scorer against fp32."""
+    """Accuracy loss and batch dependence of the int8 scorer against fp32."""
     from demo.precision import precision_loss  # noqa: PLC0415 - torch
 
     typer.echo(json.dumps(asdict(precision_loss(ARTEFACTS, texts=texts, seed=seed)), indent=1))
