@@ -7,8 +7,10 @@ configured. Measuring runs every shape once before it is timed, so it is the war
 
 from __future__ import annotations
 
+import itertools
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +18,26 @@ import numpy as np
 from attune.models.seam.text import Encoded
 from attune.service.batching.session import Scorer
 
-# Less than 256 was fastest on no device measured, and is what a machine that is busy at start would suggest.
-BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
+LOG = logging.getLogger(__name__)
+
+# Less than 256 was fastest on no device measured, and is what a machine that is busy at start would suggest. From there budgets double,
+# until the speed falls, the time is used up or the device has no room; the last is what activations of a long batch may take at most.
+LEAST_BUDGET = 256
+MOST_BUDGET = 1_048_576
 # Short, middling and long texts of a chat; each is one third of the computed tokens of a pass.
 LENGTHS = (32, 128, 224)
-REPEATS = 3
+# A round measures every budget once. Two budgets that are still too near to tell apart are measured again, up to the second number.
+ROUNDS = 3
+MOST_ROUNDS = 15
 # Below this share of the best speed so far, larger budgets are not tried: the caches are full.
 CLEARLY_FALLING = 0.9
 # The smallest budget this near to the best is taken: beyond it, a batch only takes longer.
 NEAR_BEST = 0.97
+# Two repeats that happen to be alike do not prove that there is no noise.
+LEAST_NOISE = 0.005
+# A device this fast, tokens a second, may measure this many times longer: its best budgets are a hundred times as large.
+FAST_TOKENS_PER_S = 100_000.0
+FAST_LIMIT = 3.0
 # Tried on every device, whatever it takes: one that is only busy at start must not serve with tiny batches ever after.
 LEAST_BUDGETS = 2
 # Least overhead, as a share of the budget: with none at all, no two texts of different length would ever share a batch.
@@ -40,6 +53,8 @@ class Calibration:
         overhead_tokens: what starting a batch costs, in tokens that could have been computed instead.
         tokens_per_s: speed at that budget.
         measured: budget -> speed, tokens a second.
+        noise: by which share of a pass the two fastest repeats of a budget differed, median over budgets; 0 where there was one repeat.
+        rounds: how often the budgets in question were measured.
         elapsed_s: time that measuring took, seconds.
     """
 
@@ -47,7 +62,20 @@ class Calibration:
     overhead_tokens: float
     tokens_per_s: float
     measured: Mapping[int, float]
+    noise: float
+    rounds: int
     elapsed_s: float
+
+    def told(self) -> dict[str, object]:
+        """Returns what was measured, for the log: the choice, the speeds behind it, and how sure they are."""
+        return {
+            "budget_tokens": self.budget_tokens,
+            "tokens_per_s": round(self.tokens_per_s),
+            "measured": {str(budget): round(speed) for budget, speed in self.measured.items()},
+            "noise": round(self.noise, 4),
+            "rounds": self.rounds,
+            "elapsed_s": round(self.elapsed_s, 2),
+        }
 
 
 def filler(tokens: int) -> Encoded:
@@ -60,7 +88,7 @@ def calibrate(
     *,
     max_text_tokens: int,
     fixed_budget_tokens: int | None = None,
-    budgets: Sequence[int] = BUDGETS,
+    budgets: Iterable[int] | None = None,
     limit_s: float = 2.5,
     make_item: Callable[[int], Encoded] = filler,
     clock: Callable[[], float] = time.perf_counter,
@@ -69,20 +97,23 @@ def calibrate(
 
     A budget's speed is that of one batch of each length in `LENGTHS`, filled up to it. Each batch counts with its fastest
     repeat, because interference only ever adds time, and repeats are interleaved, in turn downwards and upwards, so that a
-    machine that slows down meanwhile slows all budgets alike.
+    machine that slows down meanwhile slows all budgets alike. The smallest budget is taken that is not slower than the best by
+    more than `1 - NEAR_BEST` and half of the noise seen; budgets that lie within the noise of that bound are measured again first, so
+    that two starts on one machine choose alike.
 
     Args:
         scorer: not in use by anybody else.
         max_text_tokens: the longest text that the scorer takes.
         fixed_budget_tokens: taken as it is; only its speed and overhead are measured.
-        budgets: candidates, ascending; tried while they and a repeat of each fit into the time.
-        limit_s: time for measuring, seconds; the smallest budgets are measured whatever it takes.
+        budgets: candidates, ascending, tried while they and a repeat of each fit into the time; by default they double without end.
+        limit_s: time for measuring, seconds, on a device that is not fast; the smallest budgets are measured whatever it takes.
         make_item: a text of a given length.
         clock: seconds, monotonic.
     """
     started_s = clock()
     lengths = sorted({min(length, max_text_tokens) for length in LENGTHS})
-    candidates = budgets if fixed_budget_tokens is None else sorted({max(1, fixed_budget_tokens // 4), fixed_budget_tokens})
+    if fixed_budget_tokens is not None:
+        budgets = sorted({max(1, fixed_budget_tokens // 4), fixed_budget_tokens})
 
     def one_pass(budget: int) -> dict[int, float]:
         """Returns length -> seconds of one batch filled up to `budget`."""
@@ -95,38 +126,101 @@ def calibrate(
         return taken
 
     scorer.run([make_item(max_text_tokens)])
-    tried: list[int] = []
-    best = 0.0
-    for budget in candidates:
-        planned = 2 * sum(_pass_tokens(each, lengths) for each in (*tried, budget))
-        if len(tried) >= LEAST_BUDGETS and planned / best > limit_s:
+    tried, best = _search(_doubling() if budgets is None else budgets, lengths, one_pass, limit_s)
+    end_s = started_s + _allowed_s(limit_s, best)
+    passes, rounds, in_question = _Passes(lengths, tried), 0, list(tried)
+    while in_question and rounds < MOST_ROUNDS:
+        round_s = (clock() - started_s) / (1 + rounds)
+        if rounds and clock() + round_s > end_s:
             break
-        # The first pass of a budget meets its shapes for the first time: it plans, and is not part of the result.
-        found = _pass_tokens(budget, lengths) / sum(one_pass(budget).values())
-        tried.append(budget)
-        if len(tried) > LEAST_BUDGETS and found < CLEARLY_FALLING * best:
-            break
-        best = max(best, found)
-
-    passes: dict[int, list[dict[int, float]]] = {budget: [] for budget in tried}
-    for repeat in range(REPEATS):
-        round_s = (clock() - started_s) / (1 + repeat)
-        if repeat and clock() - started_s + round_s > limit_s:
-            break
-        for budget in tried if repeat % 2 else reversed(tried):
-            passes[budget].append(one_pass(budget))
-
-    batch_s = {(budget, length): min(each[length] for each in passes[budget]) for budget in tried for length in lengths}
-    measured = {budget: _pass_tokens(budget, lengths) / sum(batch_s[budget, length] for length in lengths) for budget in tried}
-    chosen = fixed_budget_tokens or next(budget for budget in tried if measured[budget] >= NEAR_BEST * max(measured.values()))
+        for budget in in_question if rounds % 2 else reversed(in_question):
+            passes.taken_s[budget].append(one_pass(budget))
+        rounds += 1
+        if rounds >= ROUNDS:
+            in_question = passes.too_near() if fixed_budget_tokens is None else []
+    chosen = fixed_budget_tokens or passes.chosen()
     # Beyond the chosen budget the line bends, and one budget alone gives no line.
     fitted = max(chosen, *tried[:2])
-    points = [(texts(budget, length) * length, taken_s) for (budget, length), taken_s in batch_s.items() if budget <= fitted]
+    points = [
+        (texts(budget, length) * length, passes.batch_s(budget, length)) for budget in tried if budget <= fitted for length in lengths
+    ]
     overhead_tokens = _overhead_tokens(points, chosen)
     elapsed_s = clock() - started_s
     for length in _warm_lengths(max_text_tokens):
         scorer.run([make_item(length)] * texts(chosen, length))
-    return Calibration(chosen, overhead_tokens, measured[chosen], measured, elapsed_s)
+    measured = passes.measured()
+    return Calibration(chosen, overhead_tokens, measured[chosen], measured, passes.noise(), rounds, elapsed_s)
+
+
+def _allowed_s(limit_s: float, best_tokens_per_s: float) -> float:
+    return limit_s * (FAST_LIMIT if best_tokens_per_s > FAST_TOKENS_PER_S else 1.0)
+
+
+def _search(
+    budgets: Iterable[int], lengths: Sequence[int], one_pass: Callable[[int], Mapping[int, float]], limit_s: float
+) -> tuple[list[int], float]:
+    """Returns the budgets that are worth measuring, each of them run once, and the best speed seen, tokens a second."""
+    tried: list[int] = []
+    best = 0.0
+    for budget in budgets:
+        planned = (1 + ROUNDS) * sum(_pass_tokens(each, lengths) for each in (*tried, budget))
+        if len(tried) >= LEAST_BUDGETS and planned / best > _allowed_s(limit_s, best):
+            break
+        try:
+            # The first pass of a budget meets its shapes for the first time: it plans, and is not part of the result.
+            found = _pass_tokens(budget, lengths) / sum(one_pass(budget).values())
+        except Exception as error:
+            if len(tried) < LEAST_BUDGETS:
+                raise
+            LOG.warning("a batch of %d padded tokens cannot be run, smaller ones serve: %s", budget, error)
+            break
+        tried.append(budget)
+        if len(tried) > LEAST_BUDGETS and found < CLEARLY_FALLING * best:
+            break
+        best = max(best, found)
+    return tried, best
+
+
+class _Passes:
+    """The repeats of every budget, and what they say."""
+
+    def __init__(self, lengths: Sequence[int], budgets: Sequence[int]) -> None:
+        self.lengths = lengths
+        self.taken_s: dict[int, list[dict[int, float]]] = {budget: [] for budget in budgets}
+
+    def batch_s(self, budget: int, length: int) -> float:
+        """Returns the fastest repeat of a batch, seconds."""
+        return min(each[length] for each in self.taken_s[budget])
+
+    def measured(self) -> dict[int, float]:
+        """Returns budget -> tokens a second."""
+        return {
+            budget: _pass_tokens(budget, self.lengths) / sum(self.batch_s(budget, length) for length in self.lengths)
+            for budget in self.taken_s
+        }
+
+    def noise(self) -> float:
+        """Returns by which share the two fastest repeats of a pass differed, median over budgets: what one speed is uncertain by."""
+        gaps = []
+        for repeats in self.taken_s.values():
+            if len(repeats) > 1:
+                fastest, second = np.sort([[each[length] for each in repeats] for length in self.lengths], axis=1)[:, :2].sum(axis=0)
+                gaps.append(1.0 - fastest / second if second > 0 else 0.0)
+        return float(np.median(gaps)) if gaps else 0.0
+
+    def too_near(self) -> list[int]:
+        """Returns the budgets to measure again, best included: those for which noise alone could decide whether they are near enough."""
+        measured, noise = self.measured(), self.noise()
+        best = max(measured, key=lambda budget: measured[budget])
+        bound = max(noise, LEAST_NOISE)
+        unsure = [budget for budget in measured if budget < best and abs(measured[budget] / measured[best] - NEAR_BEST) < bound]
+        return [budget for budget in self.taken_s if budget in unsure or budget == best] if unsure else []
+
+    def chosen(self) -> int:
+        """Returns the smallest budget that is near enough to the best."""
+        measured = self.measured()
+        least = (NEAR_BEST - self.noise() / 2) * max(measured.values())
+        return next(budget for budget in measured if measured[budget] >= least)
 
 
 def texts(budget_tokens: int, length: int) -> int:
@@ -150,3 +244,7 @@ def _warm_lengths(max_text_tokens: int) -> list[int]:
     """Returns the lengths to warm: powers of two up to the longest text, longest first, so that memory is taken once."""
     lengths = [2**power for power in range(4, max_text_tokens.bit_length()) if 2**power < max_text_tokens]
     return [max_text_tokens, *reversed(lengths)]
+
+
+def _doubling() -> Iterator[int]:
+    return itertools.takewhile(lambda budget: budget <= MOST_BUDGET, (LEAST_BUDGET * 2**power for power in itertools.count()))

@@ -86,9 +86,7 @@ async def load_serving(path: Path, plan: LoadPlan, given: GivenMembers, metrics:
         measured = await asyncio.to_thread(
             lambda: calibrate(session, max_text_tokens=longest, fixed_budget_tokens=plan.batch_budget_tokens or None)
         )
-        _log.info(
-            "scorer calibrated", provider=session.provider, budget_tokens=measured.budget_tokens, tokens_per_s=round(measured.tokens_per_s)
-        )
+        _log.info("scorer calibrated", provider=session.provider, **measured.told())
     except (BundleInvalid, ScorerRefused, OSError) as error:
         raise BundleRefused(str(error)) from error
     batcher = Batcher(

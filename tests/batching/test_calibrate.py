@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ import pytest
 
 from attune.models.seam.families import Row
 from attune.models.seam.text import Encoded
-from attune.service.batching.calibrate import BUDGETS, LENGTHS, calibrate, texts
+from attune.service.batching.calibrate import LENGTHS, MOST_BUDGET, MOST_ROUNDS, calibrate, texts
 from tests.batching.scorers import CostedScorer
 
 
@@ -42,7 +43,7 @@ def test_budgets_beyond_one_that_is_clearly_slower_are_not_tried() -> None:
 def test_a_gpu_gets_thousands() -> None:
     scorer = CostedScorer(gpu)
     found = calibrate(scorer, max_text_tokens=256, clock=scorer.clock)
-    assert tuple(found.measured) == BUDGETS
+    assert max(found.measured) >= 131_072
     assert found.budget_tokens == 4096
     assert found.overhead_tokens > 500
 
@@ -91,10 +92,10 @@ def test_a_neighbour_that_takes_the_machine_now_and_then_does_not_change_the_cho
 
 def test_a_slow_device_is_measured_within_the_limit() -> None:
     scorer = CostedScorer(lambda n, longest: (20 + n * longest) / 5_000)
-    found = calibrate(scorer, max_text_tokens=256, limit_s=2.5, clock=scorer.clock)
-    assert found.elapsed_s <= 2.5
+    found = calibrate(scorer, max_text_tokens=256, limit_s=5.0, clock=scorer.clock)
+    assert found.elapsed_s <= 5.0
     assert set(found.measured) > {256, 512}
-    assert max(found.measured) < BUDGETS[-1]
+    assert max(found.measured) < MOST_BUDGET
 
 
 def test_a_device_that_is_very_slow_at_start_still_tries_the_smallest_budgets() -> None:
@@ -123,3 +124,61 @@ def test_texts_shorter_than_the_mix_are_measured_at_their_own_lengths() -> None:
     found = calibrate(scorer, max_text_tokens=24, limit_s=100.0, clock=scorer.clock)
     assert {longest for _, longest in scorer.shapes} == {16, 24}
     assert found.budget_tokens == 512
+
+
+def big_gpu(n: int, longest: int) -> float:
+    """Half a millisecond to start and 1.6 million tokens a second: what a large card does with a fused graph in half precision."""
+    return 0.02 + n * longest / 1_600_000
+
+
+def test_budgets_double_until_time_or_speed_ends_them_so_a_large_card_gets_what_it_needs() -> None:
+    scorer = CostedScorer(big_gpu)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=30.0, clock=scorer.clock)
+    assert max(found.measured) == MOST_BUDGET
+    assert found.budget_tokens == 524_288  # the least within 3 % of the best; 8,192 would be a fifth of its speed
+    assert found.elapsed_s <= 90.0
+
+
+def test_a_batch_for_which_the_device_has_no_room_ends_the_search_and_not_the_start() -> None:
+    scorer = CostedScorer(gpu)
+
+    class Small:
+        def run(self, items: Sequence[Encoded]) -> list[Row]:
+            if len(items) * len(items[0]) > 16_384:
+                raise RuntimeError("out of memory")
+            return scorer.run(items)
+
+    found = calibrate(Small(), max_text_tokens=256, clock=scorer.clock)
+    assert max(found.measured) == 16_384
+    assert found.budget_tokens == 4096
+
+
+def test_a_scorer_that_fails_on_the_smallest_budgets_fails_the_start() -> None:
+    class Broken:
+        def run(self, items: Sequence[Encoded]) -> list[Row]:
+            raise RuntimeError(f"no kernel for {len(items)} texts")
+
+    with pytest.raises(RuntimeError, match="no kernel"):
+        calibrate(Broken(), max_text_tokens=256)
+
+
+def noisy(seed: int, share: float) -> CostedScorer:
+    draw = random.Random(seed)
+    return CostedScorer(lambda n, longest: (12 + n * longest) / 20_000, disturb=lambda _: 1.0 + draw.uniform(0.0, share))
+
+
+def test_near_budgets_are_measured_again_and_starts_on_a_noisy_machine_choose_alike() -> None:
+    # 512 tokens are 2.3 % slower than the best, next to the bound of 3 %, and every run takes up to 5 % longer at random.
+    found = []
+    for seed in range(20):
+        scorer = noisy(seed, 0.05)
+        found.append(calibrate(scorer, max_text_tokens=256, budgets=(256, 512, 1024, 2048), limit_s=100.0, clock=scorer.clock))
+    assert Counter(each.budget_tokens for each in found)[512] >= 19
+    assert max(each.rounds for each in found) == MOST_ROUNDS
+    assert all(0.0 < each.noise < 0.05 for each in found)
+
+
+def test_a_machine_without_noise_is_measured_in_three_rounds() -> None:
+    scorer = CostedScorer(cpu)
+    found = calibrate(scorer, max_text_tokens=256, limit_s=100.0, clock=scorer.clock)
+    assert (found.rounds, found.noise) == (3, 0.0)
