@@ -86,6 +86,9 @@ class Settings(BaseSettings):
 
     # scoring
     require_gpu: bool = Field(default=False, description="refuse to start unless the scorer runs on CUDA")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = Field(
+        "auto", description="of the scorer: fp16 and int8 need a bundle that has them, tf32 CUDA, bf16 the extra `openvino`; auto: fp32"
+    )
     threads: int = Field(0, ge=0, le=256, description="threads of the scorer; 0: what the cgroup grants")
     batch_budget_tokens: int = Field(0, ge=0, le=1_048_576, description="padded tokens a batch; 0: measured at start")
     queue_max_items: int = Field(4096, ge=1, le=1_048_576, description="texts that may wait for the scorer; more: 429")

@@ -101,11 +101,20 @@ class ScorerSession:
             Exception: what onnxruntime raised; no item was scored.
         """
         arrays = self._session.run(list(self.outputs), padded(items))
-        for name, array in zip(self.outputs, arrays, strict=True):
-            if np.isnan(array).any():
-                raise FloatingPointError(f"{name} has {np.isnan(array).sum()} NaN among {array.size} values for {len(items)} texts")
-            array.flags.writeable = False
-        return [dict(zip(self.outputs, rows, strict=True)) for rows in zip(*arrays, strict=True)]
+        return rows_of(self.outputs, arrays, len(items))
+
+
+def rows_of(outputs: Sequence[str], arrays: Sequence[NDArray[np.float32]], texts: int) -> list[Row]:
+    """Returns a batch's outputs `[N, ...]` row by row, as read-only views.
+
+    Raises:
+        FloatingPointError: an output has a NaN.
+    """
+    for name, array in zip(outputs, arrays, strict=True):
+        if np.isnan(array).any():
+            raise FloatingPointError(f"{name} has {np.isnan(array).sum()} NaN among {array.size} values for {texts} texts")
+        array.flags.writeable = False
+    return [dict(zip(outputs, rows, strict=True)) for rows in zip(*arrays, strict=True)]
 
 
 def with_options(provider: str | tuple[str, Mapping[str, str]]) -> tuple[str, dict[str, str]]:

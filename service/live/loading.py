@@ -9,18 +9,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
-from attune.models.seam.precision import choose_scorer, probe_difference
+from attune.models.seam.precision import Precision, ScorerFile, choose_scorer, probe_difference
 from attune.models.seam.routing import member_costs
 from attune.models.seam.text import TextEncoder
 from attune.service.batching.batcher import Batcher
 from attune.service.batching.calibrate import calibrate
-from attune.service.batching.session import CPU, CUDA, ScorerRefused, ScorerSession
+from attune.service.batching.engines import Engine, open_engine
+from attune.service.batching.session import ScorerRefused
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.runtime import Live, Serving
 from attune.service.live.watching import member_observers, watch_batch
@@ -44,6 +46,7 @@ class LoadPlan:
         family: that is to serve; empty takes the bundle's default.
         shadow_families: whose predictions are measured; none takes all others.
         roster: members file; empty takes the bundle's own.
+        precision: of the scorer; auto takes fp32 where the bundle has it.
         threads: of the scorer; 0 takes what the cgroup grants.
         batch_budget_tokens: of a batch; 0 measures.
         routing_price_share: of the price in a member's cost, against its latency.
@@ -52,6 +55,7 @@ class LoadPlan:
     family: str
     shadow_families: tuple[str, ...]
     roster: str
+    precision: Precision | Literal["auto"]
     require_gpu: bool
     threads: int
     batch_budget_tokens: int
@@ -77,16 +81,17 @@ async def load_serving(path: Path, plan: LoadPlan, given: GivenMembers, metrics:
         family, shadows = _families(bundle, plan)
         encoder = bundle.text_encoder()
         # 2. The session, on the provider that is required.
-        required = CUDA if plan.require_gpu else None
-        _, scorer = choose_scorer(bundle.scorers, None)
-        session = await asyncio.to_thread(ScorerSession, bundle.path / scorer.file, (CUDA, CPU), plan.threads or None, required)
+        precision, scorer = _scorer(bundle, plan)
+        session = await asyncio.to_thread(
+            open_engine, bundle.path / scorer.file, precision, threads=plan.threads or None, require_gpu=plan.require_gpu
+        )
         _check_outputs(bundle, session)
         # 3. The budget of a batch, which also warms every shape.
         longest = bundle.template.max_tokens
         measured = await asyncio.to_thread(
             lambda: calibrate(session, max_text_tokens=longest, fixed_budget_tokens=plan.batch_budget_tokens or None)
         )
-        _log.info("scorer calibrated", provider=session.provider, **measured.told())
+        _log.info("scorer calibrated", provider=session.provider, precision=precision, **measured.told())
     except (BundleInvalid, ScorerRefused, OSError) as error:
         raise BundleRefused(str(error)) from error
     batcher = Batcher(
@@ -209,6 +214,13 @@ async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: Batcher, 
     _log.info("probes passed", probes=len(rows), worst_difference=worst, tolerance=tolerance)
 
 
+def _scorer(bundle: Bundle, plan: LoadPlan) -> tuple[Precision, ScorerFile]:
+    try:
+        return choose_scorer(bundle.scorers, None if plan.precision == "auto" else plan.precision)
+    except ValueError as error:
+        raise BundleRefused(f"{bundle.id}: {error}") from error
+
+
 def _families(bundle: Bundle, plan: LoadPlan) -> tuple[str, tuple[str, ...]]:
     names = bundle.families.names
     unknown = [name for name in (*([plan.family] if plan.family else []), *plan.shadow_families) if name not in names]
@@ -218,7 +230,7 @@ def _families(bundle: Bundle, plan: LoadPlan) -> tuple[str, tuple[str, ...]]:
     return family, tuple(name for name in (plan.shadow_families or names) if name != family)
 
 
-def _check_outputs(bundle: Bundle, session: ScorerSession) -> None:
+def _check_outputs(bundle: Bundle, session: Engine) -> None:
     candidate, prompt = bundle.families.outputs_to_keep()
     needed = {*candidate, *prompt, *(f"{name}_rewards" for name in bundle.families.names)}
     missing = sorted(needed - set(session.outputs))

@@ -1,0 +1,42 @@
+"""Which engine runs a bundle's graph: ONNX Runtime, or OpenVINO where bf16 is asked for; chosen once, at loading.
+
+    precision   fp32, fp16, int8 ─> ScorerSession      tf32 ─> ScorerSession on CUDA, rounded products      bf16 ─> OpenVinoScorer
+
+Each states its provider and its outputs and is judged by the probes under the tolerance of its precision.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from attune.models.seam.precision import Precision
+from attune.service.batching.session import CPU, CUDA, CUDA_OPTIONS, Scorer, ScorerSession
+
+
+class Engine(Scorer, Protocol):
+    """A scorer that says what runs it and what it gives."""
+
+    provider: str
+    outputs: tuple[str, ...]
+
+
+def open_engine(path: Path, precision: Precision, *, threads: int | None, require_gpu: bool) -> Engine:
+    """Returns the engine for a graph, loaded.
+
+    Args:
+        path: the graph, in the precision itself or in the one that the engine derives it from.
+        precision: to run.
+        threads: of one operator; None takes the usable cores.
+        require_gpu: refuse whatever does not run on CUDA.
+
+    Raises:
+        ScorerRefused: the engine is not installed, or cannot run this here.
+    """
+    if precision == "bf16":
+        from attune.service.batching.openvino import OpenVinoScorer  # noqa: PLC0415 - an optional extra
+
+        return OpenVinoScorer(path, precision, threads=threads, require_gpu=require_gpu)
+    rounded = precision == "tf32"
+    cuda = (CUDA, CUDA_OPTIONS | {"use_tf32": "1"}) if rounded else CUDA
+    return ScorerSession(path, (cuda, CPU), threads, CUDA if require_gpu or rounded else None)
