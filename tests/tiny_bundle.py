@@ -7,6 +7,7 @@ The heads mean something, so that a story can be told with it: `concise` likes s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,7 @@ def write_tiny_bundle(
     only: str = "",
     every: bool = False,
     certified: bool = True,
+    further: Mapping[str, float] | None = None,
 ) -> Path:
     """Returns the directory of a tiny bundle below `root`.
 
@@ -90,10 +92,11 @@ def write_tiny_bundle(
         only: the one family that it has; all three if empty.
         every: it has a family of every further kind too.
         certified: its portfolio has a certificate.
+        further: members beside the three, with what each is worth under every head; no value depends on the prompt then.
     """
     families = [family for family in tiny_families(salt) if only in {"", family.name}] + (further_families() if every else [])
     tokenizer = tiny_tokenizer()
-    graph = _graph(salt, every=every)
+    graph = _graph(salt, every=every, values=not further)
     files = write_families(families, only or "vrf")
     tokenizer_json = tokenizer.to_str().encode()
     heads = repr(sorted((output, array.tolist()) for output, array in _weights(salt, every=every).items())).encode()
@@ -101,16 +104,17 @@ def write_tiny_bundle(
     contents: dict[str, bytes | Path] = {
         "scorer.onnx": graph,
         "tokenizer.json": tokenizer_json,
-        "portfolio.json": write_portfolio(_portfolio(families, certified=certified)),
+        "portfolio.json": write_portfolio(_portfolio(families, further or {}, certified=certified)),
         "probes.npz": _probes(graph, TextEncoder(tokenizer, TEMPLATE), probe_error).to_bytes(),
         **files,
     }
     return write_bundle(root, name, contents, basis=basis, template=TEMPLATE, metadata={"trained_on": "nothing", "note": note})
 
 
-def _portfolio(families: list[Family], *, certified: bool) -> Portfolio:
-    members = tuple(PortfolioMember(member, f"answers in a {member} manner", {member: 1.0}) for member in MEMBERS)
-    values = {family.name: _values(len(family.heads)) for family in families}
+def _portfolio(families: list[Family], further: Mapping[str, float], *, certified: bool) -> Portfolio:
+    members = tuple(PortfolioMember(member, f"answers in a {member} manner", {member: 1.0}) for member in (*MEMBERS, *further))
+    worth = np.array(list(further.values())).reshape(-1, 1)
+    values = {family.name: np.vstack([_values(heads := len(family.heads)), np.tile(worth, (1, heads))]) for family in families}
     intervals = {family: np.full_like(value, 0.05) for family, value in values.items()}
     return Portfolio(members, values, intervals, _certificate() if certified else None)
 
@@ -174,7 +178,7 @@ def _weights(salt: float, *, every: bool = False) -> dict[str, Floats]:
     return {name: array.astype(np.float32) for name, array in outputs.items()}
 
 
-def _graph(salt: float, *, every: bool = False) -> bytes:
+def _graph(salt: float, *, every: bool, values: bool) -> bytes:
     vocabulary = len(dict.fromkeys(WORDS))
     table = np.zeros((vocabulary, 3), dtype=np.float32)
     table[[WORDS.index(word) for word in WARM], 0] = 1.0
@@ -196,6 +200,8 @@ def _graph(salt: float, *, every: bool = False) -> bytes:
     ]
     outputs = []
     for name, weight in _weights(salt, every=every).items():
+        if name.endswith("_values") and not values:
+            continue
         constants |= {f"{name}_weight": weight[:-1], f"{name}_bias": weight[-1]}
         target = f"{name}_logits" if name.endswith("_gate") else name
         nodes.append(helper.make_node("Gemm", ["pooled", f"{name}_weight", f"{name}_bias"], [target]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from attune.service.members.member import OneMemberFailed
 from attune.service.settings import Settings
 from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
-from tests.endpoints.voices import SAYINGS, voices
+from tests.endpoints.voices import SAYINGS, Voice, voices
+from tests.state.servers import raw_server
 from tests.stores import FreshStore
-from tests.tiny_bundle import MEMBERS
+from tests.tiny_bundle import MEMBERS, write_tiny_bundle
 
 ASK = {"user": "u1", "prompt": PROMPT}
 
@@ -177,6 +180,22 @@ async def test_of_a_pair_whose_members_are_away_the_third_stands_in_for_both(set
         assert answer["routing"]["propensity"] is None
 
 
+async def test_of_a_pair_whose_members_are_away_each_candidate_gets_a_stand_in_of_its_own(
+    settings_of: Callable[..., Settings], tmp_path: Path
+):
+    # The two that are away are worth most under every head, so that policy `best` draws them, in this order.
+    bundle = write_tiny_bundle(tmp_path, certified=False, further={"first": 9.0, "second": 8.0})
+    members = voices() | {name: Voice(name, ("yes .",), failure=fails(name)) for name in ("first", "second")}
+    async with running(settings_of(bundle=str(bundle)), FreshStore(), members) as service:
+        answer = await service.post("/generate", ASK | {"candidates": 2, "policy": "best"})
+        routing = answer["routing"]
+        assert routing["members"] == ["first", "second"]
+        free = sorted(MEMBERS, key=lambda member: -routing["expected"][member]["mean"])
+        assert [candidate["member"] for candidate in answer["candidates"]] == free[:2]
+        assert await service.metric("attune_fallbacks_total") == 1
+        assert await service.metric("attune_fallbacks_total", member="second") == 1
+
+
 async def test_when_all_members_are_away_each_is_named_with_its_reason(settings_of: Callable[..., Settings]):
     members = voices()
     for name, voice in members.items():
@@ -219,6 +238,28 @@ async def test_with_redis_away_it_answers_from_the_prior_and_gives_no_ids_that_c
         assert [candidate["candidate_id"] for candidate in body["candidates"]] == [None, None]
         assert "x-decision-id" not in answer.headers
         assert (await service.post("/route", ASK))["decision_id"] is None
+
+
+@contextlib.contextmanager
+def full_server(folder: Path) -> Iterator[str]:
+    """A real server without memory for anything: it answers what is read and refuses what is written."""
+    place = folder / "redis.sock"
+    with raw_server(folder, "--port", "0", "--unixsocket", str(place), "--maxmemory", "1"):
+        yield f"unix://{place}"
+
+
+async def test_a_decision_that_the_store_refuses_to_keep_has_no_ids_that_could_not_be_learned_from(
+    settings_of: Callable[..., Settings], tmp_path: Path
+):
+    with full_server(tmp_path) as url:
+        async with running(settings_of(), RedisStore(url)) as service:
+            for path in ("/route", "/generate"):
+                answer = await service.client.post(path, json=ASK)
+                body = answer.json()
+                assert (answer.status_code, body["personalization"], body["decision_id"]) == (200, "prior", None), answer.text
+                assert [candidate["candidate_id"] for candidate in body.get("candidates", [])] == [None] * (path == "/generate")
+                assert "x-decision-id" not in answer.headers
+                assert answer.headers["x-attune-member"] == body["routing"]["member"]
 
 
 # --- /route, /decisions and headers -----------------------------------------------------------------------------------
