@@ -37,8 +37,8 @@ def json_response(answer: object, status: int = 200) -> Response:
 
 def fields_of(value: Any) -> Mapping[str, Any]:
     """Returns the fields of an answer as they are written, without those that are left out."""
-    fields = ((name, getattr(value, name)) for name in value.__dataclass_fields__)
-    return {name: field for name, field in fields if field is not None or name not in OMITTED_IF_NONE}
+    names = value.__dataclass_fields__
+    return {name: field for name in names if (field := getattr(value, name)) is not None or name not in OMITTED_IF_NONE}
 
 
 def rfc3339(seconds: float | None) -> str | None:

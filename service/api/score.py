@@ -80,7 +80,9 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     refuse(wrong_prompt(body) + wrong_responses(body.responses, limits) + wrong_family(body.family, bundle.families))
     check_prompt_length(body, limits)
     check_response_lengths(body.responses, limits)
-    scored = await score_responses(call, Scoring(body.user, body.prompt_text or "", body.responses, body.context, body.family))
+    scored = await score_responses(
+        call, Scoring(body.user, body.prompt_text or "", body.responses, body.context, body.family, body.explain)
+    )
     each = enumerate(zip(scored.scores.texts, scored.scores.ranks(), strict=True))
     return json_response(
         ScoreAnswer(
@@ -89,9 +91,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
             family=scored.family,
             personalization=scored.person.personalization,
             user=UserSeen(scored.person.id, scored.person.comparisons),
-            scores=[
-                ScoreOfOne(index, text.score, text.std, rank, text.contributions if body.explain else None) for index, (text, rank) in each
-            ],
+            scores=[ScoreOfOne(index, text.score, text.std, rank, text.contributions) for index, (text, rank) in each],
             weights=scored.scores.weights,
             usage=ScoreUsage(scored.tokens, scored.dropped_prompt_tokens or None),
         )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from attune.models.seam.families import Families
-from attune.models.seam.family import Row
+from attune.models.seam.family import Family, Row, Scored
 from attune.models.seam.sparserm import examples_of
 from attune.models.seam.text import Encoded, TextTemplate
 from attune.service.errors import TooLarge
@@ -30,13 +30,17 @@ INLINE_CHARS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What is to be scored, and for whom; nobody's view is the prior's, and no family is the one that serves."""
+    """What is to be scored, and for whom; nobody's view is the prior's, and no family is the one that serves.
+
+    `explain` asks for the heads behind each score.
+    """
 
     user: str | None
     prompt: str
     responses: Sequence[str]
     context: str | None = None
     family: str | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,14 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """One candidate for one user; `contributions` are sorted by size, and `score` is their sum in this order."""
+    """One candidate for one user; `contributions` are sorted by size, and `score` is their sum in this order.
+
+    They are None where nobody asked for them.
+    """
 
     score: float
     std: float
-    contributions: list[Contribution]
+    contributions: list[Contribution] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredResponses:
     """Responses as one person sees them; `tokens` went through the scorer, `dropped_prompt_tokens` had no room in the template."""
 
     person: Person
@@ -86,7 +93,7 @@ class Scored:
     dropped_prompt_tokens: int
 
 
-async def score_responses(call: Call, asked: Scoring) -> Scored:
+async def score_responses(call: Call, asked: Scoring) -> ScoredResponses:
     """Returns the responses as the user sees them.
 
     Raises:
@@ -103,8 +110,8 @@ async def score_responses(call: Call, asked: Scoring) -> Scored:
         return encoded, await submit(call, encoded)
 
     person, (encoded, rows) = await both(read_person(call, asked.user), rows_of_texts())
-    scores = score_candidates(bundle.families, name, person, rows[:count], rows[count] if with_prompt else None)
-    return Scored(person, name, scores, sum(map(len, encoded)), max(row.dropped_prompt_tokens for row in encoded))
+    scores = score_candidates(bundle.families, name, person, rows[:count], rows[count] if with_prompt else None, explain=asked.explain)
+    return ScoredResponses(person, name, scores, sum(map(len, encoded)), max(row.dropped_prompt_tokens for row in encoded))
 
 
 def check_fits(rows: Sequence[Encoded], template: TextTemplate, fields: Sequence[str]) -> None:
@@ -143,7 +150,9 @@ async def submit(call: Call, rows: Sequence[Encoded]) -> list[Row]:
     return submitted.rows
 
 
-def score_candidates(families: Families, name: str, person: Person, rows: Sequence[Row], prompt: Row | None) -> Scores:
+def score_candidates(
+    families: Families, name: str, person: Person, rows: Sequence[Row], prompt: Row | None, *, explain: bool = False
+) -> Scores:
     """Returns the candidates as this user sees them under one family.
 
     Args:
@@ -152,30 +161,26 @@ def score_candidates(families: Families, name: str, person: Person, rows: Sequen
         person: whose evidence is used.
         rows: outputs of each candidate.
         prompt: outputs of the prompt; None where the family does not read it.
+        explain: whether to name the heads behind each score.
     """
     family = families[name]
     rewards = np.array([row[f"{name}_rewards"] for row in rows], dtype=np.float64)
     scored = family.score(families.part(name, person.evidence), rewards, prompt if family.scores_with_prompt else None)
     contributions = scored.rewards * scored.weights
-    examples = [list(examples_of(family, head)) or None for head in range(len(family.heads))]
     texts = []
     for index in range(len(rows)):
         order = np.argsort(-np.abs(contributions[index]), kind="stable")
-        parts = [
-            Contribution(
-                family.heads[head],
-                float(scored.weights[head]),
-                float(scored.rewards[index, head]),
-                float(contributions[index, head]),
-                examples[head],
-            )
-            for head in order
-        ]
         total = 0.0
-        for part in parts:  # one by one, as a reader adds them up: `sum` compensates in newer Pythons and would differ in the last bit
-            total += part.contribution
+        for part in contributions[index][order].tolist():
+            total += part  # one by one, as a reader adds them up: `sum` compensates in newer Pythons and would differ in the last bit
+        parts = [_contribution(family, scored, index, head) for head in order.tolist()] if explain else None
         texts.append(ScoredText(total, float(scored.stds[index]), parts))
     return Scores(texts, dict(zip(family.heads, scored.weights.tolist(), strict=True)))
+
+
+def _contribution(family: Family, scored: Scored, index: int, head: int) -> Contribution:
+    weight, reward = float(scored.weights[head]), float(scored.rewards[index, head])
+    return Contribution(family.heads[head], weight, reward, weight * reward, list(examples_of(family, head)) or None)
 
 
 async def both(first: Coroutine[Any, Any, T], second: Awaitable[U]) -> tuple[T, U]:
