@@ -152,6 +152,49 @@ class MethodNotAllowed(CallerError):
     title = "Method not allowed"
 
 
+class HeadTooLarge(CallerError):
+    """The request line and its headers, or its trailers, are over their limit in bytes; the connection is closed."""
+
+    status = 431
+    code = "head-too-large"
+    title = "Head too large"
+
+
+class HeadTooSlow(CallerError):
+    """The request line and its headers did not arrive in time; the connection is closed."""
+
+    status = 408
+    code = "head-too-slow"
+    title = "Head too slow"
+
+
+class BodyTooSlow(CallerError):
+    """The body did not arrive in time; nothing of it was read into a request."""
+
+    status = 408
+    code = "body-too-slow"
+    title = "Body too slow"
+
+
+class UnsupportedEncoding(CallerError):
+    """The body is compressed; it is read as it is only."""
+
+    status = 415
+    code = "unsupported-encoding"
+    title = "Unsupported encoding"
+
+    def headers(self) -> Mapping[str, str]:
+        return {"accept-encoding": "identity"}
+
+
+class UnknownHost(CallerError):
+    """The request names a host that this server does not answer for; without API keys that is any but this machine's own names."""
+
+    status = 421
+    code = "unknown-host"
+    title = "Unknown host"
+
+
 class EventConflict(CallerError):
     """The event id was used before with another body; nothing was applied."""
 

@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     )
     rate_limit_per_s: float = Field(0.0, ge=0, le=1e6, description="requests per second and API key; 0: no limit")
 
+    keep_alive_s: int = Field(75, ge=1, le=3600, description="how long an idle connection is kept; longer than the load balancer keeps it")
+    max_connections: int = Field(
+        16_384, ge=32, le=1_048_576, description="open connections at once, within what the limit on descriptors leaves"
+    )
+
     # where things are kept
     data_dir: Path = Field(Path(".attune"), description="folder for the embedded store, bundles and the user secret")
     redis_url: str = Field(
@@ -111,7 +116,10 @@ class Settings(BaseSettings):
     # running it
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line that is written")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or coloured text")
-    drain_s: int = Field(15, ge=0, le=600, description="time that requests in flight have to finish on shutdown")
+    drain_notice_s: int = Field(
+        3, ge=0, le=600, description="on SIGTERM, how long requests are still taken while `/readyz` is 503; Ctrl-C skips it"
+    )
+    drain_s: int = Field(15, ge=1, le=600, description="time that requests in flight have to finish once the port is closed")
 
     @classmethod
     def settings_customise_sources(

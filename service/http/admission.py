@@ -1,6 +1,6 @@
 """Who may come in, how many at a time, with how large a body and for how long; and noticing that a caller left.
 
-    API key -> tenant -> rate -> permit (never waits: full is 429) -> lease on the bundle that serves -> body, counted -> deadline -> route
+    host -> API key -> tenant -> rate -> body, bounded in bytes and time -> permit (never waits: full is 429) -> lease -> deadline -> route
 
 What is open to everybody (health, metrics, the page) passes by. The one deadline of a request is set here; parts inside get what is left.
 """
@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from attune.service.auth import Caller, Keyring
-from attune.service.errors import DeadlineExceeded, Overloaded, RateLimited, TooLarge
+from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, RateLimited, UnknownHost
+from attune.service.http.bodies import Bodies, ClientLeft, run_while_heard
+from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
 
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/metrics", "/version", "/openapi.json", "/favicon.ico"})
+HEALTH_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+OPEN_PATHS = HEALTH_PATHS | {"/", "/version", "/openapi.json", "/favicon.ico"}
 LONG_PATHS = ("/generate", "/v1/chat/completions", "/admin/", "/users/")
 """Where the longer deadline holds: generations, reloads, and exports of a long history."""
+
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""Without keys, "only this machine reaches it" must not become "any page whose name is rebound to this machine"."""
 
 STREAM_GRACE_S = 1.0
 """A stream ends itself with an error event at the deadline; the edge cuts off what has not ended this much later."""
 
-
-class ClientLeft(Exception):
-    """The caller closed the connection before the answer was complete."""
+BODIES_TOGETHER = 32
+"""Bodies of the largest size that may be half-read at one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,11 @@ class Door:
 
     max_in_flight: int
     max_body_bytes: int
+    body_s: float
     deadline_s: float
     long_deadline_s: float
     rate_limit_per_s: float
+    hosts: frozenset[str] = frozenset()
 
 
 class RateLimit:
@@ -71,6 +78,28 @@ class RateLimit:
             raise RateLimited(f"key {key_id} may send {self._per_s:g} requests a second", retry_after_s=(1.0 - left) / self._per_s)
 
 
+@dataclass(slots=True)
+class InFlight:
+    """The requests that are admitted and not yet answered, each with the timer that cuts it off."""
+
+    limits: dict[Call, asyncio.Timeout] = field(default_factory=dict)
+    ends_at_s: float = float("inf")
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.limits)
+
+    def end_within(self, seconds: float) -> None:
+        """Brings every deadline forward, those of requests still to come as well; streams get the chance to end with an error event."""
+        self.ends_at_s = asyncio.get_running_loop().time() + max(0.0, seconds - 2 * STREAM_GRACE_S)
+        for call, limit in self.limits.items():
+            if call.deadline_at_s > self.ends_at_s:
+                call.deadline_at_s = self.ends_at_s
+                if not limit.expired():
+                    limit.reschedule(self.ends_at_s + STREAM_GRACE_S)
+
+
 class Admission:
     """ASGI middleware; see the module."""
 
@@ -81,100 +110,85 @@ class Admission:
         self._door = door
         self._in_flight = in_flight
         self._rate = RateLimit(door.rate_limit_per_s)
+        self._hosts = _hosts(door.hosts, keyring)
+        self._bodies = Bodies(door.max_body_bytes, BODIES_TOGETHER * door.max_body_bytes, min(door.body_s, door.deadline_s))
+        short = Pace(door.max_in_flight, door.deadline_s, patience_s=2.0)
+        learning = Pace(door.max_in_flight, door.deadline_s, patience_s=0.5)
+        long = Pace(door.max_in_flight, door.long_deadline_s, patience_s=10.0, least=16)
+        self._paces = {"short": short, "learning": learning, "long": long}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith("/errors/"):
+        path = scope["path"]
+        if scope["type"] != "http" or path in HEALTH_PATHS:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        caller = self._keyring.identify(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
+        self._known_host(headers)
+        if path in OPEN_PATHS or path.startswith("/errors/") or scope["method"] == "OPTIONS":
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
+        state["caller"] = caller = self._keyring.identify(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
         self._rate.take(caller.key_id)
-        if self._in_flight.count >= self._door.max_in_flight:
-            raise Overloaded(f"{self._in_flight.count:,} of {self._door.max_in_flight:,} requests are in flight")
-        self._in_flight.count += 1
+        self._live.check_serving()
+        body = await self._bodies.read(receive, headers)
+        long = path.startswith(LONG_PATHS)
+        pace = self._paces["long" if long else "learning" if path.startswith("/feedback") else "short"]
+        self._leave_room(long=long)
+        pace.take(caller.key_id)
+        began_s = asyncio.get_running_loop().time()
+        counts = True
         try:
-            await self._admitted(scope, receive, send, caller, headers)
+            await self._admitted(scope, body, receive, send, caller, self._door.long_deadline_s if long else self._door.deadline_s)
+        except (CallerError, ComeBackLater, ClientLeft):
+            counts = False
+            raise
         finally:
-            self._in_flight.count -= 1
+            pace.give_back(caller.key_id)
+            if counts:
+                pace.done(asyncio.get_running_loop().time() - began_s)
 
-    async def _admitted(self, scope: Scope, receive: Receive, send: Send, caller: Caller, headers: Mapping[bytes, bytes]) -> None:
-        limit_s = self._door.long_deadline_s if scope["path"].startswith(LONG_PATHS) else self._door.deadline_s
-        deadline_at_s = asyncio.get_running_loop().time() + limit_s
+    def _known_host(self, headers: Mapping[bytes, bytes]) -> None:
+        if not self._hosts or (host := headers.get(b"host")) is None:
+            return
+        name = host.decode("latin-1").lower()
+        name = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        if name not in self._hosts and "*" not in self._hosts:
+            raise UnknownHost(
+                "the Host of this request is none that this server answers for"
+                + ("; without API keys that is localhost, 127.0.0.1 or [::1]: " if self._keyring.is_open else ": ")
+                + "name others in ATTUNE_ALLOWED_HOSTS"
+            )
+
+    def _leave_room(self, *, long: bool) -> None:
+        """Keeps an eighth of all permits from requests that may wait for members for minutes."""
+        most, count = self._door.max_in_flight, self._in_flight.count
+        room = most - most // 8 if long else most
+        if count >= room:
+            raise self._paces["long" if long else "short"].refusal(f"{count:,} of {room:,} requests are in flight")
+
+    async def _admitted(self, scope: Scope, body: bytes, receive: Receive, send: Send, caller: Caller, limit_s: float) -> None:
+        deadline_at_s = min(asyncio.get_running_loop().time() + limit_s, self._in_flight.ends_at_s)
         state = scope["state"]
         async with self._live.lease() as (runtime, serving):
-            state["call"] = Call(runtime, serving, caller, state["request_id"], deadline_at_s, state["timings"])
-            limit = asyncio.timeout_at(deadline_at_s)
+            state["call"] = call = Call(runtime, serving, caller, state["request_id"], deadline_at_s, state["timings"])
+            limit = asyncio.timeout_at(deadline_at_s + STREAM_GRACE_S)
+            self._in_flight.limits[call] = limit
             try:
                 async with limit:
-                    body = await _body(receive, headers, self._door.max_body_bytes)
-                    limit.reschedule(deadline_at_s + STREAM_GRACE_S)
-                    await _run_while_heard(self._app, scope, body, receive, send)
+                    await run_while_heard(self._app, scope, body, receive, send)
             except TimeoutError as error:
                 if not limit.expired():  # somebody else's timeout, and then a bug: they are translated where they appear
                     raise
                 raise DeadlineExceeded(f"not answered within {limit_s:g} s") from error
+            finally:
+                del self._in_flight.limits[call]
 
 
-@dataclass(slots=True)
-class InFlight:
-    """How many requests are admitted and not yet answered."""
-
-    count: int = 0
-
-
-async def _body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"body has {int(declared):,} bytes; the limit is {limit:,}")
-    chunks, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:  # counted as it comes: a chunked body declares nothing
-            raise TooLarge(f"body has more than {limit:,} bytes, which is the limit")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
-async def _run_while_heard(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    """Runs `app` until it has answered; cancels it when the caller leaves before, so that queued texts and generations are dropped."""
-    running = asyncio.current_task()
-    assert running is not None
-    left, answered = asyncio.Event(), False
-    bodies = [body]
-
-    async def replay() -> Message:
-        if bodies:
-            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
-        await left.wait()
-        return {"type": "http.disconnect"}
-
-    async def answer(message: Message) -> None:
-        nonlocal answered
-        await send(message)
-        answered = message["type"] == "http.response.body" and not message.get("more_body", False)
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not answered:  # servers also say "disconnect" when the answer is complete
-            left.set()
-            running.cancel()
-
-    watcher = asyncio.ensure_future(watch())
-    try:
-        await app(scope, replay, answer)
-    except asyncio.CancelledError:
-        if not left.is_set():
-            raise
-        running.uncancel()
-        raise ClientLeft from None
-    finally:
-        watcher.cancel()
+def _hosts(given: Collection[str], keyring: Keyring) -> frozenset[str]:
+    """Returns the names that `Host` may have, in lower case; none where every name is taken."""
+    names = frozenset(host.lower() for host in given)
+    return names | OWN_NAMES if names or keyring.is_open else names
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:

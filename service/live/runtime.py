@@ -31,7 +31,8 @@ from attune.service.observe.timing import Timings
 from attune.service.state.store import Limits, Store
 
 T = TypeVar("T")
-Phase = Literal["starting", "ready", "draining"]
+Phase = Literal["starting", "ready", "draining", "stopping"]
+"""`draining`: the end was announced and requests are still taken, so that nobody is refused before the news has spread."""
 
 
 # The numbers of each consumer, under the names that their settings have; `settings.numbers_for` fills them.
@@ -190,19 +191,29 @@ class Live:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are admitted."""
+        """Whether requests should be sent here."""
         return self.phase == "ready"
+
+    def check_serving(self) -> None:
+        """Returns when requests are taken.
+
+        Raises:
+            NotReady: the process is starting or stopping.
+        """
+        if self.phase not in {"ready", "draining"} or self.serving is None:
+            raise NotReady(f"the service is {self.phase}")
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[tuple[Runtime, Serving]]:
         """Holds the current `Serving`, so that it is not closed meanwhile.
 
         Raises:
-            NotReady: the process is starting or draining.
+            NotReady: the process is starting or stopping.
         """
         runtime, serving = self.runtime, self.serving
-        if self.phase != "ready" or runtime is None or serving is None:
-            raise NotReady(f"the service is {self.phase}")
+        self.check_serving()
+        assert runtime is not None
+        assert serving is not None
         serving.leases.take()
         try:
             yield runtime, serving
@@ -210,7 +221,7 @@ class Live:
             serving.leases.give_back()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One admitted request.
 

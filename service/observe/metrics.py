@@ -71,6 +71,10 @@ class Metrics:
             registry=registry,
         )
         self._in_flight = Gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
+        self._connections = Gauge("attune_connections", "Open connections.", registry=registry)
+        self._connections_refused = Counter(
+            "attune_connections_refused", "Connections and request heads refused before they were a request.", ["reason"], registry=registry
+        )
         self._errors = Counter("attune_errors", "Answers with a problem document, by its code.", ["code"], registry=registry)
         self._stage_seconds = Histogram(
             "attune_stage_duration_seconds",
@@ -178,6 +182,14 @@ class Metrics:
     def watch_in_flight(self, count: Callable[[], float]) -> None:
         """Reads the number of admitted requests from a callback at each scrape."""
         self._in_flight.set_function(count)
+
+    def watch_connections(self, count: Callable[[], float]) -> None:
+        """Reads the number of open connections from a callback at each scrape."""
+        self._connections.set_function(count)
+
+    def connection_refused(self, reason: str) -> None:
+        """Counts one connection or head that was refused; `reason` is of `http.connections.Refused`."""
+        self._connections_refused.labels(reason).inc()
 
     def watch_ready(self, is_ready: Callable[[], bool]) -> None:
         """Reads readiness from a callback at each scrape."""

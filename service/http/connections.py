@@ -1,0 +1,332 @@
+"""Connections: how many there are, how large and how slow a request's head may be, and how a connection ends.
+
+    accept ─> room? ─> head, bounded in bytes and seconds ─> ASGI ─> answer ─> what is left of the body is read and dropped ─> close or keep
+
+uvicorn's httptools protocol bounds none of this. What happens here comes before admission, so it costs little and knows no key: a
+connection is counted, told in one line or closed. Nothing here knows routes beyond the paths of health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httptools
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from attune.service.errors import AttuneError, CallerError, HeadTooLarge, HeadTooSlow, Overloaded
+from attune.service.http.problems import render
+from attune.service.ids import new_id
+
+HEALTH_PATHS = frozenset({b"/livez", b"/readyz", b"/metrics"})
+"""Still answered when every other connection is turned away."""
+
+FRAMING_PER_BYTE = 8
+"""A chunk of one byte costs five bytes of framing; a body with more than this is not a body but an endless trailer or extension."""
+
+FIRST_PROBE_S = 0.25
+CLOSING_S = 30.0
+"""How long an answer that is not read may stay in the buffer of a connection that is being closed."""
+
+Refused = Literal["malformed", "head-too-large", "head-too-slow", "no-room"]
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Numbers of connections.
+
+    Attributes:
+        most: open connections; further ones are closed as they come.
+        kept_free: the last so many of them take health checks only, and have `hurry_s` for their head.
+        head_bytes: the request line and headers together; trailers and what frames chunks as well.
+        head_s: from the first byte, or from the connection's start, to the end of the headers.
+        linger_bytes, linger_s: what is read and dropped of a body whose request was answered early.
+    """
+
+    most: int
+    kept_free: int = 16
+    head_bytes: int = 32_768
+    head_s: float = 8.0
+    hurry_s: float = 1.0
+    linger_bytes: int = 64 * 2**20
+    linger_s: float = 10.0
+
+
+class Connection(HttpToolsProtocol):
+    """One connection; see the module. `bounded` makes the class that a server uses."""
+
+    bounds: Bounds
+    tell: Callable[[Refused, str], None]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._closing = _Closing(self)
+        self._head_bytes = 0
+        self._in_head = True
+        self._received = self._framed = 0
+        self._dropped = 0
+        self._deaf = False
+        self._ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        bounds = self.bounds
+        crowd = len(self.connections)
+        self._health_only = crowd > bounds.most - bounds.kept_free and not self._close_an_idle_one()
+        if crowd > bounds.most and self._health_only:
+            self.tell("no-room", self._address())
+            transport.abort()
+            return
+        self._set_timer(bounds.hurry_s if self._health_only else bounds.head_s, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_timer()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    # --- bytes in ---------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._drop(len(data))
+            return
+        if self._lingering and not self._drop(len(data)):
+            return
+        if not self._in_head:
+            self._feed(data)
+        elif self._head_bytes + len(data) <= self.bounds.head_bytes:
+            self._feed_head(data)
+        else:
+            rest = memoryview(data)
+            while rest and self._in_head and not self._deaf:
+                room = self.bounds.head_bytes - self._head_bytes
+                if room <= 0:
+                    self._refuse("head-too-large")
+                    return
+                piece, rest = bytes(rest[:room]), rest[room:]
+                self._feed_head(piece)
+            if rest and not self._deaf:
+                self._feed(bytes(rest))
+
+    def _feed_head(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        self._feed(data)
+        if self._in_head and self._timer is None and not self._deaf:
+            self._set_timer(self.bounds.head_s, self._head_is_late)
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._received += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # there is no other protocol here: the request is answered as it stands
+        except httptools.HttpParserError:
+            self._refuse("malformed")
+            return
+        if not self._in_head and self._received - self._framed > self.bounds.head_bytes + FRAMING_PER_BYTE * self._framed:
+            self._refuse("head-too-large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = self._received = self._framed = 0
+        self._unset_timer()
+        app = self.app
+        if self._health_only and httptools.parse_url(self.url).path not in HEALTH_PATHS:
+            self.tell("no-room", self._address())
+            self.app = _no_room
+        super().on_headers_complete()
+        self.app = app
+        # The parts of uvicorn that write the answer close the connection themselves; through this they ask us.
+        self.cycle.transport = self._closing  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        self._framed += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
+        if self._lingering:
+            self.cycle.more_body = False
+            self._unset_timer()
+            if self._closing.asked:
+                self._close()
+            else:
+                self._idle()
+
+    # --- ends -------------------------------------------------------------------------------------------------------
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # True keeps the sending side open
+        """Returns whether an answer is still owed: a caller that closed its sending side waits for it."""
+        cycle = self.cycle
+        self._ended = True
+        owed = cycle is not None and not cycle.response_complete and not cycle.more_body and not self._deaf
+        if not owed or (cycle.response_started and not self.pipeline):
+            return False  # nothing was asked, or a stream was left in its middle
+        self._probe(FIRST_PROBE_S)
+        return True
+
+    def _probe(self, after_s: float) -> None:
+        """Finds out whether the caller is still there: writes what every client skips, until writing fails or the answer begins."""
+
+        def probe() -> None:
+            self._timer = None
+            if self.transport.is_closing() or self.cycle.response_started or self.scope["http_version"] != "1.1":
+                return
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._probe(after_s * 2)
+
+        self._set_timer(after_s, probe)
+
+    def on_response_complete(self) -> None:
+        if self._lingering:
+            self.server_state.total_requests += 1
+            self._dropped = 0
+            self.flow.resume_reading()
+            self._unset_keepalive_if_required()
+            self._set_timer(self.bounds.linger_s, self._close)
+            return
+        super().on_response_complete()
+        if self._ended and not self.pipeline and self.cycle.response_complete:
+            self._close()
+
+    def finish(self) -> None:
+        """Closes once the caller has been heard out: a close with bytes unread is a reset, and would take the answer with it."""
+        if self._lingering and not self._ended:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        else:
+            self._close()
+
+    def shutdown(self) -> None:
+        if self._lingering:
+            self._close()
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    @property
+    def _lingering(self) -> bool:
+        """Whether the last request was answered before its body was complete."""
+        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+
+    def _drop(self, size: int) -> bool:
+        """Counts what is read after an answer; returns False once it is enough."""
+        self._dropped += size
+        if self._dropped > self.bounds.linger_bytes:
+            self._close()
+            return False
+        return True
+
+    def _idle(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _close(self) -> None:
+        self._unset_timer()
+        if not self.transport.is_closing():
+            self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self._timer = self.loop.call_later(CLOSING_S, self.transport.abort)
+
+    # --- refusals ---------------------------------------------------------------------------------------------------
+
+    def _head_is_late(self) -> None:
+        self._timer = None
+        if self._head_bytes:
+            self._refuse("head-too-slow")
+        else:
+            self._close()
+
+    def _refuse(self, why: Refused) -> None:
+        """Answers where no other answer is under way, drops what still comes, and closes."""
+        self.tell(why, self._address())
+        self._deaf = True
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._close()
+            return
+        status, headers, body = render(self._error(why), "", new_id())
+        lines = (b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
+        self.transport.write(STATUS_LINE[status] + b"".join(lines) + b"\r\n" + body)
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._set_timer(self.bounds.linger_s, self._close)
+
+    def _error(self, why: Refused) -> AttuneError:
+        if why == "head-too-large":
+            return HeadTooLarge(f"request line and headers, or trailers, have more than {self.bounds.head_bytes:,} bytes")
+        if why == "head-too-slow":
+            return HeadTooSlow(f"request line and headers were not complete within {self.bounds.head_s:g} s")
+        return CallerError("this is no HTTP/1.1 request")
+
+    def _close_an_idle_one(self) -> bool:
+        """Closes a connection that waits for its next request, to make room; returns whether there was one."""
+        for other in self.connections:
+            if isinstance(other, Connection) and other.is_idle:
+                other._close()  # noqa: SLF001  one of our own kind
+                return True
+        return False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the last request was answered and nothing of a next one has come."""
+        done = self.cycle is not None and self.cycle.response_complete and not self.cycle.more_body
+        return done and not self._head_bytes and not self._deaf and not self.transport.is_closing()
+
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
+        self._unset_timer()
+        self._timer = self.loop.call_later(seconds, call)
+
+    def _unset_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Closing:
+    """The transport as the writer of an answer sees it: the same, but closing is left to the connection."""
+
+    __slots__ = ("_connection", "asked", "write")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+        self.asked = False
+
+    def is_closing(self) -> bool:
+        """Returns whether nothing more can be written."""
+        return self._connection.transport.is_closing()
+
+    def close(self) -> None:
+        """Asks for the connection to be closed."""
+        self.asked = True
+        self._connection.finish()
+
+
+def bounded(bounds: Bounds, tell: Callable[[Refused, str], None]) -> type[Connection]:
+    """Returns the class of connections with these bounds.
+
+    Args:
+        bounds: see `Bounds`.
+        tell: called with why a connection or a request was refused here, and the caller's address.
+    """
+    members: dict[str, Any] = {"bounds": bounds, "tell": staticmethod(tell)}
+    return type("BoundedConnection", (Connection,), members)
+
+
+async def _no_room(scope: Scope, _receive: Receive, send: Send) -> None:
+    status, headers, body = render(Overloaded("there are too many open connections; this one may ask for health only"), scope["path"], new_id())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": body})

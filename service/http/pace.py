@@ -1,0 +1,138 @@
+"""Room: how many requests of a kind may be under way, found out by how long they take, and shared between keys.
+
+    take(key) ─> a permit at once, or Overloaded with when to come back
+    done(seconds) ─> moves the limit: up while answers are quick and the limit was reached, down while they are slow
+
+The limit follows the time that answers take (additive increase, multiplicative decrease: Chiu and Jain, 1989), since a count alone knows
+nothing of the machine's speed: what cannot be finished before its deadline is refused before it costs anything. A key over its fair share
+leaves the last eighth of the limit to the others that ask. Plain functions on the loop's thread; nothing here waits or knows HTTP.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from attune.service.errors import Overloaded
+
+SMOOTHING = 1 / 16
+SLOWER_THAN_ALONE = 4.0
+"""Answers may take so many times what the fastest one takes before that is a queue and no service time."""
+
+SHRINK = 0.85
+FORGETS_S = 300.0
+"""In this time the fastest answer on record counts as twice as slow, so that a machine that became slower is believed."""
+
+ACTIVE_S = 10.0
+"""A key that asked within this time counts as one that permits are shared with."""
+
+LONGEST_RETRY_S = 15.0
+
+
+@dataclass(slots=True)
+class Pace:
+    """The room of one kind of request.
+
+    Attributes:
+        most: permits, whatever the speed.
+        deadline_s: of a request of this kind.
+        patience_s: what an answer may take without counting as slow, at least.
+        least: permits that are given however slow answers are, unless they take half of the deadline.
+        clock: monotonic seconds.
+        draw: a number in [0, 1), for the spread of `Retry-After`.
+    """
+
+    most: int
+    deadline_s: float
+    patience_s: float
+    least: int = 8
+    clock: Callable[[], float] = time.monotonic
+    draw: Callable[[], float] = random.random
+    count: int = 0
+    limit: float = field(init=False)
+    _held: dict[str, int] = field(default_factory=dict)
+    _asked_s: dict[str, float] = field(default_factory=dict)
+    _mean_s: float = 0.0
+    _fastest_s: float = float("inf")
+    _fastest_at_s: float = 0.0
+    _shrunk_s: float = float("-inf")
+    _second: float = float("-inf")
+    _refused: int = 0
+    _answered: int = 0
+    _retry_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.limit = float(min(self.most, max(self.least, 64)))
+
+    def take(self, key: str) -> None:
+        """Takes a permit for a key.
+
+        Raises:
+            Overloaded: there is none now, or the rest is for others; nothing was taken.
+        """
+        now_s = self.clock()
+        self._asked_s[key] = now_s
+        room, held = int(self.limit), self._held.get(key, 0)
+        others = sum(1 for other, asked_s in self._asked_s.items() if other != key and now_s - asked_s < ACTIVE_S)
+        if others and held >= room / (others + 1):
+            room -= max(1, room // 8) if room >= 4 else 0
+        if self.count >= room:
+            whole = f"{self.count:,} of {int(self.limit):,} requests are in flight"
+            more = f", {held:,} of them of key {key}; the rest is for other keys" if room < int(self.limit) else ""
+            raise self.refusal(whole + more)
+        self.count += 1
+        self._held[key] = held + 1
+
+    def refusal(self, detail: str) -> Overloaded:
+        """Returns the error of a request for which there is no room, and counts it; callers are spread over the time to come back."""
+        self._refused += 1
+        self._turn(self.clock())
+        return Overloaded(detail, retry_after_s=self._retry_s * (0.75 + 0.75 * self.draw()))
+
+    def give_back(self, key: str) -> None:
+        """Gives a permit back."""
+        self.count -= 1
+        held = self._held.get(key, 0) - 1
+        if held > 0:
+            self._held[key] = held
+        else:
+            self._held.pop(key, None)
+            if len(self._asked_s) > 1024:
+                now_s = self.clock()
+                self._asked_s = {name: asked_s for name, asked_s in self._asked_s.items() if now_s - asked_s < ACTIVE_S}
+
+    def done(self, seconds: float) -> None:
+        """Learns from an answer that took so long; to be called for answers and deadlines, not for what was refused."""
+        now_s = self.clock()
+        self._answered += 1
+        if seconds <= self._fastest_s * 2 ** ((now_s - self._fastest_at_s) / FORGETS_S):
+            self._fastest_s, self._fastest_at_s = seconds, now_s
+        self._mean_s += (seconds - self._mean_s) * (SMOOTHING if self._mean_s else 1.0)
+        if self._mean_s > self.slow_s:
+            # Once for each time that an answer takes: what comes in between began under the limit before.
+            if now_s - self._shrunk_s > self._mean_s:
+                least = min(self.least, self.most) if self._mean_s < self.deadline_s / 2 else 1
+                self.limit = max(float(least), min(self.limit, self.count + 1.0) * SHRINK)
+                self._shrunk_s = now_s
+        elif self.count >= self.limit - 1:
+            self.limit = min(float(self.most), self.limit + (1.0 if self._mean_s < self.slow_s / 2 else 1.0 / self.limit))
+        self._turn(now_s)
+
+    @property
+    def slow_s(self) -> float:
+        """An answer that takes longer than this has waited in a queue; half of the deadline at most."""
+        alone_s = self._fastest_s if self._fastest_s < float("inf") else 0.0
+        return min(self.deadline_s / 2, max(self.patience_s, SLOWER_THAN_ALONE * alone_s))
+
+    def _turn(self, now_s: float) -> None:
+        """Once a second: callers that were refused shall come back about as fast as others are answered."""
+        passed_s = now_s - self._second
+        if passed_s < 1.0:
+            return
+        if self._answered and passed_s < 5.0:
+            self._retry_s = min(LONGEST_RETRY_S, max(1.0, self._retry_s * (0.5 + 0.5 * self._refused / self._answered)))
+        elif not self._refused:
+            self._retry_s = 1.0
+        self._second, self._refused, self._answered = now_s, 0, 0

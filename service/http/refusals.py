@@ -1,0 +1,37 @@
+"""What is refused before it is a request: counted each time, and told in the log at most once a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from attune.service.http.connections import Refused
+from attune.service.observe.logs import get_logger
+from attune.service.observe.metrics import Metrics
+
+_log = get_logger(__name__)
+EVERY_S = 1.0
+
+
+class Refusals:
+    """Told of each connection or head that was refused.
+
+    Args:
+        metrics: counts all of them.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._told_s = float("-inf")
+        self._untold = 0
+
+    def __call__(self, why: Refused, address: str) -> None:
+        """Counts one; the line has the newest one's address and the number since the line before."""
+        self._metrics.connection_refused(why)
+        self._untold += 1
+        now_s = self._clock()
+        if now_s - self._told_s >= EVERY_S:
+            _log.warning("connection refused", reason=why, address=address, since_last_line=self._untold)
+            self._told_s, self._untold = now_s, 0

@@ -1,0 +1,53 @@
+"""The server's life around the application: listening once it is ready, and stopping in steps that a client can see.
+
+    SIGTERM ─> told (/readyz 503, requests still served) ─> port closed, deadlines cut ─> what runs ends ─> the application's parts close
+
+A second signal, or Ctrl-C, skips the first step. uvicorn does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that announces its end.
+
+    Args:
+        config: uvicorn's.
+        notice_s: how long requests are still taken after the announcement.
+        announce: told once, with the seconds that what runs has from then on.
+        drain_s: how long what runs may take once the port is closed.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, notice_s: float, drain_s: float, announce: Callable[[float], None]) -> None:
+        super().__init__(config)
+        self._notice_s = notice_s
+        self._drain_s = drain_s
+        self._announce = announce
+        self._at_once = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._announce(self._notice_s + self._drain_s)
+        try:
+            async with asyncio.timeout(self._notice_s):
+                await self._at_once.wait()
+        except TimeoutError:
+            pass
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is not None and (self.should_exit or sig == signal.SIGINT):
+            self._loop.call_soon_threadsafe(self._at_once.set)
+        super().handle_exit(sig, frame)
