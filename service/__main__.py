@@ -26,6 +26,7 @@ EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 # 3 is uvicorn's own, for a part that could not start; its reason is in the log.
 EXIT_ADDRESS = 4
+BACKLOG = 2048
 
 
 class AttachedCommands(PlainGroup):
@@ -99,7 +100,7 @@ def serve(
     try:
         settings = read_settings(host=host, port=port, bundle=None if bundle is None else str(bundle), data_dir=data_dir)
         configure_logging(settings.log_level, settings.log_format)
-        _run(settings, _listen(settings.host, settings.port))
+        _run(settings, _bind(settings.host, settings.port))
     except SettingsError as error:
         _refuse("cannot start with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
 
@@ -134,53 +135,86 @@ def _refuse(what: str, reasons: list[str], code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Returns a listening socket, before anything slow: a port in use is known at once, and port 0 becomes a number.
+def _bind(host: str, port: int) -> socket.socket:
+    """Returns a bound socket, before anything slow: a port in use is known at once, and port 0 becomes a number.
 
-    It listens from here on, so that whoever connects upon the ready line is queued by the kernel and not refused.
+    It listens once everything is ready, so that until then callers and probes are refused and do not hang.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
     except OSError as error:
-        _refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
+        _refuse_address(host, port, error)
     return listener
 
 
+def _listen(listener: socket.socket) -> None:
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:  # somebody else bound it as well, and was ready first
+        host, port = listener.getsockname()[:2]
+        _refuse_address(host, port, error)
+
+
+def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
+    _refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
+
+
 def _run(settings: Any, listener: socket.socket) -> None:
-    """Serves until a signal.
+    """Serves until a signal, and ends the process.
 
     Raises:
-        SettingsError: there is no bundle, or keys or secret cannot be read.
-        SystemExit: 0 after a signal, 3 if a part could not start.
+        SettingsError: a check that costs nothing fails: keys, URL of the store, roster, no bundle.
+        SystemExit: 3 if a part could not start.
     """
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 
     from attune.service.app import create_app  # noqa: PLC0415  only `serve` needs it
-    from attune.service.machine import find_bundle  # noqa: PLC0415  the same
+    from attune.service.http.connections import Bounds, bounded  # noqa: PLC0415  the same
+    from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
+    from attune.service.http.server import Server, quiet  # noqa: PLC0415  the same
+    from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
+    from attune.service.parts import check_cheap  # noqa: PLC0415  the same
 
-    find_bundle(settings)  # before anything starts: nothing to serve is an error of the settings
+    check_cheap(settings)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    app = create_app(settings, address=address, opened=lambda: _listen(listener))
+    bounds = Bounds(most=min(settings.max_connections, descriptors_for_callers(settings.redis_pool_size)))
     config = uvicorn.Config(
-        create_app(settings, address=address),
+        quiet(app),
         loop="uvloop",
-        http="httptools",
+        http=bounded(bounds, Refusals(app.state.metrics)),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.drain_s,
     )
+
+    def announce(left_s: float) -> None:
+        app.state.live.phase = "draining"
+        app.state.in_flight.end_within(left_s)
+
+    server = Server(config, notice_s=settings.drain_notice_s, drain_s=settings.drain_s, announce=announce)
+    app.state.metrics.watch_connections(lambda: len(server.server_state.connections))
     # uvicorn raises the signal again once it has shut down; an orderly end is exit code 0 and no traceback. A handler and not SIG_IGN:
-    # that would be inherited by the embedded store.
+    # that would be inherited by the embedded store. It ends at once: everything is closed by then, and taking the interpreter with torch
+    # and ONNX Runtime apart takes seconds.
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run(sockets=[listener])
+        signal.signal(stop, lambda *_: _end())
+    server.run(sockets=[listener])
+
+
+def _end() -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def main() -> None:

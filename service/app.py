@@ -1,24 +1,26 @@
 """The service as one ASGI application: reads the settings once, builds the parts in order, and takes them down in reverse.
 
-    start    metrics ─> store ─> bundle (verify, session, calibrate, probes, members) ─> ready
-    stop     stop admitting ─> drain ─> members and scorer ─> store
+    start    cheap checks ─> metrics ─> store ─> bundle (verify, session, calibrate, probes, members) ─> health ─> heap ─> ready
+    stop     (told, drained: `http.server`) ─> stop admitting ─> what is left ─> health ─> members and scorer ─> store
 
-Nothing else sees `Settings`: every part gets the numbers it needs, in one dataclass a part. A part that cannot start stops the start,
-with its reason in the log.
+Nothing else sees `Settings`: every part gets the numbers it needs. A part that cannot start stops the start, with its reason in one line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from attune import __version__
@@ -42,26 +44,34 @@ from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.documentation import documented
 from attune.service.http.edge import Edge
+from attune.service.live.health import Health
 from attune.service.live.loading import LoadPlan, Reloader, load_serving
 from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
-from attune.service.live.watching import watch_live
+from attune.service.live.watching import watch_health, watch_live
 from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.build import member_client
 from attune.service.members.member import Member
 from attune.service.observe.logs import get_logger, log_ready
+from attune.service.observe.loop import LoopWatch, settle_heap
 from attune.service.observe.metrics import Metrics
+from attune.service.parts import Refusal, explain, open_store, store_bounds
 from attune.service.settings import Settings, SettingsError, numbers_for
 from attune.service.state import store as state
-from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.redis_store import RedisStore
 
 _log = get_logger(__name__)
+
+_CORS: Mapping[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["authorization", "x-api-key", "content-type", "idempotency-key", "x-request-id", "traceparent"],
+    "expose_headers": ["x-request-id", "x-decision-id", "x-attune-member", "server-timing", "retry-after", "traceparent"],
+}
 
 
 def create_app(
     settings: Settings,
     *,
     address: str = "",
+    opened: Callable[[], None] = lambda: None,
     store: state.Store | None = None,
     members: Mapping[str, Member] | None = None,
     clock: Callable[[], float] = time.time,
@@ -71,6 +81,7 @@ def create_app(
     Args:
         settings: read once, here.
         address: where it listens, for the line that says it is ready.
+        opened: called once everything is ready, before that line is written.
         store: in place of Redis; closed with the application.
         members: in place of a roster, by the names of the portfolio.
         clock: Unix seconds.
@@ -79,18 +90,29 @@ def create_app(
         SettingsError: keys or secret cannot be read.
     """
     metrics, live, in_flight = Metrics(), Live(), InFlight()
+    health = Health(live, store_matters=settings.ready_needs_store)
     keyring = load_keyring(settings)
     door = Door(
-        settings.max_in_flight,
-        settings.max_body_bytes,
-        settings.request_deadline_ms / 1000,
-        settings.generate_deadline_ms / 1000,
-        settings.rate_limit_per_s,
+        max_in_flight=settings.max_in_flight,
+        max_body_bytes=settings.max_body_bytes,
+        body_s=settings.body_deadline_ms / 1000,
+        deadline_s=settings.request_deadline_ms / 1000,
+        long_deadline_s=settings.generate_deadline_ms / 1000,
+        rate_limit_per_s=settings.rate_limit_per_s,
+        hosts=frozenset(settings.allowed_hosts),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, metrics, live, address, store, members, clock):
+        async with AsyncExitStack() as parts:
+            try:
+                serving, where = await _start(settings, metrics, live, health, Given(store, members, clock), parts)
+            except Exception as error:
+                refusal = explain(error)
+                _log.error("cannot start", kind=refusal.kind, reason=refusal.reason, setting=refusal.setting, **_traceback(refusal))
+                raise
+            opened()
+            log_ready(address, serving.bundle.id, len(serving.bundle.portfolio.names), where, health.missing())
             yield
 
     app = FastAPI(
@@ -104,12 +126,15 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
-    app.state.live, app.state.metrics = live, metrics
+    app.state.live, app.state.metrics, app.state.health, app.state.in_flight = live, metrics, health, in_flight
     for module in (score, generate, route, feedback, users, user_export, decisions, portfolio, ops, admin, chat, rerank, page):
         app.include_router(module.router)
-    app.openapi = lambda: documented(app)  # type: ignore[method-assign]  # the way that FastAPI documents
+    app.openapi = lambda: documented(app, settings.root_path)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)
-    app.add_middleware(Edge, metrics=metrics)  # added last, so outermost
+    app.add_middleware(Edge, metrics=metrics, root_path=settings.root_path, slow_s=settings.slow_request_ms / 1000)
+    if settings.cors_origins:  # outermost, so that pages can read refusals as well
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
+    watch_health(metrics, health)
     watch_live(metrics, live, lambda: in_flight.count)
     return app
 
@@ -119,77 +144,80 @@ async def _to_the_edge(_request: Request, error: Exception) -> Response:
     raise error
 
 
-@asynccontextmanager
-async def _running(
-    settings: Settings,
-    metrics: Metrics,
-    live: Live,
-    address: str,
-    given_store: state.Store | None,
-    members: Mapping[str, Member] | None,
-    clock: Callable[[], float],
-) -> AsyncIterator[None]:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a test or an embedding application brings instead of what settings name."""
+
+    store: state.Store | None
+    members: Mapping[str, Member] | None
+    clock: Callable[[], float]
+
+
+async def _start(
+    settings: Settings, metrics: Metrics, live: Live, health: Health, given: Given, parts: AsyncExitStack
+) -> tuple[Serving, str]:
     for caution in cautions(settings):
         _log.warning("settings", caution=caution)
-    async with AsyncExitStack() as parts:
-        # 1. State: what is given, a server by URL, or the embedded one.
-        bounds = state.Limits(user_ttl_s=settings.user_ttl_s, max_log=settings.max_log_entries)
-        store, where = given_store, "given"
-        if store is None:
-            store, where = await _open_store(settings, bounds, metrics, parts)
+    # 1. What costs nothing and may refuse.
+    secret = load_user_secret(settings)
+    plan, bounds = numbers_for(LoadPlan, settings), store_bounds(settings)
+    # 2. State: what is given, a server by URL, or the embedded one.
+    if given.store is None:
+        store, where = await open_store(settings, metrics, parts)
+    else:
+        store, where = given.store, "given"
         parts.push_async_callback(store.aclose)
-        # 2. The bundle, with its scorer and its members.
-        client = await parts.enter_async_context(member_client())
-        plan = numbers_for(LoadPlan, settings)
+    # 3. The bundle, with its scorer and its members.
+    client = await parts.enter_async_context(member_client())
 
-        async def load(path: Path | None) -> Serving:
-            try:
-                return await load_serving(path or find_bundle(settings), plan, members, metrics, client)
-            except SettingsError as error:
-                raise BundleRefused(str(error)) from error
-
+    async def load(path: Path | None) -> Serving:
         try:
-            live.serving = await load(None)
-        except BundleRefused as error:
-            _log.error("cannot start", reason=error.detail)
-            raise
-        parts.push_async_callback(_close_serving, live)
-        # 3. What outlives bundles.
-        reloader = Reloader(live, load, partial(_announce, metrics))
-        parts.push_async_callback(reloader.aclose)
-        runtime = Runtime(
-            store=store,
-            metrics=metrics,
-            limits=numbers_for(RequestLimits, settings),
-            routing=numbers_for(RoutingNumbers, settings),
-            keeping=numbers_for(Keeping, settings),
-            bounds=bounds,
-            decay=Decay(settings.half_life_days * 86_400 or None),
-            user_secret=load_user_secret(settings),
-            clock=clock,
-            reload=reloader,
-        )
-        live.runtime = runtime
-        parts.push_async_callback(_drain, live, runtime, settings.drain_s)
-        # 4. Open the door.
-        _announce(metrics, live.serving)
-        live.phase = "ready"
-        log_ready(address, live.serving.bundle.id, len(live.serving.bundle.portfolio.names), where)
-        yield
+            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, client)
+        except SettingsError as error:
+            raise BundleRefused(str(error)) from error
+
+    live.serving = await load(None)
+    parts.push_async_callback(_close_serving, live)
+
+    # 4. What outlives bundles.
+    def swapped(serving: Serving) -> None:
+        _announce(metrics, serving)
+        settle_heap()
+
+    reloader = Reloader(live, load, swapped)
+    parts.push_async_callback(reloader.aclose)
+    live.runtime = Runtime(
+        store=store,
+        metrics=metrics,
+        limits=numbers_for(RequestLimits, settings),
+        routing=numbers_for(RoutingNumbers, settings),
+        keeping=numbers_for(Keeping, settings),
+        bounds=bounds,
+        decay=Decay(settings.half_life_days * 86_400 or None),
+        user_secret=secret,
+        clock=given.clock,
+        reload=reloader,
+    )
+    _announce(metrics, live.serving)
+    # 5. Health, whose first verdicts the ready line tells, and a heap that the collector need not walk again.
+    parts.push_async_callback(health.aclose)
+    await health.start()
+    live.phase = "ready"
+    watch = LoopWatch(metrics.loop_lagged, metrics.gc_paused)
+    watch.start()
+    parts.callback(watch.stop)
+    settle_heap()
+    parts.push_async_callback(_drain, live, live.runtime, settings.drain_s)
+    return live.serving, where
 
 
-async def _open_store(settings: Settings, bounds: state.Limits, metrics: Metrics, parts: AsyncExitStack) -> tuple[state.Store, str]:
-    url, where = settings.redis_url, "external"
-    if not url:
-        embedded = await parts.enter_async_context(EmbeddedRedis(settings.data_dir))
-        url, where = embedded.url, "embedded"
-    timeout_s = settings.redis_timeout_ms / 1000
-    store = RedisStore(url, limits=bounds, max_connections=settings.redis_pool_size, timeout_s=timeout_s, observe=metrics.store_ran)
-    return store, where
+def _traceback(refusal: Refusal) -> dict[str, bool]:
+    """Returns the field that writes the traceback: of what nobody foresaw, or where everything is asked for."""
+    return {"exc_info": True} if refusal.kind == "unexpected" or logging.getLogger().isEnabledFor(logging.DEBUG) else {}
 
 
 async def _drain(live: Live, runtime: Runtime, drain_s: float) -> None:
-    live.phase = "draining"
+    live.phase = "stopping"
     try:
         async with asyncio.timeout(drain_s):
             if live.serving is not None:

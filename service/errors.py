@@ -275,10 +275,22 @@ class StoreUnavailable(DependencyError):
 
 
 class NotReady(DependencyError):
-    """The service is starting, draining, or its scorer died."""
+    """The service is starting, draining, or a part that every request needs does not work; `parts` says what is known of each.
+
+    Args:
+        detail: which part, and why.
+        parts: further members of the document, from `/readyz`.
+    """
 
     code = "not-ready"
     title = "Not ready"
+
+    def __init__(self, detail: str, parts: Mapping[str, object] | None = None) -> None:
+        super().__init__(detail)
+        self.parts = dict(parts or {})
+
+    def extra(self) -> Mapping[str, object]:
+        return self.parts
 
     def headers(self) -> Mapping[str, str]:
         return {"retry-after": "1"}

@@ -88,6 +88,26 @@ def find_bundle(settings: Settings) -> Path:
     return manifests[-1].parent
 
 
+UPSTREAM_CONNECTIONS = 256
+"""What the members' client may hold open."""
+
+
+def descriptors_for_callers(store_connections: int) -> int:
+    """Returns how many connections callers may hold open, of the descriptors that this process may have; raises its limit first.
+
+    What is left is for the store, members and files: as much as they may need, and half where that is more than there is.
+    """
+    import resource  # noqa: PLC0415  not on every system, and then there is nothing to ask
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    most = 65_536 if soft == resource.RLIM_INFINITY else soft
+    return most - min(most // 2, 64 + store_connections + UPSTREAM_CONNECTIONS)
+
+
 def cautions(settings: Settings) -> list[str]:
     """Returns what is allowed and probably not meant; the app logs each as a warning at start."""
     found = []

@@ -53,6 +53,15 @@ class Settings(BaseSettings):
     rate_limit_per_s: float = Field(0.0, ge=0, le=1e6, description="requests per second and API key; 0: no limit")
 
     keep_alive_s: int = Field(75, ge=1, le=3600, description="how long an idle connection is kept; longer than the load balancer keeps it")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names that `Host` may have, comma-separated; empty: any with API keys, this machine's own without; `*`: any"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins whose pages may call, comma-separated, such as https://app.example; needs API keys"
+    )
+    root_path: str = Field(
+        "", pattern=r"^(/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-])?$", description="path that a proxy puts in front, such as /attune"
+    )
     max_connections: int = Field(
         16_384, ge=32, le=1_048_576, description="open connections at once, within what the limit on descriptors leaves"
     )
@@ -113,7 +122,13 @@ class Settings(BaseSettings):
     request_deadline_ms: int = Field(30_000, ge=10, le=600_000, description="deadline of a request that generates nothing; after it: 504")
     generate_deadline_ms: int = Field(120_000, ge=10, le=3_600_000, description="deadline of a request that generates; after it: 504")
 
+    body_deadline_ms: int = Field(5_000, ge=10, le=600_000, description="how long a request's body may take to arrive; after it: 408")
+
     # running it
+    ready_needs_store: bool = Field(
+        default=True, description="`/readyz` is 503 while the store refuses writes; false: it says so and stays 200"
+    )
+    slow_request_ms: int = Field(10_000, ge=1, le=3_600_000, description="a request that takes longer is logged as a warning")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line that is written")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or coloured text")
     drain_notice_s: int = Field(
@@ -134,7 +149,7 @@ class Settings(BaseSettings):
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, InitSettingsSource(settings_cls, _read_toml(os.environ))
 
-    @field_validator("shadow_families", mode="before")
+    @field_validator("shadow_families", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -163,6 +178,10 @@ class Settings(BaseSettings):
     def _works_together(self) -> Self:
         if not self.is_loopback and not self.api_keys.get_secret_value().strip() and not self.api_keys_file:
             raise ValueError(f"host {self.host} can be reached from outside, so ATTUNE_API_KEYS or ATTUNE_API_KEYS_FILE must name keys")
+        if self.cors_origins and not self.api_keys.get_secret_value().strip() and not self.api_keys_file:
+            raise ValueError(
+                "ATTUNE_CORS_ORIGINS lets pages of other sites call, so ATTUNE_API_KEYS or ATTUNE_API_KEYS_FILE must name keys"
+            )
         if self.user_ttl_s < self.decision_ttl_s:
             raise ValueError(
                 f"user_ttl_s {self.user_ttl_s} is shorter than decision_ttl_s {self.decision_ttl_s}: feedback would find no user"

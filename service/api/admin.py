@@ -29,7 +29,7 @@ class ReloadRequest(NativeRequest):
 class ReplayRequest(NativeRequest):
     """Body of `POST /admin/replay`: everybody, the users of a tenant, or one user (of the caller's tenant if none is named)."""
 
-    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}\z")] | None = None
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     user: User | None = None
     cursor: Annotated[str, Field(max_length=256)] | None = None
     limit_s: Annotated[float, Field(ge=0, le=600, description="how long one call works at most; half its deadline is the limit")] = 20.0

@@ -1,7 +1,7 @@
 """What operators and orchestrators ask: alive, ready, metrics, versions, the bundle, and what an error code means.
 
-`/livez` fails when only a restart helps (the scorer's worker died); `/readyz` when requests should go elsewhere for now. Redis away fails
-neither: scoring and generating go on from the prior, and a restart would not bring it back.
+`/livez` fails when only a restart helps (the scorer's worker died); `/readyz` when requests should go elsewhere for now. Both read what the
+background found (`live.health`) and cost nothing to ask.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from starlette.responses import Response
 
 from attune import __version__
 from attune.service.api.answers import json_response, problems
-from attune.service.errors import AttuneError, NotFound, NotReady, StoreUnavailable
-from attune.service.live.runtime import Call, Live
+from attune.service.errors import AttuneError, NotFound, NotReady
+from attune.service.live.health import Health
+from attune.service.live.runtime import Call
 from attune.service.observe.metrics import Metrics
 
 router = APIRouter(tags=["operations"])
-CANARY_S = 5.0
 
 
 @router.get("/livez", responses=problems(), summary="Whether the process should be kept")
@@ -33,27 +33,10 @@ async def livez(request: Request) -> dict[str, str]:
 
 
 @router.get("/readyz", responses=problems(), summary="Whether requests should be sent here")
-async def readyz(request: Request) -> dict[str, Any]:
-    """503 while starting, draining, without a scorer that answers, or without any member."""
-    live: Live = request.app.state.live
-    async with live.lease() as (runtime, serving):
-        inference_s = await serving.batcher.canary(CANARY_S)
-        unable = await serving.roster.check()
-        if len(unable) == len(serving.bundle.portfolio.names):
-            raise NotReady("no member can serve: " + "; ".join(f"{member}: {reason}" for member, reason in unable.items()))
-        try:
-            await runtime.store.ping()
-            store = "ok"
-        except StoreUnavailable as error:
-            store = f"unavailable: {error.detail}"
-        members = {member: unable.get(member, "ok") for member in serving.bundle.portfolio.names}
-        return {
-            "status": "ready",
-            "bundle": serving.bundle.id,
-            "scorer": {"provider": serving.provider, "canary_ms": round(1000 * inference_s, 3)},
-            "store": store,
-            "members": members,
-        }
+async def readyz(request: Request) -> Response:
+    """The last verdicts with their ages; 503 while starting or draining, and while scorer, store or all members cannot serve."""
+    health: Health = request.app.state.health
+    return json_response(health.report())
 
 
 @router.get("/metrics", response_class=Response, summary="Prometheus metrics")

@@ -118,8 +118,7 @@ class Admission:
         self._paces = {"short": short, "learning": learning, "long": long}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if scope["type"] != "http" or path in HEALTH_PATHS:
+        if scope["type"] != "http" or (path := scope["path"]) in HEALTH_PATHS:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import httptools
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from attune.service.errors import AttuneError, CallerError, HeadTooLarge, HeadTooSlow, Overloaded
 from attune.service.http.problems import render
@@ -32,6 +32,7 @@ CLOSING_S = 30.0
 """How long an answer that is not read may stay in the buffer of a connection that is being closed."""
 
 Refused = Literal["malformed", "head-too-large", "head-too-slow", "no-room"]
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -98,15 +99,19 @@ class Connection(HttpToolsProtocol):
             self._feed_head(data)
         else:
             rest = memoryview(data)
-            while rest and self._in_head and not self._deaf:
+            while len(rest) > 0 and self._reads_head:
                 room = self.bounds.head_bytes - self._head_bytes
                 if room <= 0:
                     self._refuse("head-too-large")
                     return
                 piece, rest = bytes(rest[:room]), rest[room:]
                 self._feed_head(piece)
-            if rest and not self._deaf:
+            if len(rest) > 0 and not self._deaf:
                 self._feed(bytes(rest))
+
+    @property
+    def _reads_head(self) -> bool:
+        return self._in_head and not self._deaf
 
     def _feed_head(self, data: bytes) -> None:
         self._head_bytes += len(data)
@@ -163,10 +168,10 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # True keeps the sending side open
         """Returns whether an answer is still owed: a caller that closed its sending side waits for it."""
-        cycle = self.cycle
+        cycle = self._last
         self._ended = True
         owed = cycle is not None and not cycle.response_complete and not cycle.more_body and not self._deaf
-        if not owed or (cycle.response_started and not self.pipeline):
+        if not owed or (cycle is not None and cycle.response_started and not self.pipeline):
             return False  # nothing was asked, or a stream was left in its middle
         self._probe(FIRST_PROBE_S)
         return True
@@ -213,9 +218,15 @@ class Connection(HttpToolsProtocol):
         self._close()
 
     @property
+    def _last(self) -> RequestResponseCycle | None:
+        """The newest request and its answer; None before the first."""
+        return self.cycle
+
+    @property
     def _lingering(self) -> bool:
         """Whether the last request was answered before its body was complete."""
-        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+        cycle = self._last
+        return cycle is not None and cycle.response_complete and cycle.more_body
 
     def _drop(self, size: int) -> bool:
         """Counts what is read after an answer; returns False once it is enough."""
@@ -250,7 +261,8 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle = self._last
+        if cycle is not None and not cycle.response_complete:
             self._close()
             return
         status, headers, body = render(self._error(why), "", new_id())
@@ -279,7 +291,8 @@ class Connection(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether the last request was answered and nothing of a next one has come."""
-        done = self.cycle is not None and self.cycle.response_complete and not self.cycle.more_body
+        cycle = self._last
+        done = cycle is not None and cycle.response_complete and not cycle.more_body
         return done and not self._head_bytes and not self._deaf and not self.transport.is_closing()
 
     def _address(self) -> str:
@@ -327,6 +340,8 @@ def bounded(bounds: Bounds, tell: Callable[[Refused, str], None]) -> type[Connec
 
 
 async def _no_room(scope: Scope, _receive: Receive, send: Send) -> None:
-    status, headers, body = render(Overloaded("there are too many open connections; this one may ask for health only"), scope["path"], new_id())
+    status, headers, body = render(
+        Overloaded("there are too many open connections; this one may ask for health only"), scope["path"], new_id()
+    )
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": body})

@@ -15,15 +15,16 @@ from attune.service.http.admission import OPEN_PATHS
 from attune.service.http.problems import Problem
 
 
-def documented(app: FastAPI) -> dict[str, Any]:
-    """Returns the OpenAPI document of the application, made once."""
+def documented(app: FastAPI, root_path: str = "") -> dict[str, Any]:
+    """Returns the OpenAPI document of the application, made once; `root_path` is what a proxy puts in front of its paths."""
     if app.openapi_schema is None:
-        app.openapi_schema = _document(app)
+        app.openapi_schema = _document(app, root_path)
     return app.openapi_schema
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
-    document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
+    servers: list[dict[str, Any]] = [{"url": root_path or "/"}]
+    document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes, servers=servers)
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):

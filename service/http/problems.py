@@ -54,10 +54,10 @@ def is_openai(path: str) -> bool:
     return path.startswith("/v1/")
 
 
-def document(error: AttuneError, request_id: str) -> dict[str, Any]:
-    """Returns the problem document of an error."""
+def document(error: AttuneError, request_id: str, root_path: str = "") -> dict[str, Any]:
+    """Returns the problem document of an error; `root_path` is what a proxy puts in front of our paths."""
     return {
-        "type": f"/errors/{error.code}",
+        "type": f"{root_path}/errors/{error.code}",
         "title": error.title,
         "status": error.status,
         "code": error.code,
@@ -87,10 +87,10 @@ def openai_status(error: AttuneError) -> int:
     return 400 if isinstance(error, InvalidRequest) else error.status
 
 
-def render(error: AttuneError, path: str, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def render(error: AttuneError, path: str, request_id: str, root_path: str = "") -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Returns status, headers and body of an error's response."""
     openai = is_openai(path)
-    body = orjson.dumps(openai_object(error, request_id) if openai else document(error, request_id))
+    body = orjson.dumps(openai_object(error, request_id) if openai else document(error, request_id, root_path))
     headers = [(b"content-type", JSON if openai else PROBLEM), (b"content-length", str(len(body)).encode())]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers().items()]
     return openai_status(error) if openai else error.status, headers, body

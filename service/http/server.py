@@ -8,12 +8,14 @@ A second signal, or Ctrl-C, skips the first step. uvicorn does the rest.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Server(uvicorn.Server):
@@ -36,6 +38,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Application startup failed"))
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,3 +54,19 @@ class Server(uvicorn.Server):
         if self._loop is not None and (self.should_exit or sig == signal.SIGINT):
             self._loop.call_soon_threadsafe(self._at_once.set)
         super().handle_exit(sig, frame)
+
+
+def quiet(app: ASGIApp) -> ASGIApp:
+    """Returns the application without the traceback that Starlette sends where a start fails: the application said why, in one line."""
+
+    async def without(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+
+        async def short(message: Message) -> None:
+            await send({**message, "message": ""} if message["type"] == "lifespan.startup.failed" else message)
+
+        await app(scope, receive, short)
+
+    return without

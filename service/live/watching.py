@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 from attune.service.batching.submission import BatchReport
+from attune.service.live.health import PARTS, Health
 from attune.service.live.runtime import Live
 from attune.service.members.breaker import State
 from attune.service.members.member import Reason
@@ -34,7 +36,6 @@ def watch_batch(metrics: Metrics) -> Callable[[BatchReport], None]:
 def watch_live(metrics: Metrics, live: Live, in_flight: Callable[[], float]) -> None:
     """Lets the gauges read from whatever serves at the time of a scrape."""
     metrics.watch_in_flight(in_flight)
-    metrics.watch_ready(lambda: live.ready)
     metrics.watch_users(
         lambda: live.serving.recent.mean_gap() if live.serving else math.nan,
         lambda: len(live.serving.recent) if live.serving else 0,
@@ -43,6 +44,11 @@ def watch_live(metrics: Metrics, live: Live, in_flight: Callable[[], float]) -> 
         lambda: live.serving.batcher.waiting_items if live.serving else 0,
         lambda: live.serving.batcher.waiting_tokens if live.serving else 0,
     )
+
+
+def watch_health(metrics: Metrics, health: Health) -> None:
+    """Lets the gauges of readiness show what `/readyz` answers."""
+    metrics.watch_ready(lambda: health.ready, {part: partial(health.part_is_well, part) for part in PARTS})
 
 
 @dataclass(slots=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
 
 import orjson
@@ -31,6 +32,7 @@ PRIVATE_FIELDS = frozenset(
 # Libraries that say at `info` what a metric or a line of ours says better, or repeat URLs that carry credentials.
 _QUIET = ("httpcore", "httpx", "urllib3", "transformers", "filelock", "asyncio", "uvicorn.error")
 _LONGEST_VALUE = 2000
+_json_stream: TextIO | None = None
 
 
 def configure_logging(level: str = "info", log_format: LogFormat = "json", stream: TextIO | None = None) -> None:
@@ -48,6 +50,8 @@ def configure_logging(level: str = "info", log_format: LogFormat = "json", strea
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         cut_private_fields,
     ]
+    global _json_stream  # noqa: PLW0603  logging is one for the whole process
+    _json_stream = (stream or sys.stderr) if log_format == "json" else None
     rendering: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if log_format == "json":
         transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
@@ -98,7 +102,21 @@ def current_request_id() -> str | None:
     return None if value is None else str(value)
 
 
-def log_ready(address: str, bundle: str, members: int, store: str) -> None:
+def log_request(level: int, make: Callable[[], Mapping[str, object]]) -> None:
+    """Writes the line of one request; `make` is called only where the line is written, and returns nothing that a user wrote.
+
+    The one line that every request writes: as JSON it is put together here, in a twentieth of the time that the general way takes.
+    """
+    if _json_stream is None or not structlog.is_configured():
+        structlog.stdlib.get_logger("attune.request").log(level, "request", **make())
+    elif logging.getLogger("attune.request").isEnabledFor(level):
+        time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        line = {"event": "request", "level": logging.getLevelName(level).lower(), "logger": "attune.request", "time": time, **make()}
+        _json_stream.write(orjson.dumps(line, default=repr).decode() + "\n")
+        _json_stream.flush()
+
+
+def log_ready(address: str, bundle: str, members: int, store: str, missing: Sequence[str] = ()) -> None:
     """Writes the one line that says the service takes requests.
 
     Args:
@@ -106,8 +124,13 @@ def log_ready(address: str, bundle: str, members: int, store: str) -> None:
         bundle: name of the bundle.
         members: size of the portfolio.
         store: `embedded` or `external`.
+        missing: what does not work; a line that has it is a warning.
     """
-    get_logger("attune").info(f"attune ready on {address} (bundle {bundle}, {members} members, redis {store})")
+    line = f"attune ready on {address} (bundle {bundle}, {members} members, redis {store})"
+    if missing:
+        get_logger("attune").warning(f"{line}; without {'; '.join(missing)}")
+    else:
+        get_logger("attune").info(line)
 
 
 def cut_private_fields(_logger: Any, _method: str, event: EventDict) -> MutableMapping[str, Any]:
@@ -118,7 +141,8 @@ def cut_private_fields(_logger: Any, _method: str, event: EventDict) -> MutableM
                 f"[{len(value)} {'characters' if isinstance(value, str) else 'items'}]" if hasattr(value, "__len__") else "[hidden]"
             )
         elif isinstance(value, str) and len(value) > _LONGEST_VALUE:
-            event[name] = f"{value[:_LONGEST_VALUE]}… [{len(value)} characters]"
+            # Cut in the middle: the end of a traceback is its reason.
+            event[name] = f"{value[: _LONGEST_VALUE // 2]}… [{len(value)} characters] …{value[-_LONGEST_VALUE // 2 :]}"
     return event
 
 

@@ -83,7 +83,16 @@ class Metrics:
             buckets=(*_SHORT_SECONDS, 10.0, 60.0),
             registry=registry,
         )
-        self._ready = Gauge("attune_ready", "1 when requests are taken, else 0.", registry=registry)
+        self._ready = Gauge("attune_ready", "1 while GET /readyz answers 200, else 0.", registry=registry)
+        self._ready_part = Gauge(
+            "attune_ready_part", "1 while this part is well, else 0; as GET /readyz says.", ["part"], registry=registry
+        )
+        self._loop_lag = Histogram(
+            "attune_loop_lag_seconds", "By how much the event loop woke late.", buckets=_SHORT_SECONDS, registry=registry
+        )
+        self._gc_pause = Histogram(
+            "attune_gc_pause_seconds", "Collections of garbage.", ["generation"], buckets=_SHORT_SECONDS, registry=registry
+        )
         self._build = Gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"], registry=registry)
         self._bundle = Gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"], registry=registry)
         self._reloads = Counter("attune_bundle_reloads", "Attempts to load another bundle.", ["result"], registry=registry)
@@ -191,9 +200,19 @@ class Metrics:
         """Counts one connection or head that was refused; `reason` is of `http.connections.Refused`."""
         self._connections_refused.labels(reason).inc()
 
-    def watch_ready(self, is_ready: Callable[[], bool]) -> None:
-        """Reads readiness from a callback at each scrape."""
+    def watch_ready(self, is_ready: Callable[[], bool], parts: Mapping[str, Callable[[], bool]]) -> None:
+        """Reads readiness, whole and by part, from callbacks at each scrape."""
         self._ready.set_function(lambda: float(is_ready()))
+        for part, is_well in parts.items():
+            self._ready_part.labels(part).set_function(is_well)
+
+    def loop_lagged(self, seconds: float) -> None:
+        """Observes by how much the event loop woke late."""
+        self._loop_lag.observe(seconds)
+
+    def gc_paused(self, generation: int, seconds: float) -> None:
+        """Observes one collection."""
+        self._gc_pause.labels(str(generation)).observe(seconds)
 
     def built(self, version: str, provider: str) -> None:
         """States what runs: Attune's version and the execution provider of the scorer."""

@@ -7,7 +7,6 @@ told to end when the thread that started it ends, hence also when Attune is kill
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 import signal
@@ -29,7 +28,8 @@ _log = structlog.get_logger(__name__)
 Fsync = Literal["always", "everysec"]
 
 READY = "ready to accept connections"
-_LEVELS = {".": logging.DEBUG, "-": logging.DEBUG, "*": logging.DEBUG, "#": logging.WARNING}
+# Its own marks of severity are not ours: `#` stands before its banner and its farewell as well. What makes it fail is in its last lines.
+_MARKS = frozenset(".-*#")
 _LINE_WORDS = 7  # pid:role, day, month, year, time, level, message
 
 # Runs between fork and exec, in a fresh interpreter: `preexec_fn` may deadlock in a process with threads, and uvloop has no `umask`.
@@ -184,7 +184,7 @@ class ServerProcess:
             return
         self._last_lines.append(line)
         words = line.split(" ", _LINE_WORDS - 1)
-        known = len(words) == _LINE_WORDS and words[5] in _LEVELS
-        _log.log(_LEVELS[words[5]] if known else logging.DEBUG, "embedded_redis_says", line=words[-1] if known else line, pid=self.pid)
+        known = len(words) == _LINE_WORDS and words[5] in _MARKS
+        _log.debug("embedded_redis_says", line=words[-1] if known else line, pid=self.pid)
         if READY in line.casefold() and not self._said_ready.done():
             self._said_ready.set_result(True)

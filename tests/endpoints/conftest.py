@@ -90,7 +90,7 @@ async def running(settings: Settings, store: Store | None = None, members: dict[
     members, clock = members or voices(), Clock()
     app = create_app(settings, store=store, members=members, clock=clock)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://attune") as client, app.router.lifespan_context(app):
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, app.router.lifespan_context(app):
         yield Service(app, client, members, clock)
 
 

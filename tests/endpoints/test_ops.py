@@ -28,10 +28,16 @@ async def test_ready_says_what_serves_and_that_every_part_answers(service: Servi
 
 
 async def test_a_member_away_is_named_and_only_all_of_them_make_it_not_ready(service: Service):
+    health = service.app.state.health
     service.members["warm"].away = True
+    await health.try_members()
     assert (await service.get("/readyz"))["members"]["warm"] == "is away"
+    assert await service.metric("attune_ready_part", part="members") == 1
     for voice in service.members.values():
         voice.away = True
+    await health.try_members()
+    assert await service.metric("attune_ready") == 0
+    assert await service.metric("attune_ready_part", part="members") == 0
     problem = await service.get("/readyz", status=503)
     assert problem["code"] == "not-ready"
     assert all(member in problem["detail"] for member in MEMBERS)
@@ -40,7 +46,7 @@ async def test_a_member_away_is_named_and_only_all_of_them_make_it_not_ready(ser
 async def test_a_dead_scorer_fails_livez_and_readyz(service: Service):
     await service.serving.batcher.aclose()
     assert (await service.get("/livez", status=503))["code"] == "not-ready"
-    await service.get("/readyz", status=503)
+    assert (await service.get("/readyz", status=503))["scorer"]["state"].startswith("the scorer's worker has died")
     assert (await service.post("/score", {"user": "u1", "prompt": PROMPT, "responses": [SHORT]}, status=503))["code"] == "not-ready"
 
 
@@ -197,7 +203,7 @@ async def test_stopping_refuses_what_is_new_and_waits_for_what_is_there(settings
                 await stopping.wait()
                 answer = await service.client.get("/users/u1")
                 assert (answer.status_code, answer.json()["code"]) == (503, "not-ready")
-                assert "draining" in answer.json()["detail"]
+                assert "stopping" in answer.json()["detail"]
                 members["warm"].gate.set()
 
             late = group.create_task(meanwhile())

@@ -78,10 +78,13 @@ def test_an_exception_is_structured_and_carries_no_local_variables(lines):
     assert "secret" not in json.dumps(line)
 
 
-def test_an_overlong_value_is_cut_and_says_so(lines):
-    get_logger("x").info("big", detail="x" * 5000)
-    assert lines()[0]["detail"].endswith("[5000 characters]")
-    assert len(lines()[0]["detail"]) < 2100
+def test_an_overlong_value_is_cut_in_its_middle_and_says_so(lines):
+    get_logger("x").info("big", detail="first" + "x" * 5000 + "the reason")
+    detail = lines()[0]["detail"]
+    assert detail.startswith("first")
+    assert "[5015 characters]" in detail
+    assert detail.endswith("the reason")
+    assert len(detail) < 2100
 
 
 def test_a_value_that_is_no_json_is_written_as_its_repr(lines):

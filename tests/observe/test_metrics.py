@@ -28,7 +28,7 @@ def metrics() -> Metrics:
     metrics.refused("overloaded")
     metrics.took({"tokenize": 0.001, "inference": 0.01})
     metrics.watch_in_flight(lambda: 3)
-    metrics.watch_ready(lambda: True)
+    metrics.watch_ready(lambda: True, {"scorer": lambda: True})
     metrics.built("0.1.0", "CPUExecutionProvider")
     metrics.serves("bundle-demo-0123456789ab", "basis-1")
     metrics.reloaded("loaded")
@@ -71,7 +71,7 @@ def test_names_carry_the_prefix_and_base_units(metrics):
 def test_no_label_could_hold_a_person_a_path_or_an_id(metrics):
     allowed = {
         "route", "method", "status", "code", "stage", "version", "python", "provider", "bundle", "basis", "result", "kind", "reason",
-        "outcome", "policy", "member", "family", "agreed", "operation", "le",
+        "outcome", "policy", "member", "family", "agreed", "operation", "le", "part", "generation",
     }  # fmt: skip
     used = {
         label

@@ -60,7 +60,13 @@ def test_it_says_in_one_line_where_it_serves_what(data_dir):
     with serving(data_dir) as (_process, url, line):
         assert re.search(r"\(bundle \S*tiny-[0-9a-f]+, 3 members, redis embedded\)", json.loads(line)["event"])
         assert httpx.get(f"{url}/livez").status_code == 200
-        assert httpx.get(f"{url}/metrics").text.count("attune_ready 1.0") == 1
+        exposed = httpx.get(f"{url}/metrics").text
+        # Nobody serves the members of this roster, which the line says, and the gauges as well as /readyz.
+        assert "without member concise" in line
+        assert 'attune_ready_part{part="scorer"} 1.0' in exposed
+        assert 'attune_ready_part{part="members"} 0.0' in exposed
+        assert exposed.count("attune_ready 0.0") == 1
+        assert httpx.get(f"{url}/readyz").status_code == 503
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

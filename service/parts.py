@@ -1,0 +1,123 @@
+"""What `attune serve` and `attune check` do alike before a bundle is loaded: the checks that cost nothing, the store, and reasons.
+
+    check_cheap(settings) ─> open_store ─> load_serving
+
+Every refusal is an exception of its own kind; `explain` says of each which kind it is, why, and which setting changes it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from attune.service.auth import Keyring
+from attune.service.errors import AttuneError, BundleRefused, StoreUnavailable
+from attune.service.machine import find_bundle, load_keyring
+from attune.service.members.member import UnusableMember
+from attune.service.members.spec import read_roster
+from attune.service.observe.metrics import Metrics
+from attune.service.settings import BadSetting, Settings, SettingsError, variable
+from attune.service.state import store as state
+from attune.service.state.connect import parse
+from attune.service.state.data_dir import EmbeddedRedisError
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something cannot start.
+
+    Attributes:
+        kind: settings, store, bundle, members, library or unexpected.
+        reason: one sentence.
+        setting: the environment variable that changes it; empty where none does.
+    """
+
+    kind: str
+    reason: str
+    setting: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}" + (f" (see {self.setting})" if self.setting else "")
+
+
+_KINDS: tuple[tuple[type[Exception], str, str], ...] = (
+    (EmbeddedRedisError, "store", variable("data_dir")),
+    (StoreUnavailable, "store", variable("redis_url")),
+    (UnusableMember, "members", variable("roster")),
+    (BundleRefused, "bundle", variable("bundle")),
+    (AttuneError, "part", ""),
+    (ImportError, "library", ""),
+    (OSError, "system", ""),
+)
+
+
+def explain(error: Exception) -> Refusal:
+    """Returns what an exception at start means for whoever starts it."""
+    if isinstance(error, SettingsError):
+        return Refusal("settings", "; ".join(map(str, error.problems)), error.problems[0].name if error.problems else "")
+    cause = error.__cause__ if isinstance(error, BundleRefused) and isinstance(error.__cause__, UnusableMember) else error
+    for kind, name, setting in _KINDS:
+        if isinstance(cause, kind):
+            hint = "; the extras cpu, gpu and local bring what serving needs" if kind is ImportError else ""
+            return Refusal(name, f"{error}{hint}", setting)
+    return Refusal("unexpected", f"{type(error).__name__}: {error}")
+
+
+def check_cheap(settings: Settings) -> Keyring:
+    """Returns the keyring after all checks that cost nothing: keys, the store's URL, the roster, that there is a bundle.
+
+    Raises:
+        SettingsError: with everything that was found, not only the first.
+    """
+    problems: list[BadSetting] = []
+    keyring = Keyring()
+    try:
+        keyring = load_keyring(settings)
+    except SettingsError as error:
+        problems += error.problems
+    if settings.redis_url:
+        try:
+            parse(settings.redis_url)
+        except ValueError as error:
+            problems.append(BadSetting(variable("redis_url"), "the URL", str(error)))
+    if settings.roster:
+        try:
+            read_roster(Path(settings.roster))
+        except UnusableMember as error:
+            problems.append(BadSetting(variable("roster"), settings.roster, str(error)))
+    try:
+        find_bundle(settings)
+    except SettingsError as error:
+        problems += error.problems
+    if problems:
+        raise SettingsError(*problems)
+    return keyring
+
+
+def store_bounds(settings: Settings) -> state.Limits:
+    """Returns the bounds of what is kept."""
+    return state.Limits(user_ttl_s=settings.user_ttl_s, max_log=settings.max_log_entries)
+
+
+async def open_store(settings: Settings, metrics: Metrics, parts: AsyncExitStack) -> tuple[state.Store, str]:
+    """Returns the store and whether it is `external` or `embedded`; it is closed with `parts`.
+
+    Raises:
+        EmbeddedRedisError: the server in the data directory does not start.
+    """
+    url, where = settings.redis_url, "external"
+    if not url:
+        embedded = await parts.enter_async_context(EmbeddedRedis(settings.data_dir))
+        url, where = embedded.url, "embedded"
+    store = RedisStore(
+        url,
+        limits=store_bounds(settings),
+        max_connections=settings.redis_pool_size,
+        timeout_s=settings.redis_timeout_ms / 1000,
+        observe=metrics.store_ran,
+    )
+    parts.push_async_callback(store.aclose)
+    return store, where
