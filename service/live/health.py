@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from attune.service.errors import AttuneError, DeadlineExceeded, NotReady
 from attune.service.live.runtime import Live, Serving
@@ -47,12 +47,21 @@ class Verdict:
     canary_s: float = 0.0
 
 
+@runtime_checkable
+class ChecksWrites(Protocol):
+    """A store that can be asked for a tiny write."""
+
+    async def check_writes(self) -> None:
+        """Returns when a write was taken."""
+
+
 class Health:
     """Tries the parts and keeps what it found.
 
     Args:
         live: what serves now.
-        store_matters: whether trouble with it makes the process unready; see the setting `ready_needs_store`.
+        store_matters: whether a store that answers and refuses writes makes the process unready. One that is away does not: it is away for
+            every replica, and scoring and generating go on from the prior.
         clock: monotonic seconds.
     """
 
@@ -62,6 +71,7 @@ class Health:
         self._clock = clock
         self._scorer: tuple[Serving, Verdict] | None = None
         self._store: Verdict | None = None
+        self._store_refuses = False
         self._members: tuple[Serving, Mapping[str, str], float] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._told = ""
@@ -82,8 +92,8 @@ class Health:
             return found
         if trouble := self._scorer_trouble(serving):
             found["scorer"] = trouble
-        if self._store_matters and self._store is not None and self._store.trouble:
-            found["store"] = self._store.trouble
+        if self._store_matters and self._store_refuses and self._store is not None:
+            found["store"] = f"the store {self._store.trouble}"
         names, unable = serving.bundle.portfolio.names, self._unable(serving)
         if names and all(name in unable for name in names):
             found["members"] = "no member can serve: " + "; ".join(f"{name}: {reason}" for name, reason in unable.items())
@@ -207,15 +217,11 @@ class Health:
         runtime = self._live.runtime
         if runtime is None:
             return
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                await runtime.store.ping()
-        except AttuneError as error:
-            self._store = Verdict(f"unavailable: {error.detail}", self._clock())
-        except TimeoutError:
-            self._store = Verdict(f"unavailable: no answer within {LIMIT_S:g} s", self._clock())
-        else:
-            self._store = Verdict("", self._clock())
+        store = runtime.store
+        trouble = await _trouble(store.check_writes if isinstance(store, ChecksWrites) else store.ping)
+        away = await _trouble(store.ping) if trouble else ""
+        self._store = Verdict(f"unavailable: {away}" if away else f"refuses writes: {trouble}" if trouble else "", self._clock())
+        self._store_refuses = bool(trouble) and not away
 
     async def try_members(self) -> None:
         """Asks the members' servers."""
@@ -224,3 +230,15 @@ class Health:
             return
         unable: Mapping[str, str] = await serving.roster.check()
         self._members = (serving, unable, self._clock())
+
+
+async def _trouble(attempt: Callable[[], Awaitable[None]]) -> str:
+    """Returns why an attempt failed; empty if it did not."""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await attempt()
+    except AttuneError as error:
+        return error.detail
+    except TimeoutError:
+        return f"no answer within {LIMIT_S:g} s"
+    return ""
