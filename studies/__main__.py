@@ -146,12 +146,15 @@ def portfolio_users(
 
 @app.command("offpolicy-check")
 def offpolicy_check(
-    logs: Annotated[int, typer.Option(min=1, help="Simulated logs.")] = 1000, out: Out = Path(".attune/policy"), seed: Seed = 0
+    logs: Annotated[int, typer.Option(min=1, help="Simulated logs.")] = 1000,
+    users: Annotated[int, typer.Option(min=5, help="Users of each log, eight duels each.")] = 200,
+    out: Out = Path(".attune/policy"),
+    seed: Seed = 0,
 ) -> None:
     """Do the 95 % intervals of off-policy values hold the truth, on simulated logs of routing that learns?"""
     from studies.offpolicy_check.run import check_estimators  # noqa: PLC0415 - scipy
 
-    check_estimators(logs, out, seed=seed, progress=aside)
+    check_estimators(logs, out, users=users, seed=seed, progress=aside)
     typer.echo((out / "coverage.md").read_text(encoding="utf-8"))
 
 

@@ -86,13 +86,15 @@ def coverage(
     return found
 
 
-def check_estimators(logs: int, out: Path, *, seed: int = 0, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
+def check_estimators(
+    logs: int, out: Path, *, users: int = 200, seed: int = 0, progress: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """Writes `coverage.md` and `coverage.json` into `out` and returns the figures of `coverage`."""
-    found = coverage(logs, seed=seed, progress=progress)
+    found = coverage(logs, users=users, seed=seed, progress=progress)
     lines = [
         "# Coverage of the 95 % intervals",
         "",
-        f"{logs} simulated logs of 200 users and 8 duels each, routing that learns, exploration {EPSILON:g}, seed {seed}.",
+        f"{logs} simulated logs of {users} users and 8 duels each, routing that learns, exploration {EPSILON:g}, seed {seed}.",
         "",
         "| policy | truth | " + " | ".join(f"{key} coverage (bias, width)" for key in ESTIMATORS) + " |",
         "|---" * (2 + len(ESTIMATORS)) + "|",
@@ -100,5 +102,10 @@ def check_estimators(logs: int, out: Path, *, seed: int = 0, progress: Callable[
     for name, row in found.items():
         cells = " | ".join(f"{row[key]['coverage']:.1%} ({row[key]['bias']:+.4f}, {row[key]['width']:.3f})" for key in ESTIMATORS)
         lines.append(f"| {name} | {row['dr']['truth']:.3f} | {cells} |")
-    write_report(out, {"logs": logs, "seed": seed, "policies": found}, "\n".join(lines) + "\n", names=("coverage.json", "coverage.md"))
+    write_report(
+        out,
+        {"logs": logs, "users": users, "seed": seed, "policies": found},
+        "\n".join(lines) + "\n",
+        names=("coverage.json", "coverage.md"),
+    )
     return {"logs": logs, "policies": found}

@@ -18,15 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import t
 
+from attune.models.measuring.policy.intervals import Estimate, of_mean, of_ratio, of_skewed
 from attune.models.seam.routing import joint_probability
 
 Array = NDArray[np.float64]
 
 FOLDS = 5
 RIDGE = 1.0
-LEAST_FREEDOM = 3.0
 
 
 class LogInvalid(ValueError):
@@ -57,15 +56,6 @@ class Duels:
     laws: Array
     expected: Array
     left_out: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """An estimated value with the ends of its 95 % interval, clustered by user."""
-
-    value: float
-    low: float
-    high: float
 
 
 def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> Duels:
@@ -158,12 +148,13 @@ def target_laws(duels: Duels) -> dict[str, Array]:
 
 def unsupported(duels: Duels, law: Array) -> float:
     """Returns the mean share of a policy's pairs that the log could not have drawn; where it is not 0, its value is not identified."""
-    count = len(duels.members)
     total = 0.0
     for logged, expected, target in zip(duels.laws, duels.expected, law, strict=True):
+        known = np.flatnonzero(np.isfinite(expected))  # a member that a decision did not know is no rival in it
         for a in np.flatnonzero(target > 0):
-            reached = sum(joint_probability(logged, expected, (int(a), b)) > 0 for b in range(count) if b != a)
-            total += target[a] * (1.0 - reached / (count - 1))
+            rivals = [int(b) for b in known if b != a]
+            reached = sum(joint_probability(logged, expected, (int(a), b)) > 0 for b in rivals) if a in known else 0
+            total += target[a] * (1.0 - reached / max(len(rivals), 1))
     return total / len(law)
 
 
@@ -191,12 +182,10 @@ def estimate(duels: Duels, law: Array, predicted: Array | None = None) -> dict[s
     model = np.einsum("nm,nmk,mk->n", law, predicted, off_diagonal) / others
     expected = predicted[rows, duels.first, duels.second]
     robust = model + (weight_first - weight_second) * (duels.won - expected)
-    ratio = float(gained.sum() / weight.sum()) if weight.sum() > 0 else float("nan")
-    mean_weight = float(weight.mean()) or float("nan")
     return {
-        "ips": _clustered(gained, duels.users, skewed=True),
-        "snips": _clustered(ratio + (gained - ratio * weight) / mean_weight, duels.users),
-        "dr": _clustered(robust, duels.users),
+        "ips": of_skewed(gained, weight, duels.users),
+        "snips": of_ratio(gained, weight, duels.users),
+        "dr": of_mean(robust, duels.users),
     }
 
 
@@ -268,42 +257,6 @@ def _part(duels: Duels, there: NDArray[np.bool_]) -> Duels:
         laws=duels.laws[there],
         expected=duels.expected[there],
     )
-
-
-def _clustered(scores: Array, users: NDArray[np.int64], *, skewed: bool = False) -> Estimate:
-    """Returns the mean of `scores` with an interval that allows duels of one user to be alike (sandwich, Student).
-
-    Rare duels of great weight make the variance itself uncertain: the degrees of freedom are those of a variance whose users have
-    the kurtosis that is seen, `2 U / (kurtosis - 1)`, at most `U - 1`. Scores that are `skewed` besides (weights without
-    normalisation) get Hall's cubic transformation of the t statistic (Hall 1992, On the removal of skewness by transformation).
-    """
-    mean = float(scores.mean())
-    sums: Array = np.asarray(np.bincount(users, weights=scores - mean)[np.bincount(users) > 0], dtype=np.float64)
-    count, square = len(sums), float(np.sum(sums**2))
-    if count < 2:
-        return Estimate(mean, float("-inf"), float("inf"))
-    error = float(np.sqrt(count / (count - 1) * square)) / len(scores)
-    if not square > 0.0:
-        return Estimate(mean, mean, mean)
-    spread = np.sqrt(square / count)
-    freedom = max(LEAST_FREEDOM, min(count - 1.0, 2.0 * count / max(float(np.mean((sums / spread) ** 4)) - 1.0, 1e-9)))
-    quantile = float(t.ppf(0.975, freedom))
-    skewness = float(np.mean((sums / spread) ** 3)) if skewed else 0.0
-    return Estimate(mean, mean - error * untransformed(quantile, skewness, count), mean - error * untransformed(-quantile, skewness, count))
-
-
-def untransformed(quantile: float, skewness: float, count: int) -> float:
-    """Returns the t statistic `T` for which `T + g T^2 / (3 sqrt n) + g^2 T^3 / (27 n) + g / (6 sqrt n)` is `quantile`.
-
-    Args:
-        quantile: of Student's law.
-        skewness: `g`, of the scores.
-        count: `n`, how many scores there are.
-    """
-    if abs(skewness) < 1e-6:
-        return quantile
-    root = np.sqrt(count)
-    return float(3.0 * root / skewness * (np.cbrt(1.0 + skewness * (quantile / root - skewness / (6.0 * count))) - 1.0))
 
 
 Policies = Callable[[Duels], Mapping[str, Array]]

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from attune.models.measuring.policy.estimators import LogInvalid, duels_from, evaluate_policies
+from attune.models.measuring.policy.intervals import LEAST_USERS
 from attune.models.measuring.writing import write_report
 
 ESTIMATORS = ("ips", "snips", "dr")
+MOST_UNSUPPORTED = 0.5
+"""Share of a policy's pairs that the log could not have drawn, from which on its value is not shown."""
 
 
 def read_log(path: Path, kind: str) -> list[Mapping[str, Any]]:
@@ -59,7 +63,7 @@ def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
         "members": duels.members,
         "left_out": dict(duels.left_out),
         "policies": {
-            name: {key: [one.value, one.low, one.high] if key in ESTIMATORS else one for key, one in found.items()}
+            name: {key: asdict(one) | {"estimable": one.estimable} if key in ESTIMATORS else one for key, one in found.items()}
             for name, found in values.items()
         },
     }
@@ -75,13 +79,20 @@ def render(results: Mapping[str, Any]) -> str:
         f"{results['duels']} duels of {results['users']} users. Left out: "
         + (", ".join(f"{count} {reason}" for reason, count in results["left_out"].items() if count) or "nothing")
         + ".",
-        "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user. For single",
-        "members trust DR and SNIPS: what routing seldom draws has great weights, and IPS then says less than its interval claims.",
+        "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user. A dash:",
+        f"fewer than {LEAST_USERS:g} users of equal weight would say as much, or the log could not have drawn most of it. For",
+        "single members trust DR and SNIPS: what routing seldom draws has great weights.",
         "",
         "| policy | IPS | SNIPS | DR | not in the log |",
         "|---|---|---|---|---|",
     ]
     for name, row in results["policies"].items():
-        cells = " | ".join(f"{row[key][0]:.3f} [{row[key][1]:.3f}, {row[key][2]:.3f}]" for key in ESTIMATORS)
+        cells = " | ".join(_cell(row[key], supported=row["unsupported"] < MOST_UNSUPPORTED) for key in ESTIMATORS)
         lines.append(f"| {name} | {cells} | {row['unsupported']:.0%} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(estimate: Mapping[str, Any], *, supported: bool) -> str:
+    if not supported or not estimate["estimable"]:
+        return f"- ({estimate['users']:.1f} users)"
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
