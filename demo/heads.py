@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from attune.models.data.embeddings import Embedder, Vectors, embed_texts
 from attune.models.data.preferences import Comparisons, Texts
 from attune.models.data.trunk import Trunk, load_demo_trunk
+from attune.models.data.trunk_file import write_trunk_file
 from attune.models.portfolio.pool import Pool
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.attributes import AttributesSettings, Ratings, train_attributes
@@ -91,7 +92,7 @@ def train_demo(
 ) -> list[TrainedFamily]:
     """Trains the demo's families, writes them into `out`, and returns them.
 
-    Written: `heads.json`, `heads.safetensors`, `provenance.json`, `probes.jsonl`, and, where `out/language_model` is,
+    Written: `heads.json`, `heads.safetensors`, `trunk.json`, `provenance.json`, `probes.jsonl`, and, where `out/language_model` is,
     `answers/base.jsonl` with what its base says.
 
     Args:
@@ -111,6 +112,7 @@ def train_demo(
     trained = train_families(texts, data, settings, seed)
     if isinstance(trunk, Trunk):
         trained.append(train_directions(data, trunk, settings, seed))
+        write_trunk_file(out, trunk)
     save_heads(out, trained, DEFAULT_FAMILY)
     write_probes(out)
     provenance = {

@@ -1,6 +1,6 @@
 """What the demo's members answer and are worth, and how they are installed; which members there are is decided elsewhere.
 
-members' answers to training prompts ─> rewards of every family ─> values.safetensors, portfolio.json
+members' answers to training prompts ─> rewards of every family ─> values.npz, portfolio.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The demo's portfolio, by PALM (SCIENCE §4): members chosen by lazy search, aligned by DPO, pruned, certified, installed.
 
     heads ─> rewards in [0, 1] ─> lazy search, one DPO adapter per call ─> smallest portfolio ─> roster.json, adapters/, members.json
-    fresh answers of all policies ─> certificate; of the members ─> values.safetensors, portfolio.json
+    fresh answers of all policies ─> certificate; of the members ─> values.npz, portfolio.json
 
 Three sets of training prompts that share none: adapters learn on the first, the search values policies on the second, and
 certificate and served values come from the third. Checkpoints are chosen on validation topics; test topics are for `python -m demo report`.
@@ -30,8 +30,9 @@ from attune.models.portfolio.measure import Values
 from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.rewards import Normalisation
+from attune.models.seam.member_values import write_values
 from attune.models.seam.portfolio import Portfolio, write_portfolio
-from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads, save_values
+from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads
 from demo.corpus.texts import prompts
 from demo.heads import DemoSettings, say
 from demo.language_model.training import BASE_NAME
@@ -70,7 +71,7 @@ def train_portfolio(
     """Searches, aligns, prunes and certifies the demo's members; installs them in `demo`; returns the portfolio.
 
     Written: `language_model/adapters/`, `roster.json`, `members.json` (every policy that was trained, its figures, and what was
-    kept), `values.safetensors`, `portfolio.json`, `answers/train.jsonl`.
+    kept), `values.npz`, `portfolio.json`, `answers/train.jsonl`.
 
     Args:
         demo: folder with heads and the base language model.
@@ -110,7 +111,7 @@ def train_portfolio(
     size = DemoSettings(member_prompts=len(fresh), member_answers=1)
     pool = member_pool(demo, "train", size, seed=seed, skip=settings.learn + settings.value)
     values = member_values(trained, pool, trunk, cache, seed=seed)
-    save_values(demo, {name: one.head for name, one in values.items()})
+    (demo / "values.npz").write_bytes(write_values(pool.members, {name: one.head for name, one in values.items()}))
     _write_record(demo, work, names, values)
     made_for = {names[old]: weights for old, weights in palm.made_for.items()}
     portfolio = portfolio_of(pool, values, made_for, palm.certificate)

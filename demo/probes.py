@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from attune.models.export.pack import PROBES
+from attune.models.data.probes import FILE
 from attune.models.measuring.writing import write_text
 from demo.corpus.texts import prompts
 
@@ -26,4 +26,4 @@ def write_probes(demo: Path) -> None:
     """Writes 16 prompts with a response each into the folder of the demo."""
     asked = [prompt.text for prompt in prompts("test", 0)[:6]]
     lines = [{"prompt": asked[index % len(asked)], "response": response} for index, response in enumerate(RESPONSES * 2)]
-    write_text(demo / PROBES, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_text(demo / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

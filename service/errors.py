@@ -203,6 +203,14 @@ class EventConflict(CallerError):
     title = "Event conflict"
 
 
+class NoMembers(CallerError):
+    """The bundle that serves has no members and the deployment no roster: it scores, and nothing can be generated or routed."""
+
+    status = 409
+    code = "no-members"
+    title = "No members"
+
+
 class BundleRefused(CallerError):
     """A reload named a bundle that is damaged or does not pass its probes; the old one keeps serving."""
 

@@ -24,6 +24,7 @@ from attune.models.seam.families import BradleyTerry, Families, Family, Micro, V
 from attune.models.seam.families_file import write_families
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.member_values import POOLED, ValueHeads, write_values
 from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
 from attune.models.seam.sparse_moe import SparseMoe
 from attune.models.seam.sparserm import SparseRm
@@ -80,6 +81,7 @@ def write_tiny_bundle(
     every: bool = False,
     certified: bool = True,
     further: Mapping[str, float] | None = None,
+    members: bool = True,
 ) -> Path:
     """Returns the directory of a tiny bundle below `root`.
 
@@ -92,11 +94,12 @@ def write_tiny_bundle(
         only: the one family that it has; all three if empty.
         every: it has a family of every further kind too.
         certified: its portfolio has a certificate.
-        further: members beside the three, with what each is worth under every head; no value depends on the prompt then.
+        further: members beside the three, with what each is worth under every head.
+        members: it has a portfolio; without one it scores only.
     """
     families = [family for family in tiny_families(salt) if only in {"", family.name}] + (further_families() if every else [])
     tokenizer = tiny_tokenizer()
-    graph = _graph(salt, every=every, values=not further)
+    graph = _graph(salt, every=every)
     files = write_families(families, only or "vrf")
     tokenizer_json = tokenizer.to_str().encode()
     heads = repr(sorted((output, array.tolist()) for output, array in _weights(salt, every=every).items())).encode()
@@ -104,11 +107,17 @@ def write_tiny_bundle(
     contents: dict[str, bytes | Path] = {
         "scorer.onnx": graph,
         "tokenizer.json": tokenizer_json,
-        "portfolio.json": write_portfolio(_portfolio(families, further or {}, certified=certified)),
+        **(_portfolio_files(families, further or {}, certified=certified) if members else {}),
         "probes.npz": _probes(graph, TextEncoder(tokenizer, TEMPLATE), probe_error).to_bytes(),
         **files,
     }
     return write_bundle(root, name, contents, basis=basis, template=TEMPLATE, metadata={"trained_on": "nothing", "note": note})
+
+
+def _portfolio_files(families: list[Family], further: Mapping[str, float], *, certified: bool) -> dict[str, bytes]:
+    portfolio = _portfolio(families, further, certified=certified)
+    heads = {family: ValueHeads(np.zeros((*means.shape, 4)), means) for family, means in portfolio.values.items()}
+    return {"portfolio.json": write_portfolio(portfolio), "values.npz": write_values(portfolio.names, heads)}
 
 
 def _portfolio(families: list[Family], further: Mapping[str, float], *, certified: bool) -> Portfolio:
@@ -156,14 +165,11 @@ def _weights(salt: float, *, every: bool = False) -> dict[str, Floats]:
     gate = np.stack([0.1 * length, np.zeros(5), 0.1 * warm], axis=1)
     outputs = {
         "bradley_terry_rewards": (0.5 * warm + 0.1 * length)[:, None],
-        "bradley_terry_values": np.concatenate([np.zeros((4, 3)), _values(1).reshape(1, 3)]),
         "micro_rewards": heads,
         "micro_gate": gate,
-        "micro_values": np.concatenate([np.zeros((4, 9)), _values(3).reshape(1, 9)]),
         "vrf_rewards": heads,
         "vrf_features": heads,
         "vrf_prompt_features": np.stack([warm, length], axis=1),
-        "vrf_values": np.concatenate([np.zeros((4, 9)), _values(3).reshape(1, 9)]),
     }
     if every:
         outputs |= {
@@ -172,13 +178,10 @@ def _weights(salt: float, *, every: bool = False) -> dict[str, Floats]:
             "additive_rewards": np.stack([0.5 * warm, 1.5 * warm, -0.5 * warm], axis=1),
             "sparserm_rewards": np.stack([warm, -0.2 * length], axis=1),
         }
-        for family in further_families():
-            values = _values(len(family.heads))
-            outputs[f"{family.name}_values"] = np.concatenate([np.zeros((4, values.size)), values.reshape(1, -1)])
     return {name: array.astype(np.float32) for name, array in outputs.items()}
 
 
-def _graph(salt: float, *, every: bool, values: bool) -> bytes:
+def _graph(salt: float, *, every: bool = False) -> bytes:
     vocabulary = len(dict.fromkeys(WORDS))
     table = np.zeros((vocabulary, 3), dtype=np.float32)
     table[[WORDS.index(word) for word in WARM], 0] = 1.0
@@ -198,10 +201,8 @@ def _graph(salt: float, *, every: bool, values: bool) -> bytes:
         helper.make_node("Log", ["count_plus_one"], ["log_length"]),
         helper.make_node("Concat", ["mean", "log_length"], ["pooled"], axis=1),
     ]
-    outputs = []
+    outputs = [helper.make_tensor_value_info(POOLED, TensorProto.FLOAT, ["N", 4])]
     for name, weight in _weights(salt, every=every).items():
-        if name.endswith("_values") and not values:
-            continue
         constants |= {f"{name}_weight": weight[:-1], f"{name}_bias": weight[-1]}
         target = f"{name}_logits" if name.endswith("_gate") else name
         nodes.append(helper.make_node("Gemm", ["pooled", f"{name}_weight", f"{name}_bias"], [target]))

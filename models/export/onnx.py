@@ -1,5 +1,7 @@
 """Trunk and every head as one ONNX graph, and how well the graph agrees with torch.
 
+Beside the heads' outputs the graph gives the pooled vector itself (`POOLED`), from which the values of members are computed outside.
+
 The graph reads `input_ids`, `attention_mask`, `pool_mask` `[N, T]` int64 with both axes dynamic, and gives one float32
 array with leading axis `N` per output. Every row computes all outputs; the caller reads those that fit the row.
 """
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attune.models.data.trunk import Trunk, pad
+from attune.models.seam.member_values import POOLED
 from attune.models.seam.text import Encoded
 
 INPUTS = ("input_ids", "attention_mask", "pool_mask")
@@ -43,7 +46,7 @@ class ScorerGraph(nn.Module):
     def named(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> dict[str, Tensor]:
         """Returns every output by name, `[N, ...]`."""
         vectors = self.trunk(input_ids, attention_mask, pool_mask)
-        outputs: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {POOLED: vectors}
         for head in self.heads:
             for name, value in head(vectors, vectors).items():
                 if name in outputs:
@@ -72,6 +75,7 @@ def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> fl
     Raises:
         ExportFailed: the checker refuses the graph, or the difference is above 1e-3.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     traced = pad(rows[:2])
     with torch.inference_mode():
         names = list(graph.named(*traced))
@@ -124,3 +128,8 @@ def difference(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str, 
     if set(found) != set(expected):
         raise ExportFailed(f"outputs differ: {sorted(set(found) ^ set(expected))}")
     return max((float(np.max(np.abs(found[name] - expected[name]))) for name in expected), default=float("nan"))
+
+
+def graph_files(scorer: Path) -> dict[str, bytes | Path]:
+    """Returns the files of an exported graph as a bundle has them: `scorer.onnx`, and beside it whatever holds its weights."""
+    return {file.name: file for file in sorted(scorer.parent.iterdir()) if file.is_file()}

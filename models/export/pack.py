@@ -1,7 +1,11 @@
-"""Packing the demo: committed heads + the trunk from its package -> one bundle directory that the service loads.
+"""From a folder of families to a bundle that the service loads: trunk and heads as one graph, probes, and the members if there are any.
 
-What is committed is small (heads, portfolio, language model); the trunk is exported on the machine that serves. The basis
-id depends on the weights and not on the exporter, so users survive an export elsewhere.
+    families/   heads.json heads.safetensors trunk.json [probes.jsonl cards.json provenance.json]  ─┐
+    portfolio/  portfolio.json [values.npz roster.json and what it names]                          ─┼─> bundle-<name>-<sha12>/
+    roster.json                                                                                    ─┘
+
+Either of the last two, or neither: a bundle without members scores. The basis id depends on the weights and not on the exporter or the
+members, so users survive an export elsewhere and another portfolio. The demo is packed by the same function from the folder that ships.
 """
 
 from __future__ import annotations
@@ -9,119 +13,176 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from attune.models.data.trunk import Trunk, load_demo_trunk
-from attune.models.export.onnx import ScorerGraph, export_scorer
+import numpy as np
+
+from attune.models.data.probes import read_probes
+from attune.models.data.trunk import Trunk, text_config
+from attune.models.data.trunk_file import load_trunk_of
+from attune.models.export.members import MemberFiles, read_members, without_certificate
+from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files
 from attune.models.export.precision import fused_fp16, row_scaled_int8, scorer_entry, tolerance
-from attune.models.seam.bundle import Probes, basis_id, write_bundle
+from attune.models.seam.bundle import PORTFOLIO, VALUES, Probes, basis_id, write_bundle
+from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
 from attune.models.seam.portfolio import read_portfolio
-from attune.models.seam.text import Encoded
-from attune.models.training.heads import Heads, TrainedFamily, load_heads, load_values
+from attune.models.seam.text import Encoded, TextEncoder
+from attune.models.training.heads import Heads, TrainedFamily, load_heads
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-PROBES = "probes.jsonl"
+CARDS, PROVENANCE = "cards.json", "provenance.json"
 
 
-def pack_demo(root: Path, demo: Path, *, precision: Precision = "fp32", trunk: Trunk | None = None) -> Path:
-    """Writes the demo bundle below `root` and returns its directory.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The bundle's directory, and what somebody who built it should know, a sentence each."""
+
+    path: Path
+    told: tuple[str, ...]
+
+
+def pack(
+    families: Path,
+    root: Path,
+    name: str,
+    *,
+    portfolio: Path | None = None,
+    roster: Path | None = None,
+    precision: Precision = "fp32",
+    trunk: Trunk | None = None,
+) -> Packed:
+    """Writes a bundle below `root`.
 
     Args:
+        families: folder with heads and `trunk.json`.
         root: folder of bundles.
-        demo: folder with `heads.json`, `heads.safetensors`, `values.safetensors`, `portfolio.json`, `provenance.json`,
-            `roster.json`, `probes.jsonl` and `language_model/`.
+        name: of the bundle: letters, digits and `_`.
+        portfolio: folder with `portfolio.json`; its own roster is taken where no other is given.
+        roster: file that says where members are; those that the portfolio does not know will begin at the prior.
         precision: of the trunk; heads are always fp32.
-        trunk: the trunk that the heads were trained on; the demo's own if not given.
+        trunk: that the heads were trained on, if it is loaded already.
 
     Raises:
-        TrunkUnavailable: the trunk's package is not installed.
-        HeadsInvalid, PortfolioInvalid, ExportFailed, BundleInvalid: the parts do not fit; nothing is left behind.
+        TrunkUnavailable: the trunk is not where `trunk.json` says, or is another.
+        FileNotFoundError: a folder lacks a file.
+        HeadsInvalid, PortfolioInvalid, MembersInvalid, ProbesInvalid, ExportFailed, BundleInvalid: the parts do not fit; nothing is left
+            behind.
     """
-    trunk = trunk or load_demo_trunk()
-    trained, default = load_heads(demo)
+    trained, default = load_heads(families)
+    trunk = trunk or load_trunk_of(families)
     families_files = write_families([family.family for family in trained], default)
-    graph = ScorerGraph(trunk, [*(family.heads for family in trained), load_values(demo)])
-    texts = probe_texts(demo / PROBES)
-    rows = encode_probes(trunk, texts)
-    template = json.dumps(trunk.template.to_json(), sort_keys=True).encode()
-    parts = {"trunk": trunk.sha256.encode(), "tokenizer": trunk.tokenizer_json, "template": template}
-    basis = basis_id(parts | families_files | {"heads": _heads_bytes(trained)})
+    members = read_members(portfolio, roster)
+    # Read once as the service will, so that a portfolio that does not fit these families is found before minutes of export.
+    members, told = _fitting(members, Families([family.family for family in trained]))
+    pairs = read_probes(families)
+    rows = encode_probes(trunk.encoder, pairs)
+    basis = basis_id(_basis_parts(trunk, trained, families_files))
+    graph = ScorerGraph(trunk, [family.heads for family in trained])
     with tempfile.TemporaryDirectory() as scratch:
-        scorer = Path(scratch) / "scorer.onnx"
+        scorer = Path(scratch) / "exported" / "scorer.onnx"
         worst = export_scorer(graph, rows, scorer)
         answers = graph.answers(rows)
         if precision != "fp32":
-            twin = Path(scratch) / f"scorer-{precision}.onnx"
-            write_twin(scorer, twin, precision, trunk)
-            scorer = twin
+            scorer = write_twin(scorer, Path(scratch) / precision / "scorer.onnx", precision, trunk)
         files: dict[str, bytes | Path] = {
-            "scorer.onnx": scorer,
+            **graph_files(scorer),
             "tokenizer.json": trunk.tokenizer_json,
-            "portfolio.json": demo / "portfolio.json",
-            "probes.npz": Probes(*texts, answers, tolerance(precision)).to_bytes(),
+            "probes.npz": _probes(pairs, answers, tolerance(precision)).to_bytes(),
             **families_files,
-            **_members(demo),
+            **members.files,
+            **{file: families / file for file in (CARDS,) if (families / file).is_file()},
         }
-        # Read once as the service will, so that a portfolio that does not fit these families is found here.
-        _check_portfolio(demo, families_files)
         metadata = {
             "scorers": {precision: scorer_entry("scorer.onnx", precision, scorer, rows, answers)},
-            "trunk": {"name": trunk.name, "sha256": trunk.sha256, "width": trunk.width, "layers": list(trunk.layers)},
+            "trunk": {
+                "name": trunk.name,
+                "sha256": trunk.sha256,
+                "width": trunk.width,
+                "layers": list(trunk.layers),
+                "pooling": trunk.pooling,
+            },
             "export": {"difference_from_torch": worst, "versions": _versions()},
-            "provenance": json.loads((demo / "provenance.json").read_text(encoding="utf-8")),
+            "told": list(told),
+            **_provenance(families),
         }
-        return write_bundle(root, "demo", files, basis=basis, template=trunk.template, metadata=metadata)
+        return Packed(write_bundle(root, name, files, basis=basis, template=trunk.template, metadata=metadata), told)
 
 
-def write_twin(fp32: Path, target: Path, precision: Precision, trunk: Trunk) -> None:
-    """Writes the fp32 graph's twin in another precision to `target`."""
+def write_twin(fp32: Path, target: Path, precision: Precision, trunk: Trunk) -> Path:
+    """Writes the fp32 graph's twin in another precision to `target`, and returns that."""
+    target.parent.mkdir(parents=True)
     if precision == "int8":
         row_scaled_int8(fp32, target)
-        return
-    config: Any = trunk.model.config
+        return target
+    config = text_config(trunk.model)
     fused_fp16(fp32, target, config.model_type, config.num_attention_heads, config.hidden_size)
+    return target
 
 
-def probe_texts(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the prompts and responses of a file with a `{"prompt": …, "response": …}` a line; an empty response is the prompt alone.
-
-    Raises:
-        OSError, ValueError: there is no such file, or a line is not like that.
-    """
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return tuple(str(line["prompt"]) for line in lines), tuple(str(line["response"]) for line in lines)
-
-
-def encode_probes(trunk: Trunk, texts: tuple[tuple[str, ...], tuple[str, ...]]) -> list[Encoded]:
+def encode_probes(encoder: TextEncoder, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
     """Returns the rows of probe texts; an empty response stands for the prompt alone."""
-    encoder = trunk.encoder
-    pairs = zip(*texts, strict=True)
     return [encoder.candidates(prompt, [response])[0] if response else encoder.prompt(prompt) for prompt, response in pairs]
 
 
-def _members(demo: Path) -> dict[str, Path]:
-    files = [demo / "roster.json", *sorted(path for path in (demo / "language_model").rglob("*") if path.is_file())]
-    return {path.relative_to(demo).as_posix(): path for path in files}
+def _fitting(members: MemberFiles, families: Families) -> tuple[MemberFiles, tuple[str, ...]]:
+    """Returns the members with a portfolio that these families can read, and what had to be left out for that."""
+    told: list[str] = []
+    content = members.files.get(PORTFOLIO)
+    if isinstance(content, bytes):
+        certified = members.certified_family
+        if certified is not None and certified not in families.names:
+            told.append(
+                f"the portfolio's certificate is of rewards named {certified!r}, and the bundle has the families "
+                f"{', '.join(families.names)}: the bundle carries no certificate"
+            )
+            members = replace(members, files={**members.files, PORTFOLIO: without_certificate(content)})
+        values = members.files.get(VALUES)
+        known = read_portfolio(_bytes(members.files[PORTFOLIO]), families, None if values is None else _bytes(values)).names
+        missing = [name for name in members.roster if name not in known]
+        if missing:
+            told.append(f"members that the portfolio has no values of begin at the prior: {', '.join(missing)}")
+        unplaced = [name for name in known if members.roster and name not in members.roster]
+        if unplaced:
+            told.append(f"members of the portfolio that the roster does not name will not serve: {', '.join(unplaced)}")
+    elif members.roster:
+        told.append(f"all members begin at the prior, since nothing was measured: {', '.join(members.roster)}")
+    else:
+        told.append("the bundle has no members: it scores, and /generate answers 409 until a roster is given")
+    return members, tuple(told)
 
 
-def _check_portfolio(demo: Path, families_files: Mapping[str, bytes]) -> None:
-    from attune.models.seam.families_file import read_families  # noqa: PLC0415 - as the service does, for this check alone
-
-    families, _ = read_families(families_files["families.json"], families_files["families.npz"])
-    read_portfolio((demo / "portfolio.json").read_bytes(), families)
+def _bytes(source: bytes | Path) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
 
 
-def _heads_bytes(trained: list[TrainedFamily]) -> bytes:
+def _probes(pairs: Sequence[tuple[str, str]], answers: Mapping[str, Any], tolerance: float) -> Probes:
+    finite = {name: np.asarray(value, dtype=np.float32) for name, value in answers.items()}
+    return Probes(tuple(prompt for prompt, _ in pairs), tuple(response for _, response in pairs), finite, tolerance)
+
+
+def _basis_parts(trunk: Trunk, trained: Sequence[TrainedFamily], families_files: Mapping[str, bytes]) -> dict[str, bytes]:
+    template = json.dumps(trunk.template.to_json(), sort_keys=True).encode()
+    parts = {"trunk": trunk.sha256.encode(), "tokenizer": trunk.tokenizer_json, "template": template}
+    return parts | dict(families_files) | {"heads": _heads_bytes(trained)}
+
+
+def _heads_bytes(trained: Sequence[TrainedFamily]) -> bytes:
     parts: list[bytes] = []
     for family in trained:
         heads: Heads = family.heads
         for name, tensor in sorted(heads.state_dict().items()):
             parts += [f"{family.family.name}/{name} {tuple(tensor.shape)}".encode(), tensor.numpy().tobytes()]
     return b"".join(parts)
+
+
+def _provenance(families: Path) -> dict[str, Any]:
+    path = families / PROVENANCE
+    return {"provenance": json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
 
 
 def _versions() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from attune.models.data.embeddings import Vectors, show_progress
 from attune.models.data.preferences import Texts
 from attune.models.seam.bundle import Bundle
 from attune.models.seam.families import Row
+from attune.models.seam.member_values import POOLED
 from attune.models.seam.text import Encoded
 from attune.models.training.heads import TrainedFamily, compute_outputs
 
@@ -35,7 +36,8 @@ class Rows:
 
 def rows_from_heads(families: Sequence[TrainedFamily], vectors: Vectors) -> Rows:
     """Returns the rows that the scorer graph would give for texts with these trunk vectors."""
-    return Rows(_split(compute_outputs(families, vectors.prompts)), _split(compute_outputs(families, vectors.candidates)))
+    prompts = compute_outputs(families, vectors.prompts) | {POOLED: vectors.prompts}
+    return Rows(_split(prompts), _split(compute_outputs(families, vectors.candidates) | {POOLED: vectors.candidates}))
 
 
 def rows_from_bundle(bundle: Bundle, texts: Texts, *, threads: int = 2) -> Rows:

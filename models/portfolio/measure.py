@@ -1,7 +1,7 @@
 """What the members of a portfolio are worth under every head, on average and for a given prompt.
 
     answers of all members to P prompts ─> rewards [P, M, G, K] ─> means ± intervals [M, K]
-                                                              └─> ridge on the prompt's vector ─> value head [D + 1] -> [M * K]
+                                                              └─> ridge on the prompt's vector ─> value heads [M, K, D]
 
 Axis letters: `P` prompts, `M` members, `G` answers of one member to one prompt, `K` heads, `D` the trunk's width. This
 module sees rewards and vectors; it does not know texts or language models.
@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
+
+from attune.models.seam.member_values import ValueHeads
 
 Array = NDArray[np.float64]
 
@@ -29,14 +29,14 @@ class Values:
     Attributes:
         mean: `[M, K]` mean reward of each member under each head.
         interval: `[M, K]` half width of its 95 % interval; prompts are the unit, since answers to one prompt are alike.
-        head: value head on a prompt's vector, `[D] -> [M * K]`.
+        head: value heads on a prompt's vector.
         penalty: the ridge penalty that cross-validation chose.
         r2: share of the variance between prompts (within members and heads) that the value head explains out of fold.
     """
 
     mean: Array
     interval: Array
-    head: nn.Linear
+    head: ValueHeads
     penalty: float
     r2: float
 
@@ -63,11 +63,7 @@ def fit_values(rewards: Array, prompts: NDArray[np.float32], *, seed: int = 0) -
     errors = [_out_of_fold_error(features, targets, folds, penalty) for penalty in PENALTIES]
     best = int(np.argmin(errors))
     weight, bias = _ridge(features, targets, PENALTIES[best])
-    head = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
-    head.requires_grad_(requires_grad=False)
+    head = ValueHeads(weight.reshape(*mean.shape, -1), bias.reshape(mean.shape))
     spread = float(np.mean((targets - targets.mean(axis=0)) ** 2))
     return Values(mean, interval, head, PENALTIES[best], 1.0 - errors[best] / max(spread, 1e-12))
 

@@ -1,7 +1,8 @@
 """The bundle: the directory that `models` makes and `service` loads; immutable, named by its hash.
 
     bundle-<name>-<sha12>/
-      scorer.onnx  tokenizer.json  families.json  families.npz  portfolio.json  probes.npz  [roster.json, members/...]
+      scorer.onnx  tokenizer.json  families.json  families.npz  probes.npz
+      [scorer.data  portfolio.json  values.npz  roster.json  cards.json  members/...]
       manifest.json          written last: without it the directory is not a bundle
 
 Users' state is kept per *basis id*, a hash of what gives evidence its meaning (trunk, tokenizer, template, families) and
@@ -28,13 +29,16 @@ from numpy.typing import NDArray
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import read_families
-from attune.models.seam.portfolio import Portfolio, read_portfolio
+from attune.models.seam.member_values import POOLED
+from attune.models.seam.portfolio import Portfolio, no_members, read_portfolio
 from attune.models.seam.precision import Precision, ScorerFile, choose_scorer, scorer_files
 from attune.models.seam.staging import put_in_place, staging_folder
 from attune.models.seam.text import TextEncoder, TextTemplate
 
 SCHEMA = 1
-REQUIRED = ("scorer.onnx", "tokenizer.json", "families.json", "families.npz", "portfolio.json", "probes.npz")
+REQUIRED = ("scorer.onnx", "tokenizer.json", "families.json", "families.npz", "probes.npz")
+PORTFOLIO, VALUES = "portfolio.json", "values.npz"
+"""Of bundles that route; the first may be there without the second, and a bundle without either scores only."""
 MANIFEST = "manifest.json"
 _FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
 
@@ -202,18 +206,33 @@ def read_bundle(path: Path) -> Bundle:
         template = TextTemplate.from_json(manifest["template"])
         reading = "families.json and families.npz"
         families, default = read_families((path / "families.json").read_bytes(), (path / "families.npz").read_bytes())
-        reading = "portfolio.json"
-        portfolio = read_portfolio((path / "portfolio.json").read_bytes(), families)
         reading = "probes.npz"
         probes = Probes.from_bytes((path / "probes.npz").read_bytes())
         reading = "scorers of manifest.json"
         scorers = scorer_files(manifest, probes.tolerance)
+        reading = PORTFOLIO
+        portfolio = _read_members(path, families, manifest["files"])
+        reading = VALUES
+        _expect_width(portfolio, probes)
     except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise BundleInvalid(f"{path.name}: {reading} cannot be used: {error}") from error
     absent = [entry.file for entry in scorers.values() if entry.file not in manifest["files"]]
     if absent:
         raise BundleInvalid(f"{path.name}: {MANIFEST} names {', '.join(absent)} among its scorers and not among its files")
     return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes, scorers)
+
+
+def _read_members(path: Path, families: Families, files: Mapping[str, Any]) -> Portfolio:
+    if PORTFOLIO not in files:
+        return no_members(families)
+    return read_portfolio((path / PORTFOLIO).read_bytes(), families, (path / VALUES).read_bytes() if VALUES in files else None)
+
+
+def _expect_width(portfolio: Portfolio, probes: Probes) -> None:
+    given = probes.answers[POOLED].shape[1] if POOLED in probes.answers else 0
+    for family, head in portfolio.heads.items():
+        if head.weight.shape[2] != given:
+            raise ValueError(f"value heads of {family!r} read vectors of {head.weight.shape[2]} numbers; the scorer gives {given}")
 
 
 def _check_files(path: Path) -> dict[str, Any]:

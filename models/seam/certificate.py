@@ -10,8 +10,8 @@ stated confidence: lower bounds of the members' values, and the polytope in whic
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,27 @@ class Certificate:
             raise ValueError(
                 f"a certificate needs vertices, members, scales above 0 and lower <= upper; {len(self.vertices)} vertices were given"
             )
+
+    def of_members(self, chosen: Sequence[int | None]) -> Certificate | None:
+        """Returns what is still proved where these members serve, by index; None stands for one of whom nothing is proved.
+
+        Vertices bound every policy, and each member's bounds are its own: both stay. With further members nothing is lost. Without one
+        that the proof was about, no single number holds for all users any more (epsilon 1, worst ratio 0); the ratio of each user
+        still comes from the bounds of those that are left. None where none is left.
+
+        Args:
+            chosen: indices of the members that serve.
+        """
+        if all(index is None for index in chosen):
+            return None
+        size = len(self.rewards)
+        # Normalised values lie within 0 and 1: all that is known of a member that was not measured.
+        lower = np.array([np.zeros(size) if index is None else self.lower[index] for index in chosen])
+        upper = np.array([np.ones(size) if index is None else self.upper[index] for index in chosen])
+        if set(range(len(self.lower))) <= set(chosen):
+            return replace(self, lower=lower, upper=upper)
+        gap = float(np.max(self.vertices))
+        return replace(self, lower=lower, upper=upper, epsilon=1.0, worst_ratio=0.0, worst_weights=np.full(size, 1.0 / size), gap=gap)
 
     def palm_weights(self, weights: Array) -> Array | None:
         """Returns the user's weights over the normalised rewards, `[d]` on the simplex, or None where none stand for this user.

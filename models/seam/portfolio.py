@@ -1,27 +1,31 @@
-"""`portfolio.json`: the members, what they stand for, their values under every head, and the certificate.
+"""`portfolio.json` and `values.npz`: the members, what they stand for, their values under every head, and the certificate.
 
-Values that depend on the prompt come from the scorer graph (`<family>_values`, `[M * K]`); those here are their means over
-held-out prompts, used where there is no prompt and shown by `GET /portfolio`. `M` members, `K` heads of a family.
+`portfolio.json` has the members' mean values over held-out prompts, `values.npz` what they are worth for a given prompt; a bundle may have
+neither, and then scores only. A deployment's roster names the members that serve: those that were never measured begin at a prior.
+`M` members, `K` heads of a family.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.arrays import expect_shape
 from attune.models.seam.certificate import Certificate, read_certificate
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families, Row
+from attune.models.seam.member_values import POOLED, ValueHeads, read_values
 
 SCHEMA = 1
 
 Array = NDArray[np.float64]
+
+PRIOR_STD = 1.0
+"""Least standard deviation of an unmeasured member's value under a head; rewards of one prompt's answers differ by about as much."""
 
 
 class PortfolioInvalid(ValueError):
@@ -45,12 +49,16 @@ class Portfolio:
         values: family -> `[M, K]` mean reward of each member under each head, standardised units.
         intervals: family -> `[M, K]` half width of the 95 % interval of `values`.
         certificate: what was proved about coverage, or None if nothing was.
+        heads: family -> value heads on a prompt's vector; a family without any is worth its means for every prompt.
+        unmeasured: names of the members whose values are a prior and nothing more.
     """
 
     members: tuple[PortfolioMember, ...]
     values: Mapping[str, Array]
     intervals: Mapping[str, Array]
     certificate: Certificate | None
+    heads: Mapping[str, ValueHeads] = field(default_factory=dict)
+    unmeasured: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,14 +83,57 @@ class Portfolio:
 
         Raises:
             KeyError: the portfolio has no values of this family.
-            ValueError: the graph's output is not of `M * K` values.
+            ValueError: the prompt's vector is not of the size that the value heads read.
         """
-        means, name = self.values[family], f"{family}_values"
-        if prompt is None or name not in prompt:
+        means, head = self.values[family], self.heads.get(family)
+        if prompt is None or head is None or POOLED not in prompt:
             return means
-        predicted = np.asarray(prompt[name], dtype=np.float64)
-        expect_shape(name, predicted, (means.size,))
-        return predicted.reshape(means.shape)
+        return head.at(prompt[POOLED])
+
+    def for_members(self, names: Sequence[str]) -> Portfolio:
+        """Returns the portfolio of the members that serve, in this order.
+
+        A member that is not in the portfolio begins at a prior: under each head the mean of all members that were measured (0 where
+        none was), with the spread between them, and at least `PRIOR_STD`. The certificate follows, see `Certificate.of_members`.
+
+        Args:
+            names: of those that serve, without repeats; none is a portfolio without members.
+        """
+        if tuple(names) == self.names:
+            return self
+        index = {name: position for position, name in enumerate(self.names)}
+        chosen = [index.get(name) for name in names]
+        members = tuple(
+            PortfolioMember(name, "", {}) if position is None else self.members[position]
+            for name, position in zip(names, chosen, strict=True)
+        )
+        measured = [position for name, position in index.items() if name not in self.unmeasured]
+        values, intervals = {}, {}
+        for family, known in self.values.items():
+            rest = known[measured]
+            mean = rest.mean(axis=0) if measured else np.zeros(known.shape[1])
+            spread = np.maximum(PRIOR_STD, rest.std(axis=0, ddof=1)) if len(measured) > 1 else np.full(known.shape[1], PRIOR_STD)
+            values[family] = _rows(known, chosen, mean)
+            intervals[family] = _rows(self.intervals[family], chosen, 1.96 * spread)
+        return replace(
+            self,
+            members=members,
+            values=values,
+            intervals=intervals,
+            certificate=None if self.certificate is None else self.certificate.of_members(chosen),
+            heads={family: head.of(chosen) for family, head in self.heads.items()},
+            unmeasured=frozenset(name for name in names if name not in index or name in self.unmeasured),
+        )
+
+
+def no_members(families: Families) -> Portfolio:
+    """Returns the portfolio of a bundle that scores and routes nobody."""
+    empty = {name: np.zeros((0, len(families[name].heads))) for name in families.names}
+    return Portfolio((), empty, dict(empty), None)
+
+
+def _rows(known: Array, chosen: Sequence[int | None], prior: Array) -> Array:
+    return np.array([prior if position is None else known[position] for position in chosen]).reshape(-1, known.shape[1])
 
 
 def write_portfolio(portfolio: Portfolio) -> bytes:
@@ -111,11 +162,17 @@ def write_portfolio(portfolio: Portfolio) -> bytes:
         raise PortfolioInvalid(f"portfolio.json cannot hold the portfolio of {list(portfolio.names)}: {error}") from error
 
 
-def read_portfolio(content: bytes, families: Families) -> Portfolio:
-    """Returns the portfolio that `write_portfolio` wrote.
+def read_portfolio(content: bytes, families: Families, values: bytes | None = None) -> Portfolio:
+    """Returns the portfolio that `write_portfolio` wrote, which may be of no members.
+
+    Args:
+        content: of `portfolio.json`.
+        families: of its bundle; values of others are left out.
+        values: of `values.npz`, where there is one.
 
     Raises:
-        PortfolioInvalid: another schema, no members, a repeated name, or values that do not fit the families' heads.
+        PortfolioInvalid: another schema, a repeated name, values that do not fit the families' heads or the members, or a certificate
+            of a family that is not there.
     """
     data = read_document(content, file="portfolio.json", schema=SCHEMA, invalid=PortfolioInvalid)
     try:
@@ -127,24 +184,49 @@ def read_portfolio(content: bytes, families: Families) -> Portfolio:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PortfolioInvalid(f"portfolio.json: members need a name, a description and weights ({error!r})") from error
     names = [member.name for member in members]
-    if not all(names) or not names or len(set(names)) != len(names):
-        raise PortfolioInvalid(f"portfolio.json needs one or more members with names of their own; it has {names}")
-    values = {family: _read_array(entries, "values", family, families) for family in families.names}
+    if not all(names) or len(set(names)) != len(names):
+        raise PortfolioInvalid(f"portfolio.json needs members with names of their own; it has {names}")
+    means = {family: _read_array(entries, "values", family, families) for family in families.names}
     intervals = {family: _read_array(entries, "intervals", family, families) for family in families.names}
     for family, widths in intervals.items():
         if np.any(widths < 0):
             raise PortfolioInvalid(f"portfolio.json: intervals of family {family!r} are half widths; the least is {widths.min():g}")
-    return Portfolio(members, values, intervals, _read_certificate(data.get("certificate"), len(members), families))
+    certificate = _read_certificate(data.get("certificate"), len(members), families)
+    heads = {} if values is None else _read_heads(values, names, families)
+    return Portfolio(members, means, intervals, certificate, heads)
+
+
+def _read_heads(content: bytes, names: Sequence[str], families: Families) -> dict[str, ValueHeads]:
+    try:
+        members, heads = read_values(content)
+    except ValueError as error:
+        raise PortfolioInvalid(str(error)) from error
+    if sorted(members) != sorted(names):
+        raise PortfolioInvalid(f"values.npz is of members {list(members)}; portfolio.json has {list(names)}")
+    found = {}
+    for family in families.names:
+        if family in heads:
+            expected = (len(names), len(families[family].heads))
+            if heads[family].bias.shape != expected:
+                raise PortfolioInvalid(f"values.npz: family {family!r} has heads for {heads[family].bias.shape}; {expected} was expected")
+            found[family] = heads[family].of([members.index(name) for name in names])
+    widths = {family: head.weight.shape[2] for family, head in found.items()}
+    if len(set(widths.values())) > 1:
+        raise PortfolioInvalid(f"values.npz: families read vectors of different sizes: {widths}")
+    return found
 
 
 def _read_certificate(document: Any, members: int, families: Families) -> Certificate | None:
-    """Returns the certificate; None where the file has none, or where it is of a family that the bundle lacks."""
+    """Returns the certificate; None where the file has none."""
     if document is None:
         return None
     if not isinstance(document, Mapping):
         raise PortfolioInvalid(f"portfolio.json: certificate is a {type(document).__name__}; an object or null is needed")
     if document.get("family") not in families.names:
-        return None
+        raise PortfolioInvalid(
+            f"portfolio.json: the certificate is of family {document.get('family')!r}, and the bundle has {', '.join(families.names)}; "
+            "a portfolio without a certificate has null there"
+        )
     try:
         certificate = read_certificate(document)
     except ValueError as error:
@@ -164,6 +246,8 @@ def _read_array(entries: list[Any], kind: str, family: str, families: Families) 
     except (KeyError, TypeError, ValueError) as error:
         raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are missing or ragged ({error!r})") from error
     shape = (len(entries), len(families[family].heads))
+    if not entries:
+        return np.zeros(shape)
     if array.shape != shape or not np.all(np.isfinite(array)):
         raise PortfolioInvalid(f"portfolio.json: {kind} of family {family!r} are {array.shape}; finite {shape} was expected")
     return array

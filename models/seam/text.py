@@ -2,12 +2,14 @@
 
 A candidate is `prefix prompt middle response suffix` and its pooled tokens are the response's (none, if it is empty); a
 prompt alone is `prefix [context separator] prompt suffix` and its pooled tokens are all between prefix and suffix. The ids
-of the special pieces come from the trunk's tokenizer at export and travel in the bundle, so any encoder or decoder works
-unchanged; a text that spells a special piece is read as plain text. This module knows nothing of padding, batches or graphs.
+of the special pieces come from the trunk's tokenizer (or its chat template, cut at the texts) and travel in the bundle, so any encoder
+or decoder works unchanged; a text that spells a special piece is read as plain text. Texts of any length have a row, here as in
+training: what does not fit is cut, and counted. This module knows nothing of padding, batches or graphs.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ from tokenizers import Tokenizer
 class Encoded:
     """One text for the trunk: its token ids, the span that is pooled, and what did not fit.
 
-    `pool_start <= pool_stop` index `input_ids`; dropped counts are tokens that were cut to respect the template's limits.
+    `pool_start <= pool_stop` index `input_ids`; dropped counts are tokens that were cut to respect the template's limits, and unknown ones
+    those of the kept tokens that stand for something that the tokenizer has no token for.
     """
 
     input_ids: tuple[int, ...]
@@ -28,6 +31,13 @@ class Encoded:
     pool_stop: int
     dropped_prompt_tokens: int = 0
     dropped_response_tokens: int = 0
+    unknown_prompt_tokens: int = 0
+    unknown_response_tokens: int = 0
+
+    @property
+    def dropped_tokens(self) -> int:
+        """How many tokens of the prompt and the response were cut."""
+        return self.dropped_prompt_tokens + self.dropped_response_tokens
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -43,7 +53,9 @@ class TextTemplate:
         suffix: ids after everything (`[SEP]`, `</s>`).
         separator: ids between a context and the prompt it is prepended to.
         max_tokens: the trunk's limit for one text, specials included.
-        max_prompt_tokens: how much of a prompt's **end** stays in a candidate; the end is what the response answers.
+        max_prompt_tokens: how much of a prompt's **end** stays in a candidate whose response needs all the rest; the end is what the
+            response answers. Room that a short response leaves goes to the prompt, and room that a short prompt leaves to the response;
+            0 leaves the prompt out whatever the room.
         max_context_tokens: how much of a context's **start** stays.
     """
 
@@ -92,6 +104,7 @@ class TextEncoder:
         # A response that says "[SEP]" must not end itself: what a text spells stays text, and specials come from the template.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
+        self._unknown = _unknown_id(tokenizer)
         self.template = template
 
     @classmethod
@@ -118,26 +131,51 @@ class TextEncoder:
         kept = _tail(tokens, room)
         start = len(template.prefix)
         stop = start + len(head) + len(kept)
-        return Encoded((*template.prefix, *head, *kept, *template.suffix), start, stop, len(tokens) - len(kept))
+        ids = (*template.prefix, *head, *kept, *template.suffix)
+        return Encoded(ids, start, stop, len(tokens) - len(kept), unknown_prompt_tokens=self._unknown_in(kept))
 
     def candidates(self, prompt: str, responses: Sequence[str]) -> list[Encoded]:
-        """Returns one row per response, in order; the prompt is tokenized once."""
-        template = self.template
+        """Returns one row per response, in order; the prompt is tokenized once.
+
+        A row depends on its own prompt and response alone. What does not fit is cut: of the prompt its start, of the response its end.
+        """
         tokens = self._ids(prompt)
-        kept = _tail(tokens, template.max_prompt_tokens)
+        encodings = self._tokenizer.encode_batch_fast(list(responses), add_special_tokens=False)
+        return [self._candidate(tokens, encoding.ids) for encoding in encodings]
+
+    def _candidate(self, tokens: Sequence[int], response: Sequence[int]) -> Encoded:
+        template = self.template
+        room = template.max_tokens - len(template.prefix) - len(template.middle) - len(template.suffix)
+        prompt_room = max(template.max_prompt_tokens, room - len(response)) if template.max_prompt_tokens else 0
+        kept = _tail(tokens, prompt_room)
         head = (*template.prefix, *kept, *template.middle)
-        room = template.max_tokens - len(head) - len(template.suffix)
-        rows = []
-        for encoding in self._tokenizer.encode_batch_fast(list(responses), add_special_tokens=False):
-            response = encoding.ids
-            row = (*head, *response[:room], *template.suffix)
-            stop = len(row) - len(template.suffix)
-            rows.append(Encoded(row, len(head), stop, len(tokens) - len(kept), max(0, len(response) - room)))
-        return rows
+        answer = response[: room - len(kept)]
+        return Encoded(
+            (*head, *answer, *template.suffix),
+            len(head),
+            len(head) + len(answer),
+            len(tokens) - len(kept),
+            len(response) - len(answer),
+            self._unknown_in(kept),
+            self._unknown_in(answer),
+        )
+
+    def _unknown_in(self, ids: Sequence[int]) -> int:
+        return 0 if self._unknown is None else sum(token == self._unknown for token in ids)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Returns the id that stands for what the tokenizer does not know; None where it knows everything, as byte-level ones do."""
+    model = tokenizer.model
+    if hasattr(model, "unk_token"):
+        return None if model.unk_token is None else tokenizer.token_to_id(model.unk_token)
+    # A unigram model shows its unknown id nowhere but in its file.
+    unknown = json.loads(tokenizer.to_str())["model"].get("unk_id")
+    return None if unknown is None else int(unknown)
 
 
 def conversation_text(messages: Sequence[tuple[str, str]]) -> str:

@@ -125,29 +125,6 @@ def load_heads(folder: Path) -> tuple[list[TrainedFamily], str]:
     return trained, default
 
 
-def save_values(folder: Path, values: Mapping[str, nn.Linear]) -> None:
-    """Writes the members' value heads, family -> layer `[D + 1] -> [M * K]`, to `values.safetensors` in `folder`.
-
-    They are kept apart from the families' weights because they say what members are worth and not what evidence means: a
-    new member must not start every user again.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{family}_values.{name}": tensor.numpy() for family, layer in values.items() for name, tensor in layer.state_dict().items()}
-    save_file({name: np.array(array, order="C") for name, array in sorted(tensors.items())}, folder / "values.safetensors")
-
-
-def load_values(folder: Path) -> Heads:
-    """Returns the value heads that `save_values` wrote: `<family>_values` `[N, M * K]`, meant for prompts' rows."""
-    tensors: dict[str, NDArray[np.float32]] = load_file(folder / "values.safetensors")
-    outputs: dict[str, nn.Sequential] = {}
-    for name in sorted(key.removesuffix(".weight") for key in tensors if key.endswith(".weight")):
-        weight = tensors[f"{name}.weight"]
-        layer = nn.Linear(weight.shape[1], weight.shape[0])
-        layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(tensors[f"{name}.bias"])})
-        outputs[name] = nn.Sequential(layer)
-    return Heads(outputs, dict.fromkeys(outputs, "prompt")).eval().requires_grad_(requires_grad=False)
-
-
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "log_softmax": lambda: nn.LogSoftmax(dim=-1),

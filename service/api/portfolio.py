@@ -46,6 +46,7 @@ async def portfolio(request: Request) -> Response:
             "description": member.description,
             "weights": dict(member.weights),
             "cost": float(call.serving.costs[index]),
+            "measured": member.name not in held.unmeasured,
             "values": {name: dict(zip(families[name].heads, held.values[name][index].tolist(), strict=True)) for name in families.names},
             "intervals": {
                 name: dict(zip(families[name].heads, held.intervals[name][index].tolist(), strict=True)) for name in families.names

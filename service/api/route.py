@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from attune.service.api.answers import UserSeen, json_response, problems
 from attune.service.api.prompted import Context, Prompted, User, check_prompt_length, refuse, wrong_family, wrong_prompt
-from attune.service.errors import FieldError, UnknownMember, printable
+from attune.service.errors import FieldError, NoMembers, UnknownMember, printable
 from attune.service.live.runtime import Call
 from attune.service.usecases.decision_record import CertifiedUser, Routing
 from attune.service.usecases.people import Personalization
@@ -96,7 +96,7 @@ class RouteAnswer:
     routing: RoutingAnswer
 
 
-@router.post("/route", response_model=RouteAnswer, responses=problems(404, 413), summary="Choose a member without generating")
+@router.post("/route", response_model=RouteAnswer, responses=problems(404, 409, 413), summary="Choose a member without generating")
 async def route(body: RouteRequest, request: Request) -> Response:
     """Draws members for this user and prompt and keeps the decision; nothing is generated."""
     call: Call = request.state.call
@@ -110,11 +110,14 @@ def check_route(request: RouteRequest, call: Call) -> None:
     """Checks a `/route`, and what `/generate` shares with it.
 
     Raises:
+        NoMembers: nobody is there to be routed to.
         InvalidRequest: every field that is wrong is named.
         UnknownMember: the member that is forced is not in the portfolio.
         TooLarge: the prompt is over its limit.
     """
     limits, members = call.runtime.limits, call.serving.bundle.portfolio.names
+    if not members:
+        raise NoMembers("this deployment has no members: it scores, and a roster (ATTUNE_ROSTER) names who can answer")
     wrong = wrong_prompt(request) + wrong_family(request.family, call.serving.bundle.families)
     if request.candidates > limits.max_generate_candidates:
         wrong.append(FieldError("candidates", f"is {request.candidates}; at most {limits.max_generate_candidates} are generated"))

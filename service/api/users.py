@@ -17,7 +17,7 @@ from attune.service.live.runtime import Call
 from attune.service.state.records import checked_event_id
 from attune.service.usecases import learning
 from attune.service.usecases.people import delete_person, look_up, under_families, weights_under
-from attune.service.usecases.routing import usual_routing
+from attune.service.usecases.routing import UsualRouting, usual_routing
 
 router = APIRouter()
 
@@ -52,13 +52,13 @@ class UserPortfolio:
 
 @dataclass(frozen=True, slots=True)
 class UserAnswer:
-    """Answer of `GET /users/{user}`."""
+    """Answer of `GET /users/{user}`; `portfolio` is null where there are no members."""
 
     user: UserState
     bundle: str
     basis: str
     families: dict[str, FamilyState]
-    portfolio: UserPortfolio
+    portfolio: UserPortfolio | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,13 @@ async def get_user(user: Segment, request: Request) -> Response:
             bundle=bundle.id,
             basis=bundle.basis,
             families={name: FamilyState(under.weights, under.mean, under.std) for name, under in under_families(call, found).items()},
-            portfolio=UserPortfolio(usual.member, expected_answer(usual.expected), certificate_answer(usual.certificate)),
+            portfolio=None if usual is None else _user_portfolio(usual),
         )
     )
+
+
+def _user_portfolio(usual: UsualRouting) -> UserPortfolio:
+    return UserPortfolio(usual.member, expected_answer(usual.expected), certificate_answer(usual.certificate))
 
 
 @router.delete("/users/{user:segment}", response_model=DeletedAnswer, responses=problems(), summary="Delete a user completely")

@@ -6,18 +6,16 @@ The same steps run at start and at a reload, so a bundle that comes later is hel
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
 from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
 from attune.models.seam.precision import Precision, ScorerFile, choose_scorer, probe_difference
-from attune.models.seam.routing import member_costs
 from attune.models.seam.text import TextEncoder
 from attune.service.batching.batcher import Batcher
 from attune.service.batching.calibrate import calibrate
@@ -25,17 +23,13 @@ from attune.service.batching.engines import Engine, open_engine
 from attune.service.batching.session import ScorerRefused
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.runtime import Live, Serving
-from attune.service.live.watching import member_observers, watch_batch
-from attune.service.members.build import build_roster
-from attune.service.members.member import Member, UnusableMember
-from attune.service.members.roster import Roster
-from attune.service.members.spec import MemberSpec, read_roster
+from attune.service.live.seating import GivenMembers, costs_of_members, load_members, read_specs, seated
+from attune.service.live.watching import watch_batch
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
 _log = get_logger(__name__)
 PROBE_S = 30.0
-ROSTER_FILE = "roster.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +57,6 @@ class LoadPlan:
     queue_max_tokens: int
     local_max_batch: int
     routing_price_share: float
-
-
-GivenMembers = Mapping[str, Member] | None
-"""Members in place of the roster's; they are closed by whoever gave them."""
 
 
 async def load_serving(path: Path, plan: LoadPlan, given: GivenMembers, metrics: Metrics, client: httpx.AsyncClient) -> Serving:
@@ -110,10 +100,11 @@ async def load_serving(path: Path, plan: LoadPlan, given: GivenMembers, metrics:
     try:
         # 4. The probes, through the batcher as a request would go.
         await replay_probes(bundle, encoder, batcher, scorer.tolerance)
-        # 5. The members of the portfolio.
-        specs = _specs(bundle, plan, given)
-        roster = await _members(bundle, specs, plan, given, metrics, client)
-        costs = _costs(bundle, specs, plan.routing_price_share)
+        # 5. The members: those of the roster, with what the bundle knows of them.
+        specs = read_specs(bundle, plan, given)
+        bundle = seated(bundle, specs, given)
+        roster = await load_members(bundle, specs, plan, given, metrics, client)
+        costs = costs_of_members(bundle, specs, plan.routing_price_share)
     except BaseException:
         await batcher.aclose()
         raise
@@ -236,57 +227,3 @@ def _check_outputs(bundle: Bundle, session: Engine) -> None:
     missing = sorted(needed - set(session.outputs))
     if missing:
         raise BundleRefused(f"{bundle.id}: the scorer does not give {', '.join(missing)}, which its families read")
-
-
-def _roster_file(bundle: Bundle, plan: LoadPlan) -> Path:
-    return Path(plan.roster) if plan.roster else bundle.path / ROSTER_FILE
-
-
-def _specs(bundle: Bundle, plan: LoadPlan, given: GivenMembers) -> Mapping[str, MemberSpec]:
-    """Returns what the roster says of the portfolio's members; nothing where members were given and no roster was."""
-    if given is not None and not plan.roster:
-        return {}
-    try:
-        return {name: spec for name, spec in read_roster(_roster_file(bundle, plan)).items() if name in bundle.portfolio.names}
-    except UnusableMember as error:
-        raise BundleRefused(str(error)) from error
-
-
-def _costs(bundle: Bundle, specs: Mapping[str, MemberSpec], price_share: float) -> NDArray[np.float64]:
-    told = [specs.get(name) for name in bundle.portfolio.names]
-    prices = np.array([spec.price if spec else 0.0 for spec in told], dtype=np.float64)
-    latencies_s = np.array([spec.latency_s if spec else 0.0 for spec in told], dtype=np.float64)
-    return member_costs(prices, latencies_s, price_share=price_share)
-
-
-async def _members(
-    bundle: Bundle,
-    specs: Mapping[str, MemberSpec],
-    plan: LoadPlan,
-    given: GivenMembers,
-    metrics: Metrics,
-    client: httpx.AsyncClient,
-) -> Roster:
-    observers = member_observers(metrics)
-    names = bundle.portfolio.names
-    try:
-        if given is not None:
-            roster = Roster(given, None, observers)
-        else:
-            portfolio = build_roster(
-                specs,
-                root=_roster_file(bundle, plan).parent,
-                client=client,
-                observers=observers,
-                threads=plan.threads or None,
-                max_batch=plan.local_max_batch,
-            )
-            await asyncio.to_thread(portfolio.load)
-            roster = portfolio.roster
-    except UnusableMember as error:
-        raise BundleRefused(str(error)) from error
-    missing = [name for name in names if name not in roster.members]
-    if missing:
-        await roster.aclose()
-        raise BundleRefused(f"{bundle.id}: the roster has no member {', '.join(missing)}; it has {', '.join(roster.members) or 'none'}")
-    return roster

@@ -88,7 +88,7 @@ def coverage(call: Call, users: Sequence[RecentUser]) -> Coverage:
     portfolio = serving.bundle.portfolio
     costs = call.runtime.routing.routing_cost_weight * serving.costs
     members: list[MemberCoverage] = []
-    if users:
+    if users and portfolio.members:
         weights = np.stack([user.weights for user in users]).astype(np.float64)
         members = _members(portfolio.names, weights @ portfolio.values[family].T - costs)
     proved = [user for user in users if user.ratio is not None]

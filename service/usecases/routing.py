@@ -149,8 +149,13 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
     return routing, usual
 
 
-def usual_routing(call: Call, person: Person) -> UsualRouting:
-    """Returns the members' values for a person on an average prompt; drawn with a fixed seed, so that asking twice says the same."""
+def usual_routing(call: Call, person: Person) -> UsualRouting | None:
+    """Returns the members' values for a person on an average prompt; drawn with a fixed seed, so that asking twice says the same.
+
+    None where there are no members.
+    """
+    if not call.serving.bundle.portfolio.members:
+        return None
     serving, numbers, rng = call.serving, call.runtime.routing, np.random.default_rng(0)
     bundle, name = serving.bundle, serving.family
     family, evidence = bundle.families[name], bundle.families.part(serving.family, person.evidence)

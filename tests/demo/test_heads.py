@@ -6,17 +6,18 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
+from attune.models.data.probes import read_probes
 from attune.models.portfolio.measure import fit_values
 from attune.models.portfolio.pool import Pool, PoolInvalid, read_pool, write_pool
 from attune.models.seam.families import Families
+from attune.models.seam.member_values import POOLED, write_values
 from attune.models.seam.portfolio import read_portfolio, write_portfolio
 from attune.models.training.additive import AdditiveSettings
 from attune.models.training.attributes import AttributesSettings
 from attune.models.training.bradley_terry import BradleyTerrySettings
 from attune.models.training.features import Subspace
-from attune.models.training.heads import load_heads, load_values, save_values
+from attune.models.training.heads import load_heads
 from attune.models.training.micro import MicroSettings
 from attune.models.training.sparse_moe import SparseMoeSettings
 from attune.models.training.vrf import VrfSettings
@@ -45,14 +46,14 @@ SETTINGS = DemoSettings(
         vrf=VrfSettings(latent=6, features=8, prompt_features=2, hidden=(16,), diversity=0.0, ridge=0.0, loop=SHORT)
     ),
 )
-WRITTEN = ("heads.json", "heads.safetensors", "values.safetensors", "portfolio.json", "provenance.json")
+WRITTEN = ("heads.json", "heads.safetensors", "values.npz", "portfolio.json", "provenance.json")
 
 
 def install_manners(folder):
     """The grammar's manners as members, measured under all heads, without a certificate."""
     pool = member_pool(folder, "train", SETTINGS, seed=0)
     values = member_values(load_heads(folder)[0], pool, trunk(), None, seed=0)
-    save_values(folder, {name: value.head for name, value in values.items()})
+    (folder / "values.npz").write_bytes(write_values(pool.members, {name: value.head for name, value in values.items()}))
     portfolio = portfolio_of(pool, values, {name: {name: 1.0} for name in pool.members}, None)
     (folder / "portfolio.json").write_bytes(write_portfolio(portfolio))
 
@@ -80,13 +81,12 @@ def test_two_trainings_of_the_demo_from_one_seed_write_equal_bytes(demo, tmp_pat
 def test_what_is_written_is_what_the_bundle_reads(demo):
     trained, default = load_heads(demo)
     families = Families([one.family for one in trained])
-    portfolio = read_portfolio((demo / "portfolio.json").read_bytes(), families)
+    portfolio = read_portfolio((demo / "portfolio.json").read_bytes(), families, (demo / "values.npz").read_bytes())
     assert default == "attributes"
     assert portfolio.names == MANNERS
-    vectors = torch.zeros(3, 65)
-    values = load_values(demo)(vectors, vectors)
     for name in families.names:
-        assert values[f"{name}_values"].shape == (3, 6 * len(families[name].heads))
+        assert portfolio.values_for(name, {POOLED: np.zeros(65, dtype=np.float32)}).shape == (6, len(families[name].heads))
+    assert len(read_probes(demo)) == 16
     assert sum((demo / name).stat().st_size for name in WRITTEN) < 1_000_000
 
 
@@ -148,7 +148,7 @@ def test_values_are_means_with_intervals_and_follow_the_prompt_where_it_matters(
     assert np.allclose(found.mean, rewards.mean(axis=(0, 2)))
     assert np.allclose(found.interval, 1.96 * rewards.mean(axis=2).std(axis=0, ddof=1) / np.sqrt(200))
     assert found.r2 > 0.99
-    predicted = found.head(torch.from_numpy(vectors)).numpy().reshape(200, 2, 3)
+    predicted = np.array([found.head.at(vector) for vector in vectors])
     assert np.abs(predicted - rewards.mean(axis=2)).max() < 0.5
 
 
@@ -157,7 +157,7 @@ def test_values_that_do_not_depend_on_the_prompt_fall_back_to_the_means():
     vectors = rng.normal(size=(60, 40)).astype(np.float32)
     found = fit_values(rng.normal(1.0, 1.0, size=(60, 2, 1, 2)), vectors)
     assert found.r2 < 0.05
-    predicted = found.head(torch.from_numpy(vectors)).numpy().reshape(60, 2, 2)
+    predicted = np.array([found.head.at(vector) for vector in vectors])
     assert np.abs(predicted - found.mean).max() < 0.2
 
 

@@ -14,9 +14,7 @@ from attune.models.training.heads import (
     TrainedFamily,
     compute_outputs,
     load_heads,
-    load_values,
     save_heads,
-    save_values,
 )
 from attune.models.training.micro import MicroSettings, train_micro
 from attune.models.training.vrf import VrfSettings, train_vrf
@@ -96,13 +94,3 @@ def test_a_layer_without_a_file_format_is_refused_before_it_is_lost(tmp_path):
     heads = Heads({"odd_rewards": nn.Sequential(nn.Tanh())}, {"odd_rewards": "candidate"})
     with pytest.raises(HeadsInvalid, match="Tanh"):
         save_heads(tmp_path, [TrainedFamily(BradleyTerry("odd", ("quality",), 1.0), heads)], "odd")
-
-
-def test_value_heads_come_back_under_their_families_names(tmp_path):
-    torch.manual_seed(0)
-    layers = {"micro": nn.Linear(9, 6).requires_grad_(False), "vrf": nn.Linear(9, 8).requires_grad_(False)}
-    save_values(tmp_path, layers)
-    vectors = torch.randn(4, 9)
-    found = load_values(tmp_path)(vectors, vectors)
-    assert set(found) == {"micro_values", "vrf_values"}
-    assert torch.equal(found["vrf_values"], layers["vrf"](vectors))

@@ -12,7 +12,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from attune.models.seam.bundle import REQUIRED, BundleInvalid, read_bundle, read_manifest, sha256_of, write_bundle
+from attune.models.seam.bundle import PORTFOLIO, REQUIRED, BundleInvalid, read_bundle, read_manifest, sha256_of, write_bundle
 from tests.seam import examples
 from tests.seam.bundles import METADATA, TEMPLATE, contents, probes, write
 
@@ -39,7 +39,7 @@ def test_a_bundle_that_was_written_can_be_read(tmp_path):
 def test_the_manifest_lists_every_file_with_its_hash_and_size(tmp_path):
     path = write(tmp_path, extra=b"12345")
     files = read_manifest(path)["files"]
-    assert set(files) == {*REQUIRED, "extra"}
+    assert set(files) == {*REQUIRED, PORTFOLIO, "extra"}
     assert files["extra"] == {"sha256": hashlib.sha256(b"12345").hexdigest(), "bytes": 5}
     assert sorted(child.name for child in path.iterdir()) == sorted([*files, "manifest.json"])
 

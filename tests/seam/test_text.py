@@ -63,9 +63,34 @@ def test_a_candidate_is_prompt_and_response_between_the_special_pieces(encoder):
     assert encoder.candidates(words(1, 2), [words(3, 4, 5)]) == [Encoded((CLS, *ids(1, 2), SEP, *ids(3, 4, 5), SEP), 4, 7)]
 
 
-def test_a_long_prompt_keeps_its_end(encoder):
-    (row,) = encoder.candidates(words(*range(8)), [words(30)])
-    assert row == Encoded((CLS, *ids(3, 4, 5, 6, 7), SEP, *ids(30), SEP), 7, 8, dropped_prompt_tokens=3)
+def test_a_long_prompt_keeps_its_end_and_all_the_room_that_a_short_response_leaves(encoder):
+    # 16 tokens less prefix, middle, suffix and one of the response leave 12 for the prompt.
+    (row,) = encoder.candidates(words(*range(14)), [words(30)])
+    assert row == Encoded((CLS, *ids(*range(2, 14)), SEP, *ids(30), SEP), 14, 15, dropped_prompt_tokens=2)
+    (row,) = encoder.candidates(words(*range(12)), [words(30)])
+    assert (len(row), row.dropped_tokens) == (TEMPLATE.max_tokens, 0)
+
+
+def test_of_a_long_prompt_and_a_long_response_each_keeps_its_share(encoder):
+    (row,) = encoder.candidates(words(*range(14)), [words(*range(20))])
+    assert row == Encoded((CLS, *ids(*range(9, 14)), SEP, *ids(*range(8)), SEP), 7, 15, 9, 12)
+    assert row.dropped_tokens == 21
+
+
+def test_a_text_of_which_the_tokenizer_knows_nothing_says_so(encoder):
+    (row,) = encoder.candidates("w1 who", ["what w2 w3", "w4"])[:1]
+    assert (row.unknown_prompt_tokens, row.unknown_response_tokens) == (1, 1)
+    assert encoder.prompt("who knows w1").unknown_prompt_tokens == 2
+    # Only what is read counts: the start of this prompt was cut.
+    assert encoder.prompt("who " + words(*range(20))).unknown_prompt_tokens == 0
+    bytewise = TextEncoder(byte_tokenizer(), ROOMY)
+    assert bytewise.candidates("Ω 🥞", ["aaaa"])[0].unknown_response_tokens == 0
+
+
+def test_the_unknown_token_of_a_unigram_model_is_found_in_its_file():
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -2.0)], unk_id=0))
+    encoder = TextEncoder(tokenizer, TextTemplate((), (1,), (), (1,), 8, 2, 2))
+    assert encoder.candidates("a", ["abz"])[0].unknown_response_tokens == 1
 
 
 def test_a_long_response_loses_its_end_and_the_loss_is_counted(encoder):
@@ -153,7 +178,7 @@ def test_a_text_that_spells_a_special_piece_is_plain_text(encoder):
     # "[", "SEP" and "]" are three unknown words; as a special token they would end the response within itself.
     (row,) = encoder.candidates("w1 [SEP]", ["w2 [SEP] w3 [CLS]"])
     spelled = (UNK, UNK, UNK)
-    assert row == Encoded((CLS, *ids(1), *spelled, SEP, *ids(2), *spelled, *ids(3), *spelled, SEP), 6, 14)
+    assert row == Encoded((CLS, *ids(1), *spelled, SEP, *ids(2), *spelled, *ids(3), *spelled, SEP), 6, 14, 0, 0, 3, 6)
     assert encoder.prompt("[SEP]").input_ids == (CLS, *spelled, SEP)
 
 

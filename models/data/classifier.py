@@ -1,0 +1,107 @@
+"""A trained reward model or classifier as a trunk: everything up to its final linear layer, whose weights become the heads.
+
+The vector of a text is what that layer reads: for a decoder the state of the last token, for an encoder whatever its pooler and
+classification head make of the first. Both are found by asking the model itself, so that no architecture has to be known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from attune.models.data.templates import TemplateKind, TextLimits
+from attune.models.data.trunk import Trunk, TrunkUnavailable, fast_tokenizer, last_states, make_template, open_model, with_length
+from attune.models.seam.text import TextTemplate
+
+
+class ClassifierTrunk(Trunk):
+    """A sequence classifier without its final layer.
+
+    Attributes:
+        final: that layer, `[D] -> [labels]`.
+        labels: names of its outputs, in order.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, template: TextTemplate, name: str, source: str) -> None:
+        super().__init__(model, tokenizer, template, name, (), "classifier", source)
+        config: Any = model.config
+        self.final = final_layer(model, int(config.num_labels))
+        self.labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+        self.width = self.final.in_features + 1
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Returns what the final layer reads, and the log of the length, `[N, D + 1]` float32."""
+        with _input_of(self.final) as seen:
+            self.model(input_ids=input_ids, attention_mask=attention_mask)
+        read = seen[0].float()
+        return with_length(last_states(read, attention_mask) if read.dim() == 3 else read, pool_mask)
+
+
+def final_layer(model: nn.Module, labels: int) -> nn.Linear:
+    """Returns the last linear layer of a classifier.
+
+    Raises:
+        TrunkUnavailable: it has none that gives as many numbers as there are labels.
+    """
+    found = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == labels]
+    if not found:
+        raise TrunkUnavailable(f"{type(model).__name__} does not end in a linear layer with {labels} outputs")
+    return found[-1]
+
+
+def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "auto", limits: TextLimits | None = None) -> ClassifierTrunk:
+    """Returns the classifier at a folder or hub id as a trunk; code that comes with it is never run.
+
+    Raises:
+        TrunkUnavailable: nothing is there, it is no sequence classifier with a trained head, or its tokenizer cannot be used.
+        ValueError: the limits leave no room.
+    """
+    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - 1.6 s that `--help` need not pay
+
+    location, config, tokenizer = open_model(source)
+    try:
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise TrunkUnavailable(f"reward model {source!r} could not be loaded: {error}") from error
+    untrained = sorted({*told["missing_keys"], *map(str, told["mismatched_keys"])})
+    if untrained:
+        raise TrunkUnavailable(
+            f"{source!r} has no trained head for texts: {', '.join(untrained[:4])}{' …' if untrained[4:] else ''} would be random; "
+            "a model without a head is a trunk, on which heads are trained"
+        )
+    lost = sorted(told["unexpected_keys"])
+    if lost:
+        raise TrunkUnavailable(
+            f"{source!r} has weights that {type(model).__name__} does not use: {', '.join(lost[:4])}{' …' if lost[4:] else ''}; "
+            "its answers would be another model's"
+        )
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    if model.config.get_text_config().pad_token_id is None:
+        # Its own pooling asks for one before it pads nothing; ours reads the mask.
+        model.config.get_text_config().pad_token_id = model.config.pad_token_id = 0
+    made = make_template(source, tokenizer, config, model, template, limits)
+    return ClassifierTrunk(model, fast_tokenizer(tokenizer), made, Path(source).name, source)
+
+
+@contextlib.contextmanager
+def _input_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what a layer is given while the context is open."""
+    seen: list[Tensor] = []
+
+    def collect(_layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0])
+
+    handle = layer.register_forward_pre_hook(collect)
+    try:
+        yield seen
+    finally:
+        handle.remove()

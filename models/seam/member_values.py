@@ -1,0 +1,105 @@
+"""`values.npz`: what each member is worth for a given prompt, a linear head a member and family on the prompt's pooled vector.
+
+The vector is the scorer graph's output `POOLED` of the prompt's row; the heads are numpy, so that a member is added, renamed or left out
+without a graph, an export or torch. `M` members, `K` heads of a family, `D` size of the vector. The means over prompts are not here:
+`portfolio.json` has them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.seam.arrays import expect_finite, expect_shape
+
+Array = NDArray[np.float64]
+
+POOLED = "pooled"
+"""Output of the scorer graph that value heads read: the row's pooled vector `[D]`."""
+
+_MEMBERS = "members"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueHeads:
+    """One family's value heads, `weight` `[M, K, D]` and `bias` `[M, K]`, in the order of the members.
+
+    Raises:
+        ValueError: the shapes do not agree, or a number is not finite.
+    """
+
+    weight: Array
+    bias: Array
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 3:
+            raise ValueError(f"weight is {self.weight.shape}; (members, heads, vector) was expected")
+        expect_shape("bias", self.bias, self.weight.shape[:2])
+        expect_finite(weight=self.weight, bias=self.bias)
+
+    def at(self, vector: NDArray[np.float32]) -> Array:
+        """Returns the predicted rewards `[M, K]` of the members for a prompt with this pooled vector `[D]`.
+
+        Raises:
+            ValueError: the vector is of another size.
+        """
+        exact = np.asarray(vector, dtype=np.float64)
+        expect_shape(POOLED, exact, self.weight.shape[2:])
+        predicted: Array = self.weight @ exact + self.bias
+        return predicted
+
+    def of(self, chosen: Sequence[int | None]) -> ValueHeads:
+        """Returns the heads of these members by index; None is one of whom nothing is known, who gets the mean of all."""
+        rest = (self.weight.mean(axis=0), self.bias.mean(axis=0)) if len(self.weight) else None
+        if rest is None:
+            return ValueHeads(np.zeros((len(chosen), *self.weight.shape[1:])), np.zeros((len(chosen), *self.bias.shape[1:])))
+        parts = [rest if index is None else (self.weight[index], self.bias[index]) for index in chosen]
+        weight = np.array([part[0] for part in parts]).reshape(-1, *self.weight.shape[1:])
+        return ValueHeads(weight, np.array([part[1] for part in parts]).reshape(-1, *self.bias.shape[1:]))
+
+
+def write_values(members: Sequence[str], heads: Mapping[str, ValueHeads]) -> bytes:
+    """Returns the contents of `values.npz`, float32; equal heads give equal bytes.
+
+    Raises:
+        ValueError: a family's heads are not of these members.
+    """
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for family, head in heads.items():
+        expect_shape(f"bias of {family}", head.bias, (len(members), head.bias.shape[1]))
+        arrays |= {f"{family}/weight": head.weight.astype(np.float32), f"{family}/bias": head.bias.astype(np.float32)}
+    names = np.frombuffer(json.dumps(list(members)).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{_MEMBERS: names}, **{name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
+    return buffer.getvalue()
+
+
+def read_values(content: bytes) -> tuple[tuple[str, ...], dict[str, ValueHeads]]:
+    """Returns the members' names and every family's heads, as `write_values` wrote them.
+
+    Raises:
+        ValueError: the file is damaged, or its arrays do not fit each other; the message names it and the family.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            members = tuple(map(str, json.loads(arrays[_MEMBERS].tobytes())))
+            stored = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files if name != _MEMBERS}
+    except (AttributeError, KeyError, OSError, EOFError, TypeError, ValueError, struct.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"values.npz cannot be read: {error}") from error
+    heads: dict[str, ValueHeads] = {}
+    for family in sorted({name.rsplit("/", 1)[0] for name in stored}):
+        try:
+            heads[family] = ValueHeads(stored[f"{family}/weight"], stored[f"{family}/bias"])
+            expect_shape("bias", heads[family].bias, (len(members), heads[family].bias.shape[1]))
+        except KeyError as error:
+            raise ValueError(f"values.npz: family {family!r} lacks {error}") from error
+        except ValueError as error:
+            raise ValueError(f"values.npz: family {family!r}: {error}") from error
+    return members, heads
