@@ -137,6 +137,14 @@ class UnknownEvent(NotFound):
     title = "Unknown event"
 
 
+class ExpiredEvent(UnknownEvent):
+    """The comparison was learned and its log entry has gone, so that it cannot be taken back any more; its id stays used."""
+
+    status = 410
+    code = "expired-event"
+    title = "Expired event"
+
+
 class UnknownMember(NotFound):
     """The portfolio has no member of this name; the detail lists those it has."""
 
@@ -209,6 +217,14 @@ class NoMembers(CallerError):
     status = 409
     code = "no-members"
     title = "No members"
+
+
+class UserDeleted(CallerError):
+    """The user was deleted after this request, or the first sending of its event, began; nothing was kept."""
+
+    status = 409
+    code = "user-deleted"
+    title = "User deleted"
 
 
 class BundleRefused(CallerError):

@@ -1,17 +1,16 @@
-"""Everything that Redis keeps of a user, read in pages of bounded size through one reading function.
+"""Everything that Redis keeps of a user, read in pages of bounded size through two reading functions.
 
 Sums come first, then the log from its oldest entry, what was replayed of it, the member that served last, and decisions. Each page is one
-round trip. What is added while an export runs may or may not be in it; nothing that was there before is missed.
+round trip. What is added while an export runs may or may not be in it; nothing that was there before is missed, unless it left the log.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
-import numpy as np
-
+from attune.service.state.codec import CHECK_BYTES, unpack_entry, unpack_vector
 from attune.service.state.keys import DECISION, LAST, SUM, UserKey, WrongUser, unseal
 from attune.service.state.records import (
     Exported,
@@ -22,30 +21,38 @@ from attune.service.state.records import (
     StoredSum,
     TakenBack,
     UserSum,
-    Vector,
 )
 
 Read = Callable[..., Awaitable[Any]]
+ReadLog = Callable[[UserKey, int, int], Awaitable[list[Any]]]
+Logged = LoggedComparison | TakenBack
 
 PAGE = 100
 
 
-async def pages(key: UserKey, read: Read) -> AsyncGenerator[Exported]:
+async def pages(key: UserKey, read: Read, read_log: ReadLog) -> AsyncGenerator[Exported]:
     """Yields what is kept of the user.
 
     Args:
         key: the user.
         read: sends one reading command to Redis and returns its reply.
+        read_log: runs the script of this name for a user, the number of the first entry and how many.
 
     Raises:
         WrongUser: a reply held a record of somebody else.
+        ValueError: a record is damaged.
     """
-    async for stored in _sums(key, read):
-        yield stored
-    async for entry in _log(key, read):
-        yield entry
-    async for replayed in _replayed(key, read):
-        yield replayed
+    bases = await bases_of(key, read)
+    for basis in sorted(bases):
+        record = await read("GET", key.sum(basis))
+        if record is not None:
+            yield StoredSum(basis, UserSum.from_record(unseal(SUM, key, record)))
+    async for entries in log_pages(key, read_log):
+        for _, entry in entries:
+            yield entry
+    for basis in bases:
+        async for replayed in _replayed(key, basis, read, read_log):
+            yield replayed
     last = await read("GET", key.last)
     if last is not None:
         yield LastMember(unseal(LAST, key, last).decode("utf-8"))
@@ -53,76 +60,79 @@ async def pages(key: UserKey, read: Read) -> AsyncGenerator[Exported]:
         yield decision
 
 
-async def log_without(key: UserKey, basis: str, read: Read) -> AsyncGenerator[LoggedComparison]:
+async def log_without(key: UserKey, basis: str, read: Read, read_log: ReadLog) -> AsyncGenerator[LoggedComparison]:
     """Yields the comparisons of the log that were neither learned nor replayed under `basis`, oldest first.
 
     Raises:
         WrongUser: a reply held an entry of somebody else.
+        ValueError: an entry is damaged.
     """
-    async for entries in _log_pages(key, read):
-        other = [entry for entry in entries if isinstance(entry, LoggedComparison) and entry.basis != basis]
-        if other:
-            held = await read("HMGET", key.replayed(basis), *(entry.event_id for entry in other))
-            for entry, vector in zip(other, held, strict=True):
-                if vector is None:
-                    yield entry
+    async for entries in log_pages(key, read_log):
+        other = [(number, entry) for number, entry in entries if isinstance(entry, LoggedComparison) and entry.basis != basis]
+        held = await replayed_under(key, basis, [number for number, _ in other], read)
+        for (_, entry), vector in zip(other, held, strict=True):
+            if vector is None:
+                yield entry
 
 
-async def _sums(key: UserKey, read: Read) -> AsyncGenerator[StoredSum]:
-    cursor: Any = 0
-    seen: set[bytes] = set()
+async def bases_of(key: UserKey, read: Read) -> list[str]:
+    """Returns the bases under which something of a user is kept, in the order in which they came."""
+    names: bytes = await read("HGET", key.events, "\x02") or b""
+    return [name for name in names.decode("ascii").split(",") if name]
+
+
+async def log_pages(key: UserKey, read_log: ReadLog) -> AsyncGenerator[list[tuple[int, Logged]]]:
+    """Yields the user's log, some entries with their numbers at a time, oldest first.
+
+    Raises:
+        WrongUser: a reply held an entry of somebody else.
+        ValueError: an entry is damaged.
+    """
+    number = 1
     while True:
-        cursor, fields = await read("HSCAN", key.events, cursor, "MATCH", "\x01*", "COUNT", 10 * PAGE)
-        for field in sorted(set(fields) - seen):
-            seen.add(field)
-            basis = field[1:].decode("ascii")
-            record = await read("GET", key.sum(basis))
-            if record is not None:
-                yield StoredSum(basis, UserSum.unpack(unseal(SUM, key, record)))
-        if not int(cursor):
+        first, names, *entries = await read_log(key, number, PAGE)
+        if not entries:
             return
+        bases = names.decode("ascii").split(",")
+        yield [(first + at, read_entry(key, bases, entry)) for at, entry in enumerate(entries)]
+        number = first + len(entries)
 
 
-async def _log(key: UserKey, read: Read) -> AsyncGenerator[LoggedComparison | TakenBack]:
-    async for entries in _log_pages(key, read):
-        for entry in entries:
-            yield entry
+def read_entry(key: UserKey, bases: Sequence[str], packed: bytes) -> Logged:
+    """Returns what an entry of the user's log says.
 
-
-async def _log_pages(key: UserKey, read: Read) -> AsyncGenerator[list[LoggedComparison | TakenBack]]:
-    start: bytes = b"-"
-    while entries := await read("XRANGE", key.log, start, "+", "COUNT", PAGE):
-        yield [_entry(key, fields) for _, fields in entries]
-        start = b"(" + entries[-1][0]
-
-
-def _entry(key: UserKey, fields: dict[bytes, bytes]) -> LoggedComparison | TakenBack:
-    if fields[b"tag"] != key.raw_tag:
+    Raises:
+        WrongUser: it is of somebody else.
+        ValueError: it is damaged.
+    """
+    entry = unpack_entry(packed)
+    if entry.check != key.raw_tag[:CHECK_BYTES]:
         raise WrongUser("asked for entries of a user's log, got those of another")
-    event_id = fields[b"event"].decode("utf-8")
-    if fields[b"kind"] == b"x":
-        return TakenBack(event_id)
-    return LoggedComparison(event_id, fields[b"basis"].decode("ascii"), *_vector(fields[b"vector"]), fields[b"payload"])
+    if entry.vector is None:
+        return TakenBack(entry.event_id)
+    if entry.basis >= len(bases):
+        raise ValueError(f"a log entry names basis {entry.basis} of {len(bases)}")
+    vector = entry.vector
+    return LoggedComparison(entry.event_id, bases[entry.basis], vector.epoch, vector.observed_s, vector.evidence, entry.payload)
 
 
-def _vector(packed: bytes) -> tuple[int, float, Vector]:
-    epoch, observed_s = struct.unpack_from("<2d", packed)
-    return int(epoch), observed_s, np.frombuffer(packed, dtype="<f8", offset=16).astype(np.float64)
+async def replayed_under(key: UserKey, basis: str, numbers: Sequence[int], read: Read) -> list[bytes | None]:
+    """Returns what was replayed under a basis of the log entries with these numbers, packed; None of those of which nothing was."""
+    if not numbers:
+        return []
+    held: list[bytes | None] = await read("HMGET", key.replayed(basis), *(struct.pack("<I", number) for number in numbers))
+    return held
 
 
-async def _replayed(key: UserKey, read: Read) -> AsyncGenerator[ReplayedEvidence]:
-    bases: bytes = await read("HGET", key.events, "\x02") or b""
-    for basis in bases.decode("ascii").split(","):
-        cursor: Any = 0
-        seen: set[bytes] = set()
-        while basis:
-            cursor, fields = await read("HSCAN", key.replayed(basis), cursor, "COUNT", PAGE)
-            for event, packed in fields.items():
-                if event not in seen:
-                    seen.add(event)
-                    yield ReplayedEvidence(event.decode("utf-8"), basis, *_vector(packed))
-            if not int(cursor):
-                break
+async def _replayed(key: UserKey, basis: str, read: Read, read_log: ReadLog) -> AsyncGenerator[ReplayedEvidence]:
+    if not await read("EXISTS", key.replayed(basis)):
+        return
+    async for entries in log_pages(key, read_log):
+        held = await replayed_under(key, basis, [number for number, _ in entries], read)
+        for (_, entry), packed in zip(entries, held, strict=True):
+            if packed is not None:
+                vector, _ = unpack_vector(packed)
+                yield ReplayedEvidence(entry.event_id, basis, vector.epoch, vector.observed_s, vector.evidence)
 
 
 async def _decisions(key: UserKey, read: Read) -> AsyncGenerator[StoredDecision]:

@@ -1,13 +1,15 @@
 """Names of the keys in Redis, and the seal that every record of a user carries.
 
     {t:<tenant>:u:<tag>}:sum:<basis>       string   the sum of evidence under one basis
-    {t:<tenant>:u:<tag>}:events            hash     event id -> digest and log entry; also the names of the bases
-    {t:<tenant>:u:<tag>}:log               stream   the comparisons, oldest first
-    {t:<tenant>:u:<tag>}:replayed:<basis>  hash     event id -> what a replay added under this basis
+    {t:<tenant>:u:<tag>}:events            hash     hash of an event id -> digest and place in the log; also the names of the bases
+    {t:<tenant>:u:<tag>}:log               list     the comparisons, oldest first
+    {t:<tenant>:u:<tag>}:replayed:<basis>  hash     number of a log entry -> what a replay added under this basis
     {t:<tenant>:u:<tag>}:decision:<id>     string   one decision record
     {t:<tenant>:u:<tag>}:decisions         zset     decision id -> time at which its pointer expires, ms
     {t:<tenant>:u:<tag>}:last              string   the member that served last, where the deployment asks for it
     {t:<tenant>:u:<tag>}:deleting          zset     decision ids whose pointers a deletion has yet to remove
+    {t:<tenant>:u:<tag>}:deleted           string   for a while after a deletion: a random era
+    {t:<tenant>:u:<tag>}:refused           set      as long: hashes of the event ids that were deleted
     {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user
     {t:<tenant>:m}:sum:<basis>             hash     member -> what is known of it, from all users together
     {t:<tenant>:m}:events:<basis>          hash     event id -> nothing: what was added to members once
@@ -24,10 +26,11 @@ import re
 from dataclasses import dataclass
 
 TAG_BYTES = 16
+ERA_BYTES = 8
 MAX_NAME_CHARS = 64
 
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}")
-_LOG = re.compile(rf"\{{t:([A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}):u:([A-Za-z0-9_-]{{22}})\}}:log")
+_OWNED = re.compile(rf"\{{t:([A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}):u:([A-Za-z0-9_-]{{22}})\}}:([a-z]+)")
 _TAG = re.compile(r"[A-Za-z0-9_-]{22}")
 
 SUM, DECISION, POINTER, LAST = b"S", b"D", b"P", b"L"
@@ -127,6 +130,14 @@ class UserKey:
     def deleting(self) -> str:
         return f"{self.base}:deleting"
 
+    @property
+    def deleted(self) -> str:
+        return f"{self.base}:deleted"
+
+    @property
+    def refused(self) -> str:
+        return f"{self.base}:refused"
+
     def sum(self, basis: str) -> str:
         return self.sum_prefix + checked_name("basis", basis)
 
@@ -147,15 +158,15 @@ def member_events_key(tenant: str, basis: str) -> str:
     return f"{{t:{checked_name('tenant', tenant)}:m}}:events:{checked_name('basis', basis)}"
 
 
-def log_pattern(tenant: str | None) -> str:
-    """Returns the pattern that the logs of all users match, or of one tenant's."""
-    return f"{{t:{'*' if tenant is None else checked_name('tenant', tenant)}:u:*}}:log"
+def user_pattern(tenant: str | None, kind: str) -> str:
+    """Returns the pattern that one key of every user matches, or of those of one tenant; `kind` is what follows the hash tag."""
+    return f"{{t:{'*' if tenant is None else checked_name('tenant', tenant)}:u:*}}:{kind}"
 
 
-def owner_of_log(name: str) -> UserKey | None:
-    """Returns the user whose log has this name; None if it is no such name."""
-    found = _LOG.fullmatch(name)
-    return UserKey(found[1], found[2]) if found else None
+def owner_of(name: str, kind: str) -> UserKey | None:
+    """Returns the user whose key of this kind has this name; None if it is no such name."""
+    found = _OWNED.fullmatch(name)
+    return UserKey(found[1], found[2]) if found and found[3] == kind else None
 
 
 def pointer_key(tenant: str, decision_id: str) -> str:

@@ -1,7 +1,8 @@
 """The records of a user: the sum, a comparison on its way in, and what an export gives out.
 
-A sum travels as little-endian doubles, so that Lua, Python and the append-only file hold the same bits. What an entry of the evidence
-means is not known here; scaling, forgetting and quantisation happen before.
+A sum is stored as whole steps of 2**-24 where it is on that grid and as doubles where it is not, so that Lua, Python and the append-only
+file hold the same numbers to the bit. What an entry of the evidence means is not known here; scaling, forgetting and quantisation happen
+before.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from attune.service.state.keys import checked_name
 Vector = NDArray[np.float64]
 
 HEADER_DOUBLES = 4
+DOUBLE_BYTES = 8
+MAX_STEP_BYTES = 6
+STEPS_OF_ONE = 2.0**24
 DIGEST_BYTES = 16
 MAX_EVIDENCE_DOUBLES = 2048
 MAX_EVENT_ID_BYTES = 256
@@ -59,6 +63,24 @@ class UserSum:
         evidence = np.frombuffer(packed, dtype="<f8", offset=8 * HEADER_DOUBLES).astype(np.float64)
         return cls(int(count), int(epoch), first_seen_s, last_seen_s, evidence)
 
+    @classmethod
+    def from_record(cls, record: bytes) -> UserSum:
+        """Returns the sum that is stored in `record`, behind its seal; see `scripts/sum_records.lua`.
+
+        Raises:
+            ValueError: the bytes are not such a record.
+        """
+        width, size = record[0] if record else 0, len(record) - 1 - 8 * HEADER_DOUBLES
+        if width == DOUBLE_BYTES:
+            return cls.unpack(record[1:])
+        if size <= 0 or not 1 <= width <= MAX_STEP_BYTES or size % width:
+            raise ValueError(f"a sum of {len(record)} bytes with numbers of {width} bytes each is none")
+        # Whole steps of the grid, little-endian: they become the upper bytes of 64-bit integers, which carries their sign.
+        steps = np.zeros((size // width, DOUBLE_BYTES), dtype=np.uint8)
+        steps[:, DOUBLE_BYTES - width :] = np.frombuffer(record, dtype=np.uint8, offset=len(record) - size).reshape(-1, width)
+        evidence = (steps.view("<i8").reshape(-1) >> (8 * (DOUBLE_BYTES - width))) / STEPS_OF_ONE
+        return cls.unpack(record[1 : len(record) - size] + evidence.astype("<f8").tobytes())
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -98,8 +120,13 @@ class Comparison:
             raise ValueError(f"epoch {self.epoch} or observed_s {self.observed_s} is out of range")
 
     def packed(self) -> bytes:
-        """Returns epoch, time and evidence as little-endian doubles; -0.0 becomes 0.0, so that a sum's bits do not depend on order."""
-        return struct.pack("<2d", float(self.epoch), float(self.observed_s)) + (self.evidence.astype("<f8") + 0.0).tobytes()
+        """Returns what scripts add: see `packed_doubles`."""
+        return packed_doubles(self.epoch, self.observed_s, self.evidence)
+
+
+def packed_doubles(epoch: int, observed_s: float, evidence: Vector) -> bytes:
+    """Returns epoch, time and evidence as little-endian doubles; -0.0 becomes 0.0, so that a sum's bits do not depend on order."""
+    return struct.pack("<2d", float(epoch), float(observed_s)) + (evidence.astype("<f8") + 0.0).tobytes()
 
 
 def checked_event_id(event_id: str) -> str:
@@ -130,10 +157,14 @@ def is_event_id(event_id: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class KnownEvent:
-    """An event that was applied: the digest of its body, and whether it was taken back since."""
+    """An event that was applied: the first eight bytes of its body's digest, and whether it was taken back since."""
 
     digest: bytes
     taken_back: bool
+
+    def is_of(self, digest: bytes) -> bool:
+        """Returns whether the event had a body with this digest."""
+        return digest.startswith(self.digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,41 +8,39 @@ betrays it and nobody gets it. Nothing here knows what evidence means.
 
 from __future__ import annotations
 
-import re
 import secrets
+import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import structlog
-
-from attune.service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision, UnknownEvent
+from attune.service.errors import EventConflict, ExpiredCandidate, UnknownDecision, UserDeleted
+from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, event_digest, new_token, pack_event_id, pack_vector
 from attune.service.state.export import log_without, pages
 from attune.service.state.keys import (
     DECISION,
+    ERA_BYTES,
     LAST,
     SUM,
     UserKey,
     WrongUser,
     is_name,
-    log_pattern,
-    owner_of_log,
     pack_pointer,
     pointer_key,
     seal_of,
     unpack_pointer,
-    unseal,
 )
+from attune.service.state.listing import ListedUsers, list_users, users_with_a_log
 from attune.service.state.member_sums import MemberSum, MemberSums, Vector
-from attune.service.state.records import DIGEST_BYTES, Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
-from attune.service.state.scripts import ADD_COMPARISON, DELETE_USER, REPLAY_COMPARISON, TAKE_BACK, WRITE_DECISION
-from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UsersPage
+from attune.service.state.reads import Reads
+from attune.service.state.records import Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
+from attune.service.state.replies import Replies
+from attune.service.state.scripts import ADD_COMPARISON, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
+from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UserRead, UsersPage
+from attune.service.state.taking_back import take_back
 from attune.service.state.wire import Wire
 
-_log = structlog.get_logger(__name__)
 _POINTERS_AT_ONCE = 500
-_KEYS_AT_ONCE = 256
-_CURSOR = re.compile(r"([0-9]{1,9}):([0-9]{1,20})")
-TOKEN_BYTES = 8
+_TAKEN_BACK = 0x80000000
 
 
 def unobserved(operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT001 - an `Observe`
@@ -71,35 +69,44 @@ class RedisStore:
     ) -> None:
         self._wire = Wire(url, max_connections=max_connections, timeout_s=timeout_s, observe=observe)
         self._limits = limits
-        self._observe = observe
+        self._reads = Reads(self._wire)
+        self._replies = Replies(self._wire.where, observe)
         self._members = MemberSums(self._wire, limits.user_ttl_s)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
-        record = await self._wire.run("read_user", lambda: self._wire.command("GET", key.sum(basis)))
-        return self._sum(key, record)
-
-    async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
-        total, last = await self._wire.run("read_for_routing", lambda: self._wire.command("MGET", key.sum(basis), key.last))
-        return self._sum(key, total), None if last is None else self._unseal(LAST, key, last).decode("utf-8")
-
-    async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
-        ids = [decision_id for decision_id in dict.fromkeys(decision_ids) if is_name(decision_id)]
-        names = [key.sum(basis), *(key.decision(decision_id) for decision_id in ids)]
-        records = await self._wire.run("read_for_feedback", lambda: self._wire.command("MGET", *names))
-        decisions = {
-            decision_id: self._unseal(DECISION, key, record)
-            for decision_id, record in zip(ids, records[1:], strict=True)
+    async def read(self, key: UserKey, basis: str, *, decisions: Sequence[str] = (), last: bool = False) -> UserRead:
+        ids = [decision_id for decision_id in dict.fromkeys(decisions) if is_name(decision_id)]
+        names = [key.sum(basis), key.deleted, *([key.last] if last else []), *(key.decision(decision_id) for decision_id in ids)]
+        total, era, *rest = await self._reads.get(names)
+        member = rest.pop(0) if last else None
+        records = {
+            decision_id: self._replies.unseal(DECISION, key, record)
+            for decision_id, record in zip(ids, rest, strict=True)
             if record is not None
         }
-        return self._sum(key, records[0]), decisions
+        served = None if member is None else self._replies.unseal(LAST, key, member).decode("utf-8")
+        return UserRead(self._replies.sum(key, total), era or b"", records, served)
+
+    async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
+        return (await self.read(key, basis)).sum
+
+    async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
+        found = await self.read(key, basis, last=True)
+        return found.sum, found.last
+
+    async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
+        found = await self.read(key, basis, decisions=decision_ids)
+        return found.sum, found.decisions
 
     async def find_event(self, key: UserKey, event_id: str) -> KnownEvent | None:
         if not is_event_id(event_id):
             return None
-        value = await self._wire.run("find_event", lambda: self._wire.command("HGET", key.events, event_id))
-        return None if value is None else KnownEvent(value[:DIGEST_BYTES], value[DIGEST_BYTES + TOKEN_BYTES :] == b"x")
+        value = await self._wire.run("find_event", lambda: self._wire.command("HGET", key.events, event_digest(event_id)))
+        if value is None:
+            return None
+        (place,) = struct.unpack_from("<I", value, BODY_DIGEST_BYTES)
+        return KnownEvent(value[:BODY_DIGEST_BYTES], place >= _TAKEN_BACK)
 
     async def read_decision(self, tenant: str, decision_id: str) -> tuple[str, bytes]:
         key = await self._owner("read_decision", tenant, decision_id)
@@ -108,7 +115,7 @@ class RedisStore:
         record = await self._wire.run("read_decision", lambda: self._wire.command("GET", key.decision(decision_id)))
         if record is None:
             raise ExpiredCandidate(f"the record of decision {decision_id} has expired")
-        return key.tag, self._unseal(DECISION, key, record)
+        return key.tag, self._replies.unseal(DECISION, key, record)
 
     async def locate_decision(self, key: UserKey, decision_id: str) -> DecisionPlace:
         owner = await self._owner("locate_decision", key.tenant, decision_id)
@@ -128,20 +135,20 @@ class RedisStore:
         try:
             return unpack_pointer(tenant, decision_id, pointer)
         except WrongUser as error:
-            raise self._wrong_user(error) from error
+            raise self._replies.wrong_user(error) from error
 
     async def export(self, key: UserKey) -> AsyncIterator[Exported]:
         async def read(*command: Any) -> Any:
             return await self._wire.run("export", lambda: self._wire.command(*command))
 
-        source = pages(key, read)
+        source = pages(key, read, self._read_log)
         try:
             async for exported in source:
                 yield exported
         except WrongUser as error:
-            raise self._wrong_user(error) from error
+            raise self._replies.wrong_user(error) from error
         except ValueError as error:
-            raise self._damaged(error) from error
+            raise self._replies.damaged(error) from error
         finally:
             await source.aclose()
 
@@ -149,75 +156,100 @@ class RedisStore:
         async def read(*command: Any) -> Any:
             return await self._wire.run("to_replay", lambda: self._wire.command(*command))
 
-        source = log_without(key, basis, read)
+        source = log_without(key, basis, read, self._read_log)
         try:
             async for logged in source:
                 yield logged
         except WrongUser as error:
-            raise self._wrong_user(error) from error
+            raise self._replies.wrong_user(error) from error
         finally:
             await source.aclose()
 
+    async def _read_log(self, key: UserKey, number: int, count: int) -> list[Any]:
+        keys, arguments = [key.events, key.log], [number, count]
+        return await self._wire.run("read_log", lambda: self._wire.script(READ_LOG, keys, arguments))
+
     async def users(self, tenant: str | None, cursor: str = "") -> UsersPage:
-        place = _CURSOR.fullmatch(cursor or "0:0")
-        if place is None:
-            raise ValueError(f"{cursor[:64]!r} is not a cursor of this store")
-        at = (int(place[1]), int(place[2]))
-        names, following = await self._wire.run("users", lambda: self._wire.scan(log_pattern(tenant), at, _KEYS_AT_ONCE))
-        owners = dict.fromkeys(owner_of_log(name.decode("utf-8", "replace")) for name in names)
-        return UsersPage(tuple(owner for owner in owners if owner), None if following is None else f"{following[0]}:{following[1]}")
+        found, following = await users_with_a_log(self._wire, tenant, cursor)
+        return UsersPage(found, following)
+
+    async def list_users(self, tenant: str, basis: str, after: str = "", limit: int = 100) -> ListedUsers:
+        return await list_users(self._wire, self._replies, tenant, basis, after, limit)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float, served: str | None = None) -> None:
+    async def write_decision(
+        self,
+        key: UserKey,
+        decision_id: str,
+        record: bytes,
+        ttl_s: float,
+        served: str | None = None,
+        *,
+        update: bool = False,
+        era: bytes | None = None,
+    ) -> bool:
         self._limits.check_decision(record, ttl_s)
         ttl_ms = round(1000 * ttl_s)
         last = b"" if served is None else seal_of(LAST, key) + served.encode("utf-8")
-        keys = [key.decision(decision_id), key.decisions, key.last]
+        keys = [key.decision(decision_id), key.decisions, key.last, key.deleted]
         arguments = [seal_of(DECISION, key) + record, decision_id, ttl_ms, self._limits.max_decisions, key.decision_prefix, last]
+        arguments += ["XX" if update else "", _asked(era)]
         pointer, value = pointer_key(key.tenant, decision_id), pack_pointer(key, decision_id)
         clustered = self._wire.clustered
 
         async def write() -> list[bytes]:
-            if clustered:
+            if not clustered:
+                return await self._wire.script(WRITE_DECISION, [*keys, pointer], [*arguments, value])
+            if not update:
                 await self._wire.command("SET", pointer, value, "PX", 2 * ttl_ms)
-                return await self._wire.script(WRITE_DECISION, keys, arguments)
-            return await self._wire.script(WRITE_DECISION, [*keys, pointer], [*arguments, value])
+            outcome = await self._wire.script(WRITE_DECISION, keys, arguments)
+            if outcome[0] == b"deleted":
+                await self._wire.command("UNLINK", pointer)
+            return outcome
 
-        over = await self._wire.run("write_decision", write)
+        outcome, *over = await self._wire.run("write_decision", write)
         if over:
             await self._wire.run("trim_decisions", lambda: self._drop_pointers(key, key.decisions, over))
+        return outcome == b"kept"
 
-    async def add_comparison(self, key: UserKey, comparison: Comparison) -> Added:
+    async def add_comparison(self, key: UserKey, comparison: Comparison, *, era: bytes | None = None) -> Added:
         self._limits.check_payload(comparison.payload)
-        keys = [key.sum(comparison.basis), key.events, key.log]
+        keys = [key.sum(comparison.basis), key.events, key.log, key.deleted, key.refused]
+        packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence)
         arguments = [
             seal_of(SUM, key),
-            comparison.event_id,
-            comparison.digest,
+            event_digest(comparison.event_id),
+            comparison.digest[:BODY_DIGEST_BYTES],
             comparison.basis,
             comparison.packed(),
-            comparison.payload,
+            pack_event_id(comparison.event_id) + packed + comparison.payload,
             self._limits.max_log,
             self._user_ttl_ms,
-            secrets.token_bytes(TOKEN_BYTES),
+            new_token(secrets.token_bytes(TOKEN_BYTES)),
             key.replayed_prefix,
+            _asked(era),
         ]
         outcome, *rest = await self._wire.run("add_comparison", lambda: self._wire.script(ADD_COMPARISON, keys, arguments))
         match outcome:
             case b"applied":
-                return Added("applied", self._sum(key, rest[0]))
+                return Added("applied", self._replies.sum(key, rest[0]))
             case b"duplicate":
-                return Added("duplicate", self._sum(key, rest[0] if rest else None))
+                return Added("duplicate", self._replies.sum(key, rest[0] if rest else None))
             case b"conflict":
                 raise EventConflict(f"event {comparison.event_id!r} was used before with another body")
             case b"taken-back":
                 raise EventConflict(f"event {comparison.event_id!r} was taken back; a new comparison needs a new event id")
-        raise self._refused(outcome, rest, comparison.basis, comparison.evidence.size)
+            case b"refused":
+                raise UserDeleted(f"event {comparison.event_id!r} was sent before the user was deleted; nothing was kept")
+            case b"deleted":
+                raise UserDeleted("the user was deleted while this comparison was on its way; nothing was kept")
+        raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
     async def replay_comparison(self, key: UserKey, comparison: Comparison) -> Replayed:
         keys = [key.sum(comparison.basis), key.events, key.log, key.replayed(comparison.basis)]
-        arguments = [seal_of(SUM, key), comparison.event_id, comparison.basis, comparison.packed()]
+        packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence)
+        arguments = [seal_of(SUM, key), event_digest(comparison.event_id), comparison.basis, comparison.packed(), packed]
         outcome, *rest = await self._wire.run("replay_comparison", lambda: self._wire.script(REPLAY_COMPARISON, keys, arguments))
         match outcome:
             case b"applied":
@@ -226,30 +258,17 @@ class RedisStore:
                 return "present"
             case b"gone":
                 return "gone"
-        raise self._refused(outcome, rest, comparison.basis, comparison.evidence.size)
+        raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
-        if not is_event_id(event_id):
-            raise UnknownEvent(f"no comparison {event_id[:64]!r} is kept: that is not an event id")
-        keys = [key.sum(basis), key.events, key.log]
-        arguments = [seal_of(SUM, key), event_id, secrets.token_bytes(TOKEN_BYTES), key.sum_prefix, self._user_ttl_ms, key.replayed_prefix]
-        outcome, *rest = await self._wire.run("take_back", lambda: self._wire.script(TAKE_BACK, keys, arguments))
-        match outcome:
-            case b"taken":
-                return self._sum(key, rest[0] if rest else None)
-            case b"unknown":
-                raise UnknownEvent(f"no comparison with event {event_id!r} is kept for this user")
-            case b"taken-back":
-                raise UnknownEvent(f"the comparison with event {event_id!r} was taken back before")
-        raise self._refused(outcome, rest, basis, None)
+        return await take_back(self._wire, self._replies, key, basis, event_id, self._user_ttl_ms, self._limits.max_log)
 
     async def delete_user(self, key: UserKey) -> Deleted:
-        keys = [key.events, key.log, key.decisions, key.deleting, key.last]
+        keys = [key.events, key.log, key.decisions, key.deleting, key.last, key.deleted, key.refused]
+        arguments = [key.sum_prefix, key.decision_prefix, key.replayed_prefix, secrets.token_bytes(ERA_BYTES), self._tombstone_ms]
 
         async def delete() -> Deleted:
-            removed, comparisons, decisions = await self._wire.script(
-                DELETE_USER, keys, [key.sum_prefix, key.decision_prefix, key.replayed_prefix]
-            )
+            removed, comparisons, decisions = await self._wire.script(DELETE_USER, keys, arguments)
             while ids := await self._wire.command("ZRANGE", key.deleting, 0, _POINTERS_AT_ONCE - 1):
                 removed += await self._drop_pointers(key, key.deleting, ids)
             return Deleted(removed, comparisons, decisions)
@@ -272,7 +291,7 @@ class RedisStore:
         try:
             return await self._members.read(tenant, basis)
         except ValueError as error:
-            raise self._damaged(error) from error
+            raise self._replies.damaged(error) from error
 
     async def add_member(
         self, tenant: str, basis: str, member: str, vector: Vector, count: float, *, observed_s: float, event_id: str | None = None
@@ -287,39 +306,15 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._wire.aclose()
 
-    # --- replies ----------------------------------------------------------------------------------------------------
-
     @property
     def _user_ttl_ms(self) -> int:
         return max(1, round(1000 * self._limits.user_ttl_s))
 
-    def _sum(self, key: UserKey, record: bytes | None) -> UserSum | None:
-        if record is None:
-            return None
-        body = self._unseal(SUM, key, record)
-        try:
-            return UserSum.unpack(body)
-        except ValueError as error:
-            raise self._damaged(error) from error
+    @property
+    def _tombstone_ms(self) -> int:
+        return max(1, round(1000 * self._limits.tombstone_s))
 
-    def _unseal(self, kind: bytes, key: UserKey, record: bytes) -> bytes:
-        try:
-            return unseal(kind, key, record)
-        except WrongUser as error:
-            raise self._wrong_user(error) from error
 
-    def _wrong_user(self, error: WrongUser) -> StoreUnavailable:
-        self._observe("wrong-user", 0.0, False)
-        _log.error("redis_wrong_user", where=self._wire.where, detail=str(error))
-        return StoreUnavailable(f"Redis at {self._wire.where} gave a record that was not asked for; it was discarded")
-
-    def _damaged(self, error: ValueError) -> StoreUnavailable:
-        self._observe("damaged", 0.0, False)
-        _log.error("redis_damaged_record", where=self._wire.where, detail=str(error))
-        return StoreUnavailable(f"a record in Redis at {self._wire.where} is damaged: {error}")
-
-    def _refused(self, outcome: bytes, rest: Sequence[Any], basis: str, size: int | None) -> Exception:
-        if outcome == b"shape":
-            given = "the logged comparison another number" if size is None else f"the comparison {size}"
-            return ValueError(f"the sum under basis {basis} holds {rest[0]} doubles of evidence, {given}")
-        return self._wrong_user(WrongUser(f"a script answered {outcome!r}"))
+def _asked(era: bytes | None) -> bytes:
+    """Returns how a script is asked whether a deletion came after this era; empty if it is not."""
+    return b"" if era is None else b"=" + era

@@ -1,7 +1,7 @@
 """What is kept of a user, and the operations on it, whoever keeps it.
 
     usecases ── Comparison ──> Store.add_comparison ──> UserSum        RedisStore (redis_store.py) keeps it
-    usecases ── decision id ─> Store.read_for_feedback
+    usecases ── decision id ─> Store.read
 
 A user is a sum: evidence vectors are added and subtracted, never recomputed, so events may arrive in any order, from any replica. This
 layer does not know what an entry of the vector means; scaling, forgetting and quantisation happen in `models.seam.evidence`.
@@ -11,10 +11,11 @@ Alignment of epochs is the one exception, and it is an exact power of two.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from attune.service.state.keys import UserKey, user_tag
+from attune.service.state.listing import ListedUser, ListedUsers
 from attune.service.state.member_sums import MemberSum, Part
 from attune.service.state.records import (
     Comparison,
@@ -39,6 +40,8 @@ __all__ = [
     "KnownEvent",
     "LastMember",
     "Limits",
+    "ListedUser",
+    "ListedUsers",
     "LoggedComparison",
     "MemberSum",
     "Observe",
@@ -50,6 +53,7 @@ __all__ = [
     "StoredSum",
     "TakenBack",
     "UserKey",
+    "UserRead",
     "UserSum",
     "UsersPage",
     "user_tag",
@@ -71,6 +75,23 @@ class Added:
 
     result: Literal["applied", "duplicate"]
     sum: UserSum | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserRead:
+    """A user as a request finds them.
+
+    Attributes:
+        sum: under the basis that was asked for; None if there is none: the user is at the prior.
+        era: to be handed to the writes of the same request, so that a deletion in between refuses them.
+        decisions: record by decision id.
+        last: the member that served last, if that was asked for and is kept.
+    """
+
+    sum: UserSum | None
+    era: bytes = b""
+    decisions: Mapping[str, bytes] = field(default_factory=dict)
+    last: str | None = None
 
 
 Replayed = Literal["applied", "present", "gone"]
@@ -100,7 +121,9 @@ class Limits:
 
     Attributes:
         user_ttl_s: a user's sum, events and log go this long after the last comparison was added or taken back.
-        max_log: comparisons (and marks of those taken back) kept per user; the oldest leave the log, not the sum.
+        max_log: comparisons (and marks of those taken back) kept per user; the oldest leave the log, neither the sum nor the known
+            events. 0 keeps none: then nothing can be taken back, exported or replayed, and repeats are still refused.
+        tombstone_s: how long a deletion is remembered.
         max_decisions: decisions kept per user; beyond it the oldest records go before their time.
         max_payload_bytes: largest payload of a comparison.
         max_decision_bytes: largest decision record.
@@ -111,9 +134,12 @@ class Limits:
     max_decisions: int = 10_000
     max_payload_bytes: int = 65_536
     max_decision_bytes: int = 1_048_576
+    tombstone_s: float = 86_400.0
 
     def __post_init__(self) -> None:
-        if min(self.user_ttl_s, self.max_log, self.max_decisions, self.max_payload_bytes, self.max_decision_bytes) <= 0:
+        if self.max_log < 0:
+            raise ValueError(f"max_log is {self.max_log}; it must not be negative")
+        if min(self.user_ttl_s, self.tombstone_s, self.max_decisions, self.max_payload_bytes, self.max_decision_bytes) <= 0:
             raise ValueError(f"every limit must be positive: {self}")
 
     def check_payload(self, payload: bytes) -> None:
@@ -133,23 +159,45 @@ class Store(Protocol):
     """Everything the service asks of its state.
 
     Every operation may raise:
+        Overloaded: all places at the store were taken for too long; nothing was sent.
         StoreUnavailable: Redis did not answer, or answered with a record of somebody else. A write may or may not have happened, and
             sending it again with the same id is safe.
     """
 
-    async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
-        """Returns the user's sum under `basis`, or None if there is none: the user is at the prior."""
+    async def read(self, key: UserKey, basis: str, *, decisions: Sequence[str] = (), last: bool = False) -> UserRead:
+        """Returns what a request needs to know of a user; what is read in one turn of the event loop goes as one command.
+
+        Args:
+            key: whom.
+            basis: under which the sum is asked for.
+            decisions: ids; those of this user's whose records live come back.
+            last: whether to read the member that served last.
+        """
         ...
 
-    async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
-        """Returns the user's sum and those of the decision records that are this user's and live, in one round trip."""
+    async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
+        """Returns the `sum` of `read`."""
         ...
 
     async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
-        """Returns the user's sum, and the member that served last if that is kept, in one round trip."""
+        """Returns `sum` and `last` of `read`."""
         ...
 
-    async def write_decision(self, key: UserKey, decision_id: str, record: bytes, ttl_s: float, served: str | None = None) -> None:
+    async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
+        """Returns `sum` and `decisions` of `read`."""
+        ...
+
+    async def write_decision(
+        self,
+        key: UserKey,
+        decision_id: str,
+        record: bytes,
+        ttl_s: float,
+        served: str | None = None,
+        *,
+        update: bool = False,
+        era: bytes | None = None,
+    ) -> bool:
         """Keeps a decision record for `ttl_s`, and for twice as long the knowledge that it existed and whose it was.
 
         Args:
@@ -158,6 +206,11 @@ class Store(Protocol):
             record: opaque bytes.
             ttl_s: seconds.
             served: the member to remember as the last one, likewise for twice `ttl_s`; None leaves what is remembered.
+            update: whether to write only where the record is still there: it may have been deleted with its user meanwhile.
+            era: what `read` said when the request began; a deletion since then refuses the record. None asks for nothing.
+
+        Returns:
+            Whether it is kept; False where it was refused, and then nothing was written.
 
         Raises:
             ValueError: the record or `ttl_s` is out of bounds; nothing was written.
@@ -177,10 +230,16 @@ class Store(Protocol):
         """Returns what became of a decision, as seen by this user; for the error path of feedback."""
         ...
 
-    async def add_comparison(self, key: UserKey, comparison: Comparison) -> Added:
-        """Adds the comparison to the sum once, however often it is sent; atomic, one round trip.
+    async def add_comparison(self, key: UserKey, comparison: Comparison, *, era: bytes | None = None) -> Added:
+        """Adds the comparison to the sum once, however often it is sent and however long the log is; atomic, one round trip.
+
+        Args:
+            key: whose comparison.
+            comparison: what to add.
+            era: what `read` said when the request began; a deletion since then refuses the comparison. None asks for nothing.
 
         Raises:
+            UserDeleted: the user was deleted since the request began, or since the event was first sent; nothing changed.
             EventConflict: the event id was used with another digest, or was taken back; nothing changed.
             ValueError: the stored evidence has another length, or the payload is over its limit; nothing changed.
         """
@@ -199,7 +258,8 @@ class Store(Protocol):
             The sum under `basis` afterwards; None if no comparison is left in it.
 
         Raises:
-            UnknownEvent: the log does not hold the event, or it was taken back before; nothing changed.
+            UnknownEvent: there is no such event, or it was taken back before; nothing changed.
+            ExpiredEvent: it was learned, and its log entry has gone; nothing changed.
         """
         ...
 
@@ -210,6 +270,20 @@ class Store(Protocol):
 
         Raises:
             ValueError: `cursor` is not one that this store gave.
+        """
+        ...
+
+    async def list_users(self, tenant: str, basis: str, after: str = "", limit: int = 100) -> ListedUsers:
+        """Returns about `limit` users of a tenant with what was learned of them under `basis`; each at least once over all pages.
+
+        Args:
+            tenant: whose users.
+            basis: under which they are counted.
+            after: the cursor of the page before; empty for the first page.
+            limit: 1 to 1000; a page may hold a few more, and fewer though others follow.
+
+        Raises:
+            ValueError: `after` is not a cursor that this store gave, or `limit` is out of bounds.
         """
         ...
 
@@ -235,7 +309,11 @@ class Store(Protocol):
         ...
 
     async def delete_user(self, key: UserKey) -> Deleted:
-        """Removes everything kept of a user. If it raises, calling it again finishes the work."""
+        """Removes everything kept of a user. If it raises, calling it again finishes the work.
+
+        What stays for `Limits.tombstone_s` is a mark: a random number, and 12 bytes of the hash of each event id. It refuses what
+        began before the deletion and what is sent again after it.
+        """
         ...
 
     async def read_members(self, tenant: str, basis: str) -> Mapping[str, MemberSum]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 
-from attune.service.errors import StoreUnavailable
+from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.state.connect import connect
 from attune.service.state.scripts import Script
 
@@ -68,31 +68,37 @@ class Wire:
             work: sends commands through `command` and `script`.
 
         Raises:
-            StoreUnavailable: the store is closed, no permit came free in time, or Redis did not answer or refused.
+            Overloaded: no permit came free in time; nothing was sent.
+            StoreUnavailable: the store is closed, or Redis did not answer or refused.
         """
         self._check_open()
-        began = time.perf_counter()
-        try:
-            if self._permits.locked():
-                async with asyncio.timeout(self._timeout_s):
-                    await self._permits.acquire()
-            else:
-                await self._permits.acquire()
-        except TimeoutError as error:
-            self._observe(operation, time.perf_counter() - began, False)
-            raise StoreUnavailable(
-                f"{self._max_connections} of {self._max_connections} connections to Redis at {self._connected.where} "
-                f"were busy for {self._timeout_s:g} s"
-            ) from error
+        await self._permit()
         try:
             self._check_open()  # it may have been closed while this caller waited, and its connections would open again
         except StoreUnavailable:
             self._permits.release()
             raise
-        task = asyncio.create_task(self._owned(operation, work, began), name=f"redis {operation}")
+        task = asyncio.create_task(self._owned(operation, work, time.perf_counter()), name=f"redis {operation}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
+
+    async def _permit(self) -> None:
+        """Takes a permit. A wait is observed as `permit`, apart from operations: it is this process that is busy, not Redis."""
+        if not self._permits.locked():
+            await self._permits.acquire()
+            return
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._permits.acquire()
+        except TimeoutError as error:
+            self._observe("permit", time.perf_counter() - began, False)
+            raise Overloaded(
+                f"{self._max_connections} of {self._max_connections} places at the store were taken for {self._timeout_s:g} s",
+                self._timeout_s,
+            ) from error
+        self._observe("permit", time.perf_counter() - began, True)
 
     def _check_open(self) -> None:
         if self._closed:

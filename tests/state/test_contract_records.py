@@ -208,7 +208,7 @@ async def test_a_deletion_leaves_nothing_and_counts_what_it_removed(bench: Bench
 async def test_a_deleted_user_starts_afresh(store: Store, alice: UserKey) -> None:
     await store.add_comparison(alice, comparison("one", [1.0]))
     await store.delete_user(alice)
-    added = await store.add_comparison(alice, comparison("one", [5.0, 6.0], body=b"another"))
+    added = await store.add_comparison(alice, comparison("another", [5.0, 6.0], body=b"another"))
     assert added.result == "applied"
     assert added.sum is not None
     assert added.sum.evidence.tolist() == [5.0, 6.0]

@@ -133,4 +133,6 @@ def test_negative_zero_is_added_as_zero() -> None:
 
 def test_limits_are_positive() -> None:
     with pytest.raises(ValueError, match="every limit must be positive"):
-        Limits(max_log=0)
+        Limits(max_decisions=0)
+    with pytest.raises(ValueError, match="max_log is -1"):
+        Limits(max_log=-1)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from attune.service.errors import StoreUnavailable, UnknownEvent
+from attune.service.errors import ExpiredEvent, StoreUnavailable
+from attune.service.state.codec import event_digest, pack_event_id, pack_vector
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.keys import SUM, UserKey, seal_of
 from attune.service.state.redis_store import RedisStore
+from attune.service.state.scripts import ADD_COMPARISON, TAKE_BACK
 from attune.service.state.store import Limits, LoggedComparison, StoredDecision, UserSum
-from tests.state.conftest import BASIS, age, comparison, exported, key_of
+from tests.state.conftest import BASIS, age, comparison, exported, key_of, same
 
 
 @pytest.fixture
@@ -97,10 +99,30 @@ async def test_binary_content_of_every_byte_survives(store: RedisStore, alice: U
     ]
 
 
-async def test_a_sum_is_stored_as_its_seal_and_its_doubles(store: RedisStore, raw: Redis, alice: UserKey) -> None:
-    await store.add_comparison(alice, comparison("event", [0.5, -1.0], epoch=2, observed_s=7.0))
-    expected = UserSum(1, 2, 7.0, 7.0, np.array([0.5, -1.0])).pack()
-    assert await raw.get(alice.sum(BASIS)) == b"S" + alice.raw_tag + expected
+@pytest.mark.parametrize(
+    ("evidence", "width"),
+    [
+        ([0.5, -0.5 - 2.0**-24], 4),
+        ([0.5 - 2.0**-24, 2.0**-24 - 0.5], 3),
+        ([2.0**-24, -127 * 2.0**-24], 1),
+        ([1e6, 0.0], 6),
+        ([0.1, 1.0], 8),
+        ([2.0**-25], 8),
+        ([2.0**50], 8),
+    ],
+)
+async def test_a_sum_is_stored_in_the_fewest_bytes_that_hold_it_exactly(
+    store: RedisStore, raw: Redis, alice: UserKey, evidence: list[float], width: int
+) -> None:
+    await store.add_comparison(alice, comparison("event", evidence, epoch=2, observed_s=7.0))
+    seal = b"S" + alice.raw_tag
+    record = await raw.get(alice.sum(BASIS))
+    assert record is not None
+    assert record[: len(seal) + 1] == seal + bytes([width])
+    assert len(record) == len(seal) + 1 + 32 + width * len(evidence)
+    expected = UserSum(1, 2, 7.0, 7.0, np.array(evidence)).pack()
+    assert UserSum.from_record(record[len(seal) :]).pack() == expected
+    assert same(await store.read_user(alice, BASIS), UserSum.unpack(expected))
 
 
 async def test_nothing_of_a_deleted_user_is_left_anywhere(
@@ -114,14 +136,21 @@ async def test_nothing_of_a_deleted_user_is_left_anywhere(
         await crowded.take_back(key, "basis-2", "event-8")
     await age(server.url, alice.tenant, 60.0)  # records have expired, pointers have not
     await store.write_decision(alice, "later", b"features", 50.0)
-    for needle in (alice.tag.encode(), alice.raw_tag):
-        assert len(await keys_holding(raw, needle)) >= 6
+    assert len(await keys_holding(raw, alice.raw_tag)) >= 4
+    assert len(await keys_holding(raw, alice.tag.encode())) >= 6
 
     deleted = await store.delete_user(alice)
     assert (deleted.decisions, deleted.comparisons) == (1, 4)
-    for needle in (alice.tag.encode(), alice.raw_tag):
-        assert await keys_holding(raw, needle) == []
-    assert len(await keys_holding(raw, bob.raw_tag)) >= 6
+    # For a while there is the mark: a random number, and hashes of event ids.
+    assert sorted(await keys_holding(raw, alice.tag.encode())) == [alice.deleted.encode(), alice.refused.encode()]
+    assert await keys_holding(raw, alice.raw_tag) == []
+    assert len(await raw.get(alice.deleted) or b"") == 8
+    assert await raw.smembers(alice.refused) == {event_digest(f"event-{n}") for n in range(9)}
+    assert 0 < await raw.pttl(alice.deleted) <= 86_400_000
+    await age(server.url, alice.tenant, 86_401.0)
+    assert await keys_holding(raw, alice.tag.encode()) == []
+    assert len(await keys_holding(raw, bob.raw_tag)) == 3
+    assert len(await keys_holding(raw, bob.tag.encode())) == 5
     await crowded.aclose()
 
 
@@ -141,13 +170,13 @@ async def test_every_key_has_a_time_to_live(store: RedisStore, raw: Redis, alice
 async def test_a_log_entry_of_somebody_else_is_not_taken_back(store: RedisStore, raw: Redis, alice: UserKey, bob: UserKey) -> None:
     await store.add_comparison(alice, comparison("event", [1.0]))
     before = await raw.get(alice.sum(BASIS))
-    ((entry_id, fields),) = await raw.xrange(alice.log)
-    await raw.delete(alice.log)
-    await raw.xadd(alice.log, fields | {b"tag": bob.raw_tag}, id=entry_id)
+    entry = await raw.lindex(alice.log, 0)
+    assert entry is not None
+    await raw.lset(alice.log, 0, entry[:1] + bob.raw_tag[:4] + entry[5:])
     with pytest.raises(StoreUnavailable, match="not asked for"):
         await store.take_back(alice, BASIS, "event")
     assert await raw.get(alice.sum(BASIS)) == before
-    assert await raw.xlen(alice.log) == 1
+    assert await raw.llen(alice.log) == 1
 
 
 async def test_the_index_drops_decisions_whose_pointers_have_expired(
@@ -175,7 +204,7 @@ async def test_a_deletion_that_was_interrupted_is_finished_by_the_next(store: Re
 
     deleted = await store.delete_user(alice)
     assert deleted.decisions == 1
-    assert await raw.keys(f"{{t:{alice.tenant}:*") == []
+    assert await raw.keys(f"{{t:{alice.tenant}:*") == [alice.deleted.encode()]
 
 
 async def test_pointers_over_the_limit_are_dropped_by_the_next_write_if_one_was_interrupted(
@@ -194,35 +223,39 @@ async def test_a_take_back_sent_again_by_the_client_is_answered_not_refused(stor
     await store.add_comparison(alice, comparison("one", [1.0]))
     await store.add_comparison(alice, comparison("two", [2.0]))
     after = await store.take_back(alice, BASIS, "one")
-    marked = await raw.hget(alice.events, "one")
-    assert marked is not None
+    mark = await raw.lindex(alice.log, 0)
+    assert mark is not None
     assert after is not None
-    from attune.service.state.scripts import TAKE_BACK
 
-    arguments = [seal_of(SUM, alice), "one", marked[16:24], alice.sum_prefix, 1000]
-    answer = await TAKE_BACK.run(raw.execute_command, [alice.sum(BASIS), alice.events, alice.log], arguments)
-    assert answer == [b"taken", seal_of(SUM, alice) + after.pack()]
+    def arguments(token: bytes) -> list[str | bytes | int]:
+        return [seal_of(SUM, alice), event_digest("one"), token, alice.sum_prefix, 1000, alice.replayed_prefix, b"", b""]
 
-
-async def test_a_comparison_sent_again_by_the_client_is_applied_not_a_duplicate(store: RedisStore, raw: Redis, alice: UserKey) -> None:
-    one = comparison("one", [1.0])
-    await store.add_comparison(alice, one)
-    after = await store.read_user(alice, BASIS)
-    known = await raw.hget(alice.events, "one")
-    assert known is not None
-    assert after is not None
-    from attune.service.state.scripts import ADD_COMPARISON
-
-    seal, keys = seal_of(SUM, alice), [alice.sum(BASIS), alice.events, alice.log]
-    for token, outcome in ((known[16:24], b"applied"), (b"8 others", b"duplicate")):
-        arguments = [seal, "one", one.digest, BASIS, one.packed(), b"", 10, 1000, token]
-        assert await ADD_COMPARISON.run(raw.execute_command, keys, arguments) == [outcome, seal + after.pack()]
+    keys = [alice.sum(BASIS), alice.events, alice.log]
+    taken, record = await TAKE_BACK.run(raw.execute_command, keys, arguments(mark[5:9]))
+    assert (taken, UserSum.from_record(record[17:]).pack()) == (b"taken", after.pack())
+    assert await TAKE_BACK.run(raw.execute_command, keys, arguments(b"othr")) == [b"taken-back"]
 
 
-async def test_an_event_whose_log_entry_is_gone_is_unknown(store: RedisStore, raw: Redis, alice: UserKey) -> None:
+@pytest.mark.parametrize("max_log", [10, 0])
+async def test_a_comparison_sent_again_by_the_client_is_applied_not_a_duplicate(
+    server: EmbeddedRedis, raw: Redis, alice: UserKey, max_log: int
+) -> None:
+    one, keys = comparison("one", [1.0]), [alice.sum(BASIS), alice.events, alice.log, alice.deleted, alice.refused]
+
+    async def send(token: bytes) -> bytes:
+        packed = [one.digest[:8], BASIS, one.packed(), pack_event_id("one") + pack_vector(0, 1.0, one.evidence)]
+        arguments = [seal_of(SUM, alice), event_digest("one"), *packed, max_log, 60_000, token, alice.replayed_prefix, b""]
+        outcome, record = await ADD_COMPARISON.run(raw.execute_command, keys, arguments)
+        assert UserSum.from_record(record[17:]).count == 1
+        return bytes(outcome)
+
+    assert [await send(token) for token in (b"mi\0\0", b"mi\0\0", b"yo\0\0")] == [b"applied", b"applied", b"duplicate"]
+
+
+async def test_an_event_whose_log_entry_is_gone_cannot_be_taken_back(store: RedisStore, raw: Redis, alice: UserKey) -> None:
     await store.add_comparison(alice, comparison("one", [1.0]))
     await raw.delete(alice.log)
-    with pytest.raises(UnknownEvent):
+    with pytest.raises(ExpiredEvent):
         await store.take_back(alice, BASIS, "one")
     held = await store.read_user(alice, BASIS)
     assert held is not None

@@ -1,9 +1,10 @@
 """The scripts that run inside Redis: one file per writing operation, each opening with its signature, keys, result and cluster note.
 
-    sum_records.lua ─┬─> add_comparison.lua, replay_comparison.lua, take_back.lua       write_decision.lua, delete_user.lua, add_member.lua
-                     └ put before each of them: what Redis gets is one text, under one hash, run as one step
+    sum_records.lua ┐
+    user_log.lua    ┴─> add_comparison.lua, replay_comparison.lua, take_back.lua, …       write_decision.lua, add_member.lua
+                      put before those that need them: what Redis gets is one text, under one hash, run as one step
 
-`sum_records` is no operation: it holds the arithmetic on a user's sum that the three share.
+`sum_records` and `user_log` are no operations: they hold the arithmetic on a user's sum, and the form of log and events.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class Script:
             return await command("EVAL", self.text, len(keys), *keys, *arguments)
 
 
-ADD_COMPARISON = Script.load("sum_records", "add_comparison")
-TAKE_BACK = Script.load("sum_records", "take_back")
+ADD_COMPARISON = Script.load("sum_records", "user_log", "add_comparison")
+TAKE_BACK = Script.load("sum_records", "user_log", "take_back")
+REPLAY_COMPARISON = Script.load("sum_records", "user_log", "replay_comparison")
+READ_LOG = Script.load("user_log", "read_log")
 WRITE_DECISION = Script.load("write_decision")
-DELETE_USER = Script.load("delete_user")
-REPLAY_COMPARISON = Script.load("sum_records", "replay_comparison")
+DELETE_USER = Script.load("user_log", "delete_user")
 ADD_MEMBER = Script.load("add_member")

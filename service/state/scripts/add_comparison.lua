@@ -1,24 +1,28 @@
--- add_comparison(sum, events, log; seal, event, digest, basis, vector, payload, max_log, ttl_ms, token, replayed_prefix) -> {outcome [, sum record]}
+-- add_comparison(sum, events, log, deleted, refused; seal, event, digest, basis, vector, body, max_log, ttl_ms, token, replayed_prefix, era)
+--   -> {outcome [, sum record]}
 --
--- Adds one comparison to a user's sum, once per event id, and logs it. Uses sum_records, which stands before it.
+-- Adds one comparison to a user's sum, once per event id for as long as the user lives, and logs it. Uses sum_records and user_log.
 --
--- KEYS[1] string  {user}:sum:<basis>   the sum to add to: its record, see sum_records   written here
--- KEYS[2] hash    {user}:events        event id -> digest (16 bytes) .. token (8 bytes) .. stream id, or "x" if taken back;
---                                      "\1" .. basis -> "" for every basis with a sum; "\2" -> bases with replayed comparisons
--- KEYS[3] stream  {user}:log           kind "c": tag, event, basis, vector, payload; kind "x" (taken back): tag, event
+-- KEYS[1] string  {user}:sum:<basis>   the sum to add to: its record, see sum_records                              written here
+-- KEYS[2] hash    {user}:events        see user_log                                                                written here
+-- KEYS[3] list    {user}:log           see user_log                                                                written here
+-- KEYS[4] string  {user}:deleted       the mark of a deletion, for a while: its era, 8 bytes
+-- KEYS[5] set     {user}:refused       the events that were deleted with the user, as long as the mark
 -- ARGV[1] seal     17 bytes that open the user's sum record
--- ARGV[2] event    the event id
--- ARGV[3] digest   16 bytes of the canonical body
+-- ARGV[2] event    12 bytes of the event id's hash
+-- ARGV[3] digest   8 bytes of the canonical body's
 -- ARGV[4] basis    the basis id
 -- ARGV[5] vector   packed doubles: epoch, observed_s, evidence...
--- ARGV[6] payload  opaque
--- ARGV[7] max_log  entries kept in the log
--- ARGV[8] ttl_ms   time to live of all three keys, set together
--- ARGV[9] token    8 random bytes of this request: a client that repeats a request whose answer it lost hears "applied", not "duplicate"
--- ARGV[10] replayed_prefix  "{user}:replayed:"; with the bases of "\2" it names the hashes of replay_comparison
+-- ARGV[6] body     what the entry of the log holds behind its head: event id, vector and payload, packed
+-- ARGV[7] max_log  entries kept in the log; 0 keeps none
+-- ARGV[8] ttl_ms   time to live of sum, events and log, set together
+-- ARGV[9] token    4 random bytes of this request: a client that repeats a request whose answer it lost hears "applied", not "duplicate"
+-- ARGV[10] replayed_prefix  "{user}:replayed:"
+-- ARGV[11] era     "=" and the mark that this request saw when it began, which may be empty; or "" to ask for none
 --
--- Result: {"applied", record} | {"duplicate", record or nil} | {"conflict"} | {"taken-back"} | {"shape", doubles held}
---         | {"wrong-user"}. Only "applied" changes anything.
+-- Result: {"applied", record} | {"duplicate", record or nil} | {"conflict"} | {"taken-back"} | {"shape", doubles held} | {"wrong-user"}
+--         | {"refused"}: the event was deleted with the user | {"deleted"}: the user was, since this request began.
+--         Only the first "applied" changes anything.
 -- Cluster: all keys carry the user's hash tag, those named by the prefix too, so they are on one slot. No other key is touched.
 
 local seal, event, digest, basis, vector = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -26,10 +30,20 @@ local max_log, ttl_ms, token, replayed_prefix = tonumber(ARGV[7]), ARGV[8], ARGV
 
 local known = redis.call('HGET', KEYS[2], event)
 if known then
-  if known:sub(25) == 'x' then return {'taken-back'} end
-  if known:sub(1, 16) ~= digest then return {'conflict'} end
-  return {known:sub(17, 24) == token and 'applied' or 'duplicate', redis.call('GET', KEYS[1])}
+  local place = place_of(known)
+  if place >= TAKEN_BACK then return {'taken-back'} end
+  if known:sub(1, 8) ~= digest then return {'conflict'} end
+  local sent
+  if place >= NEVER_LOGGED then
+    sent = struct.pack('<I4', place - NEVER_LOGGED)
+  else
+    sent = (entry_at(KEYS[2], KEYS[3], place) or ''):sub(6, 9)
+  end
+  return {sent == token and 'applied' or 'duplicate', redis.call('GET', KEYS[1])}
 end
+if redis.call('SISMEMBER', KEYS[5], event) == 1 then return {'refused'} end
+local mark = redis.call('GET', KEYS[4])
+if ARGV[11] ~= '' and mark and '=' .. mark ~= ARGV[11] then return {'deleted'} end
 
 local stored = redis.call('GET', KEYS[1])
 local refused = stored and misfit(stored, seal, vector)
@@ -37,20 +51,12 @@ if refused then return refused end
 
 local record = with(stored, seal, vector)
 redis.call('SET', KEYS[1], record, 'PX', ttl_ms)
-local id = redis.call('XADD', KEYS[3], '*', 'kind', 'c', 'tag', seal:sub(2), 'event', event, 'basis', basis, 'vector', vector,
-  'payload', ARGV[6])
-redis.call('HSET', KEYS[2], event, digest .. token .. id, '\1' .. basis, '')
+local number = basis_number(KEYS[2], basis)
+local entry = 'c' .. seal:sub(2, 5) .. token .. struct.pack('<I2', number) .. ARGV[6]
+local place = append(KEYS[2], KEYS[3], entry, max_log, replayed_prefix)
+if max_log == 0 then place = NEVER_LOGGED + struct.unpack('<I4', token) end
+redis.call('HSET', KEYS[2], event, digest .. struct.pack('<I4', place))
 
-local over = redis.call('XLEN', KEYS[3]) - max_log
-if over > 0 then
-  if over > 100 then over = 100 end -- after max_log was lowered: a bounded step per call
-  local bases = redis.call('HGET', KEYS[2], '\2') or ''
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', over)) do
-    redis.call('HDEL', KEYS[2], entry[2][6])
-    redis.call('XDEL', KEYS[3], entry[1])
-    for other in bases:gmatch('[^,]+') do redis.call('HDEL', replayed_prefix .. other, entry[2][6]) end
-  end
-end
 redis.call('PEXPIRE', replayed_prefix .. basis, ttl_ms)
 redis.call('PEXPIRE', KEYS[2], ttl_ms)
 redis.call('PEXPIRE', KEYS[3], ttl_ms)

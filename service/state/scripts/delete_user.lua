@@ -1,16 +1,21 @@
--- delete_user(events, log, index, deleting, last; sum_prefix, decision_prefix, replayed_prefix) -> {keys, comparisons, decisions}
+-- delete_user(events, log, index, deleting, last, deleted, refused; sum_prefix, decision_prefix, replayed_prefix, era, mark_ms)
+--   -> {keys, comparisons, decisions}
 --
--- Removes everything of a user that is on the user's slot, in one step, and leaves in `deleting` the ids of decisions whose pointers
--- are still to be removed.
+-- Removes everything of a user that is on the user's slot, in one step, leaves in `deleting` the ids of decisions whose pointers are still
+-- to be removed, and a mark that refuses for a while what began before. Uses user_log.
 --
--- KEYS[1] hash    {user}:events     names the bases ("\1" .. basis) and the events
--- KEYS[2] stream  {user}:log
+-- KEYS[1] hash    {user}:events     see user_log
+-- KEYS[2] list    {user}:log        see user_log
 -- KEYS[3] zset    {user}:decisions  names the decisions
 -- KEYS[4] zset    {user}:deleting   decision ids left by this or an interrupted deletion; the caller empties it
 -- KEYS[5] string  {user}:last       the member that served last
+-- KEYS[6] string  {user}:deleted    becomes `era`, for mark_ms                                                      written here
+-- KEYS[7] set     {user}:refused    12 bytes of every event's hash, for mark_ms                                     written here
 -- ARGV[1] sum_prefix       "{user}:sum:"
 -- ARGV[2] decision_prefix  "{user}:decision:"
 -- ARGV[3] replayed_prefix  "{user}:replayed:"
+-- ARGV[4] era              8 random bytes
+-- ARGV[5] mark_ms          how long the mark is kept
 --
 -- Result: {keys removed here, comparisons that the log held, decision records removed}. Safe to repeat.
 -- Cluster: sums, replayed and decisions are named from the prefixes; they carry the user's hash tag, hence the same slot. Pointers do not, which
@@ -18,15 +23,18 @@
 
 local keys, comparisons, decisions = 0, 0, 0
 
+for _, basis in ipairs(bases_of(KEYS[1])) do keys = keys + redis.call('UNLINK', ARGV[1] .. basis, ARGV[3] .. basis) end
+local left, logged = left_log(KEYS[1]), redis.call('EXISTS', KEYS[2]) == 1
 local events = redis.call('HGETALL', KEYS[1])
 for i = 1, #events, 2 do
-  local field = events[i]
-  if field:sub(1, 1) == '\1' then
-    keys = keys + redis.call('UNLINK', ARGV[1] .. field:sub(2), ARGV[3] .. field:sub(2))
-  elseif field ~= '\2' and events[i + 1]:sub(25) ~= 'x' then
-    comparisons = comparisons + 1
+  if #events[i] == 12 then
+    local place = place_of(events[i + 1])
+    if logged and place > left and place < NEVER_LOGGED then comparisons = comparisons + 1 end
+    redis.call('SADD', KEYS[7], events[i])
   end
 end
+redis.call('SET', KEYS[6], ARGV[4], 'PX', ARGV[5])
+redis.call('PEXPIRE', KEYS[7], ARGV[5])
 
 for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   decisions = decisions + redis.call('UNLINK', ARGV[2] .. id)

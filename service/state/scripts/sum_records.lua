@@ -1,26 +1,61 @@
 -- What is done to the record of a user's sum; stands before the scripts that `Script.load` names it with.
 --
--- record  seal (17 bytes), then doubles: count, epoch, first_seen_s, last_seen_s, evidence...
+-- record  seal (17 bytes), width (1 byte), four doubles: count, epoch, first_seen_s, last_seen_s; then the evidence: whole steps of 2^-24 in
+--         `width` bytes each, which is exact, or doubles where it is 8
 -- vector  packed doubles: epoch, observed_s, evidence...
 --
 -- misfit(record, seal, vector)     -> the result to refuse with, {"wrong-user"} | {"shape", doubles held}; nil if the vector fits
 -- with(record, seal, vector)       -> the record with the vector added; a first one where `record` is false
 -- without(record, seal, vector)    -> the record with the vector subtracted, or nil if no comparison is left in it
+-- merged(record, seal, other)      -> the record with the record `other` added, which has the same seal; `other` where `record` is false
 --
 -- `with` and `without` trust that `misfit` was asked. No key is touched and no command is called.
+
+local GRID = 16777216 -- 2^24
 
 local function doubles(packed, first, count)
   return {struct.unpack('<' .. string.rep('d', count), packed, first)}
 end
 
+-- The fewest bytes that hold `count` numbers of `sum` from the fifth on as whole steps of 2^-24, and 8, for doubles, if they are none.
+local function width_of(sum, count)
+  local most = 0
+  for i = 5, count do
+    local steps = sum[i] * GRID
+    if steps ~= math.floor(steps) or (steps == 0 and 1 / steps < 0) then return 8 end
+    most = math.max(most, math.abs(steps))
+  end
+  for width = 1, 6 do
+    if most < 2 ^ (8 * width - 1) then return width end
+  end
+  return 8
+end
+
 local function sealed(seal, sum, count)
-  return seal .. struct.pack('<' .. string.rep('d', count), unpack(sum, 1, count))
+  local width = width_of(sum, count)
+  local head = seal .. string.char(width) .. struct.pack('<dddd', unpack(sum, 1, 4))
+  if width == 8 then return head .. struct.pack('<' .. string.rep('d', count - 4), unpack(sum, 5, count)) end
+  local steps = {}
+  for i = 5, count do steps[i - 4] = sum[i] * GRID end
+  return head .. struct.pack('<' .. string.rep('i' .. width, count - 4), unpack(steps, 1, count - 4))
+end
+
+-- The four numbers of a record's header and its evidence, `size + 4` numbers in all.
+local function opened(record, seal)
+  local width = record:byte(#seal + 1)
+  local size = (#record - #seal - 33) / width
+  local sum = {struct.unpack('<dddd', record, #seal + 2)}
+  local kind = width == 8 and 'd' or ('i' .. width)
+  local body = {struct.unpack('<' .. string.rep(kind, size), record, #seal + 34)}
+  local scale = width == 8 and 1 or 1 / GRID
+  for i = 1, size do sum[i + 4] = body[i] * scale end
+  return sum
 end
 
 local function misfit(record, seal, vector)
   if record:sub(1, #seal) ~= seal then return {'wrong-user'} end
-  local held = (#record - #seal) / 8
-  if held ~= #vector / 8 + 2 then return {'shape', held - 4} end
+  local held = (#record - #seal - 33) / record:byte(#seal + 1)
+  if held ~= #vector / 8 - 2 then return {'shape', held} end
 end
 
 -- Scales a sum and `size` doubles of a vector, in place, to the later of their two epochs, which are 256 half-lives apart: `align` of
@@ -42,7 +77,7 @@ local function with(record, seal, vector)
   local observed_s = added[2]
   local sum
   if record then
-    sum = doubles(record, #seal + 1, size + 2)
+    sum = opened(record, seal)
     align(sum, added, size)
     sum[1] = sum[1] + 1
     sum[3] = math.min(sum[3], observed_s)
@@ -58,10 +93,23 @@ end
 local function without(record, seal, vector)
   local size = #vector / 8
   local taken = doubles(vector, 1, size)
-  local sum = doubles(record, #seal + 1, size + 2)
+  local sum = opened(record, seal)
   align(sum, taken, size)
   sum[1] = sum[1] - 1
   if sum[1] <= 0 then return nil end
   for i = 3, size do sum[i + 2] = sum[i + 2] - taken[i] end
   return sealed(seal, sum, size + 2)
+end
+
+local function merged(record, seal, other)
+  if not record then return other end
+  local sum, added = opened(record, seal), opened(other, seal)
+  local vector = {added[2], added[4]}
+  for i = 5, #added do vector[i - 2] = added[i] end
+  align(sum, vector, #vector)
+  sum[1] = sum[1] + added[1]
+  sum[3] = math.min(sum[3], added[3])
+  sum[4] = math.max(sum[4], added[4])
+  for i = 5, #added do sum[i] = sum[i] + vector[i - 2] end
+  return sealed(seal, sum, #added)
 end

@@ -1,30 +1,38 @@
--- write_decision(record, index, last [, pointer]; sealed record, id, ttl_ms, max_decisions, decision_prefix, last member
---                [, pointer value]) -> {id...}
+-- write_decision(record, index, last, deleted [, pointer]; sealed record, id, ttl_ms, max_decisions, decision_prefix, last member, if, era
+--                [, pointer value]) -> {outcome, id...}
 --
 -- Keeps one decision record, listed so that deleting its user finds it without SCAN.
 --
 -- KEYS[1] string  {user}:decision:<id>  the sealed record, for ttl_ms
 -- KEYS[2] zset    {user}:decisions      decision id -> when its pointer expires, server time in ms
 -- KEYS[3] string  {user}:last           the sealed name of the member that served last, for twice ttl_ms
--- KEYS[4] string  {tenant, id}          the pointer to the user, for twice ttl_ms; absent on a cluster, where the caller wrote it before
+-- KEYS[4] string  {user}:deleted        the mark of a deletion, for a while: its era
+-- KEYS[5] string  {tenant, id}          the pointer to the user, for twice ttl_ms; absent on a cluster, where the caller wrote it before
 -- ARGV[1] sealed record
 -- ARGV[2] id               the decision id
 -- ARGV[3] ttl_ms           time to live of the record
 -- ARGV[4] max_decisions    listed per user
 -- ARGV[5] decision_prefix  "{user}:decision:", to name the records that are over the limit
 -- ARGV[6] last member      sealed; empty to leave KEYS[3] as it is
--- ARGV[7] pointer value    with KEYS[4]
+-- ARGV[7] if               "XX" to write only where the record is still there, else ""
+-- ARGV[8] era              "=" and the mark that this request saw when it began, which may be empty; or "" to ask for none
+-- ARGV[9] pointer value    with KEYS[5]
 --
--- Result: ids over the limit (oldest first, at most 100): their records are gone, and the caller removes their pointers and then their
+-- Result: {"absent"}: the record is not there any more | {"deleted"}: the user was deleted since this request began; both change nothing
+--         | {"kept", id...}: ids over the limit (oldest first, at most 100): their records are gone, and the caller removes their pointers and then their
 --         index entries; until it has, they are returned again.
--- Cluster: KEYS[1] to KEYS[3] and the records named by the prefix carry the user's hash tag: one slot. KEYS[4] is given off a cluster only.
+-- Cluster: KEYS[1] to KEYS[4] and the records named by the prefix carry the user's hash tag: one slot. KEYS[5] is given off a cluster only.
 
 local id, ttl_ms = ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local pointer_ms = 2 * ttl_ms
 
-if KEYS[4] then redis.call('SET', KEYS[4], ARGV[7], 'PX', string.format('%.0f', pointer_ms)) end
+local mark = redis.call('GET', KEYS[4])
+if ARGV[8] ~= '' and mark and '=' .. mark ~= ARGV[8] then return {'deleted'} end
+if ARGV[7] == 'XX' and redis.call('EXISTS', KEYS[1]) == 0 then return {'absent'} end
+
+if KEYS[5] then redis.call('SET', KEYS[5], ARGV[9], 'PX', string.format('%.0f', pointer_ms)) end
 if ARGV[6] ~= '' then redis.call('SET', KEYS[3], ARGV[6], 'PX', string.format('%.0f', pointer_ms)) end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now_ms))
 redis.call('ZADD', KEYS[2], string.format('%.0f', now_ms + pointer_ms), id)
@@ -32,8 +40,8 @@ if redis.call('PTTL', KEYS[2]) < pointer_ms then redis.call('PEXPIRE', KEYS[2], 
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 
 local over = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[4])
-if over <= 0 then return {} end
+if over <= 0 then return {'kept'} end
 if over > 100 then over = 100 end
 local oldest = redis.call('ZRANGE', KEYS[2], 0, over - 1)
 for _, old in ipairs(oldest) do redis.call('UNLINK', ARGV[5] .. old) end
-return oldest
+return {'kept', unpack(oldest)}

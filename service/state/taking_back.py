@@ -1,0 +1,95 @@
+"""Taking one comparison back: what it added is read and unpacked here, and subtracted by one script if it is still the same there.
+
+    events, log entry, replays ──> vectors ──> script take_back ──> changed meanwhile? once more
+
+Two round trips to read and one to write, for an operation that is rare; so the log may be packed as tightly as Python can.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attune.service.errors import ExpiredEvent, StoreUnavailable, UnknownEvent
+from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, Packed, event_digest, new_token, pack_event_id, unpack_vector
+from attune.service.state.export import read_entry
+from attune.service.state.keys import SUM, UserKey, WrongUser, seal_of
+from attune.service.state.records import LoggedComparison, UserSum, is_event_id, packed_doubles
+from attune.service.state.replies import Replies
+from attune.service.state.scripts import TAKE_BACK
+from attune.service.state.wire import Wire
+
+_NEVER_LOGGED = 0x40000000
+_TAKEN_BACK = 0x80000000
+_TRIES = 5
+
+
+async def take_back(wire: Wire, replies: Replies, key: UserKey, basis: str, event_id: str, ttl_ms: int, max_log: int) -> UserSum | None:
+    """See `Store.take_back`."""
+    keys = [key.sum(basis), key.events, key.log]
+    if not is_event_id(event_id):
+        raise UnknownEvent(f"no comparison {event_id[:64]!r} is kept: that is not an event id")
+    token = new_token(secrets.token_bytes(TOKEN_BYTES))
+    for _ in range(_TRIES):
+        found = await wire.run("take_back", lambda: _found(wire, replies, key, event_id, max_log))
+        arguments = [seal_of(SUM, key), event_digest(event_id), token, key.sum_prefix, ttl_ms, key.replayed_prefix, *found]
+        outcome, *rest = await wire.run("take_back", lambda: wire.script(TAKE_BACK, keys, arguments))  # noqa: B023 - awaited here
+        match outcome:
+            case b"taken":
+                return replies.sum(key, rest[0] if rest else None)
+            case b"unknown":
+                raise UnknownEvent(f"no comparison with event {event_id!r} is kept for this user")
+            case b"taken-back":
+                raise UnknownEvent(f"the comparison with event {event_id!r} was taken back before")
+            case b"changed":
+                continue
+        raise replies.refused(outcome, rest, basis, None)
+    raise StoreUnavailable(f"the comparison with event {event_id!r} changed {_TRIES} times while it was taken back")
+
+
+async def _found(wire: Wire, replies: Replies, key: UserKey, event_id: str, max_log: int) -> list[Any]:
+    """Returns the last arguments of the script: the entry, its mark, and for each basis what was added under it.
+
+    Raises:
+        UnknownEvent: there is no such event, or it was taken back.
+        ExpiredEvent: its entry has left the log, or none was kept.
+    """
+    known, names, left = await wire.command("HMGET", key.events, event_digest(event_id), "\x02", "\x03")
+    if known is None:
+        raise UnknownEvent(f"no comparison with event {event_id!r} is kept for this user")
+    (place,) = struct.unpack_from("<I", known, BODY_DIGEST_BYTES)
+    if place >= _TAKEN_BACK:
+        raise UnknownEvent(f"the comparison with event {event_id!r} was taken back before")
+    index = place - int(left or 0) - 1
+    entry = await wire.command("LINDEX", key.log, index) if index >= 0 and place < _NEVER_LOGGED else None
+    bases = (names or b"").decode("ascii").split(",")
+    try:
+        logged = None if entry is None else read_entry(key, bases, entry)
+    except WrongUser as error:
+        raise replies.wrong_user(error) from error
+    except ValueError as error:
+        raise replies.damaged(error) from error
+    if not isinstance(logged, LoggedComparison) or logged.event_id != event_id:
+        raise ExpiredEvent(
+            f"the comparison with event {event_id!r} was learned and stays learned: of its {max_log} latest comparisons alone "
+            "is it kept what they added"
+        )
+    added = packed_doubles(logged.epoch, logged.observed_s, logged.evidence)
+    return [entry, pack_event_id(event_id), logged.basis, added, b"", *await _replayed(wire, replies, key, bases, place)]
+
+
+async def _replayed(wire: Wire, replies: Replies, key: UserKey, bases: Sequence[str], place: int) -> list[Any]:
+    found: list[Any] = []
+    for basis in bases:
+        kept = await wire.command("HGET", key.replayed(basis), struct.pack("<I", place))
+        if kept is not None:
+            try:
+                vector: Packed = unpack_vector(kept)[0]
+            except ValueError as error:
+                raise replies.damaged(error) from error
+            found += [basis, packed_doubles(vector.epoch, vector.observed_s, np.asarray(vector.evidence)), kept]
+    return found
