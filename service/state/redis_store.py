@@ -88,17 +88,6 @@ class RedisStore:
         served = None if member is None else self._replies.unseal(LAST, key, member).decode("utf-8")
         return UserRead(self._replies.sum(key, total), era or b"", records, served)
 
-    async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
-        return (await self.read(key, basis)).sum
-
-    async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
-        found = await self.read(key, basis, last=True)
-        return found.sum, found.last
-
-    async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
-        found = await self.read(key, basis, decisions=decision_ids)
-        return found.sum, found.decisions
-
     async def find_event(self, key: UserKey, event_id: str) -> KnownEvent | None:
         if not is_event_id(event_id):
             return None

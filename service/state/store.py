@@ -175,18 +175,6 @@ class Store(Protocol):
         """
         ...
 
-    async def read_user(self, key: UserKey, basis: str) -> UserSum | None:
-        """Returns the `sum` of `read`."""
-        ...
-
-    async def read_for_routing(self, key: UserKey, basis: str) -> tuple[UserSum | None, str | None]:
-        """Returns `sum` and `last` of `read`."""
-        ...
-
-    async def read_for_feedback(self, key: UserKey, basis: str, decision_ids: Sequence[str]) -> tuple[UserSum | None, Mapping[str, bytes]]:
-        """Returns `sum` and `decisions` of `read`."""
-        ...
-
     async def write_decision(
         self,
         key: UserKey,

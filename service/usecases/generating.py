@@ -200,7 +200,7 @@ async def _scored_and_kept(call: Call, decision: Decision, drafts: Sequence[_Dra
         for draft, finish, text, row in zip(drafts, _finishes(drafts), scores.texts, rows, strict=True)
     )
     decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=kept))
-    is_kept = await write(call, decision)
+    is_kept = await write(call, decision, update=True)
     call.headers["x-attune-member"] = drafts[0].member
     ended = zip(drafts, _finishes(drafts), scores.texts, scores.ranks(), encoded, strict=True)
     candidates = tuple(

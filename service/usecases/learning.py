@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from attune.models.seam.evidence import half
 from attune.models.seam.family import Row
 from attune.service.errors import EventConflict, ExpiredCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
@@ -27,6 +28,13 @@ from attune.service.usecases.pairs import FoundPair, PairById, PairByText, find_
 from attune.service.usecases.people import Person, key_of, person, weights_under
 
 Array = NDArray[np.float64]
+
+PAYLOAD_WORDS = (
+    b'"sparserm":0."additive":0."attributes":0."sparse_moe":0."micro":0."vrf":0.'
+    b'{"chosen":"01","rejected":null,"chosen":null,"rejected":"01","decisions":["01"],"members":null,"members":["","],'
+    b'"tie":true,"tie":false,"prompt":null,"context":null,"chosen_text":null,"rejected_text":null,"predicted":{"bradley_terry":0.5,'
+)
+"""What most payloads have in common: the compressor's dictionary, which is part of their format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +74,13 @@ async def learn(call: Call, told: Told) -> Learned:
         UnknownCandidate, NotYourCandidate, ExpiredCandidate, UnknownDecision: see `pairs.find_pair`; never for the repeat of an event
             that was applied.
         EventConflict: the event id was used with another body; nothing was applied.
+        UserDeleted: the user was deleted since this began, or since the event was first sent; nothing was applied.
         ScorerFailed: the scorer gave numbers that are not finite; nothing was applied.
         StoreUnavailable: it may or may not be applied; sending it again with the same event id is safe.
     """
     families, key = call.serving.bundle.families, key_of(call, told.user)
     try:
-        total, pair = await find_pair(call, key, told.pair)
+        seen, pair = await find_pair(call, key, told.pair)
     except (ExpiredCandidate, UnknownCandidate, UnknownDecision):
         # A repeat may come when its decisions have gone: what was applied is known for longer than what it was applied from.
         found, total = await _repeated(call, key, told)
@@ -80,13 +89,13 @@ async def learn(call: Call, told: Told) -> Learned:
         return _learned(call, told, key, "duplicate", total, {})
 
     evidence = evidence_of(call, pair.rows, tie=told.tie)
-    predicted = families.predict(person(call, told.user, key, total).evidence, *pair.rows)
+    predicted = families.predict(person(call, told.user, key, seen.sum).evidence, *pair.rows)
 
     vector, epoch = call.runtime.decay.stamp(evidence, told.observed_s)
     payload = _payload(call, told, pair, predicted)
     comparison = Comparison(told.event_id, told.digest, call.kept_under, epoch, told.observed_s, vector, payload)
     with call.timings.measure("redis"):
-        added = await call.runtime.finish(call.runtime.store.add_comparison(key, comparison))
+        added = await call.runtime.finish(call.runtime.store.add_comparison(key, comparison, era=seen.era))
 
     if added.result == "applied" and not told.tie:
         _measure(call, predicted)
@@ -98,7 +107,8 @@ async def take_back(call: Call, user: str, event_id: str) -> Person:
     """Returns the person after one comparison was subtracted, exactly; its event id stays used.
 
     Raises:
-        UnknownEvent: the log does not hold the event, or it was taken back before; nothing changed.
+        UnknownEvent: there is no such event, or it was taken back before; nothing changed.
+        ExpiredEvent: it was learned, and its log entry has gone; nothing changed.
     """
     key = key_of(call, user)
     with call.timings.measure("redis"):
@@ -108,7 +118,7 @@ async def take_back(call: Call, user: str, event_id: str) -> Person:
 
 
 def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
-    """Returns what a comparison adds to the user's sum, `[E]`, from the rows of chosen, rejected and prompt.
+    """Returns what a comparison adds to the user's sum, `[E]`, from the rows of chosen, rejected and prompt; in half precision.
 
     Raises:
         ScorerFailed: a row is not finite.
@@ -118,12 +128,15 @@ def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
     except ValueError as error:
         raise ScorerFailed("the scorer gave numbers that are not finite for this pair; nothing was learned") from error
     # A sum has at least one number, and families that learn nothing (the global head alone) have none.
-    return evidence if evidence.size else np.zeros(1)
+    return half(evidence) if evidence.size else np.zeros(1)
 
 
 def read_payload(payload: bytes) -> dict[str, object]:
     """Returns what was kept beside a comparison's evidence."""
-    found: dict[str, object] = orjson.loads(zlib.decompress(payload)) if payload else {}
+    if not payload:
+        return {}
+    unpacked = zlib.decompressobj(zdict=PAYLOAD_WORDS)
+    found: dict[str, object] = orjson.loads(unpacked.decompress(payload) + unpacked.flush())
     return found
 
 
@@ -140,7 +153,7 @@ async def _repeated(call: Call, key: UserKey, told: Told) -> tuple[bool, UserSum
         if known.taken_back or not known.is_of(told.digest):
             happened = "was taken back; a new comparison needs a new event id" if known.taken_back else "was used before with another body"
             raise EventConflict(f"event {told.event_id!r} {happened}")
-        return True, await call.runtime.store.read_user(key, call.kept_under)
+        return True, (await call.runtime.store.read(key, call.kept_under)).sum
 
 
 def _learned(
@@ -177,9 +190,10 @@ def _payload(call: Call, told: Told, pair: FoundPair, predicted: Mapping[str, fl
             "context": kept.context,
             "chosen_text": kept.chosen_text,
             "rejected_text": kept.rejected_text,
-            "predicted": {family: round(probability, 6) for family, probability in predicted.items()},
+            "predicted": {family: round(probability, 4) for family, probability in predicted.items()},
         }
-        payload = zlib.compress(orjson.dumps(content))
+        packer = zlib.compressobj(9, zdict=PAYLOAD_WORDS)
+        payload = packer.compress(orjson.dumps(content)) + packer.flush()
         if len(payload) <= call.runtime.bounds.max_payload_bytes:
             return payload
     return b""

@@ -13,7 +13,7 @@ from attune.models.seam.family import Row
 from attune.service.errors import ExpiredCandidate, FieldError, NotYourCandidate, UnknownCandidate, UnknownDecision, invalid, printable
 from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
-from attune.service.state.store import UserKey, UserSum
+from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, RecordUnreadable, digest_of, unpack
 from attune.service.usecases.scoring import both, check_fits, encode, submit
 
@@ -57,8 +57,8 @@ class FoundPair:
         return self.chosen, self.rejected, self.prompt
 
 
-async def find_pair(call: Call, key: UserKey, named: PairById | PairByText) -> tuple[UserSum | None, FoundPair]:
-    """Returns the user's sum as it stood, and the pair.
+async def find_pair(call: Call, key: UserKey, named: PairById | PairByText) -> tuple[UserRead, FoundPair]:
+    """Returns the user as they stood, and the pair.
 
     Raises:
         UnknownCandidate: an id that no decision of this tenant has.
@@ -74,9 +74,9 @@ async def find_pair(call: Call, key: UserKey, named: PairById | PairByText) -> t
 # --- by ids -------------------------------------------------------------------------------------------------------
 
 
-async def _by_ids(call: Call, key: UserKey, named: PairById) -> tuple[UserSum | None, FoundPair]:
+async def _by_ids(call: Call, key: UserKey, named: PairById) -> tuple[UserRead, FoundPair]:
     (first, first_index), (second, second_index) = _split("chosen", named.chosen), _split("rejected", named.rejected)
-    total, records = await _read(call, key, {first: "chosen", second: "rejected"})
+    seen, records = await _read(call, key, {first: "chosen", second: "rejected"})
     left, right = records[first], records[second]
     for field, record, index in (("chosen", left, first_index), ("rejected", right, second_index)):
         if index >= len(record.candidates):
@@ -94,7 +94,7 @@ async def _by_ids(call: Call, key: UserKey, named: PairById) -> tuple[UserSum | 
             f"the candidates were made under basis {left.basis}, basis {basis} serves now, and no texts were kept; send them as texts"
         )
     decisions = tuple(dict.fromkeys((first, second)))
-    return total, FoundPair(*rows, decisions, (one.member, two.member), left.prompt, left.context, one.text, two.text)
+    return seen, FoundPair(*rows, decisions, (one.member, two.member), left.prompt, left.context, one.text, two.text)
 
 
 def _split(field: str, candidate: str) -> tuple[str, int]:
@@ -104,19 +104,19 @@ def _split(field: str, candidate: str) -> tuple[str, int]:
     return found
 
 
-async def _read(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserSum | None, dict[str, DecisionRecord]]:
-    """Returns the user's sum and the records of `wanted` (decision id -> field that named it), all of them."""
+async def _read(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
+    """Returns the user and the records of `wanted` (decision id -> field that named it), all of them."""
     with call.timings.measure("redis"):
-        total, found = await call.runtime.store.read_for_feedback(key, call.kept_under, tuple(wanted))
+        seen = await call.runtime.store.read(key, call.kept_under, decisions=tuple(wanted))
     records = {}
     for decision_id, field in wanted.items():
-        if decision_id not in found:
+        if decision_id not in seen.decisions:
             raise await _missing(call, key, decision_id, field)
         try:
-            records[decision_id] = unpack(found[decision_id])
+            records[decision_id] = unpack(seen.decisions[decision_id])
         except RecordUnreadable as error:
             raise ExpiredCandidate(f"{field}: {error}") from error
-    return total, records
+    return seen, records
 
 
 async def _missing(call: Call, key: UserKey, decision_id: str, field: str) -> Exception:
@@ -134,16 +134,15 @@ async def _missing(call: Call, key: UserKey, decision_id: str, field: str) -> Ex
 # --- by texts -----------------------------------------------------------------------------------------------------
 
 
-async def _by_texts(call: Call, key: UserKey, named: PairByText) -> tuple[UserSum | None, FoundPair]:
+async def _by_texts(call: Call, key: UserKey, named: PairByText) -> tuple[UserRead, FoundPair]:
     prompt, context, texts = named.prompt, named.context, (named.chosen, named.rejected)
     if named.decision_id is None:
-        with_sum = call.runtime.store.read_for_feedback(key, call.kept_under, ())
-        (total, _), rows = await both(with_sum, _scored(call, prompt or "", context, *texts))
-        return total, FoundPair(*rows, (), None, prompt, context, *texts)
+        seen, rows = await both(call.runtime.store.read(key, call.kept_under), _scored(call, prompt or "", context, *texts))
+        return seen, FoundPair(*rows, (), None, prompt, context, *texts)
     decision_id = as_decision_id(named.decision_id)
     if decision_id is None:
         raise UnknownDecision(f"decision_id is not one of this service: {printable(named.decision_id, 64)!r}")
-    total, records = await _read(call, key, {decision_id: "decision_id"})
+    seen, records = await _read(call, key, {decision_id: "decision_id"})
     record = records[decision_id]
     if prompt is not None and digest_of(prompt) != record.prompt_digest:
         raise invalid([FieldError("prompt", "is another one than the decision was made for; leave it out or send the same")])
@@ -152,7 +151,7 @@ async def _by_texts(call: Call, key: UserKey, named: PairByText) -> tuple[UserSu
         raise invalid([FieldError("prompt", "is missing, and this deployment keeps no texts; send the prompt of the decision again")])
     context = record.context if context is None else context
     rows = await _scored(call, prompt, context, *texts)
-    return total, FoundPair(*rows, (decision_id,), None, prompt, context, *texts)
+    return seen, FoundPair(*rows, (decision_id,), None, prompt, context, *texts)
 
 
 async def _scored(call: Call, prompt: str, context: str | None, chosen: str, rejected: str) -> tuple[Row, Row, Row]:

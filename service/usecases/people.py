@@ -28,6 +28,7 @@ class Person:
         id: as the caller named them; empty for nobody.
         key: under which they are kept; None for nobody, of whom nothing is kept.
         personalization: whether the evidence is theirs, or the prior because nothing is known or because the store is away.
+        era: what the store said when it was read, for the writes of the same request: a deletion in between refuses them.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Person:
     first_seen_s: float | None = None
     last_seen_s: float | None = None
     last_member: str | None = None
+    era: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +73,14 @@ async def read_person(call: Call, user: str | None, *, with_last: bool = False) 
         user: None for a caller who names no user.
         with_last: whether to read the member that served last too, in the same round trip.
     """
-    store, last = call.runtime.store, None
     if user is None:
         found = Person("", None, 0, call.serving.bundle.families.prior(), "prior")
     else:
         key = key_of(call, user)
         try:
             with call.timings.measure("redis"):
-                if with_last:
-                    total, last = await store.read_for_routing(key, call.kept_under)
-                else:
-                    total = await store.read_user(key, call.kept_under)
-            found = replace(person(call, user, key, total), last_member=last)
+                seen = await call.runtime.store.read(key, call.kept_under, last=with_last)
+            found = replace(person(call, user, key, seen.sum), last_member=seen.last, era=seen.era)
         except StoreUnavailable:
             found = Person(user, key, 0, call.serving.bundle.families.prior(), "unavailable")
     call.runtime.metrics.personalized(found.personalization)
@@ -97,7 +95,7 @@ async def look_up(call: Call, user: str) -> Person:
     """
     key = key_of(call, user)
     with call.timings.measure("redis"):
-        return person(call, user, key, await call.runtime.store.read_user(key, call.kept_under))
+        return person(call, user, key, (await call.runtime.store.read(key, call.kept_under)).sum)
 
 
 async def delete_person(call: Call, user: str) -> Deleted:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
 from attune.models.seam.routing import choose, sampled_values, utilities
-from attune.service.errors import StoreUnavailable
+from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.ids import new_decision_id
 from attune.service.live.runtime import Call, Serving
 from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, Routing, digest_of, keep, pack
@@ -198,8 +198,14 @@ def _measure(call: Call, person: Person, routing: Routing, weights: Array, name:
         call.serving.recent.saw(person.key, weights, ratio)
 
 
-async def write(call: Call, decision: Decision) -> bool:
-    """Returns whether the decision's record is kept now; written again under the same id, it takes the place of the first."""
+async def write(call: Call, decision: Decision, *, update: bool = False) -> bool:
+    """Returns whether the decision's record is kept now.
+
+    Args:
+        call: the request.
+        decision: what to keep.
+        update: whether it was written before under the same id: then it is written where the first still is, and nowhere else.
+    """
     key = decision.person.key
     if decision.id is None or key is None:
         return False
@@ -209,10 +215,10 @@ async def write(call: Call, decision: Decision) -> bool:
         record = pack(without_texts(decision.record))  # learning needs the features; texts are kept for people and for a later basis
     try:
         with call.timings.measure("redis"):
-            await store.write_decision(key, decision.id, record, ttl_s, _served(call, decision.record))
-    except StoreUnavailable:
+            served = _served(call, decision.record)
+            return await store.write_decision(key, decision.id, record, ttl_s, served, update=update, era=decision.person.era)
+    except (StoreUnavailable, Overloaded):
         return False
-    return True
 
 
 def _served(call: Call, record: DecisionRecord) -> str | None:

@@ -159,10 +159,10 @@ class HeldStore(FreshStore):
         self.gate = asyncio.Event()
         self.added = asyncio.Event()
 
-    async def add_comparison(self, key, comparison):
+    async def add_comparison(self, key, comparison, *, era=None):
         self.reached.set()
         await self.gate.wait()
-        found = await super().add_comparison(key, comparison)
+        found = await super().add_comparison(key, comparison, era=era)
         self.added.set()
         return found
 

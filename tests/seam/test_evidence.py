@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attune.models.seam.evidence import GRID, HALF_LIVES_PER_EPOCH, MAX_EVIDENCE, Decay, align, quantise
+from attune.models.seam.evidence import GRID, HALF_LIVES_PER_EPOCH, MAX_EVIDENCE, Decay, align, half, quantise
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -66,6 +66,15 @@ def test_the_limit_on_comparisons_is_where_a_double_runs_out_of_grid_points():
     assert full / GRID == 2**53
     assert (full - GRID) + GRID == full
     assert (full - GRID) != full
+
+
+@given(vectors)
+def test_half_precision_stays_on_the_grid_and_near(part):
+    exact = quantise(part)
+    rounded = half(exact)
+    assert np.all(rounded / GRID == np.rint(rounded / GRID))
+    assert np.all(np.abs(rounded - exact) <= 2.0**-11 * np.abs(exact))
+    assert half(rounded).tobytes() == rounded.tobytes()
 
 
 @given(st.lists(vectors, max_size=30), st.randoms(use_true_random=False))

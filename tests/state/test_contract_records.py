@@ -18,6 +18,7 @@ from attune.service.state.store import (
     StoredSum,
     TakenBack,
     UserKey,
+    UserRead,
 )
 from tests.state.conftest import BASIS, Bench, comparison, exported, same
 
@@ -30,7 +31,9 @@ async def test_feedback_reads_the_sum_and_its_own_live_decisions(store: Store, a
     await store.write_decision(alice, "also-mine", b"", 100.0)
     await store.write_decision(bob, "theirs", b"secret", 100.0)
 
-    held, decisions = await store.read_for_feedback(alice, BASIS, ["mine", "theirs", "never", "also-mine", "mine", "{not a name}"])
+    found = await store.read(alice, BASIS, decisions=["mine", "theirs", "never", "also-mine", "mine", "{not a name}"])
+
+    held, decisions = found.sum, found.decisions
     assert same(held, added.sum)
     assert decisions == {"mine": b"\x00\xffbinary", "also-mine": b""}
 
@@ -59,24 +62,25 @@ async def test_a_decision_written_again_is_replaced(store: Store, alice: UserKey
 async def test_the_member_that_served_last_is_read_with_the_sum(store: Store, alice: UserKey, bob: UserKey) -> None:
     added = await store.add_comparison(alice, comparison())
     await store.write_decision(alice, "one", b"record", 100.0)
-    assert (await store.read_for_routing(alice, BASIS))[1] is None
+    assert (await store.read(alice, BASIS, last=True)).last is None
     await store.write_decision(alice, "one", b"record", 100.0, "warm/ü")
     await store.write_decision(alice, "two", b"record", 100.0)  # says nothing about it, and leaves it
-    held, last = await store.read_for_routing(alice, BASIS)
+    found = await store.read(alice, BASIS, last=True)
+    held, last = found.sum, found.last
     assert (same(held, added.sum), last) == (True, "warm/ü")
-    assert await store.read_for_routing(bob, BASIS) == (None, None)
+    assert await store.read(bob, BASIS, last=True) == UserRead(None)
     assert LastMember("warm/ü") in await exported(store, alice)
 
 
 async def test_the_last_member_is_forgotten_after_twice_the_time_of_its_decision_or_with_its_user(bench: Bench, alice: UserKey) -> None:
     await bench.store.write_decision(alice, "one", b"record", 100.0, "warm")
     await bench.pass_time(190.0)
-    assert (await bench.store.read_for_routing(alice, BASIS))[1] == "warm"
+    assert (await bench.store.read(alice, BASIS, last=True)).last == "warm"
     await bench.pass_time(20.0)
-    assert (await bench.store.read_for_routing(alice, BASIS))[1] is None
+    assert (await bench.store.read(alice, BASIS, last=True)).last is None
     await bench.store.write_decision(alice, "two", b"record", 100.0, "concise")
     assert (await bench.store.delete_user(alice)).keys == 4  # record, index, pointer, last member
-    assert (await bench.store.read_for_routing(alice, BASIS))[1] is None
+    assert (await bench.store.read(alice, BASIS, last=True)).last is None
 
 
 async def test_a_decision_is_live_then_expired_then_unknown(bench: Bench, alice: UserKey, bob: UserKey) -> None:
@@ -88,7 +92,7 @@ async def test_a_decision_is_live_then_expired_then_unknown(bench: Bench, alice:
     await bench.pass_time(101.0)
     assert await store.locate_decision(alice, "mine") == "expired"
     assert await store.locate_decision(bob, "mine") == "foreign"
-    assert (await store.read_for_feedback(alice, BASIS, ["mine"]))[1] == {}
+    assert (await store.read(alice, BASIS, decisions=["mine"])).decisions == {}
     with pytest.raises(ExpiredCandidate):
         await store.read_decision(alice.tenant, "mine")
 
@@ -120,7 +124,7 @@ async def test_sum_events_and_log_live_and_expire_together(bench: Bench, alice: 
     await store.add_comparison(alice, comparison("two", [2.0]))
     await bench.pass_time(900.0)
 
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert held.count == 2
     assert (await store.add_comparison(alice, comparison("one", [1.0]))).result == "duplicate"
@@ -137,9 +141,9 @@ async def test_an_old_basis_fades_while_the_new_one_is_used(bench: Bench, alice:
     await store.add_comparison(alice, comparison("two", [2.0], basis="new"))
     await bench.pass_time(200.0)
 
-    assert await store.read_user(alice, "old") is None
+    assert (await store.read(alice, "old")).sum is None
     assert await store.take_back(alice, "old", "one") is None
-    new = await store.read_user(alice, "new")
+    new = (await store.read(alice, "new")).sum
     assert new is not None
     assert new.evidence.tolist() == [2.0]
 
@@ -163,7 +167,7 @@ async def test_an_export_holds_everything_in_order_over_several_pages(store: Sto
     logged = [entry for entry in entries if isinstance(entry, LoggedComparison)]
     decisions = [entry for entry in entries if isinstance(entry, StoredDecision)]
     assert [each.basis for each in sums] == ["another-basis", BASIS]
-    assert all([same(each.sum, await store.read_user(alice, each.basis)) for each in sums])
+    assert all([same(each.sum, (await store.read(alice, each.basis)).sum) for each in sums])
     assert [entry.event_id for entry in logged] == [f"event-{number}" for number in range(230) if number != 7] + ["other"]
     assert logged[8].payload == b"\x009"
     assert (logged[8].observed_s, logged[8].evidence.tolist(), logged[8].basis, logged[8].epoch) == (9.0, [9.0], BASIS, 0)
@@ -180,7 +184,7 @@ async def test_the_sum_is_what_its_log_adds_up_to(store: Store, alice: UserKey, 
     await store.take_back(alice, BASIS, "event-3")
 
     logged = [entry.evidence for entry in await exported(store, alice) if isinstance(entry, LoggedComparison)]
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert held.count == len(logged) == 19
     assert np.array_equal(held.evidence, np.sum(logged, axis=0))
@@ -202,7 +206,7 @@ async def test_a_deletion_leaves_nothing_and_counts_what_it_removed(bench: Bench
     assert await exported(store, alice) == []
     assert await store.locate_decision(bob, "long") == "unknown"
     assert await store.delete_user(alice) == Deleted(keys=0, comparisons=0, decisions=0)
-    assert same(await store.read_user(bob, BASIS), kept.sum)
+    assert same((await store.read(bob, BASIS)).sum, kept.sum)
 
 
 async def test_a_deleted_user_starts_afresh(store: Store, alice: UserKey) -> None:
@@ -229,7 +233,7 @@ async def test_a_store_answers_until_it_is_closed(store: Store, alice: UserKey) 
     await store.aclose()
     for operation in (
         store.ping(),
-        store.read_user(alice, BASIS),
+        store.read(alice, BASIS),
         store.add_comparison(alice, comparison()),
         store.take_back(alice, BASIS, "event-1"),
         store.delete_user(alice),
@@ -242,6 +246,6 @@ async def test_a_store_answers_until_it_is_closed(store: Store, alice: UserKey) 
 @pytest.mark.parametrize("basis", ["", "a{b}", "x" * 65, "sp ace"])
 async def test_a_basis_that_cannot_name_a_key_is_refused(store: Store, alice: UserKey, basis: str) -> None:
     with pytest.raises(ValueError, match="basis"):
-        await store.read_user(alice, basis)
+        await store.read(alice, basis)
     with pytest.raises(ValueError, match="basis"):
         comparison(basis=basis)

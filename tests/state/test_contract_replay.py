@@ -36,11 +36,11 @@ async def test_what_is_replayed_adds_up_as_if_it_had_come_under_the_new_basis(st
     assert await pending(store, alice) == [f"e{index}" for index in range(5)]
     for index in (3, 0, 4, 1, 2):
         assert await store.replay_comparison(alice, again(f"e{index}", (0.5, index), 1_000.0 + index, index % 2)) == "applied"
-    one, other = await store.read_user(alice, NEW), await store.read_user(bob, NEW)
+    one, other = (await store.read(alice, NEW)).sum, (await store.read(bob, NEW)).sum
     assert one is not None
     assert other is not None
     assert one.pack() == other.pack()
-    old = await store.read_user(alice, BASIS)
+    old = (await store.read(alice, BASIS)).sum
     assert old is not None
     assert old.evidence.tolist() == [5.0, 10.0, 15.0]
     assert await pending(store, alice) == []
@@ -49,7 +49,7 @@ async def test_what_is_replayed_adds_up_as_if_it_had_come_under_the_new_basis(st
 async def test_a_comparison_is_replayed_once(store: Store, alice: UserKey) -> None:
     await store.add_comparison(alice, comparison("e1"))
     assert [await store.replay_comparison(alice, again("e1", (1.0, 1.0))) for _ in range(3)] == ["applied", "present", "present"]
-    held = await store.read_user(alice, NEW)
+    held = (await store.read(alice, NEW)).sum
     assert held is not None
     assert (held.count, held.evidence.tolist()) == (1, [1.0, 1.0])
 
@@ -60,7 +60,7 @@ async def test_what_came_under_the_new_basis_is_not_replayed(store: Store, alice
     assert await pending(store, alice) == ["old"]
     assert await store.replay_comparison(alice, again("new", (1.0, 1.0))) == "present"
     assert await store.replay_comparison(alice, again("never", (1.0, 1.0))) == "gone"
-    held = await store.read_user(alice, NEW)
+    held = (await store.read(alice, NEW)).sum
     assert held is not None
     assert held.count == 1
 
@@ -73,13 +73,13 @@ async def test_taking_back_reaches_every_sum_that_has_the_comparison(store: Stor
     after = await store.take_back(alice, NEW, "e1")
     assert after is not None
     assert (after.count, after.evidence.tolist()) == (2, [6.0, 1.5])
-    old = await store.read_user(alice, BASIS)
+    old = (await store.read(alice, BASIS)).sum
     assert old is not None
     assert old.count == 1
     assert await store.replay_comparison(alice, again("e1", (1.0, 0.25))) == "gone"
     assert await pending(store, alice) == []
     await store.take_back(alice, NEW, "e2")
-    assert await store.read_user(alice, BASIS) is None
+    assert (await store.read(alice, BASIS)).sum is None
 
 
 async def test_evidence_of_another_length_is_refused_and_nothing_changes(store: Store, alice: UserKey) -> None:
@@ -113,7 +113,7 @@ async def test_an_export_has_what_was_replayed_and_a_deletion_leaves_nothing(sto
     assert (deleted.keys, deleted.comparisons) == (5, 3)  # two sums, what was replayed, events, log
     assert await exported(store, alice) == []
     assert await store.replay_comparison(alice, again("e1", (1.0, 1.0))) == "gone"
-    assert await store.read_user(alice, NEW) is None
+    assert (await store.read(alice, NEW)).sum is None
 
 
 async def test_what_leaves_the_log_leaves_what_was_replayed_and_not_the_sum(bench: Bench, alice: UserKey) -> None:
@@ -123,7 +123,7 @@ async def test_what_leaves_the_log_leaves_what_was_replayed_and_not_the_sum(benc
     for event in ("e2", "e3"):
         await store.add_comparison(alice, comparison(event))
     assert not [each async for each in store.export(alice) if isinstance(each, ReplayedEvidence)]
-    held = await store.read_user(alice, NEW)
+    held = (await store.read(alice, NEW)).sum
     assert held is not None
     assert held.count == 1
 
@@ -133,11 +133,11 @@ async def test_a_replay_does_not_prolong_a_users_life(bench: Bench, alice: UserK
     await store.add_comparison(alice, comparison("e1"))
     await bench.pass_time(600.0)
     await store.replay_comparison(alice, again("e1", (1.0, 1.0)))
-    assert await store.read_user(alice, NEW) is not None
+    assert (await store.read(alice, NEW)).sum is not None
     await bench.pass_time(390.0)
-    assert await store.read_user(alice, NEW) is not None
+    assert (await store.read(alice, NEW)).sum is not None
     await bench.pass_time(20.0)
-    assert await store.read_user(alice, NEW) is None
+    assert (await store.read(alice, NEW)).sum is None
     assert await exported(store, alice) == []
 
 

@@ -13,6 +13,7 @@ from attune.service.state.store import (
     StoredDecision,
     TakenBack,
     UserKey,
+    UserRead,
 )
 from tests.state.conftest import BASIS, Bench, comparison, exported, same
 
@@ -20,8 +21,8 @@ from tests.state.conftest import BASIS, Bench, comparison, exported, same
 
 
 async def test_an_unknown_user_has_no_sum(store: Store, alice: UserKey) -> None:
-    assert await store.read_user(alice, BASIS) is None
-    assert await store.read_for_feedback(alice, BASIS, []) == (None, {})
+    assert (await store.read(alice, BASIS)).sum is None
+    assert await store.read(alice, BASIS) == UserRead(None)
 
 
 async def test_the_first_comparison_is_the_sum(store: Store, alice: UserKey) -> None:
@@ -31,7 +32,7 @@ async def test_the_first_comparison_is_the_sum(store: Store, alice: UserKey) -> 
     assert added.sum is not None
     assert (added.sum.count, added.sum.epoch, added.sum.first_seen_s, added.sum.last_seen_s) == (1, 3, 77.25, 77.25)
     assert added.sum.evidence.tolist() == [1.0, -2.0, 0.5]
-    assert same(await store.read_user(alice, BASIS), added.sum)
+    assert same((await store.read(alice, BASIS)).sum, added.sum)
 
 
 async def test_comparisons_add_up_and_times_are_kept_whatever_the_order(store: Store, alice: UserKey) -> None:
@@ -50,7 +51,7 @@ async def test_a_repeat_changes_nothing_and_gives_the_current_sum(store: Store, 
 
     assert repeat.result == "duplicate"
     assert same(repeat.sum, second.sum)
-    assert same(await store.read_user(alice, BASIS), second.sum)
+    assert same((await store.read(alice, BASIS)).sum, second.sum)
 
 
 async def test_the_same_event_with_another_body_is_a_conflict_and_changes_nothing(store: Store, alice: UserKey) -> None:
@@ -58,7 +59,7 @@ async def test_the_same_event_with_another_body_is_a_conflict_and_changes_nothin
     with pytest.raises(EventConflict, match="another body"):
         await store.add_comparison(alice, comparison("one", [1.0], body=b"right"))
 
-    assert same(await store.read_user(alice, BASIS), first.sum)
+    assert same((await store.read(alice, BASIS)).sum, first.sum)
 
 
 async def test_users_and_tenants_do_not_share_events(store: Store, alice: UserKey, bob: UserKey) -> None:
@@ -66,14 +67,14 @@ async def test_users_and_tenants_do_not_share_events(store: Store, alice: UserKe
     for key in (alice, bob, elsewhere):
         assert (await store.add_comparison(key, comparison("one", [1.0], body=key.base.encode()))).result == "applied"
     await store.delete_user(elsewhere)
-    assert await store.read_user(alice, BASIS) is not None
+    assert (await store.read(alice, BASIS)).sum is not None
 
 
 async def test_each_basis_has_a_sum_of_its_own(store: Store, alice: UserKey) -> None:
     await store.add_comparison(alice, comparison("one", [1.0, 2.0, 3.0], basis="old"))
     await store.add_comparison(alice, comparison("two", [5.0], basis="new"))
 
-    old, new = await store.read_user(alice, "old"), await store.read_user(alice, "new")
+    old, new = (await store.read(alice, "old")).sum, (await store.read(alice, "new")).sum
     assert old is not None
     assert new is not None
     assert (old.evidence.tolist(), new.evidence.tolist()) == ([1.0, 2.0, 3.0], [5.0])
@@ -92,7 +93,7 @@ async def test_evidence_of_another_length_is_refused_with_both_lengths(store: St
     with pytest.raises(ValueError, match="holds 2 doubles of evidence, the comparison 3"):
         await store.add_comparison(alice, comparison("two", [1.0, 2.0, 3.0]))
 
-    assert same(await store.read_user(alice, BASIS), first.sum)
+    assert same((await store.read(alice, BASIS)).sum, first.sum)
     assert (await store.add_comparison(alice, comparison("two", [1.0, 2.0]))).result == "applied"
 
 
@@ -151,13 +152,13 @@ async def test_taking_back_restores_the_bits_of_before(store: Store, alice: User
 
     after = await store.take_back(alice, BASIS, "two")
     assert same(after, before)
-    assert same(await store.read_user(alice, BASIS), before)
+    assert same((await store.read(alice, BASIS)).sum, before)
 
 
 async def test_taking_back_the_only_comparison_leaves_the_prior(store: Store, alice: UserKey) -> None:
     await store.add_comparison(alice, comparison("one", [0.1, 0.7]))
     assert await store.take_back(alice, BASIS, "one") is None
-    assert await store.read_user(alice, BASIS) is None
+    assert (await store.read(alice, BASIS)).sum is None
 
 
 async def test_an_event_is_found_as_it_was_applied_and_as_it_was_taken_back(store: Store, alice: UserKey, bob: UserKey) -> None:
@@ -182,7 +183,7 @@ async def test_a_late_repeat_of_what_was_taken_back_is_refused_and_says_so(store
 
     with pytest.raises(EventConflict, match="taken back"):
         await store.add_comparison(alice, comparison("one", [1.0]))
-    now = await store.read_user(alice, BASIS)
+    now = (await store.read(alice, BASIS)).sum
     assert now is not None
     assert now.evidence.tolist() == [2.0]
 
@@ -192,7 +193,7 @@ async def test_taking_back_what_is_not_there_is_an_unknown_event(store: Store, a
     first = await store.add_comparison(alice, comparison("one", [1.0]))
     with pytest.raises(UnknownEvent):
         await store.take_back(alice, BASIS, event_id)
-    assert same(await store.read_user(alice, BASIS), first.sum)
+    assert same((await store.read(alice, BASIS)).sum, first.sum)
 
 
 async def test_an_event_is_taken_back_once(store: Store, alice: UserKey) -> None:
@@ -201,7 +202,7 @@ async def test_an_event_is_taken_back_once(store: Store, alice: UserKey) -> None
     after = await store.take_back(alice, BASIS, "one")
     with pytest.raises(UnknownEvent, match="taken back before"):
         await store.take_back(alice, BASIS, "one")
-    assert same(await store.read_user(alice, BASIS), after)
+    assert same((await store.read(alice, BASIS)).sum, after)
 
 
 async def test_taking_back_under_another_basis_reaches_the_sum_that_learned_it(store: Store, alice: UserKey) -> None:
@@ -210,7 +211,7 @@ async def test_taking_back_under_another_basis_reaches_the_sum_that_learned_it(s
     new = await store.add_comparison(alice, comparison("three", [7.0, 8.0], basis="new"))
 
     assert same(await store.take_back(alice, "new", "one"), new.sum)
-    old = await store.read_user(alice, "old")
+    old = (await store.read(alice, "old")).sum
     assert old is not None
     assert (old.count, old.evidence.tolist()) == (1, [2.0])
 
@@ -225,7 +226,7 @@ async def test_the_log_forgets_its_oldest_entries_and_the_sum_does_not(bench: Be
 
     entries = await exported(store, alice)
     assert [entry.event_id for entry in entries if isinstance(entry, LoggedComparison)] == ["event-2", "event-3", "event-4"]
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert (held.count, held.evidence.tolist()) == (5, [31.0])
     with pytest.raises(UnknownEvent):
@@ -257,7 +258,7 @@ async def test_a_payload_over_its_limit_is_refused(bench: Bench, alice: UserKey)
     store = bench.limited(Limits(max_payload_bytes=10))
     with pytest.raises(ValueError, match="payload has 11 bytes; at most 10"):
         await store.add_comparison(alice, comparison(payload=b"x" * 11))
-    assert await store.read_user(alice, BASIS) is None
+    assert (await store.read(alice, BASIS)).sum is None
 
 
 async def test_the_oldest_decisions_make_room(bench: Bench, alice: UserKey) -> None:

@@ -68,7 +68,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 async def count(server: EmbeddedRedis) -> int:
     store = RedisStore(server.url)
-    held = await store.read_user(ALICE, BASIS)
+    held = (await store.read(ALICE, BASIS)).sum
     await store.aclose()
     return 0 if held is None else held.count
 

@@ -46,9 +46,9 @@ async def test_a_record_of_another_user_is_refused_and_counted(server: EmbeddedR
     await raw.copy(bob.decision("theirs"), alice.decision("mine"), replace=True)
 
     crossed = [
-        store.read_user(alice, BASIS),
-        store.read_for_feedback(alice, BASIS, []),
-        store.read_for_feedback(alice, "another-basis", ["mine"]),
+        store.read(alice, BASIS),
+        store.read(alice, BASIS),
+        store.read(alice, "another-basis", decisions=["mine"]),
         store.read_decision(alice.tenant, "mine"),
         store.add_comparison(alice, comparison("two", [1.0])),
         store.take_back(alice, BASIS, "alices"),
@@ -80,7 +80,7 @@ async def test_a_damaged_sum_is_a_store_error_and_stays_as_it_is(store: RedisSto
     await store.add_comparison(alice, comparison("event", [1.0]))
     await raw.set(alice.sum(BASIS), seal_of(SUM, alice) + body)
     with pytest.raises(StoreUnavailable, match="damaged"):
-        await store.read_user(alice, BASIS)
+        await store.read(alice, BASIS)
     with pytest.raises(StoreUnavailable, match="damaged"):
         await exported(store, alice)
 
@@ -122,7 +122,7 @@ async def test_a_sum_is_stored_in_the_fewest_bytes_that_hold_it_exactly(
     assert len(record) == len(seal) + 1 + 32 + width * len(evidence)
     expected = UserSum(1, 2, 7.0, 7.0, np.array(evidence)).pack()
     assert UserSum.from_record(record[len(seal) :]).pack() == expected
-    assert same(await store.read_user(alice, BASIS), UserSum.unpack(expected))
+    assert same((await store.read(alice, BASIS)).sum, UserSum.unpack(expected))
 
 
 async def test_nothing_of_a_deleted_user_is_left_anywhere(
@@ -257,7 +257,7 @@ async def test_an_event_whose_log_entry_is_gone_cannot_be_taken_back(store: Redi
     await raw.delete(alice.log)
     with pytest.raises(ExpiredEvent):
         await store.take_back(alice, BASIS, "one")
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert held.count == 1
 
@@ -288,7 +288,7 @@ async def test_one_comparison_is_one_round_trip(store: RedisStore, raw: Redis, a
     await store.write_decision(alice, "decision", b"record", 10.0)
     await raw.config_resetstat()
     await store.add_comparison(alice, comparison("second", [1.0]))
-    await store.read_for_feedback(alice, BASIS, ["decision"])
+    await store.read(alice, BASIS, decisions=["decision"])
     await store.write_decision(alice, "decision", b"record", 10.0)
     stats = await raw.info("commandstats")
     assert (stats["cmdstat_evalsha"]["calls"], stats["cmdstat_mget"]["calls"]) == (2, 1)
@@ -304,7 +304,7 @@ async def test_a_connection_that_broke_costs_nobody_a_request(own_server: Embedd
             await asyncio.sleep(0)
             await raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             assert [each.result for each in await asyncio.gather(*adding)] == ["applied"] * 4
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert held.count == 80
     await store.aclose()

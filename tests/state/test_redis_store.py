@@ -39,7 +39,7 @@ async def test_writers_on_one_hot_key_lose_nothing(server: EmbeddedRedis, alice:
     added = await asyncio.gather(*(replicas[n % 3].add_comparison(alice, each) for n, each in enumerate(events + events[::2])))
 
     assert Counter(each.result for each in added) == {"applied": 200, "duplicate": 100}
-    held = await replicas[0].read_user(alice, BASIS)
+    held = (await replicas[0].read(alice, BASIS)).sum
     assert held is not None
     assert (held.count, held.evidence.tolist()) == (200, [200.0, sum(range(200))])
     assert sorted(each.sum.count for each in added if each.sum is not None and each.result == "applied") == list(range(1, 201))
@@ -54,7 +54,7 @@ async def test_adds_and_take_backs_at_once_end_in_the_sum_of_what_is_left(store:
         *(store.take_back(alice, BASIS, f"event-{n}") for n in range(0, 100, 2)),
         *(store.add_comparison(alice, comparison(f"event-{n}", [0.0, float(n)])) for n in range(1, 100, 2)),
     )
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert (held.count, held.evidence[1]) == (50, float(sum(range(1, 100, 2))))
 
@@ -80,7 +80,8 @@ async def test_callers_that_leave_at_any_await_never_cross_replies(server: Embed
         await store.write_decision(key, f"decision-{n}", b"record %d" % n, 100.0)
 
     async def ask(n: int) -> None:
-        held, decisions = await store.read_for_feedback(users[n], BASIS, [f"decision-{n}"])
+        found = await store.read(users[n], BASIS, decisions=[f"decision-{n}"])
+        held, decisions = found.sum, found.decisions
         assert held is not None
         assert held.evidence[2] == float(n)
         assert decisions == {f"decision-{n}": b"record %d" % n}
@@ -141,7 +142,7 @@ async def test_closing_waits_for_commands_whose_callers_left(own_server: Embedde
         os.kill(own_server.pid, signal.SIGCONT)
     await closing
     store = RedisStore(own_server.url)
-    assert await store.read_user(alice, BASIS) is not None
+    assert (await store.read(alice, BASIS)).sum is not None
     await store.aclose()
 
 
@@ -179,7 +180,7 @@ async def test_a_server_that_hangs_is_unavailable_after_the_timeout_and_used_aga
     assert "2 of 2 places" in details
     assert "did not answer find_event: TimeoutError" in details
 
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert held.evidence.tolist() == [1.0]
     await store.aclose()
@@ -214,7 +215,7 @@ async def test_a_server_killed_mid_flight_loses_nothing_acknowledged_and_comes_b
     assert acknowledged <= logged
     again = await asyncio.gather(*(store.add_comparison(alice, each) for each in events))
     assert {each.result for each in again} == {"applied", "duplicate"}
-    held = await store.read_user(alice, BASIS)
+    held = (await store.read(alice, BASIS)).sum
     assert held is not None
     assert (held.count, held.evidence.tolist()) == (400, [400.0, float(sum(range(400)))])
     await store.aclose()
@@ -224,7 +225,7 @@ async def test_a_server_that_is_not_there_is_unavailable_and_named_without_its_p
     alice = key_of("acme", "alice")
     observed: list[tuple[str, bool]] = []
     store = RedisStore("redis://me:hunter2@127.0.0.1:1/0", timeout_s=0.5, observe=lambda name, _, ok: observed.append((name, ok)))
-    for operation in (store.ping(), store.read_user(alice, BASIS), store.delete_user(alice), store.read_decision("acme", "decision")):
+    for operation in (store.ping(), store.read(alice, BASIS), store.delete_user(alice), store.read_decision("acme", "decision")):
         with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as refused:
             await operation
         assert "hunter2" not in refused.value.detail
@@ -240,7 +241,7 @@ async def test_what_a_server_refuses_is_named_by_its_code_only(own_server: Embed
         await raw.config_set("maxmemory", 1)
         with pytest.raises(StoreUnavailable, match=r"did not answer add_comparison: \w+ ?O?O?M?$"):
             await store.add_comparison(alice, comparison("two", [1.0]))
-        held = await store.read_user(alice, BASIS)
+        held = (await store.read(alice, BASIS)).sum
         assert held is not None
         assert held.count == 1
         await raw.config_set("maxmemory", 0)
@@ -255,7 +256,7 @@ async def test_operations_are_observed_with_their_time(server: EmbeddedRedis, al
     observed: list[tuple[str, float, bool]] = []
     store = RedisStore(server.url, observe=lambda *each: observed.append(each))
     await store.add_comparison(alice, comparison())
-    await store.read_user(alice, BASIS)
+    await store.read(alice, BASIS)
     assert [(name, ok) for name, _, ok in observed] == [("add_comparison", True), ("read", True)]
     assert all(0 < seconds < 5 for _, seconds, _ in observed)
     await store.aclose()

@@ -35,7 +35,7 @@ def bits(held: UserSum | None) -> bytes | None:
 async def add_all(store: Store, key: UserKey, comparisons: list[Comparison]) -> bytes | None:
     for each in comparisons:
         await store.add_comparison(key, each)
-    return bits(await store.read_user(key, BASIS))
+    return bits((await store.read(key, BASIS)).sum)
 
 
 @shared_server
@@ -54,7 +54,7 @@ async def test_any_order_and_any_repeats_give_the_same_bits(
     try:
         in_order = await add_all(store, key_of(tenant, "in order"), comparisons)
         assert await add_all(store, key_of(tenant, "shuffled"), shuffled) == in_order
-        held = await store.read_user(key_of(tenant, "in order"), BASIS)
+        held = (await store.read(key_of(tenant, "in order"), BASIS)).sum
         assert held is not None
         assert held.evidence.tolist() == [sum(column) for column in zip(*evidence, strict=True)]
     finally:
@@ -79,7 +79,7 @@ async def test_taking_back_leaves_the_bits_of_never_having_added(
         await add_all(store, key, [comparison(f"taken-{n}", each, epoch=epoch) for n, each in enumerate(taken)])
         for n in range(len(taken)):
             await store.take_back(key, BASIS, f"taken-{n}")
-        assert bits(await store.read_user(key, BASIS)) == before
+        assert bits((await store.read(key, BASIS)).sum) == before
     finally:
         await store.aclose()
 
@@ -160,7 +160,7 @@ async def test_any_history_leaves_the_bits_of_the_seams_arithmetic(
                 happened, after = REFUSALS[type(error), "taken back" in error.detail], expected.held
             assert happened == (expected.take_back(event_id) if what == "take back" else expected.add(one))
             assert bits(after) == bits(expected.held)
-            assert bits(await store.read_user(key, BASIS)) == bits(expected.held)
+            assert bits((await store.read(key, BASIS)).sum) == bits(expected.held)
         logged = [each async for each in store.export(key) if isinstance(each, LoggedComparison | TakenBack)]
         assert {each.event_id for each in logged if isinstance(each, TakenBack)} == expected.taken
         assert {each.event_id for each in logged} == set(expected.added)

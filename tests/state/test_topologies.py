@@ -81,7 +81,8 @@ async def test_on_a_cluster_users_are_spread_and_every_operation_works(cluster_p
         assert after.evidence.tolist() == [2.0 * n, 4.0]
         for decision in range(5):
             await store.write_decision(key, f"decision-{n}-{decision}", b"record %d" % decision, 100.0)
-        held, decisions = await store.read_for_feedback(key, "basis-0", [f"decision-{n}-3", f"decision-{n}-4", f"decision-{n}-0"])
+        found = await store.read(key, "basis-0", decisions=[f"decision-{n}-3", f"decision-{n}-4", f"decision-{n}-0"])
+        held, decisions = found.sum, found.decisions
         assert held is not None
         assert held.evidence.tolist() == [2.0 * n, 2.0]
         assert decisions == {f"decision-{n}-3": b"record 3", f"decision-{n}-4": b"record 4"}
@@ -168,7 +169,7 @@ async def test_behind_sentinel_the_store_finds_the_primary_and_follows_it_to_ano
         added = await store.add_comparison(alice, comparison("two", [2.0]))
         assert added.sum is not None
         assert added.sum.evidence.tolist() == [3.0]
-        assert await store.read_user(alice, BASIS) is not None
+        assert (await store.read(alice, BASIS)).sum is not None
         with redis.Redis(port=replica, protocol=2) as new:
             assert new.hexists(alice.events, event_digest("two"))
         await store.aclose()
