@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam import gaussian, hedge
 from attune.models.seam.arrays import expect_finite, expect_shape
-from attune.models.seam.evidence import quantise
+from attune.models.seam.evidence import half, quantise
 from attune.models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
 from attune.models.seam.reward_heads import GatedMixture, GlobalHeads, RewardHeads
 
@@ -163,7 +163,7 @@ class Families:
         return evidence[self._slices[name]]
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False) -> Array:
-        """Returns what one comparison adds to the user's sum, `[E]` on the grid, from that comparison alone.
+        """Returns what one comparison adds to the user's sum, `[E]` on the grid and in half precision, from it alone.
 
         Raises:
             KeyError: a row lacks an output that a family reads.
@@ -174,7 +174,7 @@ class Families:
         if evidence.size != self.evidence_size:
             sizes = {name: part.size for name, part in parts.items()}
             raise ValueError(f"rows give evidence of {sizes} doubles; these families read {self.evidence_size} in all")
-        return quantise(evidence)
+        return half(quantise(evidence))
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, float]:
         """Returns each family's probability that `chosen` is preferred, before the comparison is learned."""

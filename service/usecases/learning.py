@@ -19,7 +19,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from attune.models.seam.evidence import half
 from attune.models.seam.family import Row
 from attune.service.errors import EventConflict, ExpiredCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
@@ -118,7 +117,7 @@ async def take_back(call: Call, user: str, event_id: str) -> Person:
 
 
 def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
-    """Returns what a comparison adds to the user's sum, `[E]`, from the rows of chosen, rejected and prompt; in half precision.
+    """Returns what a comparison adds to the user's sum, `[E]`, from the rows of chosen, rejected and prompt.
 
     Raises:
         ScorerFailed: a row is not finite.
@@ -128,7 +127,7 @@ def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
     except ValueError as error:
         raise ScorerFailed("the scorer gave numbers that are not finite for this pair; nothing was learned") from error
     # A sum has at least one number, and families that learn nothing (the global head alone) have none.
-    return half(evidence) if evidence.size else np.zeros(1)
+    return evidence if evidence.size else np.zeros(1)
 
 
 def read_payload(payload: bytes) -> dict[str, object]:
