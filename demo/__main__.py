@@ -26,6 +26,18 @@ def language_model(out: Out = ARTEFACTS / "language_model", seed: Seed = 0) -> N
     train_demo_language_model(out, seed=seed, manners=(), progress=typer.echo)
 
 
+@app.command("judge-language-model")
+def judge_language_model(
+    folder: Annotated[Path, typer.Argument(help="Folder with base/ and adapters/.")] = ARTEFACTS / "language_model",
+    prompts: Annotated[int, typer.Option(min=8, help="Held-out prompts that every member answers.")] = 40,
+    seed: Seed = 0,
+) -> None:
+    """Do the base and its members answer fluently, on topic and in the manner asked for? Prints figures and samples."""
+    from demo.language_model.judging import evaluate_language_model, render_report  # noqa: PLC0415 - torch
+
+    typer.echo(render_report(evaluate_language_model(folder, prompts_per_member=prompts, seed=seed)))
+
+
 @app.command("heads")
 def heads(out: Out = ARTEFACTS, seed: Seed = 0, cache: Cache = None) -> None:
     """Train the reward heads, on generated answers and on those of the base language model."""

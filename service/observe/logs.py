@@ -17,7 +17,7 @@ from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
-from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.contextvars import bound_contextvars
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 LogFormat = Literal["json", "console"]
@@ -94,12 +94,6 @@ def request_context(request_id: str, **fields: str) -> Iterator[None]:
     """Adds `request_id` and further fields to every line inside the block, across awaits and into tasks started there."""
     with bound_contextvars(request_id=request_id, **fields):
         yield
-
-
-def current_request_id() -> str | None:
-    """Returns the request id of the block we are in, None outside of any."""
-    value = get_contextvars().get("request_id")
-    return None if value is None else str(value)
 
 
 def log_request(level: int, make: Callable[[], Mapping[str, object]]) -> None:
