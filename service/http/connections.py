@@ -66,6 +66,7 @@ class Connection(HttpToolsProtocol):
         self._closing = _Closing(self)
         self._head_bytes = 0
         self._in_head = True
+        self._begun = False
         self._received = self._framed = 0
         self._dropped = 0
         self._deaf = False
@@ -116,7 +117,7 @@ class Connection(HttpToolsProtocol):
     def _feed_head(self, data: bytes) -> None:
         self._head_bytes += len(data)
         self._feed(data)
-        if self._in_head and self._timer is None and not self._deaf:
+        if self._in_head and self._begun and self._timer is None and not self._deaf:
             self._set_timer(self.bounds.head_s, self._head_is_late)
 
     def _feed(self, data: bytes) -> None:
@@ -134,7 +135,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
+        self._begun = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -155,7 +156,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._begun, self._head_bytes = True, False, 0
         if self._lingering:
             self.cycle.more_body = False
             self._unset_timer()
@@ -250,7 +251,7 @@ class Connection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._timer = None
-        if self._head_bytes:
+        if self._begun:
             self._refuse("head-too-slow")
         else:
             self._close()
@@ -268,6 +269,9 @@ class Connection(HttpToolsProtocol):
         status, headers, body = render(self._error(why), "", new_id())
         lines = (b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
         self.transport.write(STATUS_LINE[status] + b"".join(lines) + b"\r\n" + body)
+        if self._health_only:  # its place is needed more than its answer
+            self._close()
+            return
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -293,7 +297,7 @@ class Connection(HttpToolsProtocol):
         """Whether the last request was answered and nothing of a next one has come."""
         cycle = self._last
         done = cycle is not None and cycle.response_complete and not cycle.more_body
-        return done and not self._head_bytes and not self._deaf and not self.transport.is_closing()
+        return done and not self._begun and not self._deaf and not self.transport.is_closing()
 
     def _address(self) -> str:
         return self.client[0] if self.client else ""

@@ -22,6 +22,9 @@ SLOWER_THAN_ALONE = 4.0
 """Answers may take so many times what the fastest one takes before that is a queue and no service time."""
 
 SHRINK = 0.85
+FIRST = 32
+"""The limit before anything was measured: enough to fill batches, and few enough for the slowest machine's deadlines."""
+
 FORGETS_S = 300.0
 """In this time the fastest answer on record counts as twice as slow, so that a machine that became slower is believed."""
 
@@ -64,7 +67,7 @@ class Pace:
     _retry_s: float = 1.0
 
     def __post_init__(self) -> None:
-        self.limit = float(min(self.most, max(self.least, 64)))
+        self.limit = float(min(self.most, max(self.least, FIRST)))
 
     def take(self, key: str) -> None:
         """Takes a permit for a key.

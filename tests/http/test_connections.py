@@ -1,0 +1,215 @@
+"""Connections over real sockets: what a stranger may send and hold open, and that every answer is read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from attune.service.http.connections import Bounds
+from attune.service.http.refusals import Refusals
+from attune.service.observe.metrics import Metrics
+from tests.http.served import OK, served
+
+ROOMY = Bounds(most=64, kept_free=4)
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+LAST_GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_head_without_end_is_431_after_its_bound_and_costs_no_more():
+    async with served(Bounds(most=64, head_bytes=32_768, linger_bytes=100_000)) as service:
+        _, writer = await service.connect()
+        writer.write(b"GET / HTTP/1.1\r\nx: ")
+        sent = 0
+        try:
+            while sent < 50_000_000:
+                writer.write(b"a" * 65_536)
+                await writer.drain()
+                sent += 65_536
+        except ConnectionError:
+            pass
+        assert sent < 20_000_000  # what socket buffers hold beyond the 100,000 bytes that are dropped
+        assert service.refused == [("head-too-large", "127.0.0.1")]
+        assert (await service.told(LAST_GET)).startswith(OK)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % n for n in range(5_000)) + b"\r\n",
+        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: " + b"a" * 1_000_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"a" * 1_000_000 + b"\r\nx\r\n0\r\n\r\n",
+    ],
+    ids=["one header", "many headers", "the path", "a trailer", "a chunk's extension"],
+)
+async def test_whatever_the_parser_gathers_before_a_request_is_bounded(head: bytes):
+    async with served(ROOMY) as service:
+        answer = await service.told(head)
+        assert not answer.startswith(OK)
+        assert [why for why, _ in service.refused] == ["head-too-large"]
+
+
+async def test_a_large_body_right_behind_its_head_is_no_large_head():
+    async with served(ROOMY) as service:
+        size = 1_000_000
+        head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % size
+        assert (await service.told(head + b"a" * size)).startswith(OK)
+
+
+async def test_a_body_in_chunks_of_one_byte_is_read():
+    async with served(ROOMY) as service:
+        head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        assert (await service.told(head + b"1\r\na\r\n" * 50_000 + b"0\r\n\r\n")).startswith(OK)
+
+
+async def test_a_head_that_is_not_completed_in_time_is_408_and_closed():
+    async with served(Bounds(most=64, head_s=0.2)) as service:
+        answer = await service.told(b"GET / HTTP/1.1\r\nx: ")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"head-too-slow" in answer
+
+
+async def test_a_second_request_on_a_kept_connection_has_the_same_time_for_its_head():
+    async with served(Bounds(most=64, head_s=0.2)) as service:
+        answer = await service.told(GET + b"GET / HTTP/1.1\r\nx: ")
+        assert answer.startswith(OK)
+        assert b"HTTP/1.1 408 " in answer
+
+
+async def test_a_connection_that_sends_nothing_is_closed():
+    async with served(Bounds(most=64, head_s=0.1)) as service:
+        assert await service.told(b"") == b""
+
+
+async def test_what_is_no_http_is_400_and_told_with_its_address():
+    async with served(ROOMY) as service:
+        assert (await service.told(b"\x16\x03\x01 hello\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+        assert service.refused == [("malformed", "127.0.0.1")]
+
+
+def test_refusals_are_counted_each_and_logged_once_a_second(capsys):
+    now_s = 0.0
+    metrics = Metrics()
+    refusals = Refusals(metrics, lambda: now_s)
+    for _ in range(500):
+        refusals("malformed", "10.0.0.1")
+    now_s = 1.0
+    refusals("malformed", "10.0.0.2")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "connection refused" in line]
+    assert len(lines) == 2
+    assert "10.0.0.2" in lines[1]
+    assert "since_last_line=500" in lines[1]
+    assert b'attune_connections_refused_total{reason="malformed"} 501.0' in metrics.render()[0]
+
+
+# --- room -------------------------------------------------------------------------------------------------------------
+
+
+async def test_half_open_heads_leave_room_for_health_checks():
+    async with served(Bounds(most=20, kept_free=4, head_s=30, hurry_s=0.2)) as service:
+        held = [await service.connect() for _ in range(30)]
+        for _, writer in held:
+            writer.write(b"GET / HTTP/1.1\r\nx: ")
+        # Those over the bound are closed at once, and those in the part that is kept free soon.
+        ended = [reader.read() for reader, _ in held[16:]]
+        await asyncio.gather(*ended, return_exceptions=True)
+        assert (await service.told(b"GET /livez HTTP/1.1\r\nconnection: close\r\n\r\n")).startswith(OK)
+        refused = await service.told(LAST_GET)
+        assert refused.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after" in refused
+        for _, writer in held:
+            writer.close()
+
+
+async def test_idle_connections_make_room_for_new_ones():
+    async with served(Bounds(most=8, kept_free=2)) as service:
+        idle = [await service.connect() for _ in range(6)]
+        for reader, writer in idle:
+            writer.write(GET)
+            assert (await reader.read(len(OK))) == OK
+        for _ in range(10):
+            assert (await service.told(LAST_GET)).startswith(OK)
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_an_idle_connection_is_kept_as_long_as_the_setting_says():
+    async with served(ROOMY, keep_alive_s=1) as service:
+        began_s = time.monotonic()
+        assert (await service.told(GET)).startswith(OK)  # read until the server closes
+        assert time.monotonic() - began_s >= 1
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_that_takes_longer_than_a_head_may_is_answered():
+    async with served(Bounds(most=64, head_s=0.1)) as service:
+        asking = asyncio.ensure_future(service.told(b"GET /held HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+        await service.began.wait()
+        await asyncio.sleep(0.3)
+        service.gate.set()
+        assert (await asking).startswith(OK)
+
+
+async def test_a_caller_that_closes_its_sending_side_gets_its_answer():
+    async with served(ROOMY) as service:
+        assert (await service.told(GET, end=True)).startswith(OK)
+        assert (await service.told(GET + GET, end=True)).count(OK) == 2
+
+
+async def test_a_caller_that_closes_its_sending_side_and_waits_is_still_there():
+    async with served(ROOMY) as service:
+        asking = asyncio.ensure_future(service.told(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n", end=True))
+        await service.began.wait()
+        await asyncio.sleep(1)  # longer than the first probes take
+        service.gate.set()
+        answer = await asking
+        assert answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"").startswith(OK)
+
+
+async def test_a_caller_that_is_gone_is_noticed_while_its_answer_is_made():
+    async with served(ROOMY) as service:
+        _, writer = await service.connect()
+        writer.write(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+        await service.began.wait()
+        writer.close()
+        async with asyncio.timeout(10):
+            await service.left.wait()
+
+
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+async def test_an_early_answer_is_read_by_a_caller_that_writes_everything_first(connection: bytes):
+    size = 8_000_000
+    async with served(ROOMY) as service:
+        reader, writer = await service.connect()
+        writer.write(b"POST /early HTTP/1.1\r\nhost: x\r\nconnection: %s\r\ncontent-length: %d\r\n\r\n" % (connection, size))
+        for _ in range(size // 100_000):
+            writer.write(b"a" * 100_000)
+            await writer.drain()
+        assert (await reader.readuntil(b"too large")).startswith(b"HTTP/1.1 413 ")
+        if connection == b"keep-alive":
+            writer.write(GET)
+            assert await reader.readexactly(len(OK)) == OK
+        writer.close()
+
+
+async def test_what_is_read_after_an_early_answer_is_bounded():
+    async with served(Bounds(most=64, linger_bytes=200_000)) as service:
+        reader, writer = await service.connect()
+        writer.write(b"POST /early HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        assert (await reader.readuntil(b"too large")).startswith(b"HTTP/1.1 413 ")
+        chunk, sent = b"186a0\r\n" + b"a" * 100_000 + b"\r\n", 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 1_000:
+                writer.write(chunk)
+                await writer.drain()
+                sent += 1
+        assert sent < 1_000
