@@ -21,6 +21,7 @@ from attune.service.members.member import Member
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.roster import Observers, Roster
 from attune.service.members.spec import LocalSpec, MemberSpec
+from attune.service.observe.tracing import outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +114,8 @@ def member_client(max_connections: int = 256) -> httpx.AsyncClient:
     member brings its own timeouts.
     """
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections // 4)
-    return httpx.AsyncClient(limits=limits, follow_redirects=False)
+    return httpx.AsyncClient(limits=limits, follow_redirects=False, event_hooks={"request": [_trace]})
+
+
+async def _trace(request: httpx.Request) -> None:
+    request.headers.update(outgoing())

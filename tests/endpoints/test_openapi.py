@@ -6,7 +6,10 @@ After a change that is meant: `python -m tests.endpoints.test_openapi` writes th
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+from openapi_spec_validator import validate
 
 from attune.service.app import create_app
 from attune.service.settings import Settings
@@ -23,6 +26,18 @@ def document() -> str:
 
 def test_the_checked_in_document_is_what_is_served():
     assert FILE.read_text(encoding="utf-8") == document(), "the API changed; if it is meant: python -m tests.endpoints.test_openapi"
+
+
+def test_the_document_is_valid_and_its_patterns_mean_the_same_to_javascript():
+    validate(create_app(Settings()).openapi())
+    patterns = set(re.findall(r'"pattern": "((?:[^"\\\\]|\\\\.)*)"', FILE.read_text(encoding="utf-8")))
+    assert patterns
+    assert [pattern for pattern in patterns if re.search(r"\\\\[AZz]|\(\?[P<#]", pattern)] == []
+
+
+def test_behind_a_prefix_the_document_says_where_the_service_is():
+    assert create_app(Settings()).openapi()["servers"] == [{"url": "/"}]
+    assert create_app(Settings(root_path="/attune")).openapi()["servers"] == [{"url": "/attune"}]
 
 
 def test_every_route_of_the_contract_is_documented_with_its_errors():

@@ -1,0 +1,74 @@
+"""Names and headers: whom a server without keys answers for, pages of other origins, prefixes of proxies, encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from attune.service.settings import Settings
+from tests.endpoints.conftest import Service, running
+from tests.stores import FreshStore
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]:8000", "attune"]
+)
+async def test_without_keys_only_this_machines_names_are_taken(service: Service, host: str):
+    for method, path in (("GET", "/users/ada/export"), ("DELETE", "/users/ada"), ("POST", "/admin/reload"), ("GET", "/")):
+        answer = await service.client.request(method, path, headers={"host": host})
+        assert (answer.status_code, answer.json()["code"]) == (421, "unknown-host")
+    for ours in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000"):
+        assert (await service.client.get("/users/ada", headers={"host": ours})).status_code == 200
+
+
+async def test_further_hosts_are_named_and_health_answers_to_every_name(settings_of: Callable[..., Settings]):
+    async with running(settings_of(allowed_hosts=("app.example",)), FreshStore()) as service:
+        assert (await service.client.get("/users/ada", headers={"host": "app.example:443"})).status_code == 200
+        assert (await service.client.get("/users/ada", headers={"host": "other.example"})).status_code == 421
+        assert (await service.client.get("/readyz", headers={"host": "10.1.2.3:8000"})).status_code == 200
+
+
+async def test_pages_of_the_origins_that_are_named_may_call_and_read_refusals(settings_of: Callable[..., Settings]):
+    async with running(settings_of(api_keys="key-of-acme:acme", cors_origins=("https://app.example",)), FreshStore()) as service:
+        asked = {
+            "origin": "https://app.example",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization",
+        }
+        allowed = await service.client.options("/generate", headers=asked)
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://app.example")
+        refused = await service.client.post("/score", json={}, headers={"origin": "https://app.example"})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://app.example")
+        other = await service.client.options("/generate", headers=asked | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+async def test_head_and_options_are_answered(service: Service):
+    head = await service.client.head("/users/ada")
+    assert head.status_code == 200
+    options = await service.client.options("/users/ada")
+    assert options.status_code == 204
+    assert {"GET", "HEAD", "OPTIONS"} <= set(options.headers["allow"].split(", "))
+    assert (await service.client.options("/score")).headers["allow"] == "POST, OPTIONS"
+
+
+@pytest.mark.parametrize("prefix", ["", "/attune"])
+async def test_a_prefix_may_be_taken_off_by_the_proxy_or_not(settings_of: Callable[..., Settings], prefix: str):
+    async with running(settings_of(root_path="/attune"), FreshStore()) as service:
+        assert (await service.get(f"{prefix}/users/a%2Fb"))["user"]["id"] == "a/b"
+        assert (await service.get(f"{prefix}/readyz"))["status"] == "ready"
+        assert (await service.get(f"{prefix}/nothing", status=404))["type"] == "/attune/errors/not-found"
+
+
+async def test_a_compressed_body_is_415_and_says_so(service: Service):
+    answer: httpx.Response = await service.client.post("/score", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert (answer.status_code, answer.json()["code"], answer.headers["accept-encoding"]) == (415, "unsupported-encoding", "identity")
+    assert "gzip" in answer.json()["detail"]
+
+
+async def test_the_page_cannot_be_framed_and_no_type_is_guessed(service: Service):
+    answer = await service.client.get("/")
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
