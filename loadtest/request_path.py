@@ -89,7 +89,7 @@ async def ways(folder: Path) -> dict[str, Way]:
     app = create_app(settings, members=voices())
     found: dict[str, Way] = {}
     async with (
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://attune") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
         app.router.lifespan_context(app),
     ):
         ask: dict[str, Any] = {"user": "u1", "prompt": PROMPT}

@@ -100,8 +100,10 @@ async def test_with_redis_away_scores_are_those_of_the_prior_and_say_so(settings
 
 
 async def test_a_long_prompt_is_trimmed_and_the_usage_says_by_how_much(service: Service):
-    words = TEMPLATE.max_prompt_tokens + 10
-    answer = await service.post("/score", ASK | {"prompt": "egg " * words})
+    room = TEMPLATE.max_tokens - len(TEMPLATE.prefix) - len(TEMPLATE.middle) - len(TEMPLATE.suffix)
+    beside_the_longest = room - len(LONG.split())
+    assert beside_the_longest > TEMPLATE.max_prompt_tokens
+    answer = await service.post("/score", ASK | {"prompt": "egg " * (beside_the_longest + 10)})
     assert answer["usage"]["dropped_prompt_tokens"] == 10
     assert "dropped_prompt_tokens" not in (await service.post("/score", ASK))["usage"]
 
