@@ -45,8 +45,9 @@ from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.documentation import documented
 from attune.service.http.edge import Edge
 from attune.service.live.health import Health
-from attune.service.live.loading import LoadPlan, Reloader, load_serving
+from attune.service.live.loading import Reloader, load_serving
 from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
+from attune.service.live.scorers import LoadPlan
 from attune.service.live.watching import watch_health, watch_live
 from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.build import member_client

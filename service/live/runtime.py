@@ -22,7 +22,7 @@ from attune.models.seam.bundle import Bundle
 from attune.models.seam.evidence import Decay
 from attune.models.seam.text import TextEncoder
 from attune.service.auth import Caller
-from attune.service.batching.batcher import Batcher
+from attune.service.batching.remote import TextScorer
 from attune.service.errors import DeadlineExceeded, NotReady
 from attune.service.live.recent_users import RecentUsers
 from attune.service.members.roster import Roster
@@ -118,7 +118,7 @@ class Serving:
 
     bundle: Bundle
     encoder: TextEncoder
-    batcher: Batcher
+    batcher: TextScorer
     roster: Roster
     family: str
     shadows: tuple[str, ...]

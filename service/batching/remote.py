@@ -1,0 +1,189 @@
+"""The batcher as seen from a process that takes requests: the same questions, answered by the scorer's process over a socket.
+
+    submit ──SUBMIT──> scorer's process (queue, batches, session) ──ROWS or FAILED──> the caller
+    the caller leaves or its deadline passes ──CANCEL──> its texts leave the queue there
+
+One connection carries everything of one process; it is lost with the scorer's process, everyone who waits is told so at once, and
+`connect` opens it anew when there is another. Bounds, deadlines and refusals are the queue's own, over there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from attune.models.seam.text import Encoded
+from attune.service.batching.frames import Answered, Frames, Kind, Layout, pack_submit, unpack_error, unpack_rows
+from attune.service.batching.submission import Submitted
+from attune.service.errors import DeadlineExceeded, NotReady, TooLarge
+
+GONE = "the scorer's process has ended and is being started again"
+
+
+class TextScorer(Protocol):
+    """What serves rows: `Batcher` in the same process, or `RemoteBatcher`."""
+
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def waiting_items(self) -> int: ...
+    @property
+    def waiting_tokens(self) -> int: ...
+    @property
+    def drain_tokens_per_s(self) -> float: ...
+    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted: ...
+    async def canary(self, deadline_s: float) -> float: ...
+    async def aclose(self) -> None: ...
+
+
+class ScorerLink(Frames):
+    """One connection to the scorer's process, and who waits for an answer on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = 0
+        self._waiting: dict[int, asyncio.Future[tuple[Kind, memoryview]]] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether the scorer's process is there."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    async def connect(self, path: str) -> None:
+        """Returns when the socket at `path` is connected; a connection that is there already is kept.
+
+        Raises:
+            OSError: nobody listens there.
+        """
+        if not self.connected:
+            self._buffer.clear()
+            await asyncio.get_running_loop().create_unix_connection(lambda: self, path)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def frame_received(self, kind: Kind, number: int, payload: memoryview) -> None:
+        waiting = self._waiting.get(number)
+        if waiting is not None and not waiting.done():  # else: it left, and its cancellation crossed the answer
+            waiting.set_result((kind, payload))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.transport = None
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(NotReady(GONE))
+
+    async def ask(self, kind: Kind, payload: bytes, deadline_s: float) -> tuple[Kind, memoryview]:
+        """Returns the answer to one frame.
+
+        Raises:
+            NotReady: the scorer's process is not there, or ended meanwhile.
+            TimeoutError: no answer came in time; the scorer's process has been told to drop it.
+        """
+        if not self.connected:
+            raise NotReady(GONE)
+        self._numbers = (self._numbers + 1) & 0xFFFFFFFF
+        number = self._numbers
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        self.send(kind, number, payload)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._waiting[number]
+        except BaseException:
+            self.send(Kind.CANCEL, number)
+            raise
+        finally:
+            del self._waiting[number]
+
+
+class RemoteBatcher:
+    """A batcher that runs in the scorer's process.
+
+    Args:
+        link: of this process; shared by all generations.
+        generation: which loaded bundle over there.
+        layout: of its rows.
+        max_text_tokens: the longest text that the scorer takes.
+        closed: called once, when this process needs the generation no more.
+    """
+
+    def __init__(self, link: ScorerLink, *, generation: int, layout: Layout, max_text_tokens: int, closed: Any) -> None:
+        self._link = link
+        self._generation = generation
+        self._layout = layout
+        self._max_text_tokens = max_text_tokens
+        self._closed = closed
+        self._refusal: str | None = None
+        self._last: Answered | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scorer's process is there."""
+        return self._link.connected and self._refusal is None
+
+    @property
+    def waiting_items(self) -> int:
+        """Texts that waited, of all processes, when the last answer came."""
+        return self._last.waiting_items if self._last else 0
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that waited, of all processes, when the last answer came."""
+        return self._last.waiting_tokens if self._last else 0
+
+    @property
+    def drain_tokens_per_s(self) -> float:
+        """Measured speed of draining, tokens a second; 0 before the first answer."""
+        return self._last.drain_tokens_per_s if self._last else 0.0
+
+    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted:
+        """Returns the rows of `items`, all of them or an error: as `Batcher.submit`.
+
+        Raises:
+            ValueError: a text has no tokens.
+            TooLarge, Overloaded, DeadlineExceeded, ScorerFailed, NotReady: as `Batcher.submit`; NotReady also when the process ended.
+        """
+        for number, item in enumerate(items, 1):
+            if not len(item):
+                raise ValueError(f"text {number} of {len(items)} has no tokens")
+            if len(item) > self._max_text_tokens:
+                raise TooLarge(
+                    f"text {number} of {len(items)} has {len(item):,} tokens, the scorer takes at most {self._max_text_tokens:,}"
+                )
+        if self._refusal is not None:
+            raise NotReady(self._refusal)
+        try:
+            kind, payload = await self._link.ask(Kind.SUBMIT, pack_submit(items, deadline_s, self._generation), deadline_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the scorer's process gave no answer for {len(items)} texts within {deadline_s:.3g} s") from None
+        if kind is Kind.FAILED:
+            raise unpack_error(json.loads(bytes(payload)))
+        self._last = answered = unpack_rows(payload, self._layout)
+        return Submitted(answered.rows, answered.queue_s, answered.inference_s)
+
+    async def canary(self, deadline_s: float) -> float:
+        """Runs the canary over there; returns the time of its batch, seconds: as `Batcher.canary`.
+
+        Raises:
+            DeadlineExceeded, ScorerFailed, NotReady: as `Batcher.canary`.
+        """
+        body = json.dumps({"ask": "canary", "generation": self._generation, "deadline_s": deadline_s}).encode()
+        try:
+            kind, payload = await self._link.ask(Kind.ASK, body, deadline_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the scorer's process did not run the canary within {deadline_s:.3g} s") from None
+        found = json.loads(bytes(payload))
+        if kind is Kind.FAILED:
+            raise unpack_error(found)
+        return float(found["inference_s"])
+
+    async def aclose(self) -> None:
+        """Refuses what comes later, and lets the scorer's process close the generation once nobody needs it."""
+        if self._refusal is None:
+            self._refusal = "the scorer is shutting down"
+            await self._closed()

@@ -1,0 +1,128 @@
+"""One of several processes that take requests: its line to the parent, its link to the scorer, and how a reload reaches it.
+
+start    ask the parent what serves ─> link to the scorer ─> bundle and members here, rows from there
+reload   asked for here or elsewhere ─> the parent: scorer loads ─> everybody `prepare`s ─> everybody `commit`s, or nobody
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from attune.models.seam.bundle import Bundle
+from attune.models.seam.text import TextEncoder
+from attune.service.batching.frames import Layout
+from attune.service.batching.remote import RemoteBatcher, ScorerLink
+from attune.service.errors import NotReady
+from attune.service.live.control import Body, Control, call_parent
+from attune.service.live.loading import Reloader
+from attune.service.live.runtime import Live, Serving
+from attune.service.live.scorers import LoadPlan, OpenedScorer
+from attune.service.observe.logs import get_logger
+from attune.service.observe.metrics import Metrics
+
+_log = get_logger(__name__)
+PARENT_S = 10.0
+RELOAD_S = 600.0
+METRICS_S = 5.0
+
+
+class Joined:
+    """This process's place among the others; `connect` before anything else, `serve_with` once something is loaded.
+
+    Args:
+        control_path: where the parent listens.
+        index: of this process.
+        metrics: of this process, for the parent to add up.
+    """
+
+    def __init__(self, control_path: str, index: int, metrics: Metrics) -> None:
+        self._control_path = control_path
+        self._index = index
+        self._metrics = metrics
+        self._link = ScorerLink()
+        self._control: Control | None = None
+        self._told: Body = {}
+        self._prepared: Serving | None = None
+        self._load: Callable[[Path | None], Awaitable[Serving]] | None = None
+        self._reloader: Reloader | None = None
+        self._live: Live | None = None
+
+    async def connect(self) -> Path:
+        """Returns the folder of the bundle that serves, having joined."""
+        self._control = await call_parent(self._control_path, self._answer, _orphaned)
+        self._told = await self._control.ask("hello", deadline_s=PARENT_S, role="worker", index=self._index, pid=os.getpid())
+        await self._link.connect(self._told["socket"])
+        return Path(self._told["path"])
+
+    async def open_scorer(self, bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> OpenedScorer:
+        """Returns a view of the scorer's process, in place of a scorer here: a `ScorerOpener`."""
+        del encoder, plan, metrics
+        generation, layout = int(self._told["generation"]), Layout.from_json(self._told["layout"])
+
+        async def closed() -> None:
+            with contextlib.suppress(NotReady):  # the parent is gone, and the generation with it
+                await self._parent.ask("closed", deadline_s=PARENT_S, generation=generation)
+
+        batcher = RemoteBatcher(self._link, generation=generation, layout=layout, max_text_tokens=bundle.template.max_tokens, closed=closed)
+        return OpenedScorer(batcher, self._told["provider"], int(self._told["budget_tokens"]), layout)
+
+    async def serve_with(self, live: Live, load: Callable[[Path | None], Awaitable[Serving]], reloader: Reloader) -> None:
+        """Tells the parent that requests are taken; reloads reach this process from here on."""
+        self._live, self._load, self._reloader = live, load, reloader
+        assert live.serving is not None
+        bundle = live.serving.bundle
+        await self._parent.ask("ready", deadline_s=PARENT_S, bundle=bundle.id, members=len(bundle.portfolio.names))
+
+    async def reload(self, path: Path | None) -> Serving:
+        """Returns what serves now, in this process as in all others.
+
+        Raises:
+            BundleRefused: the scorer or a process refused; everywhere the old bundle goes on.
+        """
+        await self._parent.ask("reload", deadline_s=RELOAD_S, path=None if path is None else str(path))
+        assert self._live is not None
+        assert self._live.serving is not None
+        return self._live.serving
+
+    async def exposition(self) -> bytes:
+        """Returns the metrics of all processes together, in Prometheus' text format."""
+        text: str = (await self._parent.ask("metrics", deadline_s=METRICS_S))["text"]
+        return text.encode()
+
+    @property
+    def _parent(self) -> Control:
+        if self._control is None:
+            raise NotReady("this process has not joined yet")
+        return self._control
+
+    async def _answer(self, what: str, body: Body) -> Body:
+        match what:
+            case "metrics":
+                return {"text": self._metrics.render()[0].decode()}
+            case "scorer":
+                await self._link.connect(str(body["socket"]))
+            case "prepare":
+                if self._load is None:
+                    raise NotReady("this process is still starting")
+                self._told = body
+                self._prepared = await self._load(Path(body["path"]))
+            case "commit":
+                if self._prepared is not None and self._reloader is not None:
+                    self._reloader.put(self._prepared)
+                    self._prepared = None
+            case "discard":
+                prepared, self._prepared = self._prepared, None
+                if prepared is not None:
+                    await prepared.aclose()
+            case _:
+                raise NotReady(f"a process that takes requests has no {what!r}")
+        return {}
+
+
+def _orphaned(_: Control) -> None:
+    _log.warning("the parent is gone; ending")
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,338 @@
+"""The parent of several processes behind one port: starts them, watches them, starts them again, tells them of reloads, and drains them.
+
+    parent ──control line──> N processes that take requests ──socket──> one scorer's process
+       └── owns the sockets, the embedded store, the number of the generation, and one exposition for all
+
+It loads no bundle and answers no request. A process that dies is started again after a pause that doubles; one that cannot start the first
+time stops the start. The listening sockets stay open here, so that callers of a process that died are queued until the next one takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from attune.service.errors import AttuneError, BundleRefused, NotReady
+from attune.service.live.control import Body, Control
+from attune.service.observe.logs import get_logger
+from attune.service.observe.summed import summed
+
+_log = get_logger(__name__)
+Role = Literal["scorer", "worker"]
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+STEADY_S = 30.0
+LOAD_S = 600.0
+TELL_S = 10.0
+METRICS_S = 2.0
+KILL_S = 10.0
+
+
+class StartFailed(RuntimeError):
+    """A process ended, or refused, before it was ready for the first time; its reason is in its own log."""
+
+
+def shared_sockets(host: str, port: int, count: int) -> list[socket.socket]:
+    """Returns `count` sockets bound to one address, among which the kernel spreads connections; port 0 becomes one number for all.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    bound: list[socket.socket] = []
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    for _ in range(count):
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address if not bound else bound[0].getsockname())
+        bound.append(listener)
+    return bound
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """How processes are started.
+
+    Attributes:
+        command: role, index and control path -> the command line of a process.
+        environment: of every process.
+        listeners: one socket for each process that takes requests.
+        folder: for the two Unix sockets; private to this user.
+        find_bundle: the folder to load where none is named; raises what a reload is refused with.
+        drain_s: how long processes may finish their requests.
+    """
+
+    command: Callable[[Role, int, str], Sequence[str]]
+    environment: Mapping[str, str]
+    listeners: Sequence[socket.socket]
+    folder: Path
+    find_bundle: Callable[[], Path]
+    drain_s: float
+
+
+@dataclass(slots=True)
+class Child:
+    """One process: what it is, its line, and whether it has been ready."""
+
+    role: Role
+    index: int
+    process: asyncio.subprocess.Process | None = None
+    control: Control | None = None
+    joined: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    was_ready: bool = False
+
+
+class Processes:
+    """All processes of one service."""
+
+    def __init__(self, plan: ProcessPlan) -> None:
+        self._plan = plan
+        self.control_path, self.scorer_path = str(plan.folder / "control"), str(plan.folder / "scorer")
+        self._scorer = Child("scorer", 0)
+        self._workers = [Child("worker", index) for index in range(len(plan.listeners))]
+        self._serving: dict[str, Any] = {}
+        self._users: dict[int, set[int]] = {}
+        self._reloading = asyncio.Lock()
+        self._stopping = False
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+        self._registry = CollectorRegistry()
+        self._restarts = Counter(
+            "attune_process_restarts", "Processes that ended and were started again.", ["role"], registry=self._registry
+        )
+        running = Gauge("attune_processes", "Processes that run.", ["role"], registry=self._registry)
+        running.labels("scorer").set_function(lambda: float(self._scorer.control is not None))
+        running.labels("worker").set_function(lambda: float(sum(child.control is not None for child in self._workers)))
+        self.members = 0
+
+    async def start(self) -> str:
+        """Returns the id of the bundle that serves, once every process is ready.
+
+        Raises:
+            StartFailed: a process ended before it was ready.
+            BundleRefused: the scorer's process refused the bundle.
+        """
+        self._server = await asyncio.get_running_loop().create_unix_server(self._line, self.control_path)
+        self._keep(self._scorer)
+        await self._or_fail(self._scorer.joined.wait())
+        await self._or_fail(self._load(1, self._plan.find_bundle(), 0))
+        self._scorer.was_ready = True
+        self._scorer.ready.set()
+        for child in self._workers:
+            self._keep(child)
+        for child in self._workers:
+            await self._or_fail(child.ready.wait())
+        return str(self._serving["bundle"])
+
+    async def stop(self) -> None:
+        """Lets requests finish, then ends every process; those that do not end in time are killed."""
+        self._stopping = True
+        await self._end(self._workers, self._plan.drain_s + KILL_S)
+        await self._end([self._scorer], KILL_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    async def _or_fail(self, step: Any) -> None:
+        task = asyncio.ensure_future(step)
+        await asyncio.wait({task, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            task.cancel()
+            self._failed.result()
+        await task
+
+    def _keep(self, child: Child) -> None:
+        self._tasks.append(asyncio.create_task(self._run(child), name=f"{child.role} {child.index}"))
+
+    async def _run(self, child: Child) -> None:
+        """Starts a process, and again whenever it ends."""
+        pause_s, loop = FIRST_PAUSE_S, asyncio.get_running_loop()
+        while True:
+            started_s = loop.time()
+            child.joined.clear()
+            child.ready.clear()
+            await self._launch(child)
+            assert child.process is not None
+            again = asyncio.create_task(self._bring_back()) if child is self._scorer and child.was_ready else None
+            code = await child.process.wait()
+            if again is not None:
+                again.cancel()
+            if self._stopping:
+                return
+            if not child.was_ready:
+                if not self._failed.done():
+                    self._failed.set_exception(StartFailed(f"the {child.role}'s process {child.index} ended with code {code} at its start"))
+                return
+            self._restarts.labels(child.role).inc()
+            for users in self._users.values():
+                users.discard(child.index if child.role == "worker" else -1)
+            pause_s = FIRST_PAUSE_S if loop.time() - started_s > STEADY_S else min(LONGEST_PAUSE_S, 2 * pause_s)
+            _log.error("a process ended and is started again", role=child.role, index=child.index, code=code, pause_s=pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _launch(self, child: Child) -> None:
+        command = [*self._plan.command(child.role, child.index, self.control_path)]
+        passed: tuple[int, ...] = ()
+        if child.role == "worker":
+            listener = self._plan.listeners[child.index]
+            passed = (listener.fileno(),)
+            command += ["--listener", str(listener.fileno())]
+        else:
+            command += ["--socket", self.scorer_path]
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.scorer_path)  # noqa: PTH108 - of the process before; one call, not worth a thread
+        # A session of its own: Ctrl-C reaches the parent alone, which then drains.
+        child.process = await asyncio.create_subprocess_exec(
+            *command, env=dict(self._plan.environment), pass_fds=passed, start_new_session=True
+        )
+
+    async def _bring_back(self) -> None:
+        """Loads what serves into a scorer's process that was started again, and tells everybody that it is there."""
+        await self._scorer.joined.wait()
+        try:
+            await self._load(int(self._serving["generation"]), Path(self._serving["path"]), int(self._serving["budget_tokens"]))
+        except AttuneError as error:
+            _log.error("the scorer's process cannot load what served", reason=error.detail)
+            if self._scorer.process is not None:
+                self._scorer.process.kill()  # and is tried again, after a longer pause
+            return
+        await self._tell("scorer", socket=self.scorer_path)
+        _log.info("the scorer's process is back")
+
+    async def _load(self, generation: int, path: Path, budget_tokens: int) -> None:
+        assert self._scorer.control is not None
+        found = await self._scorer.control.ask(
+            "load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens
+        )
+        self._serving |= {**found, "generation": generation, "path": str(path), "socket": self.scorer_path}
+
+    async def _end(self, children: Sequence[Child], limit_s: float) -> None:
+        running = [child.process for child in children if child.process is not None and child.process.returncode is None]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(*(process.wait() for process in running))
+        except TimeoutError:
+            _log.warning("processes did not end in time and are killed", limit_s=limit_s)
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            await asyncio.gather(*(process.wait() for process in running))
+
+    # --- the lines ---------------------------------------------------------------------------------------------------
+
+    def _line(self) -> Control:
+        """Returns the parent's end of a new line; who is on the other one is known from its `hello`."""
+        child: Child | None = None
+
+        async def answer(what: str, body: Body) -> Body:
+            nonlocal child
+            if what == "hello":
+                child = self._scorer if body["role"] == "scorer" else self._workers[int(body["index"])]
+                child.control = control
+                child.joined.set()
+                if child.role == "worker":
+                    self._users.setdefault(int(self._serving["generation"]), set()).add(child.index)
+                    return self._serving
+                return {}
+            if child is None:
+                raise NotReady("the first thing to say is hello")
+            return await self._answer(child, what, body)
+
+        def lost(_: Control) -> None:
+            if child is not None and child.control is control:
+                child.control = None
+
+        control = Control(answer, lost)
+        return control
+
+    async def _answer(self, child: Child, what: str, body: Body) -> Body:
+        match what:
+            case "ready":
+                child.was_ready = True
+                child.ready.set()
+                self._serving["bundle"], self.members = body["bundle"], int(body["members"])
+                return {}
+            case "closed":
+                await self._closed(child.index, int(body["generation"]))
+                return {}
+            case "metrics":
+                return {"text": (await self.exposition()).decode()}
+            case "reload":
+                await self.reload(None if body["path"] is None else Path(body["path"]))
+                return {}
+        raise NotReady(f"a parent has no {what!r}")
+
+    async def _tell(self, what: str, **body: Any) -> list[BaseException | Body]:
+        """Returns every process's answer or error."""
+        lines = [child.control for child in self._workers if child.control is not None and child.ready.is_set()]
+        limit_s = LOAD_S if what == "prepare" else TELL_S
+        return list(await asyncio.gather(*(line.ask(what, deadline_s=limit_s, **body) for line in lines), return_exceptions=True))
+
+    async def _closed(self, index: int, generation: int) -> None:
+        users = self._users.get(generation, set())
+        users.discard(index)
+        if not users and generation != self._serving["generation"] and self._scorer.control is not None:
+            self._users.pop(generation, None)
+            await self._scorer.control.ask("retire", deadline_s=TELL_S, generation=generation)
+
+    async def reload(self, path: Path | None) -> None:
+        """Returns when every process serves another bundle; in two steps, so that all of them do or none.
+
+        Raises:
+            BundleRefused: the scorer or a process refused it, or another reload is under way.
+        """
+        if self._reloading.locked():
+            raise BundleRefused("another reload is under way")
+        async with self._reloading:
+            before = dict(self._serving)
+            generation = int(before["generation"]) + 1
+            try:
+                await self._load(generation, path or self._plan.find_bundle(), 0)
+                fresh, self._serving = self._serving, before
+                indices = {child.index for child in self._workers if child.control is not None and child.ready.is_set()}
+                self._users[generation] = indices
+                refused = [found for found in await self._tell("prepare", **fresh) if isinstance(found, BaseException)]
+                if refused:
+                    await self._tell("discard")
+                    raise BundleRefused(f"{len(refused)} of {len(indices)} processes refused: {refused[0]}")
+            except AttuneError:
+                self._serving = before
+                if self._scorer.control is not None:
+                    await self._scorer.control.ask("retire", deadline_s=TELL_S, generation=generation)
+                raise
+            self._serving = fresh
+            late = [found for found in await self._tell("commit") if isinstance(found, BaseException)]
+            if late:
+                _log.error("a process prepared a bundle and did not take it", processes=len(late), reason=str(late[0]))
+
+    async def exposition(self) -> bytes:
+        """Returns the metrics of all processes together; one that does not answer in time is left out and counted in the log."""
+        lines = [child.control for child in (self._scorer, *self._workers) if child.control is not None]
+        found = await asyncio.gather(*(line.ask("metrics", deadline_s=METRICS_S) for line in lines), return_exceptions=True)
+        texts = [str(each["text"]) for each in found if not isinstance(each, BaseException)]
+        if len(texts) < len(lines):
+            _log.warning("metrics of some processes are missing", missing=len(lines) - len(texts))
+        return await asyncio.to_thread(summed, [*texts, generate_latest(self._registry).decode()])
+
+
+def environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Returns this process's environment with `changes`."""
+    return {**os.environ, **changes}

@@ -1,0 +1,167 @@
+"""The process that owns the scorer: one queue and one session for the texts of every process that takes requests.
+
+    parent     ──load, retire, metrics──> this process            (control line)
+    requests'  ──SUBMIT, CANCEL, canary──> batcher ──ROWS──> them  (one socket, one connection each)
+
+Bundles are numbered by the parent as generations; two are there while a reload passes. When the scorer's worker dies, or fails canary
+after canary, this process ends, and the parent starts another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from attune.models.seam.bundle import BundleInvalid, read_bundle
+from attune.service.batching.frames import Answered, Frames, Kind, pack_error, pack_rows, unpack_submit
+from attune.service.errors import BundleRefused, NotReady
+from attune.service.live.control import Body, Control, call_parent
+from attune.service.live.scorers import LoadPlan, OpenedScorer, open_own_scorer
+from attune.service.observe.logs import get_logger
+from attune.service.observe.metrics import Metrics
+
+_log = get_logger(__name__)
+EXIT_SCORER_DIED = 5
+
+
+class ScorerProcess:
+    """Loaded scorers by generation, and what the parent may ask."""
+
+    def __init__(self, plan: LoadPlan, end: Callable[[int], None]) -> None:
+        self._plan = plan
+        self._end = end
+        self._metrics = Metrics()
+        self._scorers: dict[int, OpenedScorer] = {}
+        self._metrics.watch_queue(
+            lambda: sum(each.batcher.waiting_items for each in self._scorers.values()),
+            lambda: sum(each.batcher.waiting_tokens for each in self._scorers.values()),
+        )
+
+    async def answer(self, what: str, body: Body) -> Body:
+        """Gives the parent what it asks for."""
+        match what:
+            case "load":
+                return await self._load(int(body["generation"]), Path(body["path"]), int(body["budget_tokens"]))
+            case "retire":
+                await self._retire(int(body["generation"]))
+                return {}
+            case "metrics":
+                return {"text": self._metrics.render()[0].decode()}
+        raise NotReady(f"a scorer's process has no {what!r}")
+
+    async def _load(self, generation: int, path: Path, budget_tokens: int) -> Body:
+        try:
+            bundle = await asyncio.to_thread(read_bundle, path)
+        except (BundleInvalid, OSError) as error:
+            raise BundleRefused(str(error)) from error
+        # Measured once: a scorer that is started again serves with the budget that the first one found.
+        plan = dataclasses.replace(self._plan, batch_budget_tokens=budget_tokens or self._plan.batch_budget_tokens)
+        opened = await open_own_scorer(bundle, bundle.text_encoder(), plan, self._metrics)
+        self._scorers[generation] = opened
+        return {"provider": opened.provider, "budget_tokens": opened.budget_tokens, "layout": opened.layout.to_json()}
+
+    async def _retire(self, generation: int) -> None:
+        opened = self._scorers.pop(generation, None)
+        if opened is not None:
+            await opened.batcher.aclose()
+
+    def scorer(self, generation: int) -> OpenedScorer:
+        """Returns a loaded scorer.
+
+        Raises:
+            NotReady: it is not loaded yet, or no more.
+        """
+        if generation not in self._scorers:
+            raise NotReady("the scorer's process has not loaded this bundle yet")
+        return self._scorers[generation]
+
+    async def canary(self, generation: int, deadline_s: float) -> float:
+        """Returns the time of the canary's batch, seconds; a scorer that is beyond help ends the process."""
+        opened = self.scorer(generation)
+        try:
+            return await opened.batcher.canary(deadline_s)
+        finally:
+            if not opened.batcher.alive and generation in self._scorers:
+                self._end(EXIT_SCORER_DIED)
+
+
+class RequestsDoor(Frames):
+    """The connection of one process that takes requests."""
+
+    def __init__(self, process: ScorerProcess) -> None:
+        super().__init__()
+        self._process = process
+        self._running: dict[int, asyncio.Task[None]] = {}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        for task in self._running.values():  # their texts leave the queue
+            task.cancel()
+
+    def frame_received(self, kind: Kind, number: int, payload: memoryview) -> None:
+        if kind is Kind.CANCEL:
+            if (task := self._running.get(number)) is not None:
+                task.cancel()
+            return
+        task = asyncio.ensure_future(self._submit(number, payload) if kind is Kind.SUBMIT else self._ask(number, payload))
+        self._running[number] = task
+        task.add_done_callback(lambda _: self._running.pop(number, None))
+
+    async def _submit(self, number: int, payload: memoryview) -> None:
+        try:
+            items, deadline_s, generation = unpack_submit(payload)
+            opened = self._process.scorer(generation)
+            batcher = opened.batcher
+            found = await batcher.submit(items, deadline_s)
+            told = batcher.waiting_items, batcher.waiting_tokens, batcher.drain_tokens_per_s
+            answer = pack_rows(Answered(found.rows, found.queue_s, found.inference_s, *told), opened.layout)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
+            self.send(Kind.FAILED, number, pack_error(error))
+        else:
+            self.send(Kind.ROWS, number, answer)
+
+    async def _ask(self, number: int, payload: memoryview) -> None:
+        body = json.loads(bytes(payload))
+        try:
+            inference_s = await self._process.canary(int(body["generation"]), float(body["deadline_s"]))
+        except Exception as error:  # noqa: BLE001 - as above
+            self.send(Kind.FAILED, number, pack_error(error))
+        else:
+            self.send(Kind.ANSWER, number, json.dumps({"inference_s": inference_s}).encode())
+
+
+async def serve_scorer(plan: LoadPlan, *, control_path: str, socket_path: str) -> int:
+    """Serves until SIGTERM or until the parent is gone; returns the exit code.
+
+    Args:
+        plan: numbers to load bundles with.
+        control_path: where the parent listens.
+        socket_path: where to listen for processes that take requests.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(code: int) -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    def orphaned(_: Control) -> None:
+        end(0)
+
+    process = ScorerProcess(plan, end)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop, end, 0)
+    server = await loop.create_unix_server(partial(RequestsDoor, process), socket_path)
+    control = await call_parent(control_path, process.answer, orphaned)
+    await control.ask("hello", deadline_s=10.0, role="scorer", index=0, pid=os.getpid())
+    code = await ended
+    server.close()
+    if code:
+        _log.critical("the scorer's process ends", reason="its worker died or failed every canary")
+    return code

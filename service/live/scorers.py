@@ -1,0 +1,167 @@
+"""The scorer of a bundle: engine, budget, batcher and probes in this process, or a view of those that another process has.
+
+engine ─> outputs checked ─> calibrated, warm ─> batcher started ─> probes through it ─> OpenedScorer
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from attune.models.seam.bundle import Bundle
+from attune.models.seam.families import Row
+from attune.models.seam.precision import Precision, ScorerFile, choose_scorer, probe_difference
+from attune.models.seam.text import TextEncoder
+from attune.service.batching.batcher import Batcher
+from attune.service.batching.calibrate import calibrate
+from attune.service.batching.engines import Engine, open_engine
+from attune.service.batching.frames import Layout
+from attune.service.batching.remote import TextScorer
+from attune.service.batching.session import ScorerRefused
+from attune.service.errors import AttuneError, BundleRefused
+from attune.service.live.watching import watch_batch
+from attune.service.observe.logs import get_logger
+from attune.service.observe.metrics import Metrics
+
+_log = get_logger(__name__)
+PROBE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """Numbers and names that a bundle is loaded with, as the settings have them.
+
+    Attributes:
+        family: that is to serve; empty takes the bundle's default.
+        shadow_families: whose predictions are measured; none takes all others.
+        roster: members file; empty takes the bundle's own.
+        precision: of the scorer; auto takes fp32 where the bundle has it.
+        threads: of the scorer; 0 takes what the cgroup grants.
+        batch_budget_tokens: of a batch; 0 measures.
+        routing_price_share: of the price in a member's cost, against its latency.
+    """
+
+    family: str
+    shadow_families: tuple[str, ...]
+    roster: str
+    precision: Precision | Literal["auto"]
+    require_gpu: bool
+    threads: int
+    batch_budget_tokens: int
+    queue_max_items: int
+    queue_max_tokens: int
+    local_max_batch: int
+    routing_price_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedScorer:
+    """What serves rows for one bundle.
+
+    Attributes:
+        batcher: running.
+        provider: what runs the graph.
+        budget_tokens: padded tokens of a batch.
+        layout: of its rows.
+    """
+
+    batcher: TextScorer
+    provider: str
+    budget_tokens: int
+    layout: Layout
+
+
+ScorerOpener = Callable[[Bundle, TextEncoder, LoadPlan, Metrics], Awaitable[OpenedScorer]]
+
+
+async def open_own_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> OpenedScorer:
+    """Returns the bundle's scorer, in this process, warm and with its probes passed.
+
+    Raises:
+        BundleRefused: a step refused; the detail has both values.
+    """
+    precision, scorer = _scorer(bundle, plan)
+    longest = bundle.template.max_tokens
+    try:
+        engine = await asyncio.to_thread(
+            open_engine, bundle.path / scorer.file, precision, threads=plan.threads or None, require_gpu=plan.require_gpu
+        )
+        _check_outputs(bundle, engine)
+        # This also warms every shape.
+        measured = await asyncio.to_thread(
+            lambda: calibrate(engine, max_text_tokens=longest, fixed_budget_tokens=plan.batch_budget_tokens or None)
+        )
+    except (ScorerRefused, OSError) as error:
+        raise BundleRefused(str(error)) from error
+    _log.info("scorer calibrated", provider=engine.provider, precision=precision, **measured.told())
+    batcher = Batcher(
+        engine,
+        max_items=plan.queue_max_items,
+        max_tokens=max(plan.queue_max_tokens, longest),
+        max_text_tokens=longest,
+        budget_tokens=measured.budget_tokens,
+        overhead_tokens=measured.overhead_tokens,
+        tokens_per_s=measured.tokens_per_s,
+        canary=encoder.prompt("canary"),
+        on_batch=watch_batch(metrics),
+        on_drop=metrics.text_dropped,
+    )
+    batcher.start()
+    try:
+        rows = await replay_probes(bundle, encoder, batcher, scorer.tolerance)
+    except BaseException:
+        await batcher.aclose()
+        raise
+    return OpenedScorer(batcher, engine.provider, measured.budget_tokens, Layout.of(rows[0]))
+
+
+async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: TextScorer, tolerance: float) -> list[Row]:
+    """Returns the rows of the probes, all answered as the training framework did, within `tolerance` (see `probe_difference`).
+
+    Raises:
+        BundleRefused: one was not; the detail has the probe, the output, the difference and the tolerance.
+    """
+    probes = bundle.probes
+    texts = [
+        encoder.candidates(prompt, [response])[0] if response else encoder.prompt(prompt)
+        for prompt, response in zip(probes.prompts, probes.responses, strict=True)
+    ]
+    try:
+        rows = [(await batcher.submit([text], PROBE_S)).rows[0] for text in texts]  # one by one: a small queue has room for that
+    except AttuneError as error:
+        raise BundleRefused(f"{bundle.id}: the probes could not be run: {error.detail}") from error
+    worst = 0.0
+    for name, answers in probes.answers.items():
+        if name not in rows[0]:
+            raise BundleRefused(f"{bundle.id}: the probes have answers for {name}, which the scorer does not give")
+        shapes = {row[name].shape for row in rows}
+        if shapes != {answers.shape[1:]}:
+            raise BundleRefused(f"{bundle.id}: {name} has rows of {shapes}; the probes have {answers.shape[1:]}")
+        found = np.stack([row[name] for row in rows])
+        difference = probe_difference({name: found}, {name: answers})
+        if not difference <= tolerance:  # so written, NaN does not pass
+            apart = np.abs(found - answers).reshape(len(rows), -1).max(axis=1)
+            index = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
+            raise BundleRefused(f"{bundle.id}: probe {index} differs by {difference:.3g} in {name}; the tolerance is {tolerance:.3g}")
+        worst = max(worst, difference)
+    _log.info("probes passed", probes=len(rows), worst_difference=worst, tolerance=tolerance)
+    return rows
+
+
+def _scorer(bundle: Bundle, plan: LoadPlan) -> tuple[Precision, ScorerFile]:
+    try:
+        return choose_scorer(bundle.scorers, None if plan.precision == "auto" else plan.precision)
+    except ValueError as error:
+        raise BundleRefused(f"{bundle.id}: {error}") from error
+
+
+def _check_outputs(bundle: Bundle, session: Engine) -> None:
+    candidate, prompt = bundle.families.outputs_to_keep()
+    needed = {*candidate, *prompt, *(f"{name}_rewards" for name in bundle.families.names)}
+    missing = sorted(needed - set(session.outputs))
+    if missing:
+        raise BundleRefused(f"{bundle.id}: the scorer does not give {', '.join(missing)}, which its families read")
