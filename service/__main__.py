@@ -94,12 +94,16 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")] = None,
 ) -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; every other setting comes from ATTUNE_* or the file ATTUNE_CONFIG."""
+    # Before numpy is loaded: its products here are small, and threads started for one wait for cores that the scorer has.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
     try:
         settings = read_settings(host=host, port=port, bundle=None if bundle is None else str(bundle), data_dir=data_dir)
         configure_logging(settings.log_level, settings.log_format)
+        if settings.workers > 1:
+            _run_many(settings)
         _run(settings, _bind(settings.host, settings.port))
     except SettingsError as error:
         _refuse("cannot start with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
@@ -162,7 +166,43 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
     _refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
 
 
-def _run(settings: Any, listener: socket.socket) -> None:
+def _run_many(settings: Any) -> NoReturn:
+    """Serves with several processes until a signal, and ends this one, their parent."""
+    from attune.service.many import serve_many  # noqa: PLC0415  only `serve` needs it
+    from attune.service.parts import check_cheap  # noqa: PLC0415  the same
+
+    check_cheap(settings)
+    try:
+        sys.exit(serve_many(settings))
+    except OSError as error:
+        _refuse_address(settings.host, settings.port, error)
+
+
+@app.command("serve-worker", hidden=True)
+def serve_worker(control: str, index: int, listener: Annotated[int, typer.Option()]) -> None:
+    """Take requests as one of several processes; started by `attune serve` alone."""
+    settings = _as_child()
+    _run(settings, socket.socket(fileno=listener), place=(control, index))
+
+
+@app.command("serve-scorer", hidden=True)
+def serve_scorer(control: str, socket_path: Annotated[str, typer.Option("--socket")]) -> None:
+    """Own the scorer of several processes; started by `attune serve` alone."""
+    from attune.service.many import run_scorer  # noqa: PLC0415  only this process needs it
+
+    sys.exit(run_scorer(_as_child(), control, socket_path))
+
+
+def _as_child() -> Any:
+    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.settings import read_settings  # noqa: PLC0415  the same
+
+    settings = read_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    return settings
+
+
+def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None = None) -> None:
     """Serves until a signal, and ends the process.
 
     Raises:
@@ -181,7 +221,7 @@ def _run(settings: Any, listener: socket.socket) -> None:
     check_cheap(settings)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-    app = create_app(settings, address=address, opened=lambda: _listen(listener))
+    app = create_app(settings, address=address, opened=lambda: _listen(listener), place=place)
     bounds = Bounds(most=min(settings.max_connections, descriptors_for_callers(settings.redis_pool_size)))
     config = uvicorn.Config(
         quiet(app),

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,16 @@ from attune.service.api import (
     user_export,
     users,
 )
+from attune.service.batching.cores import usable_cores
 from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.documentation import documented
 from attune.service.http.edge import Edge
 from attune.service.live.health import Health
+from attune.service.live.joined import Joined
 from attune.service.live.loading import Reloader, load_serving
 from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
-from attune.service.live.scorers import LoadPlan
+from attune.service.live.scorers import LoadPlan, open_own_scorer
 from attune.service.live.watching import watch_health, watch_live
 from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.build import member_client
@@ -76,6 +78,7 @@ def create_app(
     store: state.Store | None = None,
     members: Mapping[str, Member] | None = None,
     clock: Callable[[], float] = time.time,
+    place: tuple[str, int] | None = None,
 ) -> FastAPI:
     """Returns the application; its parts are built when its lifespan starts.
 
@@ -86,11 +89,13 @@ def create_app(
         store: in place of Redis; closed with the application.
         members: in place of a roster, by the names of the portfolio.
         clock: Unix seconds.
+        place: where the parent listens and the number of this process, where it is one of several.
 
     Raises:
         SettingsError: keys or secret cannot be read.
     """
     metrics, live, in_flight = Metrics(), Live(), InFlight()
+    joined = None if place is None else Joined(*place, metrics)
     health = Health(live, store_matters=settings.ready_needs_store)
     keyring = load_keyring(settings)
     door = Door(
@@ -107,12 +112,16 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
             try:
-                serving, where = await _start(settings, metrics, live, health, Given(store, members, clock), parts)
+                serving, where = await _start(settings, metrics, live, health, Given(store, members, clock), joined, parts)
             except Exception as error:
                 refusal = explain(error)
                 _log.error("cannot start", kind=refusal.kind, reason=refusal.reason, setting=refusal.setting, **_traceback(refusal))
                 raise
             opened()
+            if joined is not None:
+                await joined.ready()
+                yield
+                return
             log_ready(address, serving.bundle.id, len(serving.bundle.portfolio.names), where, health.missing())
             yield
 
@@ -127,6 +136,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
+    app.state.exposition = None if joined is None else joined.exposition
     app.state.live, app.state.metrics, app.state.health, app.state.in_flight = live, metrics, health, in_flight
     for module in (score, generate, route, feedback, users, user_export, decisions, portfolio, ops, admin, chat, rerank, page):
         app.include_router(module.router)
@@ -155,13 +165,15 @@ class Given:
 
 
 async def _start(
-    settings: Settings, metrics: Metrics, live: Live, health: Health, given: Given, parts: AsyncExitStack
+    settings: Settings, metrics: Metrics, live: Live, health: Health, given: Given, joined: Joined | None, parts: AsyncExitStack
 ) -> tuple[Serving, str]:
     for caution in cautions(settings):
         _log.warning("settings", caution=caution)
     # 1. What costs nothing and may refuse.
     secret = load_user_secret(settings)
     plan, bounds = numbers_for(LoadPlan, settings), store_bounds(settings)
+    if joined is not None:  # what local members may use
+        plan = replace(plan, threads=max(1, (plan.threads or usable_cores()) // settings.workers))
     # 2. State: what is given, a server by URL, or the embedded one.
     if given.store is None:
         store, where = await open_store(settings, metrics, parts)
@@ -170,14 +182,15 @@ async def _start(
         parts.push_async_callback(store.aclose)
     # 3. The bundle, with its scorer and its members.
     client = await parts.enter_async_context(member_client())
+    open_scorer, first = (open_own_scorer, None) if joined is None else (joined.open_scorer, await joined.connect())
 
     async def load(path: Path | None) -> Serving:
         try:
-            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, client)
+            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, client, open_scorer)
         except SettingsError as error:
             raise BundleRefused(str(error)) from error
 
-    live.serving = await load(None)
+    live.serving = await load(first)
     parts.push_async_callback(_close_serving, live)
 
     # 4. What outlives bundles.
@@ -197,8 +210,10 @@ async def _start(
         decay=Decay(settings.half_life_days * 86_400 or None),
         user_secret=secret,
         clock=given.clock,
-        reload=reloader,
+        reload=reloader if joined is None else joined.reload,
     )
+    if joined is not None:
+        joined.take(live, load, reloader)
     _announce(metrics, live.serving)
     # 5. Health, whose first verdicts the ready line tells, and a heap that the collector need not walk again.
     parts.push_async_callback(health.aclose)

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
         16_384, ge=32, le=1_048_576, description="open connections at once, within what the limit on descriptors leaves"
     )
 
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="processes that take requests; above 1 one more process owns the scorer, and a parent watches all of them",
+    )
+
     # where things are kept
     data_dir: Path = Field(Path(".attune"), description="folder for the embedded store, bundles and the user secret")
     redis_url: str = Field(

@@ -41,7 +41,9 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/metrics", response_class=Response, summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
-    """Exposition in the format that `Accept` asks for."""
+    """Exposition in the format that `Accept` asks for; where several processes serve, of all of them, as text."""
+    if (together := request.app.state.exposition) is not None:
+        return Response(await together(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
     counted: Metrics = request.app.state.metrics
     content, content_type = counted.render(request.headers.get("accept", ""))
     return Response(content, headers={"content-type": content_type})

@@ -31,7 +31,7 @@ METRICS_S = 5.0
 
 
 class Joined:
-    """This process's place among the others; `connect` before anything else, `serve_with` once something is loaded.
+    """This process's place among the others; `connect` before anything else, `take` and `ready` once something is loaded.
 
     Args:
         control_path: where the parent listens.
@@ -70,11 +70,15 @@ class Joined:
         batcher = RemoteBatcher(self._link, generation=generation, layout=layout, max_text_tokens=bundle.template.max_tokens, closed=closed)
         return OpenedScorer(batcher, self._told["provider"], int(self._told["budget_tokens"]), layout)
 
-    async def serve_with(self, live: Live, load: Callable[[Path | None], Awaitable[Serving]], reloader: Reloader) -> None:
-        """Tells the parent that requests are taken; reloads reach this process from here on."""
+    def take(self, live: Live, load: Callable[[Path | None], Awaitable[Serving]], reloader: Reloader) -> None:
+        """Lets reloads reach what serves here."""
         self._live, self._load, self._reloader = live, load, reloader
-        assert live.serving is not None
-        bundle = live.serving.bundle
+
+    async def ready(self) -> None:
+        """Tells the parent that requests are taken."""
+        assert self._live is not None
+        assert self._live.serving is not None
+        bundle = self._live.serving.bundle
         await self._parent.ask("ready", deadline_s=PARENT_S, bundle=bundle.id, members=len(bundle.portfolio.names))
 
     async def reload(self, path: Path | None) -> Serving:

@@ -4,7 +4,7 @@
        └── owns the sockets, the embedded store, the number of the generation, and one exposition for all
 
 It loads no bundle and answers no request. A process that dies is started again after a pause that doubles; one that cannot start the first
-time stops the start. The listening sockets stay open here, so that callers of a process that died are queued until the next one takes them.
+time stops the start. Its listening socket is replaced by one that listens when it is ready, so that the others get its callers meanwhile.
 """
 
 from __future__ import annotations
@@ -41,21 +41,24 @@ class StartFailed(RuntimeError):
     """A process ended, or refused, before it was ready for the first time; its reason is in its own log."""
 
 
+def _shared(like: socket.socket, address: Any) -> socket.socket:
+    listener = socket.socket(like.family, like.type, like.proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    return listener
+
+
 def shared_sockets(host: str, port: int, count: int) -> list[socket.socket]:
     """Returns `count` sockets bound to one address, among which the kernel spreads connections; port 0 becomes one number for all.
 
     Raises:
         OSError: the address cannot be had.
     """
-    bound: list[socket.socket] = []
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    for _ in range(count):
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address if not bound else bound[0].getsockname())
-        bound.append(listener)
-    return bound
+    with socket.socket(family, kind, protocol) as like:
+        first = _shared(like, address)
+    return [first, *(_shared(first, first.getsockname()) for _ in range(count - 1))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Processes:
     def __init__(self, plan: ProcessPlan) -> None:
         self._plan = plan
         self.control_path, self.scorer_path = str(plan.folder / "control"), str(plan.folder / "scorer")
+        self._listeners = list(plan.listeners)
         self._scorer = Child("scorer", 0)
         self._workers = [Child("worker", index) for index in range(len(plan.listeners))]
         self._serving: dict[str, Any] = {}
@@ -138,6 +142,8 @@ class Processes:
     async def stop(self) -> None:
         """Lets requests finish, then ends every process; those that do not end in time are killed."""
         self._stopping = True
+        for listener in self._listeners:  # each process has its own copy, and closes it when it has told its callers
+            listener.close()
         await self._end(self._workers, self._plan.drain_s + KILL_S)
         await self._end([self._scorer], KILL_S)
         for task in self._tasks:
@@ -179,17 +185,25 @@ class Processes:
                     self._failed.set_exception(StartFailed(f"the {child.role}'s process {child.index} ended with code {code} at its start"))
                 return
             self._restarts.labels(child.role).inc()
-            for users in self._users.values():
-                users.discard(child.index if child.role == "worker" else -1)
+            if child.role == "worker":
+                self._let_go(child.index)
             pause_s = FIRST_PAUSE_S if loop.time() - started_s > STEADY_S else min(LONGEST_PAUSE_S, 2 * pause_s)
             _log.error("a process ended and is started again", role=child.role, index=child.index, code=code, pause_s=pause_s)
             await asyncio.sleep(pause_s)
+
+    def _let_go(self, index: int) -> None:
+        """Takes a process that ended off the port and off the bundles that it used."""
+        for users in self._users.values():
+            users.discard(index)
+        old = self._listeners[index]
+        self._listeners[index] = _shared(old, old.getsockname())
+        old.close()
 
     async def _launch(self, child: Child) -> None:
         command = [*self._plan.command(child.role, child.index, self.control_path)]
         passed: tuple[int, ...] = ()
         if child.role == "worker":
-            listener = self._plan.listeners[child.index]
+            listener = self._listeners[child.index]
             passed = (listener.fileno(),)
             command += ["--listener", str(listener.fileno())]
         else:
@@ -331,8 +345,3 @@ class Processes:
         if len(texts) < len(lines):
             _log.warning("metrics of some processes are missing", missing=len(lines) - len(texts))
         return await asyncio.to_thread(summed, [*texts, generate_latest(self._registry).decode()])
-
-
-def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Returns this process's environment with `changes`."""
-    return {**os.environ, **changes}

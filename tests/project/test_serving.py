@@ -39,9 +39,9 @@ def environment(data_dir: Path) -> dict[str, str]:
 
 
 @contextmanager
-def serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """Starts the command on a free port; yields the process, its URL and the line that said it is ready."""
-    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(data_dir), stderr=subprocess.PIPE, text=True)
+def serving(data_dir: Path, **more: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """Starts the command on a free port, with more settings; yields the process, its URL and the line that said it is ready."""
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(data_dir) | more, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr
         seen = []

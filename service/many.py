@@ -1,0 +1,132 @@
+"""`attune serve` with several processes: the store and the sockets that the parent owns, and the scorer's process.
+
+ATTUNE_WORKERS=N   this process: embedded store, N listening sockets, `live.processes` ─> serve-scorer, N x serve-worker
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import uvloop
+
+from attune.service.batching.cores import usable_cores
+from attune.service.errors import AttuneError, BundleRefused
+from attune.service.live.processes import Processes, ProcessPlan, Role, StartFailed, shared_sockets
+from attune.service.live.scorer_process import serve_scorer
+from attune.service.live.scorers import LoadPlan
+from attune.service.machine import cautions, find_bundle, load_user_secret
+from attune.service.observe.logs import get_logger, log_ready
+from attune.service.settings import Settings, SettingsError, numbers_for, variable
+from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
+
+_log = get_logger(__name__)
+EXIT_PART = 3
+
+
+def serve_many(settings: Settings) -> int:
+    """Serves with `settings.workers` processes until SIGTERM or Ctrl-C; returns the exit code.
+
+    Raises:
+        OSError: the address cannot be had.
+        SettingsError: the user secret cannot be kept.
+    """
+    listeners = shared_sockets(settings.host, settings.port, settings.workers)
+    for caution in cautions(settings):
+        _log.warning("settings", caution=caution)
+    load_user_secret(settings)  # made once, before several processes would
+    return uvloop.run(_parent(settings, listeners))
+
+
+async def _parent(settings: Settings, listeners: list[socket.socket]) -> int:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(stop, stopped.set)
+    async with AsyncExitStack() as parts:
+        url, where = settings.redis_url, "external"
+        if not url:
+            try:
+                url = (await parts.enter_async_context(EmbeddedRedis(settings.data_dir))).url
+            except EmbeddedRedisError as error:
+                _log.error("cannot start", kind="store", reason=str(error))
+                return EXIT_PART
+            where = "embedded"
+        folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="attune-")))  # private, and short enough for a socket's path
+        host, port = listeners[0].getsockname()[:2]
+        processes = Processes(
+            ProcessPlan(
+                command=_command,
+                environment={**os.environ, **_settings_of_children(settings, url, port)},
+                listeners=listeners,
+                folder=folder,
+                find_bundle=lambda: _find_bundle(settings),
+                drain_s=settings.drain_notice_s + settings.drain_s,
+            )
+        )
+        try:
+            bundle = await _unless(stopped, processes.start())
+        except (StartFailed, AttuneError) as error:
+            _log.error("cannot start", reason=getattr(error, "detail", str(error)))
+            await processes.stop()
+            return EXIT_PART
+        if bundle is not None:
+            address = f"http://[{host}]:{port}" if listeners[0].family == socket.AF_INET6 else f"http://{host}:{port}"
+            log_ready(address, bundle, processes.members, where)
+            await stopped.wait()
+        await processes.stop()
+    return 0
+
+
+async def _unless(stopped: asyncio.Event, start: object) -> str | None:
+    """Returns what `start` returns; None where a signal came first."""
+    starting = asyncio.ensure_future(start)  # type: ignore[call-overload]  # a coroutine
+    signalled = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if not starting.done():
+        starting.cancel()
+        return None
+    return str(starting.result())
+
+
+def _command(role: Role, index: int, control: str) -> list[str]:
+    numbered = [str(index)] if role == "worker" else []
+    return [sys.executable, "-m", "attune.service", f"serve-{role}", control, *numbered]
+
+
+def _settings_of_children(settings: Settings, url: str, port: int) -> dict[str, str]:
+    """Returns what differs from the environment: arguments of this command, the port and the store that the parent has."""
+    return {
+        variable("host"): settings.host,
+        variable("port"): str(port),
+        variable("bundle"): settings.bundle,
+        variable("data_dir"): str(settings.data_dir),
+        variable("redis_url"): url,
+        # One process's share; a refusal says the share, and all together are what was set.
+        variable("max_in_flight"): str(max(1, settings.max_in_flight // settings.workers)),
+        variable("redis_pool_size"): str(max(1, settings.redis_pool_size // settings.workers)),
+    }
+
+
+def _find_bundle(settings: Settings) -> Path:
+    try:
+        return find_bundle(settings).resolve()
+    except SettingsError as error:
+        raise BundleRefused(str(error)) from error
+
+
+def run_scorer(settings: Settings, control_path: str, socket_path: str) -> int:
+    """Serves rows to several processes until the parent says so; returns the exit code."""
+    cores = usable_cores()
+    # Where there are cores for everybody, those that take requests keep theirs.
+    threads = settings.threads or (cores - settings.workers if cores >= 2 * settings.workers else cores)
+    plan = replace(numbers_for(LoadPlan, settings), threads=threads)
+    return uvloop.run(serve_scorer(plan, control_path=control_path, socket_path=socket_path))

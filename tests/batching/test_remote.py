@@ -1,0 +1,180 @@
+"""A batcher over a socket: the rows, refusals, deadlines and cancellations of the one behind it, and an end that everybody hears of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attune.models.seam.text import Encoded
+from attune.service.batching.batcher import Batcher
+from attune.service.batching.frames import Layout, pack_error, pack_submit, unpack_error, unpack_submit
+from attune.service.batching.remote import RemoteBatcher, ScorerLink
+from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
+from attune.service.live.scorer_process import RequestsDoor
+from attune.service.live.scorers import OpenedScorer
+from tests.batching.scorers import GatedScorer, text, texts
+from tests.batching.serving import LONG_S, serving, settle
+
+LAYOUT = Layout(("toy_rewards",), ((2,),))
+
+
+class Pair:
+    """Both ends in one loop: the batcher behind a real Unix socket, and what sees it from the other side."""
+
+    def __init__(self, batcher: Batcher, scorer: GatedScorer, remote: RemoteBatcher, link: ScorerLink, server: asyncio.Server) -> None:
+        self.batcher, self.scorer, self.remote, self.link, self.server = batcher, scorer, remote, link, server
+        self.opened = OpenedScorer(batcher, "toy", 400, LAYOUT)
+
+    def scorer_of(self, generation: int) -> OpenedScorer:
+        assert generation == 7
+        return self.opened
+
+
+class Behind:
+    """What `RequestsDoor` asks of its process."""
+
+    def __init__(self) -> None:
+        self.opened: OpenedScorer | None = None
+
+    def scorer(self, generation: int) -> OpenedScorer:
+        if generation != 7 or self.opened is None:
+            raise NotReady("the scorer's process has not loaded this bundle yet")
+        return self.opened
+
+    async def canary(self, generation: int, deadline_s: float) -> float:
+        return await self.scorer(generation).batcher.canary(deadline_s)
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    scorer, behind, link = GatedScorer(refused=frozenset({77})), Behind(), ScorerLink()
+    async with serving(scorer, max_items=8) as batcher:
+        behind.opened = OpenedScorer(batcher, "toy", 400, LAYOUT)
+        server = await asyncio.get_running_loop().create_unix_server(partial(RequestsDoor, behind), str(tmp_path / "s"))  # type: ignore[arg-type]
+        await link.connect(str(tmp_path / "s"))
+        closed: list[int] = []
+
+        async def note() -> None:
+            closed.append(7)
+
+        remote = RemoteBatcher(link, generation=7, layout=LAYOUT, max_text_tokens=400, closed=note)
+        yield Pair(batcher, scorer, remote, link, server)
+        await remote.aclose()
+        await remote.aclose()
+        assert closed == [7]
+        link.close()
+        server.close()
+
+
+def submit(pair: Pair, items: list[Encoded], deadline_s: float = LONG_S) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(pair.remote.submit(items, deadline_s))
+
+
+async def test_rows_come_back_in_order_with_their_times(pair: Pair) -> None:
+    pair.scorer.release(9)
+    found = await submit(pair, texts(3, 1, 5))
+    assert [row["toy_rewards"].tolist() for row in found.rows] == [[3, 3], [2, 1], [15, 5]]
+    assert found.rows[0]["toy_rewards"].dtype == np.float32
+    assert found.queue_s >= 0 < found.inference_s
+    with pytest.raises(ValueError, match="read-only"):
+        found.rows[0]["toy_rewards"][0] = 1
+    assert pair.remote.drain_tokens_per_s == pair.batcher.drain_tokens_per_s > 0
+
+
+async def test_submissions_of_one_turn_share_a_batch_behind_the_socket(pair: Pair) -> None:
+    tasks = [submit(pair, [text(1, 1)]) for _ in range(4)]
+    assert await pair.scorer.entered.get() == [2, 2, 2, 2]
+    pair.scorer.release()
+    assert [len((await task).rows) for task in tasks] == [1, 1, 1, 1]
+
+
+async def test_the_queues_refusal_arrives_as_what_it_was(pair: Pair) -> None:
+    running = submit(pair, [text(1, 1)])
+    await pair.scorer.entered.get()
+    waiting = submit(pair, texts(*[1] * 7))
+    while pair.batcher.waiting_items < 7:
+        await settle()
+    with pytest.raises(Overloaded, match="8") as refused:
+        await submit(pair, texts(1, 1))
+    assert refused.value.retry_after_s > 0
+    with pytest.raises(TooLarge, match="text 1 of 1 has 401 tokens"):
+        await submit(pair, [text(*[1] * 401)])
+    pair.scorer.release(9)
+    await asyncio.gather(running, waiting)
+
+
+async def test_a_text_that_the_scorer_fails_on_fails_its_request_alone(pair: Pair) -> None:
+    bad, good = submit(pair, [text(1, 77)]), submit(pair, [text(1, 2)])
+    pair.scorer.release(9)
+    with pytest.raises(ScorerFailed, match="text 1 of 1"):
+        await bad
+    assert (await good).rows[0]["toy_rewards"].tolist() == [3, 2]
+
+
+async def test_a_caller_that_leaves_takes_its_texts_out_of_the_queue_behind(pair: Pair) -> None:
+    running = submit(pair, [text(1, 1)])
+    await pair.scorer.entered.get()
+    leaving = submit(pair, [text(1, 1, 1)])
+    while not pair.batcher.waiting_items:
+        await settle()
+    leaving.cancel()
+    while pair.batcher.waiting_items:
+        await settle()
+    pair.scorer.release(9)
+    await running
+    assert pair.scorer.batches == [[2]]
+
+
+async def test_a_deadline_that_passes_is_one_and_drops_what_waited(pair: Pair) -> None:
+    running = submit(pair, [text(1, 1)])
+    await pair.scorer.entered.get()
+    with pytest.raises(DeadlineExceeded):
+        await submit(pair, [text(1, 1, 1)], deadline_s=0.05)
+    while pair.batcher.waiting_items:
+        await settle()
+    pair.scorer.release(9)
+    await running
+
+
+async def test_the_canary_runs_behind_the_socket(pair: Pair) -> None:
+    pair.scorer.release(9)
+    assert await pair.remote.canary(LONG_S) > 0
+    assert pair.scorer.batches == [[2]]
+
+
+async def test_whoever_waits_hears_at_once_that_the_process_has_ended(pair: Pair) -> None:
+    waiting = submit(pair, [text(1, 1)])
+    await pair.scorer.entered.get()
+    assert pair.remote.alive
+    assert pair.link.transport is not None
+    pair.link.transport.abort()
+    with pytest.raises(NotReady, match="started again"):
+        await waiting
+    assert not pair.remote.alive
+    with pytest.raises(NotReady, match="started again"):
+        await submit(pair, [text(1, 1)])
+    while pair.batcher.waiting_items:  # the door lets go of what nobody waits for
+        await settle()
+
+
+def test_texts_survive_the_way_through_a_frame() -> None:
+    items = [Encoded((5, 70_000, 3), 1, 2), Encoded((8,), 0, 1), Encoded((1, 2, 3, 4), 2, 2)]
+    assert unpack_submit(memoryview(pack_submit(items, 1.5, 3))) == (items, 1.5, 3)
+    with pytest.raises(ValueError, match="token ids"):
+        unpack_submit(memoryview(pack_submit(items, 1.5, 3)[:-4]))
+
+
+def test_an_error_that_is_not_known_becomes_one_that_is() -> None:
+    import json
+
+    found = unpack_error(json.loads(pack_error(ZeroDivisionError("by nought"))))
+    assert isinstance(found, NotReady)
+    assert found.detail == "ZeroDivisionError: by nought"
+    again = unpack_error(json.loads(pack_error(Overloaded("full", 12.0))))
+    assert (type(again), again.detail, again.retry_after_s) == (Overloaded, "full", 12.0)  # type: ignore[attr-defined]
