@@ -108,16 +108,16 @@ async def open_store(settings: Settings, metrics: Metrics, parts: AsyncExitStack
     Raises:
         EmbeddedRedisError: the server in the data directory does not start.
     """
-    url, where = settings.redis_url, "external"
-    if not url:
-        embedded = await parts.enter_async_context(EmbeddedRedis(settings.data_dir))
-        url, where = embedded.url, "embedded"
+    embedded = None if settings.redis_url else await parts.enter_async_context(EmbeddedRedis(settings.data_dir))
     store = RedisStore(
-        url,
+        settings.redis_url if embedded is None else embedded.url,
         limits=store_bounds(settings),
         max_connections=settings.redis_pool_size,
         timeout_s=settings.redis_timeout_ms / 1000,
         observe=metrics.store_ran,
+        # What another server promises is its operator's to decide; of our own we know that it must be asked.
+        confirm=embedded is not None,
+        no_room=None if embedded is None else embedded.no_room,
     )
     parts.push_async_callback(store.aclose)
-    return store, where
+    return store, "external" if embedded is None else "embedded"

@@ -3,8 +3,9 @@
     start ──> lock the directory ──> end a server that a killed Attune left ──> launch ──> ready
     the server dies ──> launch again, after a pause that doubles up to 5 s      aclose ──> SIGTERM, file flushed, wait
 
-A write is in the kernel before it is answered, so that a killed server or a killed Attune loses nothing acknowledged; for power cuts see
-`fsync`. What the server is and how it is run stands in `server_process`; who may use the directory in `data_dir`.
+A write is in the kernel before it is answered, or is known not to be: the store asks (see `durable`), so that a killed server or a killed
+Attune loses nothing acknowledged, with a full disk too; for power cuts see `fsync`. How the server is run stands in `server_process`, which
+one it is in `written_by`, who may use the directory in `data_dir`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Self
 import structlog
 from redis.exceptions import RedisError
 
-from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, prepare, socket_path
-from attune.service.state.file_sync import AppendOnlyFiles
-from attune.service.state.server_process import Fsync, ServerProcess, arguments, client_of, find_server
+from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, free_bytes, prepare, socket_path, sync_files
+from attune.service.state.server_process import Fsync, ServerProcess, arguments, client_of
+from attune.service.state.written_by import Server, read_record, refusal, server_for, write_record
 
 __all__ = ["DataDirInUse", "EmbeddedRedis", "EmbeddedRedisError"]
 
@@ -30,6 +31,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_S = 30.0
 SYNC_EVERY_S = 1.0
+LEAST_FREE_BYTES = 1_048_576
 
 
 class EmbeddedRedis:
@@ -41,9 +43,20 @@ class EmbeddedRedis:
             shared by those that arrive together: 4 ms instead of 0.2 ms on a common cloud disk, see loadtest/state_memory.py).
         binary: the server to run; found if not given.
         start_timeout_s: for reading the append-only file and being ready.
+        least_free_bytes: below so much room writes are refused before they meet the end of the disk.
     """
 
-    def __init__(self, data_dir: Path, *, fsync: Fsync = "everysec", binary: Path | None = None, start_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        fsync: Fsync = "everysec",
+        binary: Path | None = None,
+        start_timeout_s: float = 60.0,
+        least_free_bytes: int = LEAST_FREE_BYTES,
+    ) -> None:
+        self._least_free_bytes = least_free_bytes
+        self._no_room: str | None = None
         self._data_dir = data_dir
         self._fsync = fsync
         self._binary = binary
@@ -62,6 +75,10 @@ class EmbeddedRedis:
     def url(self) -> str:
         """Where the server listens; valid after `start`."""
         return f"unix://{self._socket}"
+
+    def no_room(self) -> str | None:
+        """Returns why nothing should be written now, as of the last second; None if there is room."""
+        return self._no_room
 
     @property
     def pid(self) -> int | None:
@@ -85,20 +102,25 @@ class EmbeddedRedis:
 
         Raises:
             DataDirInUse: another Attune uses the directory, or a server that one left behind does not end.
-            EmbeddedRedisError: there is no server, or it did not become ready; nothing is left running.
+            EmbeddedRedisError: there is no server that can read what is there, or it did not become ready; nothing is left running.
         """
-        binary = self._binary or find_server()
         self._directory = prepare(self._data_dir)
         self._socket = socket_path(self._directory)
         try:
             servers = await self._own_directory()
+            binary = await asyncio.to_thread(server_for, self._directory, self._binary)
             await self._launch(binary, servers)
+            try:
+                await self._record()
+            except BaseException:
+                await self._stop()
+                raise
         except BaseException:
             self._release()
             raise
         self._supervisor = asyncio.create_task(self._supervise(binary, servers), name="embedded redis")
-        if self._fsync == "everysec":
-            self._syncer = asyncio.create_task(self._sync_every_second(AppendOnlyFiles(self._directory)), name="sync of embedded redis")
+        self._watch_room()
+        self._syncer = asyncio.create_task(self._every_second(), name="sync of embedded redis")
 
     async def aclose(self) -> None:
         """Stops the server, which first writes everything it acknowledged; then frees the directory."""
@@ -143,6 +165,14 @@ class EmbeddedRedis:
                 f"and did not end within {patience_s:g} s; end it"
             )
 
+    async def _record(self) -> None:
+        """Writes down which server writes the directory from now on; refuses one whose data has the format that was never recorded."""
+        async with client_of(self._socket, self._start_timeout_s) as client:
+            if read_record(self._directory) is None:
+                async for _ in client.scan_iter(count=1000, _type="stream"):
+                    raise EmbeddedRedisError(refusal(self._directory, 1))
+            write_record(self._directory, Server.of_info(await client.info("server")))
+
     # --- the server -------------------------------------------------------------------------------------------------
 
     async def _launch(self, binary: Path, servers: Lock) -> None:
@@ -156,7 +186,7 @@ class EmbeddedRedis:
         )
         servers.note(str(server.pid))
         await self._has(server)
-        _log.info("embedded_redis_ready", server=binary.name, pid=server.pid, fsync=self._fsync)
+        _log.debug("embedded_redis_ready", server=binary.name, pid=server.pid, fsync=self._fsync)
 
     async def _has(self, server: ServerProcess | None) -> None:
         async with self._changed:
@@ -175,6 +205,9 @@ class EmbeddedRedis:
                     await self._launch_again(binary, servers)
             elif await self._watch(self._server, closing) > STEADY_S:
                 pause_s = 0.0
+        await self._stop()
+
+    async def _stop(self) -> None:
         if self._server is not None:
             await self._server.stop()
             await self._has(None)
@@ -186,14 +219,28 @@ class EmbeddedRedis:
         except (EmbeddedRedisError, OSError) as error:
             _log.error("embedded_redis_not_relaunched", error=str(error), launches=self.restarts)
 
-    async def _sync_every_second(self, files: AppendOnlyFiles) -> None:
+    async def _every_second(self) -> None:
         while not self._closing.is_set():
+            self._watch_room()
             try:
-                await asyncio.to_thread(files.sync)
+                if self._fsync == "everysec":
+                    await asyncio.to_thread(sync_files, self._directory)
             except OSError as error:
                 _log.error("embedded_redis_not_synced", error=str(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), SYNC_EVERY_S)
+
+    def _watch_room(self) -> None:
+        free = free_bytes(self._directory)
+        before, self._no_room = self._no_room, None
+        if free < self._least_free_bytes:
+            self._no_room = (
+                f"{free // 1024:,} KiB are free where {self._data_dir} lies, and at least {self._least_free_bytes // 1024:,} KiB are needed"
+            )
+            if before is None:
+                _log.error("embedded_redis_no_room", detail=self._no_room)
+        elif before is not None:
+            _log.info("embedded_redis_has_room_again", free_bytes=free)
 
     async def _watch(self, server: ServerProcess, closing: asyncio.Task[bool]) -> float:
         """Returns, once the server has ended or it is closing time, the seconds that passed."""

@@ -10,6 +10,7 @@ the vector means is not known here. No user's export, deletion or merging touche
 from __future__ import annotations
 
 import asyncio
+import secrets
 import struct
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.service.state.durable import Durable
 from attune.service.state.keys import checked_name, member_events_key, member_sums_key
 from attune.service.state.records import MAX_EVIDENCE_DOUBLES, checked_event_id
 from attune.service.state.scripts import ADD_MEMBER
@@ -83,12 +85,14 @@ class MemberSums:
 
     Args:
         wire: to Redis.
+        writes: through it.
         ttl_s: a basis is forgotten this long after the last addition to it.
         clock: monotonic seconds, for the age of what was read.
     """
 
-    def __init__(self, wire: Wire, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, wire: Wire, writes: Durable, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._wire = wire
+        self._writes = writes
         self._ttl_ms = max(1, round(1000 * ttl_s))
         self._clock = clock
         self._read: dict[tuple[str, str], tuple[float, Mapping[str, MemberSum]]] = {}
@@ -134,9 +138,8 @@ class MemberSums:
         packed = struct.pack("<2d", float(count), float(month_of(observed_s))) + np.ascontiguousarray(vector, dtype="<f8").tobytes()
         event = "" if event_id is None else checked_event_id(event_id)
         keys = [member_sums_key(tenant, basis), member_events_key(tenant, checked_name("basis", basis))]
-        outcome, *rest = await self._wire.run(
-            "add_member", lambda: self._wire.script(ADD_MEMBER, keys, [member, packed, self._ttl_ms, event])
-        )
+        arguments = [member, packed, self._ttl_ms, event, secrets.token_bytes(8)]
+        outcome, *rest = await self._writes.write("add_member", lambda: self._wire.script(ADD_MEMBER, keys, arguments))
         if outcome == b"shape":
             raise ValueError(f"the sum of member {member!r} under basis {basis} holds {rest[0]} numbers, the vector {vector.size}")
         return bool(outcome == b"applied")

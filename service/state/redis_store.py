@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from attune.service.errors import EventConflict, ExpiredCandidate, UnknownDecision, UserDeleted
 from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, event_digest, new_token, pack_event_id, pack_vector
+from attune.service.state.durable import Durable, WriteHealth
 from attune.service.state.export import log_without, pages
 from attune.service.state.keys import (
     DECISION,
@@ -34,13 +35,14 @@ from attune.service.state.member_sums import MemberSum, MemberSums, Vector
 from attune.service.state.reads import Reads
 from attune.service.state.records import Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
 from attune.service.state.replies import Replies
-from attune.service.state.scripts import ADD_COMPARISON, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
+from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
 from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UserRead, UsersPage
 from attune.service.state.taking_back import take_back
 from attune.service.state.wire import Wire
 
 _POINTERS_AT_ONCE = 500
 _TAKEN_BACK = 0x80000000
+_MARK_MS = 10_000
 
 
 def unobserved(operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT001 - an `Observe`
@@ -56,6 +58,8 @@ class RedisStore:
         max_connections: commands in flight at most; more wait for `timeout_s`, then fail.
         timeout_s: for a permit, for connecting, and for each reply.
         observe: told of every operation.
+        confirm: whether to ask after every write if it is in the kernel: for a server that Attune runs itself; see `durable`.
+        no_room: says why nothing should be written now, or None.
     """
 
     def __init__(
@@ -66,12 +70,16 @@ class RedisStore:
         max_connections: int = 64,
         timeout_s: float = 2.0,
         observe: Observe = unobserved,
+        confirm: bool = False,
+        no_room: Callable[[], str | None] | None = None,
     ) -> None:
         self._wire = Wire(url, max_connections=max_connections, timeout_s=timeout_s, observe=observe)
         self._limits = limits
+        self._mark = f"{{attune:check}}:{secrets.token_hex(8)}"
+        self._writes = Durable(self._wire, ask=confirm, no_room=no_room)
         self._reads = Reads(self._wire)
         self._replies = Replies(self._wire.where, observe)
-        self._members = MemberSums(self._wire, limits.user_ttl_s)
+        self._members = MemberSums(self._wire, self._writes, limits.user_ttl_s)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +205,7 @@ class RedisStore:
                 await self._wire.command("UNLINK", pointer)
             return outcome
 
-        outcome, *over = await self._wire.run("write_decision", write)
+        outcome, *over = await self._writes.write("write_decision", write)
         if over:
             await self._wire.run("trim_decisions", lambda: self._drop_pointers(key, key.decisions, over))
         return outcome == b"kept"
@@ -219,7 +227,7 @@ class RedisStore:
             key.replayed_prefix,
             _asked(era),
         ]
-        outcome, *rest = await self._wire.run("add_comparison", lambda: self._wire.script(ADD_COMPARISON, keys, arguments))
+        outcome, *rest = await self._writes.write("add_comparison", lambda: self._wire.script(ADD_COMPARISON, keys, arguments))
         match outcome:
             case b"applied":
                 return Added("applied", self._replies.sum(key, rest[0]))
@@ -239,7 +247,7 @@ class RedisStore:
         keys = [key.sum(comparison.basis), key.events, key.log, key.replayed(comparison.basis)]
         packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence)
         arguments = [seal_of(SUM, key), event_digest(comparison.event_id), comparison.basis, comparison.packed(), packed]
-        outcome, *rest = await self._wire.run("replay_comparison", lambda: self._wire.script(REPLAY_COMPARISON, keys, arguments))
+        outcome, *rest = await self._writes.write("replay_comparison", lambda: self._wire.script(REPLAY_COMPARISON, keys, arguments))
         match outcome:
             case b"applied":
                 return "applied"
@@ -250,7 +258,7 @@ class RedisStore:
         raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
-        return await take_back(self._wire, self._replies, key, basis, event_id, self._user_ttl_ms, self._limits.max_log)
+        return await take_back(self._wire, self._writes, self._replies, key, basis, event_id, self._user_ttl_ms, self._limits.max_log)
 
     async def delete_user(self, key: UserKey) -> Deleted:
         keys = [key.events, key.log, key.decisions, key.deleting, key.last, key.deleted, key.refused]
@@ -262,7 +270,7 @@ class RedisStore:
                 removed += await self._drop_pointers(key, key.deleting, ids)
             return Deleted(removed, comparisons, decisions)
 
-        return await self._wire.run("delete_user", delete)
+        return await self._writes.write("delete_user", delete)
 
     async def _drop_pointers(self, key: UserKey, index: str, ids: Sequence[bytes]) -> int:
         """Removes the pointers of these decisions, and only then the ids from the index that leads to them; returns how many there were."""
@@ -291,6 +299,13 @@ class RedisStore:
 
     async def ping(self) -> None:
         await self._wire.run("ping", lambda: self._wire.command("PING"))
+
+    @property
+    def writes(self) -> WriteHealth | None:
+        return self._writes.health
+
+    async def check_writes(self) -> None:
+        await self._writes.write("check_writes", lambda: self._wire.script(CHECK_WRITES, [self._mark], [_MARK_MS]))
 
     async def aclose(self) -> None:
         await self._wire.aclose()

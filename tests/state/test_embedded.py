@@ -16,9 +16,8 @@ import structlog
 import uvloop
 from redis.asyncio import Redis
 
-from attune.service.state.data_dir import Lock, prepare, socket_path
+from attune.service.state.data_dir import Lock, prepare, socket_path, sync_files
 from attune.service.state.embedded import DataDirInUse, EmbeddedRedis, EmbeddedRedisError
-from attune.service.state.file_sync import AppendOnlyFiles
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.server_process import Fsync, arguments
 from attune.service.state.store import LoggedComparison
@@ -309,17 +308,7 @@ async def test_every_write_reaches_the_kernel_before_its_answer(tmp_path: Path, 
         assert (await raw.config_get("maxmemory-policy"))["maxmemory-policy"] == "noeviction"
 
 
-async def test_what_changed_is_synced_and_what_did_not_is_left_alone(tmp_path: Path) -> None:
-    async with EmbeddedRedis(tmp_path, binary=BINARY, fsync="always") as server:
-        files = AppendOnlyFiles(tmp_path / "redis")
-        assert files.sync() == 3  # the manifest, the base and the increment
-        assert files.sync() == 0
-        await add(server, "event")
-        assert files.sync() == 1
-        async with Redis.from_url(server.url) as raw:
-            await raw.bgrewriteaof()
-        assert files.sync() >= 1
-
-
-def test_a_directory_without_a_file_has_nothing_to_sync(tmp_path: Path) -> None:
-    assert AppendOnlyFiles(tmp_path).sync() == 0
+async def test_every_part_of_the_file_is_synced(tmp_path: Path) -> None:
+    async with EmbeddedRedis(tmp_path, binary=BINARY, fsync="always"):
+        assert sync_files(tmp_path / "redis") == 3  # the manifest, the base and the increment
+    assert sync_files(tmp_path) == 0  # a directory without a file

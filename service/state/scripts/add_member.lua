@@ -1,14 +1,16 @@
--- add_member(sums, events; member, vector, ttl_ms, event) -> {outcome [, numbers held]}
+-- add_member(sums, events; member, vector, ttl_ms, event, token) -> {outcome [, numbers held]}
 --
 -- Adds observations of one member to its sum, and to that of their month.
 --
 -- KEYS[1] hash  {t:<tenant>:m}:sum:<basis>     member -> packed doubles: count, month, count of the month, count of the month before,
 --                                              then three vectors: everything, the month, the month before          written here
--- KEYS[2] hash  {t:<tenant>:m}:events:<basis>  event id -> ""; what was added once is not added again                written here
+-- KEYS[2] hash  {t:<tenant>:m}:events:<basis>  event id -> ""; what was added once is not added again; "\1" .. member -> the token of the
+--                                              last addition                                                       written here
 -- ARGV[1] member   its name
 -- ARGV[2] vector   packed doubles: count, month, numbers...
 -- ARGV[3] ttl_ms   time to live of both keys, set together
 -- ARGV[4] event    an event id, or "" for an addition that is not to be remembered
+-- ARGV[5] token    8 random bytes of this request: a client that repeats it because it lost the answer adds once
 --
 -- Result: {"applied"} | {"duplicate"}: the event was added before | {"shape", numbers held}. Only "applied" changes anything.
 --         What is older than the month before counts in the whole sum alone.
@@ -41,6 +43,7 @@ else
   sum = {0, month, 0, 0}
   for at = 1, 3 * size do sum[4 + at] = 0 end
 end
+if redis.call('HGET', KEYS[2], '\1' .. member) == ARGV[5] then return {'applied'} end
 if event ~= '' and redis.call('HSETNX', KEYS[2], event, '') == 0 then return {'duplicate'} end
 
 if month > sum[2] then -- a new month begins: this one becomes the one before, or is older than that
@@ -62,6 +65,7 @@ for _, part in ipairs(parts) do
 end
 
 redis.call('HSET', KEYS[1], member, packed_of(sum))
+redis.call('HSET', KEYS[2], '\1' .. member, ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ttl_ms)
 redis.call('PEXPIRE', KEYS[2], ttl_ms)
 return {'applied'}

@@ -1,0 +1,118 @@
+"""Writes that are acknowledged only if the server has handed them to the kernel, and what became of the last one.
+
+    write ──> room? ──> script ──> INFO ──> same server as before, last write well? ──> acknowledged
+                                      └ one question for all writes that end in one turn of the loop
+
+A server with `appendfsync no` writes its file before it replies, but replies all the same where that write fails: a full disk, a quota, an
+input or output error. Asked afterwards, it says so. A server that died between reply and question says nothing of what the one before it
+answered, so the write is made again: every script knows its request and gives the same answer. `WAITAOF` would ask in the same round trip,
+and answers under `appendfsync always` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from attune.service.errors import StoreUnavailable
+from attune.service.state.wire import Wire
+
+T = TypeVar("T")
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WriteHealth:
+    """What became of the last write: whether it was acknowledged, how many seconds ago, and why not."""
+
+    ok: bool
+    age_s: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    run: str
+    wrote: bool
+
+
+class Durable:
+    """Makes writes through a wire.
+
+    Args:
+        wire: to Redis.
+        ask: whether to ask after every write if it is in the kernel; for a server that Attune runs.
+        no_room: says why nothing should be written now, or None.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, wire: Wire, *, ask: bool, no_room: Callable[[], str | None] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wire = wire
+        self._ask = ask
+        self._no_room = no_room or (lambda: None)
+        self._clock = clock
+        self._run: str | None = None
+        self._asking: asyncio.Task[_Told] | None = None
+        self._last: tuple[bool, float, str] | None = None
+
+    @property
+    def health(self) -> WriteHealth | None:
+        """What became of the last write of this process; None before the first."""
+        if self._last is None:
+            return None
+        ok, at_s, reason = self._last
+        return WriteHealth(ok, self._clock() - at_s, reason)
+
+    async def write(self, operation: str, work: Callable[[], Awaitable[T]], *, twice: bool = True) -> T:
+        """Returns what `work` returns, once it is known to be in the kernel where that is asked for.
+
+        Args:
+            operation: its name for observation and messages.
+            work: sends commands.
+            twice: whether it may be sent again: whether a second time changes nothing and answers the same.
+
+        Raises:
+            StoreUnavailable: it is not acknowledged; it may or may not have happened.
+            Overloaded: see `Wire.run`; this says nothing of the store and does not count as a failed write.
+        """
+        try:
+            result = await self._written(operation, work, twice)
+        except StoreUnavailable as error:
+            self._last = False, self._clock(), error.detail
+            raise
+        self._last = True, self._clock(), ""
+        return result
+
+    async def _written(self, operation: str, work: Callable[[], Awaitable[T]], twice: bool) -> T:  # noqa: FBT001 - passed on
+        reason = self._no_room()
+        if reason is not None:
+            raise StoreUnavailable(f"the store has no room: {reason}")
+        if not self._ask:
+            return await self._wire.run(operation, work)
+        for _ in range(_TRIES if twice else 1):
+            before = self._run or (await self._told()).run
+            result = await self._wire.run(operation, work)
+            told = await self._told()
+            if not told.wrote:
+                raise StoreUnavailable(f"Redis at {self._wire.where} could not write its file, so {operation} is not acknowledged")
+            if told.run == before:
+                return result
+        raise StoreUnavailable(f"Redis at {self._wire.where} was started again while {operation} was written")
+
+    async def _told(self) -> _Told:
+        """Returns what the server says from now on; callers of one turn of the loop share a question."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._question(), name="redis confirm")
+        return await asyncio.shield(self._asking)
+
+    async def _question(self) -> _Told:
+        self._asking = None  # who comes later has written later, and needs a question of its own
+        info: dict[str, Any] = await self._wire.run("confirm", lambda: self._wire.command("INFO", "server", "persistence"))
+        self._run = str(info["run_id"])
+        return _Told(self._run, not int(info["aof_enabled"]) or info["aof_last_write_status"] == "ok")
