@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 from attune.service.errors import AttuneError, DeadlineExceeded, NotReady
 from attune.service.live.runtime import Live, Serving
@@ -45,14 +45,6 @@ class Verdict:
     trouble: str
     at_s: float
     canary_s: float = 0.0
-
-
-@runtime_checkable
-class ChecksWrites(Protocol):
-    """A store that can be asked for a tiny write."""
-
-    async def check_writes(self) -> None:
-        """Returns when a write was taken."""
 
 
 class Health:
@@ -218,7 +210,7 @@ class Health:
         if runtime is None:
             return
         store = runtime.store
-        trouble = await _trouble(store.check_writes if isinstance(store, ChecksWrites) else store.ping)
+        trouble = await _trouble(store.check_writes)
         away = await _trouble(store.ping) if trouble else ""
         self._store = Verdict(f"unavailable: {away}" if away else f"refuses writes: {trouble}" if trouble else "", self._clock())
         self._store_refuses = bool(trouble) and not away
