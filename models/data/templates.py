@@ -83,8 +83,20 @@ def plain_pieces(tokenizer: Any) -> tuple[tuple[int, ...], ...]:
 
     encoder = bool(special("cls_token_id") and special("sep_token_id"))
     if encoder:  # WordPiece drops newlines, so encoders are separated by their own [SEP]; decoders by the newlines they were trained on
-        return special("cls_token_id"), special("sep_token_id"), special("sep_token_id"), special("sep_token_id")
+        around = _pair_pieces(tokenizer) or (special("cls_token_id"), special("sep_token_id"), special("sep_token_id"))
+        return (*around, special("sep_token_id"))
     return special("bos_token_id"), _ids(tokenizer, "\n"), (), _ids(tokenizer, "\n\n")
+
+
+def _pair_pieces(tokenizer: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Returns what an encoder's tokenizer puts before, between and after two texts; RoBERTa has two [SEP] between them."""
+    first, second = _ids(tokenizer, PROMPT_MARK), _ids(tokenizer, RESPONSE_MARK)
+    whole = tuple(map(int, tokenizer(PROMPT_MARK, RESPONSE_MARK)["input_ids"]))
+    starts = [at for at in range(len(whole)) if whole[at : at + len(first)] == first]
+    ends = [at for at in range(len(whole)) if whole[at : at + len(second)] == second]
+    if len(starts) != 1 or len(ends) != 1 or starts[0] + len(first) > ends[0]:
+        return None
+    return whole[: starts[0]], whole[starts[0] + len(first) : ends[0]], whole[ends[0] + len(second) :]
 
 
 def chat_pieces(tokenizer: Any) -> tuple[tuple[int, ...], ...]:

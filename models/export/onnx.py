@@ -8,6 +8,7 @@ array with leading axis `N` per output. Every row computes all outputs; the call
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,13 @@ from torch import Tensor, nn
 
 from attune.models.data.trunk import Trunk, pad
 from attune.models.seam.member_values import POOLED
+from attune.models.seam.precision import probe_difference
 from attune.models.seam.text import Encoded
 
 INPUTS = ("input_ids", "attention_mask", "pool_mask")
 OPSET = 18
+LARGEST_MESSAGE = 1_900_000_000
+"""Bytes that fit into one protobuf message with room to spare: it ends at 2 GiB."""
 
 
 class ExportFailed(RuntimeError):
@@ -64,18 +68,44 @@ class ScorerGraph(nn.Module):
         return {name: np.concatenate([single[name].numpy() for single in singles]).astype(np.float32) for name in singles[0]}
 
 
-def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> float:
-    """Writes the graph to `path` and returns its greatest absolute difference from torch on `rows`.
+def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path, *, largest_message: int = LARGEST_MESSAGE) -> float:
+    """Writes the graph to `path` and returns its greatest difference from torch on `rows`, see `probe_difference`.
 
     Args:
         graph: trunk and heads.
-        rows: two or more texts of different lengths; traced on the first two, compared on all, alone and together.
-        path: the file to write.
+        rows: two or more texts of different lengths; traced on the first two, compared on all, each alone.
+        path: the file to write; its folder is made if absent.
+        largest_message: bytes above which the weights go to one file beside it, `<stem>.data`.
 
     Raises:
         ExportFailed: the checker refuses the graph, or the difference is above 1e-3.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The exporter writes a file for every large weight where one message cannot hold them all, so it gets a folder of its own.
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        traced = Path(scratch) / path.name
+        _trace(graph, rows, traced)
+        if sum(file.stat().st_size for file in Path(scratch).iterdir()) <= largest_message:
+            traced.replace(path)
+        else:
+            model = onnx.load(str(traced))
+            onnx.save(model, str(path), save_as_external_data=True, location=weights_beside(path).name, size_threshold=1024)
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ExportFailed(f"the exported graph is not valid: {error}") from error
+    worst = probe_difference(answers_of(path, rows), graph.answers(rows))
+    if not worst <= 1e-3:
+        raise ExportFailed(f"the exported graph differs from torch by {worst:g}; at most 0.001 is accepted")
+    return worst
+
+
+def weights_beside(path: Path) -> Path:
+    """Returns where the weights of the graph at `path` are if it does not hold them itself."""
+    return path.with_suffix(".data")
+
+
+def _trace(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> None:
     traced = pad(rows[:2])
     with torch.inference_mode():
         names = list(graph.named(*traced))
@@ -94,14 +124,6 @@ def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> fl
             dynamic_axes=axes,
             opset_version=OPSET,
         )
-    try:
-        onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        raise ExportFailed(f"the exported graph is not valid: {error}") from error
-    worst = difference(answers_of(path, rows), graph.answers(rows))
-    if not worst <= 1e-3:
-        raise ExportFailed(f"the exported graph differs from torch by {worst:g}; at most 0.001 is accepted")
-    return worst
 
 
 def answers_of(path: Path, rows: Sequence[Encoded], *, batch: int = 1) -> dict[str, NDArray[np.float32]]:
@@ -132,4 +154,4 @@ def difference(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str, 
 
 def graph_files(scorer: Path) -> dict[str, bytes | Path]:
     """Returns the files of an exported graph as a bundle has them: `scorer.onnx`, and beside it whatever holds its weights."""
-    return {file.name: file for file in sorted(scorer.parent.iterdir()) if file.is_file()}
+    return {file.name: file for file in (scorer, weights_beside(scorer)) if file.is_file()}

@@ -17,14 +17,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from attune.models.export.onnx import ExportFailed, answers_of, difference
+from attune.models.export.onnx import LARGEST_MESSAGE, ExportFailed, answers_of, difference, weights_beside
 from attune.models.seam.precision import TOLERANCES, Precision, probe_difference
 from attune.models.seam.text import Encoded
 
 TRUNK = "/trunk/"
 TRANSFORMER = "/trunk/model/"
-# One protobuf message ends at 2 GiB; from here on weights go to a file beside the graph.
-LARGEST_MESSAGE = 1_900_000_000
 LEAST_OPSET = 18  # ReduceMax takes its axes as an input from here on
 
 
@@ -38,7 +36,7 @@ def save_graph(model: ModelProto, target: Path) -> None:
     if model.ByteSize() < LARGEST_MESSAGE:
         onnx.save(model, str(target))
     else:
-        onnx.save(model, str(target), save_as_external_data=True, location=target.with_suffix(".data").name)
+        onnx.save(model, str(target), save_as_external_data=True, location=weights_beside(target).name)
 
 
 # --- int8 -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,20 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-OMITTED_IF_NONE = frozenset({"explanation", "examples", "dropped_prompt_tokens", "unscored_tokens", "mean", "std", "costs", "last"})
+OMITTED_IF_NONE = frozenset(
+    {
+        "explanation",
+        "examples",
+        "dropped_prompt_tokens",
+        "truncated_tokens",
+        "unknown_tokens",
+        "unscored_tokens",
+        "mean",
+        "std",
+        "costs",
+        "last",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,13 +51,17 @@ class FeedbackRequest(Prompted):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackAnswer:
-    """Answer of `POST /feedback`; `agreement` tells who predicted the choice, and is empty for ties and where candidates expired."""
+    """Answer of `POST /feedback`; `agreement` tells who predicted the choice, and is empty for ties and where candidates expired.
+
+    `truncated_tokens` of the texts were not read.
+    """
 
     event_id: str
     result: Literal["applied", "duplicate"]
     user: UserSeen
     agreement: dict[str, bool]
     weights: dict[str, float]
+    truncated_tokens: int | None = None
 
 
 @router.post(
@@ -71,6 +75,7 @@ async def feedback(
     """Learns one comparison, once per event id: two candidate ids, or a prompt with two texts."""
     call: Call = request.state.call
     try:
+        call.reading.truncate = body.truncate
         told = _told(body, idempotency_key, call.runtime.limits, call.runtime.clock())
         learned = await learn(call, told)
     except AttuneError as error:
@@ -78,7 +83,8 @@ async def feedback(
         raise
     call.runtime.metrics.compared(learned.result)
     seen = UserSeen(learned.person.id, learned.person.comparisons)
-    return json_response(FeedbackAnswer(told.event_id, learned.result, seen, dict(learned.agreement), dict(learned.weights)))
+    cut = call.reading.truncated_tokens or None
+    return json_response(FeedbackAnswer(told.event_id, learned.result, seen, dict(learned.agreement), dict(learned.weights), cut))
 
 
 def _told(body: FeedbackRequest, header: str | None, limits: RequestLimits, now_s: float) -> Told:
@@ -119,8 +125,8 @@ def _pair_of(body: FeedbackRequest) -> PairById | PairByText:
 
 
 def digest(body: FeedbackRequest) -> bytes:
-    """Returns 16 bytes that are equal for two bodies that say the same; the event id is the key and no part of it."""
-    content = orjson.dumps(body.model_dump(mode="json", exclude={"event_id"}), option=orjson.OPT_SORT_KEYS)
+    """Returns 16 bytes that are equal for two bodies that say the same; neither the event id nor how texts are read is part of it."""
+    content = orjson.dumps(body.model_dump(mode="json", exclude={"event_id", "truncate"}), option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(content, digest_size=16).digest()
 
 

@@ -74,7 +74,7 @@ class CandidateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class GenerateAnswer:
-    """Answer of `POST /generate`, and the last event of a stream."""
+    """Answer of `POST /generate`, and the last event of a stream; `truncated_tokens` of the prompt's beginning were not read."""
 
     decision_id: str | None
     bundle: str
@@ -83,6 +83,7 @@ class GenerateAnswer:
     user: UserSeen
     candidates: list[CandidateAnswer]
     routing: RoutingAnswer
+    truncated_tokens: int | None = None
 
 
 Events = AsyncGenerator[Piece | Ping | Generated, None]
@@ -141,6 +142,7 @@ def generate_answer(generated: Generated) -> GenerateAnswer:
             for candidate in generated.candidates
         ],
         routing=routing_answer(record.routing, generated.candidates[0].member),
+        truncated_tokens=decision.truncated_tokens or None,
     )
 
 

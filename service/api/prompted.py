@@ -70,10 +70,11 @@ class Message(NativeRequest):
 
 
 class Prompted(NativeRequest):
-    """A prompt, either as text or as a conversation."""
+    """A prompt, either as text or as a conversation; texts that are too long for the scorer are cut unless `truncate` is false."""
 
     prompt: Written | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    truncate: bool = True
 
     @property
     def prompt_text(self) -> str | None:

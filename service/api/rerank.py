@@ -71,4 +71,6 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
         for _, index in by_rank[: body.top_n or len(texts)]
     ]
     usage = {"total_tokens": scored.tokens, "prompt_tokens": scored.tokens}
+    if call.reading.truncated_tokens:
+        usage["truncated_tokens"] = call.reading.truncated_tokens
     return json_response({"id": f"rerank-{new_id()}", "model": scored.family, "results": results, "usage": usage})

@@ -86,7 +86,10 @@ class RoutingAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RouteAnswer:
-    """Answer of `POST /route`, and the first event of a stream; `decision_id` is null if the store is away."""
+    """Answer of `POST /route`, and the first event of a stream; `decision_id` is null if the store is away.
+
+    `truncated_tokens` of the prompt's beginning were not read.
+    """
 
     decision_id: str | None
     bundle: str
@@ -94,6 +97,7 @@ class RouteAnswer:
     personalization: Personalization
     user: UserSeen
     routing: RoutingAnswer
+    truncated_tokens: int | None = None
 
 
 @router.post("/route", response_model=RouteAnswer, responses=problems(404, 409, 413), summary="Choose a member without generating")
@@ -116,6 +120,7 @@ def check_route(request: RouteRequest, call: Call) -> None:
         TooLarge: the prompt is over its limit.
     """
     limits, members = call.runtime.limits, call.serving.bundle.portfolio.names
+    call.reading.truncate = request.truncate
     if not members:
         raise NoMembers("this deployment has no members: it scores, and a roster (ATTUNE_ROSTER) names who can answer")
     wrong = wrong_prompt(request) + wrong_family(request.family, call.serving.bundle.families)
@@ -144,7 +149,15 @@ def route_answer(decision: Decision) -> RouteAnswer:
     """Returns the answer of `/route`, and the first event of a stream."""
     record, person = decision.record, decision.person
     seen = UserSeen(person.id, person.comparisons)
-    return RouteAnswer(decision.id, record.bundle, record.family, person.personalization, seen, routing_answer(record.routing))
+    return RouteAnswer(
+        decision.id,
+        record.bundle,
+        record.family,
+        person.personalization,
+        seen,
+        routing_answer(record.routing),
+        decision.truncated_tokens or None,
+    )
 
 
 def routing_answer(routing: Routing, served: str | None = None) -> RoutingAnswer:

@@ -22,7 +22,7 @@ from attune.service.api.prompted import (
 )
 from attune.service.errors import FieldError
 from attune.service.ids import new_id
-from attune.service.live.runtime import Call, RequestLimits
+from attune.service.live.runtime import Call, Reading, RequestLimits
 from attune.service.usecases.people import Personalization
 from attune.service.usecases.scoring import Contribution, Scoring, score_responses
 
@@ -41,21 +41,27 @@ class ScoreRequest(Prompted):
 
 @dataclass(frozen=True, slots=True)
 class ScoreOfOne:
-    """One response as this user would see it; `std` is the user's posterior uncertainty; rank 1 is best."""
+    """One response as this user would see it; `std` is the user's posterior uncertainty; rank 1 is best.
+
+    `truncated_tokens` of the response's end were not read.
+    """
 
     index: int
     score: float
     std: float
     rank: int
     explanation: list[Contribution] | None = None
+    truncated_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreUsage:
-    """Tokens through the scorer, and those of the prompt's beginning that the template had no room for."""
+    """Tokens through the scorer; those of all texts, and of the prompt's beginning, that it had no room for; and those it does not know."""
 
     tokens: int
+    truncated_tokens: int | None = None
     dropped_prompt_tokens: int | None = None
+    unknown_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     call: Call = request.state.call
     limits, bundle = call.runtime.limits, call.serving.bundle
     refuse(wrong_prompt(body) + wrong_responses(body.responses, limits) + wrong_family(body.family, bundle.families))
+    call.reading.truncate = body.truncate
     check_prompt_length(body, limits)
     check_response_lengths(body.responses, limits)
     scored = await score_responses(
@@ -91,11 +98,20 @@ async def score(body: ScoreRequest, request: Request) -> Response:
             family=scored.family,
             personalization=scored.person.personalization,
             user=UserSeen(scored.person.id, scored.person.comparisons),
-            scores=[ScoreOfOne(index, text.score, text.std, rank, text.contributions) for index, (text, rank) in each],
+            scores=[
+                ScoreOfOne(index, text.score, text.std, rank, text.contributions, scored.truncated_tokens[index] or None)
+                for index, (text, rank) in each
+            ],
             weights=scored.scores.weights,
-            usage=ScoreUsage(scored.tokens, scored.dropped_prompt_tokens or None),
+            usage=usage_of(call.reading, scored.tokens),
         )
     )
+
+
+def usage_of(reading: Reading, tokens: int) -> ScoreUsage:
+    """Returns what was read and what was not; zeros are left out."""
+    cut = reading.truncated_tokens or None
+    return ScoreUsage(tokens, cut, reading.truncated_prompt_tokens or None, reading.unknown_tokens or None)
 
 
 def wrong_responses(responses: Sequence[str], limits: RequestLimits) -> list[FieldError]:

@@ -221,11 +221,29 @@ class Live:
             serving.leases.give_back()
 
 
+@dataclass(slots=True)
+class Reading:
+    """How a request's texts are read, and what of them the scorer could not read.
+
+    Attributes:
+        truncate: whether a text that is too long is cut; else it is refused.
+        truncated_prompt_tokens: cut from the prompt, at most for any of the responses; its start is what is cut.
+        truncated_tokens: cut from the prompt and from all responses.
+        unknown_tokens: of what was read, those for which the tokenizer has no token of their own.
+    """
+
+    truncate: bool = True
+    truncated_prompt_tokens: int = 0
+    truncated_tokens: int = 0
+    unknown_tokens: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One admitted request.
 
     Attributes:
+        reading: of its texts.
         deadline_at_s: on the clock of the event loop.
         headers: added to the response.
     """
@@ -237,6 +255,7 @@ class Call:
     deadline_at_s: float
     timings: Timings
     headers: dict[str, str] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def kept_under(self) -> str:

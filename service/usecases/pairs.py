@@ -15,7 +15,7 @@ from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, RecordUnreadable, digest_of, unpack
-from attune.service.usecases.scoring import both, check_fits, encode, submit
+from attune.service.usecases.scoring import both, encode, submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ async def _by_texts(call: Call, key: UserKey, named: PairByText) -> tuple[UserRe
 
 
 async def _scored(call: Call, prompt: str, context: str | None, chosen: str, rejected: str) -> tuple[Row, Row, Row]:
-    encoded = await encode(call, prompt, [chosen, rejected], context=context, with_prompt=True)
-    check_fits(encoded[:2], call.serving.bundle.template, ("chosen_text", "rejected_text"))
+    fields = ("chosen_text", "rejected_text")
+    encoded = await encode(call, prompt, [chosen, rejected], context=context, with_prompt=True, fields=fields)
     first, second, row = await submit(call, encoded)
     return first, second, row

@@ -50,13 +50,17 @@ class RoutingWish:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store."""
+    """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store.
+
+    `truncated_tokens` of the prompt's beginning were not read.
+    """
 
     id: str | None
     person: Person
     prompt: str
     prompt_row: Row
     record: DecisionRecord
+    truncated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     bundle, runtime = call.serving.bundle, call.runtime
 
     async def prompt_row() -> Row:
-        return (await submit(call, await encode(call, wish.prompt, [], context=wish.context, with_prompt=True)))[0]
+        return (await submit(call, await encode(call, wish.prompt, [], context=wish.context, with_prompt=True, fields=())))[0]
 
     with_last = runtime.routing.routing_hysteresis > 0 and wish.policy == "best"
     person, row = await both(read_person(call, wish.user, with_last=with_last), prompt_row())
@@ -95,7 +99,7 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     )
     for member in routing.members:
         runtime.metrics.decided(routing.policy, member)
-    decision = Decision(None, person, wish.prompt, row, record)
+    decision = Decision(None, person, wish.prompt, row, record, call.reading.truncated_tokens)
     if person.key is None or person.personalization == "unavailable":
         return decision
     kept = replace(decision, id=new_decision_id(record.made_at_s))

@@ -16,9 +16,9 @@ import numpy as np
 from attune.models.seam.families import Families
 from attune.models.seam.family import Family, Row, Scored
 from attune.models.seam.sparserm import examples_of
-from attune.models.seam.text import Encoded, TextTemplate
+from attune.models.seam.text import Encoded
 from attune.service.errors import TooLarge
-from attune.service.live.runtime import Call
+from attune.service.live.runtime import Call, Reading
 from attune.service.usecases.people import Person, read_person
 
 T = TypeVar("T")
@@ -84,20 +84,20 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ScoredResponses:
-    """Responses as one person sees them; `tokens` went through the scorer, `dropped_prompt_tokens` had no room in the template."""
+    """Responses as one person sees them; `tokens` went through the scorer, and of each response `truncated_tokens` did not."""
 
     person: Person
     family: str
     scores: Scores
     tokens: int
-    dropped_prompt_tokens: int
+    truncated_tokens: tuple[int, ...]
 
 
 async def score_responses(call: Call, asked: Scoring) -> ScoredResponses:
     """Returns the responses as the user sees them.
 
     Raises:
-        TooLarge: the template has no room for a response.
+        TooLarge: a text is too long to be read whole, and the request forbids to cut it.
         Overloaded, DeadlineExceeded, ScorerFailed, NotReady: see `Batcher.submit`.
     """
     bundle, count = call.serving.bundle, len(asked.responses)
@@ -105,32 +105,31 @@ async def score_responses(call: Call, asked: Scoring) -> ScoredResponses:
     with_prompt = bundle.families[name].scores_with_prompt
 
     async def rows_of_texts() -> tuple[list[Encoded], list[Row]]:
-        encoded = await encode(call, asked.prompt, asked.responses, context=asked.context, with_prompt=with_prompt)
-        check_fits(encoded[:count], bundle.template, [f"responses[{index}]" for index in range(count)])
+        fields = [f"responses[{index}]" for index in range(count)]
+        encoded = await encode(call, asked.prompt, asked.responses, context=asked.context, with_prompt=with_prompt, fields=fields)
         return encoded, await submit(call, encoded)
 
     person, (encoded, rows) = await both(read_person(call, asked.user), rows_of_texts())
     scores = score_candidates(bundle.families, name, person, rows[:count], rows[count] if with_prompt else None, explain=asked.explain)
-    return ScoredResponses(person, name, scores, sum(map(len, encoded)), max(row.dropped_prompt_tokens for row in encoded))
+    return ScoredResponses(person, name, scores, sum(map(len, encoded)), tuple(row.dropped_response_tokens for row in encoded[:count]))
 
 
-def check_fits(rows: Sequence[Encoded], template: TextTemplate, fields: Sequence[str]) -> None:
-    """Returns if no response was cut by the template.
+async def encode(
+    call: Call, prompt: str, responses: Sequence[str], *, context: str | None, with_prompt: bool, fields: Sequence[str] | None = None
+) -> list[Encoded]:
+    """Returns one row per response, and after them the prompt's own row if it is asked for.
+
+    Args:
+        call: whose `reading` says whether long texts may be cut, and is told what was.
+        prompt: of all responses.
+        responses: may be none.
+        context: read with the prompt's own row.
+        with_prompt: whether that row is asked for.
+        fields: names of the responses in the request; None for texts that did not come with it, which are cut as they must be.
 
     Raises:
-        TooLarge: one was; the detail names its field, its tokens and the limit.
+        TooLarge: a text would be cut and the request forbids it; the detail names it, its tokens and the limit.
     """
-    for field, row in zip(fields, rows, strict=True):
-        if row.dropped_response_tokens:
-            kept = row.pool_stop - row.pool_start
-            raise TooLarge(
-                f"{field} has {kept + row.dropped_response_tokens:,} tokens; beside this prompt at most {kept:,} of "
-                f"{template.max_tokens:,} are left for it"
-            )
-
-
-async def encode(call: Call, prompt: str, responses: Sequence[str], *, context: str | None, with_prompt: bool) -> list[Encoded]:
-    """Returns one row per response, and after them the prompt's own row if it is asked for."""
     encoder = call.serving.encoder
 
     def tokenize() -> list[Encoded]:
@@ -139,7 +138,27 @@ async def encode(call: Call, prompt: str, responses: Sequence[str], *, context: 
 
     with call.timings.measure("tokenize"):
         size = len(prompt) + len(context or "") + sum(map(len, responses))
-        return tokenize() if size <= INLINE_CHARS else await asyncio.to_thread(tokenize)
+        rows = tokenize() if size <= INLINE_CHARS else await asyncio.to_thread(tokenize)
+    if fields is not None:
+        _told(call.reading, rows, (*fields, "prompt"), encoder.template.max_tokens)
+    return rows
+
+
+def _told(reading: Reading, rows: Sequence[Encoded], fields: Sequence[str], limit: int) -> None:
+    """Notes what of a request's texts could not be read; raises TooLarge where nothing may be cut."""
+    for row, field in zip(rows, fields, strict=False):
+        if reading.truncate or not row.dropped_tokens:
+            continue
+        if row.dropped_response_tokens:
+            kept = row.pool_stop - row.pool_start
+            raise TooLarge(
+                f"{field} has {kept + row.dropped_response_tokens:,} tokens; beside this prompt {kept:,} of {limit:,} are left for it"
+            )
+        raise TooLarge(f"the first {row.dropped_prompt_tokens:,} tokens of prompt have no room in the {limit:,} that are read with {field}")
+    reading.truncated_prompt_tokens = max((row.dropped_prompt_tokens for row in rows), default=0)
+    reading.truncated_tokens = reading.truncated_prompt_tokens + sum(row.dropped_response_tokens for row in rows)
+    unknown = sum(row.unknown_response_tokens for row in rows)
+    reading.unknown_tokens = max((row.unknown_prompt_tokens for row in rows), default=0) + unknown
 
 
 async def submit(call: Call, rows: Sequence[Encoded]) -> list[Row]:

@@ -216,11 +216,6 @@ async def test_a_decision_named_with_texts_must_be_known_mine_and_of_this_prompt
         assert (await service.post("/feedback", body | {"decision_id": unknown}, status=404))["code"] == "unknown-decision"
 
 
-async def test_texts_over_the_templates_limit_are_refused_with_the_numbers(service: Service):
-    problem = await service.post("/feedback", TEXTS | {"rejected_text": "egg " * 100}, status=413)
-    assert "rejected_text has 100 tokens" in problem["detail"]
-
-
 async def test_a_bundle_whose_families_learn_nothing_counts_and_stays_as_it_is(settings_of: Callable[..., Settings], tmp_path: Path):
     bundle = write_tiny_bundle(tmp_path, only="bradley_terry")
     async with running(settings_of(bundle=str(bundle)), FreshStore()) as service:

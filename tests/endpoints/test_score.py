@@ -13,7 +13,7 @@ from attune.service.usecases.people import Person
 from attune.service.usecases.scoring import score_candidates
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.stores import FreshStore
-from tests.tiny_bundle import HEADS, TEMPLATE
+from tests.tiny_bundle import HEADS
 
 ASK = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG, WARM]}
 
@@ -114,13 +114,6 @@ async def test_usage_counts_the_tokens_that_went_through_the_scorer(service: Ser
     assert (await service.post("/score", ASK))["usage"]["tokens"] == tokens
     with_gate = await service.post("/score", ASK | {"family": "micro"})
     assert with_gate["usage"]["tokens"] == tokens + len(encoder.prompt(PROMPT))
-
-
-async def test_a_response_over_the_templates_limit_is_refused_by_its_index_with_both_numbers(service: Service):
-    answer = await service.post("/score", ASK | {"responses": [SHORT, "egg " * 100]}, status=413)
-    assert answer["code"] == "too-large"
-    assert "responses[1] has 100 tokens" in answer["detail"]
-    assert str(TEMPLATE.max_tokens) in answer["detail"]
 
 
 async def test_texts_too_long_for_the_event_loop_score_the_same(service: Service):
