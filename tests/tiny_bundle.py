@@ -125,7 +125,7 @@ def _portfolio(families: list[Family], further: Mapping[str, float], *, certifie
     worth = np.array(list(further.values())).reshape(-1, 1)
     values = {family.name: np.vstack([_values(heads := len(family.heads)), np.tile(worth, (1, heads))]) for family in families}
     intervals = {family: np.full_like(value, 0.05) for family, value in values.items()}
-    return Portfolio(members, values, intervals, _certificate() if certified else None)
+    return Portfolio(members, values, intervals, _certificate() if certified and "vrf" in values else None)
 
 
 def _certificate() -> Certificate:
