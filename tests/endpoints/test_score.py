@@ -13,7 +13,7 @@ from attune.service.usecases.people import Person
 from attune.service.usecases.scoring import score_candidates
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.stores import FreshStore
-from tests.tiny_bundle import HEADS
+from tests.tiny_bundle import HEADS, TEMPLATE
 
 ASK = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG, WARM]}
 
