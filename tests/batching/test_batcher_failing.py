@@ -86,6 +86,7 @@ async def test_a_submission_with_two_bad_texts_fails_once_and_harms_nobody() -> 
         )
     assert isinstance(bad, ScorerFailed)
     assert isinstance(good, Submitted)
+    assert [row["toy_rewards"][0] for row in good.rows] == [15]
 
 
 async def test_a_poisoned_batch_is_run_again_by_halves() -> None:
@@ -240,7 +241,7 @@ async def test_a_drain_that_is_given_up_changes_nothing_and_may_be_tried_again()
         await settle()
         scorer.release()
         await batcher.drain()
-        await admitted
+        assert isinstance(await admitted, Submitted)
 
 
 async def test_a_drain_ends_when_the_last_callers_leave_instead() -> None:
@@ -252,8 +253,10 @@ async def test_a_drain_ends_when_the_last_callers_leave_instead() -> None:
         draining = asyncio.ensure_future(batcher.drain())
         waiting.cancel()
         scorer.release()
-        await first
+        assert isinstance(await first, Submitted)
         await draining
+        assert waiting.cancelled()
+        assert batcher.waiting_items == 0
 
 
 async def test_closing_delivers_what_runs_fails_what_waits_and_ends_the_thread() -> None:

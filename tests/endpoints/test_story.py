@@ -17,12 +17,11 @@ PROMPTS = [PROMPT, "tell me about tea", "what is the best way to travel ?"]
 
 
 async def likes_warm(service: Service, prompt: str) -> None:
-    """Generates a pair and says which one somebody who likes warm answers would take."""
-    made = await service.post("/generate", {"user": "ada", "prompt": prompt, "candidates": 2})
-    first, second = sorted(made["candidates"], key=lambda candidate: candidate["member"] != "warm")
-    if first["member"] != "warm":
-        return
-    told = await service.post("/feedback", {"user": "ada", "chosen": first["candidate_id"], "rejected": second["candidate_id"]})
+    """Asks the warm member and another one, and says what somebody who likes warm answers would say; no draw decides who answers."""
+    ask = {"user": "ada", "prompt": prompt}
+    warm, other = [await service.post("/generate", ask | {"member": member}) for member in ("warm", "detailed")]
+    chosen, rejected = warm["candidates"][0]["candidate_id"], other["candidates"][0]["candidate_id"]
+    told = await service.post("/feedback", {"user": "ada", "chosen": chosen, "rejected": rejected})
     assert told["result"] == "applied"
 
 
@@ -70,7 +69,7 @@ async def test_a_user_from_the_first_score_to_the_last_key(settings_of: Callable
         await service.post("/feedback", {"user": "bob", "prompt": PROMPT, "chosen_text": SHORT, "rejected_text": LONG})
         receipt = (await service.client.delete("/users/ada")).json()["deleted"]
         assert receipt["comparisons"] == before["user"]["comparisons"]
-        assert receipt["decisions"] == 13
+        assert receipt["decisions"] == 12 * 2 + 1
         left = await keys_of(service, tmp_path)
         assert left
         assert (await service.client.delete("/users/bob")).status_code == 200

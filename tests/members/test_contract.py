@@ -136,7 +136,7 @@ async def test_many_answers_are_written_side_by_side(place):
     assert await asyncio.gather(*(collect(place.member, ask(f"one two {i}", seed=i, max_tokens=6 + i)) for i in range(6))) == alone
 
 
-async def test_closing_the_generator_early_frees_what_it_holds(place):
+async def test_closing_the_generator_early_frees_what_it_holds_before_its_time_is_up(place):
     async with aclosing(place.member.stream(ask("one two three", max_tokens=1000), soon())) as events:
         await anext(events)
         place.hold()
@@ -174,11 +174,12 @@ async def test_a_failure_names_the_member_and_the_reason(place):
     assert list(caught.value.attempts) == ["tested"]
 
 
-async def test_a_member_that_can_serve_passes_its_check(place):
+async def test_the_check_of_a_member_that_can_serve_raises_nothing_and_asks_for_no_text(place):
     await place.member.check()
+    assert await collect(place.member, ask("one two", max_tokens=3))
 
 
-async def test_closing_twice_is_closing_once(place):
+async def test_closing_twice_raises_nothing(place):
     await place.member.aclose()
     await place.member.aclose()
 

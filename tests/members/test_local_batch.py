@@ -92,7 +92,7 @@ def written(path, network):
     return load(path, {})
 
 
-def test_an_architecture_whose_rows_are_independent_passes_its_check(model, tmp_path):
+def test_the_check_of_an_architecture_whose_rows_are_independent_raises_nothing(model, tmp_path):
     check_rows_are_independent(model)
     shape = {"vocab_size": 384, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
     sliding = MistralConfig(**shape, intermediate_size=64, num_key_value_heads=2, sliding_window=4)

@@ -47,8 +47,10 @@ def test_a_tag_depends_on_secret_tenant_and_user() -> None:
 
 
 @pytest.mark.parametrize("user", ["", "\x00", "\ud800", "{}", "é" * 256])
-def test_every_string_has_a_tag(user: str) -> None:
-    UserKey("acme", user_tag(SECRET, "acme", user))
+def test_every_string_has_a_tag_that_fits_a_key(user: str) -> None:
+    tag = user_tag(SECRET, "acme", user)
+    assert UserKey("acme", tag).tag == tag
+    assert tag != user_tag(SECRET, "acme", user + "x")
 
 
 def test_a_secret_that_can_be_guessed_is_refused() -> None:
