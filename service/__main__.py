@@ -7,6 +7,7 @@ needs nothing that training needs, and a package that cannot be imported is an e
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -107,6 +108,40 @@ def serve(
         _run(settings, _bind(settings.host, settings.port))
     except SettingsError as error:
         _refuse("cannot start with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; goes before ATTUNE_BUNDLE.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
+) -> None:
+    """Check settings, keys, roster, store, bundle and members as a start would, without serving; exit code 1 if it would not start."""
+    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
+
+    configure_logging("error", "json")
+    try:
+        settings = read_settings(bundle=None if bundle is None else str(bundle), data_dir=data_dir)
+    except SettingsError as error:
+        rows = [{"part": "settings", "state": "refused", "detail": str(problem), "setting": problem.name} for problem in error.problems]
+        _show(rows, as_json=as_json)
+        raise typer.Exit(EXIT_SETTINGS) from None
+    from attune.service.checking import run_checks  # noqa: PLC0415  imports what serving needs
+
+    rows = [row.to_json() for row in run_checks(settings)]
+    _show(rows, as_json=as_json)
+    if any(row["state"] == "refused" for row in rows):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show(rows: list[dict[str, str]], *, as_json: bool) -> None:
+    if as_json:
+        starts = not any(row["state"] == "refused" for row in rows)
+        typer.echo(json.dumps({"starts": starts, "checks": rows}, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        typer.echo(f"{row['state']:8} {row['part']}: {row['detail']}" + (f" (see {row['setting']})" if row["setting"] else ""))
 
 
 @app.command("settings")

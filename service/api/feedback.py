@@ -13,7 +13,17 @@ from starlette.responses import Response
 
 from attune.service.api.answers import UserSeen, json_response, problems
 from attune.service.api.prompted import Context, Id, Prompted, User, Written, check_length, check_prompt_length, refuse, wrong_prompt
-from attune.service.errors import AttuneError, FieldError
+from attune.service.errors import (
+    AttuneError,
+    CallerError,
+    ComeBackLater,
+    EventConflict,
+    ExpiredCandidate,
+    FieldError,
+    StoreUnavailable,
+    UnknownCandidate,
+    UnknownDecision,
+)
 from attune.service.ids import new_id, split_candidate
 from attune.service.live.runtime import Call, RequestLimits
 from attune.service.observe.metrics import FeedbackResult
@@ -25,13 +35,17 @@ router = APIRouter()
 CLOCK_SKEW_S = 60.0
 """Clocks of clients differ from ours by this much before an observation is said to lie in the future."""
 
-_RESULTS: dict[str, FeedbackResult] = {
-    "event-conflict": "conflict",
-    "unknown-candidate": "unknown",
-    "unknown-decision": "unknown",
-    "expired-candidate": "expired",
-    "store-unavailable": "unavailable",
-}
+_RESULTS: tuple[tuple[type[AttuneError], FeedbackResult], ...] = (
+    (EventConflict, "conflict"),
+    (UnknownCandidate, "unknown"),
+    (UnknownDecision, "unknown"),
+    (ExpiredCandidate, "expired"),
+    (StoreUnavailable, "unavailable"),
+    (CallerError, "refused"),
+    (ComeBackLater, "overloaded"),
+    (AttuneError, "failed"),
+)
+"""The first kind that fits; only what the caller has to change is a refusal."""
 
 
 class FeedbackRequest(Prompted):
@@ -79,7 +93,7 @@ async def feedback(
         told = _told(body, idempotency_key, call.runtime.limits, call.runtime.clock())
         learned = await learn(call, told)
     except AttuneError as error:
-        call.runtime.metrics.compared(_RESULTS.get(error.code, "refused"))
+        call.runtime.metrics.compared(next(result for kind, result in _RESULTS if isinstance(error, kind)))
         raise
     call.runtime.metrics.compared(learned.result)
     seen = UserSeen(learned.person.id, learned.person.comparisons)

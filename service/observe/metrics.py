@@ -38,7 +38,9 @@ _SHARES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576)
 
-FeedbackResult = Literal["applied", "duplicate", "conflict", "unknown", "expired", "refused", "unavailable", "taken-back"]
+FeedbackResult = Literal[
+    "applied", "duplicate", "conflict", "unknown", "expired", "refused", "overloaded", "unavailable", "failed", "taken-back"
+]
 Personalization = Literal["applied", "prior", "unavailable"]
 DropReason = Literal["abandoned", "expired", "failed", "refused"]
 

@@ -30,6 +30,9 @@ PIECES_AHEAD = 256
 PING_S = 15.0
 """A stream that is silent for longer is closed by many proxies."""
 
+LOOK_S = 0.5
+"""How often a silent stream looks at its deadline again: shutting down brings it forward."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -110,7 +113,7 @@ async def generate(call: Call, decision: Decision, ask: GenerationRequest) -> As
     try:
         unfinished = len(drafts)
         while unfinished:
-            item = await _next(queue, call.deadline_at_s)
+            item = await _next(queue, call)
             if isinstance(item, Exception):
                 raise item
             if isinstance(item, _Draft):
@@ -169,15 +172,20 @@ async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: Generatio
         await queue.put(error)
 
 
-async def _next(queue: Drafts, deadline_at_s: float) -> Piece | Ping | _Draft | Exception:
-    now_s = asyncio.get_running_loop().time()
-    try:
-        async with asyncio.timeout_at(min(deadline_at_s, now_s + PING_S)):
-            return await queue.get()
-    except TimeoutError:
-        if asyncio.get_running_loop().time() >= deadline_at_s:
-            raise DeadlineExceeded("the members did not finish before the request's deadline") from None
-        return Ping()
+async def _next(queue: Drafts, call: Call) -> Piece | Ping | _Draft | Exception:
+    loop = asyncio.get_running_loop()
+    now_s = loop.time()
+    ping_at_s = now_s + PING_S
+    while True:
+        try:
+            async with asyncio.timeout_at(min(call.deadline_at_s, ping_at_s, now_s + LOOK_S)):
+                return await queue.get()
+        except TimeoutError:
+            now_s = loop.time()
+        if now_s >= call.deadline_at_s:
+            raise DeadlineExceeded("the members did not finish before the request's deadline")
+        if now_s >= ping_at_s:
+            return Ping()
 
 
 async def _scored_and_kept(call: Call, decision: Decision, drafts: Sequence[_Draft]) -> Generated:

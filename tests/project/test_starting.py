@@ -1,0 +1,119 @@
+"""Starting and stopping as an operator sees it: why it does not start, what a check says, and what clients see while it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.project.test_serving import COMMAND, ROOT, attune, data_dir, environment, serving
+from tests.tiny_bundle import write_tiny_bundle
+
+__all__ = ["data_dir"]  # the fixture
+
+
+def started(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs a start that is to fail."""
+    return subprocess.run(COMMAND, cwd=ROOT, env=environment(folder) | more, capture_output=True, text=True, check=False, timeout=60)
+
+
+def reason(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    """Returns the one line that says why, after checking that it is the last and that no traceback is there."""
+    assert "Traceback" not in run.stderr
+    assert "exc_type" not in run.stderr
+    line: dict[str, object] = json.loads(run.stderr.splitlines()[-1])
+    assert line["event"] == "cannot start"
+    return line
+
+
+def test_a_second_server_on_a_data_directory_is_told_who_uses_it(data_dir):
+    with serving(data_dir) as (process, _url, _line):
+        run = started(data_dir)
+        assert run.returncode == 3
+        line = reason(run)
+        assert (line["kind"], line["setting"]) == ("store", "ATTUNE_DATA_DIR")
+        assert str(process.pid) in str(line["reason"])
+
+
+def test_a_bundle_that_is_damaged_is_the_reason(tmp_path, data_dir):
+    (tmp_path / "roster.json").write_text((data_dir / "roster.json").read_text(encoding="utf-8"), encoding="utf-8")
+    bundle = write_tiny_bundle(tmp_path / "bundles")
+    (bundle / "families.npz").write_bytes(b"nothing")
+    line = reason(started(tmp_path))
+    assert (line["kind"], line["setting"]) == ("bundle", "ATTUNE_BUNDLE")
+    assert "families.npz" in str(line["reason"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ATTUNE_ROSTER", "roster-without-url.json", "base_url: is missing"),
+        ("ATTUNE_REDIS_URL", "http://:secret-word@x", "scheme 'http'"),
+        ("ATTUNE_API_KEYS_FILE", "/nope/keys", "cannot be read"),
+    ],
+)
+def test_what_costs_nothing_to_check_is_refused_before_anything_starts(tmp_path, data_dir, name, value, said):
+    write_tiny_bundle(tmp_path / "bundles")
+    (tmp_path / "roster-without-url.json").write_text('{"concise": {"kind": "openai"}}', encoding="utf-8")
+    run = started(tmp_path, **{name: str(tmp_path / value) if value.startswith("roster") else value})
+    assert run.returncode == 2
+    assert name in run.stderr
+    assert said in run.stderr
+    assert "secret-word" not in run.stderr
+    assert not (tmp_path / "redis").exists()
+
+
+def test_nothing_is_a_warning_before_the_ready_line(data_dir):
+    lines = []
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(data_dir), stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    try:
+        for line in process.stderr:
+            lines.append(json.loads(line))
+            if "attune ready" in line:
+                break
+    finally:
+        process.kill()
+        process.communicate()
+    assert [line for line in lines[:-1] if line["level"] != "info"] == []
+
+
+def test_a_check_says_what_a_start_would_do(data_dir, tmp_path):
+    run = attune("check", "--json", data_dir=data_dir)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["starts"] is True
+    states = {row["part"]: row["state"] for row in found["checks"]}
+    assert {"settings": "ok", "store": "ok", "bundle": "ok", "member concise": "warning"}.items() <= states.items()
+    (tmp_path / "bundles").mkdir()
+    run = attune("check", data_dir=tmp_path, ATTUNE_REDIS_URL="http://x", ATTUNE_API_KEYS_FILE="/nope")
+    assert run.returncode == 1
+    for setting in ("ATTUNE_BUNDLE", "ATTUNE_REDIS_URL", "ATTUNE_API_KEYS_FILE"):
+        assert setting in run.stdout
+    assert attune("check", data_dir=tmp_path, ATTUNE_PORT="many").returncode == 2
+
+
+def test_the_end_is_announced_while_requests_are_still_served(data_dir):
+    with serving(data_dir) as (process, url, _line), httpx.Client(base_url=url) as client:
+        assert client.get("/users/anna").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        statuses = set()
+        ready = {}
+        for _ in range(200):
+            ready = client.get("/readyz").json()
+            statuses.add(client.get("/users/anna").status_code)
+            if ready.get("phase") == "draining":
+                break
+        assert ready["phase"] == "draining"
+        assert statuses == {200}
+        rest: list[str] = []
+        reader = threading.Thread(target=lambda: rest.extend(process.communicate(timeout=60)))
+        reader.start()
+        reader.join()
+        assert process.returncode == 0
+        assert "Exception" not in "".join(filter(None, rest))
