@@ -5,7 +5,7 @@
 
 Each round measures capacity and then every multiple, so that a machine that drifts drifts for both. Clients are closed loops over kept
 connections; after a 429 they come back when `Retry-After` says. The client's own share of the processor is printed: on a machine that it
-shares with the server, that share is part of every loss. CPU time of the server per answer (its store not included) is the figure that does not depend on it.
+shares with the server, that share is part of every loss. CPU time of the server per answer, without its store, does not depend on it.
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ def main() -> None:
     options.add_argument("--max-tokens", type=int, default=8)
     given = options.parse_args()
     target = Target(given.url.rstrip("/"), given.key, given.candidates, given.max_tokens)
-    print(
-        f"{'route':10} {'connections':>11} {'200/s':>7} {'429/s':>7} {'other':>6} {'p50 ms':>8} {'p99 ms':>8} {'server CPU ms/200':>18} client CPU"
-    )
+    print("route       callers   200/s   429/s  other  p50 ms  p99 ms  server ms/200  client CPU")
     for route in given.routes:
         ratios: dict[int, list[float]] = {level: [] for level in LEVELS}
         for _ in range(given.rounds):
