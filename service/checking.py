@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from attune.service.errors import AttuneError
-from attune.service.live.loading import LoadPlan, load_serving
+from attune.service.live.loading import load_serving
+from attune.service.live.scorers import LoadPlan
 from attune.service.machine import cautions, find_bundle, load_user_secret
 from attune.service.members.build import member_client
 from attune.service.observe.metrics import Metrics
