@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     redis_timeout_ms: int = Field(1000, ge=10, le=60_000, description="longest wait for Redis, connecting included")
     decision_ttl_s: int = Field(86_400, ge=60, le=2_592_000, description="life of a decision: how late feedback may name its candidates")
     user_ttl_s: int = Field(31_536_000, ge=3600, le=315_360_000, description="life of a user's state after the last comparison")
-    max_log_entries: int = Field(10_000, ge=1, le=1_000_000, description="comparisons kept a user for export and replay")
+    max_log_entries: int = Field(10_000, ge=0, le=1_000_000, description="comparisons kept a user for export, replay and taking back")
     keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: features only")
 
     # what is served

@@ -10,10 +10,11 @@ the caller leaves. What went wrong is raised; nothing is ever answered as applie
 from __future__ import annotations
 
 import math
+import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import orjson
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
 from attune.service.errors import EventConflict, ExpiredCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
+from attune.service.ids import candidate_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.state.store import Comparison, UserKey, UserSum
 from attune.service.usecases.pairs import FoundPair, PairById, PairByText, find_pair
@@ -29,11 +31,19 @@ from attune.service.usecases.people import Person, key_of, person, weights_under
 Array = NDArray[np.float64]
 
 PAYLOAD_WORDS = (
-    b'"sparserm":0."additive":0."attributes":0."sparse_moe":0."micro":0."vrf":0.'
-    b'{"chosen":"01","rejected":null,"chosen":null,"rejected":"01","decisions":["01"],"members":null,"members":["","],'
-    b'"tie":true,"tie":false,"prompt":null,"context":null,"chosen_text":null,"rejected_text":null,"predicted":{"bradley_terry":0.5,'
+    b'"],"tie":true,"prompt":null,"context":null,"chosen_text":null,"rejected_text":null,"predicted":{"bradley_terry":0.'
+    b'null,"rejected":null,"decisions":[],"members":null,"tie":false,"prompt":"","context":null,"chosen_text":"","rejected_text":"'
+    b'{"chosen":"0123456789abcdef-019","rejected":"019","decisions":["019"],"members":["concise","detailed"],"tie":false,"prompt":null,'
+    b'"context":null,"chosen_text":null,"rejected_text":null,"predicted":{"bradley_terry":0.5,"micro":0.5,"vrf":0.5,"attributes":0.5,'
+    b'"sparse_moe":0.5,"additive":0.5,"sparserm":0.5}}'
 )
 """What most payloads have in common: the compressor's dictionary, which is part of their format."""
+
+CANDIDATES = 15
+"""Two numbers below this fit a byte that is not zero; a decision with more candidates keeps its ids in words."""
+
+_NO_IDS = b"\0"
+_IDS = ("chosen", "rejected", "decisions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +140,45 @@ def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
     return evidence if evidence.size else np.zeros(1)
 
 
+def pack_payload(content: Mapping[str, object]) -> bytes:
+    """Returns what is kept beside a comparison's evidence, packed; `read_payload` is its inverse.
+
+    Two candidates of one decision are 17 bytes before the rest, and a zero byte stands there for all other comparisons.
+    """
+    ids, rest = _packed_ids(content), dict(content)
+    if ids != _NO_IDS:
+        for name in _IDS:
+            del rest[name]
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=PAYLOAD_WORDS)
+    return ids + packer.compress(orjson.dumps(rest)) + packer.flush()
+
+
 def read_payload(payload: bytes) -> dict[str, object]:
     """Returns what was kept beside a comparison's evidence."""
     if not payload:
         return {}
-    unpacked = zlib.decompressobj(zdict=PAYLOAD_WORDS)
-    found: dict[str, object] = orjson.loads(unpacked.decompress(payload) + unpacked.flush())
-    return found
+    ids, packed = (payload[:17], payload[17:]) if payload[:1] != _NO_IDS else (b"", payload[1:])
+    unpacked = zlib.decompressobj(-zlib.MAX_WBITS, zdict=PAYLOAD_WORDS)
+    found: dict[str, object] = orjson.loads(unpacked.decompress(packed) + unpacked.flush())
+    if not ids:
+        return found
+    decision = str(uuid.UUID(bytes=ids[1:]))
+    first, second = divmod(ids[0] - 1, CANDIDATES)
+    return _named(decision, first, second) | found
+
+
+def _named(decision: str, first: int, second: int) -> dict[str, object]:
+    return {"chosen": candidate_id(decision, first), "rejected": candidate_id(decision, second), "decisions": [decision]}
+
+
+def _packed_ids(content: Mapping[str, object]) -> bytes:
+    """Returns both candidates' numbers in a byte and their decision in sixteen; a zero byte where they are not of one decision."""
+    chosen, rejected = (split_candidate(str(content.get(name))) for name in ("chosen", "rejected"))
+    if chosen is None or rejected is None or chosen[0] != rejected[0] or max(chosen[1], rejected[1]) >= CANDIDATES:
+        return _NO_IDS
+    if _named(*chosen, rejected[1]) != {**{name: content[name] for name in _IDS}, "decisions": list(cast("Any", content["decisions"]))}:
+        return _NO_IDS  # in another spelling, which is kept as it came
+    return bytes([1 + CANDIDATES * chosen[1] + rejected[1]]) + uuid.UUID(chosen[0]).bytes
 
 
 async def _repeated(call: Call, key: UserKey, told: Told) -> tuple[bool, UserSum | None]:
@@ -191,8 +233,7 @@ def _payload(call: Call, told: Told, pair: FoundPair, predicted: Mapping[str, fl
             "rejected_text": kept.rejected_text,
             "predicted": {family: round(probability, 4) for family, probability in predicted.items()},
         }
-        packer = zlib.compressobj(9, zdict=PAYLOAD_WORDS)
-        payload = packer.compress(orjson.dumps(content)) + packer.flush()
+        payload = pack_payload(content)
         if len(payload) <= call.runtime.bounds.max_payload_bytes:
             return payload
     return b""
