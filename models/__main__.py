@@ -8,6 +8,7 @@ from __future__ import annotations
 from attune.command_line import plain_app
 from attune.models.commands.bundle import bundle_app
 from attune.models.commands.data import data_app
+from attune.models.commands.imports import import_app
 from attune.models.commands.measure import measure_app
 from attune.models.commands.portfolio import portfolio_app
 from attune.models.commands.train import train_app
@@ -15,6 +16,7 @@ from attune.models.commands.train import train_app
 app = plain_app("Look at data, train on it, measure, and pack what the service serves.")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
+app.add_typer(import_app, name="import")
 app.add_typer(measure_app, name="measure")
 app.add_typer(portfolio_app, name="portfolio")
 app.add_typer(bundle_app, name="bundle")

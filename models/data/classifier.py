@@ -26,19 +26,24 @@ class ClassifierTrunk(Trunk):
     Attributes:
         final: that layer, `[D] -> [labels]`.
         labels: names of its outputs, in order.
+        token_types: whether it was trained with the second text marked as such, as cross-encoders are.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, template: TextTemplate, name: str, source: str) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, template: TextTemplate, name: str, source: str, *, token_types: bool = False
+    ) -> None:
         super().__init__(model, tokenizer, template, name, (), "classifier", source)
         config: Any = model.config
         self.final = final_layer(model, int(config.num_labels))
         self.labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
         self.width = self.final.in_features + 1
+        self.token_types = token_types
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         """Returns what the final layer reads, and the log of the length, `[N, D + 1]` float32."""
+        types = {"token_type_ids": (pool_mask.cumsum(dim=1) > 0).long() * attention_mask} if self.token_types else {}
         with _input_of(self.final) as seen:
-            self.model(input_ids=input_ids, attention_mask=attention_mask)
+            self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
         read = seen[0].float()
         return with_length(last_states(read, attention_mask) if read.dim() == 3 else read, pool_mask)
 
@@ -89,7 +94,8 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "aut
         # Its own pooling asks for one before it pads nothing; ours reads the mask.
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = 0
     made = make_template(source, tokenizer, config, model, template, limits)
-    return ClassifierTrunk(model, fast_tokenizer(tokenizer), made, Path(source).name, source)
+    types = any(tokenizer("a", "b").get("token_type_ids", ()))
+    return ClassifierTrunk(model, fast_tokenizer(tokenizer), made, Path(source).name, source, token_types=types)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam import additive, sparse_moe, sparserm
+from attune.models.seam import additive, attributes, sparse_moe, sparserm
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
 from attune.models.seam.family_format import Format, Stored, Written
@@ -62,6 +62,7 @@ FORMATS = (
     Format("vrf", Vrf, _write_vrf, _read_vrf),
     sparse_moe.FORMAT,
     additive.FORMAT,
+    attributes.FORMAT,
     sparserm.FORMAT,
 )
 """Every kind that this version serves. A family in a module of its own says its `Format` there, and is listed here."""

@@ -20,7 +20,8 @@ CHAT = (
 )
 
 
-def tiny_tokenizer(*, encoder: bool, chat: bool = False) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(*, encoder: bool, chat: bool = False, marked: bool = False) -> PreTrainedTokenizerFast:
+    """Returns a byte-level tokenizer; `marked` says which of two texts a token is of, as BERT's does."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -31,7 +32,9 @@ def tiny_tokenizer(*, encoder: bool, chat: bool = False) -> PreTrainedTokenizerF
     if encoder:
         pieces = [("[CLS]", 1), ("[SEP]", 2)]
         bpe.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", pieces)
-        return PreTrainedTokenizerFast(tokenizer_object=bpe, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]")
+        inputs = ["input_ids", "token_type_ids", "attention_mask"] if marked else ["input_ids", "attention_mask"]
+        specials = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+        return PreTrainedTokenizerFast(tokenizer_object=bpe, model_input_names=inputs, **specials)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     if chat:
         tokenizer.chat_template = CHAT
@@ -83,7 +86,7 @@ def write_architecture(folder: Path, architecture: str, *, chat: bool = False) -
 
 def write_classifier(folder: Path, architecture: str, labels: int, *, chat: bool = True, names: dict[int, str] | None = None) -> Path:
     """Writes a tiny random sequence classifier with `labels` outputs to `folder` and returns it."""
-    tokenizer = tiny_tokenizer(encoder=architecture in ENCODERS, chat=chat and architecture in DECODERS)
+    tokenizer = tiny_tokenizer(encoder=architecture in ENCODERS, chat=chat and architecture in DECODERS, marked=architecture == "Bert")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(1)
     named = {} if names is None else {"id2label": names, "label2id": {name: index for index, name in names.items()}}

@@ -1,0 +1,91 @@
+"""From a reward model's folder or hub id to a folder of families, in numbered steps; nothing is written unless its answers agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from attune.models.data.adapters import read_comparisons
+from attune.models.data.classifier import ClassifierTrunk, load_classifier
+from attune.models.data.embeddings import embed_texts
+from attune.models.data.preferences import Texts
+from attune.models.data.probes import draw_probes, write_probes
+from attune.models.data.splits import split
+from attune.models.data.templates import TextLimits
+from attune.models.data.trunk import open_model
+from attune.models.data.trunk_file import write_trunk_file
+from attune.models.training.heads import save_heads
+from attune.models.training.hierarchical import PopulationSettings
+from attune.models.training.imported import NAME, PROMPTS, RESPONSES, check_against_transformers, head_names, import_family
+from attune.models.training.loop import TrainingData
+
+FRACTIONS = (0.8, 0.2, 0.0)
+"""Of the users, in training and validation; nothing is tested here, `attune measure families` does that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What was made, as JSON data, and what somebody should know, a sentence each."""
+
+    summary: dict[str, Any]
+    told: tuple[str, ...]
+
+
+def import_reward_model(
+    model: str, out: Path, names: Sequence[str], users: str, *, max_tokens: int | None = None, cache: Path | None = None, seed: int = 0
+) -> Imported:
+    """Writes a reward model's heads into `out`: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `provenance.json`.
+
+    Args:
+        model: folder or hub id of a sequence classifier.
+        out: folder, made if absent.
+        names: of its heads; empty takes the model's labels.
+        users: table of comparisons that the population is fitted on; empty fits nobody.
+        max_tokens: most tokens of a text; None is the model's own limit.
+        cache: folder of the embedding cache; None keeps none.
+        seed: of the split of users and of the probes.
+
+    Raises:
+        TrunkUnavailable: it is no sequence classifier with a trained head.
+        ImportRefused: names do not fit, or answers are not transformers'; nothing was written.
+        ComparisonInvalid, SplitInvalid: the table cannot be used; nothing was written.
+    """
+    # 1. The model, as a trunk and a final layer.
+    trunk = load_classifier(model, limits=TextLimits(max_tokens=max_tokens))
+    named = head_names(trunk.labels, names)
+    # 2. Its answers, against transformers' own.
+    worst = check_against_transformers(trunk, open_model(model)[2])
+    # 3. The people, where there are any.
+    data = _people(users, trunk, cache, seed) if users else None
+    told = [*named.told]
+    if users and len(named.names) == 1:
+        told.append("the model has one head, under which everybody is alike: the users' comparisons fit nothing")
+        data = None
+    settings = PopulationSettings()
+    family = import_family(trunk, named.names, data, settings)
+    # 4. The folder.
+    save_heads(out, [family], NAME)
+    write_trunk_file(out, trunk)
+    texts = (
+        data.train.texts if data else Texts(tuple((prompt, None) for prompt in PROMPTS), tuple((p, r) for p in PROMPTS for r in RESPONSES))
+    )
+    write_probes(out, draw_probes(texts, seed))
+    summary = {
+        "heads": list(named.names),
+        "difference_from_transformers": worst,
+        "trunk_sha256": trunk.sha256,
+        "model": trunk.name,
+        **family.summary,
+    }
+    provenance = {"imported": summary, "seed": seed, "settings": asdict(settings)}
+    (out / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return Imported(summary, tuple(told))
+
+
+def _people(users: str, trunk: ClassifierTrunk, cache: Path | None, seed: int) -> TrainingData:
+    comparisons = read_comparisons(users)
+    parts = split(comparisons, "user", FRACTIONS, seed=seed)
+    return TrainingData(parts.train, parts.validation, embed_texts(comparisons.texts, trunk, cache))

@@ -1,0 +1,138 @@
+"""A trained reward model through `attune import reward`, packing and `/score`: logits are those of transformers, heads have names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+from attune.models.__main__ import app
+from attune.models.data.trunk import TrunkUnavailable, load_trunk
+from attune.models.data.trunk_file import load_trunk_of
+from attune.models.export.pack import pack
+from attune.models.seam.attributes import Attributes
+from attune.models.training.heads import load_heads
+from attune.models.training.imported import ImportRefused
+from attune.models.training.importing import import_reward_model
+from tests.endpoints.conftest import running
+from tests.models.architectures import ENCODERS, write_architecture, write_classifier
+from tests.stores import FreshStore
+
+PROMPT, RESPONSES = "how are you today?", ["hello", "boil the egg for nine minutes", "日本語 perhaps"]
+NAMES = {index: f"quality {index}" for index in range(19)}
+
+
+@torch.inference_mode()
+def logits_of(folder) -> list[list[float]]:
+    """What a user of transformers gets: its own template, its own pooling, one text at a time."""
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    found = []
+    for response in RESPONSES:
+        turns = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": response}]
+        if tokenizer.chat_template:
+            ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False, return_tensors="pt")
+        else:
+            ids = tokenizer(PROMPT, response, return_tensors="pt")
+        found.append(model(**ids).logits[0].tolist())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("architecture", "labels"), [("Llama", 1), ("Qwen3", 19), ("Bert", 1), ("Roberta", 19), ("DebertaV2", 1), ("ModernBert", 2)]
+)
+async def test_logits_are_those_of_transformers_through_score(settings_of, tmp_path, architecture, labels):
+    names = NAMES if labels == 19 else {0: "good", 1: "kind"} if labels == 2 else None
+    folder = write_classifier(tmp_path / "model", architecture, labels, names=names)
+    done = import_reward_model(str(folder), tmp_path / "fam", [], "")
+    assert done.summary["difference_from_transformers"] <= 1e-4
+    bundle = pack(tmp_path / "fam", tmp_path / "bundles", "mine").path
+    async with running(settings_of(bundle=str(bundle)), FreshStore(), {}) as service:
+        answer = await service.post("/score", {"user": "u", "prompt": PROMPT, "responses": RESPONSES, "explain": True})
+    heads = ["reward"] if labels == 1 else list((names or {}).values())
+    for each, expected in zip(answer["scores"], logits_of(folder), strict=True):
+        rewards = {part["head"]: part["reward"] for part in each["explanation"]}
+        assert rewards == pytest.approx(dict(zip(heads, expected, strict=True)), abs=1e-4)
+        assert each["score"] == pytest.approx(sum(part["contribution"] for part in each["explanation"]), abs=1e-9)
+        assert (each["std"] > 0) == (labels > 1)
+
+
+async def test_users_over_imported_heads_learn_from_comparisons(settings_of, tmp_path):
+    folder = write_classifier(tmp_path / "model", "Llama", 3, names={0: "helpful", 1: "short", 2: "kind"})
+    import_reward_model(str(folder), tmp_path / "fam", [], "")
+    bundle = pack(tmp_path / "fam", tmp_path / "bundles", "mine").path
+    async with running(settings_of(bundle=str(bundle)), FreshStore(), {}) as service:
+        ask = {"user": "u", "prompt": PROMPT, "responses": RESPONSES[:2]}
+        before = await service.post("/score", ask)
+        better = 0 if before["scores"][0]["rank"] == 2 else 1
+        told = {"user": "u", "prompt": PROMPT, "chosen_text": RESPONSES[better], "rejected_text": RESPONSES[1 - better]}
+        for event in range(12):
+            await service.post("/feedback", told | {"event_id": f"e{event}"})
+        after = await service.post("/score", ask)
+    gap = [each["scores"][better]["score"] - each["scores"][1 - better]["score"] for each in (before, after)]
+    assert gap[0] < gap[1]
+
+
+def test_names_are_given_or_the_models_or_numbers_that_are_told(tmp_path):
+    folder = str(write_classifier(tmp_path / "model", "Llama", 3))
+    done = import_reward_model(folder, tmp_path / "a", [], "")
+    assert done.summary["heads"] == ["reward_0", "reward_1", "reward_2"]
+    assert "--names" in done.told[0]
+    result = CliRunner().invoke(app, ["import", "reward", folder, "--out", str(tmp_path / "b"), "--names", "x, y,z"])
+    assert result.exit_code == 0, result.output
+    assert load_heads(tmp_path / "b")[0][0].family.heads == ("x", "y", "z")
+    with pytest.raises(ImportRefused, match="the model has 3 heads"):
+        import_reward_model(folder, tmp_path / "c", ["x", "y"], "")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_population_is_fitted_where_there_are_people(tmp_path):
+    folder = str(write_classifier(tmp_path / "model", "Llama", 2, names={0: "helpful", 1: "short"}))
+    rows = [
+        {"user": f"u{user}", "prompt": f"ask {item}", "chosen": "hello " * (1 + item % 3), "rejected": f"boil the egg {item} {user}"}
+        for user in range(12)
+        for item in range(4)
+    ]
+    (tmp_path / "prefs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = import_reward_model(folder, tmp_path / "fam", [], str(tmp_path / "prefs.jsonl"))
+    assert done.summary["users"].startswith("fitted on")
+    assert "10 users" in done.summary["users"]
+    [family] = load_heads(tmp_path / "fam")[0]
+    assert isinstance(family.family, Attributes)
+
+
+def test_what_is_no_reward_model_is_refused_and_says_what_it_is(tmp_path):
+    trunk = write_architecture(tmp_path / "trunk", "Llama")
+    with pytest.raises(TrunkUnavailable, match="no trained head"):
+        import_reward_model(str(trunk), tmp_path / "fam", [], "")
+    with pytest.raises(TrunkUnavailable, match="nowhere"):
+        import_reward_model(str(tmp_path / "nowhere"), tmp_path / "fam", [], "")
+    assert not (tmp_path / "fam").exists()
+
+
+@pytest.mark.parametrize("architecture", ["Llama", *ENCODERS])
+def test_a_reward_model_is_no_trunk_because_its_head_would_be_lost(tmp_path, architecture):
+    folder = str(write_classifier(tmp_path, architecture, 1))
+    with pytest.raises(TrunkUnavailable, match=rf"trained weights .*attune import reward {folder}"):
+        load_trunk(folder)
+
+
+def test_a_template_that_cannot_be_cut_is_refused(tmp_path):
+    folder = write_classifier(tmp_path / "model", "Llama", 1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # It changes the answer: what is cut out with marks is not what is rendered with texts.
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | replace('e', 'a') }}</s>{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises((ImportRefused, TrunkUnavailable), match=r"chat template|cannot be cut"):
+        import_reward_model(str(folder), tmp_path / "fam", [], "")
+    assert not (tmp_path / "fam").exists()
+
+
+def test_the_trunk_of_an_imported_model_comes_back_from_its_folder(tmp_path):
+    folder = write_classifier(tmp_path / "fam" / "model", "Bert", 1)
+    import_reward_model(str(folder), tmp_path / "fam", [], "")
+    again = load_trunk_of(tmp_path / "fam")
+    assert (again.pooling, again.width) == ("classifier", 33)
+    assert json.loads((tmp_path / "fam" / "trunk.json").read_text())["source"] == "model"
