@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attune.command_line import plain_app
+from attune.command_line import aside, plain_app
 from attune.models.commands.options import Base, Changes, Out, PromptsOption, RewardsOption, Seed
 
 train_app = plain_app("Train on your own data. Needs the extra `train`.")
@@ -17,21 +17,25 @@ train_app = plain_app("Train on your own data. Needs the extra `train`.")
 @train_app.command("router")
 def train_router(
     bundle: Annotated[Path, typer.Option(help="The bundle that serves.")],
-    comparisons: Annotated[Path, typer.Option(help="JSONL: exports of users, or lines with prompt, chosen, rejected, user, context.")],
+    comparisons: Annotated[Path, typer.Option(help="Exports of users, or a table with prompt, chosen, rejected, user and context.")],
+    family: Annotated[str, typer.Option(help="Name of the mixture; not needed where the bundle has one.")] = "",
     out: Out = Path(".attune/bundles"),
     tau: Annotated[float, typer.Option(help="Temperature of the targets; the paper has 1e-3 and 1e-4.")] = 1e-3,
     audit: Annotated[bool, typer.Option(help="Mask heads that harm on held-out comparisons.")] = True,
     seed: Seed = 0,
 ) -> None:
-    """Retrain the router of `micro` on logged comparisons with contexts (MiCRo, stage 2); users keep what they taught."""
-    from attune.models.data.logged import read_logged  # noqa: PLC0415 - torch below, and numpy for --help
+    """Retrain the router of a mixture on logged comparisons with contexts (MiCRo, stage 2); users keep what they taught."""
+    from attune.models.data.logged import read_logged  # noqa: PLC0415
     from attune.models.data.preferences import Comparisons  # noqa: PLC0415
     from attune.models.export.router import retrain_router  # noqa: PLC0415
     from attune.models.training.micro_context import RouterSettings  # noqa: PLC0415
 
-    logged = read_logged(comparisons)
+    logged = read_logged(comparisons, reading)
+    aside(f"{len(logged.records):,} comparisons, {logged.with_context:,} with a context; {logged.without_texts:,} without texts left out")
+    for kind, count in logged.unknown.items():
+        aside(f"{count:,} lines of the kind {kind!r} passed over")
     told = Comparisons.from_records(logged.records)
-    done = retrain_router(bundle, told, out, settings=RouterSettings(tau=tau), audit=audit, seed=seed)
+    done = retrain_router(bundle, told, out, family=family, settings=RouterSettings(tau=tau), audit=audit, seed=seed)
     typer.echo(json.dumps({"bundle": str(done.path), "without_texts": logged.without_texts, **done.summary}, indent=1))
 
 

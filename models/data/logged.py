@@ -1,104 +1,98 @@
-"""Comparisons that a deployment logged: what `GET /users/{user}/export` writes, one or many users in a file, as records.
+"""Comparisons that a deployment logged, as records: exports of users, or plain tables, whatever a file holds.
 
-    {"type": "user", "id": …}  ─> whose lines follow      {"type": "comparison", …}  ─> a record      {"type": "taken-back", …}  ─> one less
+    read_export ─> what each user said and did not take back ─> records        lines without a type ─> the reader of tables ─> records
 
-Sums and decisions are passed over, and so are comparisons whose texts were not kept. Lines without a type are taken for plain
-records with `prompt`, `chosen`, `rejected` and, if they like, `user`, `context` and `tie`.
+Comparisons whose texts were not kept cannot be learned from again; they are counted. Kinds of lines that nothing here needs are
+passed over.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from attune.models.data.adapters import Reading, RowsInvalid, read_table
 from attune.models.data.preferences import Comparison, ComparisonInvalid
+from attune.models.data.tables import TableRow, read_rows
+from attune.models.seam.exports import ComparisonLine, ExportInvalid, read_export
+from attune.models.seam.json_lines import LinesInvalid
 
-SHOWN = 5
-"""Bad lines that an error names; the others are counted."""
+LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """Records in their order, and how many comparisons were passed over because their texts were not kept."""
+    """Records in their order, and what was passed over.
+
+    Attributes:
+        records: to learn from.
+        without_texts: comparisons whose texts were not kept.
+        unknown: lines of kinds that this version does not know, by kind.
+    """
 
     records: tuple[Comparison, ...]
     without_texts: int
+    unknown: Mapping[str, int]
+
+    @property
+    def with_context(self) -> int:
+        """How many say what the user wanted."""
+        return sum(one.context is not None for one in self.records)
 
 
-def read_logged(path: Path) -> Logged:
-    """Returns the comparisons in a JSONL file.
+def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
+    """Returns the comparisons of exports or of a table.
+
+    Args:
+        source: a file of lines in which some have a `type` holds exports, and lines without one are rows of a table; anything else is
+            a table, see `read_rows`.
+        reading: of the table's rows.
 
     Raises:
-        ComparisonInvalid: a line is not an object, lacks a text, or is of a wrong type; the message names lines and fields.
-        FileNotFoundError: there is no such file.
+        ComparisonInvalid: something cannot be read; the message names lines and fields.
     """
-    reader = _Reader()
-    bad: list[str] = []
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                if not isinstance(entry, dict):
-                    raise ComparisonInvalid(f"holds a {type(entry).__name__}; an object is needed")
-                reader.read(entry, number)
-            except ValueError as error:
-                bad.append(f"line {number}: {error}")
-    if bad:
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise ComparisonInvalid(f"{path.name}: {'; '.join(bad[:SHOWN])}{more}")
-    return Logged(tuple(reader.records.values()), reader.without_texts)
+    reading = reading or Reading()
+    path = Path(source)
+    if not path.is_file() or not {suffix.lower() for suffix in path.suffixes[-2:]} & set(LINES):
+        return Logged(_records(read_rows(source), reading), 0, {})
+    try:
+        export = read_export(path)
+    except (ExportInvalid, LinesInvalid) as error:
+        raise ComparisonInvalid(str(error)) from error
+    without = 0
+    records: list[Comparison] = []
+    for log in export.logs.values():
+        for line in log.comparisons.values():
+            record = _record(path.name, log.user or "anybody", line)
+            without += record is None
+            records += [] if record is None else [record]
+    if export.plain:
+        records += _records((TableRow(f"{path.name} line {number}", value) for number, value in export.plain), reading)
+    return Logged(tuple(records), without, export.unknown)
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Goes through the lines in order: whose they are is said above them."""
-
-    user: str = "anybody"
-    records: dict[tuple[str, str], Comparison] = field(default_factory=dict)
-    without_texts: int = 0
-
-    def read(self, entry: Mapping[str, Any], number: int) -> None:
-        match entry.get("type"):
-            case "user":
-                self.user = _text(entry, "id")
-            case "taken-back":
-                self.records.pop((self.user, _text(entry, "event_id")), None)
-            case "comparison":
-                if not all(entry.get(name) for name in ("prompt", "chosen_text", "rejected_text")):
-                    self.without_texts += 1
-                    return
-                key = self.user, str(entry.get("event_id", number))
-                self.records[key] = _record(entry, self.user, chosen="chosen_text", rejected="rejected_text")
-            case "sum" | "decision":
-                pass
-            case None:
-                own = str(entry.get("user", self.user))
-                self.records[own, f"line {number}"] = _record(entry, own, chosen="chosen", rejected="rejected")
-            case kind:
-                raise ComparisonInvalid(f"type is {kind!r}; user, comparison, taken-back, sum, decision or none is known")
+def _records(rows: Iterable[TableRow], reading: Reading) -> tuple[Comparison, ...]:
+    table = read_table(rows, reading)
+    if table.bad:
+        raise RowsInvalid(table.problems, table.bad, table.rows)
+    return table.records
 
 
-def _record(entry: Mapping[str, Any], user: str, *, chosen: str, rejected: str) -> Comparison:
-    context = entry.get("context")
-    if context is not None and not isinstance(context, str):
-        raise ComparisonInvalid(f"context is a {type(context).__name__}; a text or null is needed")
-    tie = entry.get("tie", False)
-    if not isinstance(tie, bool):
-        raise ComparisonInvalid(f"tie is {tie!r}; true or false is needed")
-    observed = entry.get("observed_at")
-    time_s = datetime.fromisoformat(observed).timestamp() if isinstance(observed, str) else None
-    texts = _text(entry, "prompt"), _text(entry, chosen), _text(entry, rejected)
-    return Comparison(user, *texts, tie=tie, context=context or None, time_s=time_s)
-
-
-def _text(entry: Mapping[str, Any], name: str) -> str:
-    value = entry.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise ComparisonInvalid(f"{name} is {value!r}; a text that is not blank is needed")
-    return value
+def _record(file: str, user: str, line: ComparisonLine) -> Comparison | None:
+    """Returns what can be learned from a line; None if its texts were not kept."""
+    texts = [line.content.get(name) for name in ("prompt", "chosen_text", "rejected_text")]
+    if not all(texts):
+        return None
+    context, tie = line.content.get("context"), line.content.get("tie", False)
+    kinds = [*(isinstance(text, str) for text in texts), isinstance(context, str | None), isinstance(tie, bool)]
+    if not all(kinds):
+        wrong = ("prompt", "chosen_text", "rejected_text", "context", "tie")[kinds.index(False)]
+        raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: {wrong} is {line.content.get(wrong)!r}")
+    prompt, chosen, rejected = map(str, texts)
+    try:
+        time_s = None if line.observed_at is None else datetime.fromisoformat(line.observed_at).timestamp()
+    except ValueError:
+        raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: observed_at is {line.observed_at!r}") from None
+    return Comparison(user, prompt, chosen, rejected, tie=tie, context=context or None, time_s=time_s)

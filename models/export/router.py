@@ -36,7 +36,8 @@ Outputs = dict[str, NDArray[np.float32]]
 
 LEAST_COMPARISONS = 20
 HELD_OUT = 0.25
-FAMILY = "micro"
+LEAST_CONTEXTS = 20
+"""Comparisons with a context: a router learns from nothing else, and from fewer only noise."""
 VECTORS = "attune_pooled_vectors"
 _OWN_FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
 
@@ -54,65 +55,87 @@ class Retrained:
 
 
 def retrain_router(
-    bundle: Path, comparisons: Comparisons, out: Path, *, settings: RouterSettings | None = None, audit: bool = True, seed: int = 0
+    bundle: Path,
+    comparisons: Comparisons,
+    out: Path,
+    *,
+    family: str = "",
+    settings: RouterSettings | None = None,
+    audit: bool = True,
+    seed: int = 0,
 ) -> Retrained:
-    """Writes a bundle whose `micro` gate has learned from `comparisons` below `out`.
+    """Writes a bundle whose mixture's gate has learned from `comparisons` below `out`.
 
     Args:
         bundle: the one that serves.
         comparisons: with contexts where users gave them; a quarter of the users (of the comparisons, where there are fewer
             than eight users) is held out.
         out: folder of bundles.
+        family: name of the mixture; the only family of its kind if empty.
         settings: of stage 2.
         audit: mask heads that harm on held-out comparisons.
         seed: of the split and the training.
 
     Raises:
         BundleInvalid: `bundle` is not a bundle.
-        ComparisonInvalid: there are too few comparisons.
-        ExportFailed: the bundle has no `micro`, its graph is of another make, or the new graph does not agree with torch.
+        ComparisonInvalid: there are too few comparisons, or too few of them have a context.
+        ExportFailed: the bundle has no such mixture, or several and none was named; its graph is of another make, or the new graph does not agree with torch.
         RouterNotBetter: see there.
     """
     settings = settings or RouterSettings()
     old = read_bundle(bundle)
-    family = _micro_of(old)
+    mixture = _mixture_of(old, family)
     if len(comparisons) < LEAST_COMPARISONS:
         raise ComparisonInvalid(f"{len(comparisons)} comparisons with texts; at least {LEAST_COMPARISONS} are needed to train a router")
+    with_context = np.array([context is not None for _, context in comparisons.texts.prompts])[comparisons.prompt]
+    if with_context.sum() < LEAST_CONTEXTS:
+        raise ComparisonInvalid(
+            f"{with_context.sum()} of {len(comparisons)} comparisons have a context, which says what the user wanted; "
+            f"at least {LEAST_CONTEXTS} are needed to train a router"
+        )
     model = onnx.load(str(old.scorer))
-    layers = find_router(model, f"{FAMILY}_gate")
-    vectors, margins = _read_texts(model, layers, old, comparisons, family)
-    data = ContextComparisons(vectors, margins, comparisons.tie, family.mask)
+    layers = find_router(model, f"{mixture.name}_gate")
+    vectors, margins = _read_texts(model, layers, old, comparisons, mixture)
+    data = ContextComparisons(vectors, margins, comparisons.tie, mixture.mask)
     learn, held = _held_out(comparisons, seed)
     before = layers.module()
     router = layers.module()
     history = train_router(router, data.take(learn), settings, seed)
     decided = held[~comparisons.tie[held]]
-    probabilities = [_probabilities(_gate(one, data.vectors[decided]), data.margins[decided], family.mask) for one in (before, router)]
+    probabilities = [_probabilities(_gate(one, data.vectors[decided]), data.margins[decided], mixture.mask) for one in (before, router)]
     measured = _measured(*probabilities)
     gained = measured["gain"]
     # At the paper's temperatures a router is surer than it is right: log-loss decides only where accuracy has nothing to lose.
     if not (gained["accuracy"]["low"] > 0 or (gained["accuracy"]["mean"] >= 0 and gained["nll"]["low"] > 0)):
         raise RouterNotBetter(f"on {len(decided)} held-out comparisons: {json.dumps(measured)}; a gain above chance is needed")
-    audited = audit_heads(_gate(router, data.vectors[decided]), data.margins[decided], comparisons.user[decided], mask=family.mask)
+    audited = audit_heads(_gate(router, data.vectors[decided]), data.margins[decided], comparisons.user[decided], mask=mixture.mask)
     summary = {
         "settings": asdict(settings),
         "seed": seed,
-        "comparisons": {"learned": len(learn), "held_out": len(held), "sha256": comparisons.sha256()},
+        "family": mixture.name,
+        "comparisons": {
+            "learned": len(learn),
+            "held_out": len(held),
+            "with_context": int(with_context.sum()),
+            "sha256": comparisons.sha256(),
+        },
         "from_bundle": old.id,
         "held_out": measured,
         "losses": [round(loss, 6) for loss in history.losses],
-        "audit": _audit_table(family, audited),
+        "audit": _audit_table(mixture, audited),
     }
     log_prior = _gate(router, data.vectors[learn]).mean(axis=0)
-    retrained = replace(family, log_prior=log_prior, mask=audited.mask if audit else family.mask)
+    retrained = replace(mixture, log_prior=log_prior, mask=audited.mask if audit else mixture.mask)
     return Retrained(_write(old, model, layers, router, retrained, out, summary), summary)
 
 
-def _micro_of(bundle: Bundle) -> Micro:
-    family = next((bundle.families[name] for name in bundle.families.names if name == FAMILY), None)
-    if not isinstance(family, Micro):
-        raise ExportFailed(f"{bundle.id} has no family of kind micro named {FAMILY!r}; it has {', '.join(bundle.families.names)}")
-    return family
+def _mixture_of(bundle: Bundle, name: str) -> Micro:
+    mixtures = {one: found for one in bundle.families.names if isinstance(found := bundle.families[one], Micro)}
+    if name in mixtures or (not name and len(mixtures) == 1):
+        return mixtures[name or next(iter(mixtures))]
+    if mixtures:
+        raise ExportFailed(f"{bundle.id} has the mixtures {', '.join(mixtures)}; name one of them{f' (not {name!r})' if name else ''}")
+    raise ExportFailed(f"{bundle.id} has no family of kind micro; it has {', '.join(bundle.families.names)}")
 
 
 def _read_texts(
@@ -210,7 +233,7 @@ def _write(
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     put_router(changed, layers, router)
-    families = [family if name == FAMILY else old.families[name] for name in old.families.names]
+    families = [family if name == family.name else old.families[name] for name in old.families.names]
     probes = old.probes
     encoder = old.text_encoder()
     pairs = zip(probes.prompts, probes.responses, strict=True)
@@ -221,7 +244,7 @@ def _write(
         found = answers_of(scorer, rows)
         # Torch's own answer for the gate, the old graph's for everything else: only the gate may have moved.
         expected = {name: np.asarray(value) for name, value in probes.answers.items()}
-        expected[f"{FAMILY}_gate"] = _gate(router, _answers(model, layers, rows)[VECTORS]).astype(np.float32)
+        expected[f"{family.name}_gate"] = _gate(router, _answers(model, layers, rows)[VECTORS]).astype(np.float32)
         worst = difference({name: found[name] for name in expected}, expected)
         if not worst <= max(1e-3, probes.tolerance):
             raise ExportFailed(f"the graph with the new router differs from torch by {worst:g} on the probes")

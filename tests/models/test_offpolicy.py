@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 
@@ -174,14 +175,34 @@ def test_files_of_exports_become_a_report(tmp_path):
     assert "| best single |" in (tmp_path / "out" / "report.md").read_text("utf-8")
 
 
+def test_two_users_with_one_event_id_have_two_comparisons_and_one_takes_back_only_their_own(tmp_path):
+    log = tmp_path / "export.jsonl"
+    lines = [{"type": "user", "id": "ada"}, comparison("tour-0", "c1", "c2"), {"type": "user", "id": "bob"}, comparison("tour-0", "c3", "c4")]
+    log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert [one["chosen"] for one in read_log(log)[1]] == ["c1", "c3"]
+    lines.append({"type": "taken-back", "event_id": "tour-0"})
+    log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert [one["chosen"] for one in read_log(log)[1]] == ["c1"]
+
+
+def test_decisions_and_comparisons_without_types_are_read_from_packed_files_with_a_byte_order_mark(tmp_path):
+    plain = [{key: value for key, value in line.items() if key != "type"} for line in [*DECISIONS, *COMPARISONS]]
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, plain)).encode("utf-8-sig")))
+    decisions, comparisons = read_log(tmp_path / "log.jsonl.gz")
+    assert (len(decisions), len(comparisons)) == (len(DECISIONS), len(COMPARISONS))
+
+
 def test_lines_and_fields_that_cannot_be_used_are_named(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"type": "user"}\n{"decision_id"\n', encoding="utf-8")
-    with pytest.raises(LogInvalid, match=r"log.jsonl line 2 is not JSON"):
-        read_log(log, "decision")
-    with pytest.raises(LogInvalid, match="decision 1 has no usable field 'user_tag'"):
+    with pytest.raises(LogInvalid, match=r"log.jsonl: line 1: id is None; a text is needed; line 2 is not JSON"):
+        read_log(log)
+    log.write_text('{"colour": 1}\n', encoding="utf-8")
+    with pytest.raises(LogInvalid, match=r"log.jsonl line 1 is neither a decision nor a comparison: colour"):
+        read_log(log)
+    with pytest.raises(LogInvalid, match="decision 1 lacks 'user_tag'"):
         duels_from([{"decision_id": "d"}], [])
-    with pytest.raises(LogInvalid, match="comparison 1 has no usable field 'rejected'"):
+    with pytest.raises(LogInvalid, match="comparison 1 lacks 'rejected'"):
         duels_from(DECISIONS, [{"chosen": "d1-0"}])
     with pytest.raises(LogInvalid, match="leave no duel"):
         duels_from(DECISIONS, [])

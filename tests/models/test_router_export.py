@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_a_repeat_gives_the_same_bundle(tmp_path):
 def test_a_router_that_is_no_better_is_not_written(tmp_path):
     rng = np.random.default_rng(0)
     records = [
-        Comparison(f"u{index % 10}", f"tell me about {index}", *(("yes .", "no put it") if rng.random() < 0.5 else ("no put it", "yes .")))
+        Comparison(f"u{index % 10}", f"tell me about {index}", *(("yes .", "no put it") if rng.random() < 0.5 else ("no put it", "yes .")), context="tea")
         for index in range(60)
     ]
     with pytest.raises(RouterNotBetter, match=r"held-out comparisons.*a gain above chance is needed"):
@@ -103,8 +104,17 @@ def test_too_few_comparisons_and_a_bundle_without_a_router_are_refused(tmp_path)
     few = contextual(users=2, per_user=2)
     with pytest.raises(ComparisonInvalid, match="4 comparisons with texts; at least 20"):
         retrain_router(write_tiny_bundle(tmp_path), few, tmp_path / "new")
-    with pytest.raises(ExportFailed, match="no family of kind micro"):
+    with pytest.raises(ExportFailed, match="no family of kind micro; it has vrf"):
         retrain_router(write_tiny_bundle(tmp_path, only="vrf"), contextual(), tmp_path / "new")
+
+
+def test_comparisons_without_contexts_are_refused_with_their_share(tmp_path):
+    told = contextual(users=10, per_user=5)
+    bare = Comparisons.from_records(replace(one, context=None) if index % 3 else one for index, one in enumerate(told.records()))
+    with pytest.raises(ComparisonInvalid, match="17 of 50 comparisons have a context, which says what the user wanted; at least 20"):
+        retrain_router(write_tiny_bundle(tmp_path), bare, tmp_path / "new")
+    with pytest.raises(ExportFailed, match=r"has the mixtures micro; name one of them \(not 'other'\)"):
+        retrain_router(write_tiny_bundle(tmp_path), told, tmp_path / "new", family="other")
 
 
 def test_the_router_of_an_exported_graph_is_read_and_put_back_layer_by_layer(tmp_path: Path):

@@ -76,7 +76,7 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
                 {c["candidate_id"]: c for c in decision["candidates"]},
             )
         except (KeyError, TypeError) as error:
-            raise LogInvalid(f"decision {number} has no usable field {error}") from error
+            raise LogInvalid(f"decision {number} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
     members = tuple(sorted({name for _, routing, _ in known.values() for name in routing["propensities"]}))
     left: Counter[str] = Counter()
     rows: list[tuple[str, int, int, float, float, Array, Array]] = []
@@ -86,7 +86,7 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
         try:
             chosen, rejected, tie = comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
         except (KeyError, TypeError) as error:
-            raise LogInvalid(f"comparison {number} has no usable field {error}") from error
+            raise LogInvalid(f"comparison {number} lacks {error}; exports of users have it") from error
         if chosen is None or rejected is None:
             left["comparisons of texts"] += 1
         elif chosen not in owner or rejected not in owner:

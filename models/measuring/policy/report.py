@@ -5,7 +5,6 @@ decisions.jsonl, feedback.jsonl ─> duels ─> report.md, results.json
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,39 +13,42 @@ from typing import Any
 from attune.models.measuring.policy.estimators import LogInvalid, duels_from, evaluate_policies
 from attune.models.measuring.policy.intervals import LEAST_USERS
 from attune.models.measuring.writing import write_report
+from attune.models.seam.exports import ExportInvalid, line_object, read_export
+from attune.models.seam.json_lines import LinesInvalid
 
 ESTIMATORS = ("ips", "snips", "dr")
 MOST_UNSUPPORTED = 0.5
 """Share of a policy's pairs that the log could not have drawn, from which on its value is not shown."""
 
 
-def read_log(path: Path, kind: str) -> list[Mapping[str, Any]]:
-    """Returns the objects of one kind in a JSONL file: lines of an export with that `type`, and lines without a type.
+def read_log(path: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Returns the decisions and the comparisons of a file: of one or more exports, or plain lines of either, one after the other.
 
-    Args:
-        path: one or more exports one after the other, or plain decisions or comparisons.
-        kind: `decision` or `comparison`; a `taken-back` line takes away the comparison with its event id.
+    A comparison belongs to its user and its event: two users with one event id have two. What was taken back is not there, and
+    neither are decisions that could not be read.
 
     Raises:
-        LogInvalid: a line is not a JSON object.
-        FileNotFoundError: there is no such file.
+        LogInvalid: the file cannot be read, or a line is damaged.
     """
-    found: dict[str, Mapping[str, Any]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise LogInvalid(f"{path.name} line {number} is not JSON: {error}") from error
-        if not isinstance(entry, dict):
-            raise LogInvalid(f"{path.name} line {number} holds a {type(entry).__name__}; an object is needed")
-        key = str(entry.get("event_id" if kind == "comparison" else "decision_id", f"line {number}"))
-        if entry.get("type") == "taken-back" and kind == "comparison":
-            found.pop(key, None)
-        elif entry.get("type", kind) == kind and "unreadable" not in entry:
-            found[key] = entry
-    return list(found.values())
+    try:
+        export = read_export(path)
+    except (ExportInvalid, LinesInvalid) as error:
+        raise LogInvalid(str(error)) from error
+    decisions: dict[str, Mapping[str, Any]] = {}
+    comparisons: list[Mapping[str, Any]] = []
+    for log in export.logs.values():
+        for name, decision in log.decisions.items():
+            if "unreadable" not in decision.content:
+                decisions[name] = line_object(decision)
+        comparisons += [line_object(one) for one in log.comparisons.values()]
+    for number, value in export.plain:
+        if "decision_id" in value and "candidates" in value:
+            decisions[str(value["decision_id"])] = value
+        elif "chosen" in value or "rejected" in value:
+            comparisons.append(value)
+        else:
+            raise LogInvalid(f"{path.name} line {number} is neither a decision nor a comparison: {', '.join(sorted(value)) or 'empty'}")
+    return list(decisions.values()), comparisons
 
 
 def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
     Raises:
         LogInvalid: see `read_log` and `duels_from`.
     """
-    duels = duels_from(read_log(decisions, "decision"), read_log(feedback, "comparison"))
+    duels = duels_from(read_log(decisions)[0], read_log(feedback)[1])
     values = evaluate_policies(duels)
     results: dict[str, Any] = {
         "duels": len(duels.won),

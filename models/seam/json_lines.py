@@ -1,0 +1,130 @@
+"""Lines of JSON, from files that somebody else wrote: plain or gzip, with or without a byte-order mark, numbered as editors do.
+
+    file ─> read_json_lines ─> JsonLine: a value, or what is wrong with this line and nothing else
+
+What cannot be read at all (no such file, cut gzip, another encoding) is an error with the file's name; what is wrong with one
+line is told with the line, so that a reader can count it and go on. What the values mean is the readers' business.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+GZIP = b"\x1f\x8b"
+_UTF8_MARK = b"\xef\xbb\xbf"
+_OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class LinesInvalid(ValueError):
+    """A file cannot be read at all; the message names it and says why."""
+
+
+class JsonInvalid(ValueError):
+    """Bytes are no JSON that anybody may use; the message says why, and where in the document."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLine:
+    """One line that is not blank.
+
+    Attributes:
+        number: as editors count, from 1.
+        value: what it says; None where it is broken.
+        broken: why it says nothing; empty where it does.
+    """
+
+    number: int
+    value: Any
+    broken: str = ""
+
+
+def read_json_lines(path: Path) -> Iterator[JsonLine]:
+    """Yields the lines of a file, one at a time; blank ones are skipped.
+
+    Raises:
+        LinesInvalid: see the class; raised when the line that cannot be reached is asked for.
+    """
+    try:
+        with open_bytes(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                content = line.removeprefix(_UTF8_MARK) if number == 1 else line
+                if number == 1 and content.startswith(_OTHER_MARKS):
+                    raise LinesInvalid(f"{path.name} is UTF-16; save it as UTF-8")
+                if content.strip():
+                    yield _line(number, content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise LinesInvalid(f"{path.name} is cut off or not gzip: {error}") from error
+    except OSError as error:
+        raise LinesInvalid(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Returns the bytes of a file, unpacked where it is gzip by its content or its name.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as stream:
+        packed = stream.read(2) == GZIP
+    return gzip.open(path, "rb") if packed or path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]  # reads alike
+
+
+def parse_json(content: bytes) -> Any:
+    """Returns what a JSON document says.
+
+    Raises:
+        JsonInvalid: it is not UTF-8, not JSON, nested too deeply or too large, has a name twice in one object, or a text in it is
+            half of a surrogate pair, which no tokenizer and no file takes.
+    """
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JsonInvalid(f"is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start + 1}") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise JsonInvalid("is nested too deeply") from None
+    except MemoryError:
+        raise JsonInvalid("takes more memory than there is") from None
+    except ValueError as error:
+        raise error if isinstance(error, JsonInvalid) else JsonInvalid(f"is not JSON: {error}") from None
+    if "\\u" in text and ("\\ud" in text or "\\uD" in text):
+        _refuse_half_pairs(value, "")
+    return value
+
+
+def _line(number: int, content: bytes) -> JsonLine:
+    try:
+        return JsonLine(number, parse_json(content))
+    except JsonInvalid as error:
+        return JsonLine(number, None, str(error))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise JsonInvalid(f"has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _refuse_half_pairs(value: Any, where: str) -> None:
+    match value:
+        case str():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise JsonInvalid(f"{f'{where}: ' if where else ''}half of a surrogate pair at character {error.start + 1}") from None
+        case dict():
+            for name, one in value.items():
+                _refuse_half_pairs(name, where)
+                _refuse_half_pairs(one, f"{where}.{name}" if where else name)
+        case list():
+            for number, one in enumerate(value):
+                _refuse_half_pairs(one, f"{where}[{number}]")
