@@ -90,6 +90,19 @@ def members(
     typer.echo(judge(BASE, folder, MANNER_REWARDS, demo_prompts().held_out, answers, out, seed=seed, progress=aside))
 
 
+@app.command("sample")
+def sample(
+    out: Annotated[Path, typer.Option(help="A .jsonl file.")] = Path("examples/prefs-sample.jsonl"),
+    users: Annotated[int, typer.Option(min=1, help="Simulated users.")] = 20,
+    per_user: Annotated[int, typer.Option(min=1, help="Comparisons of each.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Write preference data of simulated users on generated answers, in the shape that `attune data check` reads."""
+    from demo.sample import write_sample  # noqa: PLC0415 - torch
+
+    typer.echo(f"{write_sample(out, users=users, per_user=per_user, seed=seed):,} comparisons in {out}")
+
+
 @app.command("report")
 def report(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to evaluate; the committed heads if not given.")] = None,

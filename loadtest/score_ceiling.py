@@ -31,11 +31,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from attune.models.seam.bundle import read_bundle
+from attune.models.seam.padding import pad
 from attune.models.seam.text import Encoded, TextEncoder
 from attune.service.batching.batcher import Batcher
 from attune.service.batching.calibrate import calibrate, filler
 from attune.service.batching.cores import usable_cores
-from attune.service.batching.session import CPU, CUDA, ScorerSession, installed_runtime, padded, session_options, with_options
+from attune.service.batching.session import CPU, CUDA, ScorerSession, installed_runtime, session_options, with_options
 from attune.service.batching.submission import BatchReport
 
 BUDGETS = (128, 256, 512, 1024, 2048)
@@ -121,7 +122,7 @@ def run_raw(session: onnxruntime.InferenceSession, batches: Sequence[dict[str, N
 
 def fastest(sessions: Mapping[str, onnxruntime.InferenceSession], rows: Sequence[Encoded]) -> tuple[str, int]:
     """Prints texts/s of each session and budget, the better of two passes in turn, and returns the fastest pair."""
-    cut = {budget: [padded(batch) for batch in sorted_batches(rows, budget)] for budget in BUDGETS}
+    cut = {budget: [pad(batch) for batch in sorted_batches(rows, budget)] for budget in BUDGETS}
     taken_s: dict[tuple[str, int], float] = {}
     for key in 2 * [(name, budget) for budget in BUDGETS for name in sessions]:
         taken_s[key] = min(taken_s.get(key, math.inf), run_raw(sessions[key[0]], cut[key[1]]).elapsed_s)
@@ -242,7 +243,7 @@ async def alternate(
     options_name, budget = fastest(sessions, [row for request in requests[::4] for row in request.rows])
     ceiling = sessions[options_name]
     print(f"ceiling: {options_name}, {budget} padded tokens")
-    batches = [padded(batch) for batch in sorted_batches(rows, budget)]
+    batches = [pad(batch) for batch in sorted_batches(rows, budget)]
     await run_clients(requests, options.clients, served)
     raws, throughs = [], []
     for number in range(options.rounds):

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 import attune
-from attune.command_line import plain_app
+from attune.command_line import plain_group
 from attune.models.commands.options import Out
 
 DEMO = Path(attune.__file__).parent / "demo"
 """The demo's artefacts, which are in the wheel; a symbolic link in a checkout."""
 
-bundle_app = plain_app("Build and inspect bundles.")
+bundle_app = plain_group("Build and inspect bundles.")
 
 
 class Precision(StrEnum):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import plain_app
+from attune.command_line import aside, plain_group
+from attune.models.commands.reading import TABLE, reads_table
 
-data_app = plain_app("Look at data before training on it.")
+data_app = plain_group("Look at data before training on it.")
 
 
 @data_app.callback()
@@ -17,18 +21,19 @@ def data() -> None:
 
 
 @data_app.command("check")
+@reads_table
 def data_check(
-    source: Annotated[str, typer.Argument(metavar="FILE", help=".jsonl(.gz), .json, .parquet, a saved dataset, or hf:NAME:SPLIT.")],
-    shape: Annotated[str, typer.Option(help="pairs, scores or ratings; found from the columns if not given.")] = "",
-    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, for tables that call a column otherwise.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="A column that nothing should read.")] = None,
-    least_gap: Annotated[float, typer.Option(min=0.0, help="Scores or ratings that differ by no more are not compared.")] = 0.0,
+    source: Annotated[str, typer.Argument(metavar="FILE", help=TABLE)],
+    reading: Any,
+    write: Annotated[Path | None, typer.Option(help="Write the good comparisons here, as .jsonl that needs no options.")] = None,
     shown: Annotated[int, typer.Option(min=1, help="Bad rows to name; the others are counted.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Read comparisons, scores or ratings, and print counts, users, hash and what is wrong with which line; exits 1 on bad rows."""
-    from attune.models.data.adapters import Reading  # noqa: PLC0415 - numpy
-    from attune.models.data.check import survey  # noqa: PLC0415
+    """Read comparisons, votes, ratings or scores, and print counts, users, hash and what is wrong with which line; exits 1 on bad rows."""
+    from attune.models.data.check import survey  # noqa: PLC0415 - numpy
 
-    found = survey(source, Reading.from_words(shape, column or [], ignore or [], least_gap=least_gap, shown=shown))
-    typer.echo("\n".join(found.lines()))
+    found = survey(source, replace(reading, shown=shown), write=write)
+    typer.echo(json.dumps(asdict(found), indent=1) if as_json else "\n".join(found.lines()))
+    if write is not None:
+        aside(f"wrote {found.comparisons:,} comparisons to {write}" + (f"; {found.bad:,} bad rows are not in it" if found.bad else ""))
     raise typer.Exit(1 if found.bad or not found.comparisons else 0)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import aside, plain_app
+from attune.command_line import aside, plain_group
 from attune.models.commands.options import Base, Cache, Out, PromptsOption, RewardsOption, Seed
+from attune.models.commands.reading import TABLE, reads_table
 
-measure_app = plain_app("Measure, with seeds and 95 % intervals. Needs the extra `train`.")
+measure_app = plain_group("Measure, with seeds and 95 % intervals. Needs the extra `train`.")
 
 
 @measure_app.command("families")
+@reads_table
 def measure_families(
-    data: Annotated[str, typer.Argument(metavar="FILE", help="Comparisons with a user each; `attune data check` looks at them.")],
+    data: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons of users: {TABLE}")],
+    reading: Any,
     out: Out = Path(".attune/families"),
     cache: Cache = Path(".attune/cache"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the main run: splits, trainings and contexts.")] = 3,
@@ -25,7 +28,7 @@ def measure_families(
     """Few-shot curves of every family and baseline on people who are strangers to them; writes report.md, results.json and plots."""
     from attune.models.measuring.families.runs import evaluate_file  # noqa: PLC0415 - torch
 
-    typer.echo(evaluate_file(data, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))
+    typer.echo(evaluate_file(data, reading, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))
 
 
 @measure_app.command("members")

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from attune.command_line import plain_app
+from attune.command_line import plain_group
 from attune.models.commands.bundle import DEMO
 from attune.models.commands.options import Base, Changes, Out, PromptsOption, RewardsOption, Seed
 
-portfolio_app = plain_app("Build, inspect and serve portfolios of members. Needs the extra `train`.")
+portfolio_app = plain_group("Build, inspect and serve portfolios of members. Needs the extra `train`.")
 
 
 @portfolio_app.command("build")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import aside, plain_app
+from attune.command_line import aside, plain_group
 from attune.models.commands.options import Base, Changes, Out, PromptsOption, RewardsOption, Seed
+from attune.models.commands.reading import reads_table
 
-train_app = plain_app("Train on your own data. Needs the extra `train`.")
+train_app = plain_group("Train on your own data. Needs the extra `train`.")
 
 
 @train_app.command("router")
+@reads_table
 def train_router(
     bundle: Annotated[Path, typer.Option(help="The bundle that serves.")],
-    comparisons: Annotated[Path, typer.Option(help="Exports of users, or a table with prompt, chosen, rejected, user and context.")],
+    comparisons: Annotated[str, typer.Option(help="Exports of users, or a table with prompt, chosen, rejected, user and context.")],
+    reading: Any,
     family: Annotated[str, typer.Option(help="Name of the mixture; not needed where the bundle has one.")] = "",
     out: Out = Path(".attune/bundles"),
     tau: Annotated[float, typer.Option(help="Temperature of the targets; the paper has 1e-3 and 1e-4.")] = 1e-3,

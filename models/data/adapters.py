@@ -1,41 +1,42 @@
 """Tables in the common shapes, as comparisons.
 
     pairs     chosen, rejected [, prompt, user, tie, context, weight, time_s]    texts, HH transcripts or OpenAI messages
-    scores    prompt, response, and a number per attribute      -> each attribute is a user who prefers the higher score
+    votes     response_a, response_b, winner (a, b or tie) [, as pairs]
     ratings   user, response, rating [, prompt, time_s]         -> each user prefers what they rated higher
+    scores    prompt, response, and a number per attribute      -> each attribute is a user who prefers the higher score
 
-Every bad row is counted, the first few are named with file, line and column, and a column that nothing reads is refused
-until it is named as one to ignore: a misspelled `user` would otherwise make everybody one person.
+Every bad row is counted and the first few are named with file, line and column. A column that nothing reads is refused until it is
+named as one to ignore. A row without a user is one of somebody unknown: never of the same person as another.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.pairing import pair_up
+from attune.models.data.preferences import ANONYMOUS, Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.progress import Steps
 from attune.models.data.tables import TableInvalid, TableRow, read_rows
-from attune.models.data.transcripts import Parsed, ValueInvalid, parse_answer, parse_pair, parse_prompt
+from attune.models.data.transcripts import ValueInvalid, parse_answer, parse_pair, parse_prompt
+from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of
 
-Shape = Literal["pairs", "scores", "ratings"]
+Shape = Literal["pairs", "votes", "ratings", "scores"]
 Progress = Callable[[int], None]
-
-ANYONE = "anyone"
-"""The user of a table without users."""
 
 OPTIONAL: Mapping[Shape, tuple[str, ...]] = {
     "pairs": ("prompt", "user", "tie", "context", "weight", "time_s"),
-    "scores": ("user",),
+    "votes": ("prompt", "user", "context", "weight", "time_s"),
     "ratings": ("prompt", "time_s"),
+    "scores": ("user",),
 }
 REQUIRED: Mapping[Shape, tuple[str, ...]] = {
     "pairs": ("chosen", "rejected"),
-    "scores": ("prompt", "response"),
+    "votes": ("response_a", "response_b", "winner"),
     "ratings": ("user", "response", "rating"),
+    "scores": ("prompt", "response"),
 }
 
 
@@ -45,11 +46,12 @@ class Reading:
 
     Attributes:
         shape: see the module; found from the columns if None.
-        columns: our name -> the table's, for tables that call things otherwise.
+        columns: our name -> the table's, for tables that call things otherwise; `meta.user.id` is inside of the column `meta`.
         ignore: columns that nothing should read.
         attributes: the score columns of `scores`; all numeric columns that are left if empty.
         least_gap: scores or ratings that differ by no more make no comparison.
-        most_pairs: comparisons that one user (or attribute) makes of one prompt's responses, the first in order.
+        most_pairs: comparisons that one user (or attribute) makes of one prompt's responses; where more are possible, a sample.
+        seed: of such samples.
         shown: bad rows that an error names; the others are counted.
     """
 
@@ -59,10 +61,13 @@ class Reading:
     attributes: tuple[str, ...] = ()
     least_gap: float = 0.0
     most_pairs: int = 200
+    seed: int = 0
     shown: int = 10
 
     @classmethod
-    def from_words(cls, shape: str, columns: Sequence[str], ignore: Sequence[str], *, least_gap: float, shown: int) -> Reading:
+    def from_words(
+        cls, shape: str, columns: Sequence[str], ignore: Sequence[str], *, least_gap: float = 0.0, most_pairs: int = 200, shown: int = 10
+    ) -> Reading:
         """Returns what a command line says: `shape` or nothing, columns as `OURS=THEIRS`, and columns to ignore.
 
         Raises:
@@ -76,7 +81,7 @@ class Reading:
         if wrong:
             raise TableInvalid(f"columns are given as OURS=THEIRS; {', '.join(wrong)} is not. Ours are {', '.join(sorted(known))}")
         found = next((one for one in get_args(Shape) if one == shape), None)
-        return cls(found, named, frozenset(ignore), least_gap=least_gap, shown=shown)
+        return cls(found, named, frozenset(ignore), least_gap=least_gap, most_pairs=most_pairs, shown=shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,8 @@ class Table:
         records: of the good rows, in order.
         rows: rows in all; `bad` of them gave nothing, and `problems` names the first.
         equal: pairs of equal scores or ratings, or of equal texts under a rating, that make no comparison.
+        possible: pairs of ratings or scores that could have made one; where it is more than there are records, a sample was drawn.
+        anonymous: rows without a user.
     """
 
     shape: Shape
@@ -118,21 +125,17 @@ class Table:
     bad: int
     problems: tuple[Problem, ...]
     equal: int
+    possible: int
+    anonymous: int
 
 
-def show_rows(done: int) -> None:
-    """Writes how many rows were read to stderr, on one line."""
-    sys.stderr.write(f"\rread {done:,} rows")
-    sys.stderr.flush()
-
-
-def read_comparisons(source: str | Path, reading: Reading | None = None, *, progress: Progress = show_rows) -> Comparisons:
+def read_comparisons(source: str | Path, reading: Reading | None = None, *, progress: Progress | None = None) -> Comparisons:
     """Returns the comparisons of a table.
 
     Args:
         source: see `read_rows`.
         reading: see `Reading`; its defaults if None.
-        progress: told rows, every hundred thousand.
+        progress: told how many rows were read, now and then; says so on standard error if None.
 
     Raises:
         TableInvalid: the table cannot be read, has another shape, lacks a column or has one that nothing reads.
@@ -145,12 +148,13 @@ def read_comparisons(source: str | Path, reading: Reading | None = None, *, prog
     return Comparisons.from_records(table.records)
 
 
-def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress = show_rows) -> Table:
+def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress | None = None) -> Table:
     """Returns what the rows hold, bad ones counted and left out.
 
     Raises:
         TableInvalid: as `read_comparisons`; the columns of the first good row decide.
     """
+    progress = progress or Steps("read {} rows")
     parser: _Parser | None = None
     problems: list[Problem] = []
     bad = number = 0
@@ -164,14 +168,14 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
             bad += 1
             if len(problems) < reading.shown:
                 problems.append(Problem(row.where, reading.columns.get(error.column, error.column), error.what))
-        if number % 100_000 == 0:
+        if number % 10_000 == 0:
             progress(number)
     if parser is None:
         if problems:
             raise RowsInvalid(tuple(problems), bad, number)
         raise TableInvalid("the table has no rows")
     records = tuple(parser.records())
-    return Table(parser.shape, records, number, bad, tuple(problems), parser.equal)
+    return Table(parser.shape, records, number, bad, tuple(problems), parser.equal, parser.possible, parser.anonymous)
 
 
 def shape_of(columns: Iterable[str]) -> Shape:
@@ -181,7 +185,8 @@ def shape_of(columns: Iterable[str]) -> Shape:
         TableInvalid: it has none of them; the message says what each needs.
     """
     present = set(columns)
-    for shape in ("pairs", "ratings", "scores"):
+    shapes: tuple[Shape, ...] = get_args(Shape)
+    for shape in shapes:
         if present.issuperset(REQUIRED[shape]):
             return shape
     needs = "; ".join(f"{shape}: {', '.join(REQUIRED[shape])}" for shape in get_args(Shape))
@@ -198,23 +203,35 @@ class _Parser:
     pairs: list[Comparison] = field(default_factory=list)
     groups: dict[tuple[str, str], list[tuple[float, str, float | None]]] = field(default_factory=dict)
     equal: int = 0
+    possible: int = 0
+    anonymous: int = 0
 
     def take(self, where: str, values: Mapping[str, Any]) -> None:
-        get = {name: values.get(self.reading.columns.get(name, name)) for name in (*REQUIRED[self.shape], *OPTIONAL[self.shape])}
+        names = (*REQUIRED[self.shape], *OPTIONAL[self.shape])
+        get = {name: column_of(values, self.reading.columns.get(name, name)) for name in names}
         extra = _unread(values, self.shape, self.reading, self.numeric)
         if extra:
             raise ValueInvalid(", ".join(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
         match self.shape:
             case "pairs":
-                self.pairs.append(_pair(get))
+                self._compared(get, get["chosen"], get["rejected"], tie=flag_of(get["tie"], "tie"))
+            case "votes":
+                winner = winner_of(get["winner"], "winner")
+                first, second = ("response_b", "response_a") if winner == "b" else ("response_a", "response_b")
+                self._compared(get, get[first], get[second], tie=winner == "tie", names=(first, second))
             case "ratings":
                 prompt = parse_prompt(get["prompt"]) if get["prompt"] is not None else "(no prompt)"
-                entry = (_number(get["rating"], "rating"), parse_answer("response", get["response"]), _time(get["time_s"]))
-                self.groups.setdefault((_user(get["user"], "user"), prompt), []).append(entry)
+                entry = (number_of(get["rating"], "rating"), parse_answer("response", get["response"]), time_of(get["time_s"], "time_s"))
+                user = user_of(get["user"], "user")
+                if user is None:  # one rating of somebody unknown can be compared with nothing
+                    self.anonymous += 1
+                else:
+                    self.groups.setdefault((user, prompt), []).append(entry)
             case "scores":
                 prompt, response = parse_prompt(get["prompt"]), parse_answer("response", get["response"])
-                who = "" if get["user"] is None else f"{_user(get['user'], 'user')}:"
-                scores = {name: _number(values[name], name) for name in self.numeric if values.get(name) is not None}
+                user = user_of(get["user"], "user")
+                who = "" if user is None else f"{user}:"
+                scores = {name: number_of(values[name], name) for name in self.numeric if values.get(name) is not None}
                 if not scores:
                     raise ValueInvalid(", ".join(self.numeric), "there is no score")
                 for name, score in scores.items():
@@ -223,18 +240,38 @@ class _Parser:
     def records(self) -> Iterator[Comparison]:
         yield from self.pairs
         for (user, prompt), entries in self.groups.items():
-            made = 0
-            for index, first in enumerate(entries):
-                for second in entries[index + 1 :]:
-                    if abs(first[0] - second[0]) <= self.reading.least_gap or first[1] == second[1]:
-                        self.equal += 1
-                        continue
-                    if made == self.reading.most_pairs:
-                        break
-                    made += 1
-                    better, worse = (first, second) if first[0] > second[0] else (second, first)
-                    times = [time for time in (first[2], second[2]) if time is not None]
-                    yield Comparison(user, prompt, better[1], worse[1], time_s=max(times, default=None))
+            ratings, texts = [entry[0] for entry in entries], [entry[1] for entry in entries]
+            seed = f"{self.reading.seed} {user} {prompt}"
+            found = pair_up(ratings, texts, least_gap=self.reading.least_gap, most=self.reading.most_pairs, seed=seed)
+            self.equal += found.equal
+            self.possible += found.possible
+            for better, worse in found.chosen:
+                times = [time for time in (entries[better][2], entries[worse][2]) if time is not None]
+                yield Comparison(user, prompt, texts[better], texts[worse], time_s=max(times, default=None))
+
+    def _compared(
+        self,
+        get: Mapping[str, Any],
+        chosen: object,
+        rejected: object,
+        *,
+        tie: bool,
+        names: tuple[str, str] = ("chosen", "rejected"),
+    ) -> None:
+        parsed = parse_pair(get["prompt"], chosen, rejected, names)
+        if parsed.chosen == parsed.rejected:
+            raise ValueInvalid(names[0], f"is the same text as {names[1]} ({parsed.chosen[:40]!r})")
+        context, weight = get["context"], get["weight"]
+        if context is not None and (not isinstance(context, str) or not context.strip()):
+            raise ValueInvalid("context", f"is {context!r}; a text or null is needed")
+        heavy = 1.0 if weight is None else number_of(weight, "weight")
+        if heavy <= 0:
+            raise ValueInvalid("weight", f"is {heavy:g}; it must be above 0")
+        user, time_s = user_of(get["user"], "user"), time_of(get["time_s"], "time_s")
+        if user is None:
+            self.anonymous += 1
+            user = f"{ANONYMOUS}{self.anonymous}"
+        self.pairs.append(Comparison(user, *parsed, tie=tie, context=context, weight=heavy, time_s=time_s))
 
 
 def _values(row: TableRow) -> Mapping[str, Any]:
@@ -245,10 +282,11 @@ def _values(row: TableRow) -> Mapping[str, Any]:
 
 def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     ours = {theirs: name for name, theirs in reading.columns.items()}
-    absent = [theirs for theirs in reading.columns.values() if theirs not in values]
+    absent = [theirs for theirs in reading.columns.values() if _top(theirs, values) not in values]
     if absent:
         raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {', '.join(sorted(values))}")
-    columns = [ours.get(name, name) for name in values if name not in reading.ignore]
+    inside = [name for theirs, name in ours.items() if theirs not in values]
+    columns = [*(ours.get(name, name) for name in values if name not in reading.ignore), *inside]
     shape = reading.shape or shape_of(columns)
     missing = [name for name in REQUIRED[shape] if name not in columns]
     if missing:
@@ -256,7 +294,7 @@ def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     numeric = reading.attributes
     if shape == "scores" and not numeric:
         left = _unread(values, shape, reading, ())
-        numeric = tuple(name for name in left if isinstance(values[name], int | float) and not isinstance(values[name], bool))
+        numeric = tuple(name for name in left if is_number(values[name]))
     if shape == "scores" and not set(numeric) & set(values):
         raise TableInvalid(f"{where}: there is no score column {', '.join(numeric) or '(a number per attribute)'}")
     unread = _unread(values, shape, reading, numeric)
@@ -267,39 +305,10 @@ def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
 
 
 def _unread(values: Mapping[str, Any], shape: Shape, reading: Reading, numeric: tuple[str, ...]) -> list[str]:
-    known = {reading.columns.get(name, name) for name in (*REQUIRED[shape], *OPTIONAL[shape])}
+    known = {_top(reading.columns.get(name, name), values) for name in (*REQUIRED[shape], *OPTIONAL[shape])}
     return [name for name in values if name not in known and name not in reading.ignore and name not in numeric]
 
 
-def _pair(get: Mapping[str, Any]) -> Comparison:
-    parsed: Parsed = parse_pair(get["prompt"], get["chosen"], get["rejected"])
-    if parsed.chosen == parsed.rejected:
-        raise ValueInvalid("chosen", f"is the same text as rejected ({parsed.chosen[:40]!r})")
-    tie, context, weight = get["tie"], get["context"], get["weight"]
-    if not isinstance(tie, bool | None):
-        raise ValueInvalid("tie", f"is {tie!r}; true or false is needed")
-    if context is not None and (not isinstance(context, str) or not context.strip()):
-        raise ValueInvalid("context", f"is {context!r}; a text or null is needed")
-    heavy = 1.0 if weight is None else _number(weight, "weight")
-    if heavy <= 0:
-        raise ValueInvalid("weight", f"is {heavy:g}; it must be above 0")
-    user = ANYONE if get["user"] is None else _user(get["user"], "user")
-    return Comparison(user, *parsed, tie=bool(tie), context=context, weight=heavy, time_s=_time(get["time_s"]))
-
-
-def _user(value: object, column: str) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueInvalid(column, f"is {value!r}; a name or a number is needed")
-    return value
-
-
-def _number(value: object, column: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueInvalid(column, f"is {value!r}; a finite number is needed")
-    return float(value)
-
-
-def _time(value: object) -> float | None:
-    return None if value is None else _number(value, "time_s")
+def _top(column: str, values: Mapping[str, Any]) -> str:
+    """Returns the column of the table that holds `column`, which may be inside of it."""
+    return column if column in values else column.partition(".")[0]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from attune.models.data.adapters import Progress, Reading, Shape, read_table, show_rows
-from attune.models.data.preferences import Comparisons
+from attune.models.data.adapters import Progress, Reading, Shape, Table, read_table
+from attune.models.data.preferences import ANONYMOUS, Comparison, Comparisons
 from attune.models.data.tables import read_rows
 
 USERS_SHOWN = 5
@@ -26,7 +28,9 @@ class Survey:
         rows, bad: rows in all, and bad ones among them.
         problems: the first bad rows, one line each.
         warnings: what is legal and probably not meant, or limits what can be learned.
-        comparisons, ties, users, prompts, candidates: counts of what would be learned from.
+        comparisons, ties, users, prompts, candidates: counts of what would be learned from; users are those with a name.
+        possible: comparisons that ratings or scores could make; 0 for pairs and votes.
+        anonymous: rows without a user.
         per_user: comparisons of a user: least, median, most.
         largest: names and counts of the users with most.
         sha256: of the comparisons; empty if there are none.
@@ -42,6 +46,8 @@ class Survey:
     users: int
     prompts: int
     candidates: int
+    possible: int
+    anonymous: int
     per_user: tuple[int, float, int]
     largest: tuple[tuple[str, int], ...]
     sha256: str
@@ -49,12 +55,14 @@ class Survey:
     def lines(self) -> list[str]:
         """Returns the survey for a person."""
         least, median, most = self.per_user
+        kept = f", {self.comparisons:,} of {self.possible:,} possible" if self.possible else ""
         return [
             f"shape        {self.shape}",
             f"rows         {self.rows:,}, {self.bad:,} bad",
-            f"comparisons  {self.comparisons:,}, {self.ties:,} of them ties",
+            f"comparisons  {self.comparisons:,}, {self.ties:,} of them ties{kept}",
             f"users        {self.users:,} with {least:,} / {median:g} / {most:,} comparisons (least / median / most)",
-            f"             {', '.join(f'{name} {count:,}' for name, count in self.largest)}",
+            *([f"             {', '.join(f'{name} {count:,}' for name, count in self.largest)}"] if self.largest else []),
+            *([f"no user      {self.anonymous:,} rows"] if self.anonymous else []),
             f"prompts      {self.prompts:,}",
             f"answers      {self.candidates:,}",
             f"sha256       {self.sha256}",
@@ -64,58 +72,103 @@ class Survey:
         ]
 
 
-def survey(source: str | Path, reading: Reading, *, progress: Progress = show_rows) -> Survey:
+def survey(source: str | Path, reading: Reading, *, write: Path | None = None, progress: Progress | None = None) -> Survey:
     """Returns what `source` holds; bad rows are counted and left out.
 
+    Args:
+        source: see `read_rows`.
+        reading: of the table.
+        write: a file to write the good comparisons to, as lines of pairs that every command reads without options.
+        progress: see `read_table`.
+
     Raises:
-        TableInvalid, RowsInvalid: nothing of it can be read.
+        TableInvalid, RowsInvalid: nothing of it can be read; nothing is written.
     """
     table = read_table(read_rows(source), reading, progress=progress)
+    if write is not None:
+        write_pairs(table.records, write)
     problems = tuple(map(str, table.problems))
     if not table.records:
         warnings = (f"no comparison is left; {table.equal:,} pairs are of equal scores or texts",)
-        return Survey(table.shape, table.rows, table.bad, problems, warnings, 0, 0, 0, 0, 0, (0, 0.0, 0), (), "")
+        nothing = (0, 0, 0, 0, 0, 0, table.anonymous)
+        return Survey(table.shape, table.rows, table.bad, problems, warnings, *nothing, (0, 0.0, 0), (), "")
     comparisons = Comparisons.from_records(table.records)
-    counts = np.bincount(comparisons.user, minlength=len(comparisons.users))
-    largest = Counter(dict(zip(comparisons.users, counts.tolist(), strict=True))).most_common(USERS_SHOWN)
+    people = comparisons.take(~comparisons.anonymous)
+    counts = np.bincount(people.user, minlength=len(comparisons.users))
+    named = {name: count for name, count in zip(comparisons.users, counts.tolist(), strict=True) if count}
+    each = np.array(list(named.values()) or [0])
     return Survey(
         table.shape,
         table.rows,
         table.bad,
         problems,
-        tuple(_warnings(comparisons, table.equal)),
+        tuple(_warnings(comparisons, table)),
         len(comparisons),
         int(comparisons.tie.sum()),
-        len(comparisons.users),
+        len(named),
         len({prompt for prompt, _ in comparisons.texts.prompts}),
         len(comparisons.texts.candidates),
-        (int(counts.min()), float(np.median(counts)), int(counts.max())),
-        tuple(largest),
+        table.possible,
+        table.anonymous,
+        (int(each.min()), float(np.median(each)), int(each.max())),
+        tuple(Counter(named).most_common(USERS_SHOWN)),
         comparisons.sha256(),
     )
 
 
-def _warnings(comparisons: Comparisons, equal: int) -> list[str]:
-    found = []
-    if len(comparisons.users) == 1:
-        found.append("one user only: a global head can be learned, and nothing personal; no split by user is possible")
-    counts = np.bincount(comparisons.user)
-    few = int(np.sum(counts < FEW))
-    if len(comparisons.users) > 1 and few:
-        found.append(f"{few:,} of {len(counts):,} users have fewer than {FEW} comparisons, and are in no few-shot curve to {FEW}")
-    orders = Counter(zip(comparisons.user.tolist(), comparisons.chosen.tolist(), comparisons.rejected.tolist(), strict=True))
+def write_pairs(records: Iterable[Comparison], path: Path) -> None:
+    """Writes comparisons as JSON lines of the shape `pairs`, in one step; what a record does not say has no column."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", encoding="utf-8") as stream:
+        for one in records:
+            row = {} if one.user.startswith(ANONYMOUS) else {"user": one.user}
+            row |= {"prompt": one.prompt, "chosen": one.chosen, "rejected": one.rejected}
+            said = {
+                "tie": one.tie or None,
+                "context": one.context,
+                "weight": None if one.weight == 1.0 else one.weight,
+                "time_s": one.time_s,
+            }
+            stream.write(json.dumps(row | {name: value for name, value in said.items() if value is not None}, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def _warnings(comparisons: Comparisons, table: Table) -> list[str]:
+    people = comparisons.take(~comparisons.anonymous)
+    found = _of_people(people, table.anonymous)
+    if table.possible > len(table.records):
+        found.append(
+            f"{len(table.records):,} of {table.possible:,} possible pairs are kept, a fair sample of each user's; see --most-pairs"
+        )
+    orders = Counter(zip(people.user.tolist(), people.chosen.tolist(), people.rejected.tolist(), strict=True))
     repeated = sum(count - 1 for count in orders.values())
     if repeated:
         found.append(f"{repeated:,} comparisons repeat another of the same user")
     both = sum(1 for user, chosen, rejected in orders if (user, rejected, chosen) in orders) // 2
     if both:
         found.append(f"{both:,} pairs were decided both ways by the same user")
-    if equal:
-        found.append(f"{equal:,} pairs of equal scores, or of equal texts, make no comparison")
+    if table.equal:
+        found.append(f"{table.equal:,} pairs of equal scores, or of equal texts, make no comparison")
     longer = np.array([len(text) for _, text in comparisons.texts.candidates])
     decided = ~comparisons.tie
     if decided.any():
         share = float(np.mean(longer[comparisons.chosen[decided]] > longer[comparisons.rejected[decided]]))
         if not 0.25 <= share <= 0.75:
             found.append(f"the longer answer is chosen in {share:.0%}: hold every result against length alone")
+    return found
+
+
+def _of_people(people: Comparisons, anonymous: int) -> list[str]:
+    counts = np.unique(people.user, return_counts=True)[1]
+    if not len(counts):
+        return ["no row says whose it is: what everybody likes can be learned, and nothing personal"]
+    found = []
+    if anonymous:
+        found.append(f"{anonymous:,} rows have no user: they tell what everybody likes, and nothing of a person")
+    if len(counts) == 1:
+        found.append("one user only: a global head can be learned, and nothing personal; no split by user is possible")
+    few = int(np.sum(counts < FEW))
+    if len(counts) > 1 and few:
+        found.append(f"{few:,} of {len(counts):,} users have fewer than {FEW} comparisons, and are in no few-shot curve to {FEW}")
     return found

@@ -1,29 +1,33 @@
 """Trunk vectors of texts, computed once and kept on disk by content.
 
 The key of a vector is a hash of the trunk's weights and of the row's token ids and pooled span, which hold the tokenizer
-and the template: a change of any of them is a miss, never a stale vector. One `.npy` file per trunk, replaced atomically.
+and the template: a change of any of them is a miss, never a stale vector. A folder per trunk, to which files are added and never
+changed: what is written grows with what is computed, and two runs may share it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.data.preferences import Texts
+from attune.models.data.progress import Steps
 from attune.models.seam.text import Encoded, TextEncoder
 
 Progress = Callable[[int, int], None]
 
 CHUNK = 1024
-"""Rows between two writes of the cache, so that an interrupted run loses a minute at most."""
+"""Rows that are computed between two reports of progress."""
+SHARD_ROWS, SHARD_S = 16_384, 30.0
+"""A file of the cache is written after so many rows or seconds: an interrupted run loses half a minute at most."""
 
 
 class EmbeddingInvalid(ValueError):
@@ -48,14 +52,8 @@ class Vectors:
     candidates: NDArray[np.float32]
 
 
-def show_progress(done: int, total: int) -> None:
-    """Writes how many texts are embedded to stderr, on one line."""
-    sys.stderr.write(f"\rembedded {done:,} of {total:,} texts" + ("\n" if done == total else ""))
-    sys.stderr.flush()
-
-
 def embed_texts(
-    texts: Texts, trunk: Embedder, cache: Path | None = None, *, progress: Progress = show_progress, chunk: int = CHUNK
+    texts: Texts, trunk: Embedder, cache: Path | None = None, *, progress: Progress | None = None, chunk: int = CHUNK
 ) -> Vectors:
     """Returns the vectors of all texts, from the cache where they are there.
 
@@ -63,11 +61,11 @@ def embed_texts(
         texts: prompts and candidates.
         trunk: embeds what the cache lacks.
         cache: folder of the cache, made if absent; None computes everything.
-        progress: told how many of the missing rows are done.
-        chunk: rows between two writes of the cache.
+        progress: told how many of the missing rows are done; says so on standard error if None.
+        chunk: rows between two reports.
 
     Raises:
-        EmbeddingInvalid: a vector is not finite; what was computed before it stays in the cache.
+        EmbeddingInvalid: a vector is not finite; what was computed before it is in the cache.
     """
     rows = [trunk.encoder.prompt(prompt, context) for prompt, context in texts.prompts]
     by_prompt: dict[str, list[int]] = {}
@@ -84,26 +82,28 @@ def embed_texts(
 
 
 def embed_rows(
-    rows: Sequence[Encoded], trunk: Embedder, cache: Path | None = None, *, progress: Progress = show_progress, chunk: int = CHUNK
+    rows: Sequence[Encoded], trunk: Embedder, cache: Path | None = None, *, progress: Progress | None = None, chunk: int = CHUNK
 ) -> NDArray[np.float32]:
     """Returns the vectors of encoded rows `[N, D + 1]`; see `embed_texts`."""
-    keys = [_key(trunk.sha256, row) for row in rows]
-    store = _read(cache, trunk)
-    missing = [index for index, key in enumerate(dict.fromkeys(keys)) if key not in store]
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
-    unique = list(dict.fromkeys(keys))
-    # Long rows last: a batch holds rows of like length, and the progress of the first chunks is not the worst of it.
-    missing.sort(key=lambda index: len(rows[first[unique[index]]]))
-    for start in range(0, len(missing), chunk):
-        taken = [unique[index] for index in missing[start : start + chunk]]
-        computed = trunk.embed([rows[first[key]] for key in taken])
-        _refuse_not_finite(computed, [rows[first[key]] for key in taken])
-        store.update(zip(taken, computed, strict=True))
-        _write(cache, trunk, store)
-        progress(start + len(taken), len(missing))
     if not rows:
         return np.zeros((0, trunk.width), dtype=np.float32)
-    return np.stack([store[key] for key in keys])
+    progress = progress or Steps("embedded {} texts")
+    keys = [_key(trunk.sha256, row) for row in rows]
+    place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    row_of = dict(zip(reversed(keys), reversed(rows), strict=True))
+    vectors = np.empty((len(place), trunk.width), dtype=np.float32)
+    known = _read(cache, trunk, place, vectors)
+    # Long rows last: a batch holds rows of like length, and the progress of the first chunks is not the worst of it.
+    missing = sorted((key for key in place if key not in known), key=lambda key: len(row_of[key]))
+    with _Shards(cache, trunk) as shards:
+        for start in range(0, len(missing), chunk):
+            taken = missing[start : start + chunk]
+            computed = trunk.embed([row_of[key] for key in taken])
+            _refuse_not_finite(computed, [row_of[key] for key in taken])
+            vectors[[place[key] for key in taken]] = computed
+            shards.add(taken, computed)
+            progress(start + len(taken), len(missing))
+    return vectors[[place[key] for key in keys]]
 
 
 def _key(trunk: str, row: Encoded) -> bytes:
@@ -121,28 +121,60 @@ def _refuse_not_finite(vectors: NDArray[np.float32], rows: Sequence[Encoded]) ->
         )
 
 
-def _file(cache: Path, trunk: Embedder) -> Path:
-    return cache / f"vectors-{trunk.sha256[:16]}.npy"
+def _folder(cache: Path, trunk: Embedder) -> Path:
+    return cache / f"vectors-{trunk.sha256[:16]}"
 
 
-def _read(cache: Path | None, trunk: Embedder) -> dict[bytes, NDArray[np.float32]]:
-    if cache is None or not _file(cache, trunk).exists():
-        return {}
-    table = np.load(_file(cache, trunk), allow_pickle=False)
-    if table["vector"].shape[1:] != (trunk.width,):
-        raise EmbeddingInvalid(f"{_file(cache, trunk).name} holds vectors {table['vector'].shape[1:]}; this trunk gives ({trunk.width},)")
-    return {key.tobytes(): vector for key, vector in zip(table["key"], table["vector"], strict=True)}
-
-
-def _write(cache: Path | None, trunk: Embedder, store: dict[bytes, NDArray[np.float32]]) -> None:
+def _read(cache: Path | None, trunk: Embedder, place: Mapping[bytes, int], vectors: NDArray[np.float32]) -> set[bytes]:
+    """Puts what the cache has of `place` into `vectors`, and returns the keys that it had."""
+    found: set[bytes] = set()
     if cache is None:
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    table = np.empty(len(store), dtype=[("key", "u1", (32,)), ("vector", "<f4", (trunk.width,))])
-    table["key"] = np.frombuffer(b"".join(store), dtype=np.uint8).reshape(-1, 32)
-    table["vector"] = np.stack(list(store.values()))
-    target = _file(cache, trunk)
-    staging = target.with_suffix(f".{os.getpid()}.tmp")
-    with staging.open("wb") as stream:
-        np.save(stream, table, allow_pickle=False)
-    staging.replace(target)
+        return found
+    for file in sorted(_folder(cache, trunk).glob("*.npy")):
+        table = np.load(file, mmap_mode="r", allow_pickle=False)
+        if table["vector"].shape[1:] != (trunk.width,):
+            raise EmbeddingInvalid(
+                f"{file.parent.name}/{file.name} holds vectors {table['vector'].shape[1:]}; this trunk gives ({trunk.width},)"
+            )
+        here = [(row, key) for row, key in enumerate(map(bytes, table["key"])) if key in place]
+        if here:
+            vectors[[place[key] for _, key in here]] = table["vector"][[row for row, _ in here]]
+            found.update(key for _, key in here)
+    return found
+
+
+class _Shards:
+    """Gathers vectors and writes them as files of their own, each in one step; on the way out, however that is, what is left."""
+
+    def __init__(self, cache: Path | None, trunk: Embedder) -> None:
+        self.cache, self.trunk = cache, trunk
+        self.keys: list[bytes] = []
+        self.parts: list[NDArray[np.float32]] = []
+        self.since = time.monotonic()
+
+    def add(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        self.keys += keys
+        self.parts.append(vectors)
+        if len(self.keys) >= SHARD_ROWS or time.monotonic() - self.since >= SHARD_S:
+            self.write()
+
+    def write(self) -> None:
+        if self.cache is not None and self.keys:
+            folder = _folder(self.cache, self.trunk)
+            folder.mkdir(parents=True, exist_ok=True)
+            table = np.empty(len(self.keys), dtype=[("key", "u1", (32,)), ("vector", "<f4", (self.trunk.width,))])
+            joined = b"".join(self.keys)
+            table["key"] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, 32)
+            table["vector"] = np.concatenate(self.parts)
+            target = folder / f"{hashlib.sha256(joined).hexdigest()[:16]}.npy"
+            staging = target.with_suffix(f".{os.getpid()}.tmp")
+            with staging.open("wb") as stream:
+                np.save(stream, table, allow_pickle=False)
+            staging.replace(target)
+        self.keys, self.parts, self.since = [], [], time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.write()

@@ -10,11 +10,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+
+
+ANONYMOUS = "anonymous:"
+"""What users of rows without a user are called, each with a number of its own: nobody knows which of them are one person."""
+
+
+COLUMNS = ("user", "prompt", "chosen", "rejected", "tie", "weight", "time_s")
+"""What `Comparisons` has `[C]` of."""
 
 
 class ComparisonInvalid(ValueError):
@@ -121,6 +130,11 @@ class Comparisons:
             np.array(time_s, dtype=np.float64),
         )
 
+    @property
+    def anonymous(self) -> NDArray[np.bool_]:
+        """`[C]` True where nobody knows whose the comparison is: it tells what everybody likes, and nothing of a person."""
+        return np.array([name.startswith(ANONYMOUS) for name in self.users], dtype=np.bool_)[self.user]
+
     def records(self) -> Iterator[Comparison]:
         """Yields the records that the columns stand for, in order."""
         for row in range(len(self)):
@@ -137,10 +151,16 @@ class Comparisons:
                 time_s=None if np.isnan(time_s) else time_s,
             )
 
+    def join(self, other: Comparisons) -> Comparisons:
+        """Returns the comparisons of two parts of one set, one after the other."""
+        assert self.texts is other.texts, "parts of one set share its texts"
+        columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in COLUMNS}
+        return replace(self, **columns)
+
     def take(self, rows: Ints | NDArray[np.bool_]) -> Comparisons:
         """Returns the comparisons at `rows` (indices or a mask), over the same texts and users."""
-        columns = ("user", "prompt", "chosen", "rejected", "tie", "weight", "time_s")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in COLUMNS}
+        return replace(self, **columns)
 
     def rows_of_users(self) -> dict[int, Ints]:
         """Returns the rows of every user who has any, in order: user index -> `[C_u]`."""

@@ -74,7 +74,7 @@ def draw(keys: Ints, fractions: Sequence[float], *, seed: int, what: str) -> lis
     parts = [np.sort(part) for part in np.split(shuffled, edges[:-1])]
     for fraction, part in zip(fractions, parts, strict=True):
         if fraction > 0 and not len(part):
-            raise SplitInvalid(f"{len(keys)} {what}s are too few: a part of {fraction:.0%} would be empty")
+            raise SplitInvalid(f"{len(keys)} {what}{'s are' if len(keys) != 1 else ' is'} too few: a part of {fraction:.0%} would be empty")
     together = np.concatenate(parts)
     assert len(together) == len(np.unique(together)) == len(keys), "parts overlap"
     return parts

@@ -1,6 +1,7 @@
-"""Rows of a table, whatever it is kept in: JSON lines (plain or gzip), Parquet, and Hugging Face `datasets`.
+"""Rows of a table, whatever it is kept in.
 
-    .jsonl  .jsonl.gz  .json (a list)  ─> rows that know their line        .parquet  a saved dataset  hf:NAME:SPLIT ─> their row
+    .jsonl  .csv  .tsv (plain or gzip)  .json (a list)  ─> rows that know their line
+    .parquet  a saved dataset  hf:NAME:SPLIT            ─> rows that know their number
 
 A row is a mapping from column to value and knows where it came from. What the columns mean is `adapters`' business.
 pyarrow and datasets are imported where such a table is asked for, and not before.
@@ -8,18 +9,23 @@ pyarrow and datasets are imported where such a table is asked for, and not befor
 
 from __future__ import annotations
 
+import csv
 import gzip
-import json
+import io
+import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from attune.models.data.preferences import ComparisonInvalid
+from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, open_bytes, parse_json, read_json_lines
 
 BATCH = 1024
 HUB = "hf:"
+FORMATS = ".jsonl, .csv, .tsv (each also .gz), .json, .parquet and saved datasets"
 
 
 class TableInvalid(ComparisonInvalid):
@@ -59,37 +65,54 @@ def read_rows(source: str | Path) -> Iterator[TableRow]:
         return
     if not path.is_file():
         raise TableInvalid(f"{path} is not a file or folder")
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes[-1:] in ([".jsonl"], [".ndjson"]) or suffixes in ([".jsonl", ".gz"], [".ndjson", ".gz"]):
-        yield from _json_lines(path)
-    elif suffixes[-1:] == [".json"]:
-        yield from _json_list(path)
-    elif suffixes[-1:] == [".parquet"]:
-        yield from _parquet_rows(path)
-    else:
-        raise TableInvalid(f"{path.name} is of no known format; .jsonl, .jsonl.gz, .json, .parquet and saved datasets are read")
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    match suffixes[-1] if suffixes else "":
+        case ".jsonl" | ".ndjson":
+            yield from _json_lines(path)
+        case ".csv" | ".tsv":
+            yield from _separated(path, "\t" if suffixes[-1] == ".tsv" else "")
+        case ".json":
+            yield from _json_list(path)
+        case ".parquet":
+            yield from _parquet_rows(path)
+        case _:
+            raise TableInvalid(f"{path.name} is of no known format; {FORMATS} are read")
 
 
 def _json_lines(path: Path) -> Iterator[TableRow]:
     try:
-        with _open(path) as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield _parsed(f"{path.name} line {number}", line)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise TableInvalid(f"{path.name} is cut off or not gzip: {error}") from error
+        for line in read_json_lines(path):
+            where = f"{path.name} line {line.number}"
+            yield TableRow(where, None, line.broken) if line.broken else _row(where, line.value)
+    except LinesInvalid as error:
+        raise TableInvalid(str(error)) from error
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]  # a GzipFile reads alike
-
-
-def _parsed(where: str, line: bytes) -> TableRow:
+def _separated(path: Path, separator: str) -> Iterator[TableRow]:
+    """Yields the rows of a file of separated values; all values are texts, and empty cells are None."""
+    csv.field_size_limit(sys.maxsize)  # an answer may be longer than the 128 KiB that are allowed otherwise
     try:
-        value = json.loads(line)
-    except ValueError as error:
-        return TableRow(where, None, f"is not JSON: {error}")
-    return _row(where, value)
+        with open_bytes(path) as packed, io.TextIOWrapper(packed, encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline()
+            stream.seek(0)
+            # A comma is not the separator of half of Europe's spreadsheets.
+            reader = csv.reader(stream, delimiter=separator or (";" if ";" in first and "," not in first else ","), strict=True)
+            header = next(reader, [])
+            if len(set(header)) != len(header):
+                raise TableInvalid(f"{path.name} line 1 names a column twice: {', '.join(header)}")
+            line = reader.line_num + 1
+            for cells in reader:
+                where, line = f"{path.name} line {line}", reader.line_num + 1
+                if len(cells) == len(header):
+                    yield TableRow(where, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+                elif cells:
+                    yield TableRow(where, None, f"has {len(cells)} cells; the first line names {len(header)} columns")
+    except csv.Error as error:
+        raise TableInvalid(f"{path.name} cannot be read as separated values: {error}") from error
+    except UnicodeDecodeError as error:
+        raise TableInvalid(f"{path.name} is not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TableInvalid(f"{path.name} is cut off or not gzip: {error}") from error
 
 
 def _row(where: str, value: object) -> TableRow:
@@ -98,9 +121,12 @@ def _row(where: str, value: object) -> TableRow:
 
 def _json_list(path: Path) -> Iterator[TableRow]:
     try:
-        values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise TableInvalid(f"{path.name} is not JSON: {error}") from error
+        with open_bytes(path) as stream:
+            values = parse_json(stream.read().removeprefix(b"\xef\xbb\xbf"))
+    except JsonInvalid as error:
+        raise TableInvalid(f"{path.name} {error}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TableInvalid(f"{path.name} is cut off or not gzip: {error}") from error
     if not isinstance(values, list):
         raise TableInvalid(f"{path.name} holds a {type(values).__name__}; a list of objects is needed")
     for number, value in enumerate(values, start=1):
@@ -112,7 +138,7 @@ def _parquet_rows(path: Path) -> Iterator[TableRow]:
         from pyarrow import ArrowException  # noqa: PLC0415 - an extra
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
     except ImportError as error:
-        raise TableInvalid(f"{path.name} needs pyarrow: pip install 'attune-serve[datasets]'") from error
+        raise TableInvalid(f"{path.name} needs pyarrow, which the extra `datasets` installs") from error
     try:
         with ParquetFile(path) as table:
             rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=BATCH))
@@ -153,5 +179,5 @@ def _datasets(name: str) -> Any:
     try:
         import datasets  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise TableInvalid(f"{name} needs the datasets library: pip install 'attune-serve[datasets]'") from error
+        raise TableInvalid(f"{name} needs the library datasets, which the extra `datasets` installs") from error
     return datasets

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attune.models.data.embeddings import Progress, show_progress
+from attune.models.data.embeddings import Progress
 from attune.models.data.preferences import Texts
+from attune.models.data.progress import Steps
 from attune.models.data.trunk import Trunk, pad
 from attune.models.seam.text import Encoded
 
@@ -43,7 +44,7 @@ def encode_candidates(texts: Texts, trunk: Trunk) -> list[Encoded]:
     return [trunk.encoder.candidates(prompt, [response])[0] for prompt, response in texts.candidates]
 
 
-def token_states(rows: Sequence[Encoded], trunk: Trunk, layer: int, *, progress: Progress = show_progress) -> TokenStates:
+def token_states(rows: Sequence[Encoded], trunk: Trunk, layer: int, *, progress: Progress | None = None) -> TokenStates:
     """Returns the states of the pooled tokens of `rows` at hidden state `layer`, 0 the embeddings.
 
     Raises:
@@ -57,13 +58,13 @@ def token_states(rows: Sequence[Encoded], trunk: Trunk, layer: int, *, progress:
     if not starts[-1]:
         raise ValueError(f"none of {len(rows)} texts has a token to pool")
     states = np.empty((int(starts[-1]), (trunk.width - 1) // max(1, len(trunk.layers))), dtype=np.float16)
-    for index, found in _hidden(rows, trunk, layer, progress):
+    for index, found in _hidden(rows, trunk, layer, progress or Steps("read the states of {} texts")):
         states[starts[index] : starts[index + 1]] = found
     tokens = [row.input_ids[row.pool_start : row.pool_stop] for row in rows]
     return TokenStates(states, np.repeat(np.arange(len(rows)), counts), np.concatenate([np.array(ids, dtype=np.int64) for ids in tokens]))
 
 
-def states_of(texts: Texts, trunk: Trunk, layer: int, cache: Path | None = None, *, progress: Progress = show_progress) -> TokenStates:
+def states_of(texts: Texts, trunk: Trunk, layer: int, cache: Path | None = None, *, progress: Progress | None = None) -> TokenStates:
     """Returns the states of the candidates of `texts`, from the cache where it has them for this trunk, this layer and these rows.
 
     Raises:

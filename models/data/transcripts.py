@@ -37,24 +37,25 @@ class Parsed(NamedTuple):
     rejected: str
 
 
-def parse_pair(prompt: object, chosen: object, rejected: object) -> Parsed:
+def parse_pair(prompt: object, chosen: object, rejected: object, names: tuple[str, str] = ("chosen", "rejected")) -> Parsed:
     """Returns prompt and answers.
 
     Args:
         prompt: a text, a list of messages, or None where both sides are whole conversations.
         chosen: an answer, or a conversation that ends with one: a list of messages, or a transcript.
         rejected: the same.
+        names: columns of the two, for errors.
 
     Raises:
         ValueInvalid: neither; or the two conversations differ before their last turn; or an answer is blank.
     """
     if prompt is not None:
         asked = parse_prompt(prompt)
-        return Parsed(asked, parse_answer("chosen", chosen), parse_answer("rejected", rejected))
-    first, second = _conversation("chosen", chosen), _conversation("rejected", rejected)
+        return Parsed(asked, parse_answer(names[0], chosen), parse_answer(names[1], rejected))
+    first, second = _conversation(names[0], chosen), _conversation(names[1], rejected)
     if first[:-1] != second[:-1]:
-        raise ValueInvalid("rejected", "its conversation is another than that of chosen before the last turn")
-    return Parsed(conversation_text(first[:-1]), _filled("chosen", first[-1][1]), _filled("rejected", second[-1][1]))
+        raise ValueInvalid(names[1], f"its conversation is another than that of {names[0]} before the last turn")
+    return Parsed(conversation_text(first[:-1]), _filled(names[0], first[-1][1]), _filled(names[1], second[-1][1]))
 
 
 def parse_prompt(value: object) -> str:

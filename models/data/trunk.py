@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from attune.models.data.templates import TemplateKind, TemplateUnusable, TextLimits, text_template
+from attune.models.seam import padding
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
 
 Pooling = Literal["mean", "last", "cls", "classifier"]
@@ -127,12 +128,7 @@ class Trunk(nn.Module):
 
 def pad(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
     """Returns `input_ids`, `attention_mask` and `pool_mask` `[N, T]` of right-padded rows."""
-    longest = max(len(row) for row in rows)
-    ids, attention, pool = (torch.zeros(len(rows), longest, dtype=torch.int64) for _ in range(3))
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row.input_ids)
-        attention[index, : len(row)] = 1
-        pool[index, row.pool_start : row.pool_stop] = 1
+    ids, attention, pool = (torch.from_numpy(array) for array in padding.pad(rows).values())
     return ids, attention, pool
 
 

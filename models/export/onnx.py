@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from attune.models.data.graph import answers_of
 from attune.models.data.trunk import Trunk, pad
 from attune.models.seam.member_values import POOLED
+from attune.models.seam.padding import INPUTS
 from attune.models.seam.precision import probe_difference
 from attune.models.seam.text import Encoded
 
-INPUTS = ("input_ids", "attention_mask", "pool_mask")
 OPSET = 18
 LARGEST_MESSAGE = 1_900_000_000
 """Bytes that fit into one protobuf message with room to spare: it ends at 2 GiB."""
@@ -124,21 +124,6 @@ def _trace(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> None:
             dynamic_axes=axes,
             opset_version=OPSET,
         )
-
-
-def answers_of(path: Path, rows: Sequence[Encoded], *, batch: int = 1) -> dict[str, NDArray[np.float32]]:
-    """Returns ONNX Runtime's outputs for `rows`, in batches of `batch` rows in the order given."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Without it, sums of int8 products saturate in silence on processors that have AVX2 and no VNNI.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    parts: list[list[NDArray[np.float32]]] = []
-    for start in range(0, len(rows), batch):
-        feeds = {name: tensor.numpy() for name, tensor in zip(INPUTS, pad(rows[start : start + batch]), strict=True)}
-        parts.append(session.run(names, feeds))
-    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
 
 
 def difference(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str, NDArray[np.float32]]) -> float:

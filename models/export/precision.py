@@ -17,7 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from attune.models.export.onnx import LARGEST_MESSAGE, ExportFailed, answers_of, difference, weights_beside
+from attune.models.data.graph import answers_of
+from attune.models.export.onnx import LARGEST_MESSAGE, ExportFailed, difference, weights_beside
 from attune.models.seam.precision import TOLERANCES, Precision, probe_difference
 from attune.models.seam.text import Encoded
 

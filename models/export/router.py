@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from attune.models.data.graph import answers_of
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
-from attune.models.export.onnx import ExportFailed, answers_of, difference
+from attune.models.export.onnx import ExportFailed, difference
 from attune.models.export.router_graph import RouterLayers, find_router, put_router
 from attune.models.seam.bundle import Bundle, read_bundle, write_bundle
 from attune.models.seam.families import Micro
@@ -79,7 +80,8 @@ def retrain_router(
     Raises:
         BundleInvalid: `bundle` is not a bundle.
         ComparisonInvalid: there are too few comparisons, or too few of them have a context.
-        ExportFailed: the bundle has no such mixture, or several and none was named; its graph is of another make, or the new graph does not agree with torch.
+        ExportFailed: the bundle has no such mixture, or several and none was named; its graph is of another make, or the new graph
+            does not agree with torch.
         RouterNotBetter: see there.
     """
     settings = settings or RouterSettings()

@@ -65,6 +65,8 @@ def evaluate_members(
         SettingsInvalid: there is no member with known weights.
         AdapterMisfit: a member does not fit the base.
     """
+    if not folder.is_dir():
+        raise SettingsInvalid(f"{folder} is not a folder; one with a folder for each member is needed")
     made_for = {
         path.parent.name: found for path in sorted(folder.glob(f"*/{CONFIG}")) if (found := weights_of(path.parent, rewards)) is not None
     }

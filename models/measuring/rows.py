@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-
-from attune.models.data.embeddings import Vectors, show_progress
+from attune.models.data.embeddings import Vectors
+from attune.models.data.graph import Outputs, answers_by_length
 from attune.models.data.preferences import Texts
 from attune.models.seam.bundle import Bundle
 from attune.models.seam.families import Row
 from attune.models.seam.member_values import POOLED
-from attune.models.seam.text import Encoded
 from attune.models.training.heads import TrainedFamily, compute_outputs
-
-Outputs = dict[str, NDArray[np.float32]]
-
-BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +36,8 @@ def rows_from_bundle(bundle: Bundle, texts: Texts, *, threads: int = 2) -> Rows:
     encoder = bundle.text_encoder()
     encoded = [encoder.prompt(prompt, context) for prompt, context in texts.prompts]
     encoded += [encoder.candidates(prompt, [response])[0] for prompt, response in texts.candidates]
-    rows = _split(graph_outputs(bundle.scorer, encoded, threads=threads))
+    rows = _split(answers_by_length(bundle.scorer, encoded, threads=threads))
     return Rows(rows[: len(texts.prompts)], rows[len(texts.prompts) :])
-
-
-def graph_outputs(scorer: Path, rows: Sequence[Encoded], *, threads: int = 2) -> Outputs:
-    """Returns every output of the graph at `scorer` for `rows`, `[N, ...]` each."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(scorer), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    found: list[Outputs | None] = [None] * len(rows)
-    start = 0
-    while start < len(order):
-        count = max(1, BATCH_TOKENS // len(rows[order[start]]))
-        batch = order[start : start + count]
-        for index, row in zip(
-            batch, _split(dict(zip(names, session.run(names, _feeds([rows[i] for i in batch])), strict=True))), strict=True
-        ):
-            found[index] = dict(row)
-        start += count
-        show_progress(min(len(order), start), len(order))
-    return {name: np.stack([row[name] for row in found if row is not None]) for name in names}
-
-
-def _feeds(rows: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
-    longest = max(len(row) for row in rows)
-    ids, attention, pool = (np.zeros((len(rows), longest), dtype=np.int64) for _ in range(3))
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row.input_ids
-        attention[index, : len(row)] = 1
-        pool[index, row.pool_start : row.pool_stop] = 1
-    return {"input_ids": ids, "attention_mask": attention, "pool_mask": pool}
 
 
 def _split(outputs: Outputs) -> tuple[Row, ...]:

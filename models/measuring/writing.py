@@ -62,11 +62,11 @@ def made_by() -> str:
 
     Installed inside somebody else's repository it does not name their commit.
     """
-    commit = _commit(ROOT)
+    commit = commit_of(ROOT)
     return f"{attune.__version__}, {commit}" if commit else attune.__version__
 
 
-def _commit(root: Path) -> str | None:
+def commit_of(root: Path) -> str | None:
     """Returns the commit of the checkout of Attune at `root`, with a word where files differ; None for any other folder."""
     try:
         if tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"] != "attune-serve":

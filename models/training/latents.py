@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tokenizers import Tokenizer
 
-from attune.models.data.embeddings import Progress, show_progress
+from attune.models.data.embeddings import Progress
 from attune.models.data.preferences import Texts
 from attune.models.data.sae_files import AutoencoderInvalid, SparseAutoencoder
 from attune.models.data.token_states import TokenStates, states_of
@@ -60,7 +60,7 @@ def learn_latents(
     *,
     layer: int,
     cache: Path | None = None,
-    progress: Progress = show_progress,
+    progress: Progress | None = None,
 ) -> tuple[TrainedAutoencoder, Latents]:
     """Returns an autoencoder trained on the candidates of `texts` at hidden state `layer`, and its activity in them.
 
@@ -74,7 +74,7 @@ def learn_latents(
 
 
 def latents_of(
-    texts: Texts, trunk: Trunk, autoencoder: SparseAutoencoder, cache: Path | None = None, *, progress: Progress = show_progress
+    texts: Texts, trunk: Trunk, autoencoder: SparseAutoencoder, cache: Path | None = None, *, progress: Progress | None = None
 ) -> Latents:
     """Returns the activity of `autoencoder`, a public one say, in the candidates of `texts`.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
+from attune.models.data.progress import Steps
 from attune.models.training.features import Calibration, Subspace
 
 
@@ -96,7 +97,7 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps, eta_min=0.1 * settings.learning_rate)
-    history = History()
+    history, progress = History(), Steps("trained {} steps", at_most=True)
     best = copy.deepcopy(module.state_dict())
     for step in range(settings.steps + 1):
         if step % settings.evaluate_every == 0:
@@ -118,6 +119,7 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
         nn.utils.clip_grad_norm_(module.parameters(), 5.0)
         optimizer.step()
         schedule.step()
+        progress(step + 1, settings.steps)
     module.load_state_dict(best)
     return history
 

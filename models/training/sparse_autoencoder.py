@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attune.models.data.embeddings import Progress, show_progress
+from attune.models.data.embeddings import Progress
+from attune.models.data.progress import Steps
 from attune.models.data.sae_files import SparseAutoencoder, keep_top
 from attune.models.training.loop import TrainingDiverged, reproducible
 
@@ -62,7 +63,7 @@ class StatesInvalid(ValueError):
 
 
 def train_sparse_autoencoder(
-    states: Half, settings: AutoencoderSettings, seed: int, *, layer: int | None = None, progress: Progress = show_progress
+    states: Half, settings: AutoencoderSettings, seed: int, *, layer: int | None = None, progress: Progress | None = None
 ) -> TrainedAutoencoder:
     """Returns a TopK autoencoder of `states` `[S, D]`.
 
@@ -71,13 +72,14 @@ def train_sparse_autoencoder(
         settings: see `AutoencoderSettings`.
         seed: of the start, the held-out states and the batches.
         layer: of the trunk, kept with the autoencoder.
-        progress: told steps.
+        progress: told steps; says them on standard error if None.
 
     Raises:
         StatesInvalid: fewer states than a batch, a state that is not finite, or all are equal.
         TrainingDiverged: the loss is not finite.
     """
     _check(states, settings)
+    progress = progress or Steps("trained {} steps of the autoencoder")
     with reproducible(seed) as generator:
         order = torch.randperm(len(states), generator=generator).numpy()
         held, kept = np.split(order, [max(1, int(settings.held_out * len(states)))])

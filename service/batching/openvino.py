@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from attune.models.seam.families import Row
+from attune.models.seam.padding import pad
 from attune.models.seam.precision import Precision
 from attune.models.seam.text import Encoded
 from attune.service.batching.cores import usable_cores
-from attune.service.batching.session import INPUTS, ScorerRefused, padded, rows_of
+from attune.service.batching.session import INPUTS, ScorerRefused, rows_of
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -72,7 +73,7 @@ class OpenVinoScorer:
             FloatingPointError: an output has a NaN; no item was scored.
             Exception: what OpenVINO raised; no item was scored.
         """
-        found = self._request.infer(padded(items))
+        found = self._request.infer(pad(items))
         # Copied: the request's own memory is written again by the next batch.
         arrays = [np.array(found[index], dtype=np.float32) for index in range(len(self.outputs))]
         return rows_of(self.outputs, arrays, len(items))

@@ -20,12 +20,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from attune.models.seam.families import Row
+from attune.models.seam.padding import INPUTS, pad
 from attune.models.seam.text import Encoded
 from attune.service.batching.cores import usable_cores
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-INPUTS = ("input_ids", "attention_mask", "pool_mask")
 # They install the same import package over each other; the last one wins and `pip check` says nothing.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm", "onnxruntime-qnn")
 # TF32 rounds what a matrix product reads to ten bits: scores would leave the probes' tolerance and move with the batch.
@@ -100,7 +100,7 @@ class ScorerSession:
             FloatingPointError: an output has a NaN; no item was scored.
             Exception: what onnxruntime raised; no item was scored.
         """
-        arrays = self._session.run(list(self.outputs), padded(items))
+        arrays = self._session.run(list(self.outputs), pad(items))
         return rows_of(self.outputs, arrays, len(items))
 
 
@@ -122,16 +122,6 @@ def with_options(provider: str | tuple[str, Mapping[str, str]]) -> tuple[str, di
     if isinstance(provider, str):
         return provider, dict(CUDA_OPTIONS) if provider == CUDA else {}
     return provider[0], dict(provider[1])
-
-
-def padded(items: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
-    """Returns the graph's inputs, int64 `[N, T]` each, T the longest item; padding is 0 in all three."""
-    ids, attention, pool = np.zeros((len(INPUTS), len(items), max(len(item) for item in items)), dtype=np.int64)
-    for row, item in enumerate(items):
-        ids[row, : len(item)] = item.input_ids
-        attention[row, : len(item)] = 1
-        pool[row, item.pool_start : item.pool_stop] = 1
-    return dict(zip(INPUTS, (ids, attention, pool), strict=True))
 
 
 def session_options(threads: int) -> Any:

@@ -9,7 +9,7 @@ the program itself are each said in words. Usage errors and exit codes that a co
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +31,9 @@ _OWN_NAMES = ("KeyError", "IndexError", "TypeError", "AttributeError", "Assertio
 
 
 class PlainGroup(TyperGroup):
-    """A group of commands whose errors are one line each; `--traceback`, anywhere on the line, shows where one came from."""
+    """The commands of an application, whose errors are one line each; `--traceback`, anywhere, shows where one came from."""
+
+    _whole = False
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **options: Any) -> Any:
         """Runs the command that `args` name, without the option that is meant for this class."""
@@ -53,7 +55,7 @@ class PlainGroup(TyperGroup):
             raise
         except Exception as error:
             # Usage errors of every kind know how to show themselves.
-            if getattr(self, "_whole", False) or hasattr(error, "format_message"):
+            if self._whole or hasattr(error, "format_message"):
                 raise
             typer.echo(f"{ctx.find_root().info_name or 'attune'}: {in_words(error)}", err=True)
             raise typer.Exit(EXIT_FAILED) from None
@@ -67,8 +69,14 @@ def plain_app(help_text: str, **options: Any) -> typer.Typer:
         add_completion=True,
         pretty_exceptions_enable=False,
         help=help_text,
+        epilog=f"An error is one line; {TRACEBACK}, anywhere on the line, shows where it came from.",
         **options,
     )
+
+
+def plain_group(help_text: str) -> typer.Typer:
+    """Returns a group of commands for such an application, which shows the errors."""
+    return typer.Typer(no_args_is_help=True, add_completion=False, help=help_text)
 
 
 def in_words(error: BaseException) -> str:
@@ -108,9 +116,6 @@ def _version() -> str:
         return version("attune-serve")
     except ImportError:
         return "VERSION"
-
-
-Progress = Callable[[str], None]
 
 
 def aside(line: str) -> None:

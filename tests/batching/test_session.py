@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from attune.models.seam.padding import pad
 from attune.models.seam.text import Encoded
-from attune.service.batching.session import CPU, CUDA, CUDA_OPTIONS, ScorerRefused, ScorerSession, installed_runtime, padded, with_options
+from attune.service.batching.session import CPU, CUDA, CUDA_OPTIONS, ScorerRefused, ScorerSession, installed_runtime, with_options
 from tests.batching.scorers import NAN_ID, UNKNOWN_ID, text, toy_table, write_toy_scorer
 
 
@@ -20,7 +21,7 @@ def session(toy: Path) -> ScorerSession:
 
 
 def test_inputs_are_padded_to_the_longest_text_with_zeros() -> None:
-    inputs = padded([Encoded((5, 6, 7), 1, 2), Encoded((8,), 0, 1), Encoded((1, 2, 3, 4), 2, 2)])
+    inputs = pad([Encoded((5, 6, 7), 1, 2), Encoded((8,), 0, 1), Encoded((1, 2, 3, 4), 2, 2)])
     assert inputs["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0], [1, 2, 3, 4]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
     assert inputs["pool_mask"].tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]

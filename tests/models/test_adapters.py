@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from attune.models.data.adapters import ANYONE, Reading, RowsInvalid, read_comparisons, shape_of
+from attune.models.data.adapters import Reading, RowsInvalid, read_comparisons, shape_of
 from attune.models.data.check import survey
-from attune.models.data.preferences import Comparison
+from attune.models.data.preferences import ANONYMOUS, Comparison
 from attune.models.data.splits import SplitInvalid, split
 from attune.models.data.tables import TableInvalid, read_rows
 
@@ -23,14 +23,23 @@ def records(source, reading=None):
     return list(read_comparisons(source, reading).records())
 
 
+FIRST = f"{ANONYMOUS}1"
 PAIR = {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea."}
 
 
 # --- shapes ---------------------------------------------------------------------------------------------------------
 
 
-def test_pairs_without_users_are_one_persons(tmp_path):
-    assert records(write_lines(tmp_path / "a.jsonl", [PAIR])) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+def test_rows_without_a_user_are_never_one_persons(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [PAIR | {"user": None}, PAIR | {"user": None}, PAIR | {"user": "u1"}])
+    told = read_comparisons(path)
+    assert told.users == (FIRST, f"{ANONYMOUS}2", "u1")
+    assert told.anonymous.tolist() == [True, True, False]
+    found = survey(path, Reading())
+    assert (found.users, found.anonymous, found.per_user) == (1, 2, (1, 1.0, 1))
+    assert "2 rows have no user: they tell what everybody likes, and nothing of a person" in found.warnings
+    with pytest.raises(RowsInvalid, match="names that begin with 'anonymous:' stand for rows without a user"):
+        read_comparisons(write_lines(tmp_path / "b.jsonl", [PAIR | {"user": "anonymous:7"}]))
 
 
 def test_every_optional_column_of_a_pair_is_read(tmp_path):
@@ -42,7 +51,7 @@ def test_every_optional_column_of_a_pair_is_read(tmp_path):
 def test_a_transcript_becomes_the_prompt_that_the_service_makes_of_its_messages(tmp_path):
     start = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant: "
     found = records(write_lines(tmp_path / "a.jsonl", [{"chosen": start + "Because.", "rejected": start + "No idea."}]))
-    assert found == [Comparison(ANYONE, "user: Hi\nassistant: Hello.\nuser: Why?", "Because.", "No idea.")]
+    assert found == [Comparison(FIRST, "user: Hi\nassistant: Hello.\nuser: Why?", "Because.", "No idea.")]
 
 
 def test_messages_of_one_question_are_the_question_itself(tmp_path):
@@ -51,9 +60,9 @@ def test_messages_of_one_question_are_the_question_itself(tmp_path):
         "chosen": [*asked, {"role": "assistant", "content": "Because."}],
         "rejected": [*asked, {"role": "assistant", "content": "No idea."}],
     }
-    assert records(write_lines(tmp_path / "a.jsonl", [row])) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+    assert records(write_lines(tmp_path / "a.jsonl", [row])) == [Comparison(FIRST, "Why?", "Because.", "No idea.")]
     row = {"prompt": asked, "chosen": row["chosen"][1:], "rejected": "No idea."}
-    assert records(write_lines(tmp_path / "b.jsonl", [row])) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+    assert records(write_lines(tmp_path / "b.jsonl", [row])) == [Comparison(FIRST, "Why?", "Because.", "No idea.")]
 
 
 def test_each_attribute_is_a_user_who_prefers_the_higher_score(tmp_path):
@@ -87,11 +96,13 @@ def test_pairs_of_one_prompt_are_limited(tmp_path):
 def test_columns_may_have_other_names(tmp_path):
     row = {"instruction": "Why?", "better": "Because.", "worse": "No idea.", "id": 1}
     reading = Reading(columns={"prompt": "instruction", "chosen": "better", "rejected": "worse"}, ignore=frozenset({"id"}))
-    assert records(write_lines(tmp_path / "a.jsonl", [row]), reading) == [Comparison(ANYONE, "Why?", "Because.", "No idea.")]
+    assert records(write_lines(tmp_path / "a.jsonl", [row]), reading) == [Comparison(FIRST, "Why?", "Because.", "No idea.")]
 
 
 def test_columns_of_no_shape_are_refused_with_what_each_needs():
-    with pytest.raises(TableInvalid, match=r"question make no known shape. Needed: pairs: chosen, rejected; scores: prompt, response"):
+    with pytest.raises(
+        TableInvalid, match=r"question make no known shape. Needed: pairs: chosen, rejected; votes: response_a, response_b, winner; ratings"
+    ):
         shape_of(["question"])
 
 
@@ -117,6 +128,9 @@ def test_an_unknown_column_is_refused_by_name_before_everybody_becomes_one_perso
         ({"weight": 0}, "weight: is 0; it must be above 0"),
         ({"weight": float("nan")}, "weight: is nan; a finite number"),
         ({"user": " "}, "user: is ' '; a name or a number"),
+        ({"prompt": "\ud800 x"}, "prompt: half of a surrogate pair at character 1"),
+        ({"time_s": "yesterday"}, "time_s: is 'yesterday'; a time is needed, as RFC 3339 or Unix seconds"),
+        ({"time_s": 1_800_000_000_000}, "time_s: is 1800000000000; a time in seconds is needed, and this looks like milliseconds"),
         ({"tie": "yes"}, "tie: is 'yes'; true or false"),
         ({"late": 1}, "late: no such column in the rows before"),
     ],
@@ -173,8 +187,8 @@ def test_an_empty_table_is_refused(tmp_path):
 
 
 def test_one_user_cannot_be_split_by_user_and_the_check_says_so(tmp_path):
-    path = write_lines(tmp_path / "a.jsonl", [PAIR, PAIR | {"chosen": "So."}])
-    with pytest.raises(SplitInvalid, match="1 users are too few"):
+    path = write_lines(tmp_path / "a.jsonl", [PAIR | {"user": "ann"}, PAIR | {"user": "ann", "chosen": "So."}])
+    with pytest.raises(SplitInvalid, match="1 user is too few"):
         split(read_comparisons(path), "user", (0.5, 0.25, 0.25), seed=0)
     assert any(text.startswith("one user only") for text in survey(path, Reading()).warnings)
 
@@ -209,7 +223,7 @@ def test_without_the_extra_the_message_says_what_to_install(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "datasets", None)
     (tmp_path / "a.parquet").write_bytes(b"")
     for source in (tmp_path / "a.parquet", "hf:somebody/something"):
-        with pytest.raises(TableInvalid, match=r"pip install 'attune\[datasets\]'"):
+        with pytest.raises(TableInvalid, match="the extra `datasets` installs"):
             list(read_rows(source))
 
 
@@ -221,7 +235,7 @@ def test_the_check_counts_what_would_be_learned_and_leaves_out_bad_rows(tmp_path
     found = survey(write_lines(tmp_path / "a.jsonl", [*rows, PAIR | {"user": ""}]), Reading())
     assert (found.rows, found.bad, found.comparisons, found.users, found.prompts, found.candidates) == (5, 1, 4, 2, 1, 2)
     assert found.per_user == (2, 2.0, 2)
-    assert found.problems == ("a.jsonl line 5: user: is ''; a name or a number is needed",)
+    assert found.problems == ("a.jsonl line 5: user: is ''; a name or a number is needed, or null where the user is not known",)
     assert "1 comparisons repeat another of the same user" in found.warnings
     assert "1 pairs were decided both ways by the same user" in found.warnings
     assert len(found.sha256) == 64

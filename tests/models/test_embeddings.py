@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,17 @@ def test_a_vector_that_is_not_finite_is_refused_and_what_came_before_is_kept(tmp
     assert sum(again.asked) == 3
 
 
+def test_what_is_written_grows_with_what_is_computed_and_not_with_what_was_there(tmp_path):
+    """Every run adds a file and leaves those before it alone."""
+    trunk, written = BagOfWords(WORDS), []
+    for count in range(1, 5):
+        embed_texts(Texts((("hello", None),), TEXTS.candidates[:count]), trunk, tmp_path, progress=silent)
+        written.append({file.name: file.stat().st_size for file in (tmp_path / "vectors-bag-of-words").iterdir()})
+    assert [len(files) for files in written] == [1, 2, 3, 4]
+    assert all(earlier.items() <= later.items() for earlier, later in pairwise(written))
+    assert all(len(np.load(file)) <= 2 for file in (tmp_path / "vectors-bag-of-words").iterdir())
+
+
 def test_progress_tells_what_is_done_of_what_was_missing(tmp_path):
     told = []
     embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=lambda done, total: told.append((done, total)))
@@ -77,5 +90,5 @@ def test_progress_tells_what_is_done_of_what_was_missing(tmp_path):
 
 def test_a_cache_of_another_width_is_refused_by_its_name(tmp_path):
     embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=silent)
-    with pytest.raises(EmbeddingInvalid, match=r"vectors-bag-of-words\.npy holds vectors \(65,\); this trunk gives \(33,\)"):
+    with pytest.raises(EmbeddingInvalid, match=r"vectors-bag-of-words/[0-9a-f]{16}\.npy holds vectors \(65,\); this trunk gives \(33,\)"):
         embed_texts(TEXTS, BagOfWords(WORDS, width=33), tmp_path, progress=silent)

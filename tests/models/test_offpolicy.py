@@ -177,7 +177,12 @@ def test_files_of_exports_become_a_report(tmp_path):
 
 def test_two_users_with_one_event_id_have_two_comparisons_and_one_takes_back_only_their_own(tmp_path):
     log = tmp_path / "export.jsonl"
-    lines = [{"type": "user", "id": "ada"}, comparison("tour-0", "c1", "c2"), {"type": "user", "id": "bob"}, comparison("tour-0", "c3", "c4")]
+    lines = [
+        {"type": "user", "id": "ada"},
+        comparison("tour-0", "c1", "c2"),
+        {"type": "user", "id": "bob"},
+        comparison("tour-0", "c3", "c4"),
+    ]
     log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     assert [one["chosen"] for one in read_log(log)[1]] == ["c1", "c3"]
     lines.append({"type": "taken-back", "event_id": "tour-0"})

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attune.models.data.graph import answers_of
 from attune.models.data.trunk import Trunk, load_trunk
-from attune.models.export.onnx import ExportFailed, ScorerGraph, answers_of, difference, export_scorer
+from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer
 from attune.models.seam.text import Encoded
 from tests.models.tiny_trunk import write_tiny_trunk
 

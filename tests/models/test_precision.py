@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from attune.models.data.graph import answers_of
 from attune.models.data.trunk import Trunk, load_trunk
-from attune.models.export.onnx import ExportFailed, ScorerGraph, answers_of, difference, export_scorer
+from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer
 from attune.models.export.precision import (
     PrecisionLoss,
     fused_fp16,

@@ -10,9 +10,10 @@ import onnx
 import pytest
 import torch
 
+from attune.models.data.graph import answers_of
 from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
 from attune.models.data.trunk import load_trunk
-from attune.models.export.onnx import ExportFailed, ScorerGraph, answers_of, export_scorer
+from attune.models.export.onnx import ExportFailed, ScorerGraph, export_scorer
 from attune.models.export.router import RouterNotBetter, retrain_router
 from attune.models.export.router_graph import find_router, put_router
 from attune.models.measuring.rows import rows_from_bundle
@@ -92,7 +93,12 @@ def test_a_repeat_gives_the_same_bundle(tmp_path):
 def test_a_router_that_is_no_better_is_not_written(tmp_path):
     rng = np.random.default_rng(0)
     records = [
-        Comparison(f"u{index % 10}", f"tell me about {index}", *(("yes .", "no put it") if rng.random() < 0.5 else ("no put it", "yes .")), context="tea")
+        Comparison(
+            f"u{index % 10}",
+            f"tell me about {index}",
+            *(("yes .", "no put it") if rng.random() < 0.5 else ("no put it", "yes .")),
+            context="tea",
+        )
         for index in range(60)
     ]
     with pytest.raises(RouterNotBetter, match=r"held-out comparisons.*a gain above chance is needed"):

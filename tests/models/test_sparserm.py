@@ -235,11 +235,12 @@ def test_the_scorer_graph_serves_it_with_names_and_examples_from_texts(tmp_path)
     from tokenizers import Tokenizer
 
     from attune.models.data.embeddings import embed_texts
+    from attune.models.data.graph import answers_of
     from attune.models.data.preferences import Comparison, Comparisons
     from attune.models.data.splits import split
     from attune.models.data.token_states import encode_candidates
     from attune.models.data.trunk import load_trunk
-    from attune.models.export.onnx import ScorerGraph, answers_of, export_scorer
+    from attune.models.export.onnx import ScorerGraph, export_scorer
     from attune.models.seam.families_file import read_families, write_families
     from attune.models.seam.sparserm import examples_of
     from attune.models.training.latents import learn_latents

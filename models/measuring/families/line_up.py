@@ -75,7 +75,9 @@ class LineUp:
         }
 
 
-def train_line_up(line_up: LineUp, data: TrainingData, seed: int, names: tuple[str, ...] = ()) -> tuple[list[Learner], dict[str, float]]:
+def train_line_up(
+    line_up: LineUp, data: TrainingData, seed: int, names: tuple[str, ...] = (), *, everybody: TrainingData | None = None
+) -> tuple[list[Learner], dict[str, float]]:
     """Returns the learners of a line-up, and how many seconds each took to train.
 
     Args:
@@ -83,6 +85,7 @@ def train_line_up(line_up: LineUp, data: TrainingData, seed: int, names: tuple[s
         data: what everybody is trained on.
         seed: of every training.
         names: the ones to train; all if empty. The baseline of all differences is always there.
+        everybody: what the baseline, which knows no persons, is trained on; `data` if None.
     """
     wanted = [name for name in (*line_up.served(), *line_up.baselines()) if not names or name in names or name == BASELINE]
     learners: list[Learner] = []
@@ -90,7 +93,7 @@ def train_line_up(line_up: LineUp, data: TrainingData, seed: int, names: tuple[s
     for name in wanted:
         started = time.perf_counter()
         if name in line_up.served():
-            learners += served_learners([line_up.served()[name](data, seed)], data.vectors)
+            learners += served_learners([line_up.served()[name](everybody or data if name == BASELINE else data, seed)], data.vectors)
         else:
             learners.append(line_up.baselines()[name](data, seed))
         took[name] = time.perf_counter() - started

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from attune.models.data.embeddings import Embedder, Vectors, embed_texts
-from attune.models.data.preferences import Comparisons
+from attune.models.data.preferences import ComparisonInvalid, Comparisons
 from attune.models.measuring.families.curves import (
     By,
     Observed,
@@ -88,13 +88,22 @@ def evaluate_families(
         trunk: embeds the texts.
         cache: folder of the embedding cache.
         sizes: how much is measured.
+
+    Raises:
+        ComparisonInvalid: all comparisons are ties.
+        SplitInvalid: there are too few users with a name.
     """
+    if comparisons.tie.all():
+        raise ComparisonInvalid(f"all {len(comparisons):,} comparisons are ties: there is nothing to learn")
+    # Texts are embedded once it is known that there are people enough.
+    _hold_out(comparisons, runs[0], runs[0].seeds[0], sizes)
     vectors = embed_texts(comparisons.texts, trunk, cache)
     results: dict[str, Any] = {
         "data": {
             "name": name,
             "comparisons": len(comparisons),
-            "users": len(np.unique(comparisons.user)),
+            "users": len(np.unique(comparisons.user[~comparisons.anonymous])),
+            "without_user": int(comparisons.anonymous.sum()),
             "texts": len(comparisons.texts.candidates),
             "prompts": len(comparisons.texts.prompts),
             "sha256": comparisons.sha256(),
@@ -135,15 +144,10 @@ def _measure(run: Run, comparisons: Comparisons, vectors: Vectors, sizes: Sizes)
     parts: HeldOut | None = None
     for seed in run.seeds:
         sys.stderr.write(f"{run.name}, seed {seed}\n")
-        parts = hold_out(
-            comparisons,
-            seed=seed,
-            context=max(sizes.counts),
-            targets=sizes.targets,
-            per_user=sizes.per_user,
-            texts_apart=run.texts_apart,
-        )
-        learners, seconds = train_line_up(run.line_up, TrainingData(parts.train, parts.validation, vectors), seed, run.learners)
+        parts = _hold_out(comparisons, run, seed, sizes)
+        data = TrainingData(parts.train, parts.validation, vectors)
+        everybody = replace(data, train=parts.train.join(comparisons.take(comparisons.anonymous)))
+        learners, seconds = train_line_up(run.line_up, data, seed, run.learners, everybody=everybody)
         for name, value in seconds.items():
             took.setdefault(name, []).append(value)
         for kind, (context, targets) in {"unseen": parts.unseen, "seen": parts.seen}.items():
@@ -165,6 +169,18 @@ def _measure(run: Run, comparisons: Comparisons, vectors: Vectors, sizes: Sizes)
         "seconds": took,
         "on": summaries,
     }
+
+
+def _hold_out(comparisons: Comparisons, run: Run, seed: int, sizes: Sizes) -> HeldOut:
+    """Returns the parts of what people with a name said."""
+    return hold_out(
+        comparisons.take(~comparisons.anonymous),
+        seed=seed,
+        context=max(sizes.counts),
+        targets=sizes.targets,
+        per_user=sizes.per_user,
+        texts_apart=run.texts_apart,
+    )
 
 
 def summary(parts: Sequence[Observed]) -> dict[str, Any]:

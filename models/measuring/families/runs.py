@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attune.models.data.adapters import read_comparisons
+from attune.models.data.adapters import Reading, read_comparisons
 from attune.models.data.trunk import load_trunk
 from attune.models.measuring.families.line_up import LineUp
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families
@@ -22,7 +22,7 @@ class RunUnknown(ValueError):
     """A run was asked for that is not made; the message names those that are."""
 
 
-def evaluate_file(data: str, out: Path, *, cache: Path | None, seeds: int, users: int, only: tuple[str, ...]) -> Path:
+def evaluate_file(data: str, reading: Reading, out: Path, *, cache: Path | None, seeds: int, users: int, only: tuple[str, ...]) -> Path:
     """Writes the report on a table of comparisons and returns where it is; see `evaluate_families`.
 
     Raises:
@@ -30,7 +30,7 @@ def evaluate_file(data: str, out: Path, *, cache: Path | None, seeds: int, users
         ComparisonInvalid: the table cannot be read, or its rows are no comparisons; the message names them.
     """
     runs = chosen_runs(standard_runs(), only, seeds)
-    comparisons = read_comparisons(data)
+    comparisons = read_comparisons(data, reading)
     evaluate_families(Path(data).name, comparisons, runs, out, trunk=load_trunk(), cache=cache, sizes=Sizes(users=users))
     return out / "report.md"
 

@@ -1,0 +1,131 @@
+"""Single values of a table's row: users, numbers, times, flags and winners, as JSON has them or as text, which is all that CSV has."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from attune.models.data.preferences import ANONYMOUS
+from attune.models.data.transcripts import ValueInvalid
+
+Winner = Literal["a", "b", "tie"]
+
+_LATEST_S = 1e11
+"""A time beyond the year 5138 is in milliseconds."""
+_TRUE, _FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
+
+
+def column_of(values: Any, name: str) -> Any:
+    """Returns the value of a column; `a.b.0` is looked for inside of column `a` where there is no column of that whole name."""
+    if name in values:
+        return values[name]
+    found = values
+    for step in name.split("."):
+        if isinstance(found, dict):
+            found = found.get(step)
+        elif isinstance(found, list) and step.isdigit() and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return None
+    return found
+
+
+def user_of(value: object, column: str) -> str | None:
+    """Returns a user's name; None where nobody knows whose the row is.
+
+    Raises:
+        ValueInvalid: it is neither a name nor a number, or a name by which rows without a user are told apart.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueInvalid(column, f"is {value!r}; a name or a number is needed, or null where the user is not known")
+    if value.startswith(ANONYMOUS):
+        raise ValueInvalid(column, f"is {value!r}; names that begin with {ANONYMOUS!r} stand for rows without a user")
+    return value
+
+
+def number_of(value: object, column: str) -> float:
+    """Returns a finite number.
+
+    Raises:
+        ValueInvalid: it is none.
+    """
+    found = _as_number(value)
+    if found is None or not math.isfinite(found):
+        raise ValueInvalid(column, f"is {value!r}; a finite number is needed")
+    return found
+
+
+def is_number(value: object) -> bool:
+    """Returns whether a value is a number, or a text that spells one."""
+    return _as_number(value) is not None
+
+
+def time_of(value: object, column: str) -> float | None:
+    """Returns Unix seconds of Unix seconds or of RFC 3339 (`2026-01-31T12:00:00Z`; UTC where no offset is said); None for none.
+
+    Raises:
+        ValueInvalid: it is neither, or milliseconds.
+    """
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    found = _as_number(value)
+    if found is None and isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value.strip())
+        except ValueError:
+            at = None
+        if at is not None:
+            return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    if found is None or not math.isfinite(found):
+        raise ValueInvalid(column, f"is {value!r}; a time is needed, as RFC 3339 or Unix seconds")
+    if abs(found) > _LATEST_S:
+        raise ValueInvalid(column, f"is {value!r}; a time in seconds is needed, and this looks like milliseconds")
+    return found
+
+
+def flag_of(value: object, column: str) -> bool:
+    """Returns true or false; false for none.
+
+    Raises:
+        ValueInvalid: it is neither.
+    """
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
+        return value.strip().lower() in _TRUE
+    raise ValueInvalid(column, f"is {value!r}; true or false is needed")
+
+
+def winner_of(value: object, column: str) -> Winner:
+    """Returns which of two answers won: `a`, `b` or `tie`, also as `model_a`, `response_b` or `tie (bothbad)`.
+
+    Raises:
+        ValueInvalid: it is none of them.
+    """
+    word = value.strip().lower() if isinstance(value, str) else ""
+    word = word.removeprefix("model_").removeprefix("response_").partition(" ")[0]
+    match word:
+        case "a" | "b" | "tie":
+            return word
+        case _:
+            raise ValueInvalid(column, f"is {value!r}; a, b or tie is needed")
+
+
+def _as_number(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return None

@@ -1,0 +1,125 @@
+"""Tables as people have them: separated values, votes, times as text, columns inside of columns, and the clean copy of any."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from attune.models.__main__ import app
+from attune.models.data.adapters import Reading, RowsInvalid, read_comparisons
+from attune.models.data.check import survey
+from attune.models.data.preferences import Comparison
+from attune.models.data.tables import TableInvalid, read_rows
+
+DAY = 1_800_000_000.0
+
+
+def told(path, reading=None):
+    return list(read_comparisons(path, reading).records())
+
+
+def test_separated_values_are_read_with_quotes_line_breaks_and_packed(tmp_path):
+    text = (
+        "user,prompt,chosen,rejected,tie,weight,time_s\n"
+        'ann,Why?,"Because, well,\nso.",No idea.,false,2,2027-01-15T08:00:00Z\n'
+        "bob,Why?,So.,No.,,,\n"
+    )
+    (tmp_path / "a.csv").write_bytes(text.encode("utf-8-sig"))
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(b"prompt\tchosen\trejected\tuser\nWhy?\tSo.\tNo.\tbob\n"))
+    (tmp_path / "c.csv").write_text("prompt;chosen;rejected;user\nWhy?;So.;No.;bob\n")
+    long = Comparison("ann", "Why?", "Because, well,\nso.", "No idea.", weight=2.0, time_s=DAY)
+    short = Comparison("bob", "Why?", "So.", "No.")
+    assert told(tmp_path / "a.csv") == [long, short]
+    assert told(tmp_path / "b.tsv.gz") == told(tmp_path / "c.csv") == [short]
+
+
+def test_a_bad_row_of_separated_values_is_named_by_the_line_where_it_begins(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,chosen,rejected\nWhy?,"So,\nwell.",No.\nWhy?,So.\n')
+    with pytest.raises(RowsInvalid, match=r"a\.csv line 4: has 2 cells; the first line names 3 columns"):
+        told(path)
+    path.write_bytes(b"prompt,chosen,rejected\nWhy?,\xff,No.\n")
+    with pytest.raises(TableInvalid, match=r"a\.csv is not UTF-8: byte 0xff"):
+        told(path)
+    path.write_text("prompt,prompt\n")
+    with pytest.raises(TableInvalid, match="names a column twice"):
+        list(read_rows(path))
+    path.write_text("response,user,rating\nx,ann,five\ny,ann,3\n")
+    with pytest.raises(RowsInvalid, match="line 2: rating: is 'five'; a finite number"):
+        told(path)
+
+
+def test_an_answer_of_any_length_fits_a_cell(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nWhy?," + "so " * 100_000 + ",No.\n")
+    assert len(told(tmp_path / "a.csv")[0].chosen) == 300_000
+
+
+def test_scores_of_separated_values_are_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,response,detail\nWhy?,long,5\nWhy?,short,2.5\n")
+    assert told(tmp_path / "a.csv") == [Comparison("detail", "Why?", "long", "short")]
+
+
+@pytest.mark.parametrize(
+    ("winner", "chosen", "tie"), [("a", "A", False), ("model_b", "B", False), ("Response_A", "A", False), ("tie (bothbad)", "A", True)]
+)
+def test_votes_say_who_won(tmp_path, winner, chosen, tie):
+    row = {"prompt": "Why?", "response_a": "A", "response_b": "B", "winner": winner, "user": "ann", "time_s": "2027-01-15T09:00:00+01:00"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    (one,) = told(tmp_path / "a.jsonl")
+    assert (one.chosen, one.tie, one.time_s) == (chosen, tie, DAY)
+
+
+def test_votes_may_be_conversations_and_another_winner_is_refused(tmp_path):
+    sides = {
+        f"conversation_{side}": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": side.upper()}] for side in ("a", "b")
+    }
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({**sides, "winner": "model_b"}))
+    reading = Reading(columns={"response_a": "conversation_a", "response_b": "conversation_b"})
+    (one,) = told(path, reading)
+    assert (one.prompt, one.chosen, one.rejected) == ("Why?", "B", "A")
+    path.write_text(json.dumps({"prompt": "Why?", "response_a": "A", "response_b": "B", "winner": "left"}))
+    with pytest.raises(RowsInvalid, match="winner: is 'left'; a, b or tie is needed"):
+        told(path)
+
+
+def test_a_column_may_be_inside_of_another(tmp_path):
+    row = {"meta": {"user": {"id": 7}}, "turns": [{"text": "Why?"}], "chosen": "So.", "rejected": "No."}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row))
+    reading = Reading.from_words("", ["user=meta.user.id", "prompt=turns.0.text"], [])
+    assert told(path, reading) == [Comparison("7", "Why?", "So.", "No.")]
+    with pytest.raises(TableInvalid, match=r"there is no column about\.user"):
+        told(path, Reading(columns={"user": "about.user"}))
+
+
+def test_the_clean_copy_holds_what_was_read_and_needs_no_options(tmp_path):
+    rows = [
+        {"q": "Why?", "chosen": "So.", "rejected": "No.", "user": "ann", "time_s": "2027-01-15T08:00:00Z", "id": 1},
+        {"q": "Why?", "chosen": "So.", "rejected": "No.", "user": None, "weight": 2, "tie": True, "context": "short", "id": 2},
+        {"q": "Why?", "chosen": "", "rejected": "No.", "user": "bob", "id": 3},
+    ]
+    path, clean = tmp_path / "a.jsonl", tmp_path / "out" / "clean.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    shown = CliRunner().invoke(app, ["data", "check", str(path), "--column", "prompt=q", "--ignore", "id", "--write", str(clean)])
+    assert shown.exit_code == 1
+    assert f"wrote 2 comparisons to {clean}; 1 bad rows are not in it" in shown.stderr
+    again = told(clean)
+    assert [(one.chosen, one.time_s, one.tie, one.context, one.weight) for one in again] == [
+        ("So.", DAY, False, None, 1.0),
+        ("So.", None, True, "short", 2.0),
+    ]
+    assert survey(clean, Reading()).anonymous == 1
+    as_json = CliRunner().invoke(app, ["data", "check", str(clean), "--json"])
+    assert (as_json.exit_code, json.loads(as_json.stdout)["comparisons"]) == (0, 2)
+
+
+def test_the_sample_in_the_repository_is_what_its_command_writes(tmp_path):
+    from demo.sample import write_sample
+    from tests.project.tree import ROOT
+
+    assert write_sample(tmp_path / "sample.jsonl") == 200
+    assert (tmp_path / "sample.jsonl").read_bytes() == (ROOT / "examples" / "prefs-sample.jsonl").read_bytes()

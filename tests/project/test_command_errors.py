@@ -1,0 +1,133 @@
+"""Whatever is wrong with what a command is given, it says so in a sentence and exits with 1; the whole is shown where it is asked for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from attune.command_line import in_words, plain_app, plain_group
+from attune.models.__main__ import app
+
+ROW = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+EXPORT = [{"type": "user", "id": "ada"}, {"type": "comparison", "event_id": "e1", "prompt": "p", "chosen_text": "a", "rejected_text": "b"}]
+FILES = {
+    "empty.jsonl": b"",
+    "columns.jsonl": b'{"question": 1}',
+    "packed.jsonl.gz": b"not gzip",
+    "cut.jsonl.gz": gzip.compress(json.dumps(ROW).encode() * 999)[:60],
+    "nan.jsonl": json.dumps(ROW | {"weight": float("nan")}).encode(),
+    "deep.jsonl": b'{"prompt": ' + b"[" * 100_000,
+    "latin.jsonl": '{"prompt": "é"}'.encode("latin-1"),
+    "binary.jsonl": bytes(range(256)),
+    "surrogate.jsonl": b'{"user": "u", "prompt": "\\ud800", "chosen": "a", "rejected": "b"}',
+    "one-user.jsonl": "\n".join(json.dumps(ROW | {"user": "u", "chosen": f"so {n}"}) for n in range(9)).encode(),
+    "ties.jsonl": "\n".join(json.dumps(ROW | {"user": f"u{n}", "tie": True}) for n in range(90)).encode(),
+    "nobody.jsonl": "\n".join(json.dumps(ROW | {"chosen": f"so {n}"}) for n in range(9)).encode(),
+    "export.jsonl": "\n".join(map(json.dumps, EXPORT)).encode(),
+    "absent.jsonl": None,
+    "prefs.xlsx": b"PK",
+}
+READERS = (["data", "check"], ["measure", "families"], ["measure", "policy"], ["train", "router"])
+FINE = {("data", "one-user.jsonl"), ("data", "ties.jsonl"), ("data", "nobody.jsonl")}
+"""Odd, and told with a warning: they can be read."""
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+def test_a_file_that_a_command_cannot_use_is_a_sentence_and_exit_code_1(tmp_path, monkeypatch, command, name):
+    monkeypatch.chdir(tmp_path)
+    if FILES[name] is not None:
+        (tmp_path / name).write_bytes(FILES[name])
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    given = {"policy": ["--decisions", name, "--feedback", name], "router": ["--bundle", str(bundle), "--comparisons", name]}
+    shown = CliRunner().invoke(app, [*command, *given.get(command[1], [name])])
+    if (command[0], name) in FINE:
+        assert shown.exit_code == 0, shown.output
+        return
+    assert shown.exit_code == 1, shown.output
+    assert isinstance(shown.exception, SystemExit)
+    assert not re.search(r"Traceback|\w+(Error|Invalid|Failed):|\[Errno", shown.output), shown.output
+    assert shown.output.strip()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bundle", "show", "none"],
+        ["portfolio", "show", "none"],
+        ["portfolio", "vllm", "none"],
+        ["portfolio", "build", "--base", "none", "--rewards", "no_such:THING", "--prompts", "none.txt"],
+        ["portfolio", "build", "--base", "none", "--rewards", "tests.models.tiny_causal:REWARDS", "--prompts", "none.txt"],
+        ["measure", "members", "none", "--base", "none", "--rewards", "tests.models.tiny_causal:REWARDS", "--prompts", "none.txt"],
+        ["train", "router", "--bundle", "none", "--comparisons", "none.jsonl"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_folder_or_module_that_is_not_there_is_named(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 1, shown.output
+    assert not re.search(r"Traceback|\[Errno", shown.output), shown.output
+    assert re.search("none|no_such", shown.output)
+
+
+def test_rewards_of_a_module_in_the_current_folder_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = "from tests.models.tiny_causal import REWARDS as MINE\n"
+    (tmp_path / "rewards_of_this_folder.py").write_text(source)
+    from attune.models.portfolio.inputs import load_rewards
+
+    assert load_rewards("rewards_of_this_folder:MINE").names == ("short", "vowels")
+
+
+def failing(error):
+    """Returns an application whose one command, two groups deep, raises `error`."""
+    root, group = plain_app("All."), plain_group("Some.")
+    root.add_typer(group, name="group")
+
+    @group.command("fail")
+    def fail():
+        raise error
+
+    @group.command("other")
+    def other():
+        pass
+
+    return root
+
+
+def test_the_whole_error_is_shown_where_it_is_asked_for():
+    error = ValueError("the file has no rows")
+    plain = CliRunner().invoke(failing(error), ["group", "fail"])
+    assert (plain.exit_code, plain.stderr.endswith(": the file has no rows\n")) == (1, True)
+    for words in (["--traceback", "group", "fail"], ["group", "fail", "--traceback"]):
+        assert CliRunner().invoke(failing(error), words).exception is error
+    assert CliRunner().invoke(failing(typer.Exit(3)), ["group", "fail"]).exit_code == 3
+    assert CliRunner().invoke(failing(typer.BadParameter("no")), ["group", "fail"]).exit_code == 2
+    assert CliRunner().invoke(failing(error), ["group", "nothing"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            r"needs torch: pip install '\.\[train\]' in a checkout, or .*\.whl\[train\]'",
+        ),
+        (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime.capi"), r"needs onnxruntime: pip install '\.\[cpu\]'"),
+        (ModuleNotFoundError("No module named 'mine'", name="mine"), "^this needs mine, which is not installed$"),
+        (FileNotFoundError(2, "No such file or directory", "prefs.jsonl"), "^prefs.jsonl: no such file or directory$"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (MemoryError(), "takes more memory than there is"),
+        (KeyError("user"), "a mistake in the program .KeyError: 'user'.; please report it with what --traceback shows"),
+        (ValueError(""), "a mistake in the program"),
+    ],
+)
+def test_errors_are_put_into_words(error, said):
+    assert re.search(said, in_words(error))
