@@ -1,6 +1,6 @@
 """The export format: everything that is stored of users as JSON lines, written and read here and nowhere else.
 
-    what is stored of a user ─> UserLine, then its lines ─> encode_line ─> GET /users/{user}/export
+    what is stored of a user ─> UserLine, then its lines ─> line_object ─> GET /users/{user}/export
     one or many exports in a file ─> read_export ─> Export: a log for each user, and what was passed over
 
 A line without `type` belongs to no export; it is handed on as it is, so that a file of plain records is read by whoever knows
@@ -9,7 +9,6 @@ them. A kind of line that this version does not know is counted and passed over.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,11 +153,6 @@ def line_object(line: ExportLine) -> dict[str, Any]:
             return {"type": "taken-back", "event_id": event_id}
         case DecisionLine(decision_id, content):
             return {"type": "decision", **content, "decision_id": decision_id}
-
-
-def encode_line(line: ExportLine) -> bytes:
-    """Returns the line as it is written, with its end."""
-    return json.dumps(line_object(line), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def read_export(path: Path) -> Export:

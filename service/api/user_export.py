@@ -1,14 +1,25 @@
-"""`GET /users/{user}/export`: everything that is stored of a user, one JSON object a line, in the order of the store."""
+"""`GET /users/{user}/export`: everything that is stored of a user, in the order of the store and the format of `seam.exports`."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from attune.models.seam.exports import (
+    ComparisonLine,
+    DecisionLine,
+    ExportLine,
+    LastMemberLine,
+    ReplayedLine,
+    SumLine,
+    TakenBackLine,
+    UserLine,
+    line_object,
+)
 from attune.service.api.answers import also, fields_of, problems, rfc3339, to_json
 from attune.service.api.decisions import decision_answer
 from attune.service.api.users import checked_user
@@ -52,48 +63,44 @@ async def export_user(user: Segment, request: Request) -> Response:
 async def _lines(
     call: Call, user: str, key: UserKey, first: Exported | None, source: AsyncGenerator[Exported, None]
 ) -> AsyncGenerator[bytes, None]:
-    yield to_json({"type": "user", "id": user, "tag": key.tag, "exported_at": rfc3339(call.runtime.clock())}) + b"\n"
+    yield _encoded(UserLine(user, key.tag, rfc3339(call.runtime.clock())))
     try:
         async with aclosing(source):
             if first is not None:
-                yield to_json(_line(key, first)) + b"\n"
+                yield _encoded(_line(key, first))
             async for entry in source:
-                yield to_json(_line(key, entry)) + b"\n"
+                yield _encoded(_line(key, entry))
     except Exception as error:  # noqa: BLE001  the status is sent: an export that is cut short says so in its last line
         yield to_json({"error": document(failed_in_stream(call, error), call.request_id)}) + b"\n"
 
 
-def _line(key: UserKey, entry: Exported) -> dict[str, Any]:
+def _line(key: UserKey, entry: Exported) -> ExportLine:
     match entry:
         case StoredSum(basis, total):
-            times = {"first_seen": rfc3339(total.first_seen_s), "last_seen": rfc3339(total.last_seen_s)}
-            numbers = {"comparisons": total.count, "epoch": total.epoch, "evidence": total.evidence.tolist()}
-            return {"type": "sum", "basis": basis, **times, **numbers}
+            times = rfc3339(total.first_seen_s), rfc3339(total.last_seen_s)
+            return SumLine(basis, total.count, total.epoch, tuple(total.evidence.tolist()), *times)
         case LoggedComparison():
-            return {
-                "type": "comparison",
-                "event_id": entry.event_id,
-                "basis": entry.basis,
-                "epoch": entry.epoch,
-                "observed_at": rfc3339(entry.observed_s),
-                **read_payload(entry.payload),
-                "evidence": entry.evidence.tolist(),
-            }
+            return ComparisonLine(
+                entry.event_id,
+                entry.basis,
+                entry.epoch,
+                rfc3339(entry.observed_s),
+                read_payload(entry.payload),
+                tuple(entry.evidence.tolist()),
+            )
         case ReplayedEvidence():
-            return {
-                "type": "replayed",
-                "event_id": entry.event_id,
-                "basis": entry.basis,
-                "epoch": entry.epoch,
-                "observed_at": rfc3339(entry.observed_s),
-                "evidence": entry.evidence.tolist(),
-            }
+            learned = entry.event_id, entry.basis, entry.epoch, rfc3339(entry.observed_s)
+            return ReplayedLine(*learned, tuple(entry.evidence.tolist()))
         case LastMember(member):
-            return {"type": "last-member", "member": member}
+            return LastMemberLine(member)
         case TakenBack(event_id):
-            return {"type": "taken-back", "event_id": event_id}
+            return TakenBackLine(event_id)
         case StoredDecision(decision_id, record):
             try:
-                return {"type": "decision", **fields_of(decision_answer(decision_id, key.tag, unpack(record)))}
+                return DecisionLine(decision_id, fields_of(decision_answer(decision_id, key.tag, unpack(record))))
             except RecordUnreadable as error:
-                return {"type": "decision", "decision_id": decision_id, "unreadable": str(error)}
+                return DecisionLine(decision_id, {"unreadable": str(error)})
+
+
+def _encoded(line: ExportLine) -> bytes:
+    return to_json(line_object(line)) + b"\n"

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from attune.models.seam.families import Row
-from attune.models.seam.padding import pad
+from attune.models.seam.padding import INPUTS, pad
 from attune.models.seam.precision import Precision
 from attune.models.seam.text import Encoded
 from attune.service.batching.cores import usable_cores
-from attune.service.batching.session import INPUTS, ScorerRefused, rows_of
+from attune.service.batching.session import ScorerRefused, rows_of
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
