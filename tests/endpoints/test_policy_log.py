@@ -28,7 +28,7 @@ async def test_an_export_becomes_duels_with_their_logged_propensities(service: S
     results = evaluate_log(logs, logs, tmp_path / "out")
     assert (results["duels"], results["users"], sorted(results["members"])) == (duels, 3, ["concise", "detailed", "warm"])
     assert results["left_out"] == {"comparisons of texts": 3, "decisions nobody compared": 3}
-    assert results["policies"]["uniform"]["dr"][0] == pytest.approx(0.5)
+    assert results["policies"]["uniform"]["dr"]["value"] == pytest.approx(0.5)
     assert results["policies"]["sampling"]["unsupported"] == 0.0
     decision = await service.get(f"/decisions/{made['decision_id']}")
     kept = [line for line in map(json.loads, logs.read_text("utf-8").splitlines()) if line.get("decision_id") == made["decision_id"]]
