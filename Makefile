@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help serve bundle test fast check format reference docs demo bench clean
+.PHONY: help serve bundle test fast check format reference docs demo bench bench-peers clean
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,11 @@ demo: $(VENV)/.stamp-dev ## train the demo from its seeds: language model, adapt
 
 bench: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure: scoring against the raw ceiling, feedback, state, simulated users over HTTP
 	PATH="$(abspath $(BIN)):$$PATH" ATTUNE_DATA_DIR=$${ATTUNE_DATA_DIR:-$(DATA_DIR)} loadtest/bench.sh
+
+bench-peers: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure beside other gateways and scorers, each in a virtual environment of its own
+	loadtest/peers/install.sh .venv-peers
+	$(BIN)/python loadtest/peers/compare.py gateways "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)"
+	$(BIN)/python loadtest/peers/compare.py scorers "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)"
 
 clean: ## remove the virtual environment, builds and caches; users and bundles in the data directory stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,7 +20,7 @@ done
 
 title() { printf '\n== %s\n' "$1"; }
 title "feedback by ids, one at a time";                    python loadtest/feedback.py --url "$url"
-title "score, 32 clients, mixed lengths, against raw ORT"; python loadtest/score_ceiling.py "$bundle" --url "$url"
+title "score, equal and skewed lengths, 1, 4 and 32 texts a request, against raw ORT"; python loadtest/score_ceiling.py "$bundle" --url "$url"
 title "simulated users over HTTP";                         python -m demo simulated-users --url "$url" --users "${BENCH_USERS:-50}"
 kill -TERM $server; wait $server || true
 title "bytes in Redis";                                    python loadtest/state_memory.py

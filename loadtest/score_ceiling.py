@@ -3,12 +3,11 @@
     python loadtest/score_ceiling.py BUNDLE                              the batcher, in this process
     python loadtest/score_ceiling.py BUNDLE --url http://127.0.0.1:8000  a running server, through POST /score
 
-`--clients` concurrent clients (32) take requests of `--responses` texts each (4) from one seeded list; a text has 16 to 256
-tokens, prompt included. The ceiling is one session in this process on the same texts, as arrays made beforehand, sorted by
-length and cut at a budget of padded tokens: the fastest of five budgets and two sets of session options, tried on a quarter
-of the requests. A round is one pass of either; absolute figures drift with the machine, so only the ratio within a round
-counts. The CPU time that a text costs the one who scores it (with --url the server, as its /metrics say) is printed beside
-it: on a machine that others use as well it is the steadier figure, though threads that spin while they wait count too.
+For equal and skewed lengths (`workloads`) and for 1, 4 and 32 texts a request, `--clients` concurrent clients (32) take requests from one
+seeded list. The ceiling is one session in this process on the same texts, as arrays made beforehand, sorted by length over all of them and
+cut at the best budget. A round is one pass of either, in turn first; absolute figures drift with the machine, so only the ratio within a
+round counts, by the clock and by the CPU time of whoever scores (with --url all of the server's processes, as its /metrics say). Then the
+skewed texts, one a request, in an open loop at 70 % of the capacity just measured: latencies in mean batches of the server.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ import random
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,118 +28,36 @@ from statistics import median
 import httpx
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+from workloads import LAWS, Pass, ScoreRequest, fastest, make_requests, raw_sessions, run_raw, sorted_batches, summary
 
-from attune.models.seam.bundle import read_bundle
+from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.padding import pad
-from attune.models.seam.text import Encoded, TextEncoder
+from attune.models.seam.precision import choose_scorer
 from attune.service.batching.batcher import Batcher
 from attune.service.batching.calibrate import calibrate, filler
 from attune.service.batching.cores import usable_cores
-from attune.service.batching.session import CPU, CUDA, ScorerSession, installed_runtime, session_options, with_options
+from attune.service.batching.engines import open_engine
+from attune.service.batching.session import installed_runtime
 from attune.service.batching.submission import BatchReport
 
-BUDGETS = (128, 256, 512, 1024, 2048)
 DEADLINE_S = 120.0
-WORDS = [
-    *("the", "a", "and", "of", "to", "in", "it", "is", "you", "that", "he", "was", "for", "on", "are", "with", "as", "his", "they", "be"),
-    *("one", "have", "this", "from", "word", "what", "some", "can", "out", "other", "were", "all", "there", "when", "use", "your", "how"),
-    *("water", "call", "first", "who", "may", "down", "side", "been", "now", "find", "any", "new", "work", "part", "take", "place", "year"),
-]
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRequest:
-    """One request: the texts a client sends, and what the scorer makes of them."""
+class Batches:
+    """What a server has run so far: batches, and the seconds that they took."""
 
-    prompt: str
-    responses: list[str]
-    rows: list[Encoded]
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass over all requests: wall-clock and CPU time of the one who scores, and each request's latency, seconds."""
-
-    elapsed_s: float
-    cpu_s: float
-    latencies_s: list[float]
-
-
-def make_requests(encoder: TextEncoder, *, count: int, responses: int, seed: int, longest: int) -> list[ScoreRequest]:
-    """Returns requests whose texts have lengths drawn uniformly from 16 tokens to `longest`."""
-    draw = random.Random(seed)
-    made = []
-    for _ in range(count):
-        prompt = " ".join(draw.choices(WORDS, k=draw.randint(4, 10)))
-        texts = [_response(encoder, prompt, draw, draw.randint(16, longest)) for _ in range(responses)]
-        made.append(ScoreRequest(prompt, texts, encoder.candidates(prompt, texts)))
-    return made
-
-
-def _response(encoder: TextEncoder, prompt: str, draw: random.Random, tokens: int) -> str:
-    words = draw.choices(WORDS, k=tokens)
-    for _ in range(8):  # a word is one token in most vocabularies; where it is not, a few corrections come close enough
-        over = len(encoder.candidates(prompt, [" ".join(words)])[0]) - tokens
-        if over <= 0:
-            break
-        del words[max(1, len(words) - over) :]
-    return " ".join(words)
-
-
-# --- the ceiling ------------------------------------------------------------------------------------------------------
-
-
-def sorted_batches(rows: Sequence[Encoded], budget_tokens: int) -> Iterator[list[Encoded]]:
-    """Yields all rows, shortest first, in batches of at most `budget_tokens` padded tokens."""
-    batch: list[Encoded] = []
-    for row in sorted(rows, key=len):
-        if batch and len(row) * (len(batch) + 1) > budget_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def raw_sessions(path: Path, threads: int) -> dict[str, onnxruntime.InferenceSession]:
-    """Returns the graph in a session with the runtime's own options, and in one with the service's."""
-    defaults = onnxruntime.SessionOptions()
-    defaults.intra_op_num_threads = threads
-    available = onnxruntime.get_available_providers()
-    providers = [with_options(name) for name in (CUDA, CPU) if name in available]
-    options = {"the runtime's options": defaults, "the service's options": session_options(threads)}
-    return {name: onnxruntime.InferenceSession(path, each, providers=providers) for name, each in options.items()}
-
-
-def run_raw(session: onnxruntime.InferenceSession, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Pass:
-    """Runs the arrays through the session and nothing else."""
-    started_s, cpu_s = time.perf_counter(), time.process_time()
-    for arrays in batches:
-        session.run(None, arrays)
-    return Pass(time.perf_counter() - started_s, time.process_time() - cpu_s, [])
-
-
-def fastest(sessions: Mapping[str, onnxruntime.InferenceSession], rows: Sequence[Encoded]) -> tuple[str, int]:
-    """Prints texts/s of each session and budget, the better of two passes in turn, and returns the fastest pair."""
-    cut = {budget: [pad(batch) for batch in sorted_batches(rows, budget)] for budget in BUDGETS}
-    taken_s: dict[tuple[str, int], float] = {}
-    for key in 2 * [(name, budget) for budget in BUDGETS for name in sessions]:
-        taken_s[key] = min(taken_s.get(key, math.inf), run_raw(sessions[key[0]], cut[key[1]]).elapsed_s)
-    for name in sessions:
-        print(f"raw with {name}, texts/s by budget: {', '.join(f'{each}: {len(rows) / taken_s[name, each]:.1f}' for each in BUDGETS)}")
-    return min(taken_s, key=lambda key: taken_s[key])
-
-
-# --- what is served ---------------------------------------------------------------------------------------------------
+    count: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What is measured against the ceiling: how a request is sent, and how much CPU time its scorer has used so far, seconds."""
+    """What is measured: how a request is sent, how much CPU time its scorer has used, seconds, and which batches it has run."""
 
     send: Callable[[ScoreRequest], Awaitable[None]]
     cpu_s: Callable[[], Awaitable[float]]
+    batches: Callable[[], Awaitable[Batches]]
 
 
 async def run_clients(requests: Sequence[ScoreRequest], clients: int, served: Served) -> Pass:
@@ -153,40 +71,59 @@ async def run_clients(requests: Sequence[ScoreRequest], clients: int, served: Se
             await served.send(request)
             latencies_s.append(time.perf_counter() - sent_s)
 
-    started_s, cpu_s = time.perf_counter(), await served.cpu_s()
+    cpu_s, started_s = await served.cpu_s(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
+        for _ in range(min(clients, len(requests))):
             group.create_task(client())
-    return Pass(time.perf_counter() - started_s, await served.cpu_s() - cpu_s, latencies_s)
+    elapsed_s = time.perf_counter() - started_s
+    return Pass(elapsed_s, await served.cpu_s() - cpu_s, latencies_s)
 
 
-async def measure_batcher(
-    options: argparse.Namespace,
-    raws: Mapping[str, onnxruntime.InferenceSession],
-    session: ScorerSession,
-    requests: Sequence[ScoreRequest],
-    longest: int,
-) -> list[float]:
-    """Alternates the ceiling with the batcher, calibrated and with a session made as the service does."""
-    calibration = calibrate(session, max_text_tokens=longest)
-    measured = ", ".join(f"{budget}: {speed:,.0f}" for budget, speed in calibration.measured.items())
+async def run_open_loop(requests: Sequence[ScoreRequest], per_s: float, seconds: float, served: Served, seed: int) -> None:
+    """Sends requests at random times, `per_s` on average, whatever is still unanswered, and prints their latencies."""
+    draw, before = random.Random(seed), await served.batches()
+    latencies_s: list[float] = []
+
+    async def one(request: ScoreRequest) -> None:
+        sent_s = time.perf_counter()
+        await served.send(request)
+        latencies_s.append(time.perf_counter() - sent_s)
+
+    started_s = due_s = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        while due_s - started_s < seconds:
+            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+            group.create_task(one(draw.choice(requests)))
+            due_s += draw.expovariate(per_s)
+    after = await served.batches()
+    batch_s = (after.seconds - before.seconds) / max(1.0, after.count - before.count)
+    p50, p99 = np.percentile(latencies_s, [50, 99])
     print(
-        f"calibrated in {calibration.elapsed_s:.1f} s: {calibration.budget_tokens} tokens, overhead {calibration.overhead_tokens:.0f} "
-        f"(tokens/s {measured})"
+        f"open loop at {per_s:.1f} requests/s for {seconds:g} s: p50 {1e3 * p50:.0f} ms, p99 {1e3 * p99:.0f} ms; "
+        f"mean batch {1e3 * batch_s:.1f} ms, p99 is {p99 / batch_s:.1f} mean batches"
     )
+
+
+async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncExitStack) -> Served:
+    """Returns the batcher in this process, calibrated as the service does."""
+    precision, file = choose_scorer(bundle.scorers, options.precision)
+    engine = open_engine(bundle.path / file.file, precision, threads=options.threads, require_gpu=False)
+    found = calibrate(engine, max_text_tokens=bundle.template.max_tokens)
+    print(f"calibrated: {found.told()}, overhead {found.overhead_tokens:.0f} tokens")
     reports: list[BatchReport] = []
     batcher = Batcher(
-        session,
-        max_items=4096,
-        max_tokens=1 << 20,
-        max_text_tokens=longest,
-        budget_tokens=calibration.budget_tokens,
-        overhead_tokens=calibration.overhead_tokens,
-        tokens_per_s=calibration.tokens_per_s,
+        engine,
+        max_items=1 << 16,
+        max_tokens=1 << 24,
+        max_text_tokens=bundle.template.max_tokens,
+        budget_tokens=found.budget_tokens,
+        overhead_tokens=found.overhead_tokens,
+        tokens_per_s=found.tokens_per_s,
         canary=filler(4),
         on_batch=reports.append,
     )
     batcher.start()
+    parts.push_async_callback(batcher.aclose)
 
     async def send(request: ScoreRequest) -> None:
         await batcher.submit(request.rows, DEADLINE_S)
@@ -194,84 +131,100 @@ async def measure_batcher(
     async def cpu_s() -> float:
         return time.process_time()
 
-    try:
-        ratios = await alternate(options, raws, requests, Served(send, cpu_s))
-    finally:
-        await batcher.aclose()
-    real, padding = sum(report.real_tokens for report in reports), sum(report.padded_tokens for report in reports)
-    texts = sum(report.items for report in reports) / len(reports)
-    print(f"{len(reports)} batches, {texts:.1f} texts a batch, padded/real {padding / real:.3f}")
-    return ratios
+    async def batches() -> Batches:
+        return Batches(len(reports), sum(report.inference_s for report in reports))
+
+    return Served(send, cpu_s, batches)
 
 
-async def measure_server(
-    options: argparse.Namespace, raws: Mapping[str, onnxruntime.InferenceSession], requests: Sequence[ScoreRequest]
-) -> list[float]:
-    """Alternates the ceiling with a running server."""
+async def running_server(options: argparse.Namespace, parts: AsyncExitStack) -> Served:
+    """Returns a running server."""
     headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
-    limits = httpx.Limits(max_connections=options.clients, max_keepalive_connections=options.clients)
+    limits = httpx.Limits(max_connections=1024, max_keepalive_connections=1024)
     users = random.Random(options.seed)
-    counted = 0
-    async with httpx.AsyncClient(base_url=options.url, headers=headers, limits=limits, timeout=DEADLINE_S, trust_env=False) as client:
+    client = await parts.enter_async_context(
+        httpx.AsyncClient(base_url=options.url, headers=headers, limits=limits, timeout=DEADLINE_S, trust_env=False)
+    )
 
-        async def send(request: ScoreRequest) -> None:
-            nonlocal counted
-            body = {"user": f"load-{users.randrange(1000)}", "prompt": request.prompt, "responses": request.responses}
-            if options.family:
-                body["family"] = options.family
-            answer = await client.post("/score", json=body)
-            if answer.status_code != httpx.codes.OK:
-                raise SystemExit(f"POST /score answered {answer.status_code}: {answer.text[:500]}")
-            counted += answer.json()["usage"]["tokens"]
+    async def send(request: ScoreRequest) -> None:
+        body = {"user": f"load-{users.randrange(1000)}", "prompt": request.prompt, "responses": request.responses}
+        if options.family:
+            body["family"] = options.family
+        answer = await client.post("/score", json=body)
+        if answer.status_code != httpx.codes.OK:
+            raise SystemExit(f"POST /score answered {answer.status_code}: {answer.text[:500]}")
 
-        async def cpu_s() -> float:
-            answer = await client.get("/metrics")
-            found = re.search(r"^process_cpu_seconds_total (\S+)", answer.text, re.MULTILINE)
-            return float(found[1]) if found else math.nan
+    async def metric(name: str) -> float:
+        found = re.search(rf"^{name} (\S+)", (await client.get("/metrics")).text, re.MULTILINE)
+        return float(found[1]) if found else math.nan
 
-        ratios = await alternate(options, raws, requests, Served(send, cpu_s))
-    sent = sum(len(row) for request in requests for row in request.rows) * (options.rounds + 1)
-    print(f"tokens: {sent:,} in the candidates sent, {counted:,} counted by the server (prompt rows included where the family reads them)")
-    return ratios
+    async def cpu_s() -> float:
+        return await metric("process_cpu_seconds_total")
+
+    async def batches() -> Batches:
+        return Batches(await metric("attune_inference_seconds_count"), await metric("attune_inference_seconds_sum"))
+
+    return Served(send, cpu_s, batches)
 
 
-async def alternate(
+async def compare(
     options: argparse.Namespace, sessions: Mapping[str, onnxruntime.InferenceSession], requests: Sequence[ScoreRequest], served: Served
-) -> list[float]:
-    """Runs one round to warm up and `options.rounds` that count; prints each; returns served / raw of each."""
+) -> tuple[list[float], float]:
+    """Runs one round to warm up and `options.rounds` that count; prints them; returns served / raw of each, and requests/s served."""
     rows = [row for request in requests for row in request.rows]
-    options_name, budget = fastest(sessions, [row for request in requests[::4] for row in request.rows])
-    ceiling = sessions[options_name]
-    print(f"ceiling: {options_name}, {budget} padded tokens")
+    name, budget = fastest(sessions, rows)
     batches = [pad(batch) for batch in sorted_batches(rows, budget)]
     await run_clients(requests, options.clients, served)
     raws, throughs = [], []
     for number in range(options.rounds):
         # The order within a round changes, so that a machine that slows down steadily favours neither.
-        raw = run_raw(ceiling, batches) if number % 2 == 0 else None
+        raw = run_raw(sessions[name], batches) if number % 2 == 0 else None
         through = await run_clients(requests, options.clients, served)
-        raw = raw or run_raw(ceiling, batches)
-        raws.append(raw)
+        raws.append(raw or run_raw(sessions[name], batches))
         throughs.append(through)
-        print(
-            f"round {number + 1}: raw {len(rows) / raw.elapsed_s:6.1f} texts/s, served {len(rows) / through.elapsed_s:6.1f} texts/s, "
-            f"ratio {raw.elapsed_s / through.elapsed_s:.3f}, by CPU time {raw.cpu_s / through.cpu_s:.3f}",
-            flush=True,
-        )
-    ratios = [raw.elapsed_s / through.elapsed_s for raw, through in zip(raws, throughs, strict=True)]
-    summary("raw texts/s", [len(rows) / each.elapsed_s for each in raws], ".1f")
-    summary("served texts/s", [len(rows) / each.elapsed_s for each in throughs], ".1f")
-    summary("ratio", ratios, ".3f")
-    summary("raw CPU ms/text", [1e3 * each.cpu_s / len(rows) for each in raws], ".2f")
-    summary("served CPU ms/text", [1e3 * each.cpu_s / len(rows) for each in throughs], ".2f")
-    summary("ratio by CPU time", [raw.cpu_s / through.cpu_s for raw, through in zip(raws, throughs, strict=True)], ".3f")
+    pairs = list(zip(raws, throughs, strict=True))
+    ratios = [raw.elapsed_s / through.elapsed_s for raw, through in pairs]
     p50, p99 = np.percentile([latency for through in throughs for latency in through.latencies_s], [50, 99])
-    print(f"latency of a request with {options.clients} clients: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms")
-    return ratios
+    print(
+        "; ".join(
+            [
+                summary("of raw by the clock", ratios, ".3f"),
+                summary("by CPU time", [raw.cpu_s / through.cpu_s for raw, through in pairs], ".3f"),
+                summary("texts/s", [len(rows) / each.elapsed_s for each in throughs], ".1f"),
+                summary("CPU ms a text", [1e3 * each.cpu_s / len(rows) for each in throughs], ".2f"),
+                f"p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms",
+            ]
+        ),
+        flush=True,
+    )
+    return ratios, len(requests) / median(each.elapsed_s for each in throughs)
 
 
-def summary(name: str, values: Sequence[float], form: str) -> None:
-    print(f"{name:<19} min {min(values):{form}}  median {median(values):{form}}  max {max(values):{form}}")
+async def measure(options: argparse.Namespace, bundle: Bundle) -> float:
+    """Prints every cell and the open loop; returns the least median ratio."""
+    _, file = choose_scorer(bundle.scorers, options.precision)
+    sessions = raw_sessions(bundle.path / file.file, options.threads)
+    provider = next(iter(sessions.values())).get_providers()[0]
+    print(
+        f"{bundle.id}, {file.file} on {provider}, {options.threads} threads, {installed_runtime()}; {options.clients} clients of ", end=""
+    )
+    print(options.url or "a batcher in this process")
+    least, encoder = math.inf, bundle.text_encoder()
+    async with AsyncExitStack() as parts:
+        served = await (running_server(options, parts) if options.url else own_batcher(bundle, options, parts))
+        for law in options.laws:
+            for responses in options.responses:
+                requests = make_requests(encoder, law=law, texts=options.texts, responses=responses, seed=options.seed)
+                lengths = [len(row) for request in requests for row in request.rows]
+                print(
+                told = f"{len(lengths)} texts, {min(lengths)}-{max(lengths)} tokens, mean {np.mean(lengths):.0f}"
+                print(f"\n{law}, {responses} a request: {told}")
+                )
+                ratios, per_s = await compare(options, sessions, requests, served)
+                least = min(least, median(ratios))
+                if (law, responses) == ("skewed", 1) and options.open_loop_s:
+                    await run_open_loop(requests, 0.7 * per_s, options.open_loop_s, served, options.seed)
+    return least
 
 
 def main() -> None:
@@ -280,31 +233,20 @@ def main() -> None:
     parser.add_argument("--url", help="a running server; without it the batcher is measured in this process")
     parser.add_argument("--key", help="API key of the server")
     parser.add_argument("--family", help="family to score with; by default the server's")
+    parser.add_argument("--precision", help="of the scorer, and of the ceiling; by default the bundle's first")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="of the ceiling, and of a batcher in this process")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=96, help="requests of one pass")
-    parser.add_argument("--responses", type=int, default=4, help="texts of a request")
+    parser.add_argument("--texts", type=int, default=192, help="texts of one pass")
+    parser.add_argument("--laws", nargs="+", choices=LAWS, default=list(LAWS))
+    parser.add_argument("--responses", type=int, nargs="+", default=[1, 4, 32], help="texts of a request")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--open-loop-s", type=float, default=10.0, help="how long the open loop runs; 0 leaves it out")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--at-least", type=float, default=0.0, help="exit with 1 if the median ratio is below this")
+    parser.add_argument("--at-least", type=float, default=0.0, help="exit with 1 if a median ratio is below this")
     options = parser.parse_args()
-
-    bundle = read_bundle(options.bundle)
-    longest = min(256, bundle.template.max_tokens)
-    requests = make_requests(bundle.text_encoder(), count=options.requests, responses=options.responses, seed=options.seed, longest=longest)
-    lengths = [len(row) for request in requests for row in request.rows]
-    raws = raw_sessions(bundle.scorer, usable_cores())
-    provider = next(iter(raws.values())).get_providers()[0]
-    print(f"{bundle.id} on {provider}, {usable_cores()} threads, {installed_runtime()}")
-    print(
-        f"{len(lengths)} texts of {min(lengths)}-{max(lengths)} tokens, mean {np.mean(lengths):.0f}; {options.clients} clients of ", end=""
-    )
-    print(options.url or "a batcher in this process")
-    if options.url:
-        ratios = asyncio.run(measure_server(options, raws, requests))
-    else:
-        ratios = asyncio.run(measure_batcher(options, raws, ScorerSession(bundle.scorer), requests, bundle.template.max_tokens))
-    if median(ratios) < options.at_least:
-        print(f"median ratio {median(ratios):.3f} is below {options.at_least}")
+    least = asyncio.run(measure(options, read_bundle(options.bundle)))
+    if least < options.at_least:
+        print(f"median ratio {least:.3f} is below {options.at_least}")
         sys.exit(1)
 
 
