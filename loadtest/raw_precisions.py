@@ -62,9 +62,8 @@ def main() -> None:
     requests = make_requests(bundles[0].text_encoder(), law="skewed", texts=options.texts, responses=1, seed=1)
     texts = [row for request in requests for row in request.rows]
     exact = exact_answers(bundles, texts[:64])
-    print(
-        "| precision | engine | texts/s by budget of padded tokens | from fp32 on the CPU | alone against in a batch |\n|---|---|---|---|---|"
-    )
+    print("| precision | engine | texts/s by budget of padded tokens | from fp32 on the CPU | alone against in a batch |")
+    print("|---|---|---|---|---|")
     for precision in options.precisions:
         for bundle in bundles:
             try:

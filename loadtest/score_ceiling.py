@@ -216,10 +216,8 @@ async def measure(options: argparse.Namespace, bundle: Bundle) -> float:
             for responses in options.responses:
                 requests = make_requests(encoder, law=law, texts=options.texts, responses=responses, seed=options.seed)
                 lengths = [len(row) for request in requests for row in request.rows]
-                print(
                 told = f"{len(lengths)} texts, {min(lengths)}-{max(lengths)} tokens, mean {np.mean(lengths):.0f}"
                 print(f"\n{law}, {responses} a request: {told}")
-                )
                 ratios, per_s = await compare(options, sessions, requests, served)
                 least = min(least, median(ratios))
                 if (law, responses) == ("skewed", 1) and options.open_loop_s:
