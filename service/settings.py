@@ -103,7 +103,9 @@ class Settings(BaseSettings):
         0.0, ge=0, le=1e6, description="reward that the dearest member's cost (roster: price, latency_s) is worth; 0: costs are not weighed"
     )
     routing_price_share: float = Field(0.5, ge=0, le=1, description="share of the price in a member's cost; the rest is its latency")
-    posterior_samples: int = Field(256, ge=16, le=8192, description="posterior samples behind one decision")
+    posterior_samples: int = Field(
+        256, ge=16, le=8192, description="posterior samples behind one decision; fewer where samples times members is above 65 536"
+    )
 
     # scoring
     require_gpu: bool = Field(default=False, description="refuse to start unless the scorer runs on CUDA")

@@ -120,7 +120,8 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
     seed = secrets.randbits(63)
     rng = np.random.default_rng(seed)
     family = bundle.families[name]
-    weights = family.sample_weights(bundle.families.part(name, person.evidence), row, rng, numbers.posterior_samples)
+    samples = numbers.samples_for(len(members))
+    weights = family.sample_weights(bundle.families.part(name, person.evidence), row, rng, samples)
     sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, row)), call.serving.costs, numbers.routing_cost_weight)
     forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
@@ -139,7 +140,7 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
         policy="forced" if forced else wish.policy,
         seed=seed,
         epsilon=numbers.routing_epsilon,
-        samples=numbers.posterior_samples,
+        samples=samples,
         members=(wish.member,) * wish.candidates if wish.member else tuple(members[index] for index in choice.members),
         propensities=dict(zip(members, choice.propensities.tolist(), strict=True)),
         propensity=None if forced else choice.propensity,
@@ -163,7 +164,7 @@ def usual_routing(call: Call, person: Person) -> UsualRouting | None:
     serving, numbers, rng = call.serving, call.runtime.routing, np.random.default_rng(0)
     bundle, name = serving.bundle, serving.family
     family, evidence = bundle.families[name], bundle.families.part(serving.family, person.evidence)
-    weights = family.sample_weights(evidence, None, rng, numbers.posterior_samples)
+    weights = family.sample_weights(evidence, None, rng, numbers.samples_for(len(bundle.portfolio.members)))
     sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, None)), serving.costs, numbers.routing_cost_weight)
     choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng)
     members = bundle.portfolio.names
