@@ -33,7 +33,7 @@ def draw_comparisons(
     texts: Texts,
     utilities: Array,
     *,
-    per_user: int,
+    per_user: int | NDArray[np.int64],
     choose: Choose,
     seed: int,
     prompts: NDArray[np.int64] | None = None,
@@ -45,7 +45,7 @@ def draw_comparisons(
     Args:
         texts: the answers; at least two different ones for every prompt.
         utilities: `[N, U]` how much each user likes each answer.
-        per_user: comparisons a user.
+        per_user: comparisons a user, one number for all or one for each.
         choose: how a user picks.
         seed: of everything drawn.
         prompts: indices of the prompts to ask; all if None.
@@ -77,7 +77,7 @@ def draw_comparisons(
         found.append(np.column_stack([wanted, asked, pairs])[kept])
         wanted = wanted[~kept]
     else:
-        raise ValueError(f"{len(wanted)} of {users * per_user} comparisons found no pair at least {least_gap} apart in utility")
+        raise ValueError(f"{len(wanted)} of the comparisons found no pair at least {least_gap} apart in utility")
     user, prompt, first, second = np.concatenate(found).T
     first_wins = choose(rng, utilities[first, user] - utilities[second, user])
     count = len(user)

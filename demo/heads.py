@@ -55,6 +55,7 @@ class DemoSettings:
     Attributes:
         users, per_user: training users and comparisons of each.
         validation_users: stop the training; of other prompts.
+        regulars, per_regular: so many of either kind of users tell more, as people do who stay for years.
         prompts: most prompts of a split, for heads.
         answers: generated answers per prompt and manner.
         direction_prompts: training prompts, and half as many validation prompts, that `sparserm` learns from.
@@ -65,6 +66,8 @@ class DemoSettings:
     users: int = 2000
     per_user: int = 40
     validation_users: int = 300
+    regulars: int = 150
+    per_regular: int = 320
     prompts: int = 400
     answers: int = 2
     direction_prompts: int = 120
@@ -206,11 +209,13 @@ def draw_training_data(texts: Texts, vectors: Vectors, held: set[str], settings:
     is_held = np.array([prompt in held for prompt, _ in texts.prompts])
     parts = []
     for name, users, where in (("train", settings.users, ~is_held), ("validation", settings.validation_users, is_held)):
+        # Not more than a quarter, so that a training of few users stays one of strangers.
+        regulars = np.arange(users) < min(settings.regulars, users // 4)
         parts.append(
             draw_comparisons(
                 texts,
                 utility(draw_users(users, seed_for(seed, f"{name}-tastes")), scores),
-                per_user=settings.per_user,
+                per_user=np.where(regulars, max(settings.per_user, settings.per_regular), settings.per_user),
                 choose=bradley_terry_choice(DEFAULT_SHARPNESS),
                 seed=seed_for(seed, f"{name}-comparisons"),
                 prompts=np.flatnonzero(where),

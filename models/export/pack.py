@@ -31,7 +31,7 @@ from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.seam.text import Encoded, TextEncoder
-from attune.models.training.heads import Heads, TrainedFamily, load_heads
+from attune.models.training.heads import Heads, TrainedFamily, families_of, load_heads
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -75,10 +75,10 @@ def pack(
     """
     trained, default = load_heads(families)
     trunk = trunk or load_trunk_of(families)
-    families_files = write_families([family.family for family in trained], default)
+    families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained})
     members = read_members(portfolio, roster)
     # Read once as the service will, so that a portfolio that does not fit these families is found before minutes of export.
-    members, told = _fitting(members, Families([family.family for family in trained]))
+    members, told = _fitting(members, families_of(trained))
     pairs = read_probes(families)
     rows = encode_probes(trunk.encoder, pairs)
     basis = basis_id(_basis_parts(trunk, trained, families_files))

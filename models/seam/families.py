@@ -6,7 +6,8 @@ arrays come from is `families_file`'s business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from attune.models.seam.arrays import expect_finite, expect_shape
 from attune.models.seam.evidence import half, quantise
 from attune.models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
 from attune.models.seam.reward_heads import GatedMixture, GlobalHeads, RewardHeads
+from attune.models.seam.trust import ALWAYS, LOSSES, losses, share
 
 __all__ = ["BradleyTerry", "Families", "Family", "Micro", "Row", "Scored", "Vrf"]
 
@@ -67,18 +69,25 @@ class Micro(GatedMixture):
         object.__setattr__(self, "closed", np.where(self.mask, 0.0, -np.inf))
 
     def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
-        return hedge.hedge_weights(self.log_gate(prompt) + self.closed, evidence, eta=self.settings.eta)
+        return self.hedged(self.log_gate(prompt) + self.closed, evidence)
 
 
 @dataclass(frozen=True, slots=True)
 class Vrf(RewardHeads):
-    """A user as a Gaussian matched to shared bases (Lee et al. 2026; SCIENCE §5)."""
+    """A user as a Gaussian matched to shared bases (Lee et al. 2026; SCIENCE §5).
+
+    Attributes:
+        floor: least variance of a user, see `gaussian.posterior`.
+    """
 
     bases: gaussian.Bases
     encoder: gaussian.PairEncoder
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         expect_heads(self.heads, self.logit_scale)
+        if not 0.0 <= self.floor < 1.0:
+            raise ValueError(f"floor is {self.floor}; it must be 0 or more and below 1, the variance of the prior")
         latent = self.bases.means.shape[1]
         expect_shape("base_means", self.bases.means, (len(self.heads), latent))
         expect_shape("vote", self.encoder.vote, (latent, *self.encoder.vote.shape[1:]))
@@ -97,17 +106,17 @@ class Vrf(RewardHeads):
         return (f"{self.name}_prompt_features",)
 
     def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - a user's match does not see the prompt
-        return gaussian.matching_weights(*gaussian.posterior(evidence), self.bases)
+        return gaussian.matching_weights(*gaussian.posterior(evidence, self.floor), self.bases)
 
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as for weights
-        mean, std = gaussian.posterior(evidence)
+        mean, std = gaussian.posterior(evidence, self.floor)
         weights = gaussian.matching_weights(mean, std, self.bases)
         variance = gaussian.margin_variance(weights, rewards, std, self.bases)
         return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
         margins = self.margins(chosen, rejected)
-        mean, std = gaussian.posterior(evidence)
+        mean, std = gaussian.posterior(evidence, self.floor)
         weights = gaussian.matching_weights(mean, std, self.bases)
         variance = gaussian.margin_variance(weights, margins, std, self.bases)
         return gaussian.attenuated_probability(float(margins @ weights), float(variance))
@@ -118,24 +127,38 @@ class Vrf(RewardHeads):
         return gaussian.vote_evidence(precision, vote, tie=tie)
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
-        return gaussian.sample_weights(evidence, self.bases, rng, samples)
+        return gaussian.sample_weights(evidence, self.bases, rng, samples, floor=self.floor)
 
     def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
-        return gaussian.posterior(evidence)
+        return gaussian.posterior(evidence, self.floor)
 
 
 class Families:
-    """All families of a bundle, side by side in one evidence vector, in a fixed order."""
+    """All families of a bundle, side by side in one evidence vector: their slices in a fixed order, then two losses of each.
 
-    def __init__(self, families: Sequence[Family]) -> None:
+    What is read of a user through these methods is mixed with what the family says of anybody, by how well either predicted
+    the user's comparisons so far (`trust`). A single `Family` knows nothing of that.
+    """
+
+    def __init__(self, families: Sequence[Family], trust: Mapping[str, float] | None = None) -> None:
+        """Args: the families in their order; prior log-odds of the personal view by name, `trust.ALWAYS` where none is given."""
         self._families = {family.name: family for family in families}
         if len(self._families) != len(families):
             raise ValueError(f"family names repeat: {[family.name for family in families]}")
+        self.trust = {name: (trust or {}).get(name, ALWAYS) for name in self._families}
+        broken = [name for name, value in self.trust.items() if math.isnan(value)]
+        if broken:
+            raise ValueError(f"trust of {broken} is not a number")
         self._slices: dict[str, slice] = {}
+        self._losses: dict[str, slice] = {}
         start = 0
         for family in families:
             self._slices[family.name] = slice(start, start + family.evidence_size)
             start += family.evidence_size
+        for family in families:
+            if family.evidence_size:
+                self._losses[family.name] = slice(start, start + LOSSES)
+                start += LOSSES
         self.evidence_size = start
 
     def __getitem__(self, name: str) -> Family:
@@ -162,29 +185,87 @@ class Families:
             raise ValueError(f"evidence is {evidence.shape}; these families read ({self.evidence_size},)")
         return evidence[self._slices[name]]
 
-    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False) -> Array:
-        """Returns what one comparison adds to the user's sum, `[E]` on the grid and in half precision, from it alone.
+    def share(self, name: str, evidence: Array) -> float:
+        """Returns `w`, how far this user's own evidence is trusted by one family; 1 for a family that learns nothing."""
+        losses = self._losses.get(name)
+        return 1.0 if losses is None else share(evidence[losses], self.trust[name])
+
+    def weights(self, name: str, evidence: Array, prompt: Row | None) -> Array:
+        """Returns the user's weights `[K]` under one family, `w` of their own and the rest anybody's."""
+        family, own = self._families[name], self.part(name, evidence)
+        return self._mixed(name, evidence, family.weights(own, prompt), prompt)
+
+    def score(self, name: str, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
+        """Returns candidates with rewards `[N, K]` as this user sees them: under the mixed weights, with `w` of the spread."""
+        personal = self._families[name].score(self.part(name, evidence), rewards, prompt)
+        trusted = self.share(name, evidence)
+        if trusted == 1.0:
+            return personal
+        weights = self._mixed(name, evidence, personal.weights, prompt)
+        return Scored(mixed_scores(rewards, weights), trusted * personal.stds, weights, rewards)
+
+    def sample_weights(self, name: str, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:
+        """Returns `samples` draws of the user's weights `[S, K]`, each mixed as `weights` are."""
+        drawn = self._families[name].sample_weights(self.part(name, evidence), prompt, rng, samples)
+        return self._mixed(name, evidence, drawn, prompt)
+
+    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False, known: Array | None = None) -> Array:
+        """Returns what one comparison adds to the user's sum, `[E]` on the grid and in half precision; see `study`.
+
+        Raises:
+            KeyError: a row lacks an output that a family reads.
+            ValueError: a row's outputs are of another size than the families', or not finite.
+        """
+        return self.study(self.prior() if known is None else known, chosen, rejected, prompt, tie=tie)[0]
+
+    def study(self, known: Array, chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False) -> tuple[Array, dict[str, float]]:
+        """Returns what one comparison adds to the user's sum, `[E]` on the grid and in half precision, and how likely each family found it.
+
+        The families' slices come from the comparison alone. The losses say how it was predicted from `known`, the sum as it
+        stood, so they depend on what was told before; they are added and taken back like the rest.
 
         Raises:
             KeyError: a row lacks an output that a family reads.
             ValueError: a row's outputs are of another size than the families', or not finite.
         """
         parts = {name: family.learn(chosen, rejected, prompt, tie=tie) for name, family in self._families.items()}
-        evidence = np.concatenate([_NO_EVIDENCE, *parts.values()])
-        if evidence.size != self.evidence_size:
-            sizes = {name: part.size for name, part in parts.items()}
-            raise ValueError(f"rows give evidence of {sizes} doubles; these families read {self.evidence_size} in all")
-        return half(quantise(evidence))
+        sizes = {name: part.size for name, part in parts.items()}
+        if any(parts[name].size != family.evidence_size for name, family in self._families.items()):
+            raise ValueError(f"rows give evidence of {sizes} doubles; these families read {self.evidence_size} in all, losses included")
+        told: dict[str, float] = {}
+        scored = []
+        for name in self._families:
+            told[name], personal, anybody = self._predict(name, known, chosen, rejected, prompt)
+            if name in self._losses:
+                scored.append(losses(personal, anybody, tie=tie))
+        return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored]))), told
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, float]:
-        """Returns each family's probability that `chosen` is preferred, before the comparison is learned."""
-        return {name: family.predict(self.part(name, evidence), chosen, rejected, prompt) for name, family in self._families.items()}
+        """Returns each family's probability that `chosen` is preferred, `w` of the personal view's and the rest anybody's."""
+        return {name: self._predict(name, evidence, chosen, rejected, prompt)[0] for name in self._families}
 
     def outputs_to_keep(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Returns the outputs of a candidate and of a prompt that learning needs later: what a decision stores."""
         candidate = [name for family in self._families.values() for name in family.candidate_outputs]
         prompt = [name for family in self._families.values() for name in family.prompt_outputs]
         return tuple(dict.fromkeys(candidate)), tuple(dict.fromkeys(prompt))
+
+    def _predict(self, name: str, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float, float]:
+        """Returns the mixed, the personal and anybody's probability of one choice."""
+        family, own = self._families[name], self.part(name, evidence)
+        personal = family.predict(own, chosen, rejected, prompt)
+        anybody = family.predict(np.zeros_like(own), chosen, rejected, prompt) if own.any() else personal
+        trusted = self.share(name, evidence)
+        return (personal if trusted == 1.0 else trusted * personal + (1.0 - trusted) * anybody), personal, anybody
+
+    def _mixed(self, name: str, evidence: Array, personal: Array, prompt: Row | None) -> Array:
+        """Returns personal weights `[..., K]` mixed with anybody's."""
+        trusted = self.share(name, evidence)
+        if trusted == 1.0:
+            return personal
+        family = self._families[name]
+        mixed: Array = trusted * personal + (1.0 - trusted) * family.weights(np.zeros(family.evidence_size), prompt)
+        return mixed
 
 
 _NO_EVIDENCE = np.zeros(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zipfile
 import zlib
@@ -22,10 +23,13 @@ from attune.models.seam.families import BradleyTerry, Families, Family, Micro, V
 from attune.models.seam.family_format import Format, Stored, Written
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.trust import ALWAYS, NEVER
 
 Array = NDArray[np.float64]
 
-SCHEMA = 1
+SCHEMA = 2
+
+_TRUST_WORDS = {ALWAYS: "always", NEVER: "never"}  # JSON has no infinity
 
 
 def _write_bradley_terry(family: BradleyTerry) -> Written:
@@ -37,23 +41,26 @@ def _read_bradley_terry(stored: Stored) -> BradleyTerry:
 
 
 def _write_micro(family: Micro) -> Written:
-    numbers = {"logit_scale": float(family.logit_scale), "eta": float(family.settings.eta), "cap": float(family.settings.cap)}
-    return numbers, {"log_prior": family.log_prior, "mask": family.mask.astype(np.float64)}
+    return {"logit_scale": float(family.logit_scale), **family.settings.to_entry()}, {
+        "log_prior": family.log_prior,
+        "mask": family.mask.astype(np.float64),
+    }
 
 
 def _read_micro(stored: Stored) -> Micro:
-    settings = HedgeSettings(float(stored.entry["eta"]), float(stored.entry["cap"]))
+    settings = HedgeSettings.from_entry(stored.entry)
     return Micro(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], stored.arrays["mask"] > 0)
 
 
 def _write_vrf(family: Vrf) -> Written:
     arrays = {"base_means": family.bases.means, "base_stds": family.bases.stds, **family.encoder.to_arrays()}
-    return {"logit_scale": float(family.logit_scale), "tau": float(family.bases.tau)}, arrays
+    return {"logit_scale": float(family.logit_scale), "tau": float(family.bases.tau), "floor": float(family.floor)}, arrays
 
 
 def _read_vrf(stored: Stored) -> Vrf:
     bases = Bases(stored.arrays["base_means"], stored.arrays["base_stds"], float(stored.entry["tau"]))
-    return Vrf(stored.name, stored.heads, stored.logit_scale, bases, PairEncoder.from_arrays(stored.arrays))
+    encoder = PairEncoder.from_arrays(stored.arrays)
+    return Vrf(stored.name, stored.heads, stored.logit_scale, bases, encoder, float(stored.entry["floor"]))
 
 
 FORMATS = (
@@ -72,10 +79,15 @@ class FamiliesInvalid(ValueError):
     """`families.json` and `families.npz` do not describe families that this version can serve."""
 
 
-def write_families(families: Sequence[Family], default: str) -> dict[str, bytes]:
+def write_families(families: Sequence[Family], default: str, trust: Mapping[str, float] | None = None) -> dict[str, bytes]:
     """Returns `families.json` and `families.npz` as file contents.
 
     The npz has fixed timestamps inside (numpy writes 1980-01-01), so equal families give equal bytes.
+
+    Args:
+        families: in the order in which they share the evidence vector.
+        default: the family that serves where none is asked for.
+        trust: see `Families`; a family that is not named is always trusted.
 
     Raises:
         FamiliesInvalid: names repeat or hold a slash, the default is none of them, or a family has no file format.
@@ -89,6 +101,7 @@ def write_families(families: Sequence[Family], default: str) -> dict[str, bytes]
             raise FamiliesInvalid(f"family {family.name!r} is a {type(family).__name__}, which has no file format")
         entry, mine = form.write(family)
         entry |= {"name": family.name, "heads": list(family.heads), "evidence_size": family.evidence_size, "kind": form.kind}
+        entry["trust"] = _TRUST_WORDS.get(given := (trust or {}).get(family.name, ALWAYS), given)
         entries.append(entry)
         arrays |= {f"{family.name}/{name}": value for name, value in mine.items()}
     buffer = io.BytesIO()
@@ -109,7 +122,8 @@ def read_families(document: bytes, arrays: bytes) -> tuple[Families, str]:
         raise FamiliesInvalid("families.json needs 'families', a list of entries with a 'name' each")
     _expect_names([entry["name"] for entry in entries], data.get("default"))
     stored = _read_arrays(arrays)
-    return Families([_family(entry, stored) for entry in entries]), data["default"]
+    families = [_family(entry, stored) for entry in entries]
+    return Families(families, {entry["name"]: _trust(entry) for entry in entries}), data["default"]
 
 
 def _read_arrays(content: bytes) -> dict[str, Array]:
@@ -145,6 +159,16 @@ def _family(entry: Mapping[str, Any], stored: Mapping[str, Array]) -> Family:
     if family.evidence_size != size:
         raise FamiliesInvalid(f"family {name!r} reads {family.evidence_size} doubles of evidence; its entry says {size}")
     return family
+
+
+def _trust(entry: Mapping[str, Any]) -> float:
+    said = entry.get("trust")
+    words = {word: value for value, word in _TRUST_WORDS.items()}
+    if isinstance(said, str) and said in words:
+        return words[said]
+    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+        raise FamiliesInvalid(f"family {entry['name']!r} has trust {said!r}; a number of nats, or one of {', '.join(words)}, is needed")
+    return float(said)
 
 
 def _expect_names(names: Sequence[str], default: object) -> None:

@@ -59,7 +59,10 @@ class Family(Protocol):
         ...
 
     def weights(self, evidence: Array, prompt: Row | None) -> Array:
-        """Returns the user's weights `[K]` on the simplex; `prompt=None` gives those of an average prompt."""
+        """Returns the user's weights `[K]`; `prompt=None` gives those of an average prompt.
+
+        They are on the simplex, but for `attributes`, whose weights may be below 0: less of a named reward may be wanted.
+        """
         ...
 
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:

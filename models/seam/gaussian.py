@@ -2,8 +2,8 @@
 
 The paper's formulas are not public; everything below is the reconstruction of SCIENCE §5. Axis letters: `D` latent size,
 `K` heads (= bases), `F` features of a candidate, `P` features of a prompt, `H` hidden units, `N` candidates, `S` samples.
-A user's state is `[L ; e]` `[2D]`: sums of precisions `t` and of precision-weighted votes `t * n`; the prior N(0, I) is
-added when it is read, so an empty state is the prior.
+A user's state is `[L ; e]` `[2D]`: sums of precisions `t` and of votes `v`, both of which vanish with the difference of
+the two texts, as the square and as the difference itself; the prior N(0, I) is added when it is read.
 """
 
 from __future__ import annotations
@@ -56,14 +56,17 @@ class Bases:
 
 @dataclass(frozen=True, slots=True)
 class PairEncoder:
-    """`a = PairMLP(W(h_w - h_l), W' e(x))` with SiLU layers; its odd part votes, its even part gives the precision.
+    """`a = PairMLP(W(h_w - h_l), W' e(x))` with SiLU layers; its odd part votes, its even part says how much a difference tells.
 
     Taking the odd part for the vote and the even part for the precision makes swapping winner and loser turn the vote
-    round exactly, whatever the weights are.
+    round exactly, whatever the weights are. With `g = U W (h_w - h_l)` the precision is
+    `t_j = g_j^2 / sqrt(1 + |g|^2) * softplus(W_t a + b)_j / c`: two texts that hardly differ say hardly anything, and far apart
+    it grows as the difference does, like that of a logistic choice (`additive.bound_evidence`).
 
     Attributes:
         layers: `(weight [H_out, H_in], bias [H_out])` of each layer, one or more; the first reads `[F + P]`.
         vote: `W_m` `[D, H]`; no bias, so that no difference gives no vote.
+        gate: `U` `[D, F]`; no bias, so that no difference gives no precision.
         precision: `W_t` `[D, H]`.
         precision_bias: `[D]`.
         scale: `c`, divides the precision; positive.
@@ -74,6 +77,7 @@ class PairEncoder:
 
     layers: tuple[tuple[Array, Array], ...]
     vote: Array
+    gate: Array
     precision: Array
     precision_bias: Array
     scale: float
@@ -87,14 +91,17 @@ class PairEncoder:
             expect_shape(f"layer{index}_bias", bias, weight.shape[:1])
             width = bias.shape
         expect_shape("vote", self.vote, (*self.vote.shape[:1], *width))
+        expect_shape("gate", self.gate, (len(self.vote), *self.gate.shape[1:]))
         expect_shape("precision", self.precision, self.vote.shape)
         expect_shape("precision_bias", self.precision_bias, self.vote.shape[:1])
         expect_finite(**self.to_arrays())
+        if self.gate.shape[1] > self.layers[0][0].shape[1]:
+            raise ValueError(f"gate reads {self.gate.shape[1]} features; the first layer reads {self.layers[0][0].shape[1]} in all")
         if not self.scale > 0:
             raise ValueError(f"scale is {self.scale:g}; it must be above 0, or precisions would be negative")
 
     def __call__(self, difference: Array, prompt: Array) -> tuple[Array, Array]:
-        """Returns precision `t` `[D]`, non-negative, and vote `n` `[D]` of one comparison.
+        """Returns precision `t` `[D]`, non-negative, and vote `v` `[D]` of one comparison.
 
         Args:
             difference: `[F]` features of the winner minus those of the loser.
@@ -111,13 +118,16 @@ class PairEncoder:
         for weight, bias in rest:
             hidden = _silu(hidden @ weight.T + bias)
         even, odd = 0.5 * (hidden[0] + hidden[1]), 0.5 * (hidden[0] - hidden[1])
-        precision = np.logaddexp(0.0, self.precision @ even + self.precision_bias) / self.scale
+        apart = self.gate @ difference
+        told = apart**2 / np.sqrt(1.0 + apart @ apart)
+        precision = told * np.logaddexp(0.0, self.precision @ even + self.precision_bias) / self.scale
         vote: Array = self.vote @ odd
         return precision, vote
 
     def to_arrays(self) -> dict[str, Array]:
         """Returns the arrays that `from_arrays` reads, by name."""
-        arrays = {"vote": self.vote, "precision": self.precision, "precision_bias": self.precision_bias, "scale": np.array(self.scale)}
+        arrays = {"vote": self.vote, "gate": self.gate, "precision": self.precision, "precision_bias": self.precision_bias}
+        arrays["scale"] = np.array(self.scale)
         for index, (weight, bias) in enumerate(self.layers):
             arrays[f"layer{index}_weight"], arrays[f"layer{index}_bias"] = weight, bias
         return arrays
@@ -133,25 +143,30 @@ class PairEncoder:
         depth = sum(name.startswith("layer") and name.endswith("_weight") for name in arrays)
         layers = tuple((arrays[f"layer{index}_weight"], arrays[f"layer{index}_bias"]) for index in range(depth))
         expect_shape("scale", arrays["scale"], ())
-        return cls(layers, arrays["vote"], arrays["precision"], arrays["precision_bias"], float(arrays["scale"]))
+        return cls(layers, arrays["vote"], arrays["gate"], arrays["precision"], arrays["precision_bias"], float(arrays["scale"]))
 
 
 def vote_evidence(precision: Array, vote: Array, *, tie: bool = False) -> Array:
-    """Returns what one comparison adds to a user, `[t ; t * n]` `[2D]`; a tie adds precision and a vote of zero.
+    """Returns what one comparison adds to a user, `[t ; v]` `[2D]`; a tie adds precision and a vote of zero.
 
     A tie is the mean of both orders: the precision is even in the difference and stays, the vote is odd and cancels.
     """
-    return np.concatenate([precision, np.zeros_like(vote) if tie else precision * vote])
+    return np.concatenate([precision, np.zeros_like(vote) if tie else vote])
 
 
-def posterior(evidence: Array) -> tuple[Array, Array]:
+def posterior(evidence: Array, floor: float = 0.0) -> tuple[Array, Array]:
     """Returns mean and standard deviation `[D]`, `[D]` of the user's Gaussian: a product of experts with prior N(0, I).
 
-    `L_u = 1 + sum t`, `mu_u = (sum t n) / L_u`, `sigma_u = L_u ** -1/2`.
+    `L_u = 1 + sum t`, `mu_u = sum v / L_u`, `sigma_u^2 = floor + (1 - floor) / L_u`: of no user is more known than the few
+    numbers of this family can say, so the total precision is at most `1 / floor`.
+
+    Args:
+        evidence: `[..., 2D]`.
+        floor: least variance, 0 to below 1, in units of the prior's.
     """
     size = evidence.shape[-1] // 2
     precision = 1.0 + evidence[..., :size]
-    return evidence[..., size:] / precision, precision**-0.5
+    return evidence[..., size:] / precision, np.sqrt(floor + (1.0 - floor) / precision)
 
 
 def matching_weights(mean: Array, std: Array, bases: Bases) -> Array:
@@ -199,12 +214,12 @@ def attenuated_probability(margin: float, variance: float) -> float:
     return (1.0 if logit >= 0 else small) / (1.0 + small)
 
 
-def sample_weights(evidence: Array, bases: Bases, rng: np.random.Generator, samples: int) -> Array:
+def sample_weights(evidence: Array, bases: Bases, rng: np.random.Generator, samples: int, *, floor: float = 0.0) -> Array:
     """Returns the weights of `samples` draws of the user's position, `[S, K]`.
 
     A draw moves the mean and keeps the standard deviation: the uncertainty stays part of the match, as when serving.
     """
-    mean, std = posterior(evidence)
+    mean, std = posterior(evidence, floor)
     positions = mean + std * rng.standard_normal((samples, mean.shape[-1]))
     return matching_weights(positions, std, bases)
 

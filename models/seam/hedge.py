@@ -8,7 +8,9 @@ With `eta = 1` and a gate that is a prior this is exact Bayes over "which head i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,15 +56,20 @@ def hedge_evidence(margins: Array, *, cap: float, tie: bool = False) -> Array:
     return centred
 
 
-def hedge_weights(log_prior: Array, cumulative: Array, *, eta: float) -> Array:
-    """Returns `w_k ~ exp(log_prior_k - eta C_k)` on the simplex, `[K]`.
+def hedge_weights(log_prior: Array, cumulative: Array, *, eta: float, sureness: float = math.inf) -> Array:
+    """Returns `w_k ~ exp(log_prior_k - eta' C_k)` on the simplex, `[K]`, with `eta' = eta / (1 + eta std(C) / sureness)`.
+
+    A user between heads is none of them, and a rate that never falls ends on one head. With the rate falling as what is known
+    grows (reconstruction), weights settle on a mixture in which no head is further from the others than `sureness` allows.
 
     Args:
         log_prior: `[K]` log gate probabilities for this prompt; `-inf` masks a head (audit), but not all of them.
         cumulative: `[K]` the user's sum of centred losses, nats.
-        eta: learning rate of Hedge; 1 is exact Bayes.
+        eta: learning rate of Hedge for the first comparisons; 1 is exact Bayes.
+        sureness: spread of the log weights that no evidence can exceed, nats.
     """
-    return softmax(log_prior - eta * cumulative)
+    rate = eta if math.isinf(sureness) else eta / (1.0 + eta * float(cumulative.std()) / sureness)
+    return softmax(log_prior - rate * cumulative)
 
 
 def mixed_probability(weights: Array, margins: Array) -> float:
@@ -72,11 +79,28 @@ def mixed_probability(weights: Array, margins: Array) -> float:
 
 @dataclass(frozen=True, slots=True)
 class HedgeSettings:
-    """Constants of one family's Hedge: learning rate, and cap of a single loss in nats; both finite and above 0."""
+    """Constants of one family's Hedge: learning rate, cap of a single loss in nats, and how sure it may become; all above 0.
+
+    Attributes:
+        sureness: see `hedge_weights`; infinite for exact Bayes.
+    """
 
     eta: float = 1.0
     cap: float = 4.0
+    sureness: float = math.inf
 
     def __post_init__(self) -> None:
         if not (0 < self.eta < math.inf and 0 < self.cap <= MAX_EVIDENCE):
             raise ValueError(f"eta is {self.eta} and cap {self.cap}; both must be above 0, eta finite and cap at most {MAX_EVIDENCE:g}")
+        if not self.sureness > 0:
+            raise ValueError(f"sureness is {self.sureness}; it must be above 0, or nothing would be learned of anybody")
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> HedgeSettings:
+        """Returns what `to_entry` wrote."""
+        sureness = entry["sureness"]
+        return cls(float(entry["eta"]), float(entry["cap"]), math.inf if sureness is None else float(sureness))
+
+    def to_entry(self) -> dict[str, float | None]:
+        """Returns the constants as JSON data, which knows no infinity."""
+        return {"eta": float(self.eta), "cap": float(self.cap), "sureness": None if math.isinf(self.sureness) else float(self.sureness)}

@@ -21,7 +21,8 @@ from attune.models.seam.family import Row, Scored, mixed_scores, reward_differen
 Array = NDArray[np.float64]
 
 LEAST_LOG_GATE = -700.0
-"""A gate of exactly 0 is read as `exp(-700)`: no evidence could bring such a head back, and all at 0 would be no law."""
+"""A gate of exactly 0 is read as `exp(-700)`, so that a user's evidence can still bring such a head back (from 0 none could, and all
+at 0 would be no law). A head that an audit closed is another matter: `Micro.mask` keeps it at 0 whatever is learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,11 @@ class GatedMixture(RewardHeads):
 
     def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
         """Returns the posterior over which head is this user, `[K]`."""
-        return hedge.hedge_weights(self.log_gate(prompt), evidence, eta=self.settings.eta)
+        return self.hedged(self.log_gate(prompt), evidence)
+
+    def hedged(self, log_prior: Array, evidence: Array) -> Array:
+        """Returns Hedge's weights `[K]` from a log prior by this family's constants."""
+        return hedge.hedge_weights(log_prior, evidence, eta=self.settings.eta, sureness=self.settings.sureness)
 
     def weights(self, evidence: Array, prompt: Row | None) -> Array:
         return self.posterior_weights(evidence, prompt)

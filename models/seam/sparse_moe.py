@@ -86,11 +86,11 @@ class SparseMoe(GatedMixture):
 
 def _write(family: SparseMoe) -> Written:
     numbers = {"logit_scale": float(family.logit_scale), "active": family.active, "sleeping": family.sleeping}
-    return {**numbers, "eta": float(family.settings.eta), "cap": float(family.settings.cap)}, {"log_prior": family.log_prior}
+    return {**numbers, **family.settings.to_entry()}, {"log_prior": family.log_prior}
 
 
 def _read(stored: Stored) -> SparseMoe:
-    settings = hedge.HedgeSettings(float(stored.entry["eta"]), float(stored.entry["cap"]))
+    settings = hedge.HedgeSettings.from_entry(stored.entry)
     active, sleeping = int(stored.entry["active"]), bool(stored.entry["sleeping"])
     return SparseMoe(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], active, sleeping)
 

@@ -1,37 +1,32 @@
-"""Trains `attributes`: one named head per rated attribute, and users as Gaussians over them.
+"""Trains `attributes`: one named head per rated attribute, and the population of users over them.
 
     ratings of candidates by attribute ─> one ridge regression per attribute ─> frozen heads, in the ratings' own [0, 1]
-    users' comparisons ─> pair encoder and bases of `vrf` over those heads (SCIENCE §5)
+    users' comparisons ─> population N(m, S) over what each reward counts (`hierarchical.fit_population`), in seconds
 
 The other families find their heads by themselves and are named afterwards; here every head is what it is called, so that a
 weight can be read as a taste and a portfolio can be certified over rewards that mean something (PALM's rewards, SCIENCE §4).
 Ratings say how much and not only which: heads from comparisons by attribute are noisier (models/LOG.md). Regression heads are
-those of ArmoRM (Wang et al. 2024, arXiv 2406.12845); users over them are a reconstruction. Axis letters: `N` candidates,
-`K` attributes, `D` width of the trunk's vectors.
+those of ArmoRM (Wang et al. 2024, arXiv 2406.12845). Axis letters: `N` candidates, `K` attributes, `D` width of the vectors.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from attune.models.training.episodes import ComparisonFeatures, Episodes
-from attune.models.training.features import Affine, Calibration, StandardisedHeads, Subspace
+from attune.models.seam.attributes import Attributes
+from attune.models.training.additive import validation_nll
+from attune.models.training.features import Affine, Calibration, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
-from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
-from attune.models.training.vrf import NAME as VRF
-from attune.models.training.vrf import VrfModule, VrfSettings, training_loss
+from attune.models.training.hierarchical import PopulationSettings, fit_population
+from attune.models.training.loop import TrainingData
 
 Array = NDArray[np.float64]
 
 NAME = "attributes"
-
-_START_SCALE = 10.0  # rewards differ by tenths where a choice is clear, so that logits of a few need about this factor
 
 
 class RatingsInvalid(ValueError):
@@ -74,23 +69,21 @@ class AttributesSettings:
 
     Attributes:
         penalties: ridge penalties to choose from for each head, by the error on the validation candidates.
-        vrf: users over the heads; its `heads` and `subspace` are not looked at.
+        population: of users over the heads.
     """
 
     penalties: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0, 3000.0)
-    vrf: VrfSettings = field(
-        default_factory=lambda: VrfSettings(latent=8, features=16, diversity=0.0, ridge=0.0, loop=LoopSettings(steps=4000, patience=10))
-    )
+    population: PopulationSettings = field(default_factory=PopulationSettings)
 
 
 def train_attributes(data: TrainingData, ratings: Ratings, settings: AttributesSettings, seed: int) -> TrainedFamily:
-    """Returns one head per attribute and the users' side over them.
+    """Returns one head per attribute and the population over them; nothing is drawn, and `seed` is only noted.
 
     Args:
         data: users' comparisons.
         ratings: of the candidates of `data`'s table of texts.
         settings: see `AttributesSettings`.
-        seed: of everything drawn.
+        seed: for the summary.
 
     Raises:
         RatingsInvalid: ratings and texts do not fit, or an attribute has hardly any ratings or always the same.
@@ -98,28 +91,17 @@ def train_attributes(data: TrainingData, ratings: Ratings, settings: AttributesS
     """
     if len(ratings.train) != len(data.vectors.candidates):
         raise RatingsInvalid(f"there are ratings of {len(ratings.train)} candidates and vectors of {len(data.vectors.candidates)}")
-    with reproducible(seed) as generator:
-        every = Calibration.of(data.train, data.vectors, Subspace(components=None))
-        heads, report = attribute_heads(ratings, every.candidate, data.vectors.candidates, settings.penalties)
-        rewards = heads(data.vectors.candidates).astype(np.float64)
-        differences = rewards[data.train.chosen] - rewards[data.train.rejected]
-        calibration = Calibration(heads, every.prompt, differences.T @ (differences * data.train.weight[:, None]) / data.train.weight.sum())
-        sized = replace(settings.vrf, heads=len(ratings.names))
-        module = _AttributesModule(calibration, sized, generator)
-        train, validation = (ComparisonFeatures.of(part, data, calibration) for part in (data.train, data.validation))
-        batches = Episodes(data.validation, sized.episodes).validation_batches()
-
-        def validate() -> float:
-            return float(np.mean([float(module.episode_loss(validation, batch)[0]) for batch in batches]))
-
-        history = fit(module, training_loss(module, train, data, sized, seed), validate, sized.loop)
-        summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
-        folded = module.fold(calibration)
-        outputs = {name.replace(VRF, NAME, 1): layers for name, layers in folded.outputs.items()}
-        reads = {name.replace(VRF, NAME, 1): read for name, read in folded.reads.items()}
-        family = replace(module.family(), name=NAME, heads=ratings.names)
-        served = Heads(outputs, reads)  # type: ignore[arg-type]  # a ModuleDict does not say what it holds
-        return TrainedFamily(family, served.eval().requires_grad_(requires_grad=False), {**summary, "attributes": report})
+    every = Calibration.of(data.train, data.vectors, Subspace(components=None))
+    affine, report = attribute_heads(ratings, every.candidate, data.vectors.candidates, settings.penalties)
+    population = fit_population(data, affine(data.vectors.candidates), settings.population)
+    layer = affine.fold(np.eye(len(ratings.names)))
+    outputs = {f"{NAME}_rewards": nn.Sequential(layer)}
+    heads = Heads(outputs, {f"{NAME}_rewards": "candidate"}).eval().requires_grad_(requires_grad=False)
+    root = np.asarray(np.linalg.cholesky(population.covariance), dtype=np.float64)
+    family = Attributes(NAME, ratings.names, float(np.abs(population.mean).sum()), population.mean, root)
+    trained = TrainedFamily(family, heads)
+    summary = {"settings": asdict(settings), "seed": seed, "validation_nll": validation_nll(trained, data), "attributes": report}
+    return TrainedFamily(family, heads, summary)
 
 
 def attribute_heads(
@@ -152,34 +134,3 @@ def attribute_heads(
         }
         rows.append(fitted[best])
     return Affine(np.stack(rows) @ features.matrix, features.mean), report
-
-
-class _GivenHeads(StandardisedHeads):
-    """Heads that are the features themselves, in the units of the ratings: not standardised, so that weights are tastes."""
-
-    def __init__(self, moment: Array, generator: torch.Generator) -> None:
-        super().__init__(len(moment), moment, generator)
-        with torch.no_grad():
-            self.directions.copy_(torch.eye(len(moment)))
-        self.directions.requires_grad_(False)
-
-    def effective(self) -> Tensor:
-        return self.directions
-
-
-class _AttributesModule(VrfModule):
-    """`vrf` over given heads, one base each: no head stands for everybody, so none has the wide base."""
-
-    def __init__(self, calibration: Calibration, settings: VrfSettings, generator: torch.Generator) -> None:
-        super().__init__(calibration, settings, generator)
-        shape = settings.heads, settings.latent
-        self.heads = _GivenHeads(calibration.moment, generator)
-        self.log_scale = nn.Parameter(torch.tensor(float(np.log(_START_SCALE))))
-        self.base_means = nn.Parameter(torch.randn(shape, generator=generator))
-        self.raw_base_stds = nn.Parameter(torch.full(shape, float(np.log(np.expm1(0.5)))))
-        # Features of a pair start at the size that standardised heads would give them.
-        with torch.no_grad():
-            self.features.weight.mul_(_START_SCALE / 2)
-
-    def bases(self) -> tuple[Tensor, Tensor]:
-        return self.base_means, functional.softplus(self.raw_base_stds) + 1e-3

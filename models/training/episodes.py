@@ -1,6 +1,6 @@
 """Episodes: a user's comparisons cut into a context to learn from and disjoint targets to predict (SCIENCE §5).
 
-The number of context comparisons is log-uniform over 0..32, so that a family is trained for strangers and regulars alike.
+The number of context comparisons is log-uniform over 0..300, so that a family is trained for strangers and for people of years.
 A batch is padded arrays of row numbers with masks. Axis letters: `B` users, `C` context, `T` targets.
 """
 
@@ -20,13 +20,18 @@ from attune.models.training.loop import TrainingData
 VALIDATION_COUNTS = (0, 2, 5, 10, 20)
 """Context sizes that a training is stopped by: strangers count as much as regulars."""
 
+LONG_COUNTS = (100, 300)
+"""Further context sizes, where at least `LEAST_REGULARS` validation users have told more than that."""
+
+LEAST_REGULARS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSettings:
     """Sizes of episodes: users a batch, most context comparisons, most targets."""
 
     users: int = 64
-    max_context: int = 32
+    max_context: int = 300
     max_targets: int = 16
 
 
@@ -91,14 +96,20 @@ class Episodes:
         return self._batch([rng.permutation(self._rows[user]) for user in picked], lengths)
 
     def fixed(self, count: int, *, seed: int, users: int) -> EpisodeBatch:
-        """Returns one batch of at most `users` users with exactly `count` context comparisons each, where they have them."""
+        """Returns one batch of at most `users` users with exactly `count` context comparisons each, where they have them.
+
+        Above the last of `VALIDATION_COUNTS` only users who have more are taken.
+        """
         rng = np.random.default_rng([seed, count])
-        picked = np.sort(np.random.default_rng(seed).permutation(len(self._rows))[:users])
+        everybody = np.random.default_rng(seed).permutation(len(self._rows))
+        enough = [user for user in everybody if count <= VALIDATION_COUNTS[-1] or len(self._rows[user]) > count]
+        picked = np.sort(np.array(enough[:users], dtype=np.int64))
         return self._batch([rng.permutation(self._rows[user]) for user in picked], np.full(len(picked), count))
 
     def validation_batches(self, *, users: int = 256) -> list[EpisodeBatch]:
-        """Returns the same batches at every call, one for each of `VALIDATION_COUNTS`: the loss that trainings stop by."""
-        return [self.fixed(count, seed=0, users=users) for count in VALIDATION_COUNTS]
+        """Returns the same batches at every call, one for each of `VALIDATION_COUNTS` and what `LONG_COUNTS` can be asked for."""
+        long = [count for count in LONG_COUNTS if sum(len(rows) > count for rows in self._rows) >= LEAST_REGULARS]
+        return [self.fixed(count, seed=0, users=users) for count in (*VALIDATION_COUNTS, *long)]
 
     def _batch(self, orders: list[NDArray[np.int64]], lengths: NDArray[np.int64]) -> EpisodeBatch:
         # At least one comparison is left to be predicted.

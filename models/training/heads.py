@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from attune.models.seam.families import Family
+from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import read_families, write_families
+from attune.models.seam.trust import ALWAYS
 
 Reads = Literal["candidate", "prompt"]
 Outputs = dict[str, NDArray[np.float32]]
@@ -56,11 +57,18 @@ class TrainedFamily:
         family: the numpy side, run by the server and the simulator.
         heads: the graph side.
         summary: settings, losses and monitors of the training, JSON data.
+        trust: prior log-odds of a user's own evidence, see `models.seam.trust`.
     """
 
     family: Family
     heads: Heads
     summary: Mapping[str, Any] = field(default_factory=dict)
+    trust: float = ALWAYS
+
+
+def families_of(trained: Sequence[TrainedFamily]) -> Families:
+    """Returns the families as a server reads them, each with its trust."""
+    return Families([one.family for one in trained], {one.family.name: one.trust for one in trained})
 
 
 @torch.inference_mode()
@@ -79,7 +87,7 @@ def save_heads(folder: Path, families: Sequence[TrainedFamily], default: str) ->
         default: the family that serves where none is asked for.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = write_families([trained.family for trained in families], default)
+    files = write_families([one.family for one in families], default, {one.family.name: one.trust for one in families})
     with np.load(io.BytesIO(files["families.npz"]), allow_pickle=False) as arrays:
         tensors = {f"seam/{name}": arrays[name] for name in arrays.files}
     entries = []
@@ -121,7 +129,7 @@ def load_heads(folder: Path) -> tuple[list[TrainedFamily], str]:
             heads.load_state_dict(state)
         except RuntimeError as error:
             raise HeadsInvalid(f"heads of family {entry['name']!r}: {error}") from error
-        trained.append(TrainedFamily(families[entry["name"]], heads.eval(), entry["summary"]))
+        trained.append(TrainedFamily(families[entry["name"]], heads.eval(), entry["summary"], families.trust[entry["name"]]))
     return trained, default
 
 

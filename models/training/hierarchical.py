@@ -29,6 +29,9 @@ Array = NDArray[np.float64]
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Ridge penalties of `per_user_logistic`, in units of the mean squared feature difference."""
 
+NO_WIDTH = 1e-6
+"""What stands for a width of 0, which has no inverse."""
+
 BATCH_ROWS = 16_384
 """Most padded comparisons worked on at once: 17 features of them are a few megabytes."""
 
@@ -58,15 +61,15 @@ class PopulationSettings:
         start: variance of every weight at the start, in units of 1 / mean squared feature difference.
         widths, sizes: factors that the covariance and the mean may be multiplied by in the end; the least log-loss of
             validation users decides. Laplace posteriors of few binary choices lean to the middle, and so do estimates
-            made of them.
+            made of them; estimates from few users lean too far. Width 0 says that nobody differs from anybody.
     """
 
     rounds: int = 40
     steps: int = 3
     pseudo_users: float = 2.0
     start: float = 0.1
-    widths: tuple[float, ...] = (0.8, 1.0, 1.25, 1.5, 1.8)
-    sizes: tuple[float, ...] = (1.0, 1.15, 1.3)
+    widths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 1.8)
+    sizes: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def fit_population(data: TrainingData, features: NDArray[np.float32], settings: 
         mean = total / count
         scatter = square - count * np.outer(mean, mean) + settings.pseudo_users * start
         population = Population(mean, 0.5 * (scatter + scatter.T) / (count + settings.pseudo_users))
-    candidates = [Population(size * population.mean, width * population.covariance) for width in settings.widths for size in settings.sizes]
+    widths = [max(width, NO_WIDTH) for width in settings.widths]
+    candidates = [Population(size * population.mean, width * population.covariance) for width in widths for size in settings.sizes]
     return candidates[int(np.argmin(_validation_nll(candidates, data, table)))] if len(candidates) > 1 else candidates[0]
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attune.models.seam.additive import curvature
 from attune.models.seam.families import Vrf
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
@@ -31,6 +30,11 @@ from attune.models.training.loop import LoopSettings, TrainingData, fit, reprodu
 Array = NDArray[np.float64]
 
 NAME = "vrf"
+
+NEARLY = 0.02
+"""How far texts differ that hardly do, as a share of an ordinary difference."""
+
+_START_FLOOR = -4.0  # a variance of 0.018, fifty times less than the prior's
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class VrfSettings:
         reach: `kappa` of the population's start: how far one standard deviation of users moves the log weights.
         pace: of the learning rate from there; full steps leave it at once.
         population: of that start.
+        nearly_equal: share of context comparisons that are replaced by one of texts that hardly differ, with a winner at random.
         subspace: the features that heads may use.
     """
 
@@ -73,6 +78,7 @@ class VrfSettings:
     reach: float = 0.5
     pace: float = 0.3
     population: PopulationSettings = field(default_factory=PopulationSettings)
+    nearly_equal: float = 0.05
     subspace: Subspace = field(default_factory=Subspace)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000, patience=15))
@@ -124,6 +130,8 @@ class VrfModule(nn.Module):
         sizes = (settings.features + settings.prompt_features, *settings.hidden)
         self.layers = nn.ModuleList(nn.Linear(size, following) for size, following in pairwise(sizes))
         self.vote = nn.Linear(sizes[-1], latent, bias=False)
+        self.gate = nn.Linear(settings.features, latent, bias=False)
+        self.raw_floor = nn.Parameter(torch.tensor(_START_FLOOR))
         self.precision = nn.Linear(sizes[-1], latent)
         self.base_means = nn.Parameter(torch.randn(heads - 1, latent, generator=generator))
         self.raw_base_stds = nn.Parameter(torch.full((heads - 1, latent), math.log(math.expm1(0.5))))
@@ -133,8 +141,8 @@ class VrfModule(nn.Module):
         """Sets the weights to the closed form of a population of linear tastes (reconstruction); everything is learned further.
 
         Along axes `L`, users are `u ~ N(0, I)` and comparisons `z = L^T dx` are uncorrelated with variances `lambda`. A
-        user's Gaussian after some choices is then, to first order, the sum of votes `z_j / 2` with the precision that a
-        comparison has on average, `lambda_j` times the curvature of `models.seam.additive`. Heads `mu + g L v_k` at bases
+        user's Gaussian after some choices is then, to first order, the sum of votes `z_j / 2` with precisions `z_j^2` times
+        the curvature of `models.seam.additive`. Heads `mu + g L v_k` at bases
         `c v_k`, with `v` a tight frame that sums to zero, answer a position `u` by `mu + L u`, to first order of the softmax,
         where `kappa = 2 c / tau`, and `g = d / (w kappa (K - 1))` with `w` the weight that a special base has before the
         first comparison. The first head, that of the wide base at the population's mean, is what everybody likes.
@@ -156,19 +164,14 @@ class VrfModule(nn.Module):
         self.log_scale.fill_(float(np.log(self.heads.start_from(weights))))
         self.base_means.copy_(torch.from_numpy(means) + 0.01 * self.base_means)
         self.raw_base_stds.copy_(torch.from_numpy(np.log(np.expm1(np.maximum(stds, 0.05)))[:, None]))
-        everybody = float(population.mean @ calibration.moment @ population.mean)
-        slope = float(curvature(np.sqrt(everybody + variances.sum())))
-        self._start_votes(axes, variances[:size], slope)
+        self._start_votes(axes, variances[:size])
 
-    def _start_votes(self, axes: Array, variances: Array, slope: float) -> None:
-        """Sets the pair encoder to linear votes along `axes` `[F, d]` of comparisons with these `variances` `[d]`.
-
-        `slope` is the information of a comparison in units of its variance, at most 1/4.
-        """
+    def _start_votes(self, axes: Array, variances: Array) -> None:
+        """Sets the pair encoder to linear votes along `axes` `[F, d]` of comparisons with these `variances` `[d]`."""
         layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         size = min(len(variances), self.features.out_features, *(layer.out_features for layer in layers))
         spreads = np.sqrt(np.maximum(variances, 1e-12))
-        for layer in (self.features, self.prompt_features, *layers, self.vote, self.precision):
+        for layer in (self.features, self.prompt_features, *layers, self.vote, self.precision, self.gate):
             layer.weight.mul_(0.1)
         self.features.weight[:size] = torch.from_numpy((axes / spreads).T[:size]).float()
         gain = np.ones(size)
@@ -177,13 +180,18 @@ class VrfModule(nn.Module):
             layer.weight[:size, :size] = torch.eye(size)
             layer.bias[:size] = 0.0
             gain *= 0.5  # the odd part of SiLU is x / 2
-        information = slope * spreads[:size] ** 2
         self.vote.weight[:size] = 0.0
-        self.vote.weight[:size, :size] = torch.diag(torch.from_numpy(0.5 * spreads[:size] / np.maximum(information, 1e-6) / gain)).float()
-        # Axes without a head hardly see a comparison: what they would learn has nowhere to go yet.
-        precision = torch.full_like(self.precision.bias, math.log(math.expm1(0.01 * self.scale)))
-        precision[:size] = torch.from_numpy(np.log(np.expm1(np.maximum(information, 1e-4) * self.scale))).float()
-        self.precision.bias.copy_(precision)
+        self.vote.weight[:size, :size] = torch.diag(torch.from_numpy(0.5 * spreads[:size] / gain)).float()
+        # With g = z / 2, `g_j^2 / sqrt(1 + |g|^2)` is z_j^2 / 4 of small differences and z_j^2 / (2 |z|) of large ones, as in
+        # Jaakkola and Jordan's bound. Axes without a head hardly see a comparison: what they would learn has nowhere to go yet.
+        self.gate.weight[:size] = 0.0
+        self.gate.weight[:size, :size] = torch.diag(torch.from_numpy(0.5 * spreads[:size])).float()
+        self.precision.bias.fill_(math.log(math.expm1(self.scale)))
+
+    @property
+    def floor(self) -> Tensor:
+        """Returns the least variance of a user, above 0 and below 1."""
+        return torch.sigmoid(self.raw_floor)
 
     def bases(self) -> tuple[Tensor, Tensor]:
         """Returns means and stds `[K, D]`; the first base is N(0, I), where everybody starts."""
@@ -196,14 +204,17 @@ class VrfModule(nn.Module):
         forward, backward = torch.cat([read, said], dim=-1), torch.cat([-read, said], dim=-1)
         for layer in self.layers:
             forward, backward = functional.silu(layer(forward)), functional.silu(layer(backward))
-        precision = functional.softplus(self.precision(0.5 * (forward + backward))) / self.scale
+        apart = self.gate(read).square()
+        told = apart / torch.sqrt(1.0 + apart.sum(dim=-1, keepdim=True))
+        precision = told * functional.softplus(self.precision(0.5 * (forward + backward))) / self.scale
         return precision, self.vote(0.5 * (forward - backward))
 
     def posterior(self, precision: Tensor, vote: Tensor, tie: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and std `[B, D]` of users from `[B, C, D]` votes: `gaussian.posterior` of the sum of evidence."""
         counted = precision * mask.unsqueeze(-1)
         total = 1.0 + counted.sum(dim=1)
-        return (counted * vote * (~tie).unsqueeze(-1)).sum(dim=1) / total, total.rsqrt()
+        votes = vote * (mask & ~tie).unsqueeze(-1)
+        return votes.sum(dim=1) / total, torch.sqrt(self.floor + (1.0 - self.floor) / total)
 
     def weights(self, mean: Tensor, std: Tensor) -> Tensor:
         """Returns `[B, K]`: `gaussian.matching_weights`."""
@@ -219,10 +230,14 @@ class VrfModule(nn.Module):
         variance = (std.unsqueeze(1) * gradient).square().sum(-1)
         return (margins * weights.unsqueeze(1)).sum(-1) / torch.sqrt(1.0 + math.pi / 8.0 * variance)
 
-    def episode_loss(self, features: ComparisonFeatures, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        """Returns the mean negative log-likelihood of the targets given the contexts, and the KL `[B, D]` to the prior."""
+    def episode_loss(self, features: ComparisonFeatures, batch: EpisodeBatch, shrunk: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the mean negative log-likelihood of the targets given the contexts, and the KL `[B, D]` to the prior.
+
+        `shrunk` `[B, C]` multiplies the differences of the contexts.
+        """
         context, targets = batch.context, batch.targets
-        precision, vote = self.votes(features.difference[context], features.prompts[features.prompt[context]])
+        told = features.difference[context] if shrunk is None else features.difference[context] * shrunk.unsqueeze(-1)
+        precision, vote = self.votes(told, features.prompts[features.prompt[context]])
         mean, std = self.posterior(precision, vote, features.tie[context], batch.context_mask)
         margins = self.log_scale.exp() * self.heads(features.difference[targets])
         logits = self.logits(self.weights(mean, std), std, margins)
@@ -262,9 +277,9 @@ class VrfModule(nn.Module):
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         layers = tuple((layer.weight.double().numpy(), layer.bias.double().numpy()) for layer in linear)
         precision = self.precision.weight.double().numpy(), self.precision.bias.double().numpy()
-        encoder = PairEncoder(layers, self.vote.weight.double().numpy(), *precision, self.scale)
+        encoder = PairEncoder(layers, self.vote.weight.double().numpy(), self.gate.weight.double().numpy(), *precision, self.scale)
         names = tuple(f"head{index}" for index in range(len(means)))
-        return Vrf(NAME, names, float(self.log_scale.exp()), Bases(means, stds, self.tau), encoder)
+        return Vrf(NAME, names, float(self.log_scale.exp()), Bases(means, stds, self.tau), encoder, float(self.floor))
 
     @torch.no_grad()
     def fold(self, calibration: Calibration) -> Heads:
@@ -295,7 +310,10 @@ def training_loss(
     others = 1.0 - torch.eye(settings.heads)
 
     def loss(step: int) -> Tensor:
-        likelihood, divergence = module.episode_loss(features, episodes.draw(rng))
+        batch = episodes.draw(rng)
+        nearly = rng.random(batch.context.shape) < settings.nearly_equal
+        shrunk = np.where(nearly, NEARLY * rng.choice([-1.0, 1.0], size=nearly.shape), 1.0)
+        likelihood, divergence = module.episode_loss(features, batch, torch.from_numpy(shrunk.astype(np.float32)))
         kl = settings.kl * min(1.0, step / max(1, settings.kl_warmup))
         # Free bits are per dimension over the batch, so that a dimension may carry some users and not others.
         cost = kl * divergence.mean(dim=0).clamp(min=settings.free_bits).sum()
