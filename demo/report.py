@@ -25,7 +25,7 @@ from attune.models.portfolio.pool import Pool
 from attune.models.seam.bundle import read_bundle, sha256_of
 from attune.models.seam.families import Families
 from attune.models.seam.portfolio import Portfolio, read_portfolio
-from attune.models.training.heads import load_heads
+from attune.models.training.heads import families_of, load_heads
 from demo.corpus.tastes import DEFAULT_SHARPNESS, draw_users
 from demo.heads import DemoSettings
 from demo.members import member_pool
@@ -166,7 +166,7 @@ def _from_bundle(path: Path, pool: Pool) -> _Subject:
 
 def _from_heads(demo: Path, pool: Pool, trunk: Embedder, cache: Path | None) -> _Subject:
     trained, _ = load_heads(demo)
-    families = Families([one.family for one in trained])
+    families = families_of(trained)
     portfolio = read_portfolio((demo / "portfolio.json").read_bytes(), families, (demo / "values.npz").read_bytes())
     rows = rows_from_heads(trained, embed_texts(pool.texts(), trunk, cache))
     return _Subject({"heads_sha256": sha256_of(demo / "heads.safetensors")}, families, portfolio, rows)

@@ -146,10 +146,10 @@ def _one_user(
         prompt = int(order[count % len(order)])
         first, second = _members(families, portfolio, feedback.prompts[prompt], evidence, router, "sample", 2, rng).members
         told = _compare(feedback, taste, rng, sharpness, prompt=prompt, members=(first, second))
-        predicted = families.predict(evidence, told.chosen, told.rejected, told.prompt)
+        added, predicted = families.study(evidence, told.chosen, told.rejected, told.prompt)
         user.agreed.append({name: accuracy(np.array([probability])) for name, probability in predicted.items()})
         user.served.append(float(expected[prompt, [first, second]].mean() - expected[prompt].max()))
-        evidence = evidence + families.learn(told.chosen, told.rejected, told.prompt)
+        evidence = evidence + added
     return user
 
 
@@ -184,7 +184,7 @@ def _members(
     count: int,
     rng: np.random.Generator,
 ) -> routing.Choice:
-    weights = families[router].sample_weights(families.part(router, evidence), prompt, rng, SAMPLES)
+    weights = families.sample_weights(router, evidence, prompt, rng, SAMPLES)
     sampled = routing.sampled_values(weights, portfolio.values_for(router, prompt))
     return routing.choose(policy, sampled, count=count, epsilon=EPSILON, rng=rng)
 

@@ -10,7 +10,7 @@ from typing import Any
 from attune.models.portfolio.picture import draw_portfolio
 from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.models.seam.portfolio import Portfolio, PortfolioInvalid, read_portfolio
-from attune.models.training.heads import load_heads
+from attune.models.training.heads import families_of, load_heads
 
 
 def load_portfolio(path: Path) -> tuple[Portfolio, Mapping[str, tuple[str, ...]]]:
@@ -24,9 +24,8 @@ def load_portfolio(path: Path) -> tuple[Portfolio, Mapping[str, tuple[str, ...]]
     if (path / "manifest.json").is_file():
         bundle = read_bundle(path)
         return bundle.portfolio, {name: bundle.families[name].heads for name in bundle.families.names}
-    from attune.models.seam.families import Families  # noqa: PLC0415 - beside heads in training's own form
 
-    families = Families([one.family for one in load_heads(path)[0]])
+    families = families_of(load_heads(path)[0])
     portfolio = read_portfolio((path / "portfolio.json").read_bytes(), families)
     return portfolio, {name: families[name].heads for name in families.names}
 

@@ -87,7 +87,7 @@ async def learn(call: Call, told: Told) -> Learned:
         ScorerFailed: the scorer gave numbers that are not finite; nothing was applied.
         StoreUnavailable: it may or may not be applied; sending it again with the same event id is safe.
     """
-    families, key = call.serving.bundle.families, key_of(call, told.user)
+    key = key_of(call, told.user)
     try:
         seen, pair = await find_pair(call, key, told.pair)
     except (ExpiredCandidate, UnknownCandidate, UnknownDecision):
@@ -97,8 +97,7 @@ async def learn(call: Call, told: Told) -> Learned:
             raise
         return _learned(call, told, key, "duplicate", total, {})
 
-    evidence = evidence_of(call, pair.rows, tie=told.tie)
-    predicted = families.predict(person(call, told.user, key, seen.sum).evidence, *pair.rows)
+    predicted, evidence = study(call, person(call, told.user, key, seen.sum).evidence, pair.rows, tie=told.tie)
 
     vector, epoch = call.runtime.decay.stamp(evidence, told.observed_s)
     payload = _payload(call, told, pair, predicted)
@@ -126,18 +125,24 @@ async def take_back(call: Call, user: str, event_id: str) -> Person:
     return person(call, user, key, total)
 
 
-def evidence_of(call: Call, rows: tuple[Row, Row, Row], *, tie: bool) -> Array:
-    """Returns what a comparison adds to the user's sum, `[E]`, from the rows of chosen, rejected and prompt.
+def study(call: Call, known: Array, rows: tuple[Row, Row, Row], *, tie: bool) -> tuple[Mapping[str, float], Array]:
+    """Returns how each family predicted a comparison from what was `known` `[E]`, and what it adds to the user's sum, `[E]`.
+
+    Args:
+        call: the request.
+        known: the user's sum as it stood, read as of now.
+        rows: outputs of chosen, rejected and prompt.
+        tie: the user could not tell.
 
     Raises:
         ScorerFailed: a row is not finite.
     """
     try:
-        evidence = call.serving.bundle.families.learn(*rows, tie=tie)
+        evidence, predicted = call.serving.bundle.families.study(known, *rows, tie=tie)
     except ValueError as error:
         raise ScorerFailed("the scorer gave numbers that are not finite for this pair; nothing was learned") from error
     # A sum has at least one number, and families that learn nothing (the global head alone) have none.
-    return evidence if evidence.size else np.zeros(1)
+    return predicted, evidence if evidence.size else np.zeros(1)
 
 
 def pack_payload(content: Mapping[str, object]) -> bytes:

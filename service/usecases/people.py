@@ -121,5 +121,5 @@ def under_families(call: Call, found: Person) -> dict[str, UnderFamily]:
 def weights_under(call: Call, name: str, found: Person) -> dict[str, float]:
     """Returns the person's weights under one family on an average prompt, by the name of the head."""
     families = call.serving.bundle.families
-    weights = families[name].weights(families.part(name, found.evidence), None)
+    weights = families.weights(name, found.evidence, None)
     return dict(zip(families[name].heads, weights.tolist(), strict=True))

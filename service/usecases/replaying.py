@@ -14,11 +14,17 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attune.service.errors import FieldError, Overloaded, ScorerFailed, TooLarge, invalid
 from attune.service.live.runtime import Call
 from attune.service.state.store import Comparison, LoggedComparison, UserKey, UsersPage, user_tag
-from attune.service.usecases.learning import evidence_of, read_payload
+from attune.service.usecases.learning import read_payload, study
+from attune.service.usecases.people import person
 from attune.service.usecases.scoring import encode, submit
+
+Array = NDArray[np.float64]
 
 TOGETHER = 8
 """Comparisons that are scored side by side: enough to fill a batch of the scorer, few enough to leave room for requests."""
@@ -120,15 +126,17 @@ async def _replay_user(call: Call, key: UserKey, progress: Progress, ends_at_s: 
 
 
 async def _replay_some(call: Call, key: UserKey, logged: Sequence[LoggedComparison], progress: Progress) -> None:
-    outcomes = await asyncio.gather(*(_replay_one(call, key, one, progress) for one in logged), return_exceptions=True)
+    # Predicted from the sum as it stood before these together: what they say of each other is not counted for or against the user.
+    known = person(call, "", key, await call.runtime.store.read_user(key, call.kept_under)).evidence
+    outcomes = await asyncio.gather(*(_replay_one(call, key, one, known, progress) for one in logged), return_exceptions=True)
     for one, outcome in zip(logged, outcomes, strict=True):
         if isinstance(outcome, Overloaded):  # by these themselves, where the queue is short: alone there may be room
-            await _replay_one(call, key, one, progress)
+            await _replay_one(call, key, one, known, progress)
         elif isinstance(outcome, BaseException):
             raise outcome
 
 
-async def _replay_one(call: Call, key: UserKey, logged: LoggedComparison, progress: Progress) -> None:
+async def _replay_one(call: Call, key: UserKey, logged: LoggedComparison, known: Array, progress: Progress) -> None:
     payload = read_payload(logged.payload)
     prompt, chosen, rejected, context = (payload.get(name) for name in ("prompt", "chosen_text", "rejected_text", "context"))
     if not (isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str)):
@@ -137,7 +145,7 @@ async def _replay_one(call: Call, key: UserKey, logged: LoggedComparison, progre
     try:
         encoded = await encode(call, prompt, [chosen, rejected], context=context if isinstance(context, str) else None, with_prompt=True)
         first, second, row = await submit(call, encoded)
-        evidence = evidence_of(call, (first, second, row), tie=bool(payload.get("tie")))
+        _, evidence = study(call, known, (first, second, row), tie=bool(payload.get("tie")))
     except (ScorerFailed, TooLarge):  # of these texts, not of the scorer: they are counted, and the others go on
         progress.unusable += 1
         return

@@ -119,9 +119,8 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
     members = bundle.portfolio.names
     seed = secrets.randbits(63)
     rng = np.random.default_rng(seed)
-    family = bundle.families[name]
     samples = numbers.samples_for(len(members))
-    weights = family.sample_weights(bundle.families.part(name, person.evidence), row, rng, samples)
+    weights = bundle.families.sample_weights(name, person.evidence, row, rng, samples)
     sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, row)), call.serving.costs, numbers.routing_cost_weight)
     forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
@@ -135,7 +134,7 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
         hysteresis=None if last is None else numbers.routing_hysteresis,
     )
     # As the user is on an average prompt, and without the noise of samples: the certificate is about users, and says the same every time.
-    usual = family.weights(bundle.families.part(name, person.evidence), None)
+    usual = bundle.families.weights(name, person.evidence, None)
     routing = Routing(
         policy="forced" if forced else wish.policy,
         seed=seed,
@@ -163,13 +162,13 @@ def usual_routing(call: Call, person: Person) -> UsualRouting | None:
         return None
     serving, numbers, rng = call.serving, call.runtime.routing, np.random.default_rng(0)
     bundle, name = serving.bundle, serving.family
-    family, evidence = bundle.families[name], bundle.families.part(serving.family, person.evidence)
-    weights = family.sample_weights(evidence, None, rng, numbers.samples_for(len(bundle.portfolio.members)))
+    weights = bundle.families.sample_weights(name, person.evidence, None, rng, numbers.samples_for(len(bundle.portfolio.members)))
     sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, None)), serving.costs, numbers.routing_cost_weight)
     choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng)
     members = bundle.portfolio.names
     expected = _by_member(members, choice.mean, choice.std)
-    return UsualRouting(members[choice.members[0]], expected, certificate_of(serving, name, family.weights(evidence, None)))
+    proved = certificate_of(serving, name, bundle.families.weights(name, person.evidence, None))
+    return UsualRouting(members[choice.members[0]], expected, proved)
 
 
 def _by_member(members: tuple[str, ...], mean: Array, std: Array) -> dict[str, tuple[float, float]]:

@@ -184,7 +184,7 @@ def score_candidates(
     """
     family = families[name]
     rewards = np.array([row[f"{name}_rewards"] for row in rows], dtype=np.float64)
-    scored = family.score(families.part(name, person.evidence), rewards, prompt if family.scores_with_prompt else None)
+    scored = families.score(name, person.evidence, rewards, prompt if family.scores_with_prompt else None)
     contributions = scored.rewards * scored.weights
     texts = []
     for index in range(len(rows)):

@@ -67,13 +67,13 @@ class Personal:
         return first, second
 
     def learn(self, winner: int, loser: int, chosen: Row, rejected: Row, prompt: Row) -> None:  # noqa: ARG002 - answers say more than who wrote them
-        self.evidence = self.evidence + self.families.learn(chosen, rejected, prompt)
+        self.evidence = self.evidence + self.families.learn(chosen, rejected, prompt, known=self.evidence)
 
     def best(self, prompt: Row) -> int:
         return self._choose(prompt, "best", 1)[0]
 
     def _choose(self, prompt: Row, policy: routing.Policy, count: int) -> tuple[int, ...]:
-        weights = self.families[self.family].sample_weights(self.families.part(self.family, self.evidence), prompt, self.rng, self.samples)
+        weights = self.families.sample_weights(self.family, self.evidence, prompt, self.rng, self.samples)
         sampled = routing.sampled_values(weights, self.portfolio.values_for(self.family, prompt))
         return tuple(routing.choose(policy, sampled, count=count, epsilon=self.epsilon, rng=self.rng).members)
 

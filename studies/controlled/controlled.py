@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from attune.models.data.embeddings import Vectors
 from attune.models.measuring.families.fewshot import FewShot, few_shot
 from attune.models.measuring.rows import Rows, rows_from_heads
-from attune.models.seam.families import Families
 from attune.models.seam.sparse_moe import SparseMoe
-from attune.models.training.heads import TrainedFamily
+from attune.models.training.heads import TrainedFamily, families_of
 from studies.groups.groups import evidence_of_users
 from studies.groups.worlds import World, WorldSizes, build_world, random_vectors
 
@@ -99,7 +98,7 @@ def measure_controlled(world: World, trained: Sequence[TrainedFamily], *, counts
     Raises:
         ValueError: no family is a sparse mixture.
     """
-    families = Families([one.family for one in trained])
+    families = families_of(trained)
     rows = rows_from_heads(trained, world.data.vectors)
     curves = few_shot(families, rows, world.context, world.targets, counts=counts)
     mixture = next((one for one in trained if isinstance(one.family, SparseMoe)), None)

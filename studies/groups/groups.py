@@ -17,9 +17,9 @@ from attune.models.data.preferences import Comparisons
 from attune.models.measuring.families.fewshot import COUNTS, FewShot, few_shot
 from attune.models.measuring.metrics import accuracy
 from attune.models.measuring.rows import Rows, rows_from_heads
-from attune.models.seam.families import Families, Family
+from attune.models.seam.families import Family
 from attune.models.seam.sparse_moe import SparseMoe
-from attune.models.training.heads import TrainedFamily
+from attune.models.training.heads import TrainedFamily, families_of
 from attune.models.training.mixture import k_means
 from studies.groups.worlds import World, bayes_probabilities
 
@@ -51,7 +51,7 @@ class GroupsFound:
 
 def find_groups(world: World, trained: Sequence[TrainedFamily], *, seed: int, counts: Sequence[int] = COUNTS) -> GroupsFound:
     """Returns how `trained` families do on the unseen users of `world`; `seed` starts the clustering."""
-    families = Families([one.family for one in trained])
+    families = families_of(trained)
     rows = rows_from_heads(trained, world.data.vectors)
     curves = few_shot(families, rows, world.context, world.targets, counts=counts)
     bayes = np.column_stack([_per_user(bayes_probabilities(world, count)[0], world.targets) for count in counts])

@@ -16,8 +16,7 @@ from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons, Texts
 from attune.models.measuring.families.fewshot import FewShot, few_shot
 from attune.models.measuring.rows import rows_from_heads
-from attune.models.seam.families import Families
-from attune.models.training.heads import TrainedFamily
+from attune.models.training.heads import TrainedFamily, families_of
 from attune.models.training.loop import TrainingData
 from demo.corpus.texts import MANNERS
 from demo.drawn import draw_comparisons, flipped_choice
@@ -95,5 +94,5 @@ def opposed_groups(
     data = TrainingData(told("train", users, per_user), told("validation", users // 4, per_user), material.vectors)
     trained = [train(data, seed) for train in trainers]
     rows = rows_from_heads(trained, material.vectors)
-    curves = few_shot(Families([one.family for one in trained]), rows, told("context", test_users, 20), told("targets", test_users, 40))
+    curves = few_shot(families_of(trained), rows, told("context", test_users, 20), told("targets", test_users, 40))
     return OpposedGroups(taste, seed, curves)

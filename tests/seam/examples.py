@@ -26,6 +26,7 @@ def encoder(rng: np.random.Generator, *, features: int = FEATURES, prompt: int =
             (rng.normal(size=(HIDDEN + 1, HIDDEN)), rng.normal(size=HIDDEN + 1)),
         ),
         vote=rng.normal(size=(latent, HIDDEN + 1)),
+        gate=rng.normal(size=(latent, features)),
         precision=rng.normal(size=(latent, HIDDEN + 1)),
         precision_bias=rng.normal(size=latent),
         scale=2.0,
@@ -53,7 +54,7 @@ def pointing_vrf() -> Vrf:
     eye = np.eye(3)
     layer = (np.concatenate([eye, np.zeros((3, PROMPT_FEATURES))], axis=1), np.zeros(3))
     # The odd part of one SiLU layer is x / 2, so `2 * eye` votes the difference itself.
-    pair_encoder = PairEncoder((layer,), vote=2.0 * eye, precision=np.full((3, 3), 0.1), precision_bias=np.zeros(3), scale=1.0)
+    pair_encoder = PairEncoder((layer,), vote=2.0 * eye, gate=eye, precision=np.full((3, 3), 0.1), precision_bias=np.zeros(3), scale=1.0)
     return Vrf("vrf", ("a", "b", "c"), 1.0, Bases(2.0 * eye, np.full((3, 3), 0.8), 1.5), pair_encoder)
 
 
