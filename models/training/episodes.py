@@ -1,6 +1,6 @@
 """Episodes: a user's comparisons cut into a context to learn from and disjoint targets to predict (SCIENCE §5).
 
-The number of context comparisons is log-uniform over 0..300, so that a family is trained for strangers and for people of years.
+The number of context comparisons is log-uniform from 0, so that a family is trained for strangers and regulars alike.
 A batch is padded arrays of row numbers with masks. Axis letters: `B` users, `C` context, `T` targets.
 """
 
@@ -31,7 +31,7 @@ class EpisodeSettings:
     """Sizes of episodes: users a batch, most context comparisons, most targets."""
 
     users: int = 64
-    max_context: int = 300
+    max_context: int = 32
     max_targets: int = 16
 
 

