@@ -59,6 +59,14 @@ def portfolio(
     train_portfolio(out, work, seed=seed, jobs=jobs)
 
 
+@app.command("values")
+def values(out: Out = ARTEFACTS, seed: Seed = 0, cache: Cache = None) -> None:
+    """Measure the members again under heads that were trained anew; refuses if the rewards they were certified by are others."""
+    from demo.portfolio import measure_again  # noqa: PLC0415 - torch
+
+    measure_again(out, seed=seed, cache=cache)
+
+
 @app.command("member")
 def member(
     weights: Annotated[str, typer.Option(help="Over the manners, as in concise=1,formal=0.5.")],

@@ -33,7 +33,7 @@ def draw_comparisons(
     texts: Texts,
     utilities: Array,
     *,
-    per_user: int | NDArray[np.int64],
+    per_user: int,
     choose: Choose,
     seed: int,
     prompts: NDArray[np.int64] | None = None,
@@ -45,7 +45,7 @@ def draw_comparisons(
     Args:
         texts: the answers; at least two different ones for every prompt.
         utilities: `[N, U]` how much each user likes each answer.
-        per_user: comparisons a user, one number for all or one for each.
+        per_user: comparisons a user.
         choose: how a user picks.
         seed: of everything drawn.
         prompts: indices of the prompts to ask; all if None.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from attune.models.data.embeddings import Embedder, Vectors, embed_texts
-from attune.models.data.preferences import Comparisons, Texts
+from attune.models.data.preferences import Comparisons, Texts, together
 from attune.models.data.trunk import Trunk, load_demo_trunk
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.portfolio.pool import Pool
@@ -31,11 +31,12 @@ from attune.models.training.attributes import AttributesSettings, Ratings, train
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.heads import TrainedFamily, compute_outputs, save_heads
 from attune.models.training.latents import learn_latents
-from attune.models.training.loop import TrainingData
+from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
 from attune.models.training.sparse_autoencoder import AutoencoderSettings
-from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
 from attune.models.training.sparserm import SparseRmSettings, train_sparserm
+from attune.models.training.sureness import with_sureness
+from attune.models.training.trusting import with_trust
 from attune.models.training.vrf import VrfSettings, train_vrf
 from demo.corpus.tastes import DEFAULT_CONCENTRATION, DEFAULT_SHARPNESS, draw_users, manner_scores, utility
 from demo.corpus.texts import MANNERS, Split, prompts
@@ -55,7 +56,7 @@ class DemoSettings:
     Attributes:
         users, per_user: training users and comparisons of each.
         validation_users: stop the training; of other prompts.
-        regulars, per_regular: so many of either kind of users tell more, as people do who stay for years.
+        regulars, per_regular: so many further users of either kind tell so much, as people do who stay for years.
         prompts: most prompts of a split, for heads.
         answers: generated answers per prompt and manner.
         direction_prompts: training prompts, and half as many validation prompts, that `sparserm` learns from.
@@ -66,7 +67,7 @@ class DemoSettings:
     users: int = 2000
     per_user: int = 40
     validation_users: int = 300
-    regulars: int = 150
+    regulars: int = 100
     per_regular: int = 320
     prompts: int = 400
     answers: int = 2
@@ -77,8 +78,9 @@ class DemoSettings:
     member_answers: int = 2
     bradley_terry: BradleyTerrySettings = field(default_factory=BradleyTerrySettings)
     micro: MicroSettings = field(default_factory=MicroSettings)
-    vrf: VrfSettings = field(default_factory=VrfSettings)
-    sparse_moe: SparseMoeSettings = field(default_factory=SparseMoeSettings)
+    vrf: VrfSettings = field(
+        default_factory=lambda: VrfSettings(start="population", loop=LoopSettings(steps=1000, evaluate_every=100, patience=6))
+    )
     additive: AdditiveSettings = field(default_factory=lambda: AdditiveSettings(axes=6))
     sparserm: SparseRmSettings = field(default_factory=SparseRmSettings)
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
@@ -112,7 +114,8 @@ def train_demo(
     texts = combine(pools)
     vectors = embed_texts(texts, trunk, cache)
     data = draw_training_data(texts, vectors, set(written["validation"].prompts), settings, seed=seed)
-    trained = train_families(texts, data, settings, seed)
+    regulars = draw_training_data(texts, vectors, set(written["validation"].prompts), settings, seed=seed, regulars=True)
+    trained = train_families(texts, data, with_regulars(data, regulars), settings, seed)
     if isinstance(trunk, Trunk):
         trained.append(train_directions(data, trunk, settings, seed))
         write_trunk_file(out, trunk)
@@ -134,17 +137,24 @@ def train_demo(
     return trained
 
 
-def train_families(texts: Texts, data: TrainingData, settings: DemoSettings, seed: int) -> list[TrainedFamily]:
-    """Returns the demo's families in the order in which they share the evidence vector."""
+def train_families(texts: Texts, data: TrainingData, with_long: TrainingData, settings: DemoSettings, seed: int) -> list[TrainedFamily]:
+    """Returns the demo's families in the order in which they share the evidence vector, each with its trust.
+
+    Args:
+        texts: that both data share.
+        data: users of a few dozen comparisons.
+        with_long: the same and regulars: how sure to become of somebody is learned from those who tell much.
+        settings: of every family.
+        seed: of everything drawn.
+    """
     found_by_themselves = [
         train_bradley_terry(data, settings.bradley_terry, seed),
-        train_micro(data, settings.micro, seed),
-        train_vrf(data, settings.vrf, seed),
+        with_sureness(train_micro(data, settings.micro, seed), with_long),
+        train_vrf(with_long, settings.vrf, seed),
     ]
     trained = [name_heads(one, texts, data.vectors.candidates) for one in found_by_themselves]
-    trained.append(train_attributes(data, rate(texts, data), settings.attributes, seed))
-    trained.append(name_heads(train_sparse_moe(data, settings.sparse_moe, seed), texts, data.vectors.candidates))
-    return [*trained, train_additive(data, settings.additive, seed)]
+    trained += [train_attributes(data, rate(texts, data), settings.attributes, seed), train_additive(data, settings.additive, seed)]
+    return [with_trust(one, data) for one in trained]
 
 
 def train_directions(data: TrainingData, trunk: Trunk, settings: DemoSettings, seed: int) -> TrainedFamily:
@@ -203,19 +213,24 @@ def combine(pools: Sequence[Pool]) -> Texts:
     return Texts(tuple(asked), tuple(answers))
 
 
-def draw_training_data(texts: Texts, vectors: Vectors, held: set[str], settings: DemoSettings, *, seed: int) -> TrainingData:
-    """Returns comparisons of simulated users: validation users on the prompts in `held`, training users on all others."""
+def draw_training_data(
+    texts: Texts, vectors: Vectors, held: set[str], settings: DemoSettings, *, seed: int, regulars: bool = False
+) -> TrainingData:
+    """Returns comparisons of simulated users: validation users on the prompts in `held`, training users on all others.
+
+    With `regulars`, of other users who tell more.
+    """
     scores = np.array([manner_scores(text) for _, text in texts.candidates])
     is_held = np.array([prompt in held for prompt, _ in texts.prompts])
+    per_user = settings.per_user if not regulars else settings.per_regular
     parts = []
-    for name, users, where in (("train", settings.users, ~is_held), ("validation", settings.validation_users, is_held)):
-        # Not more than a quarter, so that a training of few users stays one of strangers.
-        regulars = np.arange(users) < min(settings.regulars, users // 4)
+    for part, users, where in (("train", settings.users, ~is_held), ("validation", settings.validation_users, is_held)):
+        name = f"{part}-regular" if regulars else part
         parts.append(
             draw_comparisons(
                 texts,
-                utility(draw_users(users, seed_for(seed, f"{name}-tastes")), scores),
-                per_user=np.where(regulars, max(settings.per_user, settings.per_regular), settings.per_user),
+                utility(draw_users(settings.regulars if regulars else users, seed_for(seed, f"{name}-tastes")), scores),
+                per_user=per_user,
                 choose=bradley_terry_choice(DEFAULT_SHARPNESS),
                 seed=seed_for(seed, f"{name}-comparisons"),
                 prompts=np.flatnonzero(where),
@@ -224,6 +239,11 @@ def draw_training_data(texts: Texts, vectors: Vectors, held: set[str], settings:
         )
     train, validation = parts
     return TrainingData(train, validation, vectors)
+
+
+def with_regulars(strangers: TrainingData, regulars: TrainingData) -> TrainingData:
+    """Returns the comparisons of both kinds of users; both are over the same texts."""
+    return TrainingData(together(strangers.train, regulars.train), together(strangers.validation, regulars.validation), strangers.vectors)
 
 
 def rate(texts: Texts, data: TrainingData) -> Ratings:

@@ -30,6 +30,7 @@ from attune.models.portfolio.measure import Values
 from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.rewards import Normalisation
+from attune.models.seam.certificate import read_certificate
 from attune.models.seam.member_values import write_values
 from attune.models.seam.portfolio import Portfolio, write_portfolio
 from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads
@@ -43,6 +44,9 @@ Array = NDArray[np.float64]
 
 FAMILY = "attributes"
 """The family whose heads are PALM's rewards: each is what its name says, and rated in [0, 1]."""
+
+SAME_REWARDS = 1e-5
+"""Members' mean rewards may differ by so much between two trainings of the same heads: rounding, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,37 @@ def train_portfolio(
     _write_record(demo, work, names, values)
     made_for = {names[old]: weights for old, weights in palm.made_for.items()}
     portfolio = portfolio_of(pool, values, made_for, palm.certificate)
+    (demo / "portfolio.json").write_bytes(write_portfolio(portfolio))
+    return portfolio
+
+
+def measure_again(demo: Path, *, seed: int = 0, trunk: Embedder | None = None, cache: Path | None = None) -> Portfolio:
+    """Measures the members that are there under heads that were trained anew; writes `values.npz` and `portfolio.json`.
+
+    Nothing is aligned and nothing is proved again: the certificate stays if the rewards that it speaks of are the same.
+
+    Args:
+        demo: folder with heads, members and their portfolio.
+        seed: of the search that found them.
+        trunk: the demo's own if None.
+        cache: folder of the embedding cache.
+
+    Raises:
+        ValueError: the certificate's rewards are not what they were; nothing is written.
+    """
+    settings, trained = PortfolioSettings(), load_heads(demo)[0]
+    old = json.loads((demo / "portfolio.json").read_text(encoding="utf-8"))
+    size = DemoSettings(member_prompts=settings.certify, member_answers=1)
+    pool = member_pool(demo, "train", size, seed=seed, skip=settings.learn + settings.value)
+    values = member_values(trained, pool, trunk or load_demo_trunk(), cache, seed=seed)
+    before = np.array([member["values"][FAMILY] for member in old["members"]])
+    moved = float(np.abs(before - values[FAMILY].mean).max())
+    if moved > SAME_REWARDS:
+        raise ValueError(f"members' values under {FAMILY!r} moved by {moved:g}: its heads are others, and the search must be run again")
+    made_for = {member["name"]: member["weights"] for member in old["members"]}
+    certificate = None if old["certificate"] is None else read_certificate(old["certificate"])
+    portfolio = portfolio_of(pool, values, made_for, certificate)
+    (demo / "values.npz").write_bytes(write_values(pool.members, {name: one.head for name, one in values.items()}))
     (demo / "portfolio.json").write_bytes(write_portfolio(portfolio))
     return portfolio
 

@@ -32,6 +32,19 @@ def families(
     typer.echo(evaluate_set(data, folder, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))
 
 
+@app.command("small-data")
+def small_data(
+    folder: Annotated[Path, typer.Argument(help="With jester5k, ukpconvarg1, hidden_context_hh, summeval_op; absent ones are skipped.")],
+    out: Out = Path(".attune/small-data"),
+    cache: Cache = CACHE,
+    only: Annotated[list[str] | None, typer.Option(help="Sets by name; all if not given.")] = None,
+) -> None:
+    """Families and simple heads on real sets cut to 500, 1,000 and 2,000 comparisons; writes report.md and results.json."""
+    from studies.small_data.run import evaluate_small_data  # noqa: PLC0415 - torch
+
+    typer.echo(evaluate_small_data(folder, out, cache=cache, sets=tuple(only or ()), progress=aside))
+
+
 @app.command("oracle")
 def oracle(
     out: Out = Path(".attune/oracle"),
@@ -76,7 +89,7 @@ def routing(
 
 @app.command("sparserm")
 def sparserm(
-    data: Annotated[Path, typer.Option(help="Folder with ukpconvarg1, hidden_context_hh and summeval_op; absent ones are left out.")],
+    data: Annotated[Path, typer.Option(help="Folder with ukpconvarg1, hidden_context_hh, summeval_op; absent ones are skipped.")],
     out: Out = Path(".attune/sparserm"),
     cache: Annotated[Path, typer.Option(help="Keeps vectors, token states and the autoencoder.")] = CACHE,
     seeds: Annotated[int, typer.Option(min=2, help="Cuts, starts and random directions.")] = 10,

@@ -177,6 +177,22 @@ class Comparisons:
         return digest.hexdigest()
 
 
+def together(first: Comparisons, second: Comparisons) -> Comparisons:
+    """Returns the comparisons of both, the users of `second` after those of `first`.
+
+    Raises:
+        ComparisonInvalid: they are over different tables of texts, or share a user's name.
+    """
+    if first.texts is not second.texts and first.texts != second.texts:
+        raise ComparisonInvalid("comparisons can be put together over one table of texts")
+    both = set(first.users) & set(second.users)
+    if both:
+        raise ComparisonInvalid(f"{len(both)} users are in both parts, such as {min(both)!r}")
+    columns: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in COLUMNS}
+    columns["user"] = np.concatenate([first.user, second.user + len(first.users)])
+    return Comparisons(first.texts, (*first.users, *second.users), **columns)
+
+
 def _check(position: int, record: Comparison) -> None:
     blank = [name for name in ("user", "prompt", "chosen", "rejected") if not getattr(record, name).strip()]
     if blank:

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attune.models.seam.additive import Additive
-from attune.models.seam.families import Families
-from attune.models.training.episodes import Episodes, EpisodeSettings
 from attune.models.training.features import Affine, Subspace
-from attune.models.training.heads import Heads, TrainedFamily, compute_outputs
+from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import PopulationSettings, fit_population, taste_axes
 from attune.models.training.loop import TrainingData
+from attune.models.training.validating import validation_nll
 
 Array = NDArray[np.float64]
 
@@ -46,7 +45,7 @@ class AdditiveSettings:
 def train_additive(data: TrainingData, settings: AdditiveSettings, seed: int) -> TrainedFamily:
     """Returns everybody's head and both ends of every axis; nothing is drawn, and `seed` is only noted."""
     calibration = data.calibration(settings.subspace)
-    population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population)
+    population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population, calibration.anchor)
     axes, explained = taste_axes(population, calibration.moment, settings.axes)
     size = axes.shape[1]
     everybody = float(population.mean @ calibration.moment @ population.mean)
@@ -73,24 +72,3 @@ def fold_heads(features: Affine, weight: Array) -> Heads:
     """Returns the graph side: `<NAME>_rewards` as one layer on raw vectors, of `weight` `[K, F]` on features."""
     outputs = {f"{NAME}_rewards": nn.Sequential(features.fold(weight))}
     return Heads(outputs, {f"{NAME}_rewards": "candidate"}).eval().requires_grad_(requires_grad=False)
-
-
-def validation_nll(trained: TrainedFamily, data: TrainingData, *, users: int = 128) -> float:
-    """Returns the mean log-loss on validation users at the counts that other trainings stop by, by the server's functions."""
-    told = data.validation
-    rewards = compute_outputs([trained], data.vectors.candidates)[f"{trained.family.name}_rewards"]
-    rows = [{f"{trained.family.name}_rewards": row} for row in rewards]
-    families = Families([trained.family])
-    losses = []
-    for batch in Episodes(told, EpisodeSettings()).validation_batches(users=users):
-        total, count = 0.0, 0
-        for context, real, targets, predicted in zip(batch.context, batch.context_mask, batch.targets, batch.target_mask, strict=True):
-            evidence = families.prior()
-            for row in context[real].tolist():
-                evidence = evidence + families.learn(rows[told.chosen[row]], rows[told.rejected[row]], {}, tie=bool(told.tie[row]))
-            for row in targets[predicted].tolist():
-                found = families.predict(evidence, rows[told.chosen[row]], rows[told.rejected[row]], {})[trained.family.name]
-                total -= 0.5 * float(np.log(found) + np.log1p(-found)) if told.tie[row] else float(np.log(found))
-                count += 1
-        losses.append(total / count)
-    return float(np.mean(losses))

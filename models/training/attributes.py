@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attune.models.seam.attributes import Attributes
-from attune.models.training.additive import validation_nll
 from attune.models.training.features import Affine, Calibration, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import PopulationSettings, fit_population
 from attune.models.training.loop import TrainingData
+from attune.models.training.validating import validation_nll
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attune.models.data.preferences import Comparisons
 from attune.models.seam.families import BradleyTerry
-from attune.models.training.features import Calibration, StandardisedHeads, Subspace
+from attune.models.training.features import Affine, Calibration, StandardisedHeads, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 
@@ -36,6 +36,8 @@ class BradleyTerrySettings:
 
 def train_bradley_terry(data: TrainingData, settings: BradleyTerrySettings, seed: int) -> TrainedFamily:
     """Returns the global head and its logit scale, `P = sigma(a ds)`."""
+    if settings.subspace.everybody:
+        return ridge_family(data, settings, seed)
     with reproducible(seed) as generator:
         calibration = data.calibration(settings.subspace)
         features = torch.from_numpy(calibration.candidate(data.vectors.candidates))
@@ -53,6 +55,17 @@ def train_bradley_terry(data: TrainingData, settings: BradleyTerrySettings, seed
         family = BradleyTerry(NAME, ("quality",), float(module.log_scale.detach().exp()))
     summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
     return TrainedFamily(family, heads.eval().requires_grad_(requires_grad=False), summary)
+
+
+def ridge_family(data: TrainingData, settings: BradleyTerrySettings, seed: int) -> TrainedFamily:
+    """Returns ridge as the global head, in seconds; nothing is drawn, and `seed` is only noted."""
+    ridge = data.ridge()
+    told = data.vectors.candidates[data.train.chosen].astype(np.float64) - data.vectors.candidates[data.train.rejected]
+    scale = max(1e-6, float(np.sqrt(np.average((told @ ridge.weights) ** 2, weights=data.train.weight))))
+    layer = Affine(np.eye(len(ridge.weights)), np.zeros(len(ridge.weights))).fold((ridge.weights / scale)[None])
+    heads = Heads({f"{NAME}_rewards": nn.Sequential(layer)}, {f"{NAME}_rewards": "candidate"})
+    summary = {"settings": asdict(settings), "seed": seed, "strength": ridge.strength, "validation_nll": ridge.validation_nll}
+    return TrainedFamily(BradleyTerry(NAME, ("quality",), scale), heads.eval().requires_grad_(requires_grad=False), summary)
 
 
 class _Module(nn.Module):

@@ -60,6 +60,8 @@ class Subspace:
             tastes that LoRe and PALM assume, found in closed form); None keeps every dimension.
         shrinkage: how much the second moment of differences is shrunk to its mean when directions are found; larger trusts
             directions of little variance less.
+        everybody: the logit of ridge on all dimensions is a feature too, the first, so that a training starts from what is known of
+            everybody and only has to find how people differ; see `ridge`.
         kind: `principal` keeps the principal components of the texts themselves instead, and the length beside them: no
             choice is looked at, so few or noisy users cannot mislead it, and what varies little is lost.
     """
@@ -67,6 +69,7 @@ class Subspace:
     components: int | None = 12
     shrinkage: float = 1.0
     kind: Literal["tastes", "principal"] = "tastes"
+    everybody: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,13 @@ class Calibration:
         candidate: features of a candidate's vector, mean 0 over the candidates of the training comparisons.
         prompt: features of a prompt's vector, standardised.
         moment: `S` `[F, F]`, weighted mean of `dx dx^T`.
+        anchor: `[F]` weights of the head that everything starts from; None where features have none.
     """
 
     candidate: Affine
     prompt: Affine
     moment: Array
+    anchor: Array | None = None
 
     @classmethod
     def of(cls, train: Comparisons, vectors: Vectors, subspace: Subspace) -> Calibration:
@@ -115,6 +120,14 @@ class Calibration:
         prompt_mean, prompt_spread = _moments(vectors.prompts[np.unique(train.prompt)])
         return cls(Affine(matrix, mean), Affine(np.diag(1.0 / prompt_spread), prompt_mean), moment)
 
+    def with_head(self, weights: Array, train: Comparisons, vectors: Vectors) -> Calibration:
+        """Returns the calibration with one more feature, the first: the logit of a head with `weights` `[D + 1]` on raw vectors."""
+        matrix = np.concatenate([weights[None], self.candidate.matrix])
+        raw = vectors.candidates[train.chosen].astype(np.float64) - vectors.candidates[train.rejected]
+        anchor = np.zeros(len(matrix))
+        anchor[0] = 1.0
+        return Calibration(Affine(matrix, self.candidate.mean), self.prompt, _second_moment(raw @ matrix.T, train.weight), anchor)
+
 
 class StandardisedHeads(nn.Module):
     """Linear heads whose differences have second moment 1 on the calibration set at every step, exactly.
@@ -134,6 +147,16 @@ class StandardisedHeads(nn.Module):
         """Returns the weights on features `[K, F]`, after standardisation."""
         variance = ((self.directions @ self.moment) * self.directions).sum(dim=1, keepdim=True)
         return self.directions / variance.clamp(min=1e-12).sqrt()
+
+    @torch.no_grad()
+    def start_near(self, anchor: Array, apart: float = 0.3) -> float:
+        """Points all heads along `anchor` `[F]`, each a little aside, and returns the spread of its logit over the calibration set."""
+        spread = float(np.sqrt(anchor @ self.moment.double().numpy() @ anchor))
+        sizes = self.moment.diagonal().clamp(min=1e-12).sqrt()
+        aside = self.directions / sizes
+        aside = aside / ((aside @ self.moment) * aside).sum(dim=1, keepdim=True).clamp(min=1e-12).sqrt()
+        self.directions.copy_(torch.from_numpy(anchor / max(spread, 1e-9)).float() + apart * aside)
+        return max(spread, 1e-9)
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns rewards `[..., K]` of features `[..., F]`, or their differences for differences of features."""

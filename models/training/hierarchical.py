@@ -81,13 +81,16 @@ class Choices:
     weight: Array
 
 
-def fit_population(data: TrainingData, features: NDArray[np.float32], settings: PopulationSettings) -> Population:
+def fit_population(
+    data: TrainingData, features: NDArray[np.float32], settings: PopulationSettings, anchor: Array | None = None
+) -> Population:
     """Returns the population of the training users.
 
     Args:
         data: its training comparisons; its validation comparisons choose two factors, see `PopulationSettings`.
         features: `[candidates, F]` of the texts.
         settings: see there.
+        anchor: `[F]` a head for everybody that is known already; with it as the mean a population is among the choices.
     """
     table = np.asarray(features, dtype=np.float64)
     batches = list(batches_of_users(data.train, table))
@@ -108,7 +111,8 @@ def fit_population(data: TrainingData, features: NDArray[np.float32], settings: 
         scatter = square - count * np.outer(mean, mean) + settings.pseudo_users * start
         population = Population(mean, 0.5 * (scatter + scatter.T) / (count + settings.pseudo_users))
     widths = [max(width, NO_WIDTH) for width in settings.widths]
-    candidates = [Population(size * population.mean, width * population.covariance) for width in widths for size in settings.sizes]
+    means = [size * population.mean for size in settings.sizes] + ([] if anchor is None else [anchor])
+    candidates = [Population(mean, width * population.covariance) for width in widths for mean in means]
     return candidates[int(np.argmin(_validation_nll(candidates, data, table)))] if len(candidates) > 1 else candidates[0]
 
 
@@ -233,8 +237,9 @@ class GaussianLearner:
 
 def train_hierarchical(data: TrainingData, subspace: Subspace, settings: PopulationSettings) -> GaussianLearner:
     """Returns the hierarchical Gaussian: the population of the training users, and exact modes for new ones."""
-    features = data.calibration(subspace).candidate(data.vectors.candidates)
-    return GaussianLearner("hierarchical", fit_population(data, features, settings), features.astype(np.float64))
+    calibration = data.calibration(subspace)
+    features = calibration.candidate(data.vectors.candidates)
+    return GaussianLearner("hierarchical", fit_population(data, features, settings, calibration.anchor), features.astype(np.float64))
 
 
 def train_per_user_logistic(data: TrainingData, subspace: Subspace, penalties: Sequence[float] = PENALTIES) -> GaussianLearner:

@@ -71,6 +71,8 @@ def train_micro(data: TrainingData, settings: MicroSettings, seed: int) -> Train
             rng = np.random.default_rng(seed)
             found = directions_of_users(data.train, train.difference.numpy(), calibration.moment, settings.heads, rng)
             module.heads.directions.data.copy_(torch.from_numpy(found))
+        if calibration.anchor is not None:
+            module.log_scale.data.fill_(float(np.log(module.heads.start_near(calibration.anchor))))
         loss, validate = _training_loss(module, train, data, settings, seed), _validation(module, validation, data, settings)
         history = fit(module, loss, validate, settings.loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}

@@ -99,7 +99,7 @@ def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFa
         loop = settings.loop
         if settings.start == "population":
             loop = replace(loop, learning_rate=settings.pace * loop.learning_rate)
-            population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population)
+            population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population, calibration.anchor)
             module.start_from(population, calibration, settings.reach)
         train, validation = (ComparisonFeatures.of(part, data, calibration) for part in (data.train, data.validation))
         batches = Episodes(data.validation, settings.episodes).validation_batches()

@@ -3,8 +3,9 @@
     ids ─> decision records ┐
     texts ─> scorer ────────┴─> rows of chosen, rejected, prompt ─> predict ─> evidence ─> one atomic add
 
-The prediction uses the sum as it stood before (prequential), and so do the two losses that say how far a user is trusted; all other
-evidence uses nothing but the comparison. The add runs to its end even if the caller leaves. What went wrong is raised; nothing is ever answered as applied that is not.
+The prediction uses the sum as it stood before (prequential), and so do the two losses that say how far a user is trusted; all
+other evidence uses nothing but the comparison. The add runs to its end even if the caller leaves. What went wrong is raised;
+nothing is ever answered as applied that is not.
 """
 
 from __future__ import annotations
