@@ -128,6 +128,7 @@ def train_demo(
             "answers": "generated, and the base model's own; training topics" if len(pools) > 2 else "generated; training topics",
             "train_comparisons": {"count": len(data.train), "sha256": data.train.sha256()},
             "validation_comparisons": {"count": len(data.validation), "sha256": data.validation.sha256()},
+            "regulars": {"train_sha256": regulars.train.sha256(), "validation_sha256": regulars.validation.sha256()},
         },
         "trunk_sha256": trunk.sha256,
         "validation_nll": {one.family.name: one.summary["validation_nll"] for one in trained},

@@ -14,12 +14,10 @@ from attune.models.seam.families import Families
 from attune.models.seam.member_values import POOLED, write_values
 from attune.models.seam.portfolio import read_portfolio, write_portfolio
 from attune.models.training.additive import AdditiveSettings
-from attune.models.training.attributes import AttributesSettings
 from attune.models.training.bradley_terry import BradleyTerrySettings
 from attune.models.training.features import Subspace
 from attune.models.training.heads import load_heads
 from attune.models.training.micro import MicroSettings
-from attune.models.training.sparse_moe import SparseMoeSettings
 from attune.models.training.vrf import VrfSettings
 from demo.corpus.texts import MANNERS, prompts
 from demo.heads import DemoSettings, train_demo, written_pool
@@ -40,11 +38,9 @@ SETTINGS = DemoSettings(
     bradley_terry=BradleyTerrySettings(subspace=SPACE, loop=SHORT),
     micro=MicroSettings(heads=6, router=8, subspace=SPACE, loop=SHORT),
     vrf=VrfSettings(heads=6, latent=6, features=8, prompt_features=2, hidden=(16,), subspace=SPACE, loop=SHORT),
-    sparse_moe=SparseMoeSettings(experts=4, hidden=8, subspace=SPACE, loop=SHORT),
     additive=AdditiveSettings(axes=3, subspace=SPACE),
-    attributes=AttributesSettings(
-        vrf=VrfSettings(latent=6, features=8, prompt_features=2, hidden=(16,), diversity=0.0, ridge=0.0, loop=SHORT)
-    ),
+    regulars=12,
+    per_regular=60,
 )
 WRITTEN = ("heads.json", "heads.safetensors", "values.npz", "portfolio.json", "provenance.json")
 
@@ -92,8 +88,8 @@ def test_what_is_written_is_what_the_bundle_reads(demo):
 
 def test_heads_are_named_after_manners_without_repeats(demo):
     trained = {one.family.name: one for one in load_heads(demo)[0]}
-    assert set(trained) == {"bradley_terry", "micro", "vrf", "attributes", "sparse_moe", "additive"}
-    for name in ("micro", "vrf", "attributes", "sparse_moe"):
+    assert set(trained) == {"bradley_terry", "micro", "vrf", "attributes", "additive"}
+    for name in ("micro", "vrf", "attributes"):
         names = [head for head in trained[name].family.heads if head != "quality"]
         assert len(set(names)) == len(names)
         assert all(any(manner in name for manner in MANNERS) for name in names)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from attune.models.training.attributes import AttributesSettings, Ratings, train_attributes
-from attune.models.training.vrf import VrfSettings
 from demo.corpus.texts import MANNERS
 from demo.members import describe, install_members, member_names
 from demo.portfolio import normalised_rewards, policy_name
-from tests.models.small_world import SHORT, BagOfWords, small_world
+from tests.models.small_world import BagOfWords, small_world
 
 NAMES = ("concise", "playful", "bold")
 
@@ -65,8 +64,7 @@ def test_rewards_are_in_the_units_of_the_ratings_and_the_certificates_map_says_s
     raw = data.vectors.candidates[:, :2].astype(np.float64)
     scores = (raw - raw.min(axis=0)) / np.ptp(raw, axis=0)
     row = np.arange(len(scores)) // 8
-    vrf = VrfSettings(latent=3, features=4, prompt_features=2, hidden=(8,), diversity=0.0, ridge=0.0, loop=SHORT)
-    rated = train_attributes(data, Ratings(("a", "b"), scores, row < 20, row >= 20), AttributesSettings((1e-3,), vrf), 0)
+    rated = train_attributes(data, Ratings(("a", "b"), scores, row < 20, row >= 20), AttributesSettings((1e-3,)), 0)
     normalisation, rewards = normalised_rewards(rated, trunk, None)
     # Where the heads are exact, head plus intercept is the rating: the frozen map undoes the centring and nothing else.
     heads = rated.heads.outputs["attributes_rewards"][0]

@@ -18,7 +18,6 @@ from attune.models.export.router import RouterNotBetter, retrain_router
 from attune.models.export.router_graph import find_router, put_router
 from attune.models.measuring.rows import rows_from_bundle
 from attune.models.seam.bundle import read_bundle
-from attune.models.seam.families import Families
 from attune.models.training.features import Subspace
 from attune.models.training.loop import LoopSettings
 from attune.models.training.micro import MicroSettings, train_micro
@@ -66,9 +65,8 @@ def test_a_retrained_router_sends_a_context_to_the_head_it_asks_for_and_changes_
     friendly, plain = (new.families["micro"].weights(np.zeros(3), prompt)[warm] for prompt in rows[new.id].prompts)
     assert friendly > 0.7 > 0.3 > plain
     # The router that evaluates sees the prompt: the same two answers are ordered by what the context asks.
-    predictions = [
-        Families([new.families["micro"]]).predict(np.zeros(3), *rows[new.id].candidates, prompt)["micro"] for prompt in rows[new.id].prompts
-    ]
+    micro = new.families["micro"]
+    predictions = [micro.predict(np.zeros(3), *rows[new.id].candidates, prompt) for prompt in rows[new.id].prompts]
     assert predictions[0] > 0.6 > predictions[1]
 
 

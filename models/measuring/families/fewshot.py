@@ -70,9 +70,8 @@ def few_shot(
     Raises:
         ValueError: no user has enough.
     """
-    observed = observe(
-        [ServedFamily(families[name], rows) for name in families.names], context, targets, counts=counts, least_targets=least_targets
-    )
+    learners = [ServedFamily(families[name], rows, families.trust[name]) for name in families.names]
+    observed = observe(learners, context, targets, counts=counts, least_targets=least_targets)
     curves, per_user = {}, {}
     for name in families.names:
         of_user = [observed.per_user(name, at) for at in range(len(counts))]

@@ -16,6 +16,7 @@ from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
 from attune.models.measuring.rows import Rows, rows_from_heads
 from attune.models.seam.families import Families, Family, Row
+from attune.models.seam.trust import ALWAYS
 from attune.models.training.heads import TrainedFamily
 from attune.models.training.learner import Learner, Predicted
 
@@ -23,14 +24,15 @@ Array = NDArray[np.float64]
 
 
 class ServedFamily:
-    """One family of a bundle, or fresh from training."""
+    """One family of a bundle, or fresh from training, with its trust."""
 
-    def __init__(self, family: Family, rows: Rows) -> None:
+    def __init__(self, family: Family, rows: Rows, trust: float = ALWAYS) -> None:
         self.name = family.name
-        self._families = Families([family])
+        self._families = Families([family], {family.name: trust})
         self._family = family
         self._rows = rows
-        self._events: dict[tuple[int, int, int, bool], Array] = {}
+        self._told: list[tuple[int, int, int, bool]] = []
+        self._evidence = self._families.prior()
 
     def predict(self, context: Comparisons, targets: Comparisons) -> Predicted:
         """Returns the predictions; see `Learner`.
@@ -38,27 +40,32 @@ class ServedFamily:
         The spread is that of the family's score for the pair's difference, in logits: every family's score is linear in
         rewards, so what it says of candidates it says of differences.
         """
-        evidence = self._families.prior()
-        for row in range(len(context)):
-            evidence = evidence + self._event(context, row)
+        evidence = self._learn(context)
         rows = [self._of(targets, row) for row in range(len(targets))]
-        found = np.array([self._family.predict(evidence, *row) for row in rows])
+        found = np.array([self._families.predict(evidence, *row)[self.name] for row in rows])
         name = f"{self.name}_rewards"
         differences = np.array([chosen[name].astype(np.float64) - rejected[name] for chosen, rejected, _ in rows])
         if self._family.scores_with_prompt:
-            each = [self._family.score(evidence, one[None], prompt) for one, (_, _, prompt) in zip(differences, rows, strict=True)]
+            each = [
+                self._families.score(self.name, evidence, one[None], prompt) for one, (_, _, prompt) in zip(differences, rows, strict=True)
+            ]
             stds, weights = np.concatenate([one.stds for one in each]), np.mean([one.weights for one in each], axis=0)
         else:
-            scored = self._family.score(evidence, differences, None)
+            scored = self._families.score(self.name, evidence, differences, None)
             stds, weights = scored.stds, scored.weights
         return Predicted(found, getattr(self._family, "logit_scale", 1.0) * stds, weights)
 
-    def _event(self, comparisons: Comparisons, row: int) -> Array:
-        key = (int(comparisons.chosen[row]), int(comparisons.rejected[row]), int(comparisons.prompt[row]), bool(comparisons.tie[row]))
-        # Every count of a curve learns its first comparisons again, and many users told the same pair.
-        if key not in self._events:
-            self._events[key] = self._families.learn(*self._of(comparisons, row), tie=key[3])
-        return self._events[key]
+    def _learn(self, context: Comparisons) -> Array:
+        """Returns the sum after the context, told in its order; goes on from the context before where this one begins with it."""
+        columns = (context.chosen, context.rejected, context.prompt, context.tie)
+        told = [(int(a), int(b), int(c), bool(d)) for a, b, c, d in zip(*columns, strict=True)]
+        if told[: len(self._told)] != self._told:
+            self._told, self._evidence = [], self._families.prior()
+        for row in range(len(self._told), len(told)):
+            added = self._families.learn(*self._of(context, row), tie=told[row][3], known=self._evidence)
+            self._evidence = self._evidence + added
+        self._told = told
+        return self._evidence
 
     def _of(self, comparisons: Comparisons, row: int) -> tuple[Row, Row, Row]:
         candidates = self._rows.candidates
@@ -68,4 +75,4 @@ class ServedFamily:
 def served_learners(trained: Sequence[TrainedFamily], vectors: Vectors) -> list[Learner]:
     """Returns a learner for every trained family, on the rows that the scorer graph would give."""
     rows = rows_from_heads(trained, vectors)
-    return [ServedFamily(one.family, rows) for one in trained]
+    return [ServedFamily(one.family, rows, one.trust) for one in trained]
