@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from attune.models.seam.additive import Additive
+from attune.models.seam.attributes import Attributes
 from attune.models.seam.bundle import Probes, basis_id, write_bundle
 from attune.models.seam.certificate import Certificate
 from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
@@ -62,10 +63,11 @@ def tiny_families(salt: float = 0.0) -> list[Family]:
 
 
 def further_families() -> list[Family]:
-    """Returns one family of every other kind: experts beside a shared one, one taste axis from cold to warm, and two directions."""
+    """Returns one family of every other kind: experts beside a shared one, one taste axis, named rewards, and two directions."""
     return [
         SparseMoe("sparse_moe", ("quality", *HEADS), 1.5, HedgeSettings(eta=1.0, cap=4.0), np.log(np.full(4, 1 / 4)), active=2),
         Additive("additive", ("everybody", "warmer", "colder"), 1.0, reach=3.0),
+        Attributes("attributes", HEADS, 3.0, np.ones(3), np.eye(3)),
         SparseRm("sparserm", ("for 5: friend", "1 other direction"), 1.0, np.array([0.75, 0.25]), (("my friend",), ())),
     ]
 
@@ -176,6 +178,7 @@ def _weights(salt: float, *, every: bool = False) -> dict[str, Floats]:
             "sparse_moe_rewards": np.concatenate([(0.5 * warm)[:, None], heads], axis=1),
             "sparse_moe_gate": np.concatenate([np.zeros((5, 1)), gate], axis=1),
             "additive_rewards": np.stack([0.5 * warm, 1.5 * warm, -0.5 * warm], axis=1),
+            "attributes_rewards": heads,
             "sparserm_rewards": np.stack([warm, -0.2 * length], axis=1),
         }
     return {name: array.astype(np.float32) for name, array in outputs.items()}
