@@ -127,7 +127,7 @@ async def _replay_user(call: Call, key: UserKey, progress: Progress, ends_at_s: 
 
 async def _replay_some(call: Call, key: UserKey, logged: Sequence[LoggedComparison], progress: Progress) -> None:
     # Predicted from the sum as it stood before these together: what they say of each other is not counted for or against the user.
-    known = person(call, "", key, await call.runtime.store.read_user(key, call.kept_under)).evidence
+    known = person(call, "", key, (await call.runtime.store.read(key, call.kept_under)).sum).evidence
     outcomes = await asyncio.gather(*(_replay_one(call, key, one, known, progress) for one in logged), return_exceptions=True)
     for one, outcome in zip(logged, outcomes, strict=True):
         if isinstance(outcome, Overloaded):  # by these themselves, where the queue is short: alone there may be room
