@@ -55,9 +55,9 @@ def tiny_families(salt: float = 0.0) -> list[Family]:
     """Returns the global head, a mixture with a gate, and a Gaussian family whose votes point at the base of the head that liked it."""
     eye = np.eye(3)
     bases = Bases(means=2.0 * eye, stds=np.full((3, 3), 0.8), tau=1.5)
-    # One SiLU layer: its odd part is x / 2, so that the vote is the difference of features, turned to the bases.
+    # One SiLU layer: its odd part is x / 2, so that the vote is half the difference of features, turned to the bases.
     layer = (np.concatenate([eye, np.full((3, 2), salt)], axis=1), np.zeros(3))
-    encoder = PairEncoder((layer,), vote=2.0 * eye, gate=eye, precision=np.full((3, 3), 0.1), precision_bias=np.zeros(3), scale=1.0)
+    encoder = PairEncoder((layer,), vote=eye, gate=0.1 * eye, precision=np.full((3, 3), 0.1), precision_bias=np.zeros(3), scale=1.0)
     micro = Micro("micro", HEADS, 1.5, HedgeSettings(eta=1.0, cap=4.0), np.log(np.full(3, 1 / 3)), np.ones(3, dtype=np.bool_))
     return [BradleyTerry("bradley_terry", ("quality",), 1.0), micro, Vrf("vrf", HEADS, 1.5, bases, encoder)]
 
