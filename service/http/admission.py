@@ -112,9 +112,10 @@ class Admission:
         self._rate = RateLimit(door.rate_limit_per_s)
         self._hosts = _hosts(door.hosts, keyring)
         self._bodies = Bodies(door.max_body_bytes, BODIES_TOGETHER * door.max_body_bytes, min(door.body_s, door.deadline_s))
-        short = Pace(door.max_in_flight, door.deadline_s, patience_s=2.0)
-        learning = Pace(door.max_in_flight, door.deadline_s, patience_s=0.5)
-        long = Pace(door.max_in_flight, door.long_deadline_s, patience_s=10.0, least=16)
+        # What an answer may take before it counts as slow: a tenth of the deadline; less where connections to the store are waited for.
+        short = Pace(door.max_in_flight, door.deadline_s, patience_s=door.deadline_s / 10)
+        learning = Pace(door.max_in_flight, door.deadline_s, patience_s=min(1.0, door.deadline_s / 10))
+        long = Pace(door.max_in_flight, door.long_deadline_s, patience_s=door.long_deadline_s / 10)
         self._paces = {"short": short, "learning": learning, "long": long}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

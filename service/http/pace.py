@@ -50,7 +50,7 @@ class Pace:
     most: int
     deadline_s: float
     patience_s: float
-    least: int = 8
+    least: int = 16
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
     count: int = 0
@@ -134,8 +134,9 @@ class Pace:
         passed_s = now_s - self._second
         if passed_s < 1.0:
             return
-        if self._answered and passed_s < 5.0:
-            self._retry_s = min(LONGEST_RETRY_S, max(1.0, self._retry_s * (0.5 + 0.5 * self._refused / self._answered)))
-        elif not self._refused:
+        if self._refused:
+            change = 0.5 + 0.5 * self._refused / max(1, self._answered)
+            self._retry_s = min(LONGEST_RETRY_S, max(1.0, self._retry_s * min(change, 4.0)))
+        else:
             self._retry_s = 1.0
         self._second, self._refused, self._answered = now_s, 0, 0

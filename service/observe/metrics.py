@@ -316,6 +316,12 @@ class Metrics:
         self._member_tokens.labels(member, "prompt").inc(prompt_tokens)
         self._member_tokens.labels(member, "completion").inc(new_tokens)
 
+    def has_members(self, members: Iterable[str]) -> None:
+        """Shows series for every member from the start, so that "no failure yet" is a zero and not a gap."""
+        for member in members:
+            self._breaker.labels(member)
+            self._fallbacks.labels(member)
+
     def breaker_moved(self, member: str, *, is_open: bool) -> None:
         """States whether a member is passed over."""
         self._breaker.labels(member).set(float(is_open))

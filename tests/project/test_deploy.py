@@ -68,8 +68,11 @@ def test_a_pod_may_drain_before_it_is_killed():
     (deployment,) = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/deployment.yaml").read_text(encoding="utf-8"))
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    slept_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert slept_s + Settings().drain_s < pod["terminationGracePeriodSeconds"]
+    notice_s = next(int(each["value"]) for each in container["env"] if each["name"] == "ATTUNE_DRAIN_NOTICE_S")
+    assert notice_s + Settings().drain_s < pod["terminationGracePeriodSeconds"]
+    assert "lifecycle" not in container  # the server itself goes on serving while endpoints are told
+    probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+    assert probes == {"startup": "/livez", "readiness": "/readyz", "liveness": "/livez"}
     assert pod["enableServiceLinks"] is False
 
 
