@@ -10,6 +10,7 @@
     {t:<tenant>:u:<tag>}:deleting          zset     decision ids whose pointers a deletion has yet to remove
     {t:<tenant>:u:<tag>}:deleted           string   for a while after a deletion: a random era
     {t:<tenant>:u:<tag>}:refused           set      as long: hashes of the event ids that were deleted
+    {t:<tenant>:u:<tag>}:parted            string   while the user is merged into another; sum, events, log and replayed then lie behind it
     {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user
     {t:<tenant>:m}:sum:<basis>             hash     member -> what is known of it, from all users together
     {t:<tenant>:m}:events:<basis>          hash     event id -> nothing: what was added to members once

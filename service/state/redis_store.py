@@ -32,6 +32,7 @@ from attune.service.state.keys import (
 )
 from attune.service.state.listing import ListedUsers, list_users, users_with_a_log
 from attune.service.state.member_sums import MemberSum, MemberSums, Vector
+from attune.service.state.merging import Merged, Merging, PartedKey
 from attune.service.state.reads import Reads
 from attune.service.state.records import Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
 from attune.service.state.replies import Replies
@@ -79,6 +80,15 @@ class RedisStore:
         self._writes = Durable(self._wire, ask=confirm, no_room=no_room)
         self._reads = Reads(self._wire)
         self._replies = Replies(self._wire.where, observe)
+        self._merging = Merging(
+            self._wire,
+            self._writes,
+            self._replies,
+            self.write_decision,
+            ttl_ms=self._user_ttl_ms,
+            mark_ms=self._tombstone_ms,
+            max_log=limits.max_log,
+        )
         self._members = MemberSums(self._wire, self._writes, limits.user_ttl_s)
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -270,7 +280,13 @@ class RedisStore:
                 removed += await self._drop_pointers(key, key.deleting, ids)
             return Deleted(removed, comparisons, decisions)
 
+        aside = PartedKey(key.tenant, key.tag)
+        if await self._wire.run("delete_user", lambda: self._wire.command("EXISTS", aside.base)):  # a merge that was broken off
+            await self._merging.drop(aside)
         return await self._writes.write("delete_user", delete)
+
+    async def merge_users(self, source: UserKey, target: UserKey, event_id: str) -> Merged:
+        return await self._merging.merge(source, target, event_id)
 
     async def _drop_pointers(self, key: UserKey, index: str, ids: Sequence[bytes]) -> int:
         """Removes the pointers of these decisions, and only then the ids from the index that leads to them; returns how many there were."""

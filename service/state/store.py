@@ -16,8 +16,10 @@ from typing import Literal, Protocol
 
 from attune.service.state.durable import WriteHealth
 from attune.service.state.keys import UserKey, user_tag
+from attune.service.state.limits import Limits
 from attune.service.state.listing import ListedUser, ListedUsers
 from attune.service.state.member_sums import MemberSum, Part
+from attune.service.state.merging import Merged
 from attune.service.state.records import (
     Comparison,
     Exported,
@@ -45,6 +47,7 @@ __all__ = [
     "ListedUsers",
     "LoggedComparison",
     "MemberSum",
+    "Merged",
     "Observe",
     "Part",
     "Replayed",
@@ -115,46 +118,6 @@ class Deleted:
     keys: int
     comparisons: int
     decisions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what one user may occupy; every store takes the same.
-
-    Attributes:
-        user_ttl_s: a user's sum, events and log go this long after the last comparison was added or taken back.
-        max_log: comparisons (and marks of those taken back) kept per user; the oldest leave the log, neither the sum nor the known
-            events. 0 keeps none: then nothing can be taken back, exported or replayed, and repeats are still refused.
-        tombstone_s: how long a deletion is remembered.
-        max_decisions: decisions kept per user; beyond it the oldest records go before their time.
-        max_payload_bytes: largest payload of a comparison.
-        max_decision_bytes: largest decision record.
-    """
-
-    user_ttl_s: float = 400 * 86_400.0
-    max_log: int = 10_000
-    max_decisions: int = 10_000
-    max_payload_bytes: int = 65_536
-    max_decision_bytes: int = 1_048_576
-    tombstone_s: float = 86_400.0
-
-    def __post_init__(self) -> None:
-        if self.max_log < 0:
-            raise ValueError(f"max_log is {self.max_log}; it must not be negative")
-        if min(self.user_ttl_s, self.tombstone_s, self.max_decisions, self.max_payload_bytes, self.max_decision_bytes) <= 0:
-            raise ValueError(f"every limit must be positive: {self}")
-
-    def check_payload(self, payload: bytes) -> None:
-        """Raises ValueError if a comparison's payload is over its limit."""
-        if len(payload) > self.max_payload_bytes:
-            raise ValueError(f"payload has {len(payload)} bytes; at most {self.max_payload_bytes} are kept")
-
-    def check_decision(self, record: bytes, ttl_s: float) -> None:
-        """Raises ValueError if a decision record is over its limit, or its time to live is not positive."""
-        if len(record) > self.max_decision_bytes:
-            raise ValueError(f"decision record has {len(record)} bytes; at most {self.max_decision_bytes} are kept")
-        if not 0.001 <= ttl_s <= 10 * 365 * 86_400.0:
-            raise ValueError(f"ttl_s is {ttl_s}; it must be between 1 ms and ten years")
 
 
 class Store(Protocol):
@@ -329,6 +292,23 @@ class Store(Protocol):
 
         Raises:
             ValueError: the stored vector has another length, or an argument is out of bounds; nothing changed.
+        """
+        ...
+
+    async def merge_users(self, source: UserKey, target: UserKey, event_id: str) -> Merged:
+        """Adds everything that was learned of `source` to `target`, moves log and decisions, and leaves `source` at the prior.
+
+        Every step is atomic and is made once; if it raises or is broken off, the same call goes on with the rest. Late sendings of
+        the events of `source` to either user are told from new ones for as long as `target` lives, and `Limits.tombstone_s`.
+
+        Args:
+            source: who is not to be any more, as after a login.
+            target: who they are; another user of the same tenant.
+            event_id: of the merge; repeated, it changes nothing.
+
+        Raises:
+            EventConflict: `source` is being merged under another event id.
+            ValueError: they are no two users of one tenant, or their sums have different lengths.
         """
         ...
 

@@ -7,9 +7,11 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 from redis.asyncio.cluster import RedisCluster
+from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from attune.service.errors import EventConflict, StoreUnavailable
@@ -95,12 +97,35 @@ async def test_on_a_cluster_users_are_spread_and_every_operation_works(cluster_p
     exported = [each async for each in store.export(users[3])]
     assert sum(isinstance(each, LoggedComparison) for each in exported) == 4
 
+    await store.check_writes()
+    assert await store.add_member("acme", "basis-0", "concise", np.ones(3), 2.0, observed_s=0.0)
+    assert (await store.read_members("acme", "basis-0"))["concise"].total.count == 2.0
+    listed, after = list[str](), ""
+    while True:
+        page = await store.list_users("acme", "basis-0", after)
+        listed += [user.tag for user in page.users]
+        if page.cursor is None:
+            break
+        after = page.cursor
+    assert sorted(listed) == sorted(key.tag for key in users)
+    apart = next(key for key in users[:-1] if key_slot(key.base.encode()) != key_slot(users[-1].base.encode()))
+    before = (await store.read(users[-1], "basis-0")).sum
+    merged = await store.merge_users(apart, users[-1], "login")
+    after_it = (await store.read(users[-1], "basis-0")).sum
+    assert (merged.result, merged.decisions) == ("applied", 3)
+    assert before is not None
+    assert after_it is not None
+    assert after_it.count == before.count + 2
+
     for key in users[:-1]:
+        if key == apart:
+            continue
         deleted = await store.delete_user(key)
         assert (deleted.comparisons, deleted.decisions, deleted.keys) == (4, 3, 2 + 2 + 1 + 3 + 3)
+    keeps = (*(f"{{t:acme:d:decision-{n}-".encode() for n in (users.index(apart), 7)), b"{t:acme:m}", b"{attune:check}")
     left = [name async for name in raw.scan_iter() if not name.endswith((b":deleted", b":refused"))]
     assert left
-    assert all(users[-1].tag.encode() in name or name.startswith(b"{t:acme:d:decision-7-") for name in left)
+    assert all(users[-1].tag.encode() in name or name.startswith(keeps) for name in left)
     with pytest.raises(ResponseError, match="same slot"):  # the cluster does check: this test would fail if keys were on two slots
         await raw.execute_command("EVAL", "return 1", 2, users[0].base, users[1].base, target_nodes=raw.get_node_from_key(users[0].base))
     await raw.aclose()

@@ -1,0 +1,192 @@
+"""Merging one user into another: two users are two slots, so it is a few steps, each atomic, each safe to repeat.
+
+    1. part_user      on the first slot: what was learned goes aside; late sendings to the first user are refused from here on
+    2. receive_sums   on the second: sums added, event ids known, a receipt under the merging event
+    3. receive_entry  on the second: the log, entry by entry, with what was replayed of it
+    4. decisions      written again under the second user, with the time that they had left
+    5. what went aside is removed
+
+Broken off anywhere, the same call with the same event goes on where it stopped: what is aside waits, and the receipt says whether it was
+added. An event id that both users had used counts for both; its entry of the first user is not moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attune.service.errors import EventConflict
+from attune.service.state.codec import (
+    BODY_DIGEST_BYTES,
+    CHECK_BYTES,
+    ENTRY_HEAD,
+    EVENT_BYTES,
+    TOKEN_BYTES,
+    event_digest,
+    unpack_entry,
+)
+from attune.service.state.durable import Durable
+from attune.service.state.export import PAGE, bases_of, replayed_under
+from attune.service.state.keys import DECISION, ERA_BYTES, SUM, UserKey, seal_of
+from attune.service.state.records import UserSum, checked_event_id
+from attune.service.state.replies import Replies
+from attune.service.state.scripts import PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
+from attune.service.state.wire import Wire
+
+_TAKEN_BACK = 0x80000000
+_TOGETHER = 16
+
+WriteDecision = Callable[[UserKey, str, bytes, float], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge did: whether now or before, and how many comparisons and decisions this call moved."""
+
+    result: Literal["applied", "duplicate"]
+    comparisons: int
+    decisions: int
+
+
+class PartedKey(UserKey):
+    """Where what was learned of a user lies aside."""
+
+    @property
+    def base(self) -> str:
+        return f"{{t:{self.tenant}:u:{self.tag}}}:parted"
+
+
+class Merging:
+    """Merges users through a wire.
+
+    Args:
+        wire: to Redis.
+        writes: through it.
+        replies: reads records.
+        write_decision: keeps a record for a user for so many seconds.
+        ttl_ms: life of what is received.
+        mark_ms: how long the first user's event ids are refused.
+        max_log: entries of a log.
+    """
+
+    def __init__(
+        self, wire: Wire, writes: Durable, replies: Replies, write_decision: WriteDecision, *, ttl_ms: int, mark_ms: int, max_log: int
+    ) -> None:
+        self._wire = wire
+        self._writes = writes
+        self._replies = replies
+        self._write_decision = write_decision
+        self._ttl_ms, self._mark_ms, self._max_log = ttl_ms, mark_ms, max_log
+
+    async def merge(self, source: UserKey, target: UserKey, event_id: str) -> Merged:
+        """See `Store.merge_users`."""
+        if source.tenant != target.tenant or source.tag == target.tag:
+            raise ValueError("two users are merged that are different ones of one tenant")
+        event, aside = event_digest(checked_event_id(event_id)), PartedKey(source.tenant, source.tag)
+        outcome = await self._part(source, aside, event)
+        if outcome == b"other":
+            raise EventConflict("this user is being merged under another event id; send that request again first")
+        receipt = await self._read("HEXISTS", target.events, b"\x04" + event)
+        moved = 0
+        if outcome == b"parted":
+            moved = await self._receive(aside, target, event)
+            await self.drop(aside)
+        decisions = await self._move_decisions(source, target)
+        return Merged("duplicate" if receipt else "applied", moved, decisions)
+
+    async def drop(self, aside: PartedKey) -> None:
+        """Removes what lies aside, its mark last."""
+        bases = await bases_of(aside, self._read)
+        names = [name for basis in bases for name in (aside.sum(basis), aside.replayed(basis))]
+        for name in [*names, aside.log, aside.events, aside.base]:
+            await self._write("UNLINK", name)
+
+    async def _part(self, source: UserKey, aside: PartedKey, event: bytes) -> bytes:
+        keys = [source.events, source.log, source.deleted, source.refused, aside.base, aside.events, aside.log]
+        prefixes = [source.sum_prefix, source.replayed_prefix, aside.sum_prefix, aside.replayed_prefix]
+        arguments = [event, secrets.token_bytes(ERA_BYTES), self._mark_ms, *prefixes]
+        outcome: bytes = (await self._writes.write("merge_users", lambda: self._wire.script(PART_USER, keys, arguments)))[0]
+        return outcome
+
+    async def _receive(self, aside: PartedKey, target: UserKey, event: bytes) -> int:
+        bases, records, moved = await bases_of(aside, self._read), list[Any](), 0
+        for basis in bases:
+            record = await self._read("GET", aside.sum(basis))
+            if record is not None:
+                body = self._replies.unseal(SUM, aside, record)
+                moved = max(moved, UserSum.from_record(body).count)
+                records += [basis, seal_of(SUM, target) + body]
+        ids = await self._ids(aside)
+        arguments = [seal_of(SUM, target), event, self._ttl_ms, target.sum_prefix, ids, *records]
+        outcome, *rest = await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_SUMS, [target.events], arguments))
+        if outcome not in {b"applied", b"duplicate"}:
+            raise self._replies.refused(outcome, rest, ", ".join(bases), None)
+        await self._receive_log(aside, target, bases)
+        return moved if outcome == b"applied" else 0
+
+    async def _ids(self, aside: PartedKey) -> bytes:
+        """Returns every event of the user: its hash, and its value with a place in no log, 24 bytes each."""
+        cursor, found = b"0", dict[bytes, bytes]()
+        while True:
+            cursor, fields = await self._read("HSCAN", aside.events, cursor, "COUNT", 1000)
+            for field, value in fields.items():
+                if len(field) == EVENT_BYTES:
+                    (place,) = struct.unpack_from("<I", value, BODY_DIGEST_BYTES)
+                    found[field] = value[:BODY_DIGEST_BYTES] + struct.pack("<I", _TAKEN_BACK if place >= _TAKEN_BACK else 0)
+            if not int(cursor):
+                return b"".join(field + value for field, value in found.items())
+
+    async def _receive_log(self, aside: PartedKey, target: UserKey, bases: list[str]) -> None:
+        number = 1
+        while True:
+            keys, page = (aside.events, aside.log), (number, PAGE)
+            first, _, *entries = await self._wire.run("merge_users", lambda: self._wire.script(READ_LOG, keys, page))  # noqa: B023 - awaited here
+            if not entries:
+                return
+            numbers = range(first, first + len(entries))
+            replayed = {basis: await replayed_under(aside, basis, numbers, self._read) for basis in bases}
+            for at, entry in enumerate(entries):  # one after the other: the log keeps its order
+                pairs = [part for basis in bases if (kept := replayed[basis][at]) is not None for part in (basis, kept)]
+                await self._receive_entry(target, bases, entry, pairs)
+            number = first + len(entries)
+
+    async def _receive_entry(self, target: UserKey, bases: list[str], entry: bytes, pairs: list[Any]) -> None:
+        read = unpack_entry(entry)
+        token = entry[1 + CHECK_BYTES : 1 + CHECK_BYTES + TOKEN_BYTES]
+        keys = [target.events, target.log]
+        arguments: list[Any] = [
+            event_digest(read.event_id),
+            target.raw_tag[:CHECK_BYTES],
+            entry[:1],
+            token,
+            bases[read.basis],
+            entry[ENTRY_HEAD:],
+        ]
+        arguments += [self._max_log, self._ttl_ms, target.replayed_prefix, *pairs]
+        await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_ENTRY, keys, arguments))
+
+    async def _move_decisions(self, source: UserKey, target: UserKey) -> int:
+        ids = [decision_id.decode("ascii") for decision_id in await self._read("ZRANGE", source.decisions, 0, -1)]
+        moved = 0
+        for start in range(0, len(ids), _TOGETHER):
+            moved += sum(await asyncio.gather(*(self._move_decision(source, target, each) for each in ids[start : start + _TOGETHER])))
+        return moved
+
+    async def _move_decision(self, source: UserKey, target: UserKey, decision_id: str) -> bool:
+        record = await self._read("GET", source.decision(decision_id))
+        left_ms = await self._read("PTTL", source.decision(decision_id))
+        if record is not None and left_ms > 0:
+            await self._write_decision(target, decision_id, self._replies.unseal(DECISION, source, record), left_ms / 1000)
+        await self._write("UNLINK", source.decision(decision_id))
+        await self._write("ZREM", source.decisions, decision_id)
+        return record is not None
+
+    async def _read(self, *command: Any) -> Any:
+        return await self._wire.run("merge_users", lambda: self._wire.command(*command))
+
+    async def _write(self, *command: Any) -> Any:
+        return await self._writes.write("merge_users", lambda: self._wire.command(*command))

@@ -1,0 +1,39 @@
+-- part_user(events, log, deleted, refused, parted, parted_events, parted_log; event, era, mark_ms, sum_prefix, replayed_prefix, parted_sum_prefix,
+--           parted_replayed_prefix) -> {outcome}
+--
+-- Puts what was learned of a user aside, to be moved to another one, in one step; from then on the user is at the prior. Uses user_log.
+--
+-- KEYS[1] hash    {user}:events         see user_log; goes to KEYS[6]
+-- KEYS[2] list    {user}:log            see user_log; goes to KEYS[7]
+-- KEYS[3] string  {user}:deleted        becomes `era`, for mark_ms: what began before is refused                       written here
+-- KEYS[4] set     {user}:refused        12 bytes of every event's hash, for mark_ms                                    written here
+-- KEYS[5] string  {user}:parted         12 bytes of the hash of the event that parts it                                written here
+-- KEYS[6] hash    {user}:parted:events  as KEYS[1]                                                                     written here
+-- KEYS[7] list    {user}:parted:log     as KEYS[2]                                                                     written here
+-- ARGV[1] event      12 bytes of the event id's hash
+-- ARGV[2] era        8 random bytes
+-- ARGV[3] mark_ms    how long the mark is kept
+-- ARGV[4..7]         "{user}:sum:", "{user}:replayed:", "{user}:parted:sum:", "{user}:parted:replayed:"
+--
+-- Result: {"parted"}: what was learned is aside, now or since an earlier call with this event | {"other"}: it is aside under another event, and
+--         nothing changed | {"nothing"}: nothing was learned. Times to live stay as they are.
+-- Cluster: all keys carry the user's hash tag, so they are on one slot. No other key is touched.
+
+local aside = redis.call('GET', KEYS[5])
+if aside then return {aside == ARGV[1] and 'parted' or 'other'} end
+local life_ms = redis.call('PTTL', KEYS[1])
+if life_ms <= 0 then return {'nothing'} end
+
+for _, basis in ipairs(bases_of(KEYS[1])) do
+  if redis.call('EXISTS', ARGV[4] .. basis) == 1 then redis.call('RENAME', ARGV[4] .. basis, ARGV[6] .. basis) end
+  if redis.call('EXISTS', ARGV[5] .. basis) == 1 then redis.call('RENAME', ARGV[5] .. basis, ARGV[7] .. basis) end
+end
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if #field == 12 then redis.call('SADD', KEYS[4], field) end
+end
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
+redis.call('RENAME', KEYS[1], KEYS[6])
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[7]) end
+redis.call('SET', KEYS[5], ARGV[1], 'PX', life_ms)
+return {'parted'}
