@@ -70,19 +70,21 @@ def find_router(model: onnx.ModelProto, output: str) -> RouterLayers:
     if node.op_type != "LogSoftmax":
         raise ExportFailed(f"{output} is made by {node.op_type}; a router ends in LogSoftmax")
     layers: list[LinearLayer | None] = []
+    below: list[str] = []
     tensor = node.input[0]
     while (node := makers.get(tensor)) is not None:
         if node.op_type == "Relu":
             layers.append(None)
+            below.append(tensor)
         elif node.op_type == "Gemm" and {node.input[1], node.input[2]} <= constants.keys():
             layers.append(_linear(node, constants))
         else:
             break
         tensor = node.input[0]
+    # A ReLU below the first linear layer belongs to what makes the vectors: the router begins above it.
     while layers and layers[-1] is None:
-        # A ReLU below the first linear layer belongs to what makes the vectors.
+        tensor = below.pop()
         layers.pop()
-        raise ExportFailed(f"the router of {output} begins with a ReLU; a linear layer was expected")
     if not layers:
         raise ExportFailed(f"{output} has no linear layer of its own under its log-softmax")
     return RouterLayers(tensor, tuple(reversed(layers)))

@@ -155,3 +155,16 @@ def test_an_output_that_is_no_router_is_refused_by_name(tmp_path):
         find_router(model, "micro_rewards")
     with pytest.raises(ExportFailed, match="no output 'nonsense'"):
         find_router(model, "nonsense")
+
+
+def test_a_relu_that_makes_the_vectors_is_no_part_of_the_router(tmp_path):
+    """A trunk may end in a ReLU: the router begins above it, and reads what it gives."""
+    model = onnx.load(str(read_bundle(write_tiny_bundle(tmp_path)).scorer))
+    plain = find_router(model, "micro_gate")
+    [gate] = [node for node in model.graph.node if node.output[0] == "micro_gate_logits"]
+    at = list(model.graph.node).index(gate)
+    gate.input[0] = "cut"
+    model.graph.node.insert(at, onnx.helper.make_node("Relu", [plain.source], ["cut"]))
+    found = find_router(model, "micro_gate")
+    assert found.source == "cut"
+    assert len(found.layers) == len(plain.layers) == 1
