@@ -49,6 +49,23 @@ def sampled_values(weights: Array, values: Array) -> Array:
     return product
 
 
+def sampled_worth(weights: Array, mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
+    """Returns each member's value under joint samples of the user's weights and of the members' values, `[S, M]`.
+
+    Given `w`, the value `w . v_m` of a member with `v_m ~ N(mean_m, covariance_m)` is Gaussian with variance `w' covariance_m w`, so one
+    draw for each sample and member is enough. Members are drawn apart from each other.
+
+    Args:
+        weights: `[S, K]` samples of the user's weights.
+        mean: `[M, K]` expected reward of each member under each head.
+        covariance: `[M, K, K]` of the members' rewards.
+        rng: source of the draws; `S` times `M` of them are taken.
+    """
+    variance = np.sum((weights @ covariance) * weights, axis=2).T
+    drawn: Array = sampled_values(weights, mean) + np.sqrt(np.maximum(variance, 0.0)) * rng.standard_normal((len(weights), len(mean)))
+    return drawn
+
+
 def member_costs(prices: Array, latencies_s: Array, *, price_share: float = 0.5) -> Array:
     """Returns each member's cost in [0, 1], `[M]`: its price and its latency, each as a share of the greatest, mixed.
 
@@ -113,7 +130,15 @@ def best_shares(sampled: Array) -> Array:
     return shares
 
 
-def first_law(policy: Policy, sampled: Array, epsilon: float, *, last: int | None = None, hysteresis: float | None = None) -> Array:
+def first_law(
+    policy: Policy,
+    sampled: Array,
+    epsilon: float,
+    *,
+    last: int | None = None,
+    hysteresis: float | None = None,
+    mean: Array | None = None,
+) -> Array:
     """Returns the law of the first draw, `[M]`.
 
     With hysteresis, a last member that `keeps_last` takes the place of the best ones: `best` serves it, `sample` gives it all
@@ -125,10 +150,12 @@ def first_law(policy: Policy, sampled: Array, epsilon: float, *, last: int | Non
         epsilon: exploration in [0, 1], used by `sample` alone.
         last: member that served this user last; None if none did.
         hysteresis: see `keeps_last`; None keeps nobody.
+        mean: `[M]` expected values where they are known better than by the mean of the samples.
     """
     members = sampled.shape[1]
+    mean = np.mean(sampled, axis=0) if mean is None else mean
     kept = np.zeros(members)
-    stays = hysteresis is not None and last is not None and keeps_last(np.mean(sampled, axis=0), last, hysteresis)
+    stays = hysteresis is not None and last is not None and keeps_last(mean, last, hysteresis)
     if stays:
         kept[last] = 1.0
     match policy:
@@ -141,7 +168,7 @@ def first_law(policy: Policy, sampled: Array, epsilon: float, *, last: int | Non
             return kept
         case "best":
             law = np.zeros(members)
-            law[int(np.argmax(np.mean(sampled, axis=0)))] = 1.0
+            law[int(np.argmax(mean))] = 1.0
             return law
         case _:
             assert_never(policy)
@@ -187,6 +214,7 @@ def choose(
     rng: np.random.Generator,
     last: int | None = None,
     hysteresis: float | None = None,
+    mean: Array | None = None,
 ) -> Choice:
     """Returns `count` different members drawn one after the other from the law of `first_law`, renormalised.
 
@@ -198,6 +226,7 @@ def choose(
         rng: source of the draw; the same state gives the same members.
         last: member that served this user last; None if none did.
         hysteresis: `last` stays unless the best is better by more, see `first_law`; None keeps nobody.
+        mean: `[M]`, see `first_law`.
 
     Raises:
         ValueError: `count` is not within 1..M, `last` is no member, `epsilon` not within [0, 1], `hysteresis` below 0, or `sampled`
@@ -213,8 +242,8 @@ def choose(
         raise ValueError(f"epsilon is {epsilon}; it must be within 0 and 1")
     if (last is not None and not 0 <= last < members) or (hysteresis is not None and not hysteresis >= 0.0):
         raise ValueError(f"last is {last} of {members} members and hysteresis {hysteresis}; a member and at least 0 are needed, or None")
-    mean, std = np.mean(sampled, axis=0), np.std(sampled, axis=0)
-    law = first_law(policy, sampled, epsilon, last=last, hysteresis=hysteresis)
+    mean, std = np.mean(sampled, axis=0) if mean is None else mean, np.std(sampled, axis=0)
+    law = first_law(policy, sampled, epsilon, last=last, hysteresis=hysteresis, mean=mean)
     order: tuple[int, ...] = ()
     for _ in range(count):
         order = (*order, int(rng.choice(members, p=next_law(law, mean, order))))

@@ -3,8 +3,9 @@
     scored answer ─> vector, count ─> add_member (one atomic script) ─> {t:<tenant>:m}:sum:<basis>, one field a member
     requests ─> read_members ─> the last answer of the server, at most a second old
 
-Beside the whole sum stand those of this calendar month and of the one before, so that a change of manner can be told. What an entry of
-the vector means is not known here. No user's export, deletion or merging touches these keys: they hold no user.
+Beside the whole sum stand those of this calendar month and of the one before, and those of the latest observations in two windows, so
+that a change of manner can be told and older evidence be given up. What an entry of the vector means is not known here. No user's export,
+deletion or merging touches these keys: they hold no user.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ FRESH_S = 1.0
 """Readers of one process see sums that are at most this old."""
 
 MAX_MEMBER_CHARS = 256
-_HEADER = struct.Struct("<4d")
+WINDOW = 100
+"""Observations after which a window is full; the two latest windows hold the last 100 to 200, and what came with the addition that
+filled them."""
+
+_HEADER = struct.Struct("<6d")
+_VECTORS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +58,30 @@ class MemberSum:
         month: the calendar month (UTC) of the latest observation, counted from January of the year 0.
         this_month: what was observed in `month`.
         month_before: what was observed in the month before it.
+        window, window_before: the latest observations, and those just before them; imports are in neither.
     """
 
     total: Part
     month: int
     this_month: Part
     month_before: Part
+    window: Part
+    window_before: Part
 
     @classmethod
     def unpack(cls, packed: bytes) -> MemberSum:
         """Returns the sum that the script `add_member` keeps.
 
         Raises:
-            ValueError: the bytes are not a header of four doubles and three vectors of one length.
+            ValueError: the bytes are not a header of six doubles and five vectors of one length.
         """
-        size, rest = divmod(len(packed) - _HEADER.size, 24)
+        size, rest = divmod(len(packed) - _HEADER.size, 8 * _VECTORS)
         if rest or size < 1:
-            raise ValueError(f"the sum of a member has {len(packed)} bytes; 32 and a multiple of 24 are needed")
-        total, month, now, before = _HEADER.unpack_from(packed)
-        vectors = np.frombuffer(packed, dtype="<f8", offset=_HEADER.size).astype(np.float64).reshape(3, size)
-        return cls(Part(total, vectors[0]), int(month), Part(now, vectors[1]), Part(before, vectors[2]))
+            raise ValueError(f"the sum of a member has {len(packed)} bytes; {_HEADER.size} and a multiple of {8 * _VECTORS} are needed")
+        total, month, *counts = _HEADER.unpack_from(packed)
+        vectors = np.frombuffer(packed, dtype="<f8", offset=_HEADER.size).astype(np.float64).reshape(_VECTORS, size)
+        whole, *parts = (Part(count, vector) for count, vector in zip([total, *counts], vectors, strict=True))
+        return cls(whole, int(month), *parts)
 
 
 def month_of(seconds: float) -> int:
@@ -138,8 +148,9 @@ class MemberSums:
         packed = struct.pack("<2d", float(count), float(month_of(observed_s))) + np.ascontiguousarray(vector, dtype="<f8").tobytes()
         event = "" if event_id is None else checked_event_id(event_id)
         keys = [member_sums_key(tenant, basis), member_events_key(tenant, checked_name("basis", basis))]
-        arguments = [member, packed, self._ttl_ms, event, secrets.token_bytes(8)]
+        arguments = [member, packed, self._ttl_ms, event, secrets.token_bytes(8), WINDOW]
         outcome, *rest = await self._writes.write("add_member", lambda: self._wire.script(ADD_MEMBER, keys, arguments))
         if outcome == b"shape":
             raise ValueError(f"the sum of member {member!r} under basis {basis} holds {rest[0]} numbers, the vector {vector.size}")
+        self._read.pop((tenant, basis), None)  # what a process added it sees
         return bool(outcome == b"applied")

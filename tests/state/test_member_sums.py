@@ -66,6 +66,17 @@ async def test_after_a_month_of_silence_there_is_no_month_before(server: Embedde
     assert found.total.vector.tolist() == [3.0]
 
 
+async def test_the_latest_are_told_from_the_earlier_and_imports_are_neither(server: EmbeddedRedis, store: RedisStore, tenant: str) -> None:
+    for number, count in ((1.0, 60.0), (2.0, 60.0), (4.0, 60.0), (8.0, 60.0), (16.0, 1.0)):
+        await add(store, tenant, number, count=count)
+    await store.add_member(tenant, BASIS, "kind one", np.array([32.0]), 500.0, observed_s=at(2026, 11), event_id="import-1")
+    found = await held(server, tenant, "kind one")
+    # A window takes what fills it whole: 1 and 2, then 4 and 8, then 16.
+    assert (found.window.count, found.window.vector.tolist()) == (1.0, [16.0])
+    assert (found.window_before.count, found.window_before.vector.tolist()) == (120.0, [12.0])
+    assert (found.total.count, found.total.vector.tolist()) == (741.0, [63.0])
+
+
 async def test_an_event_is_added_once(server: EmbeddedRedis, store: RedisStore, tenant: str) -> None:
     async def send() -> bool:
         return await store.add_member(tenant, BASIS, "kind one", np.ones(2), 100.0, observed_s=at(2026, 11), event_id="import-1")
