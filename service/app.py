@@ -48,6 +48,7 @@ from attune.service.http.edge import Edge
 from attune.service.live.health import Health
 from attune.service.live.joined import Joined
 from attune.service.live.loading import Reloader, load_serving
+from attune.service.live.member_tally import MemberTally
 from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
 from attune.service.live.scorers import LoadPlan, open_own_scorer
 from attune.service.live.watching import watch_health, watch_live
@@ -198,6 +199,8 @@ async def _start(
         _announce(metrics, serving)
         settle_heap()
 
+    tally = MemberTally(store, given.clock)
+    parts.push_async_callback(tally.aclose)
     reloader = Reloader(live, load, swapped)
     parts.push_async_callback(reloader.aclose)
     live.runtime = Runtime(
@@ -211,6 +214,7 @@ async def _start(
         user_secret=secret,
         clock=given.clock,
         reload=reloader if joined is None else joined.reload,
+        tally=tally,
     )
     if joined is not None:
         joined.take(live, load, reloader)
@@ -250,6 +254,7 @@ async def _close_serving(live: Live) -> None:
 
 def _announce(metrics: Metrics, serving: Serving) -> None:
     metrics.serves(serving.bundle.id, serving.bundle.basis)
+    metrics.members_are(serving.bundle.portfolio.names)
     metrics.built(__version__, serving.provider)
     metrics.budget_is(serving.budget_tokens)
     metrics.has_members(serving.bundle.portfolio.names)

@@ -16,6 +16,7 @@ from attune.service.http.segments import Segment
 from attune.service.live.runtime import Call
 from attune.service.state.records import checked_event_id
 from attune.service.usecases import learning
+from attune.service.usecases.member_standing import read_standing
 from attune.service.usecases.people import delete_person, look_up, under_families, weights_under
 from attune.service.usecases.routing import UsualRouting, usual_routing
 
@@ -92,7 +93,7 @@ async def get_user(user: Segment, request: Request) -> Response:
     """The user under every family; somebody who was never seen is at the prior."""
     call: Call = request.state.call
     found = await look_up(call, checked_user(user))
-    bundle, usual = call.serving.bundle, usual_routing(call, found)
+    bundle, usual = call.serving.bundle, usual_routing(call, found, await read_standing(call))
     return json_response(
         UserAnswer(
             user=UserState(user, found.comparisons, rfc3339(found.first_seen_s), rfc3339(found.last_seen_s)),

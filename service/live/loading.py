@@ -16,6 +16,7 @@ from attune.service.errors import BundleRefused
 from attune.service.live.runtime import Live, Serving
 from attune.service.live.scorers import LoadPlan, ScorerOpener, open_own_scorer
 from attune.service.live.seating import GivenMembers, costs_of_members, load_members, read_specs, seated
+from attune.service.live.standing import Standings
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
@@ -75,6 +76,7 @@ async def load_serving(
         budget_tokens=opened.budget_tokens,
         owns_members=given is None,
         costs=costs,
+        standings=Standings(bundle, family, metrics.member_drifted),
     )
 
 

@@ -24,7 +24,9 @@ from attune.models.seam.text import TextEncoder
 from attune.service.auth import Caller
 from attune.service.batching.remote import TextScorer
 from attune.service.errors import DeadlineExceeded, NotReady
+from attune.service.live.member_tally import MemberTally
 from attune.service.live.recent_users import RecentUsers
+from attune.service.live.standing import Standings
 from attune.service.members.roster import Roster
 from attune.service.observe.metrics import Metrics
 from attune.service.observe.timing import Timings
@@ -122,6 +124,7 @@ class Serving:
         budget_tokens: padded tokens of a batch.
         owns_members: whether members end with it; not where they were given from outside.
         costs: `[M]` of the members, in the order of the portfolio, from price and latency; within 0 and 1.
+        standings: what the members are worth, by tenant.
         recent: the users that it routed of late.
     """
 
@@ -137,6 +140,7 @@ class Serving:
     budget_tokens: int
     owns_members: bool
     costs: NDArray[np.float64]
+    standings: Standings
     recent: RecentUsers = field(default_factory=RecentUsers)
     leases: Leases = field(default_factory=Leases)
 
@@ -156,6 +160,7 @@ class Runtime:
         user_secret: hashes user ids.
         clock: Unix seconds.
         reload: loads and checks another bundle and puts it in place; its caller gets the new `Serving`.
+        tally: takes in what members answered.
     """
 
     store: Store
@@ -168,6 +173,7 @@ class Runtime:
     user_secret: bytes
     clock: Callable[[], float]
     reload: Callable[[Path | None], Awaitable[Serving]]
+    tally: MemberTally
     _unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:

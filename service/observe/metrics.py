@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import (
@@ -164,6 +164,12 @@ class Metrics:
         )
         self._breaker = Gauge(
             "attune_member_breaker_open", "1 while a member is passed over after failures.", ["member"], registry=registry
+        )
+        self._drift = Gauge(
+            "attune_member_drift",
+            "Standard errors between a member's latest 100 to 200 answers and those of the month before, under the head with the greatest.",
+            ["member"],
+            registry=registry,
         )
 
     # --- the edge -------------------------------------------------------------------------------------------------
@@ -325,6 +331,16 @@ class Metrics:
     def breaker_moved(self, member: str, *, is_open: bool) -> None:
         """States whether a member is passed over."""
         self._breaker.labels(member).set(float(is_open))
+
+    def members_are(self, members: Sequence[str]) -> None:
+        """States who serves: what was told of others' drift is forgotten."""
+        self._drift.clear()
+        for member in members:
+            self._drift.labels(member).set(0.0)
+
+    def member_drifted(self, member: str, errors: float) -> None:
+        """States by how many standard errors a member's latest answers differ from earlier ones; 0 where too little is known."""
+        self._drift.labels(member).set(errors)
 
     # --- GET /metrics -----------------------------------------------------------------------------------------------
 

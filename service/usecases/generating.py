@@ -21,6 +21,7 @@ from attune.service.live.watching import begin_member_run
 from attune.service.members.member import Finish, GenerationRequest, TextPiece
 from attune.service.members.roster import Fallback
 from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn, keep
+from attune.service.usecases.member_standing import saw_answers
 from attune.service.usecases.routing import Decision, write
 from attune.service.usecases.scoring import encode, score_candidates, submit
 
@@ -193,6 +194,7 @@ async def _scored_and_kept(call: Call, decision: Decision, drafts: Sequence[_Dra
     record, families = decision.record, call.serving.bundle.families
     encoded = await encode(call, decision.prompt, [draft.text for draft in drafts], context=None, with_prompt=False)
     rows = await submit(call, encoded)
+    saw_answers(call, [draft.member for draft in drafts], rows)
     scores = score_candidates(families, record.family, decision.person, rows, decision.prompt_row)
     kept = tuple(
         KeptCandidate(

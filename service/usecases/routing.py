@@ -1,6 +1,6 @@
 """Choosing members for a user and a prompt, and writing the decision down before anybody can refer to it.
 
-    user's sum ∥ prompt's row ─> posterior samples ─> law ─> draw ─> decision record ─> store
+    user's sum ∥ members' sums ∥ prompt's row ─> joint posterior samples ─> law ─> draw ─> decision record ─> store
 
 `S` samples, `M` members, `K` heads. The law, the draw and their probabilities are `models.seam.routing`'s; the seed is fresh for every
 decision and kept with it. If the store is away the answer goes on without a decision id: what cannot be kept cannot be learned from.
@@ -8,6 +8,7 @@ decision and kept with it. If the store is away the answer goes on without a dec
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
-from attune.models.seam.routing import choose, sampled_values, utilities
+from attune.models.seam.routing import choose, sampled_values, sampled_worth, utilities
 from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.ids import new_decision_id
 from attune.service.live.runtime import Call, Serving
+from attune.service.live.standing import Standing
 from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, Routing, digest_of, keep, pack
+from attune.service.usecases.member_standing import read_standing
 from attune.service.usecases.people import Person, read_person
 from attune.service.usecases.scoring import both, encode, submit
 
@@ -80,9 +83,13 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         return (await submit(call, await encode(call, wish.prompt, [], context=wish.context, with_prompt=True, fields=())))[0]
 
     with_last = runtime.routing.routing_hysteresis > 0 and wish.policy == "best"
-    person, row = await both(read_person(call, wish.user, with_last=with_last), prompt_row())
+
+    async def known() -> tuple[Person, Standing]:
+        return await asyncio.gather(read_person(call, wish.user, with_last=with_last), read_standing(call))
+
+    (person, standing), row = await both(known(), prompt_row())
     name = wish.family or call.serving.family
-    routing, weights = route(call, wish, person, row, name)
+    routing, weights = route(call, wish, person, standing, row, name)
     _measure(call, person, routing, weights, name)
     record = DecisionRecord(
         made_at_s=runtime.clock(),
@@ -109,11 +116,12 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     return kept
 
 
-def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) -> tuple[Routing, Array]:
+def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row: Row, name: str) -> tuple[Routing, Array]:
     """Returns the members drawn for this user and prompt, with the law that drew them, and the user's weights `[K]`.
 
-    Values less costs are what is compared, expected and logged: the law is exactly that of the utilities. A forced member is drawn by
-    nobody.
+    Weights and members' values are sampled together, so that a member of whom little is known is tried; what is expected, and so policy
+    `best`, goes by the values' means. Values less costs are what is compared, expected and logged: the law is exactly that of the
+    utilities. A forced member is drawn by nobody.
     """
     bundle, numbers = call.serving.bundle, call.runtime.routing
     members = bundle.portfolio.names
@@ -121,7 +129,9 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
     rng = np.random.default_rng(seed)
     samples = numbers.samples_for(len(members))
     weights = bundle.families.sample_weights(name, person.evidence, row, rng, samples)
-    sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, row)), call.serving.costs, numbers.routing_cost_weight)
+    mean, covariance = standing.values(name, row)
+    costs, weight = call.serving.costs, numbers.routing_cost_weight
+    sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, weight)
     forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
     choice = choose(
@@ -132,6 +142,7 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
         rng=rng,
         last=last,
         hysteresis=None if last is None else numbers.routing_hysteresis,
+        mean=np.mean(utilities(sampled_values(weights, mean), costs, weight), axis=0),
     )
     # As the user is on an average prompt, and without the noise of samples: the certificate is about users, and says the same every time.
     usual = bundle.families.weights(name, person.evidence, None)
@@ -153,7 +164,7 @@ def route(call: Call, wish: RoutingWish, person: Person, row: Row, name: str) ->
     return routing, usual
 
 
-def usual_routing(call: Call, person: Person) -> UsualRouting | None:
+def usual_routing(call: Call, person: Person, standing: Standing) -> UsualRouting | None:
     """Returns the members' values for a person on an average prompt; drawn with a fixed seed, so that asking twice says the same.
 
     None where there are no members.
@@ -163,12 +174,13 @@ def usual_routing(call: Call, person: Person) -> UsualRouting | None:
     serving, numbers, rng = call.serving, call.runtime.routing, np.random.default_rng(0)
     bundle, name = serving.bundle, serving.family
     weights = bundle.families.sample_weights(name, person.evidence, None, rng, numbers.samples_for(len(bundle.portfolio.members)))
-    sampled = utilities(sampled_values(weights, bundle.portfolio.values_for(name, None)), serving.costs, numbers.routing_cost_weight)
-    choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng)
+    mean, covariance = standing.values(name, None)
+    sampled = utilities(sampled_worth(weights, mean, covariance, rng), serving.costs, numbers.routing_cost_weight)
+    expected = np.mean(utilities(sampled_values(weights, mean), serving.costs, numbers.routing_cost_weight), axis=0)
+    choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng, mean=expected)
     members = bundle.portfolio.names
-    expected = _by_member(members, choice.mean, choice.std)
     proved = certificate_of(serving, name, bundle.families.weights(name, person.evidence, None))
-    return UsualRouting(members[choice.members[0]], expected, proved)
+    return UsualRouting(members[choice.members[0]], _by_member(members, choice.mean, choice.std), proved)
 
 
 def _by_member(members: tuple[str, ...], mean: Array, std: Array) -> dict[str, tuple[float, float]]:

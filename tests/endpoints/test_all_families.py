@@ -135,7 +135,8 @@ async def test_context_reaches_the_router_of_score_route_and_generate(service: S
             answer = await service.post(path, {"user": "u1", "prompt": PROMPT, "family": family} | extra)
             kept = await service.get(f"/decisions/{answer['decision_id']}")
             rng = np.random.default_rng(int(kept["seed"]))
-            sampled = bundle.families[family].sample_weights(prior, row, rng, kept["samples"]) @ bundle.portfolio.values[family].T
+            values = service.serving.standings.last("default").values(family, row)[0]
+            sampled = bundle.families[family].sample_weights(prior, row, rng, kept["samples"]) @ values.T
             means = [each["mean"] for each in answer["routing"]["expected"].values()]
             assert means == pytest.approx(sampled.mean(axis=0).tolist(), abs=1e-6)
 

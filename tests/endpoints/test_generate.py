@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attune.models.seam.routing import choose, sampled_values
+from attune.models.seam.routing import choose, sampled_worth
 from attune.service.errors import MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.members.member import OneMemberFailed
@@ -68,7 +68,8 @@ async def test_the_kept_seed_draws_the_same_members_again(service: Service):
     row = (await service.serving.batcher.submit([service.serving.encoder.prompt(PROMPT, "warm")], 5)).rows[0]
     family = bundle.families["vrf"]
     evidence = bundle.families.part("vrf", bundle.families.prior())
-    sampled = sampled_values(family.sample_weights(evidence, row, rng, kept["samples"]), bundle.portfolio.values_for("vrf", row))
+    weights = family.sample_weights(evidence, row, rng, kept["samples"])
+    sampled = sampled_worth(weights, *service.serving.standings.last("default").values("vrf", row), rng)
     choice = choose("sample", sampled, count=2, epsilon=kept["epsilon"], rng=rng)
     assert [MEMBERS[index] for index in choice.members] == answer["routing"]["members"]
     assert choice.propensities.tolist() == list(answer["routing"]["propensities"].values())

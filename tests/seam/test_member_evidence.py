@@ -171,7 +171,7 @@ def test_uncertain_members_are_explored_and_the_logged_law_is_that_of_1e5_draws(
     singles = np.bincount([choice.members[0] for choice in choices], minlength=3)
     assert chisquare(singles, law * 1e5).pvalue > 1e-3
     pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
-    counts = {pair: 0 for pair in pairs}
+    counts = dict.fromkeys(pairs, 0)
     for choice in choices:
         counts[choice.members] += 1
     expected = np.array([joint_probability(law, choices[0].mean, pair) for pair in pairs])
