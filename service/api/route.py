@@ -30,6 +30,7 @@ class RouteRequest(Prompted):
     candidates: Annotated[int, Field(ge=1)] = 1
     policy: Literal["sample", "best", "uniform"] = "sample"
     member: str | None = None
+    record: Annotated[bool, Field(description="false decides and keeps nothing: ids are null")] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ def check_route(request: RouteRequest, call: Call) -> None:
 
 def wish_of(body: RouteRequest, user: str | None) -> RoutingWish:
     """Returns what is to be decided; `user` of the body is ignored in favour of the argument."""
-    return RoutingWish(user, body.prompt_text or "", body.context, body.family, body.candidates, body.policy, body.member)
+    prompt = body.prompt_text or ""
+    return RoutingWish(user, prompt, body.context, body.family, body.candidates, body.policy, body.member, body.record)
 
 
 def route_answer(decision: Decision) -> RouteAnswer:

@@ -194,7 +194,8 @@ async def _scored_and_kept(call: Call, decision: Decision, drafts: Sequence[_Dra
     record, families = decision.record, call.serving.bundle.families
     encoded = await encode(call, decision.prompt, [draft.text for draft in drafts], context=None, with_prompt=False)
     rows = await submit(call, encoded)
-    saw_answers(call, [draft.member for draft in drafts], rows)
+    if not decision.dry:
+        saw_answers(call, [draft.member for draft in drafts], rows)
     scores = score_candidates(families, record.family, decision.person, rows, decision.prompt_row)
     kept = tuple(
         KeptCandidate(

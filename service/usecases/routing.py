@@ -40,6 +40,7 @@ class RoutingWish:
         family: None is the one that serves.
         candidates: how many members; of a forced one, how many answers.
         member: forced, in place of the draw.
+        record: whether anything is kept of the decision: its record, what its answers tell of members, coverage and metrics.
     """
 
     user: str | None
@@ -49,11 +50,12 @@ class RoutingWish:
     candidates: int
     policy: Literal["sample", "best", "uniform"]
     member: str | None
+    record: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store.
+    """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store, or because it is `dry`.
 
     `truncated_tokens` of the prompt's beginning were not read.
     """
@@ -64,6 +66,7 @@ class Decision:
     prompt_row: Row
     record: DecisionRecord
     truncated_tokens: int = 0
+    dry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,6 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     (person, standing), row = await both(known(), prompt_row())
     name = wish.family or call.serving.family
     routing, weights = route(call, wish, person, standing, row, name)
-    _measure(call, person, routing, weights, name)
     record = DecisionRecord(
         made_at_s=runtime.clock(),
         bundle=bundle.id,
@@ -104,9 +106,10 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         routing=routing,
         prompt_outputs=keep(row, call.serving.prompt_outputs),
     )
-    for member in routing.members:
-        runtime.metrics.decided(routing.policy, member)
-    decision = Decision(None, person, wish.prompt, row, record, call.reading.truncated_tokens)
+    decision = Decision(None, person, wish.prompt, row, record, call.reading.truncated_tokens, dry=not wish.record)
+    if decision.dry:
+        return decision
+    _measure(call, person, routing, weights, name)
     if person.key is None or person.personalization == "unavailable":
         return decision
     kept = replace(decision, id=new_decision_id(record.made_at_s))
@@ -206,6 +209,8 @@ def certificate_of(serving: Serving, name: str, weights: Array) -> CertifiedUser
 
 
 def _measure(call: Call, person: Person, routing: Routing, weights: Array, name: str) -> None:
+    for member in routing.members:
+        call.runtime.metrics.decided(routing.policy, member)
     ratio = None if routing.certificate is None else routing.certificate.ratio
     if ratio is not None:
         call.runtime.metrics.certified(1.0 - ratio)

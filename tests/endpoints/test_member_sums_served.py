@@ -1,0 +1,114 @@
+"""Members learned from traffic: answers add up, routing goes by the sums, unknown members are explored, dry runs leave no trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attune.models.seam.member_evidence import Layout
+from attune.service.live.standing import kept_under
+from attune.service.settings import Settings
+from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.endpoints.voices import Voice
+from tests.stores import FreshStore
+from tests.tiny_bundle import write_tiny_bundle
+
+ASK = {"user": "u1", "prompt": PROMPT}
+NOWHERE = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+VOICES = {"gpt-short": SHORT, "gpt-long": LONG, "gpt-warm": WARM}
+
+
+@pytest.fixture
+def strangers(settings_of: Callable[..., Settings], tmp_path: Path) -> Callable[[], Settings]:
+    """Settings of a bundle without members, and a roster of three that nobody measured."""
+
+    def make() -> Settings:
+        roster = tmp_path / "roster.json"
+        roster.write_text(json.dumps(dict.fromkeys(VOICES, NOWHERE)), encoding="utf-8")
+        bundle = write_tiny_bundle(tmp_path / "bundles", members=False)
+        return settings_of(bundle=str(bundle), roster=str(roster))
+
+    return make
+
+
+def speaking() -> dict[str, Voice]:
+    return {name: Voice(name, (text,)) for name, text in VOICES.items()}
+
+
+async def ask_everybody(service: Service, times: int) -> None:
+    for member in VOICES:
+        for _ in range(times):
+            await service.post("/generate", ASK | {"user": "anybody", "member": member})
+    await service.app.state.live.runtime.tally.flush()
+
+
+async def test_answers_of_members_add_up_whoever_asked_for_them(strangers):
+    store = FreshStore()
+    async with running(strangers(), store, speaking()) as service:
+        await service.post("/generate", ASK | {"candidates": 3})
+        await service.post("/v1/chat/completions", {"model": "gpt-warm", "messages": [{"role": "user", "content": PROMPT}]})
+        await service.app.state.live.runtime.tally.flush()
+        sums = await store.read_members("default", kept_under(service.serving.bundle.basis))
+        layout = Layout.of(service.serving.bundle.families)
+        assert {name: kept.total.count for name, kept in sums.items()} == {"gpt-short": 1.0, "gpt-long": 1.0, "gpt-warm": 2.0}
+        row = (await service.serving.batcher.submit(service.serving.encoder.candidates(PROMPT, [WARM]), 5)).rows[0]
+        assert sums["gpt-warm"].total.vector == pytest.approx(2 * layout.evidence(row))
+
+
+async def test_members_that_nobody_measured_are_told_apart_after_a_few_answers(strangers):
+    async with running(strangers(), FreshStore(), speaking()) as service:
+        for _ in range(5):
+            await service.post("/feedback", ASK | {"chosen_text": WARM, "rejected_text": LONG})
+        before = (await service.post("/route", ASK))["routing"]
+        assert before["expected"]["gpt-warm"]["std"] > 0.5
+        assert min(before["propensities"].values()) > 0.2
+        await ask_everybody(service, 5)
+        after = (await service.post("/route", ASK | {"policy": "best"}))["routing"]
+        assert after["member"] == "gpt-warm"
+        assert (await service.post("/route", ASK))["routing"]["propensities"]["gpt-warm"] > 0.8
+        assert (await service.get("/users/u1"))["portfolio"]["member"] == "gpt-warm"
+
+
+async def test_a_member_that_joins_is_explored_and_users_are_kept(strangers, tmp_path):
+    members = speaking()
+    settings = strangers()
+    async with running(settings, FreshStore(), members) as service:
+        await service.post("/feedback", ASK | {"chosen_text": SHORT, "rejected_text": LONG})
+        await ask_everybody(service, 20)
+        members["gpt-new"] = Voice("gpt-new", (SHORT,))
+        (tmp_path / "roster.json").write_text(json.dumps(dict.fromkeys(members, NOWHERE)), encoding="utf-8")
+        assert (await service.post("/admin/reload", {}))["users_kept"] is True
+        routed = await service.post("/route", ASK)
+        assert routed["user"]["comparisons"] == 1
+        expected = routed["routing"]["expected"]
+        assert expected["gpt-new"]["std"] > 2 * expected["gpt-short"]["std"]
+        assert routed["routing"]["propensities"]["gpt-new"] > 0.1
+
+
+async def test_a_dry_run_decides_and_keeps_nothing(strangers):
+    store = FreshStore()
+    async with running(strangers(), store, speaking()) as service:
+        routed = await service.client.post("/route", json=ASK | {"record": False})
+        assert routed.json()["decision_id"] is None
+        assert "x-decision-id" not in routed.headers
+        assert sum(routed.json()["routing"]["propensities"].values()) == pytest.approx(1.0)
+        made = await service.post("/generate", ASK | {"record": False, "candidates": 2})
+        assert (made["decision_id"], [candidate["candidate_id"] for candidate in made["candidates"]]) == (None, [None, None])
+        assert all(np.isfinite(candidate["score"]) for candidate in made["candidates"])
+        await service.app.state.live.runtime.tally.flush()
+        assert await store.read_members("default", kept_under(service.serving.bundle.basis)) == {}
+        assert [user async for user in store.export(await user_key(service))] == []
+        assert len(service.serving.recent) == 0
+        assert await service.metric("attune_decisions_total") == 0.0
+        await service.post("/route", ASK)
+        assert await service.metric("attune_decisions_total") == 1.0
+
+
+async def user_key(service: Service):
+    from attune.service.state.store import UserKey, user_tag
+
+    return UserKey("default", user_tag(service.app.state.live.runtime.user_secret, "default", "u1"))
