@@ -215,6 +215,7 @@ async def _start(
         clock=given.clock,
         reload=reloader if joined is None else joined.reload,
         tally=tally,
+        user_header=settings.user_header,
     )
     if joined is not None:
         joined.take(live, load, reloader)

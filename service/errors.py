@@ -82,6 +82,10 @@ class TooLarge(CallerError):
     title = "Too large"
 
 
+class TextTooLong(TooLarge):
+    """A text is too long for what reads it: its limit of characters, or the tokens that a model has room for."""
+
+
 class Unauthenticated(CallerError):
     """No API key, or one that is not known."""
 

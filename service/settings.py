@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose pages may call, comma-separated, such as https://app.example; needs API keys"
     )
+    user_header: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9-]{0,64}$",
+        description="header that names the user of a compatible request without `user` or `safety_identifier`, such as x-user-id",
+    )
     root_path: str = Field(
         "", pattern=r"^(/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-])?$", description="path that a proxy puts in front, such as /attune"
     )

@@ -2,7 +2,8 @@
 
 `model: "auto"` routes by `user`, a member's name pins it. Without a `user` the prior decides and nothing is kept, so such an answer has
 no candidate id. Text only: a content part of another kind is refused by name; unknown fields are ignored, as these clients expect. The
-request becomes a native one, so that every limit and check holds on both.
+request becomes a native one, so that every limit and check holds on both; what would change what an answer must be, and cannot be had, is
+refused by the client's own name for it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from attune.service.api.answers import json_response
+from attune.service.api.answers import json_response, problems
+from attune.service.api.conversation import read_turns
 from attune.service.api.generate import Events, GenerateRequest, begin
-from attune.service.api.prompted import MAX_MESSAGES, Message, Text, User, Written
+from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
+from attune.service.errors import FieldError, UnknownMember, printable
 from attune.service.http.problems import openai_object
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
@@ -39,80 +42,156 @@ class OpenRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, hide_input_in_errors=True)
 
 
-class TextPart(OpenRequest):
-    """One part of a message's content."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(OpenRequest):
-    """One turn; `developer` is OpenAI's newer name of `system`."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Written | Annotated[list[TextPart], Field(min_length=1)]
-
-    def as_native(self) -> Message:
-        """Returns the turn with its parts joined."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message(role="system" if self.role == "developer" else self.role, content=content)
-
-
 class StreamOptions(OpenRequest):
     """Options of a stream."""
 
-    include_usage: bool = False
+    include_usage: bool | None = False
+
+
+class ChatOptions(NativeRequest):
+    """What only Attune understands of a chat completion, in the field `attune`."""
+
+    context: Context | None = None
+    family: str | None = None
 
 
 class ChatRequest(OpenRequest):
-    """Body of `POST /v1/chat/completions`."""
+    """Body of `POST /v1/chat/completions`; in every optional place an empty value stands for none."""
 
-    model: Annotated[Text, Field(max_length=256)]
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    user: User | None = None
+    model: Annotated[Text, Field(max_length=256, description="`auto` routes by `user`; a member's name pins that member")]
+    messages: Annotated[
+        list[Any],
+        Field(min_length=1, max_length=MAX_MESSAGES, description="turns as OpenAI has them; tool turns are read as text"),
+    ]
+    user: Annotated[str, Field(max_length=MAX_USER_CHARS, description="whose preferences decide; any opaque string")] | None = None
+    safety_identifier: Annotated[str, Field(max_length=MAX_USER_CHARS, description="the user where `user` is not sent")] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, description="more than the deployment allows is cut to what it allows")] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, description="goes before `max_tokens`")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     stop: str | list[str] | None = None
     seed: int | None = None
+    attune: ChatOptions | None = None
 
-    def as_native(self) -> GenerateRequest:
-        """Returns the same request in native form; errors name fields as they are called there.
+    # Promises about the form or content of an answer that no member can be held to: each is refused by its name, see `_promises`.
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    response_format: Any = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    web_search_options: Any = None
+
+    def as_native(self, most_tokens: int) -> GenerateRequest:
+        """Returns the same request in native form.
+
+        Args:
+            most_tokens: of an answer; a wish for more is cut, as these clients expect.
 
         Raises:
+            InvalidRequest: a message cannot be read, or something is promised that cannot be kept; every field by the client's name.
             ValidationError: a field is out of the native limits.
         """
+        turns, wrong = read_turns(self.messages)
+        wrong += self._promises()
+        refuse(wrong)
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        options = self.attune or ChatOptions()
         return GenerateRequest(
-            user=self.user or "-",
-            messages=[message.as_native() for message in self.messages],
+            user="-",
+            messages=turns,
+            context=options.context,
+            family=options.family,
             candidates=self.n or 1,
             member=None if self.model == AUTO else self.model,
-            max_tokens=self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS,
+            max_tokens=min(self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS, most_tokens),
             temperature=self.temperature,
             top_p=self.top_p,
-            stop=stops,
+            stop=[stop for stop in stops if stop],
             seed=None if self.seed is None else self.seed % 2**53,  # theirs may be negative and has 64 bits
         )
+
+    @property
+    def ignored(self) -> list[str]:
+        """What was offered and not used: an answer without it is an answer all the same."""
+        return [name for name in ("tools", "functions") if getattr(self, name)]
+
+    def _promises(self) -> list[FieldError]:
+        """Returns every field whose neglect would change what the answer must be or hold."""
+        free = {None, "auto", "none", ""}
+        kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
+        asked = {
+            "tool_choice": "asks for a call of a tool" if _word(self.tool_choice) not in free else "",
+            "function_call": "asks for a call of a function" if _word(self.function_call) not in free else "",
+            "response_format": f"asks for the format {printable(str(kind))!r}" if kind not in {None, "", "text"} else "",
+            "logprobs": "asks for probabilities of tokens" if self.logprobs or self.top_logprobs else "",
+            "logit_bias": "forbids or favours tokens" if self.logit_bias else "",
+            "modalities": "asks for more than text" if set(self.modalities or ()) - {"text"} else "",
+            "audio": "asks for sound" if self.audio else "",
+            "web_search_options": "asks for a search of the web" if self.web_search_options is not None else "",
+        }
+        return [FieldError(name, f"{what}, which members behind this service cannot be held to") for name, what in asked.items() if what]
+
+
+def _word(choice: Any) -> str | None:
+    return choice if choice is None or isinstance(choice, str) else "an object"
+
+
+def user_of(request: Request, user: str | None, safety_identifier: str | None = None) -> str | None:
+    """Returns who asks: `user`, else `safety_identifier`, else what the operator's header says; counts the requests that name nobody.
+
+    Raises:
+        InvalidRequest: the name cannot be a user's.
+    """
+    call: Call = request.state.call
+    name = call.runtime.user_header
+    header = request.headers.get(name) if name else None
+    for field, given in (("user", user), ("safety_identifier", safety_identifier), (name, header)):
+        if given:
+            if len(given) > MAX_USER_CHARS:
+                refuse([FieldError(field, f"has {len(given):,} characters; the limit is {MAX_USER_CHARS}")])
+            try:
+                return sound_unicode(given)
+            except ValueError as error:
+                refuse([FieldError(field, str(error))])
+    call.runtime.metrics.named_nobody()
+    return None
 
 
 @router.get("/models", summary="`auto` and the members, as OpenAI lists models")
 async def list_models(request: Request) -> Response:
     """`auto` and every member."""
     call: Call = request.state.call
+    return json_response({"object": "list", "data": [_model(name) for name in (AUTO, *call.serving.bundle.portfolio.names)]})
+
+
+@router.get("/models/{model}", responses=problems(404), summary="One of them")
+async def show_model(model: str, request: Request) -> Response:
+    """`auto` or one member, as OpenAI describes a model."""
+    call: Call = request.state.call
     names = (AUTO, *call.serving.bundle.portfolio.names)
-    return json_response({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": OWNER} for name in names]})
+    if model not in names:
+        raise UnknownMember(f"model {printable(model)!r} is none of {', '.join(names)}")
+    return json_response(_model(model))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": OWNER}
 
 
 @router.post("/chat/completions", summary="Chat completions, routed for `user`")
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """OpenAI chat completions; each choice carries a `candidate_id` for `/feedback`."""
     call: Call = request.state.call
-    decision, events = await begin(call, body.as_native(), body.user)
+    native = body.as_native(call.runtime.limits.max_new_tokens)
+    decision, events = await begin(call, native, user_of(request, body.user, body.safety_identifier))
     chat = _Chat(call, body, decision, f"chatcmpl-{decision.id or new_id()}", int(time.time()))
     if not body.stream:
         return json_response(chat.completion(await finished(events)))
@@ -143,7 +222,12 @@ class _Chat:
             }
             for candidate in generated.candidates
         ]
-        return {**self._head("chat.completion", generated.candidates[0].member), "choices": choices, "usage": _usage(generated)}
+        return {
+            **self._head("chat.completion", generated.candidates[0].member),
+            "choices": choices,
+            "usage": _usage(generated),
+            "attune": self._told(generated),
+        }
 
     async def chunks(self, events: Events) -> AsyncGenerator[bytes, None]:
         """Yields the completion as OpenAI streams it: roles, pieces, ends, usage if it was asked for, `[DONE]`."""
@@ -178,6 +262,16 @@ class _Chat:
     def _chunk(self, index: int, delta: dict[str, Any], member: str, finish_reason: str | None = None, **extra: object) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "member": member, **extra}
         return _data({**self._head("chat.completion.chunk", member), "choices": [choice]})
+
+    def _told(self, generated: Generated) -> dict[str, Any]:
+        """Returns what a client that knows Attune may want: whether the answer was personal, and what was offered and not used."""
+        decision = generated.decision
+        return {
+            "decision_id": decision.id,
+            "personalization": decision.person.personalization,
+            "comparisons": decision.person.comparisons,
+            "ignored": self._body.ignored,
+        }
 
     def _head(self, kind: str, member: str) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from attune.models.seam.families import Families
 from attune.models.seam.text import conversation_text
-from attune.service.errors import FieldError, TooLarge, invalid
+from attune.service.errors import FieldError, TextTooLong, invalid
 from attune.service.live.runtime import RequestLimits
 
 MAX_USER_CHARS = 256
@@ -115,12 +115,12 @@ def check_prompt_length(request: Prompted, limits: RequestLimits) -> None:
     """Returns if the prompt, or all messages together, are within the limit.
 
     Raises:
-        TooLarge: they are not; the detail has the number and the limit.
+        TextTooLong: they are not; the detail has the number and the limit.
     """
     if request.messages is not None:
         size = sum(len(message.content) for message in request.messages)
         if size > limits.max_prompt_chars:
-            raise TooLarge(f"messages have {size:,} characters; the limit is {limits.max_prompt_chars:,}")
+            raise TextTooLong(f"messages have {size:,} characters; the limit is {limits.max_prompt_chars:,}")
     elif request.prompt is not None:
         check_length("prompt", request.prompt, limits.max_prompt_chars)
 
@@ -129,7 +129,7 @@ def check_length(field: str, text: str, limit: int) -> None:
     """Returns if a text is within its limit.
 
     Raises:
-        TooLarge: it is not; the detail has the number and the limit.
+        TextTooLong: it is not; the detail has the number and the limit.
     """
     if len(text) > limit:
-        raise TooLarge(f"{field} has {len(text):,} characters; the limit is {limit:,}")
+        raise TextTooLong(f"{field} has {len(text):,} characters; the limit is {limit:,}")

@@ -1,11 +1,11 @@
-"""`POST /v1/rerank`, as Cohere, Jina and vLLM have it: documents by relevance to a user.
+"""`POST /v1/rerank`, `/v2/rerank` and `/rerank`, as Cohere, Jina and vLLM have it: documents by relevance to a user.
 
 Without a `user` the prior scores. Unknown fields are ignored, as these clients expect.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -14,63 +14,89 @@ from starlette.responses import Response
 
 from attune.models.seam.hedge import sigmoid
 from attune.service.api.answers import json_response
-from attune.service.api.chat import AUTO, OpenRequest
-from attune.service.api.prompted import Text, User, Written, check_length, refuse
-from attune.service.api.score import check_response_lengths, wrong_responses
-from attune.service.errors import UnknownMember, printable
+from attune.service.api.chat import OpenRequest, user_of
+from attune.service.api.prompted import MAX_USER_CHARS, Text, Written, check_length, refuse, sound_unicode
+from attune.service.errors import FieldError
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
 from attune.service.usecases.scoring import Scoring, score_responses
 
-router = APIRouter(prefix="/v1", tags=["compatible"])
+router = APIRouter(tags=["compatible"])
 
-
-class RerankDocument(OpenRequest):
-    """A document as an object; only its text is read."""
-
-    text: Written
+MOST_DOCUMENTS = 1000
+"""Of one request, as Cohere has it; they are scored in groups of what a native request may hold."""
 
 
 class RerankRequest(OpenRequest):
-    """Body of `POST /v1/rerank`."""
+    """Body of `/v1/rerank`, `/v2/rerank` and `/rerank`; in every optional place an empty value stands for none."""
 
     query: Written
-    documents: Annotated[list[Written | RerankDocument], Field(min_length=1)]
-    model: Annotated[Text, Field(max_length=256)] | None = None
+    documents: Annotated[
+        list[Any],
+        Field(min_length=1, max_length=MOST_DOCUMENTS, description="texts, or objects with `text`; one without text is ranked last"),
+    ]
+    model: Annotated[Text, Field(max_length=256, description="`auto`, or a family; any other name is read as `auto`")] | None = None
     top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: bool = False
-    user: User | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """The documents' texts, in order."""
-        return [document if isinstance(document, str) else document.text for document in self.documents]
+    return_documents: bool | None = None
+    user: Annotated[str, Field(max_length=MAX_USER_CHARS, description="whose preferences decide; any opaque string")] | None = None
 
 
-@router.post("/rerank", summary="Rerank documents for `user`")
+@router.post("/v1/rerank", response_model=None, summary="Rerank documents for `user`")
+@router.post("/v2/rerank", name="rerank_v2", response_model=None, summary="The same, where Cohere's second API has it")
+@router.post("/rerank", name="rerank_plain", response_model=None, summary="The same, where Jina, vLLM and infinity have it")
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Documents by relevance to this user."""
     call: Call = request.state.call
-    limits, families, texts = call.runtime.limits, call.serving.bundle.families, body.texts
-    family = None if body.model in {None, AUTO} else body.model
-    if family is not None and family not in families:
-        raise UnknownMember(f"model {printable(family)!r} is none of {AUTO}, {', '.join(families.names)}")
-    refuse(wrong_responses(texts, limits))
-    check_length("prompt", body.query, limits.max_prompt_chars)
-    check_response_lengths(texts, limits)
-    scored = await score_responses(call, Scoring(body.user, body.query, texts, family=family))
+    limits, families = call.runtime.limits, call.serving.bundle.families
+    # Clients of others send those others' names of models, without knowing ours.
+    family = body.model if body.model in families else None
+    texts = _texts(body.documents)
+    check_length("query", body.query, limits.max_prompt_chars)
+    for index, text in enumerate(texts):
+        check_length(f"documents[{index}]", text, limits.max_response_chars)
+    user = user_of(request, body.user)
+    filled = [index for index, text in enumerate(texts) if text.strip()]
+    scores, tokens, name = np.full(len(texts), -np.inf), 0, family or call.serving.family
+    for start in range(0, len(filled), limits.max_candidates):
+        group = filled[start : start + limits.max_candidates]
+        scored = await score_responses(call, Scoring(user, body.query, [texts[index] for index in group], family=family))
+        scores[group] = [text.score for text in scored.scores.texts]
+        tokens += scored.tokens
     # Rewards have no bounds and these clients expect a relevance within 0..1; the order is that of the scores.
-    relevance = sigmoid(np.array([text.score for text in scored.scores.texts]))
-    by_rank = sorted(zip(scored.scores.ranks(), range(len(texts)), strict=True))
+    relevance = sigmoid(scores)
+    order = np.argsort(-scores, kind="stable")[: body.top_n or len(texts)]
     results = [
         {
-            "index": index,
+            "index": int(index),
             "relevance_score": float(relevance[index]),
             **({"document": {"text": texts[index]}} if body.return_documents else {}),
         }
-        for _, index in by_rank[: body.top_n or len(texts)]
+        for index in order
     ]
-    usage = {"total_tokens": scored.tokens, "prompt_tokens": scored.tokens}
+    usage = {"total_tokens": tokens, "prompt_tokens": tokens}
     if call.reading.truncated_tokens:
         usage["truncated_tokens"] = call.reading.truncated_tokens
-    return json_response({"id": f"rerank-{new_id()}", "model": scored.family, "results": results, "usage": usage})
+    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+    return json_response({"id": f"rerank-{new_id()}", "model": name, "results": results, "usage": usage, "meta": meta})
+
+
+def _texts(documents: list[Any]) -> list[str]:
+    """Returns the documents' texts, empty for one that has none.
+
+    Raises:
+        InvalidRequest: a document is neither a text nor an object, or holds what is no Unicode.
+    """
+    texts, wrong = [], []
+    for index, document in enumerate(documents):
+        text = document.get("text") if isinstance(document, dict) else document
+        if text is None:
+            text = ""
+        if not isinstance(text, str):
+            wrong.append(FieldError(f"documents[{index}]", f"is a {type(document).__name__}; a text or an object with `text` is needed"))
+            continue
+        try:
+            texts.append(sound_unicode(text))
+        except ValueError as error:
+            wrong.append(FieldError(f"documents[{index}]", str(error)))
+    refuse(wrong)
+    return texts

@@ -6,6 +6,7 @@ values is repeated, and of its field names only what is printable.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +16,31 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from attune.service.errors import AttuneError, FieldError, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, invalid, printable
+from attune.service.errors import (
+    AttuneError,
+    FieldError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    TextTooLong,
+    TooLarge,
+    invalid,
+    printable,
+)
+
+_BRANCH = re.compile(r"(str|int|float|bool|(list|dict|function-\w+|constrained-\w+|nullable|tagged-union)\[?.*|[A-Z]\w*)")
+"""How pydantic calls a branch of a union inside a location; no field of a request is called so."""
 
 PROBLEM = b"application/problem+json"
 JSON = b"application/json"
 MAX_FIELDS = 20
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_OPENAI_CODES = {"unauthenticated": "invalid_api_key", "unknown-member": "model_not_found", "too-large": "context_length_exceeded"}
+_OPENAI_CODES = {"unauthenticated": "invalid_api_key", "unknown-member": "model_not_found", "too-large": "request_too_large"}
 
 # Compatible requests are checked in native form; a client knows its own names.
-_OPENAI_FIELDS = {"candidates": "n", "responses": "documents"}
+_OPENAI_FIELDS = {"candidates": "n", "responses": "documents", "member": "model"}
+COMPATIBLE = ("/v1/", "/v2/", "/rerank")
 
 _PLAIN_WORDS = {
     "missing": "is missing",
@@ -50,8 +65,8 @@ class Problem:
 
 
 def is_openai(path: str) -> bool:
-    """Returns whether errors of this path are OpenAI error objects."""
-    return path.startswith("/v1/")
+    """Returns whether errors of this path are as clients of others' APIs read them: OpenAI's object, with Cohere's `message` beside it."""
+    return path.startswith(COMPATIBLE)
 
 
 def document(error: AttuneError, request_id: str, root_path: str = "") -> dict[str, Any]:
@@ -71,20 +86,30 @@ def openai_object(error: AttuneError, request_id: str) -> dict[str, Any]:
     """Returns the OpenAI error object of an error; `param` is the first field that is wrong."""
     fields = error.errors if isinstance(error, InvalidRequest) else ()
     kind = _OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    code = "context_length_exceeded" if isinstance(error, TextTooLong) else _OPENAI_CODES.get(error.code, error.code)
+    message = printable(error.detail, 2000)
+    for native, theirs in _OPENAI_FIELDS.items():
+        message = message.replace(f"{native}: ", f"{theirs}: ").replace(f"{native}[", f"{theirs}[")
     return {
+        "message": message,
         "error": {
-            "message": printable(error.detail, 2000),
+            "message": message,
             "type": kind,
-            "param": _OPENAI_FIELDS.get(fields[0].field, fields[0].field) if fields else None,
-            "code": _OPENAI_CODES.get(error.code, error.code),
+            "param": _renamed(fields[0].field) if fields else None,
+            "code": code,
             "request_id": request_id,
-        }
+        },
     }
 
 
+def _renamed(field: str) -> str:
+    head, bracket, rest = field.partition("[")
+    return _OPENAI_FIELDS.get(head, head) + bracket + rest
+
+
 def openai_status(error: AttuneError) -> int:
-    """Returns the status under `/v1/`: as documented, but 400 for a malformed request as OpenAI answers."""
-    return 400 if isinstance(error, InvalidRequest) else error.status
+    """Returns the status under `/v1/`: as documented, but 400 for a malformed request or a text without room, as OpenAI answers."""
+    return 400 if isinstance(error, InvalidRequest | TextTooLong) else error.status
 
 
 def render(error: AttuneError, path: str, request_id: str, root_path: str = "") -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -132,8 +157,14 @@ class _NotThisMethod(MethodNotAllowed):
 
 def invalid_fields(found: Sequence[Any]) -> InvalidRequest:
     """Returns the error for what pydantic found."""
-    fields = [FieldError(_field(item["loc"]), _message(item)) for item in found[:MAX_FIELDS]]
-    return invalid(fields, more=max(0, len(found) - MAX_FIELDS))
+    # Of a union pydantic names every branch that did not fit: a client knows the field alone.
+    told: dict[str, list[str]] = {}
+    for item in found:
+        messages = told.setdefault(_field(item["loc"]), [])
+        if (message := _message(item)) not in messages:
+            messages.append(message)
+    fields = [FieldError(field, ", or ".join(messages)) for field, messages in told.items()]
+    return invalid(fields[:MAX_FIELDS], more=max(0, len(fields) - MAX_FIELDS))
 
 
 def _field(location: Sequence[Any]) -> str:
@@ -143,7 +174,7 @@ def _field(location: Sequence[Any]) -> str:
     if not parts or isinstance(parts[0], int):  # an error of the whole, or the position of a syntax error
         return "body"
     name = ""
-    for part in parts:
+    for part in parts[:1] + [part for part in parts[1:] if not (isinstance(part, str) and _BRANCH.fullmatch(part))]:
         name += f"[{part}]" if isinstance(part, int) else f".{printable(str(part))}" if name else printable(str(part))
     return name
 
@@ -156,4 +187,6 @@ def _message(item: Any) -> str:
     if kind in _PLAIN_WORDS:
         return _PLAIN_WORDS[kind]
     text = str(item["msg"]).removeprefix("Value error, ")
+    if text.startswith("Input should "):
+        text = "must " + text.removeprefix("Input should ")
     return printable(text, 300)

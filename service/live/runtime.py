@@ -159,6 +159,7 @@ class Runtime:
         bounds: what the store keeps of one user at most.
         user_secret: hashes user ids.
         clock: Unix seconds.
+        user_header: names the user of a compatible request that names nobody; empty: none.
         reload: loads and checks another bundle and puts it in place; its caller gets the new `Serving`.
         tally: takes in what members answered.
     """
@@ -174,6 +175,7 @@ class Runtime:
     clock: Callable[[], float]
     reload: Callable[[Path | None], Awaitable[Serving]]
     tally: MemberTally
+    user_header: str = ""
     _unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from attune.service.errors import AttuneError, FieldError, InvalidRequest, TooLarge
+from attune.service.errors import AttuneError, FieldError, InvalidRequest, TextTooLong
 from attune.service.members.local_batch import Batch, advance, join, prefill, select
 from attune.service.members.local_model import LoadedModel, decoder_of
 from attune.service.members.local_sampling import NO_TOKEN, Draw, choose
@@ -179,7 +179,7 @@ class Decoder(Generic[TaskT]):
         prompt = _prompt(self._model.tokenizer, task)
         room = self._model.context - len(prompt)
         if room < 1:
-            raise TooLarge(
+            raise TextTooLong(
                 f"the prompt has {len(prompt)} tokens; member {task.member!r} reads at most {self._model.context - 1}, "
                 f"one less than its context"
             )

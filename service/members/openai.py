@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 import httpx
 
-from attune.service.errors import DeadlineExceeded, TooLarge
+from attune.service.errors import DeadlineExceeded, TextTooLong
 from attune.service.members.breaker import Breaker, State, Verdict
 from attune.service.members.member import (
     Event,
@@ -182,7 +182,9 @@ class OpenAIMember:
             return response
         try:
             if response.status_code == 200:
-                error: OneMemberFailed | TooLarge = self._failed("protocol", f"the body is {kind or 'of no type'!r}, not text/event-stream")
+                error: OneMemberFailed | TextTooLong = self._failed(
+                    "protocol", f"the body is {kind or 'of no type'!r}, not text/event-stream"
+                )
             else:
                 error = await self._refused(response, min(first_by_s, deadline_s))
         finally:
@@ -202,7 +204,7 @@ class OpenAIMember:
             # Before a byte of the answer: refused, unreachable, or a kept-alive connection that the server closed meanwhile.
             raise self._failed("connect", f"{type(error).__name__}: {error}", retryable=True) from error
 
-    async def _refused(self, response: httpx.Response, limit_s: float) -> OneMemberFailed | TooLarge:
+    async def _refused(self, response: httpx.Response, limit_s: float) -> OneMemberFailed | TextTooLong:
         """Returns the error for a status other than 200, with what the body says."""
         body = b""
         try:
@@ -216,7 +218,7 @@ class OpenAIMember:
         said, code = reason_in(body[:MAX_ERROR_BYTES], response.headers.get("content-type", ""), (self._key,))
         status = response.status_code
         if code == "context_length_exceeded" or status == 413:
-            return TooLarge(f"member {self._id!r}: HTTP {status}: {said}")
+            return TextTooLong(f"member {self._id!r}: HTTP {status}: {said}")
         reason: Reason = "overloaded" if status == 429 else "refused" if status in REFUSING_STATUSES else "status"
         error = self._failed(reason, f"HTTP {status}: {said}", retryable=status in RETRIED_STATUSES)
         if isinstance(error, _Retryable):

@@ -120,6 +120,9 @@ class Metrics:
     def _declare_learning(self) -> None:
         registry = self.registry
         self._scored = Counter("attune_personalizations", "Answers by what was known of the user.", ["outcome"], registry=registry)
+        self._nobody = Counter(
+            "attune_requests_without_user", "Compatible requests that named no user, so that nothing was personal.", registry=registry
+        )
         self._decisions = Counter("attune_decisions", "Members chosen.", ["policy", "member"], registry=registry)
         self._fallbacks = Counter(
             "attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"], registry=registry
@@ -266,6 +269,10 @@ class Metrics:
     def personalized(self, outcome: Personalization) -> None:
         """Counts one scored or routed request by what was known of its user."""
         self._scored.labels(outcome).inc()
+
+    def named_nobody(self) -> None:
+        """Counts one compatible request that named no user."""
+        self._nobody.inc()
 
     def decided(self, policy: str, member: str) -> None:
         """Counts one member chosen; `policy` is one of sample, best, uniform, forced."""

@@ -17,7 +17,7 @@ from attune.models.seam.families import Families
 from attune.models.seam.family import Family, Row, Scored
 from attune.models.seam.sparserm import examples_of
 from attune.models.seam.text import Encoded
-from attune.service.errors import TooLarge
+from attune.service.errors import TextTooLong
 from attune.service.live.runtime import Call, Reading
 from attune.service.usecases.people import Person, read_person
 
@@ -151,10 +151,12 @@ def _told(reading: Reading, rows: Sequence[Encoded], fields: Sequence[str], limi
             continue
         if row.dropped_response_tokens:
             kept = row.pool_stop - row.pool_start
-            raise TooLarge(
+            raise TextTooLong(
                 f"{field} has {kept + row.dropped_response_tokens:,} tokens; beside this prompt {kept:,} of {limit:,} are left for it"
             )
-        raise TooLarge(f"the first {row.dropped_prompt_tokens:,} tokens of prompt have no room in the {limit:,} that are read with {field}")
+        raise TextTooLong(
+            f"the first {row.dropped_prompt_tokens:,} tokens of prompt have no room in the {limit:,} that are read with {field}"
+        )
     reading.truncated_prompt_tokens = max((row.dropped_prompt_tokens for row in rows), default=0)
     reading.truncated_tokens = reading.truncated_prompt_tokens + sum(row.dropped_response_tokens for row in rows)
     unknown = sum(row.unknown_response_tokens for row in rows)

@@ -33,8 +33,27 @@ async def test_rerank_gives_the_first_that_were_asked_for_and_any_family(service
 
 @pytest.mark.parametrize(
     ("given", "status"),
-    [({"documents": []}, 400), ({"query": ""}, 400), ({"documents": ["x"] * 65}, 400), ({"model": "nobody"}, 404), ({"top_n": 0}, 400)],
+    [({"documents": []}, 400), ({"query": ""}, 400), ({"documents": ["x"] * 1001}, 400), ({"documents": [3]}, 400), ({"top_n": 0}, 400)],
 )
 async def test_bad_rerank_requests_are_openai_error_objects(service: Service, given: dict[str, Any], status: int):
     answer = await service.post("/v1/rerank", {"query": PROMPT, "documents": [SHORT, LONG]} | given, status=status)
     assert answer["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+async def test_every_usual_path_takes_large_batches_names_of_others_models_and_documents_without_text(service: Service, path: str):
+    documents = [WARM, "", "   ", {"title": "no text"}, *[LONG] * 100]
+    answer = await service.post(path, {"model": "rerank-v3.5", "query": PROMPT, "documents": documents, "top_n": None, "user": ""})
+    assert [result["index"] for result in answer["results"][-3:]] == [1, 2, 3]
+    assert [result["relevance_score"] for result in answer["results"][-3:]] == [0.0, 0.0, 0.0]
+    alone = await service.post(path, {"query": PROMPT, "documents": [WARM, LONG]})
+    relevance = {result["index"]: result["relevance_score"] for result in answer["results"]}
+    assert [result["relevance_score"] for result in alone["results"]] == pytest.approx([relevance[0], relevance[103]], abs=1e-6)
+
+
+async def test_a_wrong_document_is_named_as_the_client_knows_it(service: Service):
+    answer = await service.post("/v1/rerank", {"query": PROMPT, "documents": ["a", 7, "b"]}, status=400)
+    assert answer["error"]["param"] == "documents[1]"
+    long = await service.post("/v2/rerank", {"query": PROMPT, "documents": ["a", "x" * 40_000]}, status=400)
+    assert long["error"]["code"] == "context_length_exceeded"
+    assert long["message"].startswith("documents[1] has 40,000 characters")

@@ -1,0 +1,101 @@
+"""The messages of a chat completion, as OpenAI's clients and agents send them, read into turns of text.
+
+    messages ─> turns (role, text), or every field that is wrong by the client's own name
+
+What a stored conversation of an agent holds is read: calls of tools and their results become text, and a turn that says nothing (null,
+empty or missing content) is passed over. What would be lost is refused by name: images, audio, files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from attune.service.api.prompted import Message, sound_unicode
+from attune.service.errors import FieldError, printable
+
+Role = Literal["system", "user", "assistant"]
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "user",
+    "function": "user",
+}
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Kinds of parts that hold text, and the field that holds it."""
+
+
+def read_turns(messages: Sequence[Any]) -> tuple[list[Message], list[FieldError]]:
+    """Returns the turns that say something, and what is wrong with any of the messages."""
+    turns: list[Message] = []
+    wrong: list[FieldError] = []
+    called: dict[str, str] = {}
+    for index, message in enumerate(messages):
+        at = f"messages[{index}]"
+        if not isinstance(message, Mapping):
+            wrong.append(FieldError(at, "is not an object with `role` and `content`"))
+            continue
+        role = message.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            told = f"is {printable(role)!r}; " if isinstance(role, str) else "is missing or no string; "
+            wrong.append(FieldError(f"{at}.role", f"{told}{', '.join(ROLES)} are understood"))
+            continue
+        text = _text(message.get("content"), f"{at}.content", wrong)
+        if role == "assistant":
+            text = "\n".join(filter(None, [text, *_calls(message, at, called, wrong)]))
+        elif role in {"tool", "function"} and text:
+            name = called.get(str(message.get("tool_call_id")), str(message.get("name") or "the tool"))
+            text = f"Result of {printable(name)}: {text}"
+        try:
+            sound_unicode(text)
+        except ValueError as error:
+            wrong.append(FieldError(f"{at}.content", str(error)))
+            continue
+        if text.strip():
+            turns.append(Message(role=ROLES[role], content=text))
+    if not wrong and not any(turn.role == "user" for turn in turns):
+        wrong.append(FieldError("messages", f"hold no user's or tool's text in {len(messages)} turns; at least one is needed"))
+    return turns, wrong
+
+
+def _text(content: Any, at: str, wrong: list[FieldError]) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        wrong.append(FieldError(at, f"is a {type(content).__name__}; a string, a list of parts or null is needed"))
+        return ""
+    pieces = []
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        found = part.get(TEXT_PARTS[kind]) if isinstance(part, Mapping) and isinstance(kind, str) and kind in TEXT_PARTS else None
+        if isinstance(part, str):
+            pieces.append(part)
+        elif isinstance(found, str):
+            pieces.append(found)
+        elif isinstance(kind, str) and kind not in TEXT_PARTS:
+            wrong.append(FieldError(f"{at}[{index}].type", f"is {printable(kind)!r}; only text is read here"))
+        elif found is not None or kind is None:
+            wrong.append(FieldError(f"{at}[{index}]", "is not a part with `type` and its text"))
+    return "".join(pieces)
+
+
+def _calls(message: Mapping[str, Any], at: str, called: dict[str, str], wrong: list[FieldError]) -> list[str]:
+    """Returns a sentence for each tool that the assistant called; `called` learns the names by the calls' ids."""
+    old = message.get("function_call")
+    calls = message.get("tool_calls") or ([{"function": old}] if old else [])
+    if not isinstance(calls, list):
+        wrong.append(FieldError(f"{at}.tool_calls", f"is a {type(calls).__name__}; a list or null is needed"))
+        return []
+    said = []
+    for call in calls:
+        function = (call.get("function") or call.get("custom")) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping):
+            wrong.append(FieldError(f"{at}.tool_calls", "holds a call without a function"))
+            continue
+        name, arguments = str(function.get("name", "")), function.get("arguments", function.get("input", ""))
+        called[str(call.get("id"))] = name
+        said.append(f"Called {printable(name)} with {arguments if isinstance(arguments, str) else json.dumps(arguments)}")
+    return said
