@@ -21,8 +21,9 @@ from attune.models.seam.arrays import expect_finite, expect_shape
 
 Array = NDArray[np.float64]
 
-OUTSIDE = 1e-9
-"""Share of negative weight, after the weight map, up to which it counts as rounding."""
+OUTSIDE = 0.05
+"""Share of negative weight, after the weight map, up to which it counts as an estimate's noise and is read as 0: users of `attributes`
+have posterior means that lie a little below 0 where they do not care. The certificate then speaks of the nearest user it knows."""
 
 _VECTORS = ("offset", "scale", "worst_weights")
 _MATRICES = ("weight_map", "lower", "upper", "vertices")
