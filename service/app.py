@@ -255,7 +255,6 @@ async def _close_serving(live: Live) -> None:
 
 def _announce(metrics: Metrics, serving: Serving) -> None:
     metrics.serves(serving.bundle.id, serving.bundle.basis)
-    metrics.members_are(serving.bundle.portfolio.names)
     metrics.built(__version__, serving.provider)
     metrics.budget_is(serving.budget_tokens)
     metrics.has_members(serving.bundle.portfolio.names)

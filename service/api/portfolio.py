@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from attune.models.seam.member_worth import Drift
 from attune.service.api.answers import json_response, problems
 from attune.service.live.runtime import Call
+from attune.service.live.standing import Standing
+from attune.service.state.store import MemberSum
 from attune.service.usecases.coverage import MemberCoverage, RatioBin, Suggestion, WorstDecile, coverage
+from attune.service.usecases.member_standing import read_standing
 
 router = APIRouter(tags=["operations"])
 
@@ -37,9 +42,16 @@ class CoverageAnswer:
 
 @router.get("/portfolio", responses=problems(), summary="Members, what they are worth, and the certificate")
 async def portfolio(request: Request) -> Response:
-    """Members with their values under every head."""
+    """Members with what they are worth under every head: as measured, and as all evidence says, with what it is and whether they drift.
+
+    `values` and `intervals` are the bundle's measurement (the prior's of a member that was never measured); `worth` is what routing draws
+    from: mean and std after the answers in `evidence`. `share` is of the answers scored this month. `drift` has the standard errors by
+    which the latest answers differ from those of the month before (or from all earlier ones), and the head where that is most.
+    """
     call: Call = request.state.call
     held, families = call.serving.bundle.portfolio, call.serving.bundle.families
+    standing = await read_standing(call)
+    drift, shares = standing.drift(call.serving.family), standing.shares()
     members = [
         {
             "name": member.name,
@@ -51,11 +63,37 @@ async def portfolio(request: Request) -> Response:
             "intervals": {
                 name: dict(zip(families[name].heads, held.intervals[name][index].tolist(), strict=True)) for name in families.names
             },
+            "worth": {name: _worth(standing, name, families[name].heads, index) for name in families.names},
+            "evidence": _evidence(standing.answers(member.name)),
+            "share": shares[member.name],
+            "drift": _drift(drift[member.name], families[call.serving.family].heads),
         }
         for index, member in enumerate(held.members)
     ]
     certificate = None if held.certificate is None else held.certificate.summary()
     return json_response({"bundle": call.serving.bundle.id, "members": members, "certificate": certificate})
+
+
+def _worth(standing: Standing, family: str, heads: Sequence[str], index: int) -> dict[str, dict[str, float]]:
+    worth = standing.worth(family)
+    numbers = zip(heads, worth.mean[index].tolist(), worth.std[index].tolist(), strict=True)
+    return {head: {"mean": mean, "std": std} for head, mean, std in numbers}
+
+
+def _evidence(kept: MemberSum | None) -> dict[str, float]:
+    if kept is None:
+        return {"answers": 0.0, "this_month": 0.0, "month_before": 0.0, "latest": 0.0}
+    latest = kept.window.count + kept.window_before.count
+    return {
+        "answers": kept.total.count,
+        "this_month": kept.this_month.count,
+        "month_before": kept.month_before.count,
+        "latest": latest,
+    }
+
+
+def _drift(drift: Drift | None, heads: Sequence[str]) -> dict[str, float | str] | None:
+    return None if drift is None else {"standard_errors": drift.errors, "head": heads[drift.head]}
 
 
 @router.get(

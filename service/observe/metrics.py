@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from prometheus_client import (
@@ -330,20 +330,16 @@ class Metrics:
         self._member_tokens.labels(member, "completion").inc(new_tokens)
 
     def has_members(self, members: Iterable[str]) -> None:
-        """Shows series for every member from the start, so that "no failure yet" is a zero and not a gap."""
+        """Shows series for every member from the start, so that "no failure yet" is a zero and not a gap; drift told of others goes."""
+        self._drift.clear()
         for member in members:
+            self._drift.labels(member).set(0.0)
             self._breaker.labels(member)
             self._fallbacks.labels(member)
 
     def breaker_moved(self, member: str, *, is_open: bool) -> None:
         """States whether a member is passed over."""
         self._breaker.labels(member).set(float(is_open))
-
-    def members_are(self, members: Sequence[str]) -> None:
-        """States who serves: what was told of others' drift is forgotten."""
-        self._drift.clear()
-        for member in members:
-            self._drift.labels(member).set(0.0)
 
     def member_drifted(self, member: str, errors: float) -> None:
         """States by how many standard errors a member's latest answers differ from earlier ones; 0 where too little is known."""

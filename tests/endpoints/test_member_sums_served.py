@@ -85,8 +85,50 @@ async def test_a_member_that_joins_is_explored_and_users_are_kept(strangers, tmp
         routed = await service.post("/route", ASK)
         assert routed["user"]["comparisons"] == 1
         expected = routed["routing"]["expected"]
-        assert expected["gpt-new"]["std"] > 2 * expected["gpt-short"]["std"]
-        assert routed["routing"]["propensities"]["gpt-new"] > 0.1
+        assert expected["gpt-new"]["std"] > 1.5 * expected["gpt-short"]["std"]
+        assert routed["routing"]["propensities"]["gpt-new"] > 0.05
+
+
+async def test_the_portfolio_tells_evidence_worth_share_and_drift_of_each_member(strangers):
+    members = speaking()
+    async with running(strangers(), FreshStore(), members) as service:
+        fresh = (await service.get("/portfolio"))["members"]
+        assert [(member["evidence"]["answers"], member["drift"], member["share"]) for member in fresh] == [(0.0, None, 0.0)] * 3
+        assert {number["std"] for number in fresh[0]["worth"]["vrf"].values()} == {1.0}
+        for name, times in (("gpt-short", 30), ("gpt-long", 10)):
+            await saw(service, name, VOICES[name], times)
+        told = {member["name"]: member for member in (await service.get("/portfolio"))["members"]}
+        assert (told["gpt-short"]["share"], told["gpt-long"]["share"], told["gpt-short"]["evidence"]["latest"]) == (0.75, 0.25, 30.0)
+        worth = told["gpt-short"]["worth"]["vrf"]
+        assert worth["concise"]["mean"] > 1.0 > worth["detailed"]["mean"]
+        assert worth["concise"]["std"] < 0.3
+        assert told["gpt-short"]["measured"] is False
+
+
+async def test_a_member_that_changes_its_manner_drifts_and_is_routed_by_what_it_does_now(strangers):
+    async with running(strangers(), FreshStore(), speaking()) as service:
+        for name, text in VOICES.items():
+            for _ in range(3):
+                await saw(service, name, text, 100)
+        await service.post("/route", ASK)
+        assert await service.metric("attune_member_drift", member="gpt-warm") < 6
+        for _ in range(3):
+            await saw(service, "gpt-warm", LONG, 100)
+        await service.post("/route", ASK)
+        assert await service.metric("attune_member_drift", member="gpt-warm") > 6
+        assert await service.metric("attune_member_drift", member="gpt-long") == pytest.approx(0.0, abs=1e-6)
+        told = {member["name"]: member for member in (await service.get("/portfolio"))["members"]}
+        assert told["gpt-warm"]["worth"]["vrf"]["warm"]["mean"] == pytest.approx(told["gpt-long"]["worth"]["vrf"]["warm"]["mean"], abs=0.3)
+        assert told["gpt-warm"]["drift"]["head"] in {"concise", "detailed", "warm"}
+
+
+async def saw(service: Service, member: str, text: str, times: int) -> None:
+    """Adds one and the same answer of a member many times to its sum."""
+    serving, tally = service.serving, service.app.state.live.runtime.tally
+    row = (await serving.batcher.submit(serving.encoder.candidates(PROMPT, [text]), 5)).rows[0]
+    for _ in range(times):
+        tally.saw("default", kept_under(serving.bundle.basis), member, serving.standings.layout.evidence(row))
+    await tally.flush()
 
 
 async def test_a_dry_run_decides_and_keeps_nothing(strangers):
