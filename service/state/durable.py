@@ -15,9 +15,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from attune.service.errors import StoreUnavailable
+from attune.service.state.scripts import LAST_WRITE
 from attune.service.state.wire import Wire
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class WriteHealth:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    run: str
+    run: bytes
     wrote: bool
 
 
@@ -57,7 +58,7 @@ class Durable:
         self._ask = ask
         self._no_room = no_room or (lambda: None)
         self._clock = clock
-        self._run: str | None = None
+        self._run: bytes | None = None
         self._asking: asyncio.Task[_Told] | None = None
         self._last: tuple[bool, float, str] | None = None
 
@@ -113,6 +114,6 @@ class Durable:
 
     async def _question(self) -> _Told:
         self._asking = None  # who comes later has written later, and needs a question of its own
-        info: dict[str, Any] = await self._wire.run("confirm", lambda: self._wire.command("INFO", "server", "persistence"))
-        self._run = str(info["run_id"])
-        return _Told(self._run, not int(info["aof_enabled"]) or info["aof_last_write_status"] == "ok")
+        run, status = await self._wire.run("confirm", lambda: self._wire.script(LAST_WRITE, (), ()))
+        self._run = bytes(run)
+        return _Told(self._run, status in {b"ok", b"off"})

