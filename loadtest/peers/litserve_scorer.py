@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 import litserve
 import numpy as np
@@ -27,7 +26,7 @@ class Scorer(litserve.LitAPI):
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         self.session = onnxruntime.InferenceSession(f"{sys.argv[1]}/scorer.onnx", options, providers=["CPUExecutionProvider"])
 
-    def decode_request(self, request: dict[str, Any]) -> list[list[int]]:
+    def decode_request(self, request):  # LitServe takes an annotation here for FastAPI's, and then asks for a query parameter
         return request["ids"]
 
     def batch(self, inputs: list[list[list[int]]]) -> list[list[list[int]]]:
