@@ -209,12 +209,6 @@ class Connection(HttpToolsProtocol):
         else:
             self._close()
 
-    def shutdown(self) -> None:
-        if self._lingering:
-            self._close()
-        else:
-            super().shutdown()
-
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 

@@ -31,7 +31,9 @@ FORGETS_S = 300.0
 ACTIVE_S = 10.0
 """A key that asked within this time counts as one that permits are shared with."""
 
-LONGEST_RETRY_S = 15.0
+LONGEST_RETRY_S = 30.0
+SLOTS_PER_ANSWER = 1.5
+"""Callers are told to come back so many times as fast as others are answered: some do not come back, and room must not stay empty."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Pace:
         patience_s: what an answer may take without counting as slow, at least.
         least: permits that are given however slow answers are, unless they take half of the deadline.
         clock: monotonic seconds.
-        draw: a number in [0, 1), for the spread of `Retry-After`.
+        draw: a number in [0, 1), for the spread of `Retry-After` where the queue on paper is longer than anybody is told to wait.
     """
 
     most: int
@@ -61,10 +63,7 @@ class Pace:
     _fastest_s: float = float("inf")
     _fastest_at_s: float = 0.0
     _shrunk_s: float = float("-inf")
-    _second: float = float("-inf")
-    _refused: int = 0
-    _answered: int = 0
-    _retry_s: float = 1.0
+    _next_s: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.limit = float(min(self.most, max(self.least, FIRST)))
@@ -89,10 +88,21 @@ class Pace:
         self._held[key] = held + 1
 
     def refusal(self, detail: str) -> Overloaded:
-        """Returns the error of a request for which there is no room, and counts it; callers are spread over the time to come back."""
-        self._refused += 1
-        self._turn(self.clock())
-        return Overloaded(detail, retry_after_s=self._retry_s * (0.75 + 0.75 * self.draw()))
+        """Returns the error of a request for which there is no room, with the time at which there should be some for it.
+
+        Each refusal takes the next place of a queue that exists on paper only, so callers come back one after another and not together.
+        """
+        now_s = self.clock()
+        self._next_s = max(self._next_s, now_s) + 1 / (SLOTS_PER_ANSWER * self.answers_per_s)
+        wait_s = self._next_s - now_s
+        if wait_s > LONGEST_RETRY_S:
+            wait_s = LONGEST_RETRY_S * (0.5 + 0.5 * self.draw())
+        return Overloaded(detail, retry_after_s=1.0 + wait_s)
+
+    @property
+    def answers_per_s(self) -> float:
+        """How fast requests are answered: those under way over the time that one takes (Little's law)."""
+        return max(self.count, 1) / self._mean_s if self._mean_s else float(FIRST)
 
     def give_back(self, key: str) -> None:
         """Gives a permit back."""
@@ -109,7 +119,6 @@ class Pace:
     def done(self, seconds: float) -> None:
         """Learns from an answer that took so long; to be called for answers and deadlines, not for what was refused."""
         now_s = self.clock()
-        self._answered += 1
         if seconds <= self._fastest_s * 2 ** ((now_s - self._fastest_at_s) / FORGETS_S):
             self._fastest_s, self._fastest_at_s = seconds, now_s
         self._mean_s += (seconds - self._mean_s) * (SMOOTHING if self._mean_s else 1.0)
@@ -121,22 +130,9 @@ class Pace:
                 self._shrunk_s = now_s
         elif self.count >= self.limit - 1:
             self.limit = min(float(self.most), self.limit + (1.0 if self._mean_s < self.slow_s / 2 else 1.0 / self.limit))
-        self._turn(now_s)
 
     @property
     def slow_s(self) -> float:
         """An answer that takes longer than this has waited in a queue; half of the deadline at most."""
         alone_s = self._fastest_s if self._fastest_s < float("inf") else 0.0
         return min(self.deadline_s / 2, max(self.patience_s, SLOWER_THAN_ALONE * alone_s))
-
-    def _turn(self, now_s: float) -> None:
-        """Once a second: callers that were refused shall come back about as fast as others are answered."""
-        passed_s = now_s - self._second
-        if passed_s < 1.0:
-            return
-        if self._refused:
-            change = 0.5 + 0.5 * self._refused / max(1, self._answered)
-            self._retry_s = min(LONGEST_RETRY_S, max(1.0, self._retry_s * min(change, 4.0)))
-        else:
-            self._retry_s = 1.0
-        self._second, self._refused, self._answered = now_s, 0, 0

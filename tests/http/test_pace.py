@@ -75,13 +75,15 @@ def test_a_slow_machine_admits_fewer_than_a_fast_one():
     assert slow.pace.limit < 40 < fast.pace.limit
 
 
-def test_callers_are_told_to_come_back_later_the_more_of_them_there_are_and_not_all_at_once():
-    few, many = Machine(1 / 80, pace()), Machine(1 / 80, pace())
-    few.run(callers=200, seconds=60)
-    many.run(callers=2_000, seconds=60)
-    told = {round(many.pace.refusal("full").retry_after_s, 1) for _ in range(3)}
-    assert min(told) > few.pace.refusal("full").retry_after_s
-    assert len(told) == 3
+def test_callers_come_back_one_after_another_as_fast_as_others_are_answered():
+    room = Pace(8, DEADLINE_S, 2.0, clock=lambda: 0.0, draw=lambda: 0.5)
+    for _ in range(8):
+        room.take("k")
+    room.done(1.0)  # eight under way, a second each: eight answers a second
+    told_s = [room.refusal("full").retry_after_s for _ in range(1_000)]
+    assert told_s[:3] == pytest.approx([1 + 1 / 12, 1 + 2 / 12, 1 + 3 / 12])
+    assert told_s[119] == pytest.approx(11.0)
+    assert told_s[-1] == pytest.approx(1 + 0.75 * 30)
 
 
 def test_under_no_pressure_nobody_is_refused():
