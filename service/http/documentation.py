@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from attune.service.http.admission import OPEN_PATHS
+from attune.service.http.problems import is_openai
 from attune.service.http.problems import Problem
 
 
@@ -36,7 +37,7 @@ def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
         for operation in operations.values():
             if path not in OPEN_PATHS:
                 operation["security"] = [{"key": []}]
-            if path.startswith("/v1/"):
+            if is_openai(path):
                 _openai_errors(operation["responses"])
     return document
 
