@@ -12,8 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from attune.service.http.admission import OPEN_PATHS
-from attune.service.http.problems import is_openai
-from attune.service.http.problems import Problem
+from attune.service.http.problems import Problem, is_openai
 
 
 def documented(app: FastAPI, root_path: str = "") -> dict[str, Any]:
