@@ -93,6 +93,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; goes before ATTUNE_PORT.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; goes before ATTUNE_BUNDLE.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")] = None,
+    roster: Annotated[Path | None, typer.Option(help="File that names the members, under any names; goes before ATTUNE_ROSTER.")] = None,
 ) -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; every other setting comes from ATTUNE_* or the file ATTUNE_CONFIG."""
     # Before numpy is loaded: its products here are small, and threads started for one wait for cores that the scorer has.
@@ -101,7 +102,8 @@ def serve(
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
     try:
-        settings = read_settings(host=host, port=port, bundle=None if bundle is None else str(bundle), data_dir=data_dir)
+        named = {name: None if path is None else str(path) for name, path in (("bundle", bundle), ("roster", roster))}
+        settings = read_settings(host=host, port=port, data_dir=data_dir, **named)
         configure_logging(settings.log_level, settings.log_format)
         if settings.workers > 1:
             _run_many(settings)
@@ -250,6 +252,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     from attune.service.http.connections import Bounds, bounded  # noqa: PLC0415  the same
     from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
     from attune.service.http.server import Server, quiet  # noqa: PLC0415  the same
+    from attune.service.live.reloading import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
     from attune.service.parts import check_cheap  # noqa: PLC0415  the same
 
@@ -276,7 +279,16 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
         app.state.live.phase = "draining"
         app.state.in_flight.end_within(left_s)
 
-    server = Server(config, notice_s=settings.drain_notice_s, drain_s=settings.drain_s, announce=announce)
+    def reload() -> None:
+        begin_reload(lambda: app.state.live.runtime.reload(None), app.state.metrics.reloaded)
+
+    server = Server(
+        config,
+        notice_s=settings.drain_notice_s,
+        drain_s=settings.drain_s,
+        announce=announce,
+        reload=reload if place is None and reloads_at_hangup() else None,
+    )
     app.state.metrics.watch_connections(lambda: len(server.server_state.connections))
     # uvicorn raises the signal again once it has shut down; an orderly end is exit code 0 and no traceback. A handler and not SIG_IGN:
     # that would be inherited by the embedded store. It ends at once: everything is closed by then, and taking the interpreter with torch

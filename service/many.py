@@ -20,6 +20,7 @@ import uvloop
 from attune.service.batching.cores import usable_cores
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.processes import Processes, ProcessPlan, Role, StartFailed, shared_sockets
+from attune.service.live.reloading import begin_reload, reloads_at_hangup
 from attune.service.live.scorer_process import serve_scorer
 from attune.service.live.scorers import LoadPlan
 from attune.service.machine import cautions, find_bundle, load_user_secret
@@ -80,6 +81,8 @@ async def _parent(settings: Settings, listeners: list[socket.socket]) -> int:
         if bundle is not None:
             address = f"http://[{host}]:{port}" if listeners[0].family == socket.AF_INET6 else f"http://{host}:{port}"
             log_ready(address, bundle, processes.members, where)
+            if reloads_at_hangup():
+                loop.add_signal_handler(signal.SIGHUP, begin_reload, lambda: processes.reload(None))
             await stopped.wait()
         await processes.stop()
     return 0
@@ -108,6 +111,7 @@ def _settings_of_children(settings: Settings, url: str, port: int) -> dict[str, 
         variable("host"): settings.host,
         variable("port"): str(port),
         variable("bundle"): settings.bundle,
+        variable("roster"): settings.roster,
         variable("data_dir"): str(settings.data_dir),
         variable("redis_url"): url,
         # One process's share; a refusal says the share, and all together are what was set.

@@ -2,7 +2,7 @@
 
     SIGTERM ─> told (/readyz 503, requests still served) ─> port closed, deadlines cut ─> what runs ends ─> the application's parts close
 
-A second signal, or Ctrl-C, skips the first step. uvicorn does the rest.
+A second signal, or Ctrl-C, skips the first step. SIGHUP loads bundle and roster anew and ends nothing. uvicorn does the rest.
 """
 
 from __future__ import annotations
@@ -26,13 +26,23 @@ class Server(uvicorn.Server):
         notice_s: how long requests are still taken after the announcement.
         announce: told once, with the seconds that what runs has from then on.
         drain_s: how long what runs may take once the port is closed.
+        reload: called at SIGHUP once everything has started; None leaves that signal as it is.
     """
 
-    def __init__(self, config: uvicorn.Config, *, notice_s: float, drain_s: float, announce: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        notice_s: float,
+        drain_s: float,
+        announce: Callable[[float], None],
+        reload: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(config)
         self._notice_s = notice_s
         self._drain_s = drain_s
         self._announce = announce
+        self._reload = reload
         self._at_once = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -40,6 +50,8 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Application startup failed"))
         await super().startup(sockets)
+        if self._reload is not None:
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._announce(self._notice_s + self._drain_s)
