@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
-from attune.models.data.embeddings import Embedder, embed_texts
-from attune.models.portfolio.measure import Values, fit_values
+from attune.models.portfolio.measure import Values
 from attune.models.portfolio.pool import Pool
 from attune.models.seam.certificate import Certificate
 from attune.models.seam.portfolio import Portfolio, PortfolioMember
-from attune.models.training.heads import TrainedFamily, compute_outputs
 from demo.corpus.texts import MANNERS, Split, prompts
 from demo.heads import DemoSettings, has_language_model, say, seed_for
 from demo.rewards import grammar_pool
@@ -82,17 +80,6 @@ def install_members(demo: Path, adapters: Mapping[str, Path]) -> None:
         roster[name] = {"kind": "local", "base": "language_model/base", "adapter": f"language_model/adapters/{name}"}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in roster.items())
     (demo / "roster.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
-
-
-def member_values(trained: Sequence[TrainedFamily], pool: Pool, trunk: Embedder, cache: Path | None, *, seed: int) -> dict[str, Values]:
-    """Returns what the members of a pool are worth under every family's heads, from their answers."""
-    vectors = embed_texts(pool.texts(), trunk, cache)
-    outputs = compute_outputs(trained, vectors.candidates)
-    found = {}
-    for one in trained:
-        rewards = outputs[f"{one.family.name}_rewards"].astype(np.float64).reshape(*pool.shape, -1)
-        found[one.family.name] = fit_values(rewards, vectors.prompts, seed=seed)
-    return found
 
 
 def portfolio_of(

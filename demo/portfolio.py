@@ -29,6 +29,7 @@ from attune.models.portfolio.build import PalmSettings, build_portfolio
 from attune.models.portfolio.measure import Values
 from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
+from attune.models.portfolio.own_heads import member_values
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.seam.certificate import read_certificate
 from attune.models.seam.member_values import write_values
@@ -37,7 +38,7 @@ from attune.models.training.heads import TrainedFamily, compute_outputs, load_he
 from demo.corpus.texts import prompts
 from demo.heads import DemoSettings, say
 from demo.language_model.training import BASE_NAME
-from demo.members import install_members, member_pool, member_values, portfolio_of
+from demo.members import install_members, member_pool, portfolio_of
 from demo.rewards import DEMO_SETTINGS
 
 Array = NDArray[np.float64]

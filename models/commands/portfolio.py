@@ -10,7 +10,7 @@ import typer
 
 from attune.command_line import plain_group
 from attune.models.commands.bundle import DEMO
-from attune.models.commands.options import Base, Changes, Out, PromptsOption, RewardsOption, Seed
+from attune.models.commands.options import Base, Cache, Changes, Out, PromptsOption, Seed
 
 portfolio_app = plain_group("Build, inspect and serve portfolios of members. Needs the extra `train`.")
 
@@ -18,13 +18,16 @@ portfolio_app = plain_group("Build, inspect and serve portfolios of members. Nee
 @portfolio_app.command("build")
 def portfolio_build(
     base: Base,
-    rewards: RewardsOption,
     prompts: PromptsOption,
+    rewards: Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")] = "",
+    families: Annotated[Path | None, typer.Option(help="Folder of families whose heads are the rewards, in place of --rewards.")] = None,
+    family: Annotated[str, typer.Option(help="Whose heads; the folder's default if not given.")] = "",
     out: Out = Path(".attune/portfolio"),
     base_name: Annotated[str, typer.Option(help="What the adapters call their base.")] = "",
     max_calls: Annotated[int, typer.Option(min=2, help="Most members that are trained.")] = 12,
     most_members: Annotated[int | None, typer.Option(min=1, help="That are kept; as many as the promise takes if not given.")] = None,
     changes: Changes = None,
+    cache: Cache = None,
     seed: Seed = 0,
 ) -> None:
     """Search, align, prune and certify a portfolio for any base model and rewards; run again to go on after a kill."""
@@ -33,6 +36,25 @@ def portfolio_build(
     from attune.models.portfolio.inputs import changed, load_rewards  # noqa: PLC0415 - torch
 
     settings = PalmSettings(max_calls=max_calls, most_members=most_members, member=changed(MemberSettings(), changes or []))
+    if bool(rewards) == (families is not None):
+        raise typer.BadParameter("give --rewards or --families, one of the two")
+    if families is not None:
+        from attune.models.portfolio.own_heads import build_over_heads  # noqa: PLC0415 - torch
+
+        told = build_over_heads(
+            base,
+            families,
+            prompts,
+            out,
+            family=family,
+            settings=settings,
+            seed=seed,
+            base_name=base_name,
+            cache=cache,
+            progress=typer.echo,
+        )
+        typer.echo(told)
+        return
     judged_by = load_rewards(rewards)
     told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=typer.echo)
     typer.echo(told)

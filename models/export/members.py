@@ -43,7 +43,10 @@ def read_members(portfolio: Path | None, roster: Path | None) -> MemberFiles:
     certified = None
     if portfolio is not None:
         if not (portfolio / PORTFOLIO).is_file():
-            raise MembersInvalid(f"{portfolio} has no {PORTFOLIO}: it is not a portfolio, or its building was not finished")
+            raise MembersInvalid(
+                f"{portfolio} has no {PORTFOLIO}: it is no portfolio, it is not finished, or it was built for rewards in Python "
+                f"(without --families), and then --roster {portfolio / ROSTER} takes its members at the prior"
+            )
         content = (portfolio / PORTFOLIO).read_bytes()
         files[PORTFOLIO] = content
         document = _object(content, str(portfolio / PORTFOLIO))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
-from attune.models.alignment.answers import Rewards, sample_answers
+from attune.models.alignment.answers import Answers, Rewards, sample_answers
 from attune.models.alignment.causal import LanguageModel, load
 from attune.models.alignment.member import MemberSettings, Prompts, fingerprint
 from attune.models.portfolio.certificate import Evidence, certify
@@ -69,7 +69,10 @@ class PalmSettings:
 
 @dataclass(frozen=True, slots=True)
 class Palm:
-    """A finished portfolio: `names` of the members kept, their weights `[M, d]` and values on fresh prompts `[M, d]`."""
+    """A finished portfolio: `names` of the members kept, their weights `[M, d]` and values on fresh prompts `[M, d]`.
+
+    `answers` are those of every policy to the fresh prompts.
+    """
 
     out: Path
     search: Search
@@ -77,6 +80,7 @@ class Palm:
     weights: Array
     values: Array
     certificate: Certificate
+    answers: Mapping[str, Answers]
 
     @property
     def adapters(self) -> dict[str, Path]:
@@ -118,7 +122,7 @@ def build_portfolio(
         asked: prompts for the search: `held_out` is what it values policies on.
         fresh: prompts for the certificate, which chose nothing.
         base_name: what adapters call their base.
-        roster_base: where the roster finds the base, absolute or below `out`; `base` if None.
+        roster_base: where the roster finds the base, absolute or below `out`; where `base` is, if None.
         progress: told a line now and then.
 
     Raises:
@@ -143,7 +147,8 @@ def build_portfolio(
     pruned = _prune(search, settings)
     names = tuple(solution.handle for solution in search.solutions)
     model = load(base, {name: out / "members" / name for name in names})
-    measured = _on_fresh_prompts(model, names, rewards, tuple(fresh), out, fingerprint(base), settings.answers, seed, progress)
+    said = _on_fresh_prompts(model, names, tuple(fresh), out, fingerprint(base), settings.answers, seed, progress)
+    measured = np.stack([one.rewards(rewards).mean(axis=1) for one in said.values()], axis=1)
     chosen = list(pruned.chosen)
     weights = np.array([solution.weights for solution in search.solutions])
     evidence = Evidence(
@@ -164,8 +169,8 @@ def build_portfolio(
         oracle_calls=search.calls,
     )
     kept = tuple(names[index] for index in chosen)
-    palm = Palm(out, search, kept, weights[chosen], measured[:, chosen].mean(axis=0), certificate)
-    _lay_out(palm, str(base) if roster_base is None else roster_base, pruned, measured, settings, seed)
+    palm = Palm(out, search, kept, weights[chosen], measured[:, chosen].mean(axis=0), certificate, said)
+    _lay_out(palm, _for_roster(base, out) if roster_base is None else roster_base, pruned, measured, settings, seed)
     if progress is not None:
         progress(f"{len(kept)} of {len(names)} members kept: {', '.join(kept)}; certified ratio {certificate.worst_ratio:.3f}")
     return palm
@@ -203,10 +208,16 @@ def build_from_files(
         base_name=base_name,
         progress=progress,
     )
+    return told_of(palm)
+
+
+def told_of(palm: Palm) -> str:
+    """Returns the members kept and what is proved of them, for people."""
+    rewards = palm.certificate.rewards
     lines = [
         f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in made.items() if value > 0) for name, made in palm.made_for.items()
     ]
-    worst = dict(zip(rewards.names, palm.certificate.worst_weights.round(3).tolist(), strict=True))
+    worst = dict(zip(rewards, palm.certificate.worst_weights.round(3).tolist(), strict=True))
     proved = f"every user gets at least {palm.certificate.worst_ratio:.3f} of what {palm.search.calls} trained members can give"
     return "\n".join([*lines, f"{proved}, with confidence {palm.certificate.confidence:g}; the worst served has weights {worst}"])
 
@@ -250,22 +261,28 @@ def _prune(search: Search, settings: PalmSettings) -> Pruned:
 def _on_fresh_prompts(
     model: LanguageModel,
     names: Sequence[str],
-    rewards: Rewards,
     fresh: tuple[str, ...],
     out: Path,
     source: str,
     answers: int,
     seed: int,
     progress: Tell | None,
-) -> Array:
-    """Returns `[P, J, d]` mean reward of every policy on each fresh prompt."""
-    found = []
+) -> dict[str, Answers]:
+    """Returns every policy's answers to the fresh prompts."""
+    found: dict[str, Answers] = {}
     for number, name in enumerate(names):
         told = f"{source} {fingerprint(out / 'members' / name)}"
         file = out / "answers" / f"{name}.jsonl"
-        said = sample_answers(model, name, fresh, answers, seed + 100 + number, file, told, progress)
-        found.append(said.rewards(rewards).mean(axis=1))
-    return np.stack(found, axis=1)
+        found[name] = sample_answers(model, name, fresh, answers, seed + 100 + number, file, told, progress)
+    return found
+
+
+def _for_roster(base: Path | str, out: Path) -> str:
+    """Returns what a roster in `out` calls the base: relative to it where the base lies inside, absolute elsewhere, a hub id as it is."""
+    if not Path(base).is_dir():
+        return str(base)
+    whole, root = Path(base).resolve(), out.resolve()
+    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)
 
 
 def _lay_out(palm: Palm, base: str, pruned: Pruned, measured: Array, settings: PalmSettings, seed: int) -> None:

@@ -9,8 +9,13 @@ from typing import Any
 
 from attune.models.portfolio.picture import draw_portfolio
 from attune.models.seam.bundle import BundleInvalid, read_bundle
+from attune.models.seam.families import Families
+from attune.models.seam.families_file import read_families
 from attune.models.seam.portfolio import Portfolio, PortfolioInvalid, read_portfolio
 from attune.models.training.heads import families_of, load_heads
+
+ACCOUNT = "palm.json"
+"""What `portfolio build` writes of every search, whatever the rewards."""
 
 
 def load_portfolio(path: Path) -> tuple[Portfolio, Mapping[str, tuple[str, ...]]]:
@@ -24,10 +29,21 @@ def load_portfolio(path: Path) -> tuple[Portfolio, Mapping[str, tuple[str, ...]]
     if (path / "manifest.json").is_file():
         bundle = read_bundle(path)
         return bundle.portfolio, {name: bundle.families[name].heads for name in bundle.families.names}
-
-    families = families_of(load_heads(path)[0])
+    if not (path / "portfolio.json").is_file() and (path / ACCOUNT).is_file():
+        raise PortfolioInvalid(
+            f"{path} was built for rewards in Python: its members have no values under heads ({ACCOUNT} is its account). "
+            "With --families instead of --rewards the heads of a folder are the rewards, and members are measured under them"
+        )
+    families = _families_beside(path)
     portfolio = read_portfolio((path / "portfolio.json").read_bytes(), families)
     return portfolio, {name: families[name].heads for name in families.names}
+
+
+def _families_beside(path: Path) -> Families:
+    """Returns the families that a portfolio's values are of: as a bundle has them, or in training's own form."""
+    if (path / "families.json").is_file():
+        return read_families((path / "families.json").read_bytes(), (path / "families.npz").read_bytes())[0]
+    return families_of(load_heads(path)[0])
 
 
 def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]], family: str | None = None) -> list[str]:

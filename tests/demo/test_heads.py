@@ -9,6 +9,7 @@ import pytest
 
 from attune.models.data.probes import read_probes
 from attune.models.portfolio.measure import fit_values
+from attune.models.portfolio.own_heads import member_values
 from attune.models.portfolio.pool import Pool, PoolInvalid, read_pool, write_pool
 from attune.models.seam.families import Families
 from attune.models.seam.member_values import POOLED, write_values
@@ -21,7 +22,7 @@ from attune.models.training.micro import MicroSettings
 from attune.models.training.vrf import VrfSettings
 from demo.corpus.texts import MANNERS, prompts
 from demo.heads import DemoSettings, train_demo, written_pool
-from demo.members import member_pool, member_values, portfolio_of
+from demo.members import member_pool, portfolio_of
 from demo.report import EvaluationSettings, evaluate_demo
 from demo.rewards import grammar_pool
 from tests.models.small_world import SHORT, BagOfWords

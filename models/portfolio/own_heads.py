@@ -1,0 +1,165 @@
+"""A portfolio over the heads of a folder of families, so that its certificate and the users of a bundle speak of the same rewards.
+
+    answers of the base ─> every head's range ─> heads squashed to [0, 1] = the rewards ─> build_portfolio
+    fresh answers of the members kept ─> rewards under every family ─> portfolio.json, values.npz, families.json, families.npz
+
+The folder is what `portfolio show`, `portfolio vllm` and `bundle build --portfolio` read. Axis letters: `P` prompts, `M` members, `G`
+answers, `K` heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.alignment.answers import Rewards, RewardsInvalid, sample_answers
+from attune.models.alignment.causal import BASE, load
+from attune.models.alignment.member import fingerprint
+from attune.models.data.embeddings import Embedder, embed_texts
+from attune.models.data.preferences import Texts
+from attune.models.data.trunk_file import load_trunk_of
+from attune.models.portfolio.build import Palm, PalmSettings, build_portfolio, told_of
+from attune.models.portfolio.inputs import read_prompts
+from attune.models.portfolio.measure import Values, fit_values
+from attune.models.portfolio.pool import Pool
+from attune.models.portfolio.rewards import Normalisation, fit_normalisation
+from attune.models.seam.families_file import write_families
+from attune.models.seam.member_values import write_values
+from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
+from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads
+
+Array = NDArray[np.float64]
+Tell = Callable[[str], None]
+
+CALIBRATION_PROMPTS, CALIBRATION_ANSWERS = 64, 4
+"""Of the base: 256 answers put the ends of a reward's range at their 0.5 % tails."""
+
+
+def build_over_heads(
+    base: Path | str,
+    families: Path,
+    file: Path,
+    out: Path,
+    *,
+    family: str = "",
+    settings: PalmSettings,
+    seed: int,
+    base_name: str = "",
+    cache: Path | None = None,
+    progress: Tell | None = None,
+) -> str:
+    """Builds a portfolio for the heads of one family and prompts of a text file; returns what to tell people.
+
+    Args:
+        base: folder or hub id of a causal language model.
+        families: folder with heads and `trunk.json`.
+        file: of prompts, one a line, see `read_prompts`.
+        out: made if absent; going on with what is there.
+        family: whose heads are the rewards; empty takes the default one, or the first with two heads or more.
+        settings: of the search and its members.
+        seed: of everything random.
+        base_name: what adapters call their base.
+        cache: folder of the embedding cache.
+        progress: told a line now and then.
+
+    Raises:
+        RewardsInvalid: no family has two heads, or a head says the same of all answers of the base.
+        TrunkUnavailable, OracleFailed, NotCovered: see `load_trunk_of` and `build_portfolio`.
+    """
+    trained, default = load_heads(families)
+    chosen = _with_several_heads(trained, family, default)
+    trunk = load_trunk_of(families)
+    asked = read_prompts(file)
+    said = sample_answers(
+        load(base, {}),
+        BASE,
+        asked.training[:CALIBRATION_PROMPTS],
+        CALIBRATION_ANSWERS,
+        seed,
+        out / "answers" / "calibration.jsonl",
+        fingerprint(base),
+        progress,
+    )
+    prompts, answers = said.flat()
+    normalisation = fit_normalisation(_raw_rewards(chosen, trunk, cache, prompts, [answer.text for answer in answers]))
+    palm = build_portfolio(
+        base,
+        squashed(chosen, normalisation, trunk, cache),
+        normalisation,
+        out,
+        family=chosen.family.name,
+        seed=seed,
+        settings=settings,
+        asked=replace(asked, held_out=asked.held_out[0::2]),
+        fresh=asked.held_out[1::2],
+        base_name=base_name,
+        progress=progress,
+    )
+    lay_out_values(palm, trained, default, trunk, cache, seed=seed)
+    ends = ", ".join(
+        f"{head} {low:.3g} to {low + width:.3g}"
+        for head, low, width in zip(chosen.family.heads, normalisation.offset, normalisation.scale, strict=True)
+    )
+    return f"rewards are the heads of {chosen.family.name!r}, 0 to 1 over what the base gives: {ends}\n{told_of(palm)}"
+
+
+def squashed(trained: TrainedFamily, normalisation: Normalisation, trunk: Embedder, cache: Path | None) -> Rewards:
+    """Returns the heads of a family as rewards in [0, 1]."""
+
+    def score(asked: Sequence[str], responses: Sequence[str]) -> Array:
+        return normalisation.apply(_raw_rewards(trained, trunk, cache, asked, responses))
+
+    return Rewards(trained.family.heads, score)
+
+
+def member_values(trained: Sequence[TrainedFamily], pool: Pool, trunk: Embedder, cache: Path | None, *, seed: int) -> dict[str, Values]:
+    """Returns what the members of a pool are worth under every family's heads, from their answers."""
+    vectors = embed_texts(pool.texts(), trunk, cache)
+    outputs = compute_outputs(trained, vectors.candidates)
+    found = {}
+    for one in trained:
+        rewards = outputs[f"{one.family.name}_rewards"].astype(np.float64).reshape(*pool.shape, -1)
+        found[one.family.name] = fit_values(rewards, vectors.prompts, seed=seed)
+    return found
+
+
+def lay_out_values(palm: Palm, trained: Sequence[TrainedFamily], default: str, trunk: Embedder, cache: Path | None, *, seed: int) -> None:
+    """Writes what the members kept are worth beside them: `portfolio.json`, `values.npz`, and the families that they are measured under."""
+    prompts = next(iter(palm.answers.values())).prompts
+    said = [palm.answers[name].answers for name in palm.names]
+    answers = tuple(tuple(tuple(answer.text for answer in member[row]) for member in said) for row in range(len(prompts)))
+    values = member_values(trained, Pool(palm.names, prompts, answers, "fresh answers"), trunk, cache, seed=seed)
+    members = tuple(PortfolioMember(name, _sentence(palm.made_for[name]), palm.made_for[name]) for name in palm.names)
+    means = {name: one.mean for name, one in values.items()}
+    portfolio = Portfolio(members, means, {name: one.interval for name, one in values.items()}, palm.certificate)
+    files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained})
+    files["values.npz"] = write_values(palm.names, {name: one.head for name, one in values.items()})
+    for name, content in files.items():
+        (palm.out / name).write_bytes(content)
+    (palm.out / "portfolio.json").write_bytes(write_portfolio(portfolio))
+
+
+def _with_several_heads(trained: Sequence[TrainedFamily], wanted: str, default: str) -> TrainedFamily:
+    by_name = {one.family.name: one for one in trained}
+    several = [name for name, one in by_name.items() if len(one.family.heads) > 1]
+    if wanted and wanted not in several:
+        raise RewardsInvalid(f"there is no family {wanted!r} with two heads or more; there is {', '.join(several) or 'none'}")
+    if not several:
+        raise RewardsInvalid(f"a portfolio weighs two rewards or more; {', '.join(by_name)} have one head each")
+    return by_name[wanted or (default if default in several else several[0])]
+
+
+def _raw_rewards(one: TrainedFamily, trunk: Embedder, cache: Path | None, asked: Sequence[str], responses: Sequence[str]) -> Array:
+    texts = Texts(tuple((prompt, None) for prompt in dict.fromkeys(asked)), tuple(zip(asked, responses, strict=True)))
+    vectors = embed_texts(texts, trunk, cache, progress=lambda _done, _total: None)
+    found: Array = compute_outputs([one], vectors.candidates)[f"{one.family.name}_rewards"].astype(np.float64)
+    return found
+
+
+def _sentence(weights: Mapping[str, float]) -> str:
+    shares = {name: weight for name, weight in sorted(weights.items(), key=lambda item: -item[1]) if weight >= 0.05}
+    return "Aligned to " + ", ".join(f"{weight:.0%} {name}" for name, weight in shares.items()) + "."

@@ -1,0 +1,86 @@
+"""A portfolio over the heads of a folder of families: built, shown, packed; certificate and users speak of the same heads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from attune.models.__main__ import app
+from attune.models.alignment.answers import RewardsInvalid
+from attune.models.export.members import MembersInvalid
+from attune.models.export.pack import pack
+from attune.models.portfolio.build import PalmSettings
+from attune.models.portfolio.own_heads import build_over_heads
+from attune.models.portfolio.show import show_portfolio
+from attune.models.seam.bundle import read_bundle
+from attune.models.seam.member_values import POOLED
+from attune.models.seam.portfolio import PortfolioInvalid
+from attune.models.training.importing import import_reward_model
+from tests.models.architectures import write_classifier
+from tests.models.tiny_causal import PROMPTS, write_model
+
+LAX = ["least_length=0", "most_length=100", "most_perplexity=100", "least_distinct_2=0", "least_diversity=0", "least_ended=0"]
+LAX += ["more_repetition=1", "more_blank=1"]
+QUICK = [f"limits.{limit}" for limit in LAX] + ["dpo.checkpoints=1", "answers=4", "least_margin=0"]
+
+
+def few_prompts() -> list[str]:
+    """Returns 12 prompts that `read_prompts` holds out, 3 that choose and 12 to learn from: a tenth of many would take minutes."""
+    rows = [f"{prompt} {number}" for number in range(9) for prompt in PROMPTS]
+    digits = {row: hashlib.sha256(row.encode()).digest()[0] % 10 for row in rows}
+    held, choosing, learned = ([row for row in rows if part(digits[row])] for part in (lambda d: d == 0, lambda d: d == 1, lambda d: d > 1))
+    return [*held[:12], *choosing[:3], *learned[:12]]
+
+
+def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_path):
+    base = write_model(tmp_path / "base")
+    model = write_classifier(tmp_path / "model", "Llama", 2, names={0: "helpful", 1: "short"})
+    import_reward_model(str(model), tmp_path / "fam", [], "")
+    (tmp_path / "prompts.txt").write_text("\n".join(few_prompts()))
+    run = CliRunner()
+    where = ["--base", str(base), "--families", str(tmp_path / "fam"), "--prompts", str(tmp_path / "prompts.txt")]
+    options = [word for change in QUICK for word in ("--set", change)]
+    built = run.invoke(app, ["portfolio", "build", *where, "--out", str(tmp_path / "pf"), "--max-calls", "2", *options])
+    assert built.exit_code == 0, built.output
+    assert "rewards are the heads of 'imported', 0 to 1 over what the base gives: helpful" in built.output
+    shown = run.invoke(app, ["portfolio", "show", str(tmp_path / "pf")])
+    assert shown.exit_code == 0, shown.output
+    assert "certificate, over helpful, short of 'imported'" in shown.output
+    roster = json.loads((tmp_path / "pf" / "roster.json").read_text())
+    assert {entry["base"] for entry in roster.values()} == {str(base.resolve())}
+    packed = run.invoke(app, ["bundle", "build", str(tmp_path / "fam"), "--portfolio", str(tmp_path / "pf"), "--out", str(tmp_path / "b")])
+    assert packed.exit_code == 0, packed.output
+    bundle = read_bundle(next((tmp_path / "b").iterdir()))
+    assert bundle.portfolio.names == tuple(roster)
+    certificate = bundle.portfolio.certificate
+    assert (certificate.family, certificate.rewards) == ("imported", ("helpful", "short"))
+    family = bundle.families["imported"]
+    assert certificate.palm_weights(family.weights(np.zeros(family.evidence_size), None)) is not None
+    assert bundle.portfolio.values_for("imported", {POOLED: np.zeros(33, dtype=np.float32)}).shape == (len(roster), 2)
+    assert all((bundle.path / entry["adapter"]).is_dir() for entry in roster.values())
+
+
+def test_heads_that_cannot_be_weighed_are_refused_before_anything_is_sampled(tmp_path):
+    model = write_classifier(tmp_path / "model", "Llama", 1)
+    import_reward_model(str(model), tmp_path / "fam", [], "")
+    arguments = {"settings": PalmSettings(), "seed": 0}
+    with pytest.raises(RewardsInvalid, match="two rewards or more; imported have one head each"):
+        build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", **arguments)
+    with pytest.raises(RewardsInvalid, match="no family 'other' with two heads"):
+        build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", family="other", **arguments)
+    neither = CliRunner().invoke(app, ["portfolio", "build", "--base", "b", "--prompts", "p"])
+    assert neither.exit_code != 0
+
+
+def test_a_folder_that_was_built_for_python_rewards_says_what_it_lacks(tmp_path):
+    (tmp_path / "palm.json").write_text("{}")
+    with pytest.raises(PortfolioInvalid, match=r"built for rewards in Python.*--families"):
+        show_portfolio(tmp_path)
+    model = write_classifier(tmp_path / "model", "Llama", 1)
+    import_reward_model(str(model), tmp_path / "fam", [], "")
+    with pytest.raises(MembersInvalid, match=r"--roster .*roster\.json takes its members at the prior"):
+        pack(tmp_path / "fam", tmp_path / "b", "mine", portfolio=tmp_path)
