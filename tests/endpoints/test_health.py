@@ -1,0 +1,103 @@
+"""Health is read, not asked for: a part that hangs, refuses or is away, and five hundred callers at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import redis
+
+from attune.service.settings import Settings
+from tests.endpoints.conftest import Service, running
+from tests.endpoints.voices import Voice, voices
+from tests.stores import FreshStore
+
+
+@dataclass
+class Counted(Voice):
+    """A voice that counts how often it was asked whether it can serve, and may never say."""
+
+    checks: int = 0
+    hangs: bool = False
+    never: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def check(self) -> None:
+        self.checks += 1
+        if self.hangs:
+            await self.never.wait()
+        await super().check()
+
+
+def counted() -> dict[str, Voice]:
+    return {name: Counted(name) for name in voices()}
+
+
+async def test_a_member_that_never_answers_neither_delays_the_start_nor_the_probe(settings_of: Callable[..., Settings]):
+    members = counted()
+    members["warm"].hangs = True
+    async with running(settings_of(), FreshStore(), members) as service:
+        async with asyncio.timeout(1):
+            ready = await service.get("/readyz")
+        assert ready["status"] == "ready"
+
+
+async def test_five_hundred_who_ask_at_once_cost_no_part_anything(settings_of: Callable[..., Settings]):
+    members = counted()
+    async with running(settings_of(), FreshStore(), members) as service:
+        before = [voice.checks for voice in members.values()]
+        ran = await service.metric("attune_inference_seconds_count")
+        answers = await asyncio.gather(*(service.client.get("/readyz") for _ in range(500)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert sum(voice.checks for voice in members.values()) <= sum(before) + 2 * len(before)  # what the background did meanwhile
+        assert await service.metric("attune_inference_seconds_count") <= ran + 2
+
+
+async def test_a_store_that_answers_and_refuses_writes_is_not_ready_and_is_again_afterwards(settings_of: Callable[..., Settings]):
+    store = FreshStore()
+    async with running(settings_of(), store) as service:
+        health = service.app.state.health
+        with redis.Redis.from_url(store.url, protocol=2) as client:
+            client.config_set("min-replicas-to-write", 1)
+            try:
+                await health.try_store()
+                problem = await service.get("/readyz", status=503)
+                assert problem["store"].startswith("refuses writes")
+                assert await service.metric("attune_ready_part", part="store") == 0
+                assert await service.metric("attune_ready") == 0
+                assert (await service.client.get("/livez")).status_code == 200
+            finally:
+                client.config_set("min-replicas-to-write", 0)
+        await health.try_store()
+        assert (await service.get("/readyz"))["store"] == "ok"
+        assert await service.metric("attune_ready") == 1
+
+
+async def test_refused_writes_may_leave_it_ready_where_an_operator_says_so(settings_of: Callable[..., Settings]):
+    store = FreshStore()
+    async with running(settings_of(ready_needs_store=False), store) as service:
+        with redis.Redis.from_url(store.url, protocol=2) as client:
+            client.config_set("min-replicas-to-write", 1)
+            try:
+                await service.app.state.health.try_store()
+                assert (await service.get("/readyz"))["store"].startswith("refuses writes")
+            finally:
+                client.config_set("min-replicas-to-write", 0)
+
+
+async def test_verdicts_have_an_age_and_a_scorer_that_stopped_answering_is_stale(settings_of: Callable[..., Settings]):
+    async with running(settings_of(), FreshStore()) as service:
+        health = service.app.state.health
+        assert (await service.get("/readyz"))["scorer"]["age_s"] < 10
+        health._clock = lambda: 1e9
+        problem = await service.get("/readyz", status=503)
+        assert "has not answered its canary" in problem["detail"]
+
+
+async def test_a_fresh_bundle_is_not_judged_by_the_one_before(service: Service):
+    for voice in service.members.values():
+        voice.away = True
+    await service.app.state.health.try_members()
+    await service.get("/readyz", status=503)
+    await service.post("/admin/reload", {})
+    assert (await service.get("/readyz"))["status"] == "ready"
