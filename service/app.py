@@ -53,8 +53,8 @@ from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNum
 from attune.service.live.scorers import LoadPlan, open_own_scorer
 from attune.service.live.watching import watch_health, watch_live
 from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
-from attune.service.members.build import member_client
 from attune.service.members.member import Member
+from attune.service.members.pool import UpstreamPool
 from attune.service.observe.logs import get_logger, log_ready
 from attune.service.observe.loop import LoopWatch, settle_heap
 from attune.service.observe.metrics import Metrics
@@ -182,12 +182,12 @@ async def _start(
         store, where = given.store, "given"
         parts.push_async_callback(store.aclose)
     # 3. The bundle, with its scorer and its members.
-    client = await parts.enter_async_context(member_client())
+    connections = await parts.enter_async_context(UpstreamPool())
     open_scorer, first = (open_own_scorer, None) if joined is None else (joined.open_scorer, await joined.connect())
 
     async def load(path: Path | None) -> Serving:
         try:
-            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, client, open_scorer)
+            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, connections, open_scorer)
         except SettingsError as error:
             raise BundleRefused(str(error)) from error
 

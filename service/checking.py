@@ -18,7 +18,7 @@ from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
 from attune.service.live.scorers import LoadPlan
 from attune.service.machine import cautions, find_bundle, load_user_secret
-from attune.service.members.build import member_client
+from attune.service.members.pool import UpstreamPool
 from attune.service.observe.metrics import Metrics
 from attune.service.parts import check_cheap, explain, open_store
 from attune.service.settings import Settings, SettingsError, numbers_for
@@ -92,8 +92,8 @@ async def _store(settings: Settings, metrics: Metrics, parts: AsyncExitStack) ->
 
 
 async def _bundle(settings: Settings, metrics: Metrics, parts: AsyncExitStack) -> list[Checked]:
-    client = await parts.enter_async_context(member_client())
-    serving = await load_serving(find_bundle(settings), numbers_for(LoadPlan, settings), None, metrics, client)
+    connections = await parts.enter_async_context(UpstreamPool())
+    serving = await load_serving(find_bundle(settings), numbers_for(LoadPlan, settings), None, metrics, connections)
     parts.push_async_callback(serving.aclose)
     names = serving.bundle.portfolio.names
     found = [Checked("bundle", "ok", f"{serving.bundle.id} on {serving.provider}, probes passed, {len(names)} members")]

@@ -14,8 +14,9 @@ from pathlib import Path
 from attune.service.auth import Keyring
 from attune.service.errors import AttuneError, BundleRefused, StoreUnavailable
 from attune.service.machine import find_bundle, load_keyring
+from attune.service.members.build import check_members
 from attune.service.members.member import UnusableMember
-from attune.service.members.spec import read_roster
+from attune.service.members.roster_file import read_roster
 from attune.service.observe.metrics import Metrics
 from attune.service.settings import BadSetting, Settings, SettingsError, variable
 from attune.service.state import store as state
@@ -85,7 +86,7 @@ def check_cheap(settings: Settings) -> Keyring:
             problems.append(BadSetting(variable("redis_url"), "the URL", str(error)))
     if settings.roster:
         try:
-            read_roster(Path(settings.roster))
+            check_members(read_roster(Path(settings.roster)), Path(settings.roster).parent)
         except UnusableMember as error:
             problems.append(BadSetting(variable("roster"), settings.roster, str(error)))
     try:

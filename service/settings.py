@@ -124,6 +124,7 @@ class Settings(BaseSettings):
 
     # members
     local_max_batch: int = Field(16, ge=1, le=256, description="generations that a local member runs at once")
+    local_max_waiting: int = Field(64, ge=1, le=65_536, description="generations that may wait for a local member; more: 429")
 
     # limits of a request
     max_body_bytes: int = Field(2_097_152, ge=1024, le=104_857_600, description="largest request body; more: 413")

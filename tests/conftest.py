@@ -11,10 +11,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import settings
 
 settings.register_profile("attune", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("attune")
+
+# Without a configuration, structlog draws tracebacks with every local variable, which takes tens of seconds and holds up the event loop.
+_plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
 
 
 @pytest.fixture(autouse=True)

@@ -114,6 +114,7 @@ class ChatRequest(OpenRequest):
             max_tokens=min(self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS, most_tokens),
             temperature=self.temperature,
             top_p=self.top_p,
+            stream=bool(self.stream),
             stop=[stop for stop in stops if stop],
             seed=None if self.seed is None else self.seed % 2**53,  # theirs may be negative and has 64 bits
         )

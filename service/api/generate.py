@@ -114,7 +114,7 @@ async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[De
     check_route(body, call)
     decision = await decide(call, wish_of(body, user))
     messages = tuple(Message(turn.role, turn.content) for turn in body.messages or ()) or (Message("user", body.prompt or ""),)
-    ask = GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed)
+    ask = GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
     return decision, generate(call, decision, ask)
 
 

@@ -25,6 +25,9 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 EVERY_S = 5.0
 LIMIT_S = 5.0
+MEMBERS_S = 4.0
+"""A member whose last verdict is younger is not asked again: one round of the loop, or what traffic found."""
+
 STALE_S = 30.0
 """A busy scorer may keep the canary waiting; one that has answered none for so long is stuck."""
 
@@ -64,7 +67,6 @@ class Health:
         self._scorer: tuple[Serving, Verdict] | None = None
         self._store: Verdict | None = None
         self._store_refuses = False
-        self._members: tuple[Serving, Mapping[str, str], float] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._told = ""
 
@@ -130,7 +132,8 @@ class Health:
             }
             unable = self._unable(serving)
             parts["members"] = {name: unable.get(name, "ok") for name in serving.bundle.portfolio.names}
-            parts["members_age_s"] = None if self._members is None else round(now_s - self._members[2], 1)
+            ages_s = [verdict.checked_s for verdict in serving.roster.verdicts().values() if verdict.checked_s is not None]
+            parts["members_age_s"] = round(max(ages_s), 1) if ages_s else None
         parts["store"] = "not tried yet" if self._store is None else self._store.trouble or "ok"
         parts["store_age_s"] = None if self._store is None else round(now_s - self._store.at_s, 1)
         if troubles := self.troubles():
@@ -147,7 +150,7 @@ class Health:
         return verdict.trouble or (f"the scorer has not answered its canary for {age_s:.0f} s" if age_s > STALE_S else "")
 
     def _unable(self, serving: Serving) -> Mapping[str, str]:
-        return self._members[1] if self._members is not None and self._members[0] is serving else {}
+        return {name: verdict.detail for name, verdict in serving.roster.verdicts().items() if not verdict.ok}
 
     # --- finding out ------------------------------------------------------------------------------------------------
 
@@ -216,12 +219,10 @@ class Health:
         self._store_refuses = bool(trouble) and not away
 
     async def try_members(self) -> None:
-        """Asks the members' servers."""
+        """Asks the members of which traffic has said nothing for a while."""
         serving = self._live.serving
-        if serving is None:
-            return
-        unable: Mapping[str, str] = await serving.roster.check()
-        self._members = (serving, unable, self._clock())
+        if serving is not None:
+            await serving.roster.check(older_than_s=MEMBERS_S)
 
 
 async def _trouble(attempt: Callable[[], Awaitable[None]]) -> str:

@@ -9,14 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import httpx
-
 from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
 from attune.service.errors import BundleRefused
 from attune.service.live.runtime import Live, Serving
 from attune.service.live.scorers import LoadPlan, ScorerOpener, open_own_scorer
 from attune.service.live.seating import GivenMembers, costs_of_members, load_members, read_specs, seated
 from attune.service.live.standing import Standings
+from attune.service.members.pool import UpstreamPool
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
@@ -28,7 +27,7 @@ async def load_serving(
     plan: LoadPlan,
     given: GivenMembers,
     metrics: Metrics,
-    client: httpx.AsyncClient,
+    connections: UpstreamPool,
     open_scorer: ScorerOpener = open_own_scorer,
 ) -> Serving:
     """Returns the bundle at `path`, verified, warm, with its probes passed and its members loaded.
@@ -38,7 +37,7 @@ async def load_serving(
         plan: numbers and names to load it with.
         given: members in place of the roster's.
         metrics: what batches and members report to.
-        client: of members that are asked over HTTP.
+        connections: of members that are asked over HTTP.
         open_scorer: loads the bundle's scorer; by default into this process.
 
     Raises:
@@ -49,15 +48,16 @@ async def load_serving(
         bundle = await asyncio.to_thread(read_bundle, path)
         family, shadows = _families(bundle, plan)
         encoder = bundle.text_encoder()
+        # ... and what the roster says of its members: cheap, so it comes before all that takes time.
+        specs = read_specs(bundle, plan, given)
     except (BundleInvalid, OSError) as error:
         raise BundleRefused(str(error)) from error
     # 2. The scorer: engine, budget, batcher, probes; here, or in the process that has it.
     opened = await open_scorer(bundle, encoder, plan, metrics)
     try:
         # 3. The members: those of the roster, with what the bundle knows of them.
-        specs = read_specs(bundle, plan, given)
         bundle = seated(bundle, specs, given)
-        roster = await load_members(bundle, specs, plan, given, metrics, client)
+        roster = await load_members(bundle, specs, plan, given, metrics, connections)
         costs = costs_of_members(bundle, specs, plan.routing_price_share)
     except BaseException:
         await opened.batcher.aclose()

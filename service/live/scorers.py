@@ -55,6 +55,7 @@ class LoadPlan:
     queue_max_items: int
     queue_max_tokens: int
     local_max_batch: int
+    local_max_waiting: int
     routing_price_share: float
 
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,10 +21,12 @@ from attune.models.seam.bundle import Bundle
 from attune.models.seam.routing import member_costs
 from attune.service.errors import BundleRefused
 from attune.service.live.watching import member_observers
-from attune.service.members.build import build_roster
+from attune.service.members.build import build_roster, check_members
 from attune.service.members.member import Member, UnusableMember
+from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Roster
-from attune.service.members.spec import MemberSpec, read_roster
+from attune.service.members.roster_file import read_roster
+from attune.service.members.spec import MemberSpec
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
@@ -47,6 +48,8 @@ class SeatingPlan(Protocol):
     def threads(self) -> int: ...
     @property
     def local_max_batch(self) -> int: ...
+    @property
+    def local_max_waiting(self) -> int: ...
 
 
 def read_specs(bundle: Bundle, plan: SeatingPlan, given: GivenMembers) -> Specs:
@@ -66,9 +69,12 @@ def read_specs(bundle: Bundle, plan: SeatingPlan, given: GivenMembers) -> Specs:
             )
         return {}
     try:
-        return read_roster(file)
+        specs = read_roster(file)
+        if given is None:
+            check_members(specs, file.parent)
     except UnusableMember as error:
         raise BundleRefused(str(error)) from error
+    return specs
 
 
 def seated(bundle: Bundle, specs: Specs, given: GivenMembers) -> Bundle:
@@ -91,7 +97,7 @@ def costs_of_members(bundle: Bundle, specs: Specs, price_share: float) -> NDArra
 
 
 async def load_members(
-    bundle: Bundle, specs: Specs, plan: SeatingPlan, given: GivenMembers, metrics: Metrics, client: httpx.AsyncClient
+    bundle: Bundle, specs: Specs, plan: SeatingPlan, given: GivenMembers, metrics: Metrics, connections: UpstreamPool
 ) -> Roster:
     """Returns the members, ready to be asked.
 
@@ -100,15 +106,16 @@ async def load_members(
     """
     observers = member_observers(metrics)
     if given is not None:
-        return Roster(given, None, observers)
+        return Roster(given, observers)
     try:
         portfolio = build_roster(
             specs,
             root=_roster_file(bundle, plan).parent,
-            client=client,
+            connections=connections,
             observers=observers,
             threads=plan.threads or None,
             max_batch=plan.local_max_batch,
+            max_waiting=plan.local_max_waiting,
         )
         await asyncio.to_thread(portfolio.load)
     except UnusableMember as error:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import partial
 
 from attune.service.batching.submission import BatchReport
 from attune.service.live.health import PARTS, Health
 from attune.service.live.runtime import Live
 from attune.service.members.breaker import State
-from attune.service.members.member import Reason
-from attune.service.members.roster import Observers, Outcome
+from attune.service.members.roster import MemberRun, Observers
 from attune.service.observe.metrics import Metrics
 
 
@@ -51,54 +47,14 @@ def watch_health(metrics: Metrics, health: Health) -> None:
     metrics.watch_ready(lambda: health.ready, {part: partial(health.part_is_well, part) for part in PARTS})
 
 
-@dataclass(slots=True)
-class MemberRun:
-    """What is known so far of the member that writes in this task."""
-
-    began_s: float = field(default_factory=time.monotonic)
-    first_token_s: float | None = None
-    failure: Reason | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-_run: ContextVar[MemberRun | None] = ContextVar("_run", default=None)
-
-
-def begin_member_run() -> None:
-    """Starts the clock of the first member that is asked in this task; each further one begins where the last one ended."""
-    _run.set(MemberRun())
-
-
-def _current() -> MemberRun:
-    run = _run.get()
-    if run is None:  # a stream that was opened elsewhere and ends here: counted, with nothing known of its beginning
-        run = MemberRun()
-        _run.set(run)
-    return run
-
-
 def member_observers(metrics: Metrics) -> Observers:
-    """Returns what the roster tells of each generation; the pieces of one run come from one task, between `begin` and its end."""
+    """Returns what the roster tells of each generation."""
 
-    def first_token(_member: str, seconds: float) -> None:
-        _current().first_token_s = seconds
-
-    def tokens(_member: str, prompt_tokens: int, completion_tokens: int) -> None:
-        run = _current()
-        run.prompt_tokens, run.completion_tokens = prompt_tokens, completion_tokens
-
-    def failed(_member: str, reason: Reason) -> None:
-        _current().failure = reason
-
-    def ended(member: str, outcome: Outcome) -> None:
-        run = _current()
-        _run.set(MemberRun())
-        result = run.failure or {"complete": "ok", "left": "cancelled", "failed": "error"}[outcome]
-        seconds = time.monotonic() - run.began_s
-        metrics.member_ran(member, result, seconds, run.first_token_s, run.prompt_tokens, run.completion_tokens)
+    def ended(run: MemberRun) -> None:
+        result = run.failure or {"complete": "ok", "left": "cancelled", "failed": "error"}[run.outcome]
+        metrics.member_ran(run.member, result, run.seconds, run.first_token_s, run.prompt_tokens, run.completion_tokens)
 
     def breaker(member: str, state: State) -> None:
         metrics.breaker_moved(member, is_open=state == "open")
 
-    return Observers(request=ended, failure=failed, tokens=tokens, first_token=first_token, breaker=breaker)
+    return Observers(run=ended, breaker=breaker)

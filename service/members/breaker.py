@@ -1,18 +1,37 @@
-"""Leaves a failing upstream alone for a while: closed, open, half-open.
+"""Leaves a failing upstream alone for a while: closed, open, half-open; and one that asked for it, until the time that it named.
 
     closed ── failures in a row ──> open ── open_s later ──> half-open ── one trial ──> closed, or open again
 
-A trial that ends without a verdict (its caller left) gives its place back. One breaker belongs to one event loop, so it
-needs no lock. The clock is an argument.
+An attempt carries the state that it began in: what it finds out later says nothing about another one. A trial that ends
+without a verdict (its caller left) gives its place back. Both belong to one event loop, so they need no lock. The clock
+is an argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["closed", "open", "half-open"]
-Verdict = Literal["succeeded", "failed", "undecided"]
+AttemptEnd = Literal["succeeded", "failed", "undecided"]
+
+MAX_COOLDOWN_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Leave to try, or not.
+
+    Args:
+        wait_s: 0 if the upstream may be tried, else the seconds until it may be.
+        era: which stay in which state it belongs to.
+        trial: whether it is the one trial of a half-open breaker.
+    """
+
+    wait_s: float
+    era: int
+    trial: bool = False
 
 
 class Breaker:
@@ -35,6 +54,7 @@ class Breaker:
         self._failures = 0
         self._opened_at_s = 0.0
         self._state: State = "closed"
+        self._era = 0
         self._trial = False
 
     @property
@@ -42,39 +62,64 @@ class Breaker:
         """What it is now; open turns to half-open at the first request after `open_s`."""
         return self._state
 
-    def enter(self) -> float:
-        """Returns 0 if the upstream may be tried, else the seconds until it may be.
-
-        After 0, one `leave` must follow.
-        """
+    def enter(self) -> Attempt:
+        """Returns leave to try, if its `wait_s` is 0; one `leave` must then follow."""
         if self._state == "closed":
-            return 0.0
+            return Attempt(0.0, self._era)
         remaining = self._opened_at_s + self._open_s - self._clock()
         if self._state == "open" and remaining <= 0.0:
             self._turn("half-open")
         if self._state == "half-open" and not self._trial:
             self._trial = True
-            return 0.0
-        return max(remaining, 1.0) if self._state == "half-open" else remaining
+            return Attempt(0.0, self._era, trial=True)
+        return Attempt(max(remaining, 1.0) if self._state == "half-open" else remaining, self._era)
 
-    def leave(self, verdict: Verdict) -> None:
-        """Takes note of how an attempt ended.
+    def leave(self, attempt: Attempt, end: AttemptEnd) -> None:
+        """Takes note of how an attempt ended; nothing happens if the state is another one by now.
 
         Args:
-            verdict: `succeeded` if the upstream served; `failed` if the next request would meet the same; `undecided` if
+            attempt: what `enter` returned.
+            end: `succeeded` if the upstream served; `failed` if the next request would meet the same; `undecided` if
                 the attempt says nothing about the upstream.
         """
-        self._trial = False
-        if verdict == "succeeded":
+        if attempt.wait_s > 0.0 or attempt.era != self._era:
+            return
+        if attempt.trial:
+            self._trial = False
+        if end == "succeeded":
             self._failures = 0
             self._turn("closed")
-        elif verdict == "failed":
+        elif end == "failed":
             self._failures += 1
-            if self._state == "half-open" or self._failures >= self._failures_to_open:
+            if attempt.trial or self._failures >= self._failures_to_open:
                 self._opened_at_s = self._clock()
                 self._turn("open")
 
     def _turn(self, state: State) -> None:
         if state != self._state:
             self._state = state
+            self._era += 1
+            self._trial = False
+            self._failures = 0
             self._observe(state)
+
+
+class Cooldown:
+    """Until when an upstream asked not to be asked.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until_s = float("-inf")
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that it still asks for; 0 if it may be asked."""
+        return max(0.0, self._until_s - self._clock())
+
+    def ask(self, seconds: float) -> None:
+        """Takes note of what the upstream asked for, a day at most; a shorter wish does not end a longer one."""
+        self._until_s = max(self._until_s, self._clock() + min(seconds, MAX_COOLDOWN_S))

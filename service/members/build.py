@@ -1,4 +1,4 @@
-"""Makes members out of their descriptions: one engine for each base, one shared client for all servers.
+"""Makes members out of their descriptions: one engine for each base, one pool of connections for all servers.
 
     {name: spec} ── build_roster ──> Roster, engines ── load(), off the loop ──> ready
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx
-
 from attune.service.members.local import LocalEngine
-from attune.service.members.member import Member
+from attune.service.members.local_files import check_adapter_files, check_base_files
+from attune.service.members.member import Member, UnusableMember
 from attune.service.members.openai import OpenAIMember
+from attune.service.members.openai_server import values_of
+from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Observers, Roster
 from attune.service.members.spec import LocalSpec, MemberSpec
-from attune.service.observe.tracing import outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ def build_roster(
     specs: Mapping[str, MemberSpec],
     *,
     root: Path,
-    client: httpx.AsyncClient,
-    fallback_order: Sequence[str] | None = None,
+    connections: UpstreamPool,
     observers: Observers | None = None,
     environ: Mapping[str, str] = os.environ,
     threads: int | None = None,
@@ -64,8 +63,7 @@ def build_roster(
     Args:
         specs: by name.
         root: where relative paths of bases and adapters begin.
-        client: shared by all members that are servers; `member_client` makes one.
-        fallback_order: who stands in, first to last; None is the order of `specs`.
+        connections: shared by all members that are servers.
         observers: what is told of each request.
         environ: where API keys are looked up.
         threads: torch's threads for one forward pass of an engine.
@@ -74,8 +72,7 @@ def build_roster(
         clock: seconds that only grow.
 
     Raises:
-        UnusableMember: an API key is not set.
-        UnknownMember: the fallback order names a member that is not there.
+        UnusableMember: an environment variable that a description names is not set, or a proxy cannot be used.
     """
     observers = observers or Observers()
     grouped: dict[tuple[str, str, str], dict[str, LocalSpec]] = {}
@@ -102,20 +99,28 @@ def build_roster(
     for name, spec in specs.items():
         if not isinstance(spec, LocalSpec):
             observe = partial(observers.breaker, name)
-            members[name] = OpenAIMember(name, spec, client, environ=environ, clock=clock, observe_breaker=observe)
+            members[name] = OpenAIMember(name, spec, connections, environ=environ, clock=clock, observe_breaker=observe)
     ordered = {name: members[name] for name in specs}
-    return Portfolio(Roster(ordered, fallback_order, observers, clock), engines)
+    return Portfolio(Roster(ordered, observers, clock), engines)
 
 
-def member_client(max_connections: int = 256) -> httpx.AsyncClient:
-    """Returns the client that members on servers share.
+def check_members(specs: Mapping[str, MemberSpec], root: Path, environ: Mapping[str, str] = os.environ) -> None:
+    """Returns if nothing cheap speaks against these members: variables that are set, proxies that can be used, files that are there.
 
-    It follows no redirects: a POST would become a GET, and a key goes where the roster says and nowhere else. Each
-    member brings its own timeouts.
+    Nothing is started, connected or loaded, so this comes before everything that takes time.
+
+    Raises:
+        UnusableMember: the first that cannot be used, with the field and what is needed.
     """
-    limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections // 4)
-    return httpx.AsyncClient(limits=limits, follow_redirects=False, event_hooks={"request": [_trace]})
-
-
-async def _trace(request: httpx.Request) -> None:
-    request.headers.update(outgoing())
+    connections = UpstreamPool(environ=environ)
+    for name, spec in specs.items():
+        if isinstance(spec, LocalSpec):
+            check_base_files(name, root / spec.base)
+            if spec.adapter is not None:
+                check_adapter_files(name, root / spec.adapter)
+            continue
+        values_of(name, spec, environ)
+        try:
+            connections.prepare(spec.base_url)
+        except ValueError as error:
+            raise UnusableMember(name, "base_url", str(error)) from error

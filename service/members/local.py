@@ -17,9 +17,10 @@ from pathlib import Path
 
 from attune.service.errors import AttuneError
 from attune.service.members.local_batch import check_rows_are_independent
-from attune.service.members.local_model import Device, Dtype, LoadedModel, load
+from attune.service.members.local_model import LoadedModel, load
 from attune.service.members.local_worker import EngineLoad, Job, Worker
 from attune.service.members.member import Defaults, Event, Finish, GenerationRequest, OneMemberFailed, UnusableMember
+from attune.service.members.spec import Device, Dtype
 
 
 class LocalEngine:
@@ -74,7 +75,8 @@ class LocalEngine:
         """
         if self._worker is not None:
             return
-        self._model = load(self._base, self._adapters, device=self._device, dtype=self._dtype, context=self._context)
+        members = ", ".join(sorted(self._members))
+        self._model = load(self._base, self._adapters, device=self._device, dtype=self._dtype, context=self._context, members=members)
         check_rows_are_independent(self._model)
         self._worker = Worker(
             self._model,

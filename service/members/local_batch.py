@@ -134,14 +134,16 @@ def check_rows_are_independent(model: LoadedModel) -> None:
     import torch
 
     long, short, following = [3, 5, 7, 9, 11, 13], [4, 6], [8, 10]
+    what = "read a text at all"
     try:
         with torch.inference_mode():
             _, alone = prefill(model, [0], [[*short, following[1]]], [None])
+            what = "decode rows of different lengths together"
             batch = join(prefill(model, [0], [long], [None])[0], prefill(model, [1], [short], [None])[0])
             assert batch is not None, "two batches were joined"
             _, together = advance(model, batch, following, [None, None])
     except Exception as error:
-        message = f"the model cannot decode rows of different lengths together: {type(error).__name__}: {error}"
+        message = f"the model cannot {what}: {type(error).__name__}: {error}"
         raise UnusableMember(type(model.network).__name__, "base", message[:600]) from error
     difference = float((together[1] - alone[0]).abs().max() / alone[0].float().std())
     # Rounding is 1e-5 of the spread of the logits in float32 and up to some 0.05 in bfloat16; a wrong state is above 0.5.

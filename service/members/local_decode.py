@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from attune.service.errors import AttuneError, FieldError, InvalidRequest, TextTooLong
+from attune.service.errors import AttuneError, TextTooLong
 from attune.service.members.local_batch import Batch, advance, join, prefill, select
 from attune.service.members.local_model import LoadedModel, decoder_of
+from attune.service.members.local_prompt import prompt_ids
 from attune.service.members.local_sampling import NO_TOKEN, Draw, choose
 from attune.service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, TextPiece
+from attune.service.members.redaction import without_request
 from attune.service.members.writing import Writer
 
 if TYPE_CHECKING:
@@ -97,7 +99,9 @@ class Decoder(Generic[TaskT]):
             except AttuneError as error:
                 reports.append(Report(task, error))
             except Exception as error:  # noqa: BLE001 -- a template or tokenizer that breaks on one text fails that text alone
-                reports.append(Report(task, OneMemberFailed(task.member, "model", f"the prompt cannot be read: {_said(error)}")))
+                reports.append(
+                    Report(task, OneMemberFailed(task.member, "model", f"the prompt cannot be read: {_said(error, task.request)}"))
+                )
         for group in self._groups(rows):
             batch, logits = self._by_halves(group, self._prefill, reports)
             if batch is not None and logits is not None:
@@ -135,7 +139,12 @@ class Decoder(Generic[TaskT]):
             return run(rows)
         except Exception as error:  # noqa: BLE001 -- whatever the model raises, only the rows that raise it alone may fail
             if len(rows) == 1:
-                reports.append(Report(rows[0].task, OneMemberFailed(rows[0].task.member, "model", f"the model raised {_said(error)}")))
+                reports.append(
+                    Report(
+                        rows[0].task,
+                        OneMemberFailed(rows[0].task.member, "model", f"the model raised {_said(error, rows[0].task.request)}"),
+                    )
+                )
                 return None, None
         middle = len(rows) // 2
         first, first_logits = self._by_halves(rows[:middle], run, reports)
@@ -173,10 +182,10 @@ class Decoder(Generic[TaskT]):
         """Returns the task with its prompt as tokens.
 
         Raises:
-            TooLarge: the prompt leaves no room for an answer.
+            TextTooLong: the prompt leaves no room for an answer.
             InvalidRequest: the chat template refuses the conversation.
         """
-        prompt = _prompt(self._model.tokenizer, task)
+        prompt = prompt_ids(self._model.tokenizer, task.member, task.request)
         room = self._model.context - len(prompt)
         if room < 1:
             raise TextTooLong(
@@ -214,27 +223,6 @@ def _keep(batch: Batch[Row[TaskT]], keep: Sequence[bool]) -> Batch[Row[TaskT]] |
     return select(batch, indices) if indices else None
 
 
-def _prompt(tokenizer: Any, task: Task) -> list[int]:
-    """Returns the conversation as token ids, in the tokenizer's chat template or, without one, as `role: content` lines."""
-    messages = [{"role": message.role, "content": message.content} for message in task.request.messages]
-    if tokenizer.chat_template:
-        from jinja2 import TemplateError
-
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            message = f"the chat template of member {task.member!r} refuses the conversation: {_said(error)}"
-            raise InvalidRequest(message, [FieldError("messages", message)]) from error
-        special = False  # the template wrote them
-    else:
-        text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
-        special = True
-    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    if not ids:
-        raise InvalidRequest("the conversation has no tokens", [FieldError("messages", "has no tokens")])
-    return ids
-
-
-def _said(error: Exception) -> str:
-    """Returns the kind of an error and what it says, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def _said(error: Exception, request: GenerationRequest) -> str:
+    """Returns the kind of an error and what it says, on one line and without a piece of the conversation."""
+    return without_request(f"{type(error).__name__}: {error}", request)

@@ -10,25 +10,24 @@ requests, sampling or time. Axes: N rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from attune.service.members.local_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter_files, check_base_files, check_shapes
 from attune.service.members.local_lora import BASE_ROW, RowAdapters, mix_rows
 from attune.service.members.member import UnusableMember
+from attune.service.members.spec import Device, Dtype
 
 if TYPE_CHECKING:
     import torch
     from transformers import DynamicCache
 
-Device = Literal["cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What a base needs beside Attune itself, as a command that installs it.
+INSTALL = "pip install 'attune-serve[local]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,7 @@ def load(
     device: Device = "cpu",
     dtype: Dtype = "auto",
     context: int | None = None,
+    members: str = "",
 ) -> LoadedModel:
     """Returns the base with every adapter in memory.
 
@@ -103,36 +103,44 @@ def load(
         device: where to put the weights.
         dtype: `auto` is float32 on a CPU, where answers then do not depend on their neighbours, and the model's own on CUDA.
         context: overrides the length that the model's configuration names.
+        members: whose base it is, for errors; the folder's name without.
 
     Raises:
         UnusableMember: a file is missing or does not fit, named with the shapes.
     """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the service's standard error is a log of JSON lines
     base = Path(base)
-    if not (base / "config.json").is_file():
-        raise UnusableMember(base.name, "base", f"{base} holds no config.json; it is no Hugging Face model directory")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UnusableMember(base.name, "device", "cuda was asked for, and torch sees no CUDA device")
+    owner = members or base.name
+    check_base_files(owner, base)
     for name, path in adapters.items():
-        _check_adapter_files(name, path)
-    weights = torch.float32 if dtype == "auto" and device == "cpu" else "auto" if dtype == "auto" else getattr(torch, dtype)
+        check_adapter_files(name, path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        network, found = AutoModelForCausalLM.from_pretrained(base, dtype=weights, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UnusableMember(base.name, "base", f"{base} does not load: {_first_lines(error)}") from error
-    if found["missing_keys"]:  # transformers would fill them with random numbers
-        raise UnusableMember(base.name, "base", f"{base} lacks {_counted('tensor', sorted(found['missing_keys']))} of its own architecture")
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        if adapters:
+            import peft  # noqa: F401 -- whether it is there
+    except ImportError as error:
+        raise UnusableMember(owner, "base", f"needs the package {error.name}, which is not installed: {INSTALL}") from error
+    disable_progress_bar()  # the service's standard error is a log of JSON lines
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnusableMember(owner, "device", "cuda was asked for, and torch sees no CUDA device")
+    weights = torch.float32 if dtype == "auto" and device == "cpu" else "auto" if dtype == "auto" else getattr(torch, dtype)
+    # Nothing is fetched, executed or asked for: no code of the folder runs, no pickle is opened, no terminal is prompted.
+    safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, **safely)
+        network, found = AutoModelForCausalLM.from_pretrained(base, dtype=weights, weights_only=True, output_loading_info=True, **safely)
+    except Exception as error:  # whatever a library of models raises, it is this base that does not load
+        raise UnusableMember(owner, "base", f"{base} does not load: {_why(error)}") from error
+    if found["missing_keys"]:  # transformers would fill them with random numbers
+        raise UnusableMember(owner, "base", f"{base} lacks {_counted('tensor', sorted(found['missing_keys']))} of its own architecture")
+
+    _check_vocabulary(owner, base, network, tokenizer)
     config = network.config.get_text_config()
     limit = context or getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if not limit:
-        raise UnusableMember(base.name, "context", f"{base}/config.json names no context length; set it")
+        raise UnusableMember(owner, "context", f"{base}/config.json names no context length; set it")
     ends = _end_tokens(network, tokenizer)
     optional = frozenset(inspect.signature(network.forward).parameters) & {"position_ids", "logits_to_keep"}
     slots = {name: f"adapter{index}" for index, name in enumerate(sorted(adapters))}
@@ -150,70 +158,27 @@ def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base:
     # peft asks transformers for an attribute under its old name, once per model; the operator can do nothing about it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     wrapped = None
+    before = fingerprints(network)
     for name, (slot, path) in adapters.items():
         file = path / ADAPTER_WEIGHTS
-        _check_shapes(name, file, network if wrapped is None else wrapped.get_base_model(), base)
+        check_shapes(name, file, network if wrapped is None else wrapped.get_base_model(), base)
         try:
             config = PeftConfig.from_pretrained(str(path))
             config.inference_mode = True
             if wrapped is None:
                 wrapped = PeftModel(network, config, adapter_name=slot, autocast_adapter_dtype=False)
             loaded = wrapped.load_adapter(str(path), adapter_name=slot, torch_device="cpu", autocast_adapter_dtype=False)
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
-            raise UnusableMember(name, str(file), f"does not fit the base {base}: {_first_lines(error)}") from error
+        except Exception as error:  # whatever peft raises, it is this adapter that does not load
+            raise UnusableMember(name, str(file), f"does not fit the base {base}: {_why(error)}") from error
+        _check_unchanged(name, path, before, fingerprints(network, adapted=True))
         if loaded.missing_keys:
             raise UnusableMember(name, str(file), f"lacks {_counted('tensor', loaded.missing_keys)} that {ADAPTER_CONFIG} asks for")
         if loaded.unexpected_keys:
             raise UnusableMember(name, str(file), f"holds {_counted('tensor', loaded.unexpected_keys)} that {ADAPTER_CONFIG} does not name")
     assert wrapped is not None, "called with at least one adapter"
     network = wrapped.get_base_model().eval()
+    _check_unchanged(" and ".join(adapters), base, before, fingerprints(network), whole=True)
     return network, mix_rows(network, [slot for slot, _ in adapters.values()])
-
-
-def _check_adapter_files(name: str, path: Path) -> None:
-    """Raises `UnusableMember` if a file is missing or the adapter is of a kind that cannot share a batch."""
-    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (path / file).is_file():
-            raise UnusableMember(name, "adapter", f"{path / file} is missing")
-    described = path / ADAPTER_CONFIG
-    try:
-        config = json.loads(described.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnusableMember(name, str(described), f"is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise UnusableMember(name, str(described), f"peft_type is {found!r}; only LORA adapters can share a batch")
-    shared = {"use_dora": False, "modules_to_save": None, "bias": "none", "trainable_token_indices": None}
-    for key, needed in shared.items():
-        found = config.get(key, needed)
-        if found and found != needed:
-            raise UnusableMember(name, str(described), f"{key} is {found!r}; adapters that share a batch need {needed!r}")
-
-
-def _check_shapes(name: str, file: Path, network: Any, base: Path) -> None:
-    """Raises `UnusableMember` for the first tensor of the file whose shape does not fit the base's layer."""
-    from safetensors import SafetensorError, safe_open
-
-    prefix, modules = "base_model.model.", dict(network.named_modules())
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            shapes = {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118 -- not a mapping
-    except (SafetensorError, OSError) as error:
-        raise UnusableMember(name, str(file), f"is not a safetensors file: {error}") from error
-    for key, shape in shapes.items():
-        layer, dot, kind = key.removeprefix(prefix).rpartition(".lora_")
-        if not dot or kind not in {"A.weight", "B.weight"}:
-            continue
-        module = modules.get(layer)
-        if module is None:
-            raise UnusableMember(name, str(file), f"holds {key} of shape {shape}; the base {base} has no layer {layer}")
-        module = getattr(module, "base_layer", module)
-        sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-        if None in sizes:
-            continue  # not a linear layer: peft compares the shapes itself
-        axis, side, size = (1, "inputs", sizes[0]) if kind == "A.weight" else (0, "outputs", sizes[1])
-        if shape[axis] != size:
-            raise UnusableMember(name, str(file), f"{key} has shape {shape}; {layer} of the base {base} has {size} {side}")
 
 
 def _end_tokens(network: Any, tokenizer: Any) -> frozenset[int]:
@@ -224,9 +189,43 @@ def _end_tokens(network: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(found)
 
 
-def _first_lines(error: Exception) -> str:
-    """Returns the message on one line, without the end of a long list of layers."""
-    return " ".join(str(error).split())[:600]
+def fingerprints(network: Any, *, adapted: bool = False) -> dict[str, int]:
+    """Returns a checksum of each of the base's tensors by name; with `adapted`, only of the layers that hold an adapter.
+
+    The adapters' own tensors are left out, and a layer that peft has wrapped keeps the name that it had. About a second a
+    gigabyte.
+    """
+    import torch
+
+    found = {}
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if ".lora_" in name or (adapted and ".base_layer." not in name):
+            continue
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        found[name.replace(".base_layer.", ".")] = zlib.crc32(content)
+    return found
+
+
+def _check_unchanged(name: str, path: Path, before: Mapping[str, int], after: Mapping[str, int], *, whole: bool = False) -> None:
+    """Raises `UnusableMember` if an adapter has changed the base that it shares with others."""
+    changed = [tensor for tensor, checksum in after.items() if before.get(tensor) != checksum]
+    changed += [tensor for tensor in before if whole and tensor not in after]
+    if changed:
+        raise UnusableMember(name, str(path), f"changes {_counted('tensor', changed)} of the base that other members share")
+
+
+def _check_vocabulary(owner: str, base: Path, network: Any, tokenizer: Any) -> None:
+    """Raises `UnusableMember` if the tokenizer has a token beyond the rows of the embedding: a request would find it."""
+    rows = network.get_input_embeddings().weight.shape[0]
+    last = max((*tokenizer.get_vocab().values(), *tokenizer.get_added_vocab().values()), default=-1)
+    if last >= rows:
+        raise UnusableMember(owner, "base", f"{base}: its tokenizer has ids up to {last}, and its embedding has {rows} rows")
+
+
+def _why(error: Exception) -> str:
+    """Returns the kind of an error and the beginning of its message on one line, and what to install if that may be it."""
+    install = f"; the package {error.name} is missing, perhaps: {INSTALL}" if isinstance(error, ImportError) else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:600] + install
 
 
 def _counted(noun: str, keys: Sequence[str]) -> str:

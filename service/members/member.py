@@ -3,13 +3,12 @@
     endpoints ── GenerationRequest ──> roster ──> Member ── TextPiece* Finish ──> roster ──> endpoints
 
 A member is a named place that can write: an adapter in this process (`local`) or another server (`openai`). Nothing
-here knows users, rewards or decisions, and nothing here imports torch or httpx.
+here knows users, rewards or decisions, and nothing here imports torch or an HTTP client.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -18,10 +17,12 @@ from attune.service.errors import FieldError, InvalidRequest, MemberFailed
 Reason = Literal[
     "breaker-open",  # not tried: it failed too often a moment ago
     "connect",  # no connection, or it closed before a byte of the answer
-    "timeout",  # a limit of this member passed: connect, first token or between tokens
+    "cooling-down",  # not tried: it asked to be left alone until a later time
+    "timeout",  # a limit of this member passed: connect, first event, first text, between events or total
     "status",  # an HTTP status other than 200
-    "protocol",  # the answer breaks the format, ends early or holds what is not supported
-    "upstream",  # an error object inside the stream
+    "protocol",  # what came is no answer at all, or the connection broke in its middle
+    "content",  # this answer cannot be used: no text in it, or not readable; the next one may be well
+    "upstream",  # an error object in place of an answer
     "overloaded",  # its queue is full, or it answered 429
     "refused",  # this request cannot be served by this member: too long for its context, say
     "deadline",  # the deadline of the whole request passed
@@ -29,6 +30,9 @@ Reason = Literal[
     "closed",  # the member was closed or its worker died
 ]
 """Why a member failed; the label of a metric, so a closed set."""
+
+LASTING: frozenset[Reason] = frozenset({"connect", "timeout", "status", "protocol", "upstream", "closed"})
+"""Reasons that the next request would meet too, as far as one can tell."""
 
 MAX_REASON_CHARS = 300
 
@@ -52,6 +56,8 @@ class GenerationRequest:
         top_p: mass of the nucleus that is sampled from, in (0, 1]; None takes the member's default.
         stop: strings before which the answer ends; none of them is part of it.
         seed: equal seeds give equal answers on a local member; None draws a fresh one.
+        streamed: whether somebody reads the pieces as they come; if not, a member may answer in one piece.
+        stand_ins: how many members may still be asked if this one does not answer; 0 lets it wait as long as its limits are.
 
     Raises:
         InvalidRequest: a number is out of its range, or there is nothing to answer.
@@ -63,6 +69,8 @@ class GenerationRequest:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    streamed: bool = True
+    stand_ins: int = 0
 
     def __post_init__(self) -> None:
         errors = []
@@ -109,10 +117,16 @@ Event = TextPiece | Finish
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a member uses where the request leaves the choice to it, and the system prompt that is its own."""
+    """What a member uses where the request leaves the choice to it, and the system prompt that is its own.
 
-    temperature: float = 0.8
-    top_p: float = 0.95
+    Args:
+        temperature: None where the server refuses the field: it is then left out, also where the request names one.
+        top_p: likewise.
+        system: goes in front of the conversation.
+    """
+
+    temperature: float | None = 0.8
+    top_p: float | None = 0.95
     system: str | None = None
 
     def applied_to(self, request: GenerationRequest) -> GenerationRequest:
@@ -129,9 +143,13 @@ class Defaults:
         return replace(
             request,
             messages=messages,
-            temperature=self.temperature if request.temperature is None else request.temperature,
-            top_p=self.top_p if request.top_p is None else request.top_p,
+            temperature=_chosen(request.temperature, self.temperature),
+            top_p=_chosen(request.top_p, self.top_p),
         )
+
+
+def _chosen(asked: float | None, default: float | None) -> float | None:
+    return default if asked is None or default is None else asked
 
 
 class Member(Protocol):
@@ -180,13 +198,15 @@ class OneMemberFailed(MemberFailed):
         member: its id.
         reason: what kind of failure, for metrics.
         detail: what happened, with the numbers; cut to 300 characters.
+        lasting: whether the next request would meet the same; None takes what the reason says.
     """
 
-    def __init__(self, member: str, reason: Reason, detail: str) -> None:
+    def __init__(self, member: str, reason: Reason, detail: str, *, lasting: bool | None = None) -> None:
         detail = detail if len(detail) <= MAX_REASON_CHARS else f"{detail[: MAX_REASON_CHARS - 1]}…"
         super().__init__(f"member {member!r}: {detail}", {member: detail})
         self.member = member
         self.reason: Reason = reason
+        self.lasting = reason in LASTING if lasting is None else lasting
 
 
 class UnusableMember(ValueError):
@@ -202,14 +222,4 @@ class UnusableMember(ValueError):
         super().__init__(f"member {member!r}, {field}: {message}")
         self.member = member
         self.field = field
-
-
-_SECRET = re.compile(r"(?i)\b(bearer\s+|sk-|key-)[^\s\"',}]+")
-
-
-def without_secrets(text: str, secrets: Sequence[str]) -> str:
-    """Returns the text without the given secrets and without anything that looks like an API key."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "[redacted]")
-    return _SECRET.sub("[redacted]", text)
+        self.message = message

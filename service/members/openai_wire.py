@@ -1,10 +1,10 @@
-"""The bytes of an OpenAI-compatible stream, read strictly: server-sent events, chunks of an answer, error bodies.
+"""The bytes of an OpenAI-compatible answer: server-sent events, chunks, whole completions, and the body that asks for them.
 
-    bytes ── EventReader ──> data of each event ── read_chunk ──> Chunk(text, finish, usage, unsupported)
-    body of another status ── reason_in ──> one line that names no key
+    bytes ── EventReader ──> data of each event ── read_chunk ──> Chunk(text, thought, finish, usage, unsupported)
+    JSON  ──────────────────────────────────────── read_whole ──> Chunk
 
-Pure functions; knows no connection and no time. What an upstream sends and this does not understand is named, never
-dropped in silence.
+A text that has arrived whole is an answer: what carries nothing of it is skipped, what is left out is named, and only what
+cannot be read is refused. Pure functions; they know no connection and no time.
 """
 
 from __future__ import annotations
@@ -12,60 +12,56 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any
 
-from attune.service.members.member import GenerationRequest, Reason, without_secrets
+import orjson
 
-DONE = "[DONE]"
+from attune.service.members.member import GenerationRequest, Reason
+from attune.service.members.spec import OpenAISpec
+
+DONE = b"[DONE]"
 MAX_EVENT_BYTES = 1 << 20
-# Some servers call a stop by the name of what stopped them.
-_FINISHES: Mapping[str, Literal["stop", "length"]] = {
-    "stop": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-}
-# These replace the answer's text: without them it would be another answer.
-_FATAL_FIELDS = ("tool_calls", "function_call", "audio", "refusal")
+_THOUGHTS = frozenset({"reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks", "thought"})
+_READ = frozenset({"content", "role", "refusal"})
 
 
 class BadAnswer(Exception):
     """The upstream's answer cannot be used.
 
     Args:
-        reason: `protocol` if it breaks the format, `upstream` if it says that it failed.
-        detail: what was found.
+        reason: `content` if it says nothing about the next answer, `protocol` if what came is no answer at all, `upstream` if the
+            server says that it failed.
+        detail: what was found, in our words.
+        said: the object in which the server says that it failed.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, said: Mapping[str, Any] | None = None) -> None:
         super().__init__(detail)
         self.reason: Reason = reason
         self.detail = detail
+        self.said = said
 
 
 class EventReader:
     """Splits a stream of bytes into the data of its server-sent events (WHATWG HTML, section 9.2.6).
 
     Lines end with CR, LF or both and with nothing else: JSON strings may hold U+2028 unescaped, at which `str.splitlines`
-    and httpx's `aiter_lines` would cut them.
+    would cut them.
     """
 
     __slots__ = ("_buffer", "_data", "_size", "_started")
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._data: list[str] = []
+        self._data: list[bytes] = []
         self._size = 0
         self._started = False
 
-    def push(self, received: bytes) -> list[str]:
+    def push(self, received: bytes) -> list[bytes]:
         """Returns the data of the events that these bytes complete.
 
         Raises:
-            BadAnswer: an event is not UTF-8, or longer than 1 MiB.
+            BadAnswer: an event is longer than 1 MiB.
         """
         self._buffer += received
         if not self._started and len(self._buffer) >= 3:
@@ -75,25 +71,30 @@ class EventReader:
         for line in self._lines():
             if not line:
                 if self._data:
-                    events.append("\n".join(self._data))
+                    events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
                 self._data, self._size = [], 0
                 continue
             name, _, value = line.partition(b":")
             if name != b"data":  # a comment, `event`, `id`, `retry`: nothing of the answer
                 continue
-            try:
-                self._data.append(value.removeprefix(b" ").decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise BadAnswer("protocol", f"an event is not UTF-8: {error.reason} at byte {error.start}") from error
+            self._data.append(value.removeprefix(b" "))
             self._size += len(value)
         if self._size + len(self._buffer) > MAX_EVENT_BYTES:
-            raise BadAnswer("protocol", f"an event is longer than {MAX_EVENT_BYTES} bytes")
+            raise BadAnswer("content", f"an event is longer than {MAX_EVENT_BYTES} bytes")
+        return events
+
+    def close(self) -> list[bytes]:
+        """Returns the data of an event whose last line end never came: the stream has ended, so it is complete too."""
+        events = self.push(b"\n\n")
+        self._buffer = b""
         return events
 
     def _lines(self) -> list[bytes]:
         """Returns the complete lines and keeps the rest; a CR at the very end may be half of a CRLF, so it waits."""
-        held = b"\r" if self._buffer.endswith(b"\r") else b""
-        text = self._buffer.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        text, held = self._buffer, b""
+        if b"\r" in text:
+            held = b"\r" if text.endswith(b"\r") else b""
+            text = text.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = text.split(b"\n")
         self._buffer = rest + held
         return lines
@@ -101,130 +102,179 @@ class EventReader:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one event adds to the answer.
+    """What one event adds to the answer, or a whole answer.
 
     Args:
-        text: characters, often none.
-        finish: why the answer ends here, None if it goes on.
+        text: characters, often none; not sound yet.
+        thought: whether it holds something of a thought.
+        finish: the server's word for why the answer ends, empty if it goes on.
         usage: prompt and completion tokens, where they are told.
         unsupported: fields that hold something and are left out.
+        alive: whether it is part of an answer at all, and so a sign of life.
+        whole: the text of a message that stands in a chunk; it repeats what came piece by piece before.
+        thought_tokens: tokens of `usage` that were thoughts.
     """
 
-    text: str
-    finish: Literal["stop", "length"] | None
-    usage: tuple[int, int] | None
-    unsupported: tuple[str, ...]
+    text: str = ""
+    thought: bool = False
+    finish: str = ""
+    usage: tuple[int, int] | None = None
+    unsupported: tuple[str, ...] = ()
+    alive: bool = False
+    whole: str = ""
+    thought_tokens: int = 0
 
 
-def read_chunk(data: str) -> Chunk:
-    """Returns what one event's data adds to the answer.
+_NOTHING = Chunk()
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """Returns what one event's data adds to the answer; nothing for pings and whatever else is no chunk.
 
     Raises:
-        BadAnswer: it is no chunk of a chat completion, it reports an error, or it holds an answer of another kind.
+        BadAnswer: it is JSON that cannot be read, or it reports an error.
+    """
+    if not data.lstrip().startswith((b"{", b"[")):
+        return _NOTHING  # a word, as some proxies send to keep a connection open
+    chunk = read_json(data, "an event")
+    return _NOTHING if not isinstance(chunk, dict) else _read(chunk, "delta")
+
+
+def read_whole(body: bytes) -> Chunk:
+    """Returns the answer in a body that was not streamed.
+
+    Raises:
+        BadAnswer: it is no completion, or it reports an error.
+    """
+    answer = read_json(body, "the body")
+    if not isinstance(answer, dict):
+        raise BadAnswer("protocol", f"the body is JSON of type {type(answer).__name__}, not an object")
+    chunk = _read(answer, "message")
+    if not chunk.alive:
+        raise BadAnswer("protocol", "the body is a JSON object without choices")
+    return chunk
+
+
+def read_json(data: bytes, what: str) -> Any:
+    """Returns the value, whatever the strings in it are; bytes that are no UTF-8 become surrogates.
+
+    Raises:
+        BadAnswer: it is not JSON, or nested too deeply.
     """
     try:
-        chunk = json.loads(data)
-    except ValueError as error:
-        raise BadAnswer("protocol", f"an event is not JSON: {error}") from error
-    if not isinstance(chunk, dict):
-        raise BadAnswer("protocol", f"an event is JSON of type {type(chunk).__name__}, not an object")
-    if chunk.get("error"):
-        raise BadAnswer("upstream", f"error in the stream: {_message_in(chunk)}")
-    choices = chunk.get("choices")
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise BadAnswer("protocol", "an event has no list of choices")
-    usage = _usage(chunk.get("usage"))
-    if not choices:
-        return Chunk("", None, usage, ())
-    if len(choices) > 1 or choices[0].get("index", 0) != 0:
-        raise BadAnswer("protocol", f"an event has {len(choices)} choices, the first of index {choices[0].get('index')}; one was asked for")
-    finish = choices[0].get("finish_reason")
-    if finish is not None and finish not in _FINISHES:
-        raise BadAnswer("protocol", f"finish_reason is {finish!r}, which is not supported")
-    text, unsupported = _read_delta(choices[0].get("delta") or {})
-    return Chunk(text, None if finish is None else _FINISHES[finish], usage, unsupported)
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:  # half of a surrogate pair, NaN, bytes that are no UTF-8: the other reader takes them
+        pass
+    try:
+        return json.loads(data.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise BadAnswer("content", f"{what} is not JSON that can be read ({type(error).__name__})") from None
 
 
-def _read_delta(delta: object) -> tuple[str, tuple[str, ...]]:
-    """Returns the text of a delta and the fields of it that are left out."""
-    if not isinstance(delta, dict):
-        raise BadAnswer("protocol", f"a delta is JSON of type {type(delta).__name__}, not an object")
-    for name in _FATAL_FIELDS:
-        if delta.get(name):
-            raise BadAnswer("protocol", f"the answer holds delta.{name}, which is not supported")
-    text = delta.get("content")
-    if text is not None and not isinstance(text, str):
-        raise BadAnswer("protocol", f"delta.content is JSON of type {type(text).__name__}, not a string")
-    return text or "", tuple(f"delta.{name}" for name, value in delta.items() if value and name not in {"content", "role"})
+def _read(answer: Mapping[str, Any], part: str) -> Chunk:
+    choices = answer.get("choices")
+    choices = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    if not choices and (answer.get("error") or _is_error(answer)):
+        raise BadAnswer("upstream", "the server reports an error", answer)
+    if answer.get("error"):
+        raise BadAnswer("upstream", "the server reports an error in its answer", answer)
+    usage, thought_tokens = _usage(answer.get("usage"))
+    # One answer was asked for; what others there are is another one's.
+    choice = next((choice for choice in choices if choice.get("index") in (0, None, "0")), None)
+    if choice is None:
+        return Chunk(usage=usage, thought_tokens=thought_tokens)
+    finish = choice.get("finish_reason")
+    message = choice.get(part)
+    other = choice.get("message" if part == "delta" else "delta")
+    text, thought, unsupported = _read_message(message, part)
+    if not text and isinstance(choice.get("text"), str):
+        text = choice["text"]
+    return Chunk(
+        text,
+        thought,
+        finish if isinstance(finish, str) else "",
+        usage,
+        unsupported,
+        alive=True,
+        whole=_read_message(other, part)[0] if isinstance(other, dict) else "",
+        thought_tokens=thought_tokens,
+    )
 
 
-def request_body(request: GenerationRequest, model: str, max_tokens_field: str, *, include_usage: bool) -> dict[str, Any]:
-    """Returns the JSON body of a streaming chat completion; `request` has every default filled in."""
+def _read_message(message: object, part: str) -> tuple[str, bool, tuple[str, ...]]:
+    """Returns the text of a delta or a message, whether it holds a thought, and the fields of it that are left out."""
+    if not isinstance(message, dict):
+        return "", False, () if not message else (part,)
+    text, thought, unsupported = _text_of(message.get("content"), part)
+    refusal = message.get("refusal")
+    if isinstance(refusal, str):  # what the model says in place of an answer is what a reader shall see
+        text += refusal
+    thought = thought or any(message.get(name) for name in _THOUGHTS)
+    left_out = tuple(f"{part}.{name}" for name, value in message.items() if value and name not in _READ)
+    return text, thought, unsupported + left_out
+
+
+def _text_of(content: object, part: str) -> tuple[str, bool, tuple[str, ...]]:
+    """Returns the text of a content: a string, or parts, of which some are thoughts or no text."""
+    if content is None or isinstance(content, str):
+        return content or "", False, ()
+    texts, thought, unsupported = [], False, []
+    for entry in content if isinstance(content, list) else [content]:
+        if isinstance(entry, str):
+            texts.append(entry)
+            continue
+        kind = entry.get("type", "text") if isinstance(entry, dict) else type(entry).__name__
+        found = entry.get("text", entry.get("refusal")) if isinstance(entry, dict) else None
+        if isinstance(found, Mapping):
+            found = found.get("value")
+        if kind in ("text", "output_text", "refusal", "text_delta") and isinstance(found, str):
+            texts.append(found)
+        elif kind in ("thinking", "reasoning", "thought", "reasoning_text"):
+            thought = True
+        elif entry:
+            unsupported.append(f"{part}.content of type {kind}")
+    return "".join(texts), thought, tuple(unsupported)
+
+
+def _is_error(answer: Mapping[str, Any]) -> bool:
+    """Whether an object without choices is an error in the shapes of servers that have no `error` in it."""
+    return "error" in (answer.get("object"), answer.get("type")) or ("message" in answer and "code" in answer)
+
+
+def _usage(usage: object) -> tuple[tuple[int, int] | None, int]:
+    """Returns prompt and completion tokens if both are told as whole numbers, and how many of them were thoughts."""
+    if not isinstance(usage, Mapping):
+        return None, 0
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    details = usage.get("completion_tokens_details")
+    thoughts = _count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
+    return (None if prompt is None or completion is None else (prompt, completion)), thoughts or 0
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
+
+
+def request_body(request: GenerationRequest, spec: OpenAISpec, *, stream: bool, include_usage: bool) -> dict[str, Any]:
+    """Returns the JSON body of a chat completion; `request` has every default filled in, and None leaves a field out."""
     body: dict[str, Any] = {
-        "model": model,
+        **spec.body,
+        "model": spec.model,
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-        max_tokens_field: request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "stream": True,
+        "stream": stream,
     }
-    if request.stop:
+    if spec.max_tokens_field is not None:
+        body[spec.max_tokens_field] = request.max_tokens + spec.reasoning_tokens
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
+    if request.stop and spec.send_stop:
         body["stop"] = list(request.stop)
-    if request.seed is not None:
+    if request.seed is not None and spec.send_seed:
         body["seed"] = request.seed
-    if include_usage:
+    if spec.reasoning_effort is not None:
+        body["reasoning_effort"] = spec.reasoning_effort
+    if stream and include_usage:
         body["stream_options"] = {"include_usage": True}
     return body
-
-
-def reason_in(body: bytes, content_type: str, secrets: tuple[str, ...]) -> tuple[str, str | None]:
-    """Returns what the body of a failed request says on one line, without secrets, and its error code if it has one."""
-    text, code = body.decode("utf-8", "replace"), None
-    if "html" in content_type:
-        return "(an HTML page)", None
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        pass  # plain text says it as it is
-    else:
-        if isinstance(answer, dict):
-            text = _message_in(answer)
-            error = answer.get("error")
-            code = error.get("code") if isinstance(error, dict) else None
-    return without_secrets(" ".join(text.split())[:300], secrets) or "(an empty body)", code if isinstance(code, str) else None
-
-
-def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
-    """Returns the seconds that a Retry-After header asks to wait; None without one that can be read."""
-    if value is None:
-        return None
-    if value.strip().isascii() and value.strip().isdigit():
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-
-
-def _message_in(answer: Mapping[str, Any]) -> str:
-    """Returns the message of an error object in the shapes that servers use: OpenAI's, a plain string, FastAPI's."""
-    error = answer.get("error")
-    if isinstance(error, Mapping):
-        kind = error.get("type") or error.get("code")
-        message = str(error.get("message") or json.dumps(error))
-        return f"{message} ({kind})" if kind else message
-    found = error or answer.get("message") or answer.get("detail") or answer
-    return found if isinstance(found, str) else json.dumps(found)
-
-
-def _usage(usage: object) -> tuple[int, int] | None:
-    """Returns prompt and completion tokens if both are told as whole numbers."""
-    if not isinstance(usage, Mapping):
-        return None
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    if all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
-        return counts  # type: ignore[return-value]  # checked above
-    return None

@@ -1,10 +1,10 @@
 """The members by name, and the rule by which one stands in for another.
 
-    stream(order) ── first member ─✗ before its first piece ──> second member ──> Fallback, then its pieces
-                          └─✗ after its first piece ──> the error: a reader has seen half an answer of one voice
+    stream(order) ── first member ─✗ before anybody has seen a piece ──> second member ──> Fallback, then its pieces
+                          └─✗ after that ──> the error: a reader has seen half an answer of one voice
 
-A fallback is said in the stream, counted and named with every reason. Knows no users and no metrics library: what is
-observed is called back.
+Where nobody reads the pieces, nobody has seen one before the answer's end. A fallback is said in the stream, counted and named with
+every reason. Knows no users and no metrics library: what is observed is called back.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, MemberFailed, Overloaded, UnknownMember
 from attune.service.members.breaker import State
 from attune.service.members.member import Event, GenerationRequest, Member, OneMemberFailed, Reason, TextPiece
+from attune.service.members.verdicts import MemberVerdict, Verdicts, reason_of
 
 Outcome = Literal["complete", "failed", "left"]
 
@@ -56,21 +57,38 @@ def _nothing(*_: object) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Observers:
-    """Functions that are told what happens, each with the member's id first; they may not raise or wait.
+class MemberRun:
+    """A member's part in one request, at its end.
 
     Args:
-        request: a member's part in a request ended, and how.
-        failure: a member failed, and why; reasons are a closed set.
-        tokens: prompt and completion tokens of a complete answer.
-        first_token: seconds from asking a member to its first characters.
+        member: its id.
+        outcome: `complete`, `failed`, or `left` by its caller.
+        failure: why it failed, None if it did not.
+        seconds: from asking it to the end.
+        first_token_s: seconds to its first characters, None if none came.
+        prompt_tokens: of a complete answer, else 0.
+        completion_tokens: likewise.
+    """
+
+    member: str
+    outcome: Outcome
+    failure: Reason | None
+    seconds: float
+    first_token_s: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Functions that are told what happens; they may not raise or wait.
+
+    Args:
+        run: a member's part in a request ended.
         breaker: a member's circuit breaker changed.
     """
 
-    request: Callable[[str, Outcome], None] = _nothing
-    failure: Callable[[str, Reason], None] = _nothing
-    tokens: Callable[[str, int, int], None] = _nothing
-    first_token: Callable[[str, float], None] = _nothing
+    run: Callable[[MemberRun], None] = _nothing
     breaker: Callable[[str, State], None] = _nothing
 
 
@@ -79,47 +97,29 @@ class Roster:
 
     Args:
         members: by id.
-        fallback_order: who stands in, first to last; None is the order of `members`.
         observers: what is told of each request.
-        clock: seconds, for durations.
-
-    Raises:
-        UnknownMember: the fallback order names a member that is not there.
+        clock: seconds, for durations and ages.
     """
 
     def __init__(
-        self,
-        members: Mapping[str, Member],
-        fallback_order: Sequence[str] | None = None,
-        observers: Observers | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, members: Mapping[str, Member], observers: Observers | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._members = dict(members)
         self._observers = observers or Observers()
         self._clock = clock
-        self._fallback_order = tuple(self._members if fallback_order is None else fallback_order)
-        self._known(self._fallback_order)
+        self._verdicts = Verdicts(self._members, clock)
 
     @property
     def members(self) -> Mapping[str, Member]:
         """The members by id."""
         return self._members
 
-    def order_from(self, wanted: str) -> tuple[str, ...]:
-        """Returns the wanted member, then those that stand in for it.
-
-        Raises:
-            UnknownMember: there is none of that name.
-        """
-        self._known([wanted])
-        return (wanted, *(name for name in self._fallback_order if name != wanted))
-
     async def stream(self, order: Sequence[str], request: GenerationRequest, deadline_s: float) -> AsyncGenerator[RosterEvent, None]:
-        """Yields one member's answer: the first of the order that begins one.
+        """Yields one member's answer: the first of the order that writes one.
 
         Args:
             order: members to try; of one member, nobody stands in.
-            request: what to write.
+            request: what to write; if it is not streamed, another member stands in until the answer's end.
             deadline_s: when to give up, in seconds of the event loop's clock.
 
         Raises:
@@ -133,37 +133,32 @@ class Roster:
         if not order:
             raise UnknownMember("the order of members to try is empty")
         failures: dict[str, AttuneError] = {}
-        for name in order:
-            begun = False
+        for turn, name in enumerate(order):
+            seen = False
+            asked = replace(request, stand_ins=len(order) - turn - 1)
             try:
-                async with aclosing(self._observed(name, request, deadline_s)) as events:
+                async with aclosing(self._asked(name, asked, deadline_s)) as events:
                     async for event in events:
-                        if not begun and failures:
-                            attempts = {tried: _reason_of(tried, error) for tried, error in failures.items()}
+                        if not seen and failures:
+                            attempts = {tried: reason_of(tried, error) for tried, error in failures.items()}
                             yield Fallback(order[0], name, attempts[order[0]], attempts)
-                        begun = True
+                        seen = True
                         yield Served(name, event)
             except (MemberFailed, Overloaded, CallerError) as error:
-                if begun:
+                if seen:
                     raise
                 failures[name] = error
             else:
                 return
         raise _all_failed(failures)
 
-    async def check(self) -> Mapping[str, str]:
-        """Returns the members that cannot serve now, each with its reason; empty if all can."""
+    def verdicts(self) -> Mapping[str, MemberVerdict]:
+        """Returns what is known of every member, with its age; nobody is asked."""
+        return self._verdicts.now()
 
-        async def checked(member: Member) -> str | None:
-            try:
-                await member.check()
-            except MemberFailed as error:
-                return _reason_of(member.id, error)
-            return None
-
-        async with asyncio.TaskGroup() as group:
-            checks = {name: group.create_task(checked(member)) for name, member in self._members.items()}
-        return {name: reason for name, check in checks.items() if (reason := check.result()) is not None}
+    async def check(self, *, older_than_s: float = 0.0) -> Mapping[str, str]:
+        """Asks the members whose verdict is older; returns all that cannot serve now, each with its reason. Never inside a request."""
+        return await self._verdicts.check(older_than_s=older_than_s)
 
     async def aclose(self) -> None:
         """Closes every member."""
@@ -171,27 +166,43 @@ class Roster:
             for member in self._members.values():
                 group.create_task(member.aclose())
 
-    async def _observed(self, name: str, request: GenerationRequest, deadline_s: float) -> AsyncGenerator[Event, None]:
-        """Yields one member's events, and tells the observers of them."""
-        observe = self._observers
-        start_s, waiting = self._clock(), True
+    async def _asked(self, name: str, request: GenerationRequest, deadline_s: float) -> AsyncGenerator[Event, None]:
+        """Yields one member's events, all at once at its end where nobody reads the pieces; tells the observers how it went.
+
+        Spaces wait for the text that they stand before, so that an answer without text can still be another member's.
+        """
+        began_s = self._clock()
+        held: list[Event] = []
+        begun, first_token_s, tokens = False, None, (0, 0)
         outcome: Outcome = "left"
+        failure: Reason | None = None
         try:
             async with aclosing(self._members[name].stream(request, deadline_s)) as events:
                 async for event in events:
-                    if waiting:
-                        waiting = False
-                        observe.first_token(name, self._clock() - start_s)
-                    if not isinstance(event, TextPiece):
-                        outcome = "complete"
-                        observe.tokens(name, event.prompt_tokens, event.completion_tokens)
-                    yield event
+                    if first_token_s is None:
+                        first_token_s = self._clock() - began_s
+                    if isinstance(event, TextPiece):
+                        begun = begun or bool(event.text.strip())
+                    elif not begun:
+                        raise OneMemberFailed(name, "content", "wrote no text")
+                    else:
+                        outcome, tokens = "complete", (event.prompt_tokens, event.completion_tokens)
+                        self._verdicts.found(name, ok=True)
+                    if begun and not held and request.streamed:
+                        yield event
+                        continue
+                    held.append(event)
+                    if begun and (request.streamed or outcome == "complete"):
+                        for kept in held:
+                            yield kept
+                        held.clear()
         except AttuneError as error:
-            outcome = "failed"
-            observe.failure(name, _kind_of(error))
+            outcome, failure = "failed", _kind_of(error)
+            if isinstance(error, OneMemberFailed) and error.lasting:
+                self._verdicts.found(name, ok=False, detail=reason_of(name, error))
             raise
         finally:
-            observe.request(name, outcome)
+            self._observers.run(MemberRun(name, outcome, failure, self._clock() - began_s, first_token_s, *tokens))
 
     def _known(self, names: Sequence[str]) -> None:
         for name in names:
@@ -205,15 +216,9 @@ def _all_failed(failures: Mapping[str, AttuneError]) -> AttuneError:
     full = [error for error in errors if isinstance(error, Overloaded)]
     if all(isinstance(error, (CallerError, Overloaded)) for error in errors):
         return full[0] if full else errors[0]
-    attempts = {name: _reason_of(name, error) for name, error in failures.items()}
+    attempts = {name: reason_of(name, error) for name, error in failures.items()}
     said = "; ".join(f"{name}: {reason}" for name, reason in attempts.items())
     return MemberFailed(f"{len(attempts)} of {len(attempts)} members failed: {said}", attempts)
-
-
-def _reason_of(name: str, error: AttuneError) -> str:
-    """Returns why this member failed, without its name in front."""
-    attempts = error.attempts if isinstance(error, MemberFailed) else {}
-    return attempts.get(name, error.detail.removeprefix(f"member {name!r}: "))
 
 
 def _kind_of(error: AttuneError) -> Reason:

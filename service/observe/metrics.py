@@ -75,7 +75,10 @@ class Metrics:
         self._in_flight = Gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
         self._connections = Gauge("attune_connections", "Open connections.", registry=registry)
         self._connections_refused = Counter(
-            "attune_connections_refused", "Connections and request heads refused before they were a request.", ["reason"], registry=registry
+            "attune_connections_refused",
+            "UpstreamPool and request heads refused before they were a request.",
+            ["reason"],
+            registry=registry,
         )
         self._errors = Counter("attune_errors", "Answers with a problem document, by its code.", ["code"], registry=registry)
         self._stage_seconds = Histogram(

@@ -17,7 +17,6 @@ from typing import Literal
 from attune.service.errors import DeadlineExceeded, MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
-from attune.service.live.watching import begin_member_run
 from attune.service.members.member import Finish, GenerationRequest, TextPiece
 from attune.service.members.roster import Fallback
 from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn, keep
@@ -154,7 +153,6 @@ def _order(routing: Routing, index: int) -> Sequence[str]:
 
 async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: GenerationRequest, queue: Drafts) -> None:
     seed = None if ask.seed is None else ask.seed + draft.index
-    begin_member_run()
     try:
         async with aclosing(call.serving.roster.stream(order, replace(ask, seed=seed), call.deadline_at_s)) as events:
             async for event in events:

@@ -28,7 +28,7 @@ async def chained(service: Service, settings_of: Callable[..., Settings], tmp_pa
         roster.write_text(json.dumps({name: {"kind": "openai", "base_url": url, "model": name} for name in MEMBERS}))
         app = create_app(settings_of(roster=str(roster), data_dir=tmp_path / "front"), store=FreshStore())
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://front") as client, app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, app.router.lifespan_context(app):
             yield Service(app, client, {}, Clock())
 
 

@@ -139,13 +139,15 @@ async def test_a_part_of_an_answer_that_the_scorer_has_no_room_for_is_counted(se
         assert kept == 64
 
 
-async def test_an_empty_answer_is_an_answer(settings_of: Callable[..., Settings]):
+async def test_an_answer_without_text_is_that_members_failure_and_never_a_candidate(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].pieces = ()
     async with running(settings_of(), FreshStore(), members) as service:
-        (candidate,) = (await service.post("/generate", ASK | {"member": "warm"}))["candidates"]
-        assert candidate["text"] == ""
-        assert np.isfinite(candidate["score"])
+        refused = await service.post("/generate", ASK | {"member": "warm"}, status=502)
+        assert refused["attempts"] == {"warm": "wrote no text"}
+        made = await service.post("/generate", ASK | {"candidates": 3})
+        assert "" not in [candidate["text"] for candidate in made["candidates"]]
+        assert made["routing"]["fallback"]["wanted"] == "warm"
 
 
 # --- members away ---------------------------------------------------------------------------------------------------
@@ -216,14 +218,28 @@ async def test_nobody_stands_in_for_a_forced_member(settings_of: Callable[..., S
         assert not members["concise"].asked
 
 
-async def test_a_member_that_breaks_off_is_not_continued_in_another_voice(settings_of: Callable[..., Settings]):
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_member_that_breaks_off_is_not_continued_in_another_voice(settings_of: Callable[..., Settings], stream: bool):
     members = voices()
     for voice in members.values():
         voice.failure, voice.fails_after = MemberFailed("broke off", {voice.id: "broke off"}), 1
     async with running(settings_of(), FreshStore(), members) as service:
-        assert (await service.post("/generate", ASK, status=502))["code"] == "member-failed"
-        assert sum(len(voice.asked) for voice in members.values()) == 1
+        if stream:  # somebody has seen the first piece
+            answer = await service.client.post("/generate", json=ASK | {"stream": True})
+            assert "event: error" in answer.text
+        else:  # nobody has seen anything, so the others are asked, each for a whole answer
+            assert (await service.post("/generate", ASK, status=502))["code"] == "member-failed"
+        assert sum(len(voice.asked) for voice in members.values()) == (1 if stream else 3)
         assert all(voice.open_streams == 0 for voice in members.values())
+
+
+async def test_a_json_request_whose_member_breaks_off_is_answered_whole_by_another(settings_of: Callable[..., Settings]):
+    members = voices()
+    members["warm"].failure, members["warm"].fails_after = fails("warm"), 1
+    async with running(settings_of(), FreshStore(), members) as service:
+        made = await service.post("/generate", ASK | {"candidates": 3})
+        for candidate in made["candidates"]:
+            assert candidate["text"] == "".join(SAYINGS[candidate["member"]])
 
 
 # --- the store away -------------------------------------------------------------------------------------------------

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 import pytest
 
 from attune.service.members.local import LocalEngine
 from attune.service.members.openai import OpenAIMember
+from attune.service.members.pool import UpstreamPool
 from attune.service.members.spec import OpenAISpec
+from loadtest.upstream import running_upstream
 from tests.members.gate import Gate
 from tests.members.tiny import ADAPTERS, write_language_model
-from tests.members.upstream import running_upstream
 from tests.members.upstream_scripts import KEY
 
 
@@ -60,18 +60,18 @@ async def upstream():
 
 
 @pytest.fixture
-async def client():
-    async with httpx.AsyncClient(trust_env=False) as client:
-        yield client
+async def connections():
+    async with UpstreamPool(environ={}) as connections:
+        yield connections
 
 
 @pytest.fixture
-def member_with(upstream, client):
+def member_with(upstream, connections):
     def make(clock=None, observe_breaker=lambda _state: None, environ=None, **spec):
         return OpenAIMember(
             "gpt",
             OpenAISpec(**({"base_url": upstream.base_url, "model": "m"} | spec)),
-            client,
+            connections,
             environ=environ or {"KEY": KEY},
             clock=clock or (lambda: 0.0),
             backoff_s=0.0,

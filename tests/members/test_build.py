@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 import pytest
+from yarl import URL
 
 pytest.importorskip("peft")
 
-from attune.service.errors import UnknownMember
-from attune.service.members.build import build_roster, member_client
+from attune.service.members.build import build_roster
 from attune.service.members.member import UnusableMember
+from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Fallback, Observers
-from attune.service.members.spec import parse_roster
+from attune.service.members.roster_file import parse_roster
 from tests.members.asking import ask, soon
 
 LOCAL = {
@@ -28,7 +28,7 @@ async def text_of(roster, order):
     return events[0], events[-1].member
 
 
-async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(language_model, upstream, client):
+async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(language_model, upstream, connections):
     async def script(turn):
         await turn.head()
         await turn.text("from afar")
@@ -38,7 +38,7 @@ async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(lang
     states = []
     specs = parse_roster(LOCAL | {"gpt": {"kind": "openai", "base_url": upstream.base_url, "model": "m"}})
     observers = Observers(breaker=lambda *told: states.append(told))
-    built = build_roster(specs, root=language_model, client=client, observers=observers, threads=1, environ={})
+    built = build_roster(specs, root=language_model, connections=connections, observers=observers, threads=1, environ={})
     assert len(built.engines) == 1
     assert list(built.roster.members) == ["concise", "playful", "plain", "gpt"]
     await asyncio.to_thread(built.load)
@@ -48,7 +48,7 @@ async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(lang
     await built.roster.members["plain"].aclose()
     await built.roster.members["playful"].aclose()
     await built.roster.members["concise"].aclose()
-    first, served = await text_of(built.roster, built.roster.order_from("concise"))
+    first, served = await text_of(built.roster, ("concise", "playful", "plain", "gpt"))
     assert isinstance(first, Fallback)
     assert set(first.attempts) == {"concise", "playful", "plain"}
     assert served == "gpt"
@@ -57,13 +57,13 @@ async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(lang
 
 
 def test_what_cannot_be_built_is_refused_by_name(language_model):
-    client = httpx.AsyncClient()
+    connections = UpstreamPool(environ={})
     specs = parse_roster({"gpt": {"kind": "openai", "base_url": "http://127.0.0.1/v1", "model": "m", "api_key_env": "MISSING"}})
     with pytest.raises(UnusableMember, match="'gpt', api_key_env: the environment variable MISSING is not set"):
-        build_roster(specs, root=language_model, client=client, environ={})
-    with pytest.raises(UnknownMember, match="no member 'nobody'"):
-        build_roster(parse_roster(LOCAL), root=language_model, client=client, fallback_order=["nobody"])
-    built = build_roster(parse_roster({"lost": LOCAL["concise"] | {"adapter": "adapters/lost"}}), root=language_model, client=client)
+        build_roster(specs, root=language_model, connections=connections, environ={})
+    built = build_roster(
+        parse_roster({"lost": LOCAL["concise"] | {"adapter": "adapters/lost"}}), root=language_model, connections=connections
+    )
     with pytest.raises(UnusableMember, match=r"'lost', adapter: .*adapter_config\.json is missing"):
         built.load()
 
@@ -74,6 +74,9 @@ async def test_the_shared_client_follows_no_redirects(upstream):
         await turn.end()
 
     upstream.answers(script)
-    async with member_client(max_connections=4) as client:
-        assert (await client.post(f"{upstream.base_url}/chat/completions")).status_code == 307
+    async with UpstreamPool(4, environ={}) as connections:
+        url = URL(f"{upstream.base_url}/chat/completions")
+        exchange = await connections.open("POST", url, headers={}, body=b"{}", proxy=None, connect_s=2.0)
+        assert exchange.status == 307
+        exchange.close()
     assert len(upstream.turns) == 1

@@ -11,10 +11,12 @@ import pytest
 
 pytest.importorskip("peft")
 
+from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attune.service.members.local import LocalEngine
-from attune.service.members.local_model import load
+from attune.service.members.local_model import _with_adapters, fingerprints, load
 from attune.service.members.member import UnusableMember
 from tests.members.tiny import CONTEXT, edit_config, write_adapter, write_base
 
@@ -85,11 +87,104 @@ def test_a_missing_file_is_named(language_model, adapter, file):
         ({"use_dora": True}, "use_dora is True"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is 'pissa_niter_16'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights is 'corda'"),
+        ({"init_lora_weights": "eva"}, "init_lora_weights is 'eva'"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'"),
+        ({"init_lora_weights": "lora_ga"}, "init_lora_weights is 'lora_ga'"),
+        ({"layer_replication": [[0, 1], [0, 2]]}, "layer_replication is [[0, 1], [0, 2]]"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters is ['mlp.experts.gate_up_proj']"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is [1]"),
+        ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'"),
+        ({"something_of_a_later_peft": True}, "something_of_a_later_peft is True"),
     ],
 )
 def test_adapters_that_cannot_share_a_batch_are_refused(language_model, adapter, changes, said):
     edit_config(adapter, **changes)
     assert said in refused(language_model / "base", adapter)
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_an_adapter_that_changes_the_base_is_found_by_the_bases_weights_too(language_model, tmp_path, kind):
+    base = language_model / "base"
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=kind, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "newcomer")
+    network = AutoModelForCausalLM.from_pretrained(base)
+    adapters = {"concise": ("adapter0", language_model / "adapters" / "concise"), "newcomer": ("adapter1", tmp_path / "newcomer")}
+    with pytest.raises(UnusableMember, match=r"'newcomer'.*changes \d+ tensors .* of the base that other members share"):
+        _with_adapters(network, adapters, base)  # past the check of what the file says of itself
+
+
+@pytest.mark.parametrize(
+    "changes", [{"init_lora_weights": "gaussian"}, {"use_rslora": True}, {"rank_pattern": {}, "base_model_name_or_path": "x"}]
+)
+def test_adapters_that_change_nothing_shared_are_taken_and_leave_the_base_as_it_was(language_model, adapter, changes):
+    edit_config(adapter, **changes)
+    alone = fingerprints(load(language_model / "base", {}).network)
+    model = load(language_model / "base", {"concise": adapter})
+    kept = {name.replace(".base.", "."): value for name, value in fingerprints(model.network).items()}
+    assert {name: kept[name] for name in alone} == alone
+
+
+def test_a_tokenizer_with_a_token_beyond_the_embedding_is_refused_with_both_numbers(language_model, tmp_path):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<one-more>"])
+    tokenizer.save_pretrained(base)
+    with pytest.raises(UnusableMember, match=r"has ids up to \d+, and its embedding has 384 rows"):
+        load(base, {})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "nobody-knows-this"},
+        {"model_type": "llama", "hidden_size": "wide"},
+        {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Config"}, "model_type": "evil"},
+        [],
+    ],
+)
+def test_whatever_a_library_says_of_a_base_it_is_one_sentence_with_the_members_and_runs_nothing(language_model, tmp_path, config):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "modeling_evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    engine = LocalEngine(base, {})
+    engine.member("concise")
+    with pytest.raises(UnusableMember, match=r"member 'concise', base: .* does not load: \w+: ") as caught:
+        engine.load()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_deeply_nested_files_are_refused_in_a_sentence(language_model, adapter):
+    (adapter / "adapter_config.json").write_text("[" * 100_000)
+    assert "is not JSON" in refused(language_model / "base", adapter)
+
+
+def test_an_adapter_in_the_place_of_a_base_is_refused(language_model, adapter):
+    shutil.copy(language_model / "base" / "config.json", adapter)
+    with pytest.raises(UnusableMember, match="an adapter belongs into the field adapter"):
+        load(adapter, {})
+
+
+def test_a_package_that_is_missing_is_named_with_what_to_install(language_model):
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from attune.service.members.local import LocalEngine
+engine = LocalEngine({str(language_model / "base")!r}, {{}})
+engine.member("concise")
+try:
+    engine.load()
+except ValueError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == (
+        "member 'concise', base: needs the package torch, which is not installed: pip install 'attune-serve[local]'"
+    )
 
 
 def test_files_that_are_not_what_their_names_say_are_refused(language_model, adapter):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-import httpx
 import pytest
 
 from attune.service.errors import DeadlineExceeded
 from attune.service.members.member import OneMemberFailed, TextPiece, UnusableMember
 from attune.service.members.openai import OpenAIMember
+from attune.service.members.pool import UpstreamPool
 from attune.service.members.spec import OpenAISpec
+from loadtest.upstream import comments_only, never_answers, stalls
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import fails, good, hang_up, refusing
 
@@ -28,33 +29,17 @@ async def test_a_field_that_is_left_out_is_logged_once(upstream, member_with, ca
     member = member_with()
     assert (await collect(member, ask()))[0] == "a"
     await collect(member, ask())
-    assert [record.getMessage() for record in caplog.records if "not supported" in record.getMessage()] == [
-        "member gpt: the upstream sends delta.reasoning_content, which is not supported and left out"
+    assert [record.getMessage() for record in caplog.records if "left out" in record.getMessage()] == [
+        "member gpt: the upstream sends the field reasoning_content, which is left out"
     ]
-
-
-async def never_answers(turn):
-    await turn.client_left()
-
-
-async def comments_only(turn):
-    await turn.head()
-    await turn.send(b": still there\n\n")
-    await turn.client_left()
-
-
-async def stalls(turn):
-    await turn.head()
-    await turn.text("Hel")
-    await turn.client_left()
 
 
 @pytest.mark.parametrize(
     ("script", "spec", "said"),
     [
-        (never_answers, {"first_token_s": 0.05}, "no answer began within its limit"),
-        (comments_only, {"first_token_s": 0.05}, "no first token came within its limit"),
-        (stalls, {"between_tokens_s": 0.05}, "no next token came within its limit"),
+        (never_answers, {"first_event_s": 0.05}, "no first event came within 0.05 s"),
+        (comments_only, {"first_event_s": 0.05}, "no first event came within 0.05 s"),
+        (stalls, {"between_events_s": 0.05}, "no next event came within 0.05 s (between_events_s)"),
     ],
 )
 async def test_an_upstream_that_is_too_slow_is_left(upstream, member_with, script, spec, said):
@@ -97,7 +82,7 @@ async def test_a_caller_who_stops_reading_closes_the_upstream(upstream, member_w
     await upstream.turns[0].left.wait()
 
 
-async def test_a_caller_who_is_cancelled_while_waiting_to_try_again_asks_no_more(upstream, client):
+async def test_a_caller_who_is_cancelled_while_waiting_to_try_again_asks_no_more(upstream, connections):
     asked = asyncio.Event()
 
     async def script(turn):
@@ -105,7 +90,7 @@ async def test_a_caller_who_is_cancelled_while_waiting_to_try_again_asks_no_more
         asked.set()
 
     upstream.answers(script)
-    member = OpenAIMember("gpt", OpenAISpec(upstream.base_url, "m"), client, backoff_s=25.0)
+    member = OpenAIMember("gpt", OpenAISpec(base_url=upstream.base_url, model="m"), connections, backoff_s=25.0)
     caller = asyncio.create_task(collect(member, ask()))
     await asked.wait()
     caller.cancel()
@@ -116,13 +101,13 @@ async def test_a_caller_who_is_cancelled_while_waiting_to_try_again_asks_no_more
 
 async def test_a_full_pool_is_overloaded(upstream):
     upstream.answers(stalls)
-    async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=1)) as client:
-        member = OpenAIMember("gpt", OpenAISpec(upstream.base_url, "m", connect_s=0.05), client)
+    async with UpstreamPool(1, environ={}) as connections:
+        member = OpenAIMember("gpt", OpenAISpec(base_url=upstream.base_url, model="m", connect_s=0.05), connections)
         async with aclosing(member.stream(ask(), soon())) as events:
             await anext(events)
             error = await fails(member)
     assert error.reason == "overloaded"
-    assert "no connection of the pool was free for 0.05 s" in str(error)
+    assert "no connection of 1 was free for 0.05 s" in str(error)
 
 
 async def test_the_breaker_opens_keeps_callers_away_and_lets_one_trial_through(upstream, member_with):
@@ -199,5 +184,7 @@ async def test_a_server_that_is_away_or_refuses_the_key_cannot_serve(upstream, m
 @pytest.mark.parametrize("environ", [{"OTHER": "x"}, {"KEY": ""}, {"KEY": "two\nlines"}, {"KEY": " padded "}])
 def test_a_key_that_is_missing_or_cannot_be_sent_is_named_by_its_variable(environ):
     with pytest.raises(UnusableMember, match="KEY") as caught:
-        OpenAIMember("gpt", OpenAISpec("http://127.0.0.1/v1", "m", api_key_env="KEY"), httpx.AsyncClient(), environ=environ)
+        OpenAIMember(
+            "gpt", OpenAISpec(base_url="http://127.0.0.1/v1", model="m", api_key_env="KEY"), UpstreamPool(environ={}), environ=environ
+        )
     assert "lines" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The bytes of a stream are read strictly, and what is not supported is named."""
+"""The bytes of an answer, the body that asks for it, and what a refusal says."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attune.service.members.member import GenerationRequest, Message, without_secrets
-from attune.service.members.openai_wire import (
-    MAX_EVENT_BYTES,
-    BadAnswer,
-    Chunk,
-    EventReader,
-    read_chunk,
-    reason_in,
-    request_body,
-    retry_after_s,
-)
+from attune.service.members.member import GenerationRequest, Message
+from attune.service.members.openai_errors import asked_wait_s, read_refusal
+from attune.service.members.openai_wire import MAX_EVENT_BYTES, BadAnswer, Chunk, EventReader, read_chunk, read_whole, request_body
+from attune.service.members.redaction import told_word, without_request, without_secrets
+from attune.service.members.spec import OpenAISpec
+
+ASKED = GenerationRequest((Message("user", "My diagnosis: Möbius syndrome, really?"),), 5, 0.5, 0.9)
 
 
 def chunk(delta=None, finish=None, **more):
-    return json.dumps({"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}]} | more)
+    return json.dumps({"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}]} | more).encode()
 
 
 @pytest.mark.parametrize(
@@ -41,6 +37,7 @@ def chunk(delta=None, finish=None, **more):
     ],
 )
 def test_events_are_split_as_the_standard_says_however_the_bytes_arrive(stream, events):
+    events = [event.encode() for event in events]
     assert EventReader().push(stream) == events
     reader = EventReader()
     assert [event for byte in stream for event in reader.push(bytes([byte]))] == events
@@ -57,7 +54,7 @@ def test_any_text_survives_any_cut(texts, end, data):
     reader, got = EventReader(), []
     for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         got += reader.push(stream[start:stop])
-    assert got == texts
+    assert got == [text.encode() for text in texts]
 
 
 def test_an_event_without_end_is_refused_before_it_fills_the_memory():
@@ -69,87 +66,170 @@ def test_an_event_without_end_is_refused_before_it_fills_the_memory():
             reader.push(endless)
 
 
-def test_bytes_that_are_not_utf8_are_refused():
-    with pytest.raises(BadAnswer, match="not UTF-8"):
-        EventReader().push(b"data: \xff\n\n")
-
-
 def test_text_finish_and_usage_are_read():
-    assert read_chunk(chunk({"role": "assistant", "content": "Hi"})) == Chunk("Hi", None, None, ())
-    assert read_chunk(chunk({"content": None}, "length")) == Chunk("", "length", None, ())
-    assert read_chunk(json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})) == Chunk("", None, (3, 2), ())
-    assert read_chunk(chunk(finish="stop", usage={"prompt_tokens": 3, "completion_tokens": 2})) == Chunk("", "stop", (3, 2), ())
+    assert read_chunk(chunk({"role": "assistant", "content": "Hi"})) == Chunk("Hi", alive=True)
+    assert read_chunk(chunk({"content": None}, "length")) == Chunk(finish="length", alive=True)
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
+    assert read_chunk(json.dumps({"choices": [], "usage": usage}).encode()) == Chunk(usage=(3, 2), thought_tokens=1)
+    assert read_chunk(chunk(finish="stop", usage=usage)).usage == (3, 2)
     assert read_chunk(chunk(usage={"prompt_tokens": "3"})).usage is None
+    whole = {"choices": [{"message": {"content": "Hi", "reasoning": "hm"}, "finish_reason": "stop"}], "usage": usage}
+    assert read_whole(json.dumps(whole).encode()) == Chunk("Hi", True, "stop", (3, 2), ("message.reasoning",), True, "", 1)
 
 
-def test_a_field_that_is_left_out_is_named():
-    assert read_chunk(chunk({"content": "a", "reasoning_content": "hm", "annotations": []})).unsupported == ("delta.reasoning_content",)
+def test_a_field_that_is_left_out_is_named_and_a_thought_is_a_sign_of_life():
+    read = read_chunk(chunk({"content": "a", "reasoning_content": "hm", "annotations": []}))
+    assert (read.unsupported, read.thought, read.alive) == (("delta.reasoning_content",), True, True)
 
 
 @pytest.mark.parametrize(
-    ("data", "reason", "said"),
+    ("data", "reason"),
     [
-        ("{", "protocol", "is not JSON"),
-        ("[]", "protocol", "type list, not an object"),
-        ("{}", "protocol", "has no list of choices"),
-        ('{"choices": [1]}', "protocol", "has no list of choices"),
-        ('{"error": "out of memory"}', "upstream", "out of memory"),
-        ('{"error": {"message": "too many", "type": "rate_limit"}}', "upstream", "too many (rate_limit)"),
-        ('{"choices": [{"index": 1, "delta": {}}]}', "protocol", "of index 1; one was asked for"),
-        ('{"choices": [{"index": 0, "delta": []}, {"index": 1}]}', "protocol", "2 choices"),
-        ('{"choices": [{"delta": "x"}]}', "protocol", "a delta is JSON of type str"),
-        (chunk({"content": ["a"]}), "protocol", "delta.content is JSON of type list"),
-        (chunk({"tool_calls": [{"index": 0}]}), "protocol", "delta.tool_calls, which is not supported"),
-        (chunk({"refusal": "no"}), "protocol", "delta.refusal"),
-        (chunk(finish="content_filter"), "protocol", "'content_filter', which is not supported"),
+        (b"{", "content"),
+        (b"[" * 50_000, "content"),
+        (b'{"error": "out of memory"}', "upstream"),
+        (b'{"object": "error", "message": "too many", "code": 400}', "upstream"),
     ],
 )
-def test_what_is_no_answer_is_refused_with_what_was_found(data, reason, said):
+def test_what_cannot_be_read_and_what_reports_an_error_are_told_apart(data, reason):
     with pytest.raises(BadAnswer) as caught:
         read_chunk(data)
     assert caught.value.reason == reason
-    assert said in caught.value.detail
 
 
-def test_the_body_asks_for_a_stream_and_holds_only_what_was_chosen():
-    request = GenerationRequest((Message("user", "Hi"),), 5, 0.5, 0.9)
-    assert request_body(request, "m", "max_tokens", include_usage=True) == {
+def test_the_body_holds_what_was_chosen_and_what_the_roster_adds():
+    spec = OpenAISpec(base_url="http://h/v1", model="m", body={"top_k": 5}, reasoning_effort="low", reasoning_tokens=100)
+    assert request_body(ASKED, spec, stream=True, include_usage=True) == {
         "model": "m",
-        "messages": [{"role": "user", "content": "Hi"}],
-        "max_tokens": 5,
+        "messages": [{"role": "user", "content": ASKED.messages[0].content}],
+        "max_tokens": 105,
         "temperature": 0.5,
         "top_p": 0.9,
+        "top_k": 5,
+        "reasoning_effort": "low",
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    body = request_body(
-        GenerationRequest((Message("user", "Hi"),), 5, 0.0, 1.0, ("x",), 3), "m", "max_completion_tokens", include_usage=False
-    )
-    assert (body["stop"], body["seed"], body["max_completion_tokens"]) == (["x"], 3, 5)
-    assert body.keys().isdisjoint({"max_tokens", "stream_options"})
+    assert "stream_options" not in request_body(ASKED, spec, stream=False, include_usage=True)
+
+
+def test_the_body_leaves_out_what_the_server_does_not_take():
+    spec = OpenAISpec(base_url="http://h/v1", model="m", max_tokens_field=None, send_stop=False, send_seed=False)
+    request = GenerationRequest((Message("user", "Hi"),), 5, None, None, ("x",), 3)
+    assert request_body(request, spec, stream=False, include_usage=False).keys() == {"model", "messages", "stream"}
+
+
+# --- what a refusal says ------------------------------------------------------------------------------------------------------
+
+
+def refusal(body, headers=None, *, fields=("temperature", "max_tokens", "stream"), limited=False, secrets=()):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_refusal(content, headers or {}, ASKED, fields, secrets, limited=limited)
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "said", "code"),
+    ("body", "code"),
     [
-        (
-            b'{"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}',
-            "application/json",
-            "no such model (invalid)",
-            "model_not_found",
-        ),
-        (b'{"error": "plain"}', "application/json", "plain", None),
-        (b'{"detail": "Not Found"}', "application/json", "Not Found", None),
-        (b'{"message": "told"}', "application/json", "told", None),
-        (b'{"detail": [{"msg": "bad"}]}', "application/json", '[{"msg": "bad"}]', None),
-        (b"upstream connect error\nreset", "text/plain", "upstream connect error reset", None),
-        (b"<html>nginx</html>", "text/html", "(an HTML page)", None),
-        (b"", "", "(an empty body)", None),
-        (b"\xff\xfe", "", "\ufffd\ufffd", None),
+        ({"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}, "model_not_found"),
+        ({"error": {"message": "x", "type": "rate_limit", "code": None}}, "rate_limit"),
+        ([{"error": {"code": 404, "status": "NOT_FOUND"}}], "404"),
+        ({"error": "plain"}, None),
+        ({"error": {"code": "Möbius syndrome"}}, None),
+        ({"error": {"code": "diagnosis"}}, None),  # a word of the conversation
+        (b"upstream connect error\nreset", None),
+        (b"[" * 16_000, None),
+        (b"", None),
+        (b"\xff\xfe", None),
     ],
 )
-def test_the_reason_of_a_failed_request_is_one_line(body, kind, said, code):
-    assert reason_in(body, kind, ()) == (said, code)
+def test_only_a_code_is_told_and_only_if_the_conversation_does_not_hold_it(body, code):
+    assert refusal(body).code == code
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "invalid input: My diagnosis: Möbius syndrome, really?",
+        "got MY DIAGNOSIS and möbius",
+        "cut off at Möbius synd",
+        "<<diagnosis>> [syndromes] xdiagnosisx",
+    ],
+)
+def test_no_word_of_the_conversation_is_left_in_what_a_server_said(message):
+    words = refusal({"error": {"message": message}}).words.casefold()
+    assert not any(part in words for part in ("diagn", "möb", "synd", "really"))
+
+
+def test_what_a_server_said_keeps_its_own_words_for_the_debug_log():
+    assert without_request("model overloaded by My diagnosis", ASKED) == "model overloaded by … …"
+    assert told_word("server_error", ASKED) == "server_error"
+    assert told_word(True) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({"error": {"message": "Unsupported value", "param": "temperature", "code": "unsupported_value"}}, "temperature"),
+        ({"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with this model."}}, "max_tokens"),
+        ({"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}, "temperature"),
+        ({"detail": "stream: extra fields not permitted: 'stream'"}, "stream"),
+        ({"error": {"message": "max_tokens is too large: 99999"}}, None),
+        ({"error": {"message": "Unsupported value", "param": "messages"}}, None),
+    ],
+)
+def test_a_field_that_the_server_does_not_take_is_found(body, parameter):
+    assert refusal(body).parameter == parameter
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "context_length_exceeded", "message": "x"},
+        {"type": "exceed_context_size_error", "message": "x"},
+        {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"},
+    ],
+)
+def test_a_prompt_that_is_too_long_is_known_by_code_or_words(error):
+    assert refusal({"error": error}).too_long
+
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "told", "message", "wait_s"),
+    [
+        ({"Retry-After": "3"}, {}, "", 3.0),
+        ({"retry-after": "1.5"}, {}, "", 1.5),
+        ({"retry-after": "Thu, 01 Jan 2026 12:00:30 GMT"}, {}, "", 30.0),
+        ({"retry-after": "Thu, 01 Jan 2026 11:00:00 GMT"}, {}, "", 0.0),
+        ({"retry-after-ms": "250", "retry-after": "1"}, {}, "", 0.25),
+        ({"retry-after": "soon"}, {}, "", None),
+        ({"retry-after": "-1"}, {}, "", None),
+        ({"retry-after": "9" * 400}, {}, "", None),
+        ({}, {"retry_after": 8}, "", 8.0),
+        ({}, {"retryDelay": "8s"}, "", 8.0),
+        ({}, {}, "Please try again in 1m3.5s.", 63.5),
+        ({}, {}, "Rate limited, try again in 20ms", 0.02),
+        ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "6m0s"}, {}, "", 1.0),
+        (
+            {"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "0"},
+            {},
+            "",
+            360.0,
+        ),
+        ({"x-ratelimit-reset": str(int(NOW.timestamp()) + 40)}, {}, "", 40.0),
+        ({"x-ratelimit-reset": str((int(NOW.timestamp()) + 40) * 1000)}, {}, "", 40.0),
+        ({"anthropic-ratelimit-requests-reset": "2026-01-01T12:00:10Z"}, {}, "", 10.0),
+        ({}, {}, "", None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait_is_read_in_every_form(headers, told, message, wait_s):
+    assert asked_wait_s(headers, told, message, limited=True, now=NOW) == wait_s
+
+
+def test_times_of_rates_are_read_only_where_the_rate_is_what_refuses():
+    assert asked_wait_s({"x-ratelimit-reset-requests": "20s"}, {}, "try again in 5s", limited=False, now=NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -159,13 +239,3 @@ def test_nothing_that_looks_like_a_key_leaves(text):
     cleaned = without_secrets(text, ("topsecret", ""))
     assert "[redacted]" in cleaned
     assert not any(secret in cleaned for secret in ("abc***xyz", "abcdef", "topsecret", "12345"))
-
-
-def test_retry_after_is_read_as_seconds_and_as_a_date():
-    now = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-    assert retry_after_s("3") == 3.0
-    assert retry_after_s("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30.0
-    assert retry_after_s("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0.0
-    assert retry_after_s(None) is None
-    assert retry_after_s("soon") is None
-    assert retry_after_s("-1") is None

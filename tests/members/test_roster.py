@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from attune.service.errors import AttuneError, DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge, UnknownMember
 from attune.service.members.member import Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
 from attune.service.members.roster import Fallback, Observers, Roster, Served
+from attune.service.members.verdicts import MemberVerdict, Verdicts
 
 REQUEST = GenerationRequest((Message("user", "Hi"),), 5)
 FINISH = Finish("stop", 3, 2)
@@ -24,8 +26,10 @@ class Scripted:
     open: int = 0
     asked: int = 0
     closed: bool = False
+    requests: list = field(default_factory=list)
 
     async def stream(self, request, deadline_s):
+        self.requests.append(request)
         self.asked += 1
         self.open += 1
         try:
@@ -75,9 +79,34 @@ async def test_a_fallback_is_said_before_the_first_piece_with_every_reason():
     assert sum(isinstance(event, Fallback) for event in events) == 1
 
 
-async def test_an_empty_answer_is_an_answer():
-    roster = roster_of(broken("one"), Scripted("two", [FINISH]))
-    assert [type(event) for event in await events_of(roster, ["one", "two"])] == [Fallback, Served]
+@pytest.mark.parametrize("pieces", [[], [TextPiece(" "), TextPiece("\n")]])
+async def test_an_answer_without_text_is_that_members_failure_and_the_next_stands_in(pieces):
+    roster = roster_of(Scripted("one", [*pieces, FINISH]), Scripted("two"))
+    first, *rest = await events_of(roster, ["one", "two"])
+    assert first == Fallback("one", "two", "wrote no text", {"one": "wrote no text"})
+    assert {event.member for event in rest} == {"two"}
+    with pytest.raises(MemberFailed, match="one: wrote no text"):
+        await events_of(roster, ["one"])
+
+
+async def test_spaces_in_front_of_a_text_come_with_it():
+    one = Scripted("one", [TextPiece("\n"), TextPiece(" "), TextPiece("Hi"), TextPiece(" "), FINISH])
+    events = await events_of(roster_of(one), ["one"])
+    assert "".join(event.event.text for event in events[:-1]) == "\n Hi "
+
+
+async def test_where_nobody_reads_the_pieces_another_stands_in_until_the_end():
+    roster = roster_of(Scripted("one", [TextPiece("Hel"), OneMemberFailed("one", "protocol", "broke")]), Scripted("two"))
+    asked = replace(REQUEST, streamed=False)
+    events = [event async for event in roster.stream(["one", "two"], asked, 1e9)]
+    assert events[0] == Fallback("one", "two", "broke", {"one": "broke"})
+    assert events[-1] == Served("two", FINISH)
+
+
+async def test_each_is_told_how_many_may_stand_in_for_it():
+    members = [broken("one"), broken("two"), Scripted("three")]
+    await events_of(roster_of(*members), ["one", "two", "three"])
+    assert [member.requests[0].stand_ins for member in members] == [2, 1, 0]
 
 
 async def test_nobody_stands_in_once_a_piece_was_read():
@@ -131,18 +160,7 @@ async def test_a_member_that_is_not_there_is_refused_before_anybody_is_asked():
         await events_of(roster_of(one), ["one", "two"])
     with pytest.raises(UnknownMember, match="is empty"):
         await events_of(roster_of(one), [])
-    with pytest.raises(UnknownMember):
-        Roster({"one": one}, ["two"])
     assert one.asked == 0
-
-
-def test_the_wanted_member_comes_first_and_the_fallback_order_after_it():
-    roster = roster_of(*map(Scripted, "abcd"), fallback_order=["c", "a", "b"])
-    assert roster.order_from("a") == ("a", "c", "b")
-    assert roster.order_from("d") == ("d", "c", "a", "b")
-    assert roster_of(*map(Scripted, "ab")).order_from("b") == ("b", "a")
-    with pytest.raises(UnknownMember):
-        roster.order_from("x")
 
 
 async def test_leaving_early_closes_the_members_stream():
@@ -153,31 +171,18 @@ async def test_leaving_early_closes_the_members_stream():
     assert one.open == 0
 
 
-async def test_everything_is_told_to_the_observers():
-    told = []
-
-    def observer(kind):
-        return lambda *what: told.append((kind, *what))
-
-    now = iter(range(100))
-    roster = roster_of(
-        broken("one", "timeout"),
-        Scripted("two"),
-        observers=Observers(observer("request"), observer("failure"), observer("tokens"), observer("first token")),
-        clock=lambda: float(next(now)),
-    )
+async def test_every_part_in_a_request_is_told_to_the_observers():
+    told, now = [], iter(range(100))
+    roster = roster_of(broken("one", "timeout"), Scripted("two"), observers=Observers(run=told.append), clock=lambda: float(next(now)))
     await events_of(roster, ["one", "two"])
-    assert told == [
-        ("failure", "one", "timeout"),
-        ("request", "one", "failed"),
-        ("first token", "two", 1.0),
-        ("tokens", "two", 3, 2),
-        ("request", "two", "complete"),
-    ]
-    told.clear()
+    one, two = told
+    assert (one.member, one.outcome, one.failure, one.first_token_s, one.completion_tokens) == ("one", "failed", "timeout", None, 0)
+    assert (two.member, two.outcome, two.failure, two.first_token_s) == ("two", "complete", None, 1.0)
+    assert (two.prompt_tokens, two.completion_tokens) == (3, 2)
+    assert two.seconds > two.first_token_s
     async with aclosing(roster.stream(["two"], REQUEST, 1e9)) as events:
         await anext(events)
-    assert told[-1] == ("request", "two", "left")
+    assert (told[-1].member, told[-1].outcome) == ("two", "left")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,7 @@ async def test_everything_is_told_to_the_observers():
 )
 async def test_every_failure_has_a_reason_of_the_closed_set(error, reason):
     reasons = []
-    roster = roster_of(Scripted("one", [error]), observers=Observers(failure=lambda _member, why: reasons.append(why)))
+    roster = roster_of(Scripted("one", [error]), observers=Observers(run=lambda run: reasons.append(run.failure)))
     with pytest.raises(AttuneError):
         await events_of(roster, ["one"])
     assert reasons == [reason]
@@ -205,3 +210,48 @@ async def test_closing_the_roster_closes_every_member():
     members = [Scripted("one"), Scripted("two")]
     await roster_of(*members).aclose()
     assert all(member.closed for member in members)
+
+
+async def test_verdicts_are_those_of_the_last_check_or_of_traffic_since_with_their_age():
+    now = [0.0]
+    one, two = Scripted("one"), broken("two", "connect", "refused")
+    roster = roster_of(one, two, clock=lambda: now[0])
+    assert roster.verdicts() == dict.fromkeys(("one", "two"), MemberVerdict(ok=True, detail="not checked yet", checked_s=None))
+    await roster.check()
+    now[0] = 3.0
+    assert roster.verdicts() == {"one": MemberVerdict(True, "ok", 3.0), "two": MemberVerdict(False, "refused", 3.0)}
+    two.events = Scripted("two").events
+    await events_of(roster, ["two"])
+    now[0] = 5.0
+    assert roster.verdicts() == {"one": MemberVerdict(True, "ok", 5.0), "two": MemberVerdict(True, "ok", 2.0)}
+
+
+@pytest.mark.parametrize("reason", ["content", "refused", "overloaded", "cooling-down"])
+async def test_what_one_request_meets_alone_says_nothing_of_the_member(reason):
+    roster = roster_of(broken("one", reason))
+    with pytest.raises(MemberFailed):
+        await events_of(roster, ["one"])
+    assert roster.verdicts()["one"].ok
+
+
+async def test_a_member_of_whom_traffic_spoke_is_not_asked_again():
+    asked = []
+
+    class Checked(Scripted):
+        async def check(self):
+            asked.append(self.id)
+
+    roster = roster_of(Checked("one"), Checked("two"))
+    await events_of(roster, ["one"])
+    await roster.check(older_than_s=4.0)
+    assert asked == ["two"]
+
+
+async def test_a_check_that_never_ends_holds_up_no_other_and_is_given_up():
+    class Stuck(Scripted):
+        async def check(self):
+            await asyncio.Event().wait()
+
+    verdicts = Verdicts({"stuck": Stuck("stuck"), "well": Scripted("well")}, lambda: 0.0, limit_s=0.01)
+    assert await verdicts.check() == {"stuck": "its check did not end within 0.01 s"}
+    assert verdicts.now()["well"].ok

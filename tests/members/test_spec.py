@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from attune.service.members.member import Defaults, UnusableMember
-from attune.service.members.spec import LocalSpec, OpenAISpec, parse_roster, read_roster
+from attune.service.members.roster_file import MAX_FILE_BYTES, parse_roster, read_roster
+from attune.service.members.spec import KINDS, FromEnvironment, LocalSpec, OpenAISpec
 
 LOCAL = {"kind": "local", "base": "language_model/base", "adapter": "language_model/adapters/concise"}
 SERVER = {"kind": "openai", "base_url": "https://example.org/v1", "model": "m"}
@@ -16,38 +18,64 @@ SERVER = {"kind": "openai", "base_url": "https://example.org/v1", "model": "m"}
 def test_both_kinds_are_read_in_order_with_their_own_sampling():
     roster = parse_roster({"gpt": SERVER | {"system": "Be brief.", "temperature": 1, "api_key_env": "KEY"}, "concise": LOCAL})
     assert list(roster) == ["gpt", "concise"]
-    assert roster["gpt"] == OpenAISpec(
-        "https://example.org/v1", "m", api_key_env="KEY", defaults=Defaults(temperature=1, system="Be brief.")
-    )
-    assert roster["concise"] == LocalSpec(LOCAL["base"], LOCAL["adapter"])
-    assert parse_roster({"base": {"kind": "local", "base": "b", "adapter": None}})["base"] == LocalSpec("b")
+    assert roster["gpt"] == OpenAISpec(base_url="https://example.org/v1", model="m", api_key_env="KEY", temperature=1, system="Be brief.")
+    assert roster["gpt"].defaults == Defaults(temperature=1, system="Be brief.")
+    assert roster["concise"] == LocalSpec(base=LOCAL["base"], adapter=LOCAL["adapter"])
+    assert parse_roster({"base": {"kind": "local", "base": "b", "adapter": None}})["base"] == LocalSpec(base="b")
+
+
+def test_null_leaves_a_field_of_the_request_out_for_good():
+    spec = parse_roster({"gpt": SERVER | {"temperature": None, "top_p": None, "max_tokens_field": None}})["gpt"]
+    assert spec.defaults == Defaults(None, None)
+
+
+def test_what_a_server_needs_beside_a_key_can_be_said_and_secrets_are_named_by_variable():
+    azure = SERVER | {"query": {"api-version": "2024-10-21"}, "headers": {"api-key": {"env": "AZURE_KEY"}}}
+    spec = parse_roster({"gpt": azure | {"body": {"chat_template_kwargs": {"enable_thinking": False}}}})["gpt"]
+    assert spec.headers == {"api-key": FromEnvironment("AZURE_KEY")}
+    assert spec.variables == (("headers.api-key", "AZURE_KEY"),)
+    assert "2024" not in repr(spec)
 
 
 @pytest.mark.parametrize(
     ("entry", "field", "said"),
     [
         ("x", "description", "is a string; a table is needed"),
-        ({}, "kind", "is None; one of ['local', 'openai'] is needed"),
-        (LOCAL | {"kind": "vllm"}, "kind", "is 'vllm'"),
+        ({}, "kind", "is missing; one of ['local', 'openai'] is needed"),
+        (LOCAL | {"kind": "vllm"}, "kind", "is a string that is not known"),
+        (LOCAL | {"kind": ["local"]}, "kind", "is a list; one of"),
         ({"kind": "local"}, "base", "is missing"),
-        (LOCAL | {"base": 3}, "base", "is 3; str is needed"),
+        (LOCAL | {"base": 3}, "base", "is 3; a string is needed"),
         (LOCAL | {"base": ""}, "base", "is empty"),
-        (LOCAL | {"model": "m"}, "model", "is unknown; a member of kind local has kind, base, adapter"),
-        (LOCAL | {"device": "tpu"}, "device", "is 'tpu'; one of ['cpu', 'cuda'] is needed"),
-        (SERVER | {"max_tokens_field": []}, "max_tokens_field", "is []; one of ['max_tokens'"),
+        (LOCAL | {"base": "\ud800"}, "base", "is a string, which is not allowed"),
+        (LOCAL | {"model": "m"}, "model", "is unknown; a member of kind local has"),
+        (LOCAL | {"device": "tpu"}, "device", "'cpu' or 'cuda' is needed"),
+        (LOCAL | {"temperature": None}, "temperature", "is null; a number is needed"),
+        (SERVER | {"max_tokens_field": []}, "max_tokens_field", "is a list that is not known; 'max_tokens'"),
         (SERVER | {"temperature": -1}, "temperature", "is -1; it is at least 0"),
-        (SERVER | {"temperature": True}, "temperature", "is true or false; float is needed"),
-        (SERVER | {"top_p": 0}, "top_p", "is 0; it is above 0 and at most 1"),
+        (SERVER | {"temperature": True}, "temperature", "is true or false; a number or null is needed"),
+        (SERVER | {"top_p": 0}, "top_p", "is 0; it is above 0"),
+        (SERVER | {"top_p": 1.5}, "top_p", "is 1.5; it is at most 1"),
         (SERVER | {"connect_s": 0}, "connect_s", "is 0; it is above 0"),
+        (SERVER | {"connect_s": float("inf")}, "connect_s", "a finite number"),
         (SERVER | {"price": -0.1}, "price", "is -0.1; it is at least 0"),
-        (LOCAL | {"latency_s": float("nan")}, "latency_s", "is nan; it is at least 0"),
-        (LOCAL | {"price": "1"}, "price", "is a string; float is needed"),
-        (SERVER | {"failures_to_open": 2.5}, "failures_to_open", "is 2.5; int is needed"),
-        (SERVER | {"include_usage": 1}, "include_usage", "is 1; bool is needed"),
-        (SERVER | {"system": 1}, "system", "is 1; str or null is needed"),
-        (SERVER | {"base_url": "example.org/v1"}, "base_url", "an http or https URL is needed"),
-        (SERVER | {"base_url": "https://u:secret@example.org"}, "base_url", "holds a password or a query"),
+        (LOCAL | {"latency_s": float("nan")}, "latency_s", "is nan; a finite number is needed"),
+        (LOCAL | {"price": "1"}, "price", "is a string; a number is needed"),
+        (SERVER | {"failures_to_open": 2.5}, "failures_to_open", "is 2.5; a whole number is needed"),
+        (SERVER | {"include_usage": 1}, "include_usage", "is 1; true or false is needed"),
+        (SERVER | {"system": 1}, "system", "is 1; a string or null is needed"),
+        (SERVER | {"base_url": "example.org/v1"}, "base_url", "is no http or https URL"),
+        (SERVER | {"base_url": "http://[::1/v1"}, "base_url", "is no URL that can be read"),
+        (SERVER | {"base_url": "https://u:secret@example.org"}, "base_url", "holds a user, a password, a query"),
+        (SERVER | {"base_url": "https://example.org/v1?key=secret"}, "base_url", "a query into query"),
         (SERVER | {"api_key": "sk-123"}, "api_key", "is unknown"),
+        (SERVER | {"headers": {"x": 1}}, "headers.x", 'is neither a string nor {"env": "NAME"}'),
+        (SERVER | {"headers": {"x": {"env": "N", "or": "secret"}}}, "headers.x", "is neither"),
+        (SERVER | {"headers": {"x": "secret\r\ny: 1"}}, "headers.x", "cannot be sent"),
+        (SERVER | {"headers": {"Host": "secret"}}, "headers", "which the client sets itself"),
+        (SERVER | {"headers": {"a": "secret", "A": "secret"}}, "headers", "twice"),
+        (SERVER | {"body": {"messages": []}}, "body", "holds messages, which is said by"),
+        (SERVER | {"body": {"x": "\ud800 secret"}}, "body", "cannot be sent as JSON"),
     ],
 )
 def test_a_mistake_is_named_by_member_and_field(entry, field, said):
@@ -82,3 +110,51 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for name in ("absent.json", "broken.toml"):
         with pytest.raises(UnusableMember, match=name):
             read_roster(tmp_path / name)
+
+
+def test_further_mistakes_of_a_member_are_told_with_the_first():
+    with pytest.raises(UnusableMember, match=r"'m', temperature: is -1; it is at least 0; top_p: is 2; it is at most 1"):
+        parse_roster({"m": SERVER | {"temperature": -1, "top_p": 2}})
+
+
+@pytest.mark.parametrize(
+    ("text", "member", "field"),
+    [
+        ('{"a": {"kind": "local", "base": "b"}, "a": {"kind": "local", "base": "c"}}', "a", "name"),
+        ('{"a": {"kind": "local", "base": "b", "base": "c"}}', "a", "base"),
+        ('{"a": {"kind": "openai", "base_url": "http://h", "model": "m", "body": {"x": [{"y": 1, "y": 2}]}}}', "a", "body.x.y"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused_wherever_it_stands(tmp_path, text, member, field):
+    (tmp_path / "roster.json").write_text(text)
+    with pytest.raises(UnusableMember, match="stands twice") as caught:
+        read_roster(tmp_path / "roster.json")
+    assert (caught.value.member, caught.value.field) == (member, field)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "holds a value that cannot be read"),
+        (b"{", "is not JSON: .* in line 1, column 2"),
+        (b"\xff", "is not UTF-8"),
+        (b" " * (MAX_FILE_BYTES + 1), "a roster has at most"),
+    ],
+)
+def test_a_file_that_is_no_roster_is_refused_in_a_sentence(tmp_path, content, said):
+    (tmp_path / "roster.json").write_bytes(content)
+    with pytest.raises(UnusableMember, match=said):
+        read_roster(tmp_path / "roster.json")
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "roster.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"concise": LOCAL}).encode())
+    assert list(read_roster(tmp_path / "roster.json")) == ["concise"]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_field_is_documented(kind):
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "roster.md").read_text()
+    assert [name for name in KINDS[kind].model_fields if f"`{name}`" not in page] == []

@@ -20,7 +20,7 @@ for needed in ("fastapi", "uvicorn", "openai", "pydantic"):  # what transformers
     pytest.importorskip(needed)
 
 from attune.service.members.local import LocalEngine  # noqa: E402
-from attune.service.members.member import Defaults, OneMemberFailed, TextPiece  # noqa: E402
+from attune.service.members.member import OneMemberFailed, TextPiece  # noqa: E402
 from attune.service.members.openai import OpenAIMember  # noqa: E402
 from attune.service.members.spec import OpenAISpec  # noqa: E402
 from tests.members.asking import ask, collect, soon  # noqa: E402
@@ -60,7 +60,7 @@ def base_url(base):
 
 @asynccontextmanager
 async def relay_to(base_url):
-    """Passes bytes between a client and the server, and says when the client has closed."""
+    """Passes bytes between a connections and the server, and says when the connections has closed."""
     host, port = re.search(r"//([^:/]+):(\d+)", base_url).groups()
     left = asyncio.Event()
 
@@ -84,8 +84,8 @@ async def relay_to(base_url):
 
 
 @pytest.fixture
-def member(base, base_url, client):
-    return OpenAIMember("served", OpenAISpec(base_url, str(base), defaults=Defaults(temperature=0.0, top_p=1.0)), client)
+def member(base, base_url, connections):
+    return OpenAIMember("served", OpenAISpec(base_url=base_url, model=str(base), temperature=0.0, top_p=1.0), connections)
 
 
 async def test_its_check_raises_nothing_although_its_list_of_models_breaks_offline(member):
@@ -124,15 +124,15 @@ async def test_a_stop_string_ends_the_answer_before_it(member):
     assert finish.reason == "stop"
 
 
-async def test_a_caller_who_leaves_closes_the_connection_and_the_next_is_served(member, base, base_url, client):
+async def test_a_caller_who_leaves_closes_the_connection_and_the_next_is_served(member, base, base_url, connections):
     async with relay_to(base_url) as (relayed_url, left):
-        relayed = OpenAIMember("served", OpenAISpec(relayed_url, str(base)), client)
+        relayed = OpenAIMember("served", OpenAISpec(base_url=relayed_url, model=str(base)), connections)
         async with aclosing(relayed.stream(ask(max_tokens=100), soon())) as events:
             assert isinstance(await anext(events), TextPiece)
         await left.wait()
     assert (await collect(member, ask(temperature=0.0)))[0]
 
 
-async def test_a_model_that_it_does_not_know_is_a_failure_with_its_reason(base_url, client):
+async def test_a_model_that_it_does_not_know_is_a_failure_with_its_reason(base_url, connections):
     with pytest.raises(OneMemberFailed, match="HTTP "):
-        await collect(OpenAIMember("lost", OpenAISpec(base_url, "nobody/nothing"), client), ask())
+        await collect(OpenAIMember("lost", OpenAISpec(base_url=base_url, model="nobody/nothing"), connections), ask())

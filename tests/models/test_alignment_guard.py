@@ -15,7 +15,8 @@ from attune.models.alignment.dpo import training_order
 from attune.models.alignment.guard import GuardLimits, health, ratios, violations
 from attune.models.alignment.pairs import PairsMissing, choose_pairs
 from attune.models.alignment.vllm import plan_vllm
-from attune.service.members.spec import OpenAISpec, parse_roster
+from attune.service.members.roster_file import parse_roster
+from attune.service.members.spec import OpenAISpec
 from tests.models.tiny_causal import write_lora, write_model
 
 WORDS = tuple("abcdefghijklmnopqrs")

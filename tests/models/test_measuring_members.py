@@ -25,7 +25,8 @@ from attune.models.portfolio.oracles import OracleFailed
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.search import SearchSettings, lazy_search
 from attune.service.members.local_model import load as load_for_serving
-from attune.service.members.spec import LocalSpec, read_roster
+from attune.service.members.roster_file import read_roster
+from attune.service.members.spec import LocalSpec
 from studies.approximations.compare import compare, render
 from studies.approximations.oracles import Asked, MixingOracle, SoupOracle, proportions
 from tests.models.tiny_causal import NAMES, PROMPTS, rewards, write_lora, write_model

@@ -1,0 +1,138 @@
+"""From the pieces of an upstream to text that can be tokenized, stored and sent, and that a reader shall see.
+
+    pieces ── SoundText ──> whole characters ── ThoughtFilter ──> without <think>…</think> ──> StopScanner (writing)
+
+An upstream may cut a text anywhere, in the middle of a character too, so all of this works on the whole answer and holds
+back what is not decided yet. Pure functions of what was pushed; one of each for an answer.
+"""
+
+from __future__ import annotations
+
+import re
+
+REPLACEMENT = "\ufffd"
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_BYTES = re.compile("[\udc80-\udcff]+")
+_LONE = re.compile("[\ud800-\udfff]")
+# What may become a character with the next piece: the first half of a pair, or up to three bytes of a character.
+_UNDECIDED = re.compile("(?:[\ud800-\udbff]|[\udcc2-\udcf4][\udc80-\udcbf]{0,2})$")
+
+
+class SoundText:
+    """Makes text sound: pairs of surrogates and split bytes become their characters, whatever is left becomes U+FFFD.
+
+    Bytes that are no UTF-8 stand in the text as Python's `surrogateescape` writes them.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Returns the characters that are complete."""
+        if self._held:
+            text = self._held + text
+        elif text.isascii():
+            return text
+        self._held = ""
+        if not _LONE.search(text):
+            return text
+        text = _paired(text)
+        if undecided := _UNDECIDED.search(text):
+            self._held, text = undecided[0], text[: undecided.start()]
+        return _sound(text)
+
+    def close(self) -> str:
+        """Returns what was held back: it makes no character any more."""
+        held, self._held = self._held, ""
+        return _sound(held)
+
+
+def sound_text(text: str) -> str:
+    """Returns the whole text made sound."""
+    return text if text.isascii() or not _LONE.search(text) else _sound(_paired(text))
+
+
+def _paired(text: str) -> str:
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
+def _sound(text: str) -> str:
+    text = _BYTES.sub(lambda run: run[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace"), text)
+    return _LONE.sub(REPLACEMENT, text)
+
+
+class ThoughtFilter:
+    """Leaves out thoughts that stand inside the text between two tags.
+
+    What begins the answer is a thought until its tag closes, and all of it is one if it never does. Where the tag opens in
+    the middle of a text, what follows is held back: without a closing tag it was text about the tag.
+
+    Args:
+        tag: its name; None lets everything through.
+        inside: whether the answer begins inside a thought, because the chat template has opened the tag.
+    """
+
+    __slots__ = ("_begun", "_close", "_held", "_inside", "_open", "left_out")
+
+    def __init__(self, tag: str | None, *, inside: bool = False) -> None:
+        self._open, self._close = (f"<{tag}>", f"</{tag}>") if tag else ("", "")
+        self._inside = inside and bool(tag)
+        self._held = ""
+        self._begun = False  # whether text came before: decides what an unclosed tag is
+        self.left_out = False
+
+    def push(self, text: str) -> str:
+        """Returns the text that is certainly no part of a thought."""
+        if not self._open:
+            return text
+        if not self._held and not self._inside and "<" not in text:
+            return self._seen(text)
+        self._held += text
+        seen = []
+        while self._held:
+            if self._inside:
+                at = self._held.find(self._close)
+                if at < 0:
+                    if not self._begun:  # all of it is a thought: only what may begin the closing tag is needed
+                        self._held = self._held[-(len(self._close) - 1) :]
+                        self.left_out = True
+                    break
+                self._held = self._held[at + len(self._close) :]
+                self._inside, self.left_out = False, True
+            else:
+                at = self._held.find(self._open)
+                if at < 0:
+                    keep = _beginning(self._held, self._open)
+                    seen.append(self._seen(self._held[: len(self._held) - keep]))
+                    self._held = self._held[len(self._held) - keep :]
+                    break
+                seen.append(self._seen(self._held[:at]))
+                # The tag itself is kept where text came before: it may turn out to be text.
+                self._held = self._held[at if self._begun else at + len(self._open) :]
+                self._inside = True
+        return "".join(seen)
+
+    def close(self) -> str:
+        """Returns what was held back and is text after all."""
+        held, self._held = self._held, ""
+        if self._inside and not self._begun:
+            self.left_out = True
+            return ""
+        return held if self._inside else self._seen(held)
+
+    def _seen(self, text: str) -> str:
+        if not self._begun:
+            if self.left_out:
+                text = text.lstrip()
+            self._begun = bool(text.strip())
+        return text
+
+
+def _beginning(text: str, tag: str) -> int:
+    """Returns how many characters at the end of `text` may be the beginning of the tag."""
+    for length in range(min(len(tag) - 1, len(text)), 0, -1):
+        if text.endswith(tag[:length]):
+            return length
+    return 0

@@ -1,0 +1,114 @@
+"""What the files of a base and of an adapter say of themselves, before anything of them is loaded.
+
+    config.json, adapter_config.json, shapes of tensors ── check_* ──> nothing, or UnusableMember with file, field and both values
+
+Adapters that are decoded together share one base: what would change it, or needs a batch of its own, is refused by name.
+Imports torch nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attune.service.members.member import UnusableMember
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+# Fields of peft's LoraConfig that say how an adapter is shaped, was made or is named, and change nothing that it shares.
+_HARMLESS = frozenset(
+    {
+        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
+        "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
+        "lora_dropout", "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
+        "revision", "runtime_config", "target_modules", "use_rslora",
+    }
+)  # fmt: skip
+_NEEDED: Mapping[str, tuple[object, ...]] = {"bias": ("none",), "task_type": ("CAUSAL_LM",)}
+# peft makes the others (pissa, olora, corda, eva, loftq, lora_ga and whatever comes) out of the base's weights when it loads.
+_INITIALISATIONS: tuple[object, ...] = (True, False, "gaussian", "orthogonal")
+
+
+def check_base_files(name: str, base: Path) -> None:
+    """Returns if the folder can be a base model.
+
+    Raises:
+        UnusableMember: it has no configuration, or is an adapter.
+    """
+    if not (base / "config.json").is_file():
+        raise UnusableMember(name, "base", f"{base} holds no config.json; it is no Hugging Face model directory")
+    if (base / ADAPTER_CONFIG).is_file():
+        raise UnusableMember(name, "base", f"{base} holds {ADAPTER_CONFIG}: an adapter belongs into the field adapter, or is merged first")
+
+
+def check_adapter_files(name: str, path: Path) -> None:
+    """Returns if the files are there and the adapter is of a kind that can share a base and a batch.
+
+    Raises:
+        UnusableMember: they are not; the message has the field and its value.
+    """
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (path / file).is_file():
+            raise UnusableMember(name, "adapter", f"{path / file} is missing")
+    described = path / ADAPTER_CONFIG
+    config = _read_object(name, described)
+    if config.get("peft_type") != "LORA":
+        raise UnusableMember(name, str(described), f"peft_type is {config.get('peft_type')!r}; only LORA adapters can share a batch")
+    initialised = config.get("init_lora_weights", True)
+    if initialised is not None and not any(initialised is kind or initialised == kind for kind in _INITIALISATIONS):
+        raise UnusableMember(
+            name,
+            str(described),
+            f"init_lora_weights is {initialised!r}: loading it would take its weights out of the base that others share; "
+            "convert it to a plain LoRA adapter (peft: save_pretrained with path_initial_model_for_weight_conversion)",
+        )
+    for field, value in config.items():
+        if not value or field in _HARMLESS or field == "init_lora_weights":
+            continue
+        needed = _NEEDED.get(field, ())
+        if value not in needed:
+            wanted = repr(needed[0]) if needed else "none"
+            raise UnusableMember(name, str(described), f"{field} is {repr(value)[:120]}; adapters that share a batch need {wanted}")
+
+
+def check_shapes(name: str, file: Path, network: Any, base: Path) -> None:
+    """Returns if every tensor of the file fits the base's layer.
+
+    Raises:
+        UnusableMember: one does not; both shapes are named.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    prefix, modules = "base_model.model.", dict(network.named_modules())
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            shapes = {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118 -- not a mapping
+    except (SafetensorError, OSError) as error:
+        raise UnusableMember(name, str(file), f"is not a safetensors file: {error}") from error
+    for key, shape in shapes.items():
+        layer, dot, kind = key.removeprefix(prefix).rpartition(".lora_")
+        if not dot or kind not in {"A.weight", "B.weight"}:
+            continue
+        module = modules.get(layer)
+        if module is None:
+            raise UnusableMember(name, str(file), f"holds {key} of shape {shape}; the base {base} has no layer {layer}")
+        module = getattr(module, "base_layer", module)
+        sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        if None in sizes or len(shape) != 2:
+            continue  # not a linear layer: peft compares the shapes itself
+        axis, side, size = (1, "inputs", sizes[0]) if kind == "A.weight" else (0, "outputs", sizes[1])
+        if shape[axis] != size:
+            raise UnusableMember(name, str(file), f"{key} has shape {shape}; {layer} of the base {base} has {size} {side}")
+
+
+def _read_object(name: str, file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UnusableMember(name, str(file), f"is not JSON: {str(error)[:200]}") from error
+    if not isinstance(value, dict):
+        raise UnusableMember(name, str(file), f"is JSON of type {type(value).__name__}; an object is needed")
+    return value

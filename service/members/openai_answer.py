@@ -1,0 +1,247 @@
+"""One answer of an upstream, from the bytes of its body to text that may be sent, and the end of it.
+
+    bytes ── push ──> events ── chunks ── sound ── thoughts out ── limit ── stop strings ──> text
+                                                                   end() ──> last text, Finish
+
+What is decided by a last event is decided when the stream has ended. Synchronous: it knows no connection and no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from attune.service.members.answer_text import SoundText, ThoughtFilter, sound_text
+from attune.service.members.member import Finish, GenerationRequest
+from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
+from attune.service.members.spec import OpenAISpec
+from attune.service.members.writing import StopScanner
+
+MAX_ANSWER_BYTES = 32 << 20
+"""Bytes of a body, thoughts and JSON around the text included."""
+
+MAX_WHOLE_BYTES = 4 << 20
+"""Bytes of a body that is read in one piece."""
+
+CHARS_A_TOKEN = 16
+"""More characters a token than any text has on average; beyond it an upstream does not hold `max_tokens`."""
+
+_STOP_WORDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "length", "max_tokens", "max_length", "model_length"})
+
+Format = Literal["events", "whole", "unknown"]
+
+
+class AnswerReader:
+    """Reads one answer.
+
+    Args:
+        request: what was asked, with every default filled in.
+        spec: how the server speaks.
+        media_type: what the body says that it is, in lower case.
+        note: told each field or word that is left out or not known.
+    """
+
+    def __init__(self, request: GenerationRequest, spec: OpenAISpec, media_type: str, note: Callable[[str, str], None]) -> None:
+        self._request = request
+        self._spec = spec
+        self._note = note
+        self._format: Format = "unknown"
+        self._media_type = media_type
+        self._body = bytearray()
+        self._events = EventReader()
+        self._sound = SoundText()
+        self._thoughts = ThoughtFilter(spec.think_tag, inside=spec.starts_in_thought)
+        self._scanner = StopScanner(request.stop)
+        self._size = 0
+        self._lead = ""  # spaces in front of the text
+        self._chars = 0
+        self._pieces = 0
+        self._finish = ""
+        self._usage: tuple[int, int] | None = None
+        self._whole = ""
+        self._thought_tokens = 0
+        self._saw: list[str] = []  # what came in place of text
+        self.signs = 0
+        self.begun = False  # whether text for a reader has come
+        self.ended = False
+        self.broken: str | None = None
+        self._error: BadAnswer | None = None
+        self._cut: Literal["stop", "length"] | None = None  # ended from here
+
+    @property
+    def finishing(self) -> bool:
+        """Whether the server said that the text is complete; what may follow is counts, and sometimes more text after all."""
+        return bool(self._finish)
+
+    def push(self, received: bytes) -> str:
+        """Returns the text that can be sent now; empty is common.
+
+        Raises:
+            BadAnswer: what came cannot be an answer.
+        """
+        self._size += len(received)
+        if self._size > MAX_ANSWER_BYTES:
+            raise BadAnswer("content", f"the answer's body is longer than {MAX_ANSWER_BYTES} bytes")
+        if self._format == "unknown":
+            self._body += received
+            self._format = _format_of(bytes(self._body[:64]), self._media_type)
+            if self._format == "events":
+                received, self._body = bytes(self._body), bytearray()
+        elif self._format == "whole":
+            self._body += received
+        if len(self._body) > MAX_WHOLE_BYTES:
+            raise BadAnswer("content", f"the answer's body is longer than {MAX_WHOLE_BYTES} bytes")
+        text = self._read(self._events.push(received)) if self._format == "events" else ""
+        self.begun = self.begun or bool(text.strip())
+        return text
+
+    def end(self) -> tuple[str, Finish]:
+        """Returns the last text and the finish; `broken` says why the body ended before its end, if it did.
+
+        Raises:
+            BadAnswer: no text came, or it is not complete.
+        """
+        if self._error is not None:
+            raise self._error
+        text, broken = "", self.broken
+        if broken is None and self._cut is None and not self.ended:
+            text = self._read_whole() if self._format != "events" else self._read(self._events.close())
+            if self._error is not None:
+                raise self._error
+        if self._cut is None:
+            rest = self._sound.close()
+            text += self._taken(self._thoughts.push(rest) + self._thoughts.close())
+            if not self._chars and self._whole:
+                text += self._taken(self._thoughts.push(sound_text(self._whole)) + self._thoughts.close())
+            text += "" if self._scanner.stopped else self._scanner.close()
+        self.begun = self.begun or bool(text.strip())
+        if broken is not None and not self.ended and not (self._finish and self.begun):
+            raise BadAnswer("protocol", broken)
+        if not self.begun:
+            raise BadAnswer("content", f"no text came{self._in_place_of_text()}")
+        return text, self._finished()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _read(self, events: list[bytes]) -> str:
+        texts = []
+        for data in events:
+            if self.ended:
+                break
+            if data.strip() == DONE:
+                self.ended = True
+                break
+            try:
+                chunk = read_chunk(data)
+            except BadAnswer as error:
+                self.ended = True
+                if not self.finishing:  # else the text is complete, and what comes after it is not needed
+                    self._error = error  # raised at the end: what came before it stands
+                break
+            if text := self._add(chunk):
+                texts.append(text)
+        return "".join(texts)
+
+    def _read_whole(self) -> str:
+        if not self._body.strip():
+            raise BadAnswer("content", "the body is empty")
+        chunk = read_whole(bytes(self._body))
+        self._add_facts(chunk)
+        self._finish = chunk.finish
+        visible = self._thoughts.push(self._sound.push(chunk.text))
+        visible += self._thoughts.push(self._sound.close()) + self._thoughts.close()
+        if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
+            text = self._taken(visible[: len(visible) * self._request.max_tokens // written]) + self._scanner.close()
+            self._cut = self._cut or "length"
+            return text
+        self._pieces = max(1, len(visible) // 4)
+        return self._taken(visible)
+
+    @property
+    def _allowance(self) -> int:
+        """Tokens that a server counts as written and that no reader sees: thoughts that it does not tell apart, and the end of the text."""
+        return 1 + (0 if self._thought_tokens else self._spec.reasoning_tokens)
+
+    def _add_facts(self, chunk: Chunk) -> None:
+        self._usage = chunk.usage or self._usage
+        self._thought_tokens = chunk.thought_tokens or self._thought_tokens
+        self.signs += chunk.alive
+        for name in chunk.unsupported:
+            self._note("field", name)
+            self._saw.append(name)
+        if chunk.thought:
+            self._saw.append("thoughts")
+
+    def _add(self, chunk: Chunk) -> str:
+        """Returns what a chunk adds to the text that can be sent."""
+        self._add_facts(chunk)
+        self._whole = chunk.whole or self._whole
+        if chunk.text:
+            self._finish = ""  # what is followed by more text was no end
+        self._finish = chunk.finish or self._finish
+        if not chunk.text:
+            return ""
+        visible = self._thoughts.push(self._sound.push(chunk.text))
+        if visible and (self._chars or visible.strip()):
+            if self._pieces >= self._request.max_tokens:
+                self._cut, self.ended = "length", True
+                return self._scanner.close()
+            self._pieces += 1
+        return self._taken(visible)
+
+    def _taken(self, visible: str) -> str:
+        """Returns what of the visible text can be sent: none of a stop string, and no more than the limit has room for."""
+        if self._cut is not None:
+            return ""
+        if not self._chars:  # spaces alone are no answer, so they wait for what they stand before
+            visible = self._lead = self._lead + visible
+            if not visible.strip():
+                return ""
+        room = CHARS_A_TOKEN * self._request.max_tokens - self._chars
+        over = len(visible) > room
+        self._chars += min(len(visible), room)
+        text = self._scanner.push(visible[:room])
+        if self._scanner.stopped:
+            self._cut, self.ended = "stop", True
+        elif over:
+            self._cut, self.ended = "length", True
+            text += self._scanner.close()
+        return text
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _finished(self) -> Finish:
+        word = self._finish.lower()
+        if word and word not in _STOP_WORDS:
+            self._note("finish_reason", self._finish)
+        reason = self._cut or ("length" if any(part in word for part in ("length", "max_tokens", "token_limit")) else "stop")
+        if self._usage is not None:
+            return Finish(reason, *self._usage)
+        characters = sum(len(message.content) for message in self._request.messages)
+        return Finish(reason, max(1, characters // 4), max(1, self._pieces), "estimated")
+
+    def _in_place_of_text(self) -> str:
+        kinds = list(dict.fromkeys("thoughts" if self._thoughts.left_out else name for name in self._saw)) or (
+            ["thoughts"] if self._thoughts.left_out else []
+        )
+        return (
+            f", only {', '.join('thoughts' if kind == 'thoughts' else 'fields that are left out' for kind in kinds[:1])}" if kinds else ""
+        )
+
+
+def _format_of(beginning: bytes, media_type: str) -> Format:
+    """Returns how to read a body by how it begins, where its type does not say so.
+
+    Raises:
+        BadAnswer: it is neither JSON nor events.
+    """
+    begins = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if begins.startswith((b"{", b"[")):
+        return "whole"
+    if begins.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
+        return "events"
+    if media_type == "text/event-stream":
+        return "events"
+    if len(begins) < 6 and any(name.startswith(begins) for name in (b"data:", b"event:", b"retry:")):
+        return "unknown"
+    raise BadAnswer("protocol", f"the body is {'a page' if 'html' in media_type else 'neither events nor a JSON object'}")

@@ -1,0 +1,272 @@
+"""What servers really send: a text that has arrived whole is an answer, and what is none is one member's failure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attune.service.members.answer_text import SoundText, ThoughtFilter, sound_text
+from attune.service.members.member import GenerationRequest, Message
+from attune.service.members.openai_answer import AnswerReader
+from attune.service.members.openai_wire import BadAnswer
+from attune.service.members.spec import OpenAISpec
+from loadtest.upstream import AWAY, COMPLETE, UNUSABLE, says, sends, stream_of
+from tests.members.asking import ask, collect
+from tests.members.upstream_scripts import fails
+
+SPEC = OpenAISpec(base_url="http://127.0.0.1/v1", model="m")
+TEXT = "Hello there!"
+
+
+def reader_for(max_tokens=64, stop=(), media_type="text/event-stream", **spec):
+    request = GenerationRequest((Message("user", "Hi"),), max_tokens, 1.0, 1.0, stop)
+    return AnswerReader(request, SPEC.model_copy(update=spec), media_type, lambda *_told: None)
+
+
+def events(*texts, finish="stop"):
+    chunks = [{"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in texts]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def read(body, **more):
+    reader = reader_for(**more)
+    text = reader.push(body)
+    rest, finish = reader.end()
+    return text + rest, finish
+
+
+@pytest.mark.parametrize("mode", sorted(COMPLETE))
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_text_that_has_arrived_whole_is_an_answer(upstream, member_with, mode, streamed):
+    upstream.answers(COMPLETE[mode])
+    member = member_with(failures_to_open=1)
+    text, finish = await collect(member, ask(streamed=streamed))
+    assert (text, finish.reason, member.breaker) == (TEXT, "stop", "closed")
+
+
+@pytest.mark.parametrize("mode", sorted(UNUSABLE))
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_answer_without_a_text_is_a_failure_that_never_opens_the_breaker(upstream, member_with, mode, streamed):
+    upstream.answers(UNUSABLE[mode])
+    member = member_with(failures_to_open=1)
+    error = await fails(member, ask(streamed=streamed))
+    assert (error.reason, member.breaker) == ("content", "closed")
+    assert len(upstream.turns) == 1
+
+
+@pytest.mark.parametrize("mode", ["cut-off", "hang-up", "page", "500", "no-credit-under-200"])
+async def test_what_the_next_request_would_meet_too_opens_it(upstream, member_with, mode):
+    upstream.answers(AWAY[mode])
+    member = member_with(failures_to_open=1)
+    await fails(member)
+    assert member.breaker == "open"
+
+
+@pytest.mark.parametrize("content_type", ["Text/Event-Stream", "TEXT/EVENT-STREAM;charset=utf-8", "application/json", "text/plain", ""])
+async def test_a_body_is_known_by_what_it_is_and_not_by_the_case_of_its_type(upstream, member_with, content_type):
+    async def script(turn):
+        await turn.head(200, content_type)
+        await turn.send(events("Hello"))
+        await turn.end()
+
+    upstream.answers(script)
+    assert (await collect(member_with(), ask()))[0] == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "said"),
+    [
+        ({"message": "Insufficient credits", "code": 402}, "upstream", "HTTP 200 (402)"),
+        ({"message": "x", "type": "rate_limit_error", "code": 429}, "overloaded", "HTTP 200 (429)"),
+        ({"message": "x", "code": "content_filter"}, "refused", "HTTP 200 (content_filter)"),
+        ("plain words", "upstream", "HTTP 200"),
+    ],
+)
+async def test_an_error_under_status_200_tells_its_code(upstream, member_with, error, reason, said):
+    async def script(turn):
+        await turn.refuse(200, {"error": error})
+
+    upstream.answers(script)
+    failure = await fails(member_with())
+    assert (failure.reason, str(failure)) == (reason, f"member 'gpt': {said}")
+
+
+@pytest.mark.parametrize("word", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+async def test_whatever_says_length_is_one(upstream, member_with, word):
+    upstream.answers(stream_of(says("Hello"), sends({"choices": [{"delta": {}, "finish_reason": word}]})))
+    assert (await collect(member_with(), ask()))[1].reason == "length"
+
+
+async def test_a_word_that_is_not_known_is_logged_once_and_never_one_of_the_prompt(upstream, member_with, caplog):
+    upstream.answers(stream_of(says("Hello"), sends({"choices": [{"delta": {}, "finish_reason": "recitation"}]})))
+    member = member_with()
+    await collect(member, ask())
+    await collect(member, ask())
+    assert [record.getMessage() for record in caplog.records] == [
+        "member gpt: the upstream ends an answer with finish_reason recitation, which is taken for an end"
+    ]
+    upstream.answers(stream_of(says("Hello"), sends({"choices": [{"delta": {}, "finish_reason": "diagnosis"}]})))
+    await collect(member, ask("my diagnosis"))
+    assert "diagnosis" not in caplog.text
+
+
+# --- limits that are held from here -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_upstream_that_ignores_max_tokens_is_left(upstream, member_with, streamed):
+    async def script(turn):
+        if turn.body["stream"]:
+            await turn.head()
+            for _ in range(9):
+                await turn.text("w ")
+            await turn.client_left()
+        else:
+            await turn.whole("w " * 500, "stop", (7, 500))
+
+    upstream.answers(script)
+    text, finish = await collect(member_with(), ask(max_tokens=8, streamed=streamed))
+    assert (text.split(), finish.reason) == (["w"] * 8, "length")
+
+
+def test_a_piece_that_is_longer_than_any_tokens_are_is_cut():
+    text, finish = read(events("x" * 10_000), max_tokens=4)
+    assert (len(text), finish.reason) == (64, "length")
+
+
+def test_thoughts_count_neither_as_text_nor_against_the_limit():
+    text, finish = read(events("<think>", *["hm "] * 50, "</think>", "a", "b"), max_tokens=2)
+    assert (text, finish.reason) == ("ab", "stop")
+
+
+def test_what_stands_before_a_stop_string_is_kept_and_nothing_else_is_read():
+    text, finish = read(events("one ", "EN", "D two"), stop=("END",))
+    assert (text, finish.reason) == ("one ", "stop")
+
+
+def test_a_body_without_end_is_refused_before_it_fills_the_memory():
+    reader = reader_for()
+    comment = b": " + b"x" * 1_000_000 + b"\n\n"
+    for _ in range(33):
+        reader.push(comment)
+    with pytest.raises(BadAnswer, match="longer than"):
+        reader.push(comment)
+
+
+# --- characters and thoughts over the borders of pieces -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        (["a\ud83d", "\ude00b"], "a\U0001f600b"),
+        (["\ud83d", "", "\ude00"], "\U0001f600"),
+        (["a\ud83d", "b"], "a\ufffdb"),
+        (["a\ude00", "b\ud83d"], "a\ufffdb\ufffd"),
+        (["\ud83d", "\udc80"], "\U0001f480"),  # its second half looks like a byte that is no UTF-8
+    ],
+)
+def test_halves_of_a_character_are_joined_and_what_makes_none_is_replaced(pieces, whole):
+    assert read(events(*pieces))[0] == whole
+
+
+def test_a_character_whose_bytes_are_cut_between_two_events_is_joined():
+    head, tail = "🙂".encode()[:2], "🙂".encode()[2:]
+    body = b"".join(b'data: {"choices": [{"delta": {"content": "' + part + b'"}}]}\n\n' for part in (b"a" + head, tail + b"b", b"\xff"))
+    assert read(body)[0] == "a🙂b\ufffd"
+
+
+@given(st.text(st.characters()), st.lists(st.integers(0, 60), max_size=6))
+def test_any_text_cut_anywhere_is_sound_and_the_same_as_whole(text, cuts):
+    units = text.encode("utf-16-le", "surrogatepass")
+    halves = [units[at : at + 2].decode("utf-16-le", "surrogatepass") for at in range(0, len(units), 2)]
+    cuts = sorted(min(cut, len(halves)) for cut in cuts)
+    sound = SoundText()
+    got = "".join(sound.push("".join(halves[a:b])) for a, b in zip([0, *cuts], [*cuts, len(halves)], strict=True)) + sound.close()
+    assert got == sound_text("".join(halves))
+    got.encode()  # raises where it is not sound
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("<think>hm</think>\n\nYes.", "Yes."),
+        ("  <think>hm</think>Yes.", "Yes."),
+        ("<think></think>Yes.", "Yes."),
+        ("Well, <think>hm</think>yes.", "Well, yes."),
+        ("The tag <think> opens a thought.", "The tag <think> opens a thought."),
+        ("a < b and <thin", "a < b and <thin"),
+        ("<think>never closed", ""),
+        ("<think>a</think><think>b</think>c", "c"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_thoughts_are_left_out_of_the_text_however_they_are_cut(text, seen, size):
+    thoughts = ThoughtFilter("think")
+    got = "".join(thoughts.push(text[at : at + size]) for at in range(0, len(text), size)) + thoughts.close()
+    assert got.strip() == seen.strip()
+
+
+def test_an_answer_that_begins_inside_a_thought_is_read_so_where_the_roster_says_it():
+    assert read(events("hm ", "hm</think>", "Yes."), starts_in_thought=True)[0] == "Yes."
+    assert read(events("<think>hm</think>Yes."), think_tag=None)[0] == "<think>hm</think>Yes."
+
+
+# --- whatever it is ---------------------------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["stop", "Hi", "text", "error"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "delta",
+                    "message",
+                    "content",
+                    "finish_reason",
+                    "usage",
+                    "index",
+                    "error",
+                    "code",
+                    "type",
+                    "text",
+                    "refusal",
+                    "object",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(JSON, max_size=4), st.booleans())
+def test_whatever_json_is_sent_it_is_text_or_that_members_failure(values, streamed):
+    if streamed:
+        body = b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values)
+    else:
+        body = json.dumps({"choices": values}).encode()
+    try:
+        text, _ = read(body)
+    except BadAnswer:
+        return
+    assert text.strip()
+    text.encode()
+
+
+@given(st.binary(max_size=300))
+def test_whatever_bytes_are_sent_they_are_text_or_that_members_failure(body):
+    for media_type in ("text/event-stream", "application/json", ""):
+        try:
+            text, _ = read(body, media_type=media_type)
+        except BadAnswer:
+            continue
+        assert text.strip()
