@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from attune.service.errors import TooLarge
+from attune.service.errors import TextTooLong
 from attune.service.members.member import Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
 from loadtest.upstream import cut_off, sends_a_page
 from tests.members.asking import ask, collect, soon
@@ -129,7 +129,7 @@ async def test_a_key_is_never_repeated_nor_logged(upstream, member_with, caplog,
 
 async def test_a_prompt_that_the_upstream_finds_too_long_is_too_large(upstream, member_with):
     upstream.answers(refusing(400, {"error": {"message": "maximum context length is 10 tokens", "code": "context_length_exceeded"}}))
-    with pytest.raises(TooLarge, match=r"'gpt': the prompt is longer than it reads: HTTP 400 \(context_length_exceeded\)"):
+    with pytest.raises(TextTooLong, match=r"'gpt': the prompt is longer than it reads: HTTP 400 \(context_length_exceeded\)"):
         await collect(member_with(), ask())
 
 
