@@ -29,6 +29,7 @@ from attune.models.portfolio.pool import Pool
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.attributes import AttributesSettings, Ratings, train_attributes
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from attune.models.training.cards import write_cards
 from attune.models.training.heads import TrainedFamily, compute_outputs, save_heads
 from attune.models.training.latents import learn_latents
 from attune.models.training.loop import LoopSettings, TrainingData
@@ -121,6 +122,7 @@ def train_demo(
         write_trunk_file(out, trunk)
     save_heads(out, trained, DEFAULT_FAMILY)
     write_probes(out)
+    write_cards(out, trained, texts, vectors.candidates)
     provenance = {
         "seed": seed,
         "trained_on": {

@@ -26,7 +26,7 @@ from attune.models.data.trunk_file import load_trunk_of
 from attune.models.export.members import MemberFiles, read_members, without_certificate
 from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files
 from attune.models.export.precision import fused_fp16, row_scaled_int8, scorer_entry, tolerance
-from attune.models.seam.bundle import PORTFOLIO, VALUES, Probes, basis_id, write_bundle
+from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, write_bundle
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
 from attune.models.seam.portfolio import read_portfolio
@@ -35,7 +35,7 @@ from attune.models.training.heads import Heads, TrainedFamily, families_of, load
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-CARDS, PROVENANCE = "cards.json", "provenance.json"
+PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ SCHEMA = 1
 REQUIRED = ("scorer.onnx", "tokenizer.json", "families.json", "families.npz", "probes.npz")
 PORTFOLIO, VALUES = "portfolio.json", "values.npz"
 """Of bundles that route; the first may be there without the second, and a bundle without either scores only."""
+CARDS = "cards.json"
+"""What each head stands for, in answers that it rewards most and least; not every bundle has it."""
 MANIFEST = "manifest.json"
 _FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
 
@@ -100,6 +102,7 @@ class Bundle:
         basis: basis id that keys users' state.
         manifest: everything the manifest says (provenance, evaluation results).
         scorers: its graphs by precision, fp32 first where there is one.
+        cards: family -> head -> `highest` and `lowest`, lists of `prompt`, `response` and `reward`; empty where it has none.
     """
 
     path: Path
@@ -112,11 +115,17 @@ class Bundle:
     portfolio: Portfolio
     probes: Probes
     scorers: Mapping[Precision, ScorerFile]
+    cards: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
     @property
     def scorer(self) -> Path:
         """The graph that is run where no precision is asked for."""
         return self.path / choose_scorer(self.scorers, None)[1].file
+
+    def examples(self, family: str, head: str) -> list[str]:
+        """Returns answers that this head rewards most, the best first; none where the bundle has no card of it."""
+        card = self.cards.get(family, {}).get(head, {})
+        return [str(example["response"]) for example in card.get("highest", ())]
 
     def text_encoder(self) -> TextEncoder:
         """Returns a new encoder with the bundle's tokenizer and template."""
@@ -214,18 +223,27 @@ def read_bundle(path: Path) -> Bundle:
         portfolio = _read_members(path, families, manifest["files"])
         reading = VALUES
         _expect_width(portfolio, probes)
+        reading = CARDS
+        cards = json.loads((path / CARDS).read_bytes()) if CARDS in manifest["files"] else {}
+        _expect_cards(cards)
     except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise BundleInvalid(f"{path.name}: {reading} cannot be used: {error}") from error
     absent = [entry.file for entry in scorers.values() if entry.file not in manifest["files"]]
     if absent:
         raise BundleInvalid(f"{path.name}: {MANIFEST} names {', '.join(absent)} among its scorers and not among its files")
-    return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes, scorers)
+    return Bundle(path, manifest["id"], manifest["basis"], manifest, template, families, default, portfolio, probes, scorers, cards)
 
 
 def _read_members(path: Path, families: Families, files: Mapping[str, Any]) -> Portfolio:
     if PORTFOLIO not in files:
         return no_members(families)
     return read_portfolio((path / PORTFOLIO).read_bytes(), families, (path / VALUES).read_bytes() if VALUES in files else None)
+
+
+def _expect_cards(cards: object) -> None:
+    heads = [head for family in cards.values() for head in family.values()] if isinstance(cards, dict) else [None]
+    if not all(isinstance(example, dict) and "response" in example for head in heads for example in (head or {"highest": [0]})["highest"]):
+        raise ValueError("each head needs 'highest', a list of examples with a 'response'")
 
 
 def _expect_width(portfolio: Portfolio, probes: Probes) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 from attune.models.data.classifier import ClassifierTrunk
 from attune.models.seam.attributes import Attributes
 from attune.models.seam.families import BradleyTerry
+from attune.models.seam.text import Encoded
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import Population, PopulationSettings, fit_population
 from attune.models.training.loop import TrainingData
@@ -147,7 +148,7 @@ def import_family(trunk: ClassifierTrunk, names: tuple[str, ...], data: Training
     if len(names) == 1:
         return TrainedFamily(BradleyTerry(NAME, names, 1.0), heads, {"users": "everybody alike: the model has one head"})
     if data is None:
-        population = default_population(_rewards(layer, trunk.embed(_check_rows(trunk))))
+        population = default_population(_rewards(layer, trunk.embed(check_rows(trunk))))
         users = "every head counts alike, in units of its spread on 32 texts; nothing was fitted"
     else:
         population = fit_population(data, _rewards(layer, data.vectors.candidates).astype(np.float32), settings)
@@ -174,7 +175,8 @@ def _rewards(layer: nn.Linear, vectors: NDArray[np.float32]) -> Array:
     return found
 
 
-def _check_rows(trunk: ClassifierTrunk) -> list[Any]:
+def check_rows(trunk: ClassifierTrunk) -> list[Encoded]:
+    """Returns the rows of the 32 texts, prompt by prompt."""
     return [row for prompt in PROMPTS for row in trunk.encoder.candidates(prompt, RESPONSES)]
 
 

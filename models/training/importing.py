@@ -17,9 +17,10 @@ from attune.models.data.splits import split
 from attune.models.data.templates import TextLimits
 from attune.models.data.trunk import open_model
 from attune.models.data.trunk_file import write_trunk_file
+from attune.models.training.cards import write_cards
 from attune.models.training.heads import save_heads
 from attune.models.training.hierarchical import PopulationSettings
-from attune.models.training.imported import NAME, PROMPTS, RESPONSES, check_against_transformers, head_names, import_family
+from attune.models.training.imported import NAME, PROMPTS, RESPONSES, check_against_transformers, check_rows, head_names, import_family
 from attune.models.training.loop import TrainingData
 
 FRACTIONS = (0.8, 0.2, 0.0)
@@ -37,7 +38,7 @@ class Imported:
 def import_reward_model(
     model: str, out: Path, names: Sequence[str], users: str, *, max_tokens: int | None = None, cache: Path | None = None, seed: int = 0
 ) -> Imported:
-    """Writes a reward model's heads into `out`: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `provenance.json`.
+    """Writes a reward model's heads into `out`, a folder of families with its probes, cards and provenance.
 
     Args:
         model: folder or hub id of a sequence classifier.
@@ -73,6 +74,7 @@ def import_reward_model(
         data.train.texts if data else Texts(tuple((prompt, None) for prompt in PROMPTS), tuple((p, r) for p in PROMPTS for r in RESPONSES))
     )
     write_probes(out, draw_probes(texts, seed))
+    write_cards(out, [family], texts, data.vectors.candidates if data else trunk.embed(check_rows(trunk)))
     summary = {
         "heads": list(named.names),
         "difference_from_transformers": worst,

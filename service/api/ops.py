@@ -72,6 +72,7 @@ async def bundle(request: Request) -> Response:
             "basis": loaded.basis,
             "family": call.serving.family,
             "families": {name: {"heads": list(families[name].heads), "evidence": families[name].evidence_size} for name in families.names},
+            "cards": loaded.cards,
             "provider": call.serving.provider,
             "batch_budget_tokens": call.serving.budget_tokens,
             "template": loaded.template.to_json(),

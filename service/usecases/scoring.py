@@ -7,7 +7,7 @@ text has one score wherever it comes from.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -110,7 +110,9 @@ async def score_responses(call: Call, asked: Scoring) -> ScoredResponses:
         return encoded, await submit(call, encoded)
 
     person, (encoded, rows) = await both(read_person(call, asked.user), rows_of_texts())
-    scores = score_candidates(bundle.families, name, person, rows[:count], rows[count] if with_prompt else None, explain=asked.explain)
+    scores = score_candidates(
+        bundle.families, name, person, rows[:count], rows[count] if with_prompt else None, explain=asked.explain, cards=bundle.examples
+    )
     return ScoredResponses(person, name, scores, sum(map(len, encoded)), tuple(row.dropped_response_tokens for row in encoded[:count]))
 
 
@@ -172,7 +174,14 @@ async def submit(call: Call, rows: Sequence[Encoded]) -> list[Row]:
 
 
 def score_candidates(
-    families: Families, name: str, person: Person, rows: Sequence[Row], prompt: Row | None, *, explain: bool = False
+    families: Families,
+    name: str,
+    person: Person,
+    rows: Sequence[Row],
+    prompt: Row | None,
+    *,
+    explain: bool = False,
+    cards: Callable[[str, str], list[str]] | None = None,
 ) -> Scores:
     """Returns the candidates as this user sees them under one family.
 
@@ -183,6 +192,7 @@ def score_candidates(
         rows: outputs of each candidate.
         prompt: outputs of the prompt; None where the family does not read it.
         explain: whether to name the heads behind each score.
+        cards: family and head -> answers that show what it stands for.
     """
     family = families[name]
     rewards = np.array([row[f"{name}_rewards"] for row in rows], dtype=np.float64)
@@ -194,14 +204,16 @@ def score_candidates(
         total = 0.0
         for part in contributions[index][order].tolist():
             total += part  # one by one, as a reader adds them up: `sum` compensates in newer Pythons and would differ in the last bit
-        parts = [_contribution(family, scored, index, head) for head in order.tolist()] if explain else None
+        parts = [_contribution(family, scored, index, head, cards) for head in order.tolist()] if explain else None
         texts.append(ScoredText(total, float(scored.stds[index]), parts))
     return Scores(texts, dict(zip(family.heads, scored.weights.tolist(), strict=True)))
 
 
-def _contribution(family: Family, scored: Scored, index: int, head: int) -> Contribution:
+def _contribution(family: Family, scored: Scored, index: int, head: int, cards: Callable[[str, str], list[str]] | None) -> Contribution:
     weight, reward = float(scored.weights[head]), float(scored.rewards[index, head])
-    return Contribution(family.heads[head], weight, reward, weight * reward, list(examples_of(family, head)) or None)
+    name = family.heads[head]
+    examples = list(examples_of(family, head)) or (cards(family.name, name) if cards is not None else [])
+    return Contribution(name, weight, reward, weight * reward, examples or None)
 
 
 async def both(first: Coroutine[Any, Any, T], second: Awaitable[U]) -> tuple[T, U]:

@@ -51,7 +51,12 @@ async def test_logits_are_those_of_transformers_through_score(settings_of, tmp_p
     bundle = pack(tmp_path / "fam", tmp_path / "bundles", "mine").path
     async with running(settings_of(bundle=str(bundle)), FreshStore(), {}) as service:
         answer = await service.post("/score", {"user": "u", "prompt": PROMPT, "responses": RESPONSES, "explain": True})
+        cards = (await service.get("/bundle"))["cards"]["imported"]
     heads = ["reward"] if labels == 1 else list((names or {}).values())
+    for head, card in cards.items():
+        assert card["highest"][0]["reward"] >= card["highest"][-1]["reward"] >= card["lowest"][0]["reward"], head
+    shown = {part["head"]: part["examples"] for part in answer["scores"][0]["explanation"]}
+    assert shown == {head: [example["response"] for example in card["highest"]] for head, card in cards.items()}
     for each, expected in zip(answer["scores"], logits_of(folder), strict=True):
         rewards = {part["head"]: part["reward"] for part in each["explanation"]}
         assert rewards == pytest.approx(dict(zip(heads, expected, strict=True)), abs=1e-4)

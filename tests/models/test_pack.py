@@ -17,11 +17,12 @@ from attune.models.data.trunk import Trunk, TrunkUnavailable, load_trunk
 from attune.models.data.trunk_file import load_trunk_of, write_trunk_file
 from attune.models.export.members import MembersInvalid
 from attune.models.export.pack import pack
-from attune.models.seam.bundle import read_bundle
+from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.models.seam.families import BradleyTerry, Families
 from attune.models.seam.member_values import POOLED, ValueHeads, write_values
 from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
-from attune.models.training.heads import Heads, TrainedFamily, save_heads
+from attune.models.training.cards import write_cards
+from attune.models.training.heads import Heads, TrainedFamily, compute_outputs, load_heads, save_heads
 from tests.models.tiny_trunk import write_tiny_trunk
 
 
@@ -164,3 +165,20 @@ def test_families_of_the_bundle_are_those_of_the_folder(families: Path, tmp_path
     assert isinstance(bundle.families, Families)
     assert bundle.families.names == ("quality",)
     assert bundle.template == load_trunk_of(families).template
+
+
+def test_cards_of_the_heads_travel_with_the_bundle_and_damaged_ones_are_refused(families: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(families, tmp_path / "fam")
+    trunk = load_trunk_of(folder)
+    texts = Texts((("p", None),), tuple(("p", f"word {count} " * count) for count in range(1, 9)))
+    vectors = trunk.embed([trunk.encoder.candidates(prompt, [response])[0] for prompt, response in texts.candidates])
+    write_cards(folder, load_heads(folder)[0], texts, vectors)
+    bundle = read_bundle(pack(folder, tmp_path / "b", "mine").path)
+    rewards = compute_outputs(load_heads(folder)[0], vectors)["quality_rewards"][:, 0]
+    order = [texts.candidates[index][1] for index in np.argsort(-rewards)]
+    assert bundle.examples("quality", "quality") == order[:3]
+    assert [example["response"] for example in bundle.cards["quality"]["quality"]["lowest"]] == order[::-1][:3]
+    assert bundle.examples("quality", "stranger") == []
+    (folder / "cards.json").write_text('{"quality": {"quality": {"highest": [1]}}}')
+    with pytest.raises(BundleInvalid, match=r"cards\.json cannot be used: each head needs 'highest'"):
+        read_bundle(pack(folder, tmp_path / "b", "mine").path)
