@@ -157,6 +157,18 @@ def portfolio_users(
     typer.echo(render(compare_portfolios(ARTEFACTS, work, out, users=users, draws=draws, seed=seed, jobs=jobs, progress=aside)))
 
 
+@app.command("certificates")
+def certificates(
+    trials: Annotated[int, typer.Option(min=1, help="Of each world and method.")] = 1000,
+    out: Out = Path(".attune/certificates"),
+    seed: Seed = 0,
+) -> None:
+    """How often every number of a certificate holds, in worlds whose truth is known; writes report.md and results.json."""
+    from studies.certificates.run import evaluate_certificates  # noqa: PLC0415 - scipy
+
+    evaluate_certificates(out, trials=trials, seed=seed, progress=typer.echo)
+
+
 @app.command("offpolicy-check")
 def offpolicy_check(
     logs: Annotated[int, typer.Option(min=1, help="Simulated logs.")] = 1000,

@@ -12,6 +12,7 @@ named as one to ignore. A row without a user is one of somebody unknown: never o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -205,11 +206,17 @@ class _Parser:
     equal: int = 0
     possible: int = 0
     anonymous: int = 0
+    sources: tuple[tuple[str, str], ...] = ()
+    accepted: AbstractSet[str] = frozenset()
 
     def take(self, where: str, values: Mapping[str, Any]) -> None:
-        names = (*REQUIRED[self.shape], *OPTIONAL[self.shape])
-        get = {name: column_of(values, self.reading.columns.get(name, name)) for name in names}
-        extra = _unread(values, self.shape, self.reading, self.numeric)
+        if not self.sources:
+            names = (*REQUIRED[self.shape], *OPTIONAL[self.shape])
+            self.sources = tuple((name, self.reading.columns.get(name, name)) for name in names)
+        get = {name: values[theirs] if theirs in values else column_of(values, theirs) for name, theirs in self.sources}
+        # Most rows have the columns of the row before.
+        extra = [] if values.keys() == self.accepted else _unread(values, self.shape, self.reading, self.numeric)
+        self.accepted = self.accepted if extra else values.keys()
         if extra:
             raise ValueInvalid(", ".join(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
         match self.shape:

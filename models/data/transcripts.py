@@ -84,6 +84,8 @@ def parse_answer(column: str, value: object) -> str:
 
 def parse_transcript(text: str) -> Messages:
     """Returns the turns of an HH transcript, or none where `text` is not one: it starts with a human's turn."""
+    if "Human:" not in text:
+        return []
     marks = list(_TURN.finditer(text))
     if not marks or text[: marks[0].start()].strip() or marks[0].group(1) != "Human":
         return []

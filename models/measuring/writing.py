@@ -25,9 +25,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def interval(value: Mapping[str, float] | None, digits: int = 3, sign: str = "") -> str:
+def interval(value: Mapping[str, float | None] | Mapping[str, float] | None, digits: int = 3, sign: str = "") -> str:
     """Returns a mean with its interval, `0.903 [0.890, 0.915]`; `-` for None."""
-    if value is None:
+    if value is None or value["mean"] is None:
         return "-"
     mean, low, high = (f"{value[key]:{sign}.{digits}f}" for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"

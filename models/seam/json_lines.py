@@ -87,7 +87,7 @@ def parse_json(content: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise JsonInvalid(f"is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start + 1}") from None
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = _DECODER.decode(text)
     except RecursionError:
         raise JsonInvalid("is nested too deeply") from None
     except MemoryError:
@@ -112,6 +112,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise JsonInvalid(f"has {next(name for name in names if names.count(name) > 1)!r} twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _refuse_half_pairs(value: Any, where: str) -> None:

@@ -7,7 +7,6 @@ Both cost no training. Values are of a user whose weights are one half on each o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from attune.models.alignment.answers import Rewards, sample_answers
 from attune.models.alignment.causal import BASE, load
 from attune.models.measuring.members import weights_of
+from attune.models.measuring.writing import write_json
 from attune.models.portfolio.inputs import SettingsInvalid
 from studies.approximations.oracles import Asked, MixingOracle, SoupOracle
 
@@ -86,9 +86,8 @@ def compare(
         found.append(Between(pair, {name: float(values.mean()) for name, values in samples.items()}, width, best))
         if progress is not None:
             progress(render([found[-1]]).splitlines()[-1])
-    out.mkdir(parents=True, exist_ok=True)
     document = {"seed": seed, "prompts": len(asked), "answers": answers, "between": [asdict(one) for one in found]}
-    (out / "approximations.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / "approximations.json", document)
     return found
 
 

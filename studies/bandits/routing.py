@@ -9,7 +9,6 @@ has them. All strategies meet the same users, prompts, answers and luck in choos
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from attune.models.measuring.metrics import bootstrap
 from attune.models.measuring.rows import rows_from_bundle
+from attune.models.measuring.writing import bar, interval, table, write_report
 from attune.models.portfolio.pool import Pool
 from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.certificate import Certificate
@@ -95,9 +95,7 @@ def evaluate_routing(bundle: Bundle, pool: Pool, out: Path, settings: RoutingSet
         "settings": asdict(settings),
         "strategies": {name: summarise(runs) for name, runs in outcomes.items()},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(render(results), encoding="utf-8")
+    write_report(out, results, render(results))
     draw(results, out / "regret.png")
     return results
 
@@ -214,11 +212,11 @@ def render(results: Mapping[str, Any]) -> str:
         "",
         "## Cumulative regret (utility of the best member minus the mean of those shown, summed over rounds)",
         "",
-        *_table(results, "cumulative_regret", [number - 1 for number in shown], [f"{number} rounds" for number in shown]),
+        *_curves(results, "cumulative_regret", [number - 1 for number in shown], [f"{number} rounds" for number in shown]),
         "",
         "## Share of the best member's utility on unseen prompts, if the strategy's best member is served",
         "",
-        *_table(results, "served_share", [0, *shown], ["cold", *(f"after {number}" for number in shown)]),
+        *_curves(results, "served_share", [0, *shown], ["cold", *(f"after {number}" for number in shown)]),
         "",
         "## Promises",
         "",
@@ -232,30 +230,20 @@ def _promises(results: Mapping[str, Any]) -> list[str]:
     ours = results["strategies"][ATTUNE]
     share = ours["served_share"][after]
     kept = share["mean"] >= 0.95
-    lines = [f"- {_kept(kept)}: after {after} comparisons at least 95 % of the best member's utility: {_interval(share)}"]
+    lines = [bar(f"after {after} comparisons at least 95 % of the best member's utility", interval(share), kept=kept)]
     last = ours["cumulative_regret"][-1]
     for name, found in results["strategies"].items():
         if name in {ATTUNE, ATTUNE_BEST}:
             continue
         other = found["cumulative_regret"][-1]
         kept = last["high"] < other["low"]
-        lines.append(f"- {_kept(kept)}: regret below {name}, intervals apart: {_interval(last)} against {_interval(other)}")
+        lines.append(bar(f"regret below {name}, intervals apart", f"{interval(last)} against {interval(other)}", kept=kept))
     return lines
 
 
-def _kept(kept: bool) -> str:  # noqa: FBT001 - its only argument
-    return "kept" if kept else "NOT KEPT"
-
-
-def _table(results: Mapping[str, Any], what: str, indices: Sequence[int], header: Sequence[str]) -> list[str]:
-    rows = [
-        f"| {name} | {' | '.join(_interval(found[what][index]) for index in indices)} |" for name, found in results["strategies"].items()
-    ]
-    return [f"| strategy | {' | '.join(header)} |", f"|---|{'---|' * len(header)}", *rows]
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+def _curves(results: Mapping[str, Any], what: str, indices: Sequence[int], header: Sequence[str]) -> list[str]:
+    rows = [[name, *(interval(found[what][index]) for index in indices)] for name, found in results["strategies"].items()]
+    return table(["strategy", *header], rows)
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Coverage of every number of a certificate, world by world: `python -m studies.certificates.run --trials 1000`.
+"""Coverage of every number of a certificate, world by world: `python -m studies certificates --trials 1000`.
 
 Seven policies lie on a convex front of three rewards. They are searched on some prompts, four are chosen greedily, and the certificate is
 made on fresh prompts, or on the same ones where a world says so. A trial is wrong in a number if the truth is beyond it.
@@ -7,8 +7,6 @@ Axis letters: `P` prompts, `J` policies, `d` rewards.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.measuring.writing import made_by, table, write_report
 from attune.models.portfolio.certificate import Evidence, certify
 from attune.models.portfolio.geometry import simplex_lattice
 from attune.models.portfolio.mean_bounds import Method
@@ -29,6 +28,7 @@ UNIT = Normalisation(np.zeros(3), np.ones(3))
 ASKED = np.concatenate([np.eye(3), [[0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [1 / 3] * 3]])
 FRONT = 0.1 + 0.8 * ASKED / np.linalg.norm(ASKED, axis=1, keepdims=True)
 NUMBERS = ("lower", "upper", "a user's ratio", "worst ratio", "gap")
+COLUMNS = (*NUMBERS, "certified", "true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +92,24 @@ def _seen(rng: np.random.Generator, world: World, front: Array, failing: Array) 
     return np.clip(rewards, 0.0, 1.0)
 
 
-def main() -> None:
-    """Runs every world with every method and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(".attune/certificates"))
-    arguments = parser.parse_args()
+def evaluate_certificates(out: Path, *, trials: int, seed: int, progress: Callable[[str], None]) -> None:
+    """Runs every world with every method, tells each row of the table, and writes `report.md` and `results.json` into `out`.
+
+    Args:
+        out: made if absent.
+        trials: of each world and method.
+        seed: of everything drawn.
+        progress: told a line for each world and method.
+    """
     rows: list[dict[str, object]] = []
+    lines: list[list[str]] = []
     methods: tuple[Method, ...] = ("betting", "student", "bernstein")
     for world in WORLDS:
         for method in methods:
-            found = covered(world, trials=arguments.trials, seed=arguments.seed, method=method)
+            found = covered(world, trials=trials, seed=seed, method=method)
             rows.append({"world": world.name, "prompts": world.prompts, "method": method, **found})
-            cells = " | ".join(f"{found[name]:.3f}" for name in (*NUMBERS, "certified", "true"))
-            print(f"| {world.name} | {world.prompts} | {method} | {cells} |", flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.json").write_text(json.dumps({"trials": arguments.trials, "seed": arguments.seed, "rows": rows}, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+            lines.append([world.name, str(world.prompts), method, *(f"{found[name]:.3f}" for name in COLUMNS)])
+            progress(" | ".join(lines[-1]))
+    title = ["# Coverage of certificates", "", f"Attune {made_by()}, {trials} trials of each world, seed {seed}.", ""]
+    report = "\n".join([*title, *table(["world", "prompts", "method", *COLUMNS], lines)]) + "\n"
+    write_report(out, {"trials": trials, "seed": seed, "rows": rows}, report)

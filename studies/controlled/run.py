@@ -6,21 +6,20 @@ seeds.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.command_line import aside
 from attune.models.measuring.expert_cards import expert_cards, weight_shift
 from attune.models.measuring.metrics import accuracy, bootstrap
 from attune.models.measuring.rows import Rows, rows_from_heads
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.writing import bar, interval, made_by, table, write_report
 from attune.models.seam.family import Family
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
@@ -29,7 +28,6 @@ from attune.models.training.loop import LoopSettings
 from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
 from studies.controlled.controlled import AXES, COUNTS, ControlledFound, ControlledSizes, controlled_world, measure_controlled
 from studies.groups.groups import evidence_of_users
-from studies.groups.run import bar, interval, table, write_study
 from studies.groups.worlds import World, bayes_probabilities
 
 Array = NDArray[np.float64]
@@ -64,7 +62,7 @@ def evaluate_controlled(out: Path, *, seed: int = 1, study: ControlledStudy | No
     bayes: list[Array] = []
     explained: list[dict[str, Any]] = []
     for number in seeds:
-        _say(f"controlled set, seed {number}")
+        aside(f"controlled set, seed {number}")
         world = controlled_world(study.sizes, seed=number)
         trained = [train_bradley_terry(world.data, study.baseline, number), train_sparse_moe(world.data, study.mixture, number)]
         found.append(measure_controlled(world, trained))
@@ -80,7 +78,7 @@ def evaluate_controlled(out: Path, *, seed: int = 1, study: ControlledStudy | No
         "explained": explained,
         "cpu_s": round(time.process_time() - started),
     }
-    write_study(out, results, render_controlled(results))
+    write_report(out, results, render_controlled(results))
     return results
 
 
@@ -207,6 +205,3 @@ def _bars(results: Mapping[str, Any]) -> list[str]:
         bar("global accuracy within one point of the single head", interval(first), kept=first["mean"] >= -GLOBAL_MOST),
         bar(f"user-level gain at least {GAIN_LEAST:.0%} after 20 comparisons", interval(last), kept=last["mean"] >= GAIN_LEAST),
     ]
-
-
-_say = partial(print, file=sys.stderr)

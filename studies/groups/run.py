@@ -6,20 +6,18 @@ seeds.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.command_line import aside
 from attune.models.measuring.metrics import bootstrap
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.writing import bar, interval, made_by, table, write_report
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.heads import TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData
@@ -87,31 +85,24 @@ def evaluate_groups(out: Path, *, seed: int = 1, study: GroupsStudy | None = Non
     def keep() -> None:
         # After every experiment: an hour's work is not lost to an interruption.
         results["cpu_s"] = round(time.process_time() - started)
-        write_study(out, results, render_groups(results))
+        write_report(out, results, render_groups(results))
 
     for groups in study.groups:
         found = []
         for number in seeds:
-            _say(f"{groups} opposed groups, seed {number}")
+            aside(f"{groups} opposed groups, seed {number}")
             world = opposed_world(groups, study.sizes, seed=number)
             found.append(_run(world, trainers(groups, study.steps), number))
         results["groups"][str(groups)] = summarise(found)
         keep()
     groups, counts = study.studied
     for heads in counts:
-        _say(f"{heads} heads for {groups} opposed groups")
+        aside(f"{heads} heads for {groups} opposed groups")
         only = {name: train for name, train in trainers(heads, study.steps).items() if name in {"micro", "sparse_moe"}}
         found = [_run(opposed_world(groups, study.sizes, seed=number), only, number) for number in seeds]
         results["heads"][str(heads)] = summarise(found)
         keep()
     return results
-
-
-def write_study(out: Path, results: Mapping[str, Any], report: str) -> None:
-    """Writes `results.json` and `report.md` into `out`, made if absent."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(report, encoding="utf-8")
 
 
 def _run(world: World, makers: Mapping[str, Trainer], seed: int) -> GroupsFound:
@@ -189,21 +180,3 @@ def _bars(results: Mapping[str, Any]) -> list[str]:
             what = f"{name} recovers at least {RECOVERED_LEAST:.0%} of users' groups, {groups} groups"
             lines.append(bar(what, interval(found), kept=found["mean"] >= RECOVERED_LEAST))
     return lines
-
-
-def bar(what: str, found: str, *, kept: bool) -> str:
-    """Returns one line that says whether a bar is met."""
-    return f"- {'met' if kept else 'NOT MET'}: {what}: {found}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a Markdown table."""
-    return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def interval(value: Mapping[str, float]) -> str:
-    """Returns a mean with its interval, `.903 [.890, .915]`."""
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-_say = partial(print, file=sys.stderr)

@@ -7,7 +7,6 @@ losses. Axis letters: `P` prompts, `N` responses, `d` rewards, `M` members.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.trunk import load_demo_trunk
 from attune.models.measuring.metrics import bootstrap
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.writing import interval, made_by, write_report
 from attune.models.portfolio.geometry import simplex_lattice
 from attune.models.portfolio.oracles import BestOfN
 from attune.models.portfolio.pool import Pool, read_pool
@@ -59,9 +58,7 @@ def evaluate_oracle(
     }
     results["calls"] = calls_needed(study, seed=seed, progress=progress)
     results["sizes"] = portfolio_sizes(seeds, demo, seed=seed, cache=cache, progress=progress)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(render(results), encoding="utf-8")
+    write_report(out, results, render(results))
     return results
 
 
@@ -169,15 +166,16 @@ def render(results: dict[str, Any]) -> str:
         ),
     ]
     for size, row in results["promise_and_truth"].items():
-        cells = (_text(row[name], 4) for name in ("true_loss", "certified_loss", "ratio", "ratio_without_tightening"))
-        calls = (_text(row[name], 1) for name in ("calls", "calls_with_tightening"))
+        cells = (interval(row[name], 4) for name in ("true_loss", "certified_loss", "ratio", "ratio_without_tightening"))
+        calls = (interval(row[name], 1) for name in ("calls", "calls_with_tightening"))
         lines.append(f"| {size} | {row['instances']} | {row['covered']} | {' | '.join([*cells, *calls])} |")
     columns = ("uniform, proved", "uniform, true", "random, proved", "random, true")
     lines += ["", "## Oracle calls", "", *_header("rewards", "worlds", "lazy", "grid", "grid / lazy", *columns)]
     for size, row in results["calls"].items():
-        cells = (_text(row[name], 1) for name in ("uniform_proved", "uniform_true", "random_proved", "random_true"))
+        cells = (interval(row[name], 1) for name in ("uniform_proved", "uniform_true", "random_proved", "random_true"))
         lines.append(
-            f"| {size} | {row['instances']} | {_text(row['lazy'], 1)} | {row['grid']} | {row['grid_over_lazy']:.0f} | {' | '.join(cells)} |"
+            f"| {size} | {row['instances']} | {interval(row['lazy'], 1)} | {row['grid']} "
+            f"| {row['grid_over_lazy']:.0f} | {' | '.join(cells)} |"
         )
     for size, row in results["calls"].items():
         shares = ", ".join(f"{name.replace('_', ' ')} in {share:.0%}" for name, share in row["lazy_fewer_than"].items())
@@ -186,18 +184,12 @@ def render(results: dict[str, Any]) -> str:
     lines += ["", f"## Members for a worst case of {LOSS:.1%}", ""]
     lines += _header("worlds of", "n", "members", f"members for a gap of {LOSS:g}", *against)
     for source, row in results["sizes"].items():
-        cells = (_text(row[name], 4) for name in ("pruned", "uniform", "random", "best_random", "one_member"))
+        cells = (interval(row[name], 4) for name in ("pruned", "uniform", "random", "best_random", "one_member"))
         sizes = (row["members"], row["members_additive"])
-        members = " | ".join(f"{_text(size, 1)}, {size['least']:.0f} to {size['most']:.0f}" for size in sizes)
+        members = " | ".join(f"{interval(size, 1)}, {size['least']:.0f} to {size['most']:.0f}" for size in sizes)
         lines.append(f"| {source} | {row['members']['n']} | {members} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _header(*names: str) -> list[str]:
     return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-
-
-def _text(interval: dict[str, Any], digits: int) -> str:
-    if interval["mean"] is None:
-        return "none"
-    return f"{interval['mean']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"

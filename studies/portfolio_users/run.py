@@ -10,7 +10,6 @@ is looked for over the whole simplex. Letters: `P` prompts, `J` policies, `M` me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from attune.models.alignment.answers import Rewards, sample_answers
 from attune.models.alignment.causal import load
 from attune.models.alignment.member import fingerprint
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.writing import made_by, write_report
 from attune.models.portfolio.build import NOISE
 from attune.models.portfolio.geometry import lower_corners
 from attune.models.portfolio.oracles import Solution
@@ -118,9 +117,7 @@ def compare_portfolios(
             values,
         )
         results["judged_by"][judge] = _losses(policies, sizes, len(searched), draws, np.random.default_rng([seed, 12]))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(render(results), encoding="utf-8")
+    write_report(out, results, render(results))
     return results
 
 

@@ -17,7 +17,7 @@ from attune.models.data.embeddings import embed_texts
 from attune.models.data.sae_files import load_autoencoder, save_autoencoder
 from attune.models.data.token_states import states_of
 from attune.models.data.trunk import DEMO_LAYERS, Trunk, load_demo_trunk
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.writing import bar, interval, made_by, write_report
 from attune.models.training.latents import activity, columns_of
 from attune.models.training.sparse_autoencoder import AutoencoderSettings, train_sparse_autoencoder
 from studies.sparserm.comparison import DENSE, PROPOSED, RANDOM, StudySettings, choose_selection, study
@@ -92,9 +92,7 @@ def evaluate_sparserm(
         "absent": absent,
         "studies": studies,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(render(results), encoding="utf-8")
+    write_report(out, results, render(results))
     draw_sweep(results, out / "sweep.png")
     return results
 
@@ -154,7 +152,7 @@ def _study(found: Mapping[str, Any], sweep: Sequence[int]) -> list[str]:
     for name, one in found["selected_minus"].items():
         over = one["over_test"]
         lines.append(
-            f"| {name} | {interval(one['over_seeds'], sign=True)} | [{over['low']:+.3f}, {over['high']:+.3f}] (by {over['resampled']}) |"
+            f"| {name} | {interval(one['over_seeds'], sign='+')} | [{over['low']:+.3f}, {over['high']:+.3f}] (by {over['resampled']}) |"
         )
     lines += ["", f"| directions on either side | {' | '.join(map(str, sweep))} |", f"|---|{'---|' * len(sweep)}"]
     for name in (PROPOSED, RANDOM):
@@ -172,29 +170,19 @@ def _bars(results: Mapping[str, Any]) -> list[str]:
         largest = max(one["parameters"] for method, one in methods.items() if method.startswith(PROPOSED))
         share = largest / results["trunk"]["parameters"]
         lines += [
-            _bar(
+            bar(
                 f"{name}: at least {GAIN_LEAST:.3f} over random directions, intervals apart",
                 f"{gain:+.3f}",
                 kept=gain >= GAIN_LEAST and apart,
             ),
-            _bar(
+            bar(
                 f"{name}: within {WITHIN:.3f} of the dense state",
                 f"{ours['mean'] - dense['mean']:+.3f}",
                 kept=ours["mean"] >= dense["mean"] - WITHIN,
             ),
-            _bar(f"{name}: under {SHARE_MOST:.0%} of the trunk's parameters trained", f"{share:.4%}", kept=share < SHARE_MOST),
+            bar(f"{name}: under {SHARE_MOST:.0%} of the trunk's parameters trained", f"{share:.4%}", kept=share < SHARE_MOST),
         ]
     return lines
-
-
-def _bar(what: str, found: str, *, kept: bool) -> str:
-    return f"- {'kept' if kept else 'NOT KEPT'}: {what}: {found}"
-
-
-def interval(value: Mapping[str, float], *, sign: bool = False) -> str:
-    """Returns `mean [low, high]`."""
-    form = "+.3f" if sign else ".3f"
-    return f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
 
 
 def draw_sweep(results: Mapping[str, Any], path: Path) -> None:

@@ -13,7 +13,6 @@ questions. Axis letters: `Q` questions, `M` models, `C` candidates, `U` users, `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from scipy.spatial.distance import cdist
 from attune.models.data.embeddings import Embedder, embed_rows
 from attune.models.data.trunk import load_demo_trunk
 from attune.models.measuring.metrics import Interval, bootstrap
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.writing import made_by, write_report
 from attune.models.portfolio.oracles import Solution, expect_weights
 from attune.models.portfolio.prune import prune
 from attune.models.portfolio.search import SearchSettings, lazy_search
@@ -102,9 +101,7 @@ def evaluate_zeroeval(
         runs = [one_split(responses, features, np.random.default_rng([seed, number])) for number in range(splits)]
         results["sets"][" + ".join(sets)] = _summary(responses, runs)
         progress(f"{' + '.join(sets)}: members {', '.join(runs[0].members)}")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(render(results), encoding="utf-8")
+    write_report(out, results, render(results))
     return results
 
 

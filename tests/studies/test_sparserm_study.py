@@ -94,7 +94,7 @@ def test_a_study_finds_that_selected_directions_beat_random_ones_where_they_are_
     }
     text = render(results)
     assert "not on disk, left out: helpful" in text
-    assert "NOT KEPT: small: under 1% of the trunk's parameters trained: 1.7241%" in text  # 5 of 290: the largest of its heads
+    assert "NOT MET: small: under 1% of the trunk's parameters trained: 1.7241%" in text  # 5 of 290: the largest of its heads
     draw_sweep(results, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
 

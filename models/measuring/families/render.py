@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from attune.models.measuring.writing import interval, table
+
 KINDS = {"unseen": "Users whom training never met", "seen": "Users of the training"}
 
 
@@ -45,13 +47,13 @@ def _run(run: Mapping[str, Any], counts: Sequence[int]) -> list[str]:
         lines += [f"### {KINDS[kind]}{where}", "", f"{found['users']} users; {found['skipped']} had too few comparisons.", ""]
         learners = found["learners"]
         header = ["accuracy", *(f"n = {count}" for count in counts)]
-        lines += _table(header, [[name, *(_interval(point["accuracy"]) for point in one["curve"])] for name, one in learners.items()])
+        lines += _rows(header, [[name, *(interval(point["accuracy"]) for point in one["curve"])] for name, one in learners.items()])
         header = ["gain, points", *(f"n = {count}" for count in counts)]
         gains = {name: one for name, one in learners.items() if any(point["gain"]["mean"] for point in one["curve"])}
-        lines += _table(header, [[name, *(_points(point["gain"]) for point in one["curve"])] for name, one in gains.items()])
+        lines += _rows(header, [[name, *(_points(point["gain"]) for point in one["curve"])] for name, one in gains.items()])
         header = ["log-loss (ECE)", *(f"n = {count}" for count in counts)]
         losses = [[name, *(f"{point['nll']['mean']:.4f} ({point['ece']:.3f})" for point in one["curve"])] for name, one in learners.items()]
-        lines += _table(header, losses)
+        lines += _rows(header, losses)
         lines += _uncertainty(found)
     took = ", ".join(f"{name} {max(seconds):.1f}" for name, seconds in run["seconds"].items())
     return [*lines, f"Seconds of training, the slowest seed: {took}.", ""]
@@ -71,7 +73,7 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
         "by S alone",
         "effective heads: all users, one user",
     ]
-    return _table(header, rows)
+    return _rows(header, rows)
 
 
 def _quartiles(found: Sequence[Mapping[str, float]] | None) -> str:
@@ -82,13 +84,8 @@ def _quartiles(found: Sequence[Mapping[str, float]] | None) -> str:
     return " ".join(f"{mean:.3f}" for mean in means) + (", falls" if falls else ", does not fall")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [*table(header, rows), ""]
 
 
 def _points(value: Mapping[str, float]) -> str:

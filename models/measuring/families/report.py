@@ -35,7 +35,7 @@ from attune.models.measuring.families.line_up import BASELINE, LineUp, train_lin
 from attune.models.measuring.families.plots import draw_plots
 from attune.models.measuring.families.render import render_families
 from attune.models.measuring.metrics import Interval
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.writing import made_by, write_text
 from attune.models.training.loop import TrainingData
 
 Length = Literal["with", "without", "only"]
@@ -121,10 +121,10 @@ def evaluate_families(
         results["runs"].append(_measure(run, comparisons, masked(vectors, run.length), sizes))
         # After every run: an evaluation that is broken off has lost what it was at and nothing else.
         written = json.dumps(results, indent=1) + "\n"
-        (out / "results.json").write_text(written, encoding="utf-8")
+        write_text(out / "results.json", written)
         # What is drawn and returned is what was written: a report can be made again from its file.
         shown = dict(json.loads(written))
-        (out / "report.md").write_text(render_families(shown, draw_plots(shown, out)), encoding="utf-8")
+        write_text(out / "report.md", render_families(shown, draw_plots(shown, out)))
     return shown
 
 
