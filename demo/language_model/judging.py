@@ -23,7 +23,7 @@ from demo.language_model.conversations import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JudgedAnswer:
     """One generated answer: `ended` says that the model stopped by itself, `tokens` counts without the end token."""
 
     prompt: str
@@ -49,7 +49,7 @@ class MemberReport:
     tokens: float
     distinct_2: float
     distinct_answers: float
-    answers: tuple[Answer, ...]
+    answers: tuple[JudgedAnswer, ...]
 
 
 def evaluate_language_model(
@@ -87,7 +87,7 @@ def evaluate_language_model(
             model.set_adapter(member)
             texts = generate_answers(model, tokenizer, conversations, **sampling)
         answers = tuple(
-            Answer(prompt.text, prompt.topic, text, tokens, ended) for prompt, (text, tokens, ended) in zip(asked, texts, strict=True)
+            JudgedAnswer(prompt.text, prompt.topic, text, tokens, ended) for prompt, (text, tokens, ended) in zip(asked, texts, strict=True)
         )
         reports.append(_summarise(member, answers))
     return tuple(reports)
@@ -126,7 +126,7 @@ def render_report(reports: Sequence[MemberReport], samples: int = 3) -> str:
     return "\n".join(lines)
 
 
-def _summarise(member: str, answers: tuple[Answer, ...]) -> MemberReport:
+def _summarise(member: str, answers: tuple[JudgedAnswer, ...]) -> MemberReport:
     pairs = [pair for answer in answers for pair in _runs(answer.text, 2)]
     texts = [answer.text for answer in answers]
     return MemberReport(
@@ -141,7 +141,7 @@ def _summarise(member: str, answers: tuple[Answer, ...]) -> MemberReport:
     )
 
 
-def _on_topic(answer: Answer) -> bool:
+def _on_topic(answer: JudgedAnswer) -> bool:
     clauses = topics()[answer.topic].clauses
     known = {run for kind in clauses.values() for clause in kind for run in _runs(clause, 3)}
     return not known.isdisjoint(_runs(answer.text, 3))

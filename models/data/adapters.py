@@ -86,7 +86,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class BadRow:
     """One bad row: where it is, the column, and what is wrong."""
 
     where: str
@@ -100,7 +100,7 @@ class Problem:
 class RowsInvalid(ComparisonInvalid):
     """Rows that cannot be learned from; `problems` holds the first of `count`."""
 
-    def __init__(self, problems: tuple[Problem, ...], count: int, rows: int) -> None:
+    def __init__(self, problems: tuple[BadRow, ...], count: int, rows: int) -> None:
         more = f"\n  and {count - len(problems)} more" if count > len(problems) else ""
         super().__init__(f"{count} of {rows} rows are bad:\n  " + "\n  ".join(map(str, problems)) + more)
         self.problems = problems
@@ -124,7 +124,7 @@ class Table:
     records: tuple[Comparison, ...]
     rows: int
     bad: int
-    problems: tuple[Problem, ...]
+    problems: tuple[BadRow, ...]
     equal: int
     possible: int
     anonymous: int
@@ -157,7 +157,7 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
     """
     progress = progress or Steps("read {} rows")
     parser: _Parser | None = None
-    problems: list[Problem] = []
+    problems: list[BadRow] = []
     bad = number = 0
     for number, row in enumerate(rows, start=1):
         try:
@@ -168,7 +168,7 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
         except ValueInvalid as error:
             bad += 1
             if len(problems) < reading.shown:
-                problems.append(Problem(row.where, reading.columns.get(error.column, error.column), error.what))
+                problems.append(BadRow(row.where, reading.columns.get(error.column, error.column), error.what))
         if number % 10_000 == 0:
             progress(number)
     if parser is None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from attune.models.portfolio.geometry import UpperBound, lower_corners, vertices_within
 from attune.models.portfolio.mean_bounds import Method, mean_bounds
-from attune.models.portfolio.oracles import RewardsInvalid, expect_rewards
+from attune.models.portfolio.oracles import EvidenceInvalid, expect_rewards
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.seam.certificate import Certificate
 
@@ -79,7 +79,7 @@ def certify(
         vertices: most vertices of the upper bound that are kept for serving.
 
     Raises:
-        RewardsInvalid: rewards outside [0, 1], shapes that do not agree, duplicate members, or fewer than two prompts.
+        EvidenceInvalid: rewards outside [0, 1], shapes that do not agree, duplicate members, or fewer than two prompts.
         ValueError: `confidence` is not within 0 and 1.
     """
     members, optima, asked = _checked(evidence)
@@ -143,13 +143,13 @@ def _checked(evidence: Evidence) -> tuple[Array, Array, Array]:
     members, asked = expect_rewards(evidence.members), np.asarray(evidence.asked, dtype=np.float64)
     prompts, size = len(members), members.shape[-1]
     if members.ndim != 3 or asked.ndim != 2 or asked.shape[1] != size or evidence.optima.shape != (prompts, len(asked)) or prompts < 2:
-        raise RewardsInvalid(
+        raise EvidenceInvalid(
             f"members {members.shape}, asked {asked.shape} and optima {evidence.optima.shape} do not agree, or too few prompts"
         )
     if evidence.planned.shape != members.shape[1:] or evidence.planned_optima.shape != (len(asked),):
         planned = f"{evidence.planned.shape} and {evidence.planned_optima.shape}"
-        raise RewardsInvalid(f"planned values and optima are {planned}; {members.shape[1:]} and {(len(asked),)} were measured")
+        raise EvidenceInvalid(f"planned values and optima are {planned}; {members.shape[1:]} and {(len(asked),)} were measured")
     for first, second in itertools.combinations(range(members.shape[1]), 2):
         if np.array_equal(members[:, first], members[:, second]):
-            raise RewardsInvalid(f"members {first} and {second} are duplicates: the same rewards on all of {prompts} prompts; prune first")
+            raise EvidenceInvalid(f"members {first} and {second} are duplicates: the same rewards on all of {prompts} prompts; prune first")
     return members, evidence.optima, asked

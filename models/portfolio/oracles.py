@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 ROUNDING = 1e-9
 
 
-class RewardsInvalid(ValueError):
+class EvidenceInvalid(ValueError):
     """Rewards are not what a portfolio can be built on; the message has the numbers."""
 
 
@@ -102,20 +102,20 @@ def expect_rewards(rewards: Array) -> Array:
     """Returns rewards `[..., d]` as float64.
 
     Raises:
-        RewardsInvalid: one is outside [0, 1] or not finite, there is only one reward, or there are no responses.
+        EvidenceInvalid: one is outside [0, 1] or not finite, there is only one reward, or there are no responses.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.size == 0 or rewards.ndim < 2:
-        raise RewardsInvalid(f"rewards are {rewards.shape}; an axis of responses and one of rewards are needed, none empty")
+        raise EvidenceInvalid(f"rewards are {rewards.shape}; an axis of responses and one of rewards are needed, none empty")
     if rewards.shape[-1] < 2:
-        raise RewardsInvalid("there is 1 reward, and so 1 best policy for everybody; a portfolio needs 2 rewards or more")
+        raise EvidenceInvalid("there is 1 reward, and so 1 best policy for everybody; a portfolio needs 2 rewards or more")
     outside = ~((rewards >= -ROUNDING) & (rewards <= 1.0 + ROUNDING))
     if np.any(outside):
         axes = tuple(range(rewards.ndim - 1))
         counts = np.sum(outside, axis=axes).tolist()
         finite = rewards[np.isfinite(rewards)]
         low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
-        raise RewardsInvalid(
+        raise EvidenceInvalid(
             f"{int(np.sum(outside))} of {rewards.size} rewards are outside [0, 1] (by reward: {counts}; range {low:g} to {high:g}); "
             "normalise them first (models.portfolio.rewards)"
         )
@@ -140,7 +140,7 @@ class BestOfN:
 
     def __post_init__(self) -> None:
         if np.ndim(self.rewards) != 3 or not 0.0 <= self.beta < np.inf:
-            raise RewardsInvalid(f"rewards are {np.shape(self.rewards)} and beta is {self.beta}; [P, N, d] and at least 0 are needed")
+            raise EvidenceInvalid(f"rewards are {np.shape(self.rewards)} and beta is {self.beta}; [P, N, d] and at least 0 are needed")
         object.__setattr__(self, "rewards", expect_rewards(self.rewards))
 
     @property

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.portfolio.oracles import RewardsInvalid
+from attune.models.portfolio.oracles import EvidenceInvalid
 
 Array = NDArray[np.float64]
 
@@ -31,12 +31,14 @@ class Normalisation:
         """Returns rewards `[..., d]` in [0, 1]; what lies outside the calibration's range counts as its nearest end.
 
         Raises:
-            RewardsInvalid: another number of rewards, or one that is not finite.
+            EvidenceInvalid: another number of rewards, or one that is not finite.
         """
         rewards = np.asarray(rewards, dtype=np.float64)
         if rewards.shape[-1:] != self.offset.shape or not np.all(np.isfinite(rewards)):
             broken = int(np.sum(~np.isfinite(rewards)))
-            raise RewardsInvalid(f"rewards are {rewards.shape} with {broken} not finite; {len(self.offset)} finite rewards were calibrated")
+            raise EvidenceInvalid(
+                f"rewards are {rewards.shape} with {broken} not finite; {len(self.offset)} finite rewards were calibrated"
+            )
         return np.clip((rewards - self.offset) / self.scale, 0.0, 1.0)
 
     def clipped(self, rewards: Array) -> Array:
@@ -57,17 +59,17 @@ def fit_normalisation(rewards: Array, *, tail: float = 0.005) -> Normalisation:
         tail: share left outside at each end, so that one outlier does not flatten everything else.
 
     Raises:
-        RewardsInvalid: not finite, fewer than two responses, or a reward that is the same for all.
+        EvidenceInvalid: not finite, fewer than two responses, or a reward that is the same for all.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.ndim != 2 or len(rewards) < 2 or not np.all(np.isfinite(rewards)):
-        raise RewardsInvalid(
+        raise EvidenceInvalid(
             f"calibration rewards are {rewards.shape}, {int(np.sum(~np.isfinite(rewards)))} not finite; finite [N, d] needed"
         )
     low, high = np.quantile(rewards, [tail, 1.0 - tail], axis=0)
     flat = np.flatnonzero(~(high - low > 1e-9))
     if len(flat):
-        raise RewardsInvalid(
+        raise EvidenceInvalid(
             f"reward {int(flat[0])} is {low[flat[0]]:g} for all of {len(rewards)} calibration responses: it distinguishes nothing"
         )
     return Normalisation(low, high - low)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.portfolio.geometry import Corners, UpperBound, lower_corners
-from attune.models.portfolio.oracles import Oracle, RewardsInvalid, Solution, expect_rewards
+from attune.models.portfolio.oracles import EvidenceInvalid, Oracle, Solution, expect_rewards
 
 Array = NDArray[np.float64]
 
@@ -125,14 +125,14 @@ def lazy_search(
         progress: is told about every solution.
 
     Raises:
-        RewardsInvalid: a solution's values are outside [0, 1], or the oracle has one reward only.
+        EvidenceInvalid: a solution's values are outside [0, 1], or the oracle has one reward only.
         OracleFailed: the oracle failed; with `state`, nothing that was solved is lost, and the same call goes on from there.
         StateInvalid: `state` is of another search.
         ValueError: two policies of `start` have one handle.
     """
     settings = settings or SearchSettings()
     if oracle.dimensions < 2:
-        raise RewardsInvalid(f"the oracle has {oracle.dimensions} reward, and so 1 best policy for everybody; a portfolio needs 2 or more")
+        raise EvidenceInvalid(f"the oracle has {oracle.dimensions} reward, and so 1 best policy for everybody; a portfolio needs 2 or more")
     repeated = sorted(handle for handle, count in Counter(solution.handle for solution in start).items() if count > 1)
     if repeated:
         raise ValueError(f"policies to start with are duplicates by their handles: {', '.join(repeated)}")
@@ -283,7 +283,7 @@ def _was_asked(weights: Array, solutions: Sequence[Solution]) -> bool:
 
 def _checked(solution: Solution, dimensions: int) -> Solution:
     if solution.value.shape != (dimensions,) or solution.half_width.shape != (dimensions,) or np.any(solution.half_width < 0):
-        raise RewardsInvalid(
+        raise EvidenceInvalid(
             f"policy {solution.handle!r} has values {solution.value.shape} ± {solution.half_width.shape}; ({dimensions},) and non-negative "
             "half widths are needed"
         )

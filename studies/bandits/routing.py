@@ -82,7 +82,7 @@ def evaluate_routing(bundle: Bundle, pool: Pool, out: Path, settings: RoutingSet
     if bundle.portfolio.names != pool.members:
         raise ValueError(f"{bundle.id} has members {bundle.portfolio.names}; the answers are of {pool.members}")
     feedback, held_out = reward_arenas(bundle, certificate, pool)
-    outcomes: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, list[ServedRounds]] = {}
     for seed in settings.seeds:
         sys.stderr.write(f"{settings.users} users, seed {seed}\n")
         for name, found in study(bundle.families, bundle.portfolio, certificate.family, feedback, held_out, settings, seed).items():
@@ -101,7 +101,7 @@ def evaluate_routing(bundle: Bundle, pool: Pool, out: Path, settings: RoutingSet
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ServedRounds:
     """What one strategy gave.
 
     Attributes:
@@ -131,7 +131,7 @@ def reward_arenas(bundle: Bundle, certificate: Certificate, pool: Pool) -> tuple
 
 def study(
     families: Families, portfolio: Portfolio, family: str, feedback: Arena, held_out: Arena, settings: RoutingSettings, seed: int
-) -> dict[str, Outcome]:
+) -> dict[str, ServedRounds]:
     """Returns what each strategy gives to the same users: strategy -> outcome."""
     size = feedback.scores.shape[-1]
     users = np.random.default_rng([seed, 0]).dirichlet(np.full(size, settings.concentration), size=settings.users)
@@ -153,7 +153,7 @@ def study(
             _one_user(build(np.random.default_rng([seed, 2, user])), weights, feedback, held_out, settings, seed, user)
             for user, weights in enumerate(users)
         ]
-        found[name] = Outcome(np.array([regret for regret, _ in runs]), np.array([served for _, served in runs]))
+        found[name] = ServedRounds(np.array([regret for regret, _ in runs]), np.array([served for _, served in runs]))
     return found
 
 
@@ -186,7 +186,7 @@ def _served(strategy: Strategy, held_out: Arena, truth: Array) -> float:
     return float(np.mean([truth[row, strategy.best(prompt)] for row, prompt in enumerate(held_out.prompts)]))
 
 
-def summarise(runs: Sequence[Outcome]) -> dict[str, Any]:
+def summarise(runs: Sequence[ServedRounds]) -> dict[str, Any]:
     """Returns cumulative regret and served share, mean and 95 % interval over the users of all seeds, by round."""
     cumulative = np.cumsum(np.concatenate([run.regret for run in runs]), axis=1)
     served = np.concatenate([run.served for run in runs])

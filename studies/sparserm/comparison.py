@@ -25,7 +25,7 @@ from attune.models.training.directions import Rank, Selection, SelectionSettings
 from attune.models.training.latents import Latents
 from attune.models.training.loop import LoopSettings, reproducible
 from attune.models.training.sparserm import projection
-from studies.sparserm.tasks import Parts, Task, cut_pool, cut_test
+from studies.sparserm.tasks import LabelledTask, Parts, cut_pool, cut_test
 
 Array = NDArray[np.float64]
 Features = NDArray[np.float32]
@@ -66,7 +66,7 @@ class StudySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MethodResult:
     """One head on one set of features: what it says of the test, and how many numbers it trained."""
 
     probabilities: Array
@@ -79,7 +79,9 @@ class Outcome:
         return right
 
 
-def study(task: Task, vectors: Vectors, latents: Latents, settings: StudySettings, *, progress: Callable[[str], None]) -> dict[str, Any]:
+def study(
+    task: LabelledTask, vectors: Vectors, latents: Latents, settings: StudySettings, *, progress: Callable[[str], None]
+) -> dict[str, Any]:
     """Returns every method's figures on one task, JSON data.
 
     Args:
@@ -89,7 +91,7 @@ def study(task: Task, vectors: Vectors, latents: Latents, settings: StudySetting
         settings: see `StudySettings`.
         progress: told a line per seed.
     """
-    outcomes: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, list[MethodResult]] = {}
     for seed in settings.seeds:
         for name, outcome in one_seed(task, vectors, latents, settings, seed).items():
             outcomes.setdefault(name, []).append(outcome)
@@ -111,7 +113,7 @@ def study(task: Task, vectors: Vectors, latents: Latents, settings: StudySetting
 
 
 def choose_selection(
-    tasks: Sequence[tuple[Task, Vectors, Latents]], settings: StudySettings, *, seeds: Sequence[int] = (0, 1, 2)
+    tasks: Sequence[tuple[LabelledTask, Vectors, Latents]], settings: StudySettings, *, seeds: Sequence[int] = (0, 1, 2)
 ) -> tuple[SelectionSettings, list[dict[str, Any]]]:
     """Returns the way of ranking latents whose directions are right most often, and what each way gave; tests are not looked at.
 
@@ -135,14 +137,14 @@ def choose_selection(
     return replace(settings.selection, rank=best["rank"], length_control=best["length_control"]), found
 
 
-def _headline(task: Task, vectors: Vectors, latents: Latents, ways: SelectionSettings, settings: StudySettings, seed: int) -> float:
+def _headline(task: LabelledTask, vectors: Vectors, latents: Latents, ways: SelectionSettings, settings: StudySettings, seed: int) -> float:
     parts = cut_pool(task.pool, seed=seed)
     picked = select(latents.frequency, vectors.candidates[:, -1].astype(np.float64), parts.selection, ways).latents
     features = _projected(vectors, projection(latents, picked, vectors.candidates.shape[1], with_length=False))
     return float(_outcome(features, parts, task.test, next(iter(settings.heads.values())), seed).right.mean())
 
 
-def one_seed(task: Task, vectors: Vectors, latents: Latents, settings: StudySettings, seed: int) -> dict[str, Outcome]:
+def one_seed(task: LabelledTask, vectors: Vectors, latents: Latents, settings: StudySettings, seed: int) -> dict[str, MethodResult]:
     """Returns what every method says of the test after one seed's training."""
     parts = cut_pool(task.pool, seed=seed)
     rng = np.random.default_rng(seed)
@@ -206,15 +208,15 @@ def _projected(vectors: Vectors, matrix: Array) -> Features:
     return (vectors.candidates.astype(np.float64) @ matrix.T).astype(np.float32)
 
 
-def _outcome(features: Features, parts: Parts, test: Comparisons, head: HeadSettings, seed: int) -> Outcome:
+def _outcome(features: Features, parts: Parts, test: Comparisons, head: HeadSettings, seed: int) -> MethodResult:
     with reproducible(seed) as generator:
         trained = train_head(features, parts.head, parts.validation, head, generator)
     scores = trained.scores(features)
     margins = trained.temperature * (scores[test.chosen] - scores[test.rejected])
-    return Outcome(1.0 / (1.0 + np.exp(-np.clip(margins, -700, 700))), trained.parameters)
+    return MethodResult(1.0 / (1.0 + np.exp(-np.clip(margins, -700, 700))), trained.parameters)
 
 
-def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _figures(outcomes: Sequence[MethodResult]) -> dict[str, Any]:
     return {
         "accuracy": over_seeds([accuracy(one.probabilities) for one in outcomes]),
         "nll": over_seeds([negative_log_likelihood(one.probabilities) for one in outcomes]),
@@ -230,7 +232,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
 
 
-def _difference(ours: Sequence[Outcome], theirs: Sequence[Outcome], test: Comparisons) -> dict[str, Any]:
+def _difference(ours: Sequence[MethodResult], theirs: Sequence[MethodResult], test: Comparisons) -> dict[str, Any]:
     paired = np.array([one.right - other.right for one, other in zip(ours, theirs, strict=True)])
     keys = prompt_keys(test)
     by = "prompts" if len(np.unique(keys)) >= FEW_CLUSTERS else "chosen texts"

@@ -31,7 +31,7 @@ MOST = (1000, 1000, 400)
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class LabelledTask:
     """One set of pairs: `pool` for everything that is chosen or trained, `test` for the report. Both share their texts."""
 
     name: str
@@ -49,7 +49,7 @@ class Parts:
     validation: Comparisons
 
 
-def read_tasks(folder: Path, *, seed: int) -> tuple[list[Task], list[str]]:
+def read_tasks(folder: Path, *, seed: int) -> tuple[list[LabelledTask], list[str]]:
     """Returns the tasks whose data are below `folder`, and the names of those that are not there; the demo's always are."""
     ukp, hh, summeval = (folder / name for name in ("ukpconvarg1", "hidden_context_hh", "summeval_op"))
     sources: list[tuple[str, str, Callable[[], Comparisons]]] = [
@@ -71,14 +71,14 @@ def read_tasks(folder: Path, *, seed: int) -> tuple[list[Task], list[str]]:
     return tasks, absent
 
 
-def cut_test(name: str, about: str, comparisons: Comparisons, *, seed: int, held: frozenset[str] | None = None) -> Task:
+def cut_test(name: str, about: str, comparisons: Comparisons, *, seed: int, held: frozenset[str] | None = None) -> LabelledTask:
     """Returns the task with the prompts `held`, or a quarter of all, as its test."""
     keys = prompt_keys(comparisons)
     _, test = draw(np.unique(keys), (1 - TEST_SHARE, TEST_SHARE), seed=seed, what="prompt")
     tested = np.isin(keys, test)
     if held is not None:
         tested = np.array([prompt in held for prompt, _ in comparisons.texts.prompts])[comparisons.prompt]
-    return Task(name, about, comparisons.take(~tested), comparisons.take(tested))
+    return LabelledTask(name, about, comparisons.take(~tested), comparisons.take(tested))
 
 
 def cut_pool(pool: Comparisons, *, seed: int) -> Parts:
@@ -126,7 +126,7 @@ def demo_pairs(seed: int, *, answers: int = 2, per_prompt: int = 8, wrong: float
     return Comparisons.from_records(records)
 
 
-def training_states(tasks: Sequence[Task], states: Sequence[TokenStates]) -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
+def training_states(tasks: Sequence[LabelledTask], states: Sequence[TokenStates]) -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
     """Returns the states that the autoencoder is trained on: those of texts that no test comparison shows."""
     kept = []
     for task, found in zip(tasks, states, strict=True):

@@ -106,7 +106,7 @@ def evaluate_zeroeval(
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Halves:
     """What one half of the questions gave, with everything chosen on the other.
 
     Attributes:
@@ -126,7 +126,7 @@ class Split:
     utility: dict[str, Array]
 
 
-def one_split(responses: Responses, features: Features, rng: np.random.Generator) -> Split:
+def one_split(responses: Responses, features: Features, rng: np.random.Generator) -> Halves:
     """Returns what routing and its rivals are worth on one half of the questions; `features` is `[Q, F]`."""
     order = rng.permutation(len(responses.questions))
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
@@ -162,7 +162,7 @@ def one_split(responses: Responses, features: Features, rng: np.random.Generator
     }
     otherwise = float(np.mean(by_question != candidates[np.argmax(worth[candidates], axis=0)][:, None]))
     names = tuple(responses.models[index] for index in candidates)
-    return Split(tuple(kept), names, responses.models[one_for_all], otherwise, test, utility)
+    return Halves(tuple(kept), names, responses.models[one_for_all], otherwise, test, utility)
 
 
 def predict_rewards(features: Features, rewards: Array, asked: Features, rng: np.random.Generator) -> Array:
@@ -205,7 +205,7 @@ def _ridges(features: Features, targets: Array, asked: Features) -> Array:
     return predicted
 
 
-def _summary(responses: Responses, runs: list[Split]) -> dict[str, Any]:
+def _summary(responses: Responses, runs: list[Halves]) -> dict[str, Any]:
     """Returns means over splits, and of every difference an interval over questions: splits share questions, and are not resampled."""
     shown = np.bincount(np.concatenate([run.test for run in runs]), minlength=len(responses.questions))
     shares = len(responses.questions) / shown.sum()

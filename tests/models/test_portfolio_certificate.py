@@ -9,7 +9,7 @@ import pytest
 
 from attune.models.portfolio.certificate import Evidence, certify
 from attune.models.portfolio.mean_bounds import mean_bounds
-from attune.models.portfolio.oracles import BestOfN, RewardsInvalid
+from attune.models.portfolio.oracles import BestOfN, EvidenceInvalid
 from attune.models.portfolio.prune import prune
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.search import SearchSettings, lazy_search
@@ -135,7 +135,7 @@ def test_the_certificate_carries_the_map_and_the_number_of_calls(planned):
     ],
 )
 def test_evidence_that_does_not_fit_itself_is_refused(planned, change, message):
-    with pytest.raises(RewardsInvalid, match=message):
+    with pytest.raises(EvidenceInvalid, match=message):
         certify(change(evidence_from(POPULATION[:50], planned)), FROZEN, family="micro", rewards=NAMES, epsilon=0.04)
 
 

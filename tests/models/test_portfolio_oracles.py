@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune.models.portfolio.oracles import BestOfN, RewardsInvalid, expect_rewards, on_simplex
+from attune.models.portfolio.oracles import BestOfN, EvidenceInvalid, expect_rewards, on_simplex
 from attune.models.portfolio.rewards import fit_normalisation
 from tests.models.portfolio_worlds import best_of_n, users
 
@@ -76,12 +76,12 @@ def test_weights_that_are_none_are_refused(weights):
     ],
 )
 def test_rewards_that_no_portfolio_can_be_built_on_are_refused(rewards, message):
-    with pytest.raises(RewardsInvalid, match=message):
+    with pytest.raises(EvidenceInvalid, match=message):
         expect_rewards(rewards)
 
 
 def test_rewards_without_prompts_are_refused():
-    with pytest.raises(RewardsInvalid, match=r"\[P, N, d\]"):
+    with pytest.raises(EvidenceInvalid, match=r"\[P, N, d\]"):
         BestOfN(REWARDS[0])
 
 
@@ -108,11 +108,11 @@ def test_the_normalisation_is_frozen_and_counts_what_it_clips():
     ],
 )
 def test_a_calibration_that_is_none_is_refused(rewards, message):
-    with pytest.raises(RewardsInvalid, match=message):
+    with pytest.raises(EvidenceInvalid, match=message):
         fit_normalisation(rewards)
 
 
 def test_other_rewards_than_were_calibrated_are_refused():
     frozen = fit_normalisation(np.array([[0.0, 1.0], [1.0, 2.0]]))
-    with pytest.raises(RewardsInvalid, match="2 finite rewards were calibrated"):
+    with pytest.raises(EvidenceInvalid, match="2 finite rewards were calibrated"):
         frozen.apply(np.ones((4, 3)))

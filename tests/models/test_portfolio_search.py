@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attune.models.portfolio.geometry import TooManyVertices, UpperBound, lower_corners, simplex_lattice, vertices_within
-from attune.models.portfolio.oracles import BestOfN, OracleFailed, RewardsInvalid
+from attune.models.portfolio.oracles import BestOfN, EvidenceInvalid, OracleFailed
 from attune.models.portfolio.prune import NotCovered, greedy_cover, prune, prune_to, smallest_cover
 from attune.models.portfolio.search import SearchSettings, StateInvalid, lazy_search, prove, read_state, tighten, upper_bound
 from studies.oracle.grid import grid_bound, grid_levels, grid_weights
@@ -168,7 +168,7 @@ def test_one_reward_is_no_portfolio():
     class One(Counting):
         dimensions = 1
 
-    with pytest.raises(RewardsInvalid, match="1 best policy for everybody"):
+    with pytest.raises(EvidenceInvalid, match="1 best policy for everybody"):
         lazy_search(One(best_of_n(0)))
 
 
@@ -177,7 +177,7 @@ def test_an_oracle_whose_values_are_outside_is_refused_by_name():
         def solve(self, weights):
             return replace(super().solve(weights), value=np.array([1.5, 0.2]))
 
-    with pytest.raises(RewardsInvalid, match=r"1 of 2 rewards are outside \[0, 1\]"):
+    with pytest.raises(EvidenceInvalid, match=r"1 of 2 rewards are outside \[0, 1\]"):
         lazy_search(Wrong(best_of_n(0)))
 
 
