@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attune.models.commands.portfolio import portfolio_app
+from attune.models.__main__ import app
 from attune.models.portfolio.picture import draw_portfolio, serving
 from attune.models.seam.bundle import read_bundle
 from tests.tiny_bundle import write_tiny_bundle
@@ -20,7 +20,7 @@ def bundle(tmp_path_factory):
 
 
 def test_a_bundle_is_described_with_values_weights_and_certificate(bundle):
-    told = CliRunner().invoke(portfolio_app, ["show", str(bundle)])
+    told = CliRunner().invoke(app, ["portfolio", "show", str(bundle)])
     assert told.exit_code == 0
     assert "3 members; values under the heads of 'vrf'" in told.output
     assert "+1.000 ± 0.050" in told.output
@@ -30,21 +30,21 @@ def test_a_bundle_is_described_with_values_weights_and_certificate(bundle):
 
 
 def test_programs_get_the_same_as_json(bundle):
-    told = CliRunner().invoke(portfolio_app, ["show", str(bundle), "--json"])
+    told = CliRunner().invoke(app, ["portfolio", "show", str(bundle), "--json"])
     assert '"worst_ratio": 0.79' in told.output
     assert '"name": "detailed"' in told.output
 
 
 def test_a_portfolio_without_certificate_says_so_and_cannot_be_drawn(tmp_path):
     plain = write_tiny_bundle(tmp_path, only="micro")
-    assert "no certificate" in CliRunner().invoke(portfolio_app, ["show", str(plain)]).output
-    refused = CliRunner().invoke(portfolio_app, ["show", str(plain), "--picture", str(tmp_path / "p.png")])
+    assert "no certificate" in CliRunner().invoke(app, ["portfolio", "show", str(plain)]).output
+    refused = CliRunner().invoke(app, ["portfolio", "show", str(plain), "--picture", str(tmp_path / "p.png")])
     assert (refused.exit_code, "no certificate to draw" in refused.output) == (1, True)
 
 
 def test_what_is_not_there_is_an_error_and_no_traceback(bundle, tmp_path):
-    assert CliRunner().invoke(portfolio_app, ["show", str(tmp_path)]).exit_code == 1
-    refused = CliRunner().invoke(portfolio_app, ["show", str(bundle), "--family", "stranger"])
+    assert CliRunner().invoke(app, ["portfolio", "show", str(tmp_path)]).exit_code == 1
+    refused = CliRunner().invoke(app, ["portfolio", "show", str(bundle), "--family", "stranger"])
     assert (refused.exit_code, "no values of family 'stranger'" in refused.output) == (1, True)
 
 
