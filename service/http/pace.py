@@ -31,7 +31,9 @@ FORGETS_S = 300.0
 ACTIVE_S = 10.0
 """A key that asked within this time counts as one that permits are shared with."""
 
-LONGEST_RETRY_S = 30.0
+LONGEST_RETRY_S = 10.0
+"""Nobody is sent away for longer: a refusal costs little, and callers who all sleep leave the room empty once a stall is over."""
+
 SLOTS_PER_ANSWER = 1.5
 """Callers are told to come back so many times as fast as others are answered: some do not come back, and room must not stay empty."""
 
@@ -64,6 +66,10 @@ class Pace:
     _fastest_at_s: float = 0.0
     _shrunk_s: float = float("-inf")
     _next_s: float = float("-inf")
+    _late: float = 0.0
+    _rate: float = 0.0
+    _answered: int = 0
+    _since_s: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.limit = float(min(self.most, max(self.least, FIRST)))
@@ -96,13 +102,23 @@ class Pace:
         self._next_s = max(self._next_s, now_s) + 1 / (SLOTS_PER_ANSWER * self.answers_per_s)
         wait_s = self._next_s - now_s
         if wait_s > LONGEST_RETRY_S:
-            wait_s = LONGEST_RETRY_S * (0.5 + 0.5 * self.draw())
+            wait_s = LONGEST_RETRY_S * (0.3 + 0.7 * self.draw())
         return Overloaded(detail, retry_after_s=1.0 + wait_s)
 
     @property
     def answers_per_s(self) -> float:
-        """How fast requests are answered: those under way over the time that one takes (Little's law)."""
-        return max(self.count, 1) / self._mean_s if self._mean_s else float(FIRST)
+        """How fast requests are answered of late."""
+        return self._rate or float(FIRST)
+
+    def _count_answer(self, now_s: float) -> None:
+        self._answered += 1
+        passed_s = now_s - self._since_s
+        if passed_s > 5.0:  # a pause, and no sign of how fast
+            self._answered, self._since_s = 0, now_s
+        elif passed_s >= 1.0:
+            rate = self._answered / passed_s
+            self._rate = rate if not self._rate else (self._rate + rate) / 2
+            self._answered, self._since_s = 0, now_s
 
     def give_back(self, key: str) -> None:
         """Gives a permit back."""
@@ -121,15 +137,20 @@ class Pace:
         now_s = self.clock()
         if seconds <= self._fastest_s * 2 ** ((now_s - self._fastest_at_s) / FORGETS_S):
             self._fastest_s, self._fastest_at_s = seconds, now_s
-        self._mean_s += (seconds - self._mean_s) * (SMOOTHING if self._mean_s else 1.0)
-        if self._mean_s > self.slow_s:
+        slow_s = self.slow_s
+        # One answer that was stuck says nothing of the others, so it counts as slow and not as more; being late is counted apart.
+        counted_s = min(seconds, 2 * slow_s)
+        self._mean_s += (counted_s - self._mean_s) * (SMOOTHING if self._mean_s else 1.0)
+        self._late += ((seconds > self.deadline_s / 2) - self._late) * SMOOTHING
+        self._count_answer(now_s)
+        if self._mean_s > slow_s:
             # Once for each time that an answer takes: what comes in between began under the limit before.
             if now_s - self._shrunk_s > self._mean_s:
-                least = min(self.least, self.most) if self._mean_s < self.deadline_s / 2 else 1
+                least = min(self.least, self.most) if self._late < 0.5 else 1
                 self.limit = max(float(least), min(self.limit, self.count + 1.0) * SHRINK)
                 self._shrunk_s = now_s
         elif self.count >= self.limit - 1:
-            self.limit = min(float(self.most), self.limit + (1.0 if self._mean_s < self.slow_s / 2 else 1.0 / self.limit))
+            self.limit = min(float(self.most), self.limit + (1.0 if self._mean_s < slow_s / 2 else 1.0 / self.limit))
 
     @property
     def slow_s(self) -> float:

@@ -75,15 +75,22 @@ def test_a_slow_machine_admits_fewer_than_a_fast_one():
     assert slow.pace.limit < 40 < fast.pace.limit
 
 
-def test_callers_come_back_one_after_another_as_fast_as_others_are_answered():
+def test_callers_come_back_one_after_another_and_nobody_is_sent_away_for_long():
     room = Pace(8, DEADLINE_S, 2.0, clock=lambda: 0.0, draw=lambda: 0.5)
     for _ in range(8):
         room.take("k")
-    room.done(1.0)  # eight under way, a second each: eight answers a second
     told_s = [room.refusal("full").retry_after_s for _ in range(1_000)]
-    assert told_s[:3] == pytest.approx([1 + 1 / 12, 1 + 2 / 12, 1 + 3 / 12])
-    assert told_s[119] == pytest.approx(11.0)
-    assert told_s[-1] == pytest.approx(1 + 0.75 * 30)
+    assert told_s[:3] == pytest.approx([1 + 1 / 48, 1 + 2 / 48, 1 + 3 / 48])
+    assert told_s[383] == pytest.approx(9.0)
+    assert told_s[-1] == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize("a_second", [10, 80, 600])
+def test_a_machine_that_stood_still_serves_again_at_once(a_second: int):
+    machine = Machine(1 / a_second, pace())
+    machine.free_at_s = 20.0  # nothing is answered before
+    machine.run(callers=800, seconds=50)
+    assert machine.in_time + machine.late >= 0.9 * 30 * a_second
 
 
 def test_under_no_pressure_nobody_is_refused():
