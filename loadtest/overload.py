@@ -89,8 +89,8 @@ class Target:
         return float(found[1]) if found else float("nan")
 
 
-async def ask(target: Target, route: str, ends_s: float, seen: Seen) -> None:
-    """One client: asks until the time is over, on a connection that it keeps as long as the server does."""
+async def ask(target: Target, route: str, counts_s: float, ends_s: float, seen: Seen) -> None:
+    """One client: asks until the time is over, on a connection that it keeps; answers between `counts_s` and `ends_s` are counted."""
     reader = writer = None
     while (began_s := time.perf_counter()) < ends_s:
         try:
@@ -101,13 +101,13 @@ async def ask(target: Target, route: str, ends_s: float, seen: Seen) -> None:
             length = LENGTH.search(head)
             await reader.readexactly(int(length[1]) if length else 0)
         except (OSError, asyncio.IncompleteReadError):
-            seen.statuses["dropped"] += 1
+            seen.statuses["dropped"] += time.perf_counter() > counts_s
             writer = None
             await asyncio.sleep(0.2)
             continue
         ended_s = time.perf_counter()
         status = head[9:12].decode()
-        if ended_s < ends_s:
+        if counts_s < ended_s < ends_s:
             seen.statuses[status] += 1
             if status == "200":
                 seen.took_s.append(ended_s - began_s)
@@ -123,12 +123,11 @@ async def ask(target: Target, route: str, ends_s: float, seen: Seen) -> None:
 async def measure(target: Target, route: str, connections: int, warm_s: float, seconds: float) -> Seen:
     """Returns what so many clients saw, after a time that is not counted in which limits settle."""
     ends_s = time.perf_counter() + warm_s + seconds
-    warm, seen = Seen(connections, warm_s), Seen(connections, seconds)
+    seen = Seen(connections, seconds)
 
     async def client(index: int) -> None:
         await asyncio.sleep(index * min(1.0, warm_s / 2) / connections)
-        await ask(target, route, ends_s - seconds, warm)
-        await ask(target, route, ends_s, seen)
+        await ask(target, route, ends_s - seconds, ends_s, seen)
 
     async def cpu() -> None:
         await asyncio.sleep(warm_s)
