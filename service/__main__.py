@@ -171,6 +171,40 @@ def replay(
         _refuse("the replay stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
 
 
+members_app = plain_app("What members are worth, measured before they serve.")
+app.add_typer(members_app, name="members")
+
+
+@members_app.command("measure")
+def measure(
+    bundle: Annotated[Path, typer.Option(help="Bundle that scores.")],
+    roster: Annotated[Path, typer.Option(help="File that names the members.")],
+    prompts: Annotated[Path, typer.Option(help="A prompt a line: text, or JSON with `prompt`.", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="What was measured, as JSON; answers are kept beside it, and a broken run goes on.")],
+    url: Annotated[str, typer.Option(help="A running Attune that is to take it as evidence; empty: none.")] = "",
+    key_env: Annotated[str, typer.Option(help="Environment variable that holds an API key with the admin right.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
+    together: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    per_second: Annotated[float, typer.Option(min=0.0, help="Requests begun each second at most; 0 sets no limit.")] = 0.0,
+) -> None:
+    """Ask members the same prompts, score the answers, and say what each is worth, with intervals and a certificate."""
+    from attune.service.errors import AttuneError  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.measure import Asking, MeasureFailed, import_measured, measure_members, read_prompts  # noqa: PLC0415  the same
+    from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
+
+    try:
+        settings = read_settings(bundle=str(bundle), roster=str(roster))
+        asking = Asking(max_tokens=max_tokens, together=together, per_second=per_second)
+        document = measure_members(settings, read_prompts(prompts), out, asking, lambda line: typer.echo(line, err=True))
+        typer.echo(f"{len(document['members'])} members measured; largest loss by choosing from them: {document['certificate']['gap']}")
+        if url:
+            typer.echo(import_measured(url, document, os.environ.get(key_env, "") if key_env else ""))
+    except SettingsError as error:
+        _refuse("cannot measure with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
+    except (AttuneError, MeasureFailed) as error:
+        _refuse("the measurement stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
+
+
 def _refuse(what: str, reasons: list[str], code: int) -> NoReturn:
     typer.echo("\n".join([f"attune: {what}", *(f"  {reason}" for reason in reasons)]), err=True)
     raise typer.Exit(code)

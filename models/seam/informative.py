@@ -1,0 +1,92 @@
+"""Pairs that tell most: which two members to show when the aim is to learn, with a law that is logged like any other (reconstruction).
+
+Of a pair, what one comparison is expected to tell of who is best for this user: `I = H(p) - sum_m q_m H(p_m)` nats, with `p` the
+probability that the first is preferred, `q_m` that member `m` is best, and `p_m` the first given the second. All are shares and means over
+the joint samples of weights and members' values, so an uncertain member is asked about too. (Lindley 1956; of the decision and not of
+every parameter, as in Russo and Van Roy 2018.) `S` samples, `M` members.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.seam.hedge import sigmoid
+from attune.models.seam.routing import Choice, next_law
+
+Array = NDArray[np.float64]
+
+SOFTNESS = 0.1
+"""Share of the greatest information by which a pair must be behind for its probability to fall by a factor e."""
+
+
+def pair_information(sampled: Array, logit_scale: float) -> Array:
+    """Returns what a comparison of each two members is expected to tell of who is best, `[M, M]` nats, symmetric, 0 on the diagonal.
+
+    Args:
+        sampled: `[S, M]` values under joint posterior samples.
+        logit_scale: turns differences of values into logits of a choice.
+    """
+    best = np.eye(sampled.shape[1])[np.argmax(sampled, axis=1)]
+    probabilities = np.asarray(sigmoid(logit_scale * (sampled[:, :, None] - sampled[:, None, :])))  # [S, M, M]
+    shares = best.mean(axis=0)
+    given = np.einsum("sm,sab->mab", best, probabilities) / np.maximum(best.sum(axis=0), 1.0)[:, None, None]
+    information = _entropy(probabilities.mean(axis=0)) - np.einsum("m,mab->ab", shares, _entropy(given))
+    np.fill_diagonal(information, 0.0)
+    found: Array = np.maximum(information, 0.0)
+    return 0.5 * (found + found.T)
+
+
+def pair_law(information: Array, epsilon: float) -> Array:
+    """Returns the law of ordered pairs `[M, M]`: softmax over pairs, mixed with the uniform law, each order of a pair alike.
+
+    `(1 - epsilon) softmax(I / (SOFTNESS max I)) + epsilon / pairs`; where nothing can be told, uniform.
+
+    Args:
+        information: `[M, M]`, see `pair_information`; at least two members.
+        epsilon: exploration in [0, 1].
+    """
+    rows, columns = np.triu_indices(len(information), 1)
+    told = information[rows, columns]
+    raised = np.exp((told - told.max()) / max(SOFTNESS * float(told.max()), 1e-12))
+    shares = (1.0 - epsilon) * raised / raised.sum() + epsilon / len(told)
+    law = np.zeros_like(information)
+    law[rows, columns] = law[columns, rows] = 0.5 * shares
+    return law
+
+
+def choose_to_learn(sampled: Array, *, count: int, epsilon: float, rng: np.random.Generator, logit_scale: float, mean: Array) -> Choice:
+    """Returns members drawn by `pair_law`: two of them a pair, one the first of a pair, further ones by what is left of the first's law.
+
+    Args:
+        sampled: `[S, M]` utilities under joint samples.
+        count: how many, 1..M.
+        epsilon: exploration, [0, 1].
+        rng: source of the draw.
+        logit_scale: see `pair_information`.
+        mean: `[M]` expected values, for the choice.
+
+    Raises:
+        ValueError: `count` is not within 1..M.
+    """
+    members = sampled.shape[1]
+    if not 1 <= count <= members:
+        raise ValueError(f"count is {count}; there are {members} members")
+    std = np.std(sampled, axis=0)
+    if members == 1:
+        return Choice((0,), np.ones(1), 1.0, 1.0, mean, std)
+    pairs = pair_law(pair_information(sampled, logit_scale), epsilon)
+    first = pairs.sum(axis=1)
+    order, joint = [int(rng.choice(members, p=first))], 1.0
+    joint *= float(first[order[0]])
+    while len(order) < count:
+        law = pairs[order[0]] / first[order[0]] if len(order) == 1 else next_law(first, mean, tuple(order))
+        order.append(int(rng.choice(members, p=law)))
+        joint *= float(law[order[-1]])
+    return Choice(tuple(order), first, float(first[order[0]]), joint, mean, std)
+
+
+def _entropy(probability: Array) -> Array:
+    inside = np.clip(probability, 1e-12, 1.0 - 1e-12)
+    found: Array = -inside * np.log(inside) - (1.0 - inside) * np.log1p(-inside)
+    return found

@@ -1,0 +1,89 @@
+"""`attune members measure`: own upstreams asked, scored and told, a run that goes on, and evidence that a deployment takes once."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from attune.service.measure import Asking, MeasureFailed, half_widths, measure_members, read_prompts
+from attune.service.settings import Settings
+from tests.endpoints.conftest import running
+from tests.endpoints.voices import Voice
+from tests.project.test_own_llms import MANNERS, upstream, write_roster
+from tests.stores import FreshStore
+from tests.tiny_bundle import write_tiny_bundle
+
+__all__ = ["upstream"]
+PROMPTS = ["how do i boil an egg ?", "tell me about tea", "what is the best way to travel ?"]
+
+
+@pytest.fixture
+def settings(tmp_path, upstream) -> Settings:
+    bundle = write_tiny_bundle(tmp_path / "bundles", members=False)
+    roster = write_roster(tmp_path / "mine.json", upstream, terse="short", kind="warm")
+    return Settings(data_dir=tmp_path, bundle=str(bundle), roster=str(roster), batch_budget_tokens=256, threads=1)
+
+
+def test_members_are_asked_once_each_prompt_and_a_broken_run_goes_on(tmp_path, settings):
+    said: list[str] = []
+    kept = tmp_path / "V.json.answers.jsonl"
+    first = measure_members(settings, PROMPTS, tmp_path / "V.json", Asking(together=2), said.append)
+    lines = kept.read_text().splitlines()
+    assert sorted((json.loads(line)["member"], json.loads(line)["text"]) for line in lines) == sorted(
+        [("terse", MANNERS["short"]), ("kind", MANNERS["warm"])] * 3
+    )
+    kept.write_text("\n".join([*lines[:3], lines[3][:20]]) + "\n")  # killed in the middle of a line
+    again = measure_members(settings, PROMPTS, tmp_path / "V.json", Asking(), said.append)
+    assert "3 answers are there already" in said
+    assert again == first == json.loads((tmp_path / "V.json").read_text())
+    values = {name: dict(zip(first["heads"]["vrf"], one["means"]["vrf"], strict=True)) for name, one in first["members"].items()}
+    assert values["terse"]["concise"] > values["kind"]["concise"]
+    assert values["kind"]["warm"] > values["terse"]["warm"]
+
+
+async def test_a_deployment_takes_a_measurement_once_as_evidence(tmp_path, settings):
+    document = await as_thread(lambda: measure_members(settings, PROMPTS, tmp_path / "V.json", Asking(), lambda _: None))
+    body = {"basis": document["basis"], "event_id": document["event_id"]}
+    body["members"] = {name: {part: one[part] for part in ("answers", "means", "covariances")} for name, one in document["members"].items()}
+    async with running(settings, FreshStore(), {name: Voice(name, ("yes .",)) for name in ("terse", "kind")}) as service:
+        assert (await service.post("/admin/members", body))["members"] == {"terse": "applied", "kind": "applied"}
+        assert (await service.post("/admin/members", body))["members"] == {"terse": "duplicate", "kind": "duplicate"}
+        told = {member["name"]: member for member in (await service.get("/portfolio"))["members"]}
+        assert (told["kind"]["evidence"]["answers"], told["kind"]["evidence"]["latest"]) == (3.0, 0.0)
+        assert told["kind"]["worth"]["vrf"]["warm"]["mean"] > told["terse"]["worth"]["vrf"]["warm"]["mean"]
+        wrong = await service.post("/admin/members", body | {"basis": "another"}, status=422)
+        assert "rewards mean something else" in wrong["detail"]
+        broken = body | {"event_id": "other", "members": {"kind": body["members"]["kind"] | {"means": {"vrf": [1.0]}}}}
+        assert "needs 3 means" in (await service.post("/admin/members", broken, status=422))["detail"]
+
+
+def test_a_member_that_does_not_answer_is_told(tmp_path, settings):
+    write_roster(tmp_path / "mine.json", "http://127.0.0.1:9/v1", away="short")
+    said: list[str] = []
+    with pytest.raises(MeasureFailed, match="away answered fewer than two prompts"):
+        measure_members(settings, PROMPTS[:2], tmp_path / "V.json", Asking(tries=1), said.append)
+    assert any("away gave no answer to prompt 1" in line for line in said)
+
+
+def test_half_widths_are_students(rng):
+    rewards = rng.normal(size=(12, 3))
+    by_hand = t.ppf(0.975, 11) * rewards.std(axis=0, ddof=1) / np.sqrt(12)
+    assert half_widths(rewards, 0.05) == pytest.approx(by_hand, rel=0.01)
+
+
+def test_prompts_are_text_or_json_and_each_is_asked_once(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('tell me\n\n{"prompt": "about tea"}\ntell me\n')
+    assert read_prompts(file) == ["tell me", "about tea"]
+    file.write_text('{"text": "about tea"}\n')
+    with pytest.raises(MeasureFailed, match="line 1"):
+        read_prompts(file)
+
+
+async def as_thread(work):
+    import asyncio
+
+    return await asyncio.to_thread(work)
