@@ -140,22 +140,8 @@ def create_app(
     )
     app.state.exposition = None if joined is None else joined.exposition
     app.state.live, app.state.metrics, app.state.health, app.state.in_flight = live, metrics, health, in_flight
-    for module in (
-        score,
-        generate,
-        route,
-        feedback,
-        users,
-        user_export,
-        decisions,
-        portfolio,
-        ops,
-        admin,
-        measured_members,
-        chat,
-        rerank,
-        page,
-    ):
+    of_users = (score, generate, route, feedback, users, user_export, decisions)
+    for module in (*of_users, portfolio, ops, admin, measured_members, chat, rerank, page):
         app.include_router(module.router)
     app.openapi = lambda: documented(app, settings.root_path)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)

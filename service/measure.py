@@ -29,8 +29,8 @@ from attune.service.live.loading import load_serving
 from attune.service.live.runtime import Serving
 from attune.service.live.scorers import LoadPlan
 from attune.service.machine import find_bundle
-from attune.service.members.build import member_client
 from attune.service.members.member import GenerationRequest, Message, TextPiece
+from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Served
 from attune.service.observe.metrics import Metrics
 from attune.service.settings import Settings, numbers_for
@@ -116,8 +116,8 @@ def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, A
 
 async def _measure(settings: Settings, prompts: Sequence[str], out: Path, asking: Asking, say: Say) -> dict[str, Any]:
     async with AsyncExitStack() as parts:
-        client = await parts.enter_async_context(member_client())
-        serving = await load_serving(find_bundle(settings), numbers_for(LoadPlan, settings), None, Metrics(), client)
+        connections = await parts.enter_async_context(UpstreamPool())
+        serving = await load_serving(find_bundle(settings), numbers_for(LoadPlan, settings), None, Metrics(), connections)
         parts.push_async_callback(serving.aclose)
         answers = await _Answers(serving, out.with_name(out.name + ".answers.jsonl"), asking, say).collect(prompts)
         say(f"scoring {sum(map(len, answers.values())):,} answers")
