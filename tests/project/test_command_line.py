@@ -90,7 +90,7 @@ def test_a_broken_package_is_an_error_of_its_commands_alone(attach):
     used = attune("weigh", path=path)
     assert used.returncode == 1
     assert "no command `weigh`" in used.stderr
-    assert "the commands of `weighing:app` cannot be loaded: ModuleNotFoundError" in used.stderr
+    assert "the commands of `weighing:app` cannot be loaded: this needs a_library_that_is_not_there, which is not installed" in used.stderr
     shown = attune("--help", path=path)
     assert shown.returncode == 0
     assert "weighing:app" in shown.stderr
