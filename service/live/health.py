@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from attune.service.errors import AttuneError, DeadlineExceeded, NotReady
@@ -156,7 +157,8 @@ class Health:
 
     async def start(self) -> None:
         """Starts the loops; returns once each part was tried, or after `FIRST_S`."""
-        tries = (self.try_scorer, self.try_store, self.try_members)
+        try_members = partial(self.try_members, older_than_s=MEMBERS_S)
+        tries: tuple[Callable[[], Awaitable[None]], ...] = (self.try_scorer, self.try_store, try_members)
         firsts = [asyncio.Event() for _ in tries]
         self._tasks = [asyncio.ensure_future(self._loop(attempt, first)) for attempt, first in zip(tries, firsts, strict=True)]
         try:
@@ -218,11 +220,11 @@ class Health:
         self._store = Verdict(f"unavailable: {away}" if away else f"refuses writes: {trouble}" if trouble else "", self._clock())
         self._store_refuses = bool(trouble) and not away
 
-    async def try_members(self) -> None:
-        """Asks the members of which traffic has said nothing for a while."""
+    async def try_members(self, *, older_than_s: float = 0.0) -> None:
+        """Asks the members of which nothing has been found for so long, by traffic or by the last round."""
         serving = self._live.serving
         if serving is not None:
-            await serving.roster.check(older_than_s=MEMBERS_S)
+            await serving.roster.check(older_than_s=older_than_s)
 
 
 async def _trouble(attempt: Callable[[], Awaitable[None]]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from attune.service.errors import TextTooLong
 from attune.service.members.member import Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
-from loadtest.upstream import cut_off, sends_a_page
+from loadtest.upstream_modes import cut_off, sends_a_page
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import KEY, fails, good, hang_up, refusing
 

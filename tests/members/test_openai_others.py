@@ -11,14 +11,14 @@ from attune.service.members.openai import OpenAIMember
 from attune.service.members.patience import first_limit_s
 from attune.service.members.roster import Fallback, Roster
 from attune.service.members.spec import OpenAISpec
-from loadtest.upstream import (
+from loadtest.upstream import running_upstream
+from loadtest.upstream_modes import (
     comments_only,
     good,
     never_answers,
     only_streams,
     refusing,
     repeats_the_prompt,
-    running_upstream,
     says,
     stalls,
     stream_of,

@@ -13,7 +13,7 @@ from attune.service.members.member import GenerationRequest, Message
 from attune.service.members.openai_answer import AnswerReader
 from attune.service.members.openai_wire import BadAnswer
 from attune.service.members.spec import OpenAISpec
-from loadtest.upstream import AWAY, COMPLETE, UNUSABLE, says, sends, stream_of
+from loadtest.upstream_modes import AWAY, COMPLETE, UNUSABLE, says, sends, stream_of
 from tests.members.asking import ask, collect
 from tests.members.upstream_scripts import fails
 

@@ -12,7 +12,7 @@ from attune.service.members.member import OneMemberFailed, TextPiece, UnusableMe
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.pool import UpstreamPool
 from attune.service.members.spec import OpenAISpec
-from loadtest.upstream import comments_only, never_answers, stalls
+from loadtest.upstream_modes import comments_only, never_answers, stalls
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import fails, good, hang_up, refusing
 

@@ -11,7 +11,7 @@ from attune.service.members.openai import OpenAIMember
 from attune.service.members.pool import UpstreamPool
 from attune.service.members.proxies import is_loopback, proxy_for
 from attune.service.members.spec import OpenAISpec
-from loadtest.upstream import good
+from loadtest.upstream_modes import good
 from tests.members.asking import ask, collect
 from tests.members.upstream_scripts import fails
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attune.service.members.member import OneMemberFailed
-from loadtest.upstream import good, hang_up, refusing
+from loadtest.upstream_modes import good, hang_up, refusing
 from tests.members.asking import ask, collect
 
 KEY = "sk-very-secret-key-0123456789"
