@@ -31,7 +31,7 @@ from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.server_process import Fsync
 from attune.service.state.store import Comparison, Limits, UserKey, user_tag
-from attune.service.usecases.learning import pack_payload
+from attune.service.usecases.payload import pack_payload
 
 BASIS = "3f2a9c41d07be586"
 FAMILIES = ("bradley_terry", "micro", "vrf", "attributes", "sparse_moe", "additive", "sparserm")

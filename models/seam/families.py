@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from attune.models.seam import gaussian, hedge
 from attune.models.seam.arrays import expect_finite, expect_shape
-from attune.models.seam.evidence import half, quantise
+from attune.models.seam.evidence import MAX_EVIDENCE, half, quantise
 from attune.models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
 from attune.models.seam.reward_heads import GatedMixture, GlobalHeads, RewardHeads
 from attune.models.seam.trust import ALWAYS, LOSSES, losses, share
+from attune.models.seam.weighted import Compared
 
 __all__ = ["BradleyTerry", "Families", "Family", "Micro", "Row", "Scored", "Vrf"]
 
@@ -228,17 +229,36 @@ class Families:
             KeyError: a row lacks an output that a family reads.
             ValueError: a row's outputs are of another size than the families', or not finite.
         """
-        parts = {name: family.learn(chosen, rejected, prompt, tie=tie) for name, family in self._families.items()}
+        evidence, told = self.study_all(known, (Compared(chosen, rejected, prompt, tie=tie),))
+        return evidence, {name: found[0] for name, found in told.items()}
+
+    def study_all(self, known: Array, comparisons: Sequence[Compared]) -> tuple[Array, dict[str, tuple[float, ...]]]:
+        """Returns what comparisons that were told as one add to the user's sum, and how likely each family found each of them; see `study`.
+
+        The evidence is the sum of weight times what each says alone. Where several together are over `MAX_EVIDENCE`, a family's slice
+        is made smaller as a whole, so that a precision stays one.
+        """
+        parts = {name: self._weighted(family, comparisons) for name, family in self._families.items()}
         sizes = {name: part.size for name, part in parts.items()}
         if any(parts[name].size != family.evidence_size for name, family in self._families.items()):
             raise ValueError(f"rows give evidence of {sizes} doubles; these families read {self.evidence_size} in all, losses included")
-        told: dict[str, float] = {}
+        told: dict[str, tuple[float, ...]] = {}
         scored = []
         for name in self._families:
-            told[name], personal, anybody = self._predict(name, known, chosen, rejected, prompt)
+            found = [self._predict(name, known, one.chosen, one.rejected, one.prompt) for one in comparisons]
+            told[name] = tuple(mixed for mixed, _, _ in found)
             if name in self._losses:
-                scored.append(losses(personal, anybody, tie=tie))
+                each = [one.weight * losses(own, anybody, tie=one.tie) for one, (_, own, anybody) in zip(comparisons, found, strict=True)]
+                scored.append(np.sum(each, axis=0))
         return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored]))), told
+
+    @staticmethod
+    def _weighted(family: Family, comparisons: Sequence[Compared]) -> Array:
+        each = [one.weight * family.learn(one.chosen, one.rejected, one.prompt, tie=one.tie) for one in comparisons]
+        if len(each) == 1:
+            return each[0]
+        total: Array = np.sum(each, axis=0)
+        return total * min(1.0, MAX_EVIDENCE / max(float(np.abs(total).max(initial=0.0)), MAX_EVIDENCE))
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, float]:
         """Returns each family's probability that `chosen` is preferred, `w` of the personal view's and the rest anybody's."""

@@ -17,10 +17,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.service.errors import FieldError, Overloaded, ScorerFailed, TooLarge, invalid
+from attune.service.errors import FieldError, InvalidRequest, Overloaded, ScorerFailed, TooLarge, invalid
 from attune.service.live.runtime import Call
 from attune.service.state.store import Comparison, LoggedComparison, UserKey, UsersPage, user_tag
-from attune.service.usecases.learning import read_payload, study
+from attune.service.usecases.kinds_of_feedback import comparisons_of, logged
+from attune.service.usecases.learning import study
+from attune.service.usecases.payload import read_payload
 from attune.service.usecases.people import person
 from attune.service.usecases.scoring import encode, submit
 
@@ -51,7 +53,8 @@ class ReplayScope:
 class Progress:
     """What a call has done so far; what cannot be replayed is counted with the user's end, so that it is counted once.
 
-    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on. `cursor` says
+    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on, or
+    one answer alone where there are no members. `cursor` says
     where to go on from; None where everything is done.
     """
 
@@ -125,31 +128,29 @@ async def _replay_user(call: Call, key: UserKey, progress: Progress, ends_at_s: 
     return True
 
 
-async def _replay_some(call: Call, key: UserKey, logged: Sequence[LoggedComparison], progress: Progress) -> None:
+async def _replay_some(call: Call, key: UserKey, entries: Sequence[LoggedComparison], progress: Progress) -> None:
     # Predicted from the sum as it stood before these together: what they say of each other is not counted for or against the user.
     known = person(call, "", key, (await call.runtime.store.read(key, call.kept_under)).sum).evidence
-    outcomes = await asyncio.gather(*(_replay_one(call, key, one, known, progress) for one in logged), return_exceptions=True)
-    for one, outcome in zip(logged, outcomes, strict=True):
+    outcomes = await asyncio.gather(*(_replay_one(call, key, one, known, progress) for one in entries), return_exceptions=True)
+    for one, outcome in zip(entries, outcomes, strict=True):
         if isinstance(outcome, Overloaded):  # by these themselves, where the queue is short: alone there may be room
             await _replay_one(call, key, one, known, progress)
         elif isinstance(outcome, BaseException):
             raise outcome
 
 
-async def _replay_one(call: Call, key: UserKey, logged: LoggedComparison, known: Array, progress: Progress) -> None:
-    payload = read_payload(logged.payload)
-    prompt, chosen, rejected, context = (payload.get(name) for name in ("prompt", "chosen_text", "rejected_text", "context"))
-    if not (isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str)):
+async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: Array, progress: Progress) -> None:
+    kept = logged(read_payload(entry.payload))
+    if kept is None:
         progress.without_texts += 1
         return
     try:
-        encoded = await encode(call, prompt, [chosen, rejected], context=context if isinstance(context, str) else None, with_prompt=True)
-        first, second, row = await submit(call, encoded)
-        _, evidence = study(call, known, (first, second, row), tie=bool(payload.get("tie")))
-    except (ScorerFailed, TooLarge):  # of these texts, not of the scorer: they are counted, and the others go on
+        *rows, row = await submit(call, await encode(call, kept.prompt, kept.texts, context=kept.context, with_prompt=True))
+        evidence = study(call, known, await comparisons_of(call, kept.form, rows, row, (kept.prompt, kept.context))).evidence
+    except (ScorerFailed, TooLarge, InvalidRequest):  # of this entry, not of the scorer: it is counted, and the others go on
         progress.unusable += 1
         return
-    vector, epoch = call.runtime.decay.stamp(evidence, logged.observed_s)
-    comparison = Comparison(logged.event_id, _NO_DIGEST, call.kept_under, epoch, logged.observed_s, vector)
+    vector, epoch = call.runtime.decay.stamp(evidence, entry.observed_s)
+    comparison = Comparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector)
     if await call.runtime.store.replay_comparison(key, comparison) == "applied":
         progress.replayed += 1

@@ -26,6 +26,7 @@ from tests.tiny_bundle import write_tiny_bundle
 OPERATIONS = [
     (method.upper(), path) for path, methods in json.loads(FILE.read_text(encoding="utf-8"))["paths"].items() for method in methods
 ]
+schemathesis.serializer.alias("application/x-ndjson", "text/plain")
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

@@ -1,0 +1,152 @@
+"""Every kind of feedback as weighted comparisons, which is all that families learn from (SCIENCE, "Feedback other than pairs").
+
+    a pair, a tie, what was kept ─┐
+    a grade of one answer ────────┼─> comparisons with weights ─> Families.study_all ─> one vector of evidence
+    a ranking ────────────────────┘
+
+Evidence is the sum of weight times what the comparison alone would say, so a form is added and taken back like one pair. `K` heads,
+`F` numbers of a further output, `P` probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.seam.family import Family, Row
+
+Array = NDArray[np.float64]
+How = Literal["regenerate", "edit", "copy"]
+
+IMPLICIT: Mapping[How, float] = {"edit": 0.7, "regenerate": 0.5, "copy": 0.3}
+"""What it weighs, in pairs that were asked for, that a user kept one answer over another: wrote it anew by hand, had it made again and
+stayed with the later one, or copied one of several. Chosen, not measured."""
+
+MOST_RANKED = 16
+"""Answers in one ranking."""
+
+MOST_APART = 4.0
+"""Rewards that an answer may be away from the usual one under any head, in standard deviations; what is further is brought nearer, so
+that an odd answer is no stronger evidence than a bad one."""
+
+RIDGE = 0.1
+"""Ridge of `further_with_rewards`, in mean variances of a reward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One of two answers to a prompt was preferred, or with `tie` neither was; it counts `weight` times."""
+
+    chosen: Row
+    rejected: Row
+    prompt: Row
+    weight: float = 1.0
+    tie: bool = False
+
+
+def pair(chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False, how: How | None = None) -> tuple[Compared, ...]:
+    """Returns a pair; `how` says that it was not asked for, and weighs it by `IMPLICIT`."""
+    return (Compared(chosen, rejected, prompt, 1.0 if how is None else IMPLICIT[how], tie),)
+
+
+def graded(answer: Row, usual: Row, prompt: Row, grade: float) -> tuple[Compared, ...]:
+    """Returns one answer's grade as its log-likelihood has it: `g log sigma(D) + (1 - g) log sigma(-D)`, two comparisons (ours).
+
+    Args:
+        answer: what was graded.
+        usual: what the user would have got otherwise, see `usual_answer`.
+        prompt: of both.
+        grade: `g`, from 0 to 1; thumbs are 0 and 1, and 1/2 is a tie.
+
+    Raises:
+        ValueError: the grade is outside.
+    """
+    if not 0.0 <= grade <= 1.0:
+        raise ValueError(f"a grade is {grade}; it must be from 0 to 1")
+    sides = (Compared(answer, usual, prompt, grade), Compared(usual, answer, prompt, 1.0 - grade))
+    return tuple(side for side in sides if side.weight > 0)
+
+
+def ranked(best_first: Sequence[Row], prompt: Row) -> tuple[Compared, ...]:
+    """Returns a ranking of `k` answers by its `k - 1` stages (Plackett 1975; Luce 1959): at each, one is chosen from what is left.
+
+    A stage is approximated by its pairs, the chosen one against each of the `m` that are left with weight `1/m`: families know no choice
+    from more than two. A stage weighs as much as a pair, and two answers are exactly a pair.
+    """
+    found = []
+    for place in range(len(best_first) - 1):
+        left = best_first[place + 1 :]
+        found += [Compared(best_first[place], other, prompt, 1.0 / len(left)) for other in left]
+    return tuple(found)
+
+
+def agrees(comparisons: Sequence[Compared], predicted: Sequence[float]) -> bool | None:
+    """Returns whether most of a form's weight was predicted as it was told; None where neither order was told.
+
+    Args:
+        comparisons: of the form.
+        predicted: probability of each.
+    """
+    if all(one.tie or _outweighs(comparisons, one) == 0 for one in comparisons):
+        return None
+    right = sum(one.weight for one, probability in zip(comparisons, predicted, strict=True) if probability > 0.5)
+    return right > 0.5 * sum(one.weight for one in comparisons)
+
+
+def _outweighs(comparisons: Sequence[Compared], one: Compared) -> float:
+    """Returns by how much a comparison outweighs its reverse in the same form."""
+    return one.weight - sum(other.weight for other in comparisons if other.chosen is one.rejected and other.rejected is one.chosen)
+
+
+def usual_answer(families: Sequence[Family], answer: Row, usual: Mapping[str, Array], further: Mapping[str, Array]) -> Row:
+    """Returns the outputs of the answer that a user would have got otherwise, as far from `answer` as `MOST_APART` allows.
+
+    Its rewards are the members' means. No means are known of a family's further outputs (the features of `vrf`): they are moved away
+    from the answer's own as they go with rewards, see `further_with_rewards`.
+
+    Args:
+        families: which read the rows.
+        answer: outputs of the answer that was graded.
+        usual: family -> `[K]`, mean rewards of what the members give for the prompt.
+        further: output -> `[K, F]`.
+    """
+    row: dict[str, NDArray[np.float32]] = {}
+    for family in families:
+        output = f"{family.name}_rewards"
+        own = np.asarray(answer[output], dtype=np.float64)
+        away = usual[family.name] - own
+        away = away * min(1.0, MOST_APART / max(float(np.abs(away).max()), MOST_APART))
+        row[output] = (own + away).astype(np.float32)
+        for name in set(family.candidate_outputs) - {output}:
+            moved = away @ further[name] if name in further else 0.0
+            row[name] = (np.asarray(answer[name], dtype=np.float64) + moved).astype(np.float32)
+    return row
+
+
+def further_with_rewards(families: Sequence[Family], answers: Mapping[str, NDArray[np.float32]]) -> dict[str, Array]:
+    """Returns how outputs beside the rewards go with them, output -> `[K, F]`: a ridge regression on a bundle's probes.
+
+    Args:
+        families: whose candidate outputs are looked at.
+        answers: output -> `[P, ...]`, what the scorer says of probes that are answers to a prompt.
+    """
+    found: dict[str, Array] = {}
+    for family in families:
+        for name in (set(family.candidate_outputs) - {f"{family.name}_rewards"}) & answers.keys():
+            rewards, outputs = (_centred(answers[output]) for output in (f"{family.name}_rewards", name))
+            products = rewards.T @ rewards
+            ridge = RIDGE * float(np.trace(products)) / len(products)
+            if ridge <= 0:  # fewer than two probes, or all alike: nothing is known of how they go together
+                found[name] = np.zeros((rewards.shape[1], outputs.shape[1]))
+            else:
+                found[name] = np.asarray(np.linalg.solve(products + ridge * np.eye(len(products)), rewards.T @ outputs), dtype=np.float64)
+    return found
+
+
+def _centred(values: NDArray[np.float32]) -> Array:
+    exact = np.asarray(values, dtype=np.float64)
+    return exact - exact.mean(axis=0) if len(exact) else exact

@@ -1,0 +1,141 @@
+"""What each kind of feedback says, as weighted comparisons of the answers that it names, and as it stands in the log.
+
+    Preferred, Graded or Ranked + rows of the answers ─> models.seam.weighted ─> comparisons
+                                                     └─> content of the log ─> export, and `logged` for a replay
+
+One answer alone is compared with the mean of what the members give for that prompt, as far as is known at this moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attune.models.seam import weighted
+from attune.models.seam.family import Row
+from attune.models.seam.member_values import POOLED
+from attune.models.seam.weighted import IMPLICIT, Compared, How
+from attune.service.errors import FieldError, invalid
+from attune.service.live.runtime import Call
+from attune.service.usecases.member_standing import read_standing
+from attune.service.usecases.named_answers import ById, EditedFrom, FoundAnswers, Named
+from attune.service.usecases.scoring import encode, submit
+
+
+@dataclass(frozen=True, slots=True)
+class Preferred:
+    """Of two answers the first was better, or with `tie` neither; `how` says what the user did where nobody had asked."""
+
+    tie: bool = False
+    how: How | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One answer was worth `rating`, from 0 to 1."""
+
+    rating: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The answers were named best first."""
+
+
+Form = Preferred | Graded | Ranked
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A form as the log has it, with the texts of its answers."""
+
+    form: Form
+    prompt: str
+    context: str | None
+    texts: tuple[str, ...]
+
+
+async def comparisons_of(
+    call: Call, form: Form, rows: Sequence[Row], prompt: Row, texts: tuple[str | None, str | None]
+) -> tuple[Compared, ...]:
+    """Returns what a form says.
+
+    Args:
+        call: the request.
+        form: the kind of feedback.
+        rows: outputs of the answers, in the form's order.
+        prompt: outputs of their prompt.
+        texts: prompt and context, where they are known.
+
+    Raises:
+        InvalidRequest: one answer was graded, and there are no members that it could be better or worse than.
+    """
+    match form:
+        case Preferred(tie, how):
+            return weighted.pair(rows[0], rows[1], prompt, tie=tie, how=how)
+        case Ranked():
+            return weighted.ranked(rows, prompt)
+        case Graded(rating):
+            return weighted.graded(rows[0], await _usual(call, rows[0], prompt, *texts), prompt, rating)
+
+
+async def _usual(call: Call, answer: Row, prompt: Row, prompt_text: str | None, context: str | None) -> Row:
+    bundle = call.serving.bundle
+    if not bundle.portfolio.names:
+        told = "has nothing to be compared with: this deployment has no members; send two answers, as `chosen_text` and `rejected_text`"
+        raise invalid([FieldError("rating", told)])
+    standing = await read_standing(call)
+    if POOLED not in prompt and bundle.portfolio.heads and prompt_text is not None:  # a decision keeps no pooled vector
+        prompt = (await submit(call, await encode(call, prompt_text, [], context=context, with_prompt=True)))[0]
+    families = [bundle.families[name] for name in bundle.families.names]
+    usual = {family.name: standing.values(family.name, prompt)[0].mean(axis=0) for family in families}
+    answered = [bool(response) for response in bundle.probes.responses]
+    further = weighted.further_with_rewards(families, {name: array[answered] for name, array in bundle.probes.answers.items()})
+    return weighted.usual_answer(families, answer, usual, further)
+
+
+# --- in the log ---------------------------------------------------------------------------------------------------
+
+
+def content_of(form: Form, named: Named, found: FoundAnswers, comparisons: Sequence[Compared], *, texts: bool) -> dict[str, Any]:
+    """Returns what the log keeps of a form, without texts where they are not kept; a pair has no `kind`."""
+    ids: tuple[str | None, ...] = (None,) * len(found.rows)
+    if isinstance(named, ById):
+        ids = named.ids
+    elif isinstance(named, EditedFrom):
+        ids = (None, named.candidate)
+    kept = found.texts if texts else (None,) * len(found.rows)
+    about = {"prompt": found.prompt_text if texts else None, "context": found.context if texts else None}
+    common: dict[str, Any] = {"decisions": found.decisions, "members": found.members}
+    match form:
+        case Preferred(tie, how):
+            pair = {"chosen": ids[0], "rejected": ids[1], **common, "tie": tie, **about, "chosen_text": kept[0], "rejected_text": kept[1]}
+            return pair if how is None else {"kind": "kept", "how": how, "weight": IMPLICIT[how], **pair}
+        case Graded(rating):
+            return {"kind": "rating", "rating": rating, "candidate": ids[0], **common, **about, "texts": kept}
+        case Ranked():
+            weights = [round(one.weight, 4) for one in comparisons]
+            return {"kind": "ranking", "ranking": ids, "weights": weights, **common, **about, "texts": kept}
+
+
+def logged(content: Mapping[str, Any]) -> Logged | None:
+    """Returns a form as `content_of` kept it; None where its texts were not kept, or the kind is of a later version."""
+    kind, prompt, context = content.get("kind"), content.get("prompt"), content.get("context")
+    kept = content.get("texts", ()) if kind in {"rating", "ranking"} else (content.get("chosen_text"), content.get("rejected_text"))
+    texts = tuple(text for text in kept if isinstance(text, str))
+    if not isinstance(prompt, str) or not texts or len(texts) < len(kept):
+        return None
+    form: Form
+    match kind:
+        case None:
+            form = Preferred(tie=bool(content.get("tie")))
+        case "kept" if content.get("how") in IMPLICIT:
+            form = Preferred(how=content["how"])
+        case "rating":
+            form = Graded(float(content["rating"]))
+        case "ranking":
+            form = Ranked()
+        case _:
+            return None
+    return Logged(form, prompt, context if isinstance(context, str) else None, texts)

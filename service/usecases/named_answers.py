@@ -1,0 +1,197 @@
+"""The answers that feedback names, as rows of the scorer, whatever way they were named.
+
+Stored candidates bring their rows with them; texts go through the scorer. A stored candidate whose rows mean something else by now
+(the bundle's basis has changed since) is scored again from its text, if texts are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from attune.models.seam.family import Row
+from attune.service.errors import ExpiredCandidate, FieldError, NotYourCandidate, UnknownCandidate, UnknownDecision, invalid, printable
+from attune.service.ids import as_decision_id, split_candidate
+from attune.service.live.runtime import Call
+from attune.service.state.store import UserKey, UserRead
+from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, digest_of, unpack
+from attune.service.usecases.scoring import both, encode, submit
+
+
+@dataclass(frozen=True, slots=True)
+class ById:
+    """Candidate ids, which may be of several decisions on one prompt; `fields` of the request named them."""
+
+    ids: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByText:
+    """Texts with their prompt, or with the decision that knows it (and then prompt and context may be None)."""
+
+    texts: tuple[str, ...]
+    fields: tuple[str, ...]
+    prompt: str | None
+    context: str | None
+    decision_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EditedFrom:
+    """A text that a user made out of a candidate, and that candidate's id."""
+
+    text: str
+    candidate: str
+    fields: tuple[str, str]
+
+
+Named = ById | ByText | EditedFrom
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAnswers:
+    """Rows of the answers, in their order, and of their prompt, with what the log keeps; texts are None where none are kept.
+
+    `members` wrote them; None where texts came with the request.
+    """
+
+    rows: tuple[Row, ...]
+    prompt: Row
+    decisions: tuple[str, ...]
+    members: tuple[str, ...] | None
+    prompt_text: str | None
+    context: str | None
+    texts: tuple[str | None, ...]
+
+
+async def find_answers(call: Call, key: UserKey, named: Named) -> tuple[UserRead, FoundAnswers]:
+    """Returns the user as they stood, and the answers.
+
+    Raises:
+        UnknownCandidate: an id that no decision of this tenant has.
+        NotYourCandidate: its decision is another user's.
+        ExpiredCandidate: its decision has gone, or is of another basis and its texts were not kept.
+        UnknownDecision: likewise for `decision_id`.
+        InvalidRequest: the candidates answer different prompts, or the texts another prompt than the decision.
+        StoreUnavailable: the store is away; nothing was read.
+    """
+    match named:
+        case ById():
+            return await _by_ids(call, key, named)
+        case ByText():
+            return await _by_texts(call, key, named)
+        case EditedFrom():
+            return await _edited(call, key, named)
+
+
+# --- by ids -------------------------------------------------------------------------------------------------------
+
+
+async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, FoundAnswers]:
+    places = [_split(field, candidate) for field, candidate in zip(named.fields, named.ids, strict=True)]
+    wanted: dict[str, str] = {}
+    for field, (decision_id, _) in zip(named.fields, places, strict=True):
+        wanted.setdefault(decision_id, field)
+    seen, records = await _read(call, key, wanted)
+    found = [_candidate(records[decision], index, field) for field, (decision, index) in zip(named.fields, places, strict=True)]
+    first = records[places[0][0]]
+    for field, (decision, _) in zip(named.fields, places, strict=True):
+        if records[decision].prompt_digest != first.prompt_digest:
+            told = f"answers another prompt than {named.fields[0]}; a comparison is of answers to one prompt"
+            raise invalid([FieldError(field, told)])
+    basis, texts = call.serving.bundle.basis, tuple(candidate.text for candidate in found)
+    if all(records[decision].basis == basis for decision, _ in places):
+        rows, prompt = tuple(candidate.outputs for candidate in found), first.prompt_outputs
+    else:
+        known = [text for text in texts if text is not None]
+        if first.prompt is None or len(known) < len(texts):
+            raise ExpiredCandidate(
+                f"the candidates were made under basis {first.basis}, basis {basis} serves now, and no texts were kept; send them as texts"
+            )
+        rows, prompt = await _scored(call, first.prompt, first.context, known, named.fields)
+    members = tuple(candidate.member for candidate in found)
+    return seen, FoundAnswers(rows, prompt, tuple(records), members, first.prompt, first.context, texts)
+
+
+async def _edited(call: Call, key: UserKey, named: EditedFrom) -> tuple[UserRead, FoundAnswers]:
+    decision_id, index = _split(named.fields[1], named.candidate)
+    seen, records = await _read(call, key, {decision_id: named.fields[1]})
+    record = records[decision_id]
+    candidate = _candidate(record, index, named.fields[1])
+    if record.prompt is None or candidate.text is None:
+        told = "its texts were not kept by this deployment; send `prompt` and both texts"
+        raise ExpiredCandidate(f"{named.fields[1]} cannot be compared with a text: {told}")
+    texts = (named.text, candidate.text)
+    rows, prompt = await _scored(call, record.prompt, record.context, texts, named.fields)
+    return seen, FoundAnswers(rows, prompt, (decision_id,), None, record.prompt, record.context, texts)
+
+
+def _candidate(record: DecisionRecord, index: int, field: str) -> KeptCandidate:
+    if index >= len(record.candidates):
+        raise UnknownCandidate(f"{field} is candidate {index} of a decision that has {len(record.candidates)} candidates so far")
+    return record.candidates[index]
+
+
+def _split(field: str, candidate: str) -> tuple[str, int]:
+    found = split_candidate(candidate)
+    if found is None:
+        raise UnknownCandidate(f"{field} is not a candidate id of this service: {printable(candidate, 64)!r}")
+    return found
+
+
+async def _read(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
+    """Returns the user and the records of `wanted` (decision id -> field that named it), all of them."""
+    with call.timings.measure("redis"):
+        seen = await call.runtime.store.read(key, call.kept_under, decisions=tuple(wanted))
+    records = {}
+    for decision_id, field in wanted.items():
+        if decision_id not in seen.decisions:
+            raise await _missing(call, key, decision_id, field)
+        try:
+            records[decision_id] = unpack(seen.decisions[decision_id])
+        except RecordUnreadable as error:
+            raise ExpiredCandidate(f"{field}: {error}") from error
+    return seen, records
+
+
+async def _missing(call: Call, key: UserKey, decision_id: str, field: str) -> Exception:
+    match await call.runtime.store.locate_decision(key, decision_id):
+        case "foreign":
+            return NotYourCandidate(f"{field} belongs to a decision of another user")
+        case "expired" | "live":  # live: it was written between the two reads, and what is not there yet was never given out
+            ttl_s = call.runtime.keeping.decision_ttl_s
+            return ExpiredCandidate(f"{field}: decision {decision_id} is older than {ttl_s:,.0f} s and has expired")
+        case "unknown":
+            kind = UnknownDecision if field == "decision_id" else UnknownCandidate
+            return kind(f"{field}: no decision {decision_id} is known")
+
+
+# --- by texts -----------------------------------------------------------------------------------------------------
+
+
+async def _by_texts(call: Call, key: UserKey, named: ByText) -> tuple[UserRead, FoundAnswers]:
+    prompt, context, texts = named.prompt, named.context, named.texts
+    if named.decision_id is None:
+        scored = _scored(call, prompt or "", context, texts, named.fields)
+        seen, (rows, row) = await both(call.runtime.store.read(key, call.kept_under), scored)
+        return seen, FoundAnswers(rows, row, (), None, prompt, context, texts)
+    decision_id = as_decision_id(named.decision_id)
+    if decision_id is None:
+        raise UnknownDecision(f"decision_id is not one of this service: {printable(named.decision_id, 64)!r}")
+    seen, records = await _read(call, key, {decision_id: "decision_id"})
+    record = records[decision_id]
+    if prompt is not None and digest_of(prompt) != record.prompt_digest:
+        raise invalid([FieldError("prompt", "is another one than the decision was made for; leave it out or send the same")])
+    prompt = record.prompt if prompt is None else prompt
+    if prompt is None:
+        raise invalid([FieldError("prompt", "is missing, and this deployment keeps no texts; send the prompt of the decision again")])
+    context = record.context if context is None else context
+    rows, row = await _scored(call, prompt, context, texts, named.fields)
+    return seen, FoundAnswers(rows, row, (decision_id,), None, prompt, context, texts)
+
+
+async def _scored(call: Call, prompt: str, context: str | None, texts: Sequence[str], fields: Sequence[str]) -> tuple[tuple[Row, ...], Row]:
+    encoded = await encode(call, prompt, texts, context=context, with_prompt=True, fields=fields)
+    *rows, row = await submit(call, encoded)
+    return tuple(rows), row
