@@ -1,23 +1,24 @@
-"""`/users/{user}`: what is known of a user, deletion with a receipt, and taking one comparison back."""
+"""`/users`: who is kept; `/users/{user}`: what is known of a user, deletion with a receipt, merging, and taking one comparison back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from attune.service.api.answers import UserSeen, json_response, problems, rfc3339
-from attune.service.api.prompted import MAX_USER_CHARS, sound_unicode
+from attune.service.api.prompted import MAX_USER_CHARS, Id, NativeRequest, User, sound_unicode
 from attune.service.api.route import CertificateAnswer, Expected, certificate_answer, expected_answer
+from attune.service.auth import require_admin
 from attune.service.errors import FieldError, UnknownEvent, invalid
 from attune.service.http.segments import Segment
 from attune.service.live.runtime import Call
 from attune.service.state.records import checked_event_id
 from attune.service.usecases import learning
 from attune.service.usecases.member_standing import read_standing
-from attune.service.usecases.people import delete_person, look_up, under_families, weights_under
+from attune.service.usecases.people import delete_person, look_up, merge_people, under_families, weights_under
 from attune.service.usecases.routing import UsualRouting, usual_routing
 
 router = APIRouter()
@@ -86,6 +87,80 @@ class TakenBackAnswer:
     result: Literal["taken-back"]
     user: UserSeen
     weights: dict[str, float]
+
+
+class MergeRequest(NativeRequest):
+    """Body of `POST /users/{user}/merge`; without an event id, one user is merged into another once."""
+
+    into: User
+    event_id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MergedAnswer:
+    """Answer of `POST /users/{user}/merge`: how many comparisons and decisions this call moved, and who they belong to now."""
+
+    result: Literal["applied", "duplicate"]
+    comparisons: int
+    decisions: int
+    user: UserSeen
+
+
+@dataclass(frozen=True, slots=True)
+class ListedUserAnswer:
+    """A user by the tag that stands in the place of the id, which is not kept; times are RFC 3339."""
+
+    tag: str
+    comparisons: int
+    first_seen: str | None
+    last_seen: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsersAnswer:
+    """Answer of `GET /users`; `after` asks for the next page, and is null on the last."""
+
+    basis: str
+    users: list[ListedUserAnswer]
+    after: str | None
+
+
+@router.get("/users", response_model=UsersAnswer, responses=problems(403), summary="Who is kept")
+async def list_users(
+    request: Request,
+    after: Annotated[str, Query(max_length=64, description="`after` of the page before")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="about how many; a page may be shorter though others follow")] = 100,
+) -> Response:
+    """The users of the caller's tenant by their tags, in pages and no order; for keys with the admin right."""
+    call: Call = request.state.call
+    require_admin(call.caller)
+    try:
+        page = await call.runtime.store.list_users(call.caller.tenant, call.kept_under, after, limit)
+    except ValueError as error:
+        raise invalid([FieldError("after", str(error))]) from None
+    users = [ListedUserAnswer(one.tag, one.comparisons, rfc3339(one.first_seen_s), rfc3339(one.last_seen_s)) for one in page.users]
+    return json_response(UsersAnswer(call.serving.bundle.basis, users, page.cursor))
+
+
+@router.post(
+    "/users/{user:segment}/merge",
+    response_model=MergedAnswer,
+    responses=problems(409),
+    summary="Add an anonymous user to a known one, once",
+)
+async def merge_user(user: Segment, body: MergeRequest, request: Request) -> Response:
+    """Moves what was learned of `user` to `into`, whose sums are added up; `user` is at the prior afterwards. Repeating it is safe.
+
+    What is learned of `user` later is moved by another merge, with an event id of its own.
+    """
+    call: Call = request.state.call
+    if body.event_id is not None:
+        try:
+            checked_event_id(body.event_id)
+        except ValueError as error:
+            raise invalid([FieldError("event_id", str(error).removeprefix("event id "))]) from None
+    merged, after = await merge_people(call, checked_user(user), body.into, body.event_id)
+    return json_response(MergedAnswer(merged.result, merged.comparisons, merged.decisions, UserSeen(after.id, after.comparisons)))
 
 
 @router.get("/users/{user:segment}", response_model=UserAnswer, responses=problems(), summary="What is known of a user")

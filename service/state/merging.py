@@ -87,6 +87,9 @@ class Merging:
         if source.tenant != target.tenant or source.tag == target.tag:
             raise ValueError("two users are merged that are different ones of one tenant")
         event, aside = event_digest(checked_event_id(event_id)), PartedKey(source.tenant, source.tag)
+        if await self._read("HEXISTS", target.events, b"\x04" + event) and not await self._read("EXISTS", aside.base):
+            # Made before, and nothing waits: what the source has learned since is another merge's, and would be lost in this one.
+            return Merged("duplicate", 0, await self._move_decisions(source, target))
         outcome = await self._part(source, aside, event)
         if outcome == b"other":
             raise EventConflict("this user is being merged under another event id; send that request again first")

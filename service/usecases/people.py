@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.service.errors import StoreUnavailable
+from attune.service.errors import FieldError, StoreUnavailable, invalid
 from attune.service.live.runtime import Call
-from attune.service.state.store import Deleted, UserKey, UserSum, user_tag
+from attune.service.state.store import Deleted, Merged, UserKey, UserSum, user_tag
 
 Array = NDArray[np.float64]
 Personalization = Literal["applied", "prior", "unavailable"]
@@ -105,6 +105,29 @@ async def delete_person(call: Call, user: str) -> Deleted:
         deleted = await call.runtime.finish(call.runtime.store.delete_user(key))
     call.serving.recent.forget(key)
     return deleted
+
+
+async def merge_people(call: Call, source: str, target: str, event_id: str | None) -> tuple[Merged, Person]:
+    """Returns what was moved, and the person that both are from now on; it runs to its end even if the caller leaves.
+
+    Args:
+        call: the request.
+        source: who is not to be any more.
+        target: who they are.
+        event_id: of the merge; None is one for these two, so that a repeat is a repeat.
+
+    Raises:
+        InvalidRequest: they are the same user.
+        EventConflict: `source` is being merged under another event id, and that merge is not finished.
+        StoreUnavailable: it may be made in part; sending it again goes on with the rest.
+    """
+    one, other = key_of(call, source), key_of(call, target)
+    if one == other:
+        raise invalid([FieldError("into", "is the same user; a merge needs two")])
+    with call.timings.measure("redis"):
+        merged = await call.runtime.finish(call.runtime.store.merge_users(one, other, event_id or f"merge:{one.tag}"))
+    call.serving.recent.forget(one)
+    return merged, await look_up(call, target)
 
 
 def under_families(call: Call, found: Person) -> dict[str, UnderFamily]:

@@ -77,6 +77,23 @@ async def test_what_a_product_does_works_with_both_clients(call):
     assert (await call("user", "ada")).comparisons == 0
 
 
+async def test_every_form_of_feedback_is_sent_by_both_clients(call):
+    made = await call("generate", "ada", PROMPT, candidates=3)
+    first, second, third = made.candidates
+    assert (await call("rate", "ada", first, 1.0, event_id="thumb")).result == "applied"
+    assert (await call("rate", "ada", first, 1.0, event_id="thumb")).result == "duplicate"
+    assert (await call("rank", "ada", [third, first, second])).agreement
+    assert (await call("keep", "ada", second, over=first, how="regenerate")).user.comparisons == 3
+    rated = {"prompt": PROMPT, "response_text": WARM, "rating": 0.0}
+    lines = await call("feedback_batch", [{"user": "ada", **rated}, {"user": "ada", **rated, "rating": 2}])
+    assert (lines[0]["result"], lines[1]["code"]) == ("applied", "invalid-request")
+    assert (await call("feedback", "ada", **rated)).user.comparisons == 5
+    for _ in range(2):
+        await call("merge", "ada", "ada@example.org")
+    assert (await call("user", "ada")).comparisons == 0
+    assert (await call("user", "ada@example.org")).comparisons == 5
+
+
 async def test_a_stream_begins_with_the_decision_and_ends_with_the_whole_answer(call):
     started, *pieces, done = await call("stream", "ada", PROMPT)
     assert isinstance(started, Started)

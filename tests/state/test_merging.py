@@ -64,6 +64,25 @@ async def test_a_merge_is_made_once(store: Store, alice: UserKey, bob: UserKey) 
     await check(store, alice, bob)
 
 
+async def test_what_is_learned_after_a_merge_is_left_alone_by_its_repeat_and_moved_by_another(
+    store: Store, alice: UserKey, bob: UserKey
+) -> None:
+    await live(store, alice, bob)
+    await store.merge_users(alice, bob, "login-1")
+    await store.add_comparison(alice, comparison("later", [4.0, 0.0]))
+    before = (await store.read(bob, BASIS)).sum
+    assert (await store.merge_users(alice, bob, "login-1")).result == "duplicate"
+    left, held = (await store.read(alice, BASIS)).sum, (await store.read(bob, BASIS)).sum
+    assert left is not None
+    assert held is not None
+    assert before is not None
+    assert (left.count, held.count) == (1, before.count)
+    assert (await store.merge_users(alice, bob, "login-2")).comparisons == 1
+    moved = (await store.read(bob, BASIS)).sum
+    assert moved is not None
+    assert moved.count == before.count + 1
+
+
 async def test_what_was_sent_before_is_not_learned_again_by_either(store: Store, alice: UserKey, bob: UserKey) -> None:
     await live(store, alice, bob)
     begun = await store.read(alice, BASIS)

@@ -142,9 +142,9 @@ class AsyncClient:
         """Takes one piece of feedback back, exactly."""
         await self._send(requests.take_back(name, event_id))
 
-    async def merge(self, name: str, into: str) -> None:
-        """Adds an anonymous user to a known one, once."""
-        await self._send(requests.merge(name, into))
+    async def merge(self, name: str, into: str, *, event_id: str | None = None) -> None:
+        """Adds an anonymous user to a known one, once; what is learned of `name` later needs a merge with an `event_id` of its own."""
+        await self._send(requests.merge(name, into, event_id))
 
     async def portfolio(self) -> Portfolio:
         """Returns the members and what is known of them."""

@@ -115,9 +115,9 @@ def take_back(name: str, event_id: str) -> Request:
     return Request("DELETE", f"/users/{quote(name, safe='')}/comparisons/{quote(event_id, safe='')}")
 
 
-def merge(name: str, into: str) -> Request:
+def merge(name: str, into: str, event_id: str | None) -> Request:
     """Returns a `POST /users/{user}/merge`."""
-    return Request("POST", f"/users/{quote(name, safe='')}/merge", {"into": into}, repeatable=True)
+    return Request("POST", f"/users/{quote(name, safe='')}/merge", {"into": into, **_given({"event_id": event_id})}, repeatable=True)
 
 
 def portfolio() -> Request:

@@ -133,9 +133,9 @@ class Client:
         """Takes one piece of feedback back, exactly."""
         self._send(requests.take_back(name, event_id))
 
-    def merge(self, name: str, into: str) -> None:
-        """Adds an anonymous user to a known one, once."""
-        self._send(requests.merge(name, into))
+    def merge(self, name: str, into: str, *, event_id: str | None = None) -> None:
+        """Adds an anonymous user to a known one, once; what is learned of `name` later needs a merge with an `event_id` of its own."""
+        self._send(requests.merge(name, into, event_id))
 
     def portfolio(self) -> Portfolio:
         """Returns the members and what is known of them."""
