@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +11,59 @@ import typer
 
 from attune.command_line import aside, plain_group
 from attune.models.commands.options import Base, Changes, Out, PromptsOption, RewardsOption, Seed
-from attune.models.commands.reading import reads_table
+from attune.models.commands.reading import TABLE, reads_table
+
+
+class Pooling(StrEnum):
+    """How the states of a text's tokens become one vector."""
+
+    mean = "mean"
+    last = "last"
+    cls = "cls"
+
 
 train_app = plain_group("Train on your own data. Needs the extra `train`.")
+
+
+@train_app.command("families")
+@reads_table
+def train_families(
+    source: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons, votes, ratings or scores: {TABLE}.")],
+    reading: Any,
+    out: Out,
+    trunk: Annotated[
+        str, typer.Option(metavar="ID_OR_DIR", help="Hugging Face encoder or decoder; a small one for sentences if not given.")
+    ] = "",
+    layers: Annotated[str, typer.Option(help="Hidden states that are pooled, such as 0,3,6; early, middle and last if not given.")] = "",
+    pooling: Annotated[Pooling, typer.Option(help="How the states of a text become one vector.")] = Pooling.mean,
+    max_tokens: Annotated[int | None, typer.Option(min=8, help="Of a text; the trunk's own limit up to 2048 if not given.")] = None,
+    families: Annotated[str, typer.Option(help="Names with commas between; those that did best if not given.")] = "",
+    personalise: Annotated[bool, typer.Option("--personalise", help="Also where no gain was found, or people are few.")] = False,
+    apart: Annotated[str, typer.Option(help="`question`: a person's own questions are not in what is predicted of them.")] = "",
+    folds: Annotated[int, typer.Option(min=0, help="How often people are cut anew; 0 decides by how many there are.")] = 0,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps vectors between runs.")] = Path(".attune/cache"),
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures for programs.")] = False,
+) -> None:
+    """Train reward families on your comparisons, measure them on people they never met, and say whether to personalise."""
+    from attune.models.data.adapters import read_comparisons  # noqa: PLC0415 - numpy
+    from attune.models.data.templates import TextLimits  # noqa: PLC0415
+    from attune.models.data.trunk import DEMO_TRUNK, load_trunk, spread_layers  # noqa: PLC0415 - torch
+    from attune.models.measuring.families.own_data import DEFAULT, OwnData, train_own  # noqa: PLC0415 - torch
+
+    if apart not in {"", "question"}:
+        raise typer.BadParameter(f"{apart!r} is not `question`", param_hint="--apart")
+    comparisons = read_comparisons(source, reading)
+    aside(f"{len(comparisons):,} comparisons of {len(comparisons.users):,} people")
+    named = tuple(int(one) for one in layers.split(",")) if layers else None
+    limits = None if max_tokens is None else TextLimits(max_tokens=max_tokens)
+    named_trunk = trunk or DEMO_TRUNK
+    loaded = load_trunk(named_trunk, layers=named or spread_layers(named_trunk), pooling=pooling.value, limits=limits)
+    wanted = tuple(one.strip() for one in families.split(",")) if families else DEFAULT
+    settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, seed=seed)
+    found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside)
+    typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (out / "report.md").read_text(encoding="utf-8"))
+    aside(f"next: attune bundle build {out} --out .attune/bundles")
 
 
 @train_app.command("router")

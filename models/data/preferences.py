@@ -164,6 +164,8 @@ class Comparisons:
 
     def rows_of_users(self) -> dict[int, Ints]:
         """Returns the rows of every user who has any, in order: user index -> `[C_u]`."""
+        if not len(self):
+            return {}
         order = np.argsort(self.user, kind="stable")
         present, starts = np.unique(self.user[order], return_index=True)
         return dict(zip(present.tolist(), np.split(order, starts[1:]), strict=True))

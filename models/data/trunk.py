@@ -190,6 +190,17 @@ def load_trunk(
     return Trunk(model, fast_tokenizer(tokenizer), made, Path(source).name, layers, pooling, source)
 
 
+def spread_layers(source: str = DEMO_TRUNK) -> tuple[int, ...]:
+    """Returns an early, a middle and the last hidden state: how a thing is said stands in early layers, what is said in late ones.
+
+    Raises:
+        TrunkUnavailable: see `open_model`.
+    """
+    _, config, _ = open_model(source)
+    last = int(config.get_text_config().num_hidden_layers)
+    return tuple(sorted({0, last // 2, last}))
+
+
 def open_model(source: str) -> tuple[str, Any, Any]:
     """Returns where a model is, its configuration and its tokenizer, without its weights.
 

@@ -1,0 +1,243 @@
+"""`attune train families`: from a table of comparisons to a folder of families, and an honest word on whether to personalise.
+
+    table ─> vectors (kept by content) ─┬─ folds by people: train, validation, strangers ─> curves of strangers ─┐
+                                        └─ all but validation people ─> families ─> folder                       └─> verdict, report
+
+Which family serves is chosen by validation people alone; strangers are only reported on. The simple heads (length, style, ridge) stand
+beside every family, and a family that does not beat the best of them for people of whom nothing is known is not served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attune.models.data.embeddings import Vectors, embed_texts
+from attune.models.data.preferences import ComparisonInvalid, Comparisons
+from attune.models.data.probes import draw_probes, write_probes
+from attune.models.data.splits import SplitInvalid, split
+from attune.models.data.trunk import Trunk
+from attune.models.data.trunk_file import write_trunk_file
+from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
+from attune.models.measuring.families.held_out import FRACTIONS, hold_out
+from attune.models.measuring.families.learners import served_learners
+from attune.models.measuring.families.line_up import BASELINE, LineUp
+from attune.models.measuring.families.own_report import render_own
+from attune.models.measuring.writing import made_by, write_report
+from attune.models.seam.trust import NEVER
+from attune.models.training.features import Subspace
+from attune.models.training.heads import TrainedFamily, save_heads
+from attune.models.training.learner import Learner
+from attune.models.training.loop import TrainingData
+from attune.models.training.simple_heads import SIMPLE
+from attune.models.training.trusting import LEAST_PEOPLE, with_trust
+
+Tell = Callable[[str], None]
+
+DEFAULT = (BASELINE, "additive", "vrf")
+"""Trained where nothing is named: everybody's head, and the two families that did best on every set that was measured."""
+
+COUNTS = (0, 1, 3, 5, 10, 20, 50)
+LEAST_MEASURED = 8
+"""Strangers below whom a point of a curve is not shown."""
+
+LEAST_TARGETS = 3
+HARM = 0.02
+"""Points of accuracy, as a share, from which on a person counts as gaining or losing."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnData:
+    """What to train and how to measure it.
+
+    Attributes:
+        names: families; `BASELINE` is always among them.
+        personalise: also where too few people were seen, because somebody asked for it.
+        apart: `question` keeps the questions of a person's context out of what is predicted.
+        folds: how often people are cut anew; 0 decides by how many there are.
+        axes: of tastes, `D`; fewer where there are few comparisons.
+        steps: at most, of families that learn by gradients.
+    """
+
+    names: Sequence[str] = DEFAULT
+    personalise: bool = False
+    apart: str = ""
+    folds: int = 0
+    axes: int = 16
+    steps: int = 600
+    seed: int = 0
+
+
+def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnData, *, cache: Path | None, tell: Tell) -> dict[str, Any]:
+    """Trains families on `comparisons`, writes the folder `out`, and returns what was found.
+
+    Written: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `report.md`, `results.json`. Vectors are kept in `cache` by
+    content, so a run that was killed goes on where it was.
+
+    Raises:
+        ComparisonInvalid: there is nothing to learn: no rows, or ties alone.
+        SplitInvalid: all comparisons are on one prompt and of one person.
+        ValueError: a family of this name cannot be trained.
+    """
+    if not len(comparisons) or comparisons.tie.all():
+        raise ComparisonInvalid(f"of {len(comparisons):,} comparisons all are ties: there is nothing to learn")
+    line_up = _line_up(len(comparisons), settings)
+    unknown = sorted(set(settings.names) - set(line_up.served()))
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such family; there are {', '.join(line_up.served())}")
+    people = len(np.unique(comparisons.user[~comparisons.anonymous]))
+    vectors = embed_texts(comparisons.texts, trunk, cache)
+    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell)
+    tell("training the families that are kept, on everybody but validation people")
+    data = _final(comparisons, vectors, settings.seed)
+    trained = _trained(line_up, data, settings, people)
+    default, verdict = _verdict(trained, data, people, settings)
+    save_heads(out, trained, default)
+    write_trunk_file(out, trunk)
+    write_probes(out, draw_probes(comparisons.texts, settings.seed))
+    results = {
+        "comparisons": len(comparisons),
+        "people": people,
+        "without_person": int(comparisons.anonymous.sum()),
+        "texts": len(comparisons.texts.candidates),
+        "sha256": comparisons.sha256(),
+        "trunk": {"source": trunk.source, "sha256": trunk.sha256},
+        "seed": settings.seed,
+        "made_by": made_by(),
+        "families": {one.family.name: one.summary.get("trust", {}) | {"validation_nll": one.summary["validation_nll"]} for one in trained},
+        "default": default,
+        "verdict": verdict,
+        "curves": measured,
+        "not_measured": why_not,
+    }
+    write_report(out, results, render_own(results))
+    return results
+
+
+def _line_up(comparisons: int, settings: OwnData) -> LineUp:
+    """Returns the trainers, with fewer axes of taste where little was told: a tenth of a thousand comparisons supports one more."""
+    axes = max(2, min(settings.axes, comparisons // 100))
+    found = LineUp(Subspace(axes, everybody=True), axes=axes, heads=min(8, max(2, axes)), steps=settings.steps)
+    return replace(found, vrf=replace(found.vrf, heads=axes + 2, loop=replace(found.vrf.loop, steps=settings.steps)))
+
+
+def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int) -> list[TrainedFamily]:
+    personal = people >= LEAST_PEOPLE or settings.personalise
+    names = [name for name in line_up.served() if name == BASELINE or (name in settings.names and personal)]
+    found = []
+    for name in names:
+        one = line_up.served()[name](data, settings.seed)
+        trusted = one if name == BASELINE else with_trust(one, data)
+        found.append(replace(trusted, trust=0.0) if settings.personalise and trusted.trust == NEVER else trusted)
+    return found
+
+
+def _measure(
+    comparisons: Comparisons, vectors: Vectors, line_up: LineUp, people: int, settings: OwnData, tell: Tell
+) -> tuple[dict[str, Any], str]:
+    """Returns the curves of strangers, or nothing and the reason."""
+    folds = settings.folds or (5 if people < 100 else 3 if people < 400 else 1)
+    context = _most_told(comparisons)
+    parts: list[Observed] = []
+    for fold in range(folds):
+        try:
+            held = hold_out(comparisons, seed=settings.seed + fold, context=context, texts_apart=settings.apart == "question")
+        except SplitInvalid as error:
+            return {}, f"there are too few people to keep some apart: {error}"
+        data = TrainingData(held.train, held.validation, vectors)
+        tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons")
+        trained = _trained(line_up, data, settings, len(np.unique(held.train.user)))
+        learners = [*served_learners(trained, vectors), *(train(data) for train in SIMPLE.values())]
+        found = _observed(learners, *held.unseen)
+        if found is None:
+            return {}, f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"
+        parts.append(found)
+    counts = min((part.counts for part in parts), key=len)
+    return _curves(parts, counts), ""
+
+
+def _most_told(comparisons: Comparisons) -> int:
+    """Returns how many comparisons people are let to tell: the most that a quarter of them has beside some that are predicted."""
+    decided = np.bincount(comparisons.user[~comparisons.tie & ~comparisons.anonymous])
+    told = decided[decided > 0]
+    fitting = [count for count in COUNTS if len(told) and np.mean(told >= count + 2 * LEAST_TARGETS) >= 0.25]
+    return max(fitting, default=1)
+
+
+def _observed(learners: Sequence[Learner], context: Comparisons, targets: Comparisons) -> Observed | None:
+    """Returns what was said of strangers, up to the greatest count that enough of them have told; None where not even the first is."""
+    told, asked = context.rows_of_users(), targets.rows_of_users()
+    having = [len(told.get(user, ())) for user, mine in asked.items() if len(mine) >= LEAST_TARGETS]
+    counts = [count for count in COUNTS if sum(one >= count for one in having) >= LEAST_MEASURED]
+    return observe(learners, context, targets, counts=counts, least_targets=LEAST_TARGETS) if counts else None
+
+
+def _curves(parts: Sequence[Observed], counts: Sequence[int]) -> dict[str, Any]:
+    names = [name for name in parts[0].said if all(name in part.said for part in parts)]
+    curves: dict[str, Any] = {"counts": list(counts), "people": len({user for part in parts for user in part.users}), "learners": {}}
+    for name in names:
+        accuracy = [over_users(parts, [part.per_user(name, at)[0] for part in parts]) for at in range(len(counts))]
+        nll = [over_users(parts, [part.per_user(name, at)[1] for part in parts]) for at in range(len(counts))]
+        gain = [paired_gain(parts, name, BASELINE, at) for at in range(len(counts))]
+        last = np.concatenate([part.per_user(name, len(counts) - 1)[0] - part.per_user(BASELINE, len(counts) - 1)[0] for part in parts])
+        curves["learners"][name] = {
+            "accuracy": [_numbers(one) for one in accuracy],
+            "nll": [_numbers(one) for one in nll],
+            "gain": [_numbers(one) for one in gain],
+            "gaining": float(np.mean(last > HARM)),
+            "losing": float(np.mean(last < -HARM)),
+        }
+    return curves
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _final(comparisons: Comparisons, vectors: Vectors, seed: int) -> TrainingData:
+    """Returns all comparisons but those of validation people (of validation prompts, where there are too few people)."""
+    try:
+        parts = split(comparisons, "user", FRACTIONS, seed=seed)
+    except SplitInvalid:
+        try:
+            parts = split(comparisons, "prompt", FRACTIONS, seed=seed)
+        except SplitInvalid:
+            rows = np.random.default_rng(seed).permutation(len(comparisons))
+            validation, train = np.sort(rows[: max(1, len(rows) // 5)]), np.sort(rows[max(1, len(rows) // 5) :])
+            if not len(train):
+                raise SplitInvalid(
+                    f"{len(comparisons)} comparison is too few: one is learned from and another one says when to stop"
+                ) from None
+            return TrainingData(comparisons.take(train), comparisons.take(validation), vectors)
+    return TrainingData(parts.train.join(parts.test), parts.validation, vectors)
+
+
+def _verdict(trained: Sequence[TrainedFamily], data: TrainingData, people: int, settings: OwnData) -> tuple[str, dict[str, str]]:
+    """Returns the family that serves, and why; by validation people alone."""
+    simple = {name: float(train(data).validation_nll) for name, train in SIMPLE.items()}  # type: ignore[attr-defined]
+    best_simple = min(simple, key=lambda name: simple[name])
+    personal = [one for one in trained if one.family.name != BASELINE and one.trust != NEVER]
+    chosen = min(personal, key=_gain_less, default=None)
+    globally = next(one for one in trained if one.family.name == BASELINE)
+    compared = (
+        f"everybody's head {globally.summary['validation_nll']:.3f}, {best_simple} alone {simple[best_simple]:.3f} (validation log-loss)"
+    )
+    if chosen is not None and (settings.personalise or _gain_less(chosen) < 0):
+        gain = -_gain_less(chosen)
+        said = f"Serve `{chosen.family.name}`: validation people gained {gain:.4f} of log-loss by it over everybody's view."
+        return chosen.family.name, {"serve": chosen.family.name, "personalise": "yes", "why": said, "baselines": compared}
+    if people < LEAST_PEOPLE and not settings.personalise:
+        why = f"Do not personalise: {people} people are fewer than the {LEAST_PEOPLE} from which on it can be learned how people differ."
+    else:
+        why = "Do not personalise: no gain was found on validation people."
+    return BASELINE, {"serve": BASELINE, "personalise": "no", "why": why, "baselines": compared}
+
+
+def _gain_less(trained: TrainedFamily) -> float:
+    """Returns minus the log-loss that validation people gained under this family's trust; less is better."""
+    told: Mapping[str, Any] = trained.summary.get("trust", {})
+    return -float(told.get("gain_nll", 0.0))

@@ -1,0 +1,97 @@
+"""From a table to a folder of families and a verdict: who gains is told, who does not is told, and too little is told as well."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.probes import read_probes
+from attune.models.data.trunk import load_trunk
+from attune.models.data.trunk_file import load_trunk_of
+from attune.models.measuring.families.own_data import OwnData, train_own
+from attune.models.training.heads import load_heads
+from tests.models.tiny_trunk import write_tiny_trunk
+
+SHORT = ["Yes.", "No.", "Boil it.", "Ask someone.", "Not now.", "Go home."]
+LONG = [f"{text} Then wait, look again, and if it is not what you wanted, start once more and take more time for it." for text in SHORT]
+
+
+def told(people: int, each: int, *, opposed: bool, seed: int = 0) -> Comparisons:
+    """Returns choices between a short and a long answer; with `opposed` half of the people like short ones, else all do, mostly."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for person in range(people):
+        likes_short = person % 2 == 0 or not opposed
+        for _ in range(each):
+            short, long = SHORT[rng.integers(6)], LONG[rng.integers(6)]
+            right = rng.random() < 0.95
+            chosen, rejected = (short, long) if likes_short == right else (long, short)
+            prompt = f"What about number {rng.integers(8)}?"
+            rows.append(Comparison(prompt=prompt, chosen=chosen, rejected=rejected, user=f"p{person}"))
+    return Comparisons.from_records(rows)
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    return load_trunk(str(write_tiny_trunk(tmp_path_factory.mktemp("trunk"), "encoder")), layers=(0, 2))
+
+
+def trained(comparisons, trunk, out, **settings):
+    chosen = OwnData(**({"names": ("bradley_terry", "additive"), "folds": 1, "axes": 2} | settings))
+    return train_own(comparisons, trunk, out, chosen, cache=None, tell=lambda _line: None)
+
+
+@pytest.mark.slow
+def test_people_who_want_opposite_things_are_personalised_and_the_folder_can_be_packed(trunk, tmp_path):
+    found = trained(told(60, 14, opposed=True), trunk, tmp_path)
+    assert (found["default"], found["verdict"]["personalise"]) == ("additive", "yes")
+    curve = found["curves"]["learners"]["additive"]["gain"]
+    assert curve[0]["mean"] == pytest.approx(0.0, abs=0.1)
+    assert curve[-1]["low"] > 0.2
+    families, default = load_heads(tmp_path)
+    assert {one.family.name for one in families} == {"bradley_terry", "additive"}
+    assert default == "additive"
+    assert load_trunk_of(tmp_path).sha256 == trunk.sha256
+    assert len(read_probes(tmp_path)) >= 4
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert report.index("Serve `additive`") < report.index("`length`")
+
+
+@pytest.mark.slow
+def test_people_who_want_the_same_are_not_personalised(trunk, tmp_path):
+    found = trained(told(60, 14, opposed=False), trunk, tmp_path)
+    assert (found["default"], found["verdict"]["personalise"]) == ("bradley_terry", "no")
+    assert "no gain was found" in found["verdict"]["why"]
+    assert found["curves"]["learners"]["bradley_terry"]["accuracy"][0]["low"] > 0.8
+
+
+def test_few_people_give_everybodys_head_unless_somebody_asks(trunk, tmp_path):
+    few = told(8, 12, opposed=True)
+    found = trained(few, trunk, tmp_path / "one")
+    assert found["default"] == "bradley_terry"
+    assert "8 people are fewer than the 30" in found["verdict"]["why"]
+    assert [one.family.name for one in load_heads(tmp_path / "one")[0]] == ["bradley_terry"]
+    asked = trained(few, trunk, tmp_path / "two", personalise=True)
+    assert asked["default"] == "additive"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_one_person_gives_a_head_or_a_sentence(trunk, tmp_path, rows):
+    alone = told(1, rows, opposed=False)
+    if rows == 1:
+        with pytest.raises(ValueError, match="1 comparison is too few"):
+            trained(alone, trunk, tmp_path)
+        return
+    found = trained(alone, trunk, tmp_path)
+    assert found["default"] == "bradley_terry"
+    assert "too few people" in found["not_measured"]
+
+
+def test_what_cannot_be_learned_from_is_said_before_anything_is_done(trunk, tmp_path):
+    ties = Comparisons.from_records([Comparison(prompt="p", chosen="a", rejected=f"b{index}", user="u", tie=True) for index in range(5)])
+    with pytest.raises(ComparisonInvalid, match="5 comparisons all are ties"):
+        trained(ties, trunk, tmp_path)
+    with pytest.raises(ValueError, match="nobody: no such family; there are bradley_terry"):
+        trained(told(4, 4, opposed=False), trunk, tmp_path, names=("nobody",))
+    assert not list(tmp_path.iterdir())
