@@ -29,6 +29,7 @@ from attune.models.measuring.families.line_up import BASELINE, LineUp
 from attune.models.measuring.families.own_report import render_own
 from attune.models.measuring.writing import made_by, write_report
 from attune.models.seam.trust import NEVER
+from attune.models.training.cards import write_cards
 from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.learner import Learner
@@ -75,7 +76,8 @@ class OwnData:
 def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnData, *, cache: Path | None, tell: Tell) -> dict[str, Any]:
     """Trains families on `comparisons`, writes the folder `out`, and returns what was found.
 
-    Written: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `report.md`, `results.json`. Vectors are kept in `cache` by
+    Written: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `cards.json`, `report.md`,
+    `results.json`. Vectors are kept in `cache` by
     content, so a run that was killed goes on where it was.
 
     Raises:
@@ -99,6 +101,7 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     save_heads(out, trained, default)
     write_trunk_file(out, trunk)
     write_probes(out, draw_probes(comparisons.texts, settings.seed))
+    write_cards(out, trained, comparisons.texts, vectors.candidates)
     results = {
         "comparisons": len(comparisons),
         "people": people,
