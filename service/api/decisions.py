@@ -23,16 +23,14 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class DecisionCandidate:
-    """One candidate of a decision; `text` is null where the deployment keeps no texts, and scores until it is scored."""
-
-    SHOWN_IF_NONE = frozenset({"std"})
+    """One candidate of a decision; `text` is null where the deployment keeps no texts."""
 
     candidate_id: str
     index: int
     member: str
     text: str | None
-    score: float | None
-    std: float | None
+    score: float
+    std: float
     finish_reason: str
     usage: GenerationUsage
 

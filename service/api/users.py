@@ -36,11 +36,12 @@ class UserState:
 
 @dataclass(frozen=True, slots=True)
 class FamilyState:
-    """A user under one family; `mean` and `std` of the Gaussian where the family has one."""
+    """A user under one family; `mean` and `std` of the Gaussian where the family has one, and `weights_std`, the spread of each weight."""
 
     weights: dict[str, float]
     mean: list[float] | None = None
     std: list[float] | None = None
+    weights_std: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,12 @@ class UserPortfolio:
 
 @dataclass(frozen=True, slots=True)
 class UserAnswer:
-    """Answer of `GET /users/{user}`; `portfolio` is null where there are no members."""
+    """Answer of `GET /users/{user}`; `family` is the one that serves, and `portfolio` null where there are no members."""
 
     user: UserState
     bundle: str
     basis: str
+    family: str
     families: dict[str, FamilyState]
     portfolio: UserPortfolio | None
 
@@ -174,7 +176,11 @@ async def get_user(user: Segment, request: Request) -> Response:
             user=UserState(user, found.comparisons, rfc3339(found.first_seen_s), rfc3339(found.last_seen_s)),
             bundle=bundle.id,
             basis=bundle.basis,
-            families={name: FamilyState(under.weights, under.mean, under.std) for name, under in under_families(call, found).items()},
+            family=call.serving.family,
+            families={
+                name: FamilyState(under.weights, under.mean, under.std, under.weights_std)
+                for name, under in under_families(call, found).items()
+            },
             portfolio=None if usual is None else _user_portfolio(usual),
         )
     )

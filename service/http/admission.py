@@ -124,7 +124,7 @@ class Admission:
             return
         headers = dict(scope["headers"])
         self._known_host(headers)
-        if path in OPEN_PATHS or path.startswith("/errors/") or scope["method"] == "OPTIONS":
+        if path in OPEN_PATHS or path.startswith(("/errors/", "/ui/")) or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return
         state = scope["state"]

@@ -1,1 +1,4 @@
-"""One page: two answers whose authors are hidden, a choice, and the user's weights moving. No script or style from elsewhere."""
+"""The page: two answers whose authors are hidden, a choice, what was learned of it, and what an operator asks. Plain files, no build step.
+
+`page.js` begins; `calls` speaks HTTP, `state` is who is asking, `drawing` makes elements; `trying`, `person` and `operating` are the views.
+"""

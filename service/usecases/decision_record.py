@@ -91,16 +91,13 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class KeptCandidate:
-    """One answer as it was given: who wrote it, how it was scored for this user, and its scorer outputs.
-
-    Until it is scored the scores are None and `outputs` is empty.
-    """
+    """One answer as it was given: who wrote it, how it was scored for this user, and its scorer outputs."""
 
     member: str
     text: str | None
     finish_reason: str
-    score: float | None
-    std: float | None
+    score: float
+    std: float
     prompt_tokens: int
     completion_tokens: int
     outputs: Row
@@ -108,10 +105,7 @@ class KeptCandidate:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """One decision; `candidates` is empty until generation has ended, and stays so for `/route`.
-
-    `prompt_outputs` is empty where nothing needed the prompt's row so far.
-    """
+    """One decision; `candidates` is empty until generation has ended, and stays so for `/route`."""
 
     made_at_s: float
     bundle: str

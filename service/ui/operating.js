@@ -1,0 +1,113 @@
+// Operate: members and what they are worth, coverage, the families' foresight, one decision, the bundle. Everything here only reads,
+// except for the button that loads a bundle.
+
+import { body, call, isAbort, read } from "./calls.js";
+import { $, bar, count, make, percent, say, shares, svg, within } from "./drawing.js";
+
+let look = null;
+
+/** Reads and draws the server; each part that fails leaves the others standing. */
+export async function showServer() {
+  if (look) look.abort();
+  const mine = look = new AbortController(), options = { signal: mine.signal, admin: true };
+  const parts = [
+    read("bundle", options).then(drawBundle),
+    Promise.all([read("portfolio", options), read("bundle", options)]).then(([portfolio, bundle]) => drawMembers(portfolio, bundle.family)),
+    read("portfolio/coverage", options).then(drawCoverage),
+    call("metrics", options).then(body).then(drawAgreement),
+  ];
+  const failed = (await Promise.allSettled(parts)).filter(part => part.status === "rejected").map(part => part.reason);
+  if (look === mine) say(failed.find(reason => !isAbort(reason)) || null);
+}
+
+function drawBundle(bundle) {
+  $("bundle").textContent = `Bundle ${bundle.bundle} · basis ${bundle.basis} · family ${bundle.family} · ${bundle.provider}`;
+}
+
+function drawMembers(portfolio, family) {
+  const heads = [...new Set(portfolio.members.flatMap(member => Object.keys(member.worth[family])))];
+  const served = portfolio.members.map(member => member.share);
+  const row = (kind, cells) => make("tr", {}, ...cells.map(text => make(kind, { textContent: text })));
+  const rows = portfolio.members.map((member, at) => {
+    const worth = heads.map(head => member.worth[family][head]);
+    const drift = member.drift ? `${member.drift.standard_errors.toFixed(1)} s.e. (${member.drift.head})` : "too few answers";
+    return row("td", [member.name, percent(served[at]), ...worth.map(each => each ? within(each.mean, each.std) : "–"), drift]);
+  });
+  const title = make("caption", {
+    className: "quiet", textContent: `Share of this month's scored answers, value under each head of ${family}, and by how much the latest answers differ from earlier ones`,
+  });
+  $("members").replaceChildren(title, make("thead", {}, row("th", ["Member", "Share", ...heads, "Drift"])), make("tbody", {}, ...rows));
+  for (const cell of $("members").querySelectorAll("th")) cell.scope = "col";
+}
+
+function drawCoverage(found) {
+  const bins = found.histogram, most = Math.max(1, ...bins.map(bin => bin.users)), width = 360 / Math.max(1, bins.length);
+  const label = bins.map(bin => `${count(bin.users, "user")} from ${bin.lower} to ${bin.upper}`).join("; ");
+  const drawn = svg("svg", { class: "histogram", viewBox: "0 0 360 130", role: "img", "aria-label": "Users by certified ratio: " + label });
+  bins.forEach((bin, at) => {
+    const height = 90 * bin.users / most, x = at * width;
+    drawn.append(svg("rect", { x: x + 2, y: 105 - height, width: width - 4, height: Math.max(1, height) }));
+    const texts = [svg("text", { x: x + 2, y: 120 }), svg("text", { x: x + 2, y: 100 - height })];
+    texts[0].textContent = `${bin.lower}`;
+    texts[1].textContent = bin.users ? bin.users : "";
+    drawn.append(...texts);
+  });
+  $("coverage").replaceChildren(...(bins.length ? [drawn] : []));
+  const best = found.members.map(member => `${member.member} ${percent(member.share)}`).join(", ");
+  $("coverage-note").textContent = !found.users ? "Nobody was served since this process started."
+    : `${count(found.users, "user")} of late. ` + (bins.length ? "Each is certified to get at least this part of the best reward possible. " : "This family has no certificate. ")
+      + (found.mean_gap === null ? "" : `On average ${percent(found.mean_gap)} is left to gain at most. `)
+      + `Best served by: ${best}.` + (found.drop ? ` Missed least: ${found.drop}.` : "");
+}
+
+/** Draws how often each family foresaw a choice before it was learned, from the exposition of the metrics. */
+function drawAgreement(exposition) {
+  const counts = {};
+  for (const line of exposition.split("\n")) {
+    const sample = line.match(/^attune_prequential_comparisons_total\{(.*)\} (\S+)$/);
+    if (!sample) continue;
+    const labels = Object.fromEntries([...sample[1].matchAll(/(\w+)="([^"]*)"/g)].map(([, name, value]) => [name, value]));
+    counts[labels.family] = counts[labels.family] || { yes: 0, no: 0 };
+    counts[labels.family][labels.agreed] += Number(sample[2]);
+  }
+  const families = Object.entries(counts);
+  $("agreement").replaceChildren(...families.map(([family, { yes, no }]) => {
+    return bar(family, yes / (yes + no), { text: `${percent(yes / (yes + no))} of ${yes + no}` });
+  }));
+  $("agreement-note").textContent = families.length ? "Choices that a family foresaw before it learned them, since this process started; half is chance."
+    : "No choice was learned since this process started.";
+}
+
+async function inspect(event) {
+  event.preventDefault();
+  try {
+    const found = await read("decisions/" + encodeURIComponent($("decision-id").value.trim()), { admin: true });
+    say(null);
+    shares($("law"), found.routing.propensities);
+    $("decision").textContent = JSON.stringify(found, null, 2);
+    $("decision").hidden = false;
+  } catch (error) {
+    $("law").replaceChildren();
+    $("decision").hidden = true;
+    say(error);
+  }
+}
+
+async function reload() {
+  if (!confirm("Load the newest bundle and serve it from now on?")) return;
+  $("reload").disabled = true;
+  $("reloaded").textContent = "Loading …";
+  try {
+    const done = await read("admin/reload", { body: {}, admin: true });
+    $("reloaded").textContent = done.bundle === done.before ? `${done.bundle} serves as before.`
+      : `${done.bundle} serves in place of ${done.before}; what was learned of users is ${done.users_kept ? "kept" : "under another basis"}.`;
+    await showServer();
+  } catch (error) {
+    $("reloaded").textContent = "";
+    say(error);
+  } finally { $("reload").disabled = false; }
+}
+
+$("inspect").addEventListener("submit", inspect);
+$("reload").addEventListener("click", reload);
+$("refresh").addEventListener("click", showServer);

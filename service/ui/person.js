@@ -1,0 +1,105 @@
+// You: what is known of the person, who answers next, the history with undo, export, and being forgotten.
+
+import { body, call, isAbort, read } from "./calls.js";
+import { $, count, make, percent, say, sentence, shares, weights } from "./drawing.js";
+import { newPerson, person } from "./state.js";
+
+const SHOWN = 50; // choices of the history that are listed, the latest first
+let look = null;
+
+/** Reads and draws the person; a later call stops an earlier one. */
+export async function showPerson(prompt) {
+  if (look) look.abort();
+  const mine = look = new AbortController(), who = person(), signal = mine.signal;
+  const path = "users/" + encodeURIComponent(who);
+  try {
+    const [seen, log] = await Promise.all([read(path, { signal }), history(path, signal)]);
+    const next = seen.portfolio ? (await read("route", { body: { user: who, prompt, record: false }, signal })).routing.propensities : null;
+    if (look !== mine) return;
+    say(null);
+    $("you-learned").textContent = sentence(seen, next);
+    draw(seen, next, prompt);
+    list(log, seen.family);
+  } catch (error) {
+    if (!isAbort(error) && look === mine) say(error);
+  }
+}
+
+function draw(seen, next, prompt) {
+  const serving = seen.families[seen.family];
+  weights($("weights"), serving.weights, serving.weights_std);
+  $("weights-note").textContent = serving.weights_std
+    ? "How much you want of each, learned from your choices. The line on a bar is ± one standard deviation: the shorter, the surer."
+    : "How much you want of each, learned from your choices.";
+  $("next-note").textContent = next ? `The chance of each member, for “${prompt}”.` : "This server has no members that answer.";
+  shares($("next"), next || {});
+  $("families").replaceChildren(...Object.entries(seen.families).map(([family, state]) => {
+    const drawn = make("ul", { className: "bars" });
+    weights(drawn, state.weights, state.weights_std);
+    return make("section", {}, make("h3", { textContent: family + (family === seen.family ? " (serves)" : "") }), drawn);
+  }));
+}
+
+/** Returns the comparisons that stand, the latest first. */
+async function history(path, signal) {
+  const lines = (await body(await call(path + "/export", { signal }))).split("\n").filter(Boolean).map(line => JSON.parse(line));
+  const gone = new Set(lines.filter(line => line.type === "taken-back").map(line => line.event_id));
+  return lines.filter(line => line.type === "comparison" && !gone.has(line.event_id)).reverse();
+}
+
+function list(log, family) {
+  const shown = log.slice(0, SHOWN);
+  $("history").start = log.length;
+  $("history").replaceChildren(...shown.map(entry => {
+    const [better, other] = entry.members || [];
+    const outcome = entry.tie ? "could not tell" : better && other ? `${better} over ${other}` : "one text over another";
+    const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, undo) });
+    undo.setAttribute("aria-label", `Undo: ${outcome}, ${entry.prompt || "without its text"}`);
+    return make("li", {},
+      make("p", { textContent: entry.prompt || "(the text was not kept)" }),
+      make("p", { className: "quiet", textContent: `${outcome}${foreseen(entry, family)}` }), undo);
+  }));
+  $("history-note").textContent = !log.length ? "None yet. Choices that you make under “Try” are listed here, and each can be undone."
+    : log.length > SHOWN ? `The latest ${SHOWN} of ${count(log.length, "choice")}; the export has all.` : "";
+}
+
+function foreseen(entry, family) {
+  const chance = entry.predicted && entry.predicted[family];
+  return entry.tie || !Number.isFinite(chance) ? "" : ` · was given a chance of ${percent(chance)} beforehand`;
+}
+
+async function takeBack(event, button) {
+  button.disabled = true;
+  try {
+    await read(`users/${encodeURIComponent(person())}/comparisons/${encodeURIComponent(event)}`, { method: "DELETE" });
+    document.dispatchEvent(new Event("person-learned"));
+    ($("history").querySelector("button:not(:disabled)") || $("export")).focus();
+  } catch (error) {
+    button.disabled = false;
+    say(error);
+  }
+}
+
+/** Saves the export as a file; fetched here because a link could not carry the API key. */
+async function save() {
+  try {
+    const text = await body(await call(`users/${encodeURIComponent(person())}/export`));
+    const address = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
+    make("a", { href: address, download: `attune-${person().replace(/[^\w.-]/g, "_")}.jsonl` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+    say(null);
+  } catch (error) { say(error); }
+}
+
+async function forget() {
+  if (!confirm("Delete everything that this server keeps of you? It cannot be brought back.")) return;
+  try {
+    const { deleted } = await read("users/" + encodeURIComponent(person()), { method: "DELETE" });
+    newPerson();
+    say(null);
+    $("forgotten").textContent = `Deleted: ${count(deleted.comparisons, "choice")} and ${count(deleted.decisions, "decision")}. You are a new person now.`;
+  } catch (error) { say(error); }
+}
+
+$("export").addEventListener("click", save);
+$("forget").addEventListener("click", forget);
