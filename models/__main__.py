@@ -12,6 +12,7 @@ from attune.models.commands.imports import import_app
 from attune.models.commands.measure import measure_app
 from attune.models.commands.portfolio import portfolio_app
 from attune.models.commands.train import train_app
+from attune.models.commands.users import users_app
 
 app = plain_app("Look at data, train on it, measure, and pack what the service serves.")
 app.add_typer(data_app, name="data")
@@ -20,6 +21,7 @@ app.add_typer(import_app, name="import")
 app.add_typer(measure_app, name="measure")
 app.add_typer(portfolio_app, name="portfolio")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(users_app, name="users")
 
 if __name__ == "__main__":
     app(prog_name="python -m attune.models")

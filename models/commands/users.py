@@ -1,0 +1,55 @@
+"""`attune users …`: what a deployment knows of its users."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from attune.command_line import aside, plain_group
+from attune.models.commands.reading import TABLE, reads_table
+
+SHOWN = 10
+
+users_app = plain_group("What a running deployment knows of its users.")
+
+
+@users_app.callback()
+def users() -> None:
+    """What a running deployment knows of its users."""
+
+
+@users_app.command("import")
+@reads_table
+def users_import(
+    source: Annotated[str, typer.Argument(metavar="FILE", help=f"Exports of users, or a table: {TABLE}")],
+    reading: Any,
+    url: Annotated[str, typer.Option(help="Of the server.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="ATTUNE_API_KEY", help="An API key of the tenant; better in the environment.")] = "",
+) -> None:
+    """Teach a running server what users chose before it; each choice counts once, so that a run that was broken off is started again.
+
+    Exits 1 where the server refused something.
+    """
+    from attune.client import Client  # noqa: PLC0415 - httpx
+    from attune.models.data.logged import read_logged  # noqa: PLC0415 - numpy
+    from attune.models.data.sending import Sent, bodies_of, send  # noqa: PLC0415 - numpy
+
+    logged = read_logged(source, reading)
+    began_s = time.monotonic()
+
+    def tell(sent: Sent) -> None:
+        left_s = (time.monotonic() - began_s) * (sent.total - sent.done) / max(1, sent.done)
+        aside(f"{sent.done:,} of {sent.total:,} sent; about {left_s:.0f} s left")
+
+    with Client(url, key or None) as client:
+        sent = send(client, bodies_of(logged.records), tell)
+    typer.echo(f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused")
+    if logged.without_texts:
+        typer.echo(f"{logged.without_texts:,} of the file have no two texts and were left out")
+    for number, status, detail in sent.refused[:SHOWN]:
+        aside(f"comparison {number + 1}: {status} {detail}")
+    if len(sent.refused) > SHOWN:
+        aside(f"and {len(sent.refused) - SHOWN:,} more")
+    raise typer.Exit(1 if sent.refused else 0)

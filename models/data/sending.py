@@ -1,0 +1,106 @@
+"""Sending a history to a running server: comparisons in batches of `POST /feedback/batch`, each once, however often it is broken off.
+
+    comparisons ─> bodies, event ids made of what they say ─> batches ─> server ─> counts, and what was refused
+
+What the server had no time for is sent again; what it knows already is counted and changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from attune.client import Client
+from attune.models.data.preferences import Comparison
+
+LINES = 100
+"""Lines of one batch: a few seconds of a small server, within the deadline of a request."""
+
+BYTES = 1_000_000
+"""Of one batch, unless one line alone has more; servers take two million as they come."""
+
+LATER = frozenset({429, 503, 504})
+TRIES, PAUSE_S = 6, 1.0
+
+
+@dataclass(slots=True)
+class Sent:
+    """What became of a history so far; `refused` are number, status and detail of what a server will never take."""
+
+    total: int
+    applied: int = 0
+    duplicate: int = 0
+    refused: list[tuple[int, int, str]] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """How many have an outcome."""
+        return self.applied + self.duplicate + len(self.refused)
+
+
+def bodies_of(records: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Returns a body of `POST /feedback` for each record.
+
+    The event id is a hash of what the record says, and of how many equal ones stand before it: the same file gives the same events,
+    and a choice that was made twice counts twice.
+    """
+    seen: Counter[str] = Counter()
+    bodies = []
+    for one in records:
+        observed = None if one.time_s is None else datetime.fromtimestamp(one.time_s, UTC).isoformat()
+        said = {"user": one.user, "prompt": one.prompt, "chosen_text": one.chosen, "rejected_text": one.rejected}
+        body = said | {"tie": one.tie, "context": one.context, "observed_at": observed}
+        words = json.dumps(body, sort_keys=True)
+        seen[words] += 1
+        digest = hashlib.blake2b(f"{seen[words]} {words}".encode(), digest_size=16).hexdigest()
+        bodies.append(body | {"event_id": f"import-{digest}"})
+    return bodies
+
+
+def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Sent], None] = lambda _: None) -> Sent:
+    """Returns what became of the bodies; `tell` is told after each batch.
+
+    Raises:
+        AttuneFailed: the server refuses batches as such, or has no time for one even after waiting; sending all again goes on.
+        AttuneUnreachable: likewise, it cannot be reached.
+    """
+    sent = Sent(len(bodies))
+    for batch in _batches(bodies):
+        waiting = batch
+        for attempt in range(TRIES):
+            answers = client.feedback_batch([bodies[number] for number in waiting])
+            left = []
+            for number, answer in zip(waiting, answers, strict=True):
+                if "result" in answer:
+                    sent.applied += answer["result"] == "applied"
+                    sent.duplicate += answer["result"] == "duplicate"
+                elif answer["status"] in LATER and attempt < TRIES - 1:
+                    left.append(number)
+                else:
+                    sent.refused.append((number, answer["status"], answer["detail"]))
+            if not left:
+                break
+            waiting = left
+            time.sleep(PAUSE_S * 2**attempt)
+        tell(sent)
+    return sent
+
+
+def _batches(bodies: Sequence[Mapping[str, Any]]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    size = 0
+    for number, body in enumerate(bodies):
+        length = len(json.dumps(body, ensure_ascii=False).encode()) + 1
+        if batch and (len(batch) == LINES or size + length > BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(number)
+        size += length
+    if batch:
+        yield batch
