@@ -52,6 +52,7 @@ from attune.service.live.loading import Reloader, load_serving
 from attune.service.live.member_tally import MemberTally
 from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
 from attune.service.live.scorers import LoadPlan, open_own_scorer
+from attune.service.live.scoring_later import ScoringLater
 from attune.service.live.watching import watch_health, watch_live
 from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.member import Member
@@ -203,6 +204,8 @@ async def _start(
 
     tally = MemberTally(store, given.clock)
     parts.push_async_callback(tally.aclose)
+    later = ScoringLater(metrics.scored_later)
+    parts.push_async_callback(later.aclose)
     reloader = Reloader(live, load, swapped)
     parts.push_async_callback(reloader.aclose)
     live.runtime = Runtime(
@@ -217,6 +220,7 @@ async def _start(
         clock=given.clock,
         reload=reloader if joined is None else joined.reload,
         tally=tally,
+        later=later,
         user_header=settings.user_header,
     )
     if joined is not None:

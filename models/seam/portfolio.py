@@ -78,6 +78,10 @@ class Portfolio:
             return None
         return self.certificate.certified_ratio(weights)
 
+    def reads_prompt(self, family: str) -> bool:
+        """Returns whether the members' values under a family depend on the prompt."""
+        return family in self.heads
+
     def values_for(self, family: str, prompt: Row | None) -> Array:
         """Returns `[M, K]` predicted rewards of the members for this prompt, or their means without one.
 

@@ -1,7 +1,8 @@
 """What answers share: how they are written as JSON, what every answer says of its user, and how a route documents its errors.
 
 Answers are frozen dataclasses that orjson writes and from which FastAPI documents the schema; field names are the contract of the API.
-A field that says nothing in the common case is left out of the JSON where its type is `| None` and its name is in `OMITTED_IF_NONE`.
+A field that says nothing in the common case is left out of the JSON where its type is `| None` and its name is in `OMITTED_IF_NONE`, and
+not in the `SHOWN_IF_NONE` of its class.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def json_response(answer: object, status: int = 200) -> Response:
 
 def fields_of(value: Any) -> Mapping[str, Any]:
     """Returns the fields of an answer as they are written, without those that are left out."""
-    names = value.__dataclass_fields__
-    return {name: field for name in names if (field := getattr(value, name)) is not None or name not in OMITTED_IF_NONE}
+    names, shown = value.__dataclass_fields__, getattr(value, "SHOWN_IF_NONE", ())
+    return {name: field for name in names if (field := getattr(value, name)) is not None or name not in OMITTED_IF_NONE or name in shown}
 
 
 def rfc3339(seconds: float | None) -> str | None:

@@ -27,7 +27,7 @@ from attune.service.http.problems import openai_object
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
-from attune.service.usecases.generating import Generated, Piece, Ping, finished
+from attune.service.usecases.generating import Generated, GeneratedCandidate, Piece, Ping, finished
 from attune.service.usecases.routing import Decision
 
 router = APIRouter(prefix="/v1", tags=["compatible"])
@@ -53,6 +53,7 @@ class ChatOptions(NativeRequest):
 
     context: Context | None = None
     family: str | None = None
+    score: Annotated[bool, Field(description="true scores the answer before it is sent, and tells the score of each choice")] = False
 
 
 class ChatRequest(OpenRequest):
@@ -116,6 +117,7 @@ class ChatRequest(OpenRequest):
             top_p=self.top_p,
             stream=bool(self.stream),
             stop=[stop for stop in stops if stop],
+            score=options.score,
             seed=None if self.seed is None else self.seed % 2**53,  # theirs may be negative and has 64 bits
         )
 
@@ -220,6 +222,7 @@ class _Chat:
                 "finish_reason": candidate.finish_reason,
                 "candidate_id": candidate.id,
                 "member": candidate.member,
+                **_scores(candidate),
             }
             for candidate in generated.candidates
         ]
@@ -251,7 +254,7 @@ class _Chat:
 
     def _ends(self, generated: Generated) -> list[bytes]:
         ends = [
-            self._chunk(candidate.index, {}, candidate.member, finish_reason=candidate.finish_reason, candidate_id=candidate.id)
+            self._chunk(candidate.index, {}, candidate.member, candidate.finish_reason, candidate_id=candidate.id, **_scores(candidate))
             for candidate in generated.candidates
         ]
         if self._body.stream_options and self._body.stream_options.include_usage:
@@ -282,6 +285,12 @@ class _Chat:
             "model": member,
             "system_fingerprint": self._decision.record.bundle,
         }
+
+
+def _scores(candidate: GeneratedCandidate) -> dict[str, object]:
+    if candidate.score is None:
+        return {}
+    return {"score": candidate.score, "std": candidate.std, "rank": candidate.rank}
 
 
 def _usage(generated: Generated) -> dict[str, int]:

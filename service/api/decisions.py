@@ -23,14 +23,16 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class DecisionCandidate:
-    """One candidate of a decision; `text` is null where the deployment keeps no texts."""
+    """One candidate of a decision; `text` is null where the deployment keeps no texts, and scores until it is scored."""
+
+    SHOWN_IF_NONE = frozenset({"std"})
 
     candidate_id: str
     index: int
     member: str
     text: str | None
-    score: float
-    std: float
+    score: float | None
+    std: float | None
     finish_reason: str
     usage: GenerationUsage
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import orjson
@@ -46,6 +46,7 @@ class GenerateRequest(RouteRequest):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     stop: Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    score: Annotated[bool, Field(description="false answers without scores, and does not wait for them")] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,20 @@ class GenerationUsage:
 
 @dataclass(frozen=True, slots=True)
 class CandidateAnswer:
-    """One generated answer; `candidate_id` is null if the decision could not be kept, and then feedback goes by texts."""
+    """One generated answer; `candidate_id` is null if the decision could not be kept, and then feedback goes by texts.
+
+    `score`, `std` and `rank` are null where the request asked for no scores.
+    """
+
+    SHOWN_IF_NONE = frozenset({"std"})
 
     candidate_id: str | None
     index: int
     member: str
     text: str
-    score: float
-    std: float
-    rank: int
+    score: float | None
+    std: float | None
+    rank: int | None
     finish_reason: Literal["stop", "length"]
     usage: GenerationUsage
 
@@ -112,10 +118,11 @@ async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[De
     limit = call.runtime.limits.max_new_tokens
     refuse([FieldError("max_tokens", f"is {body.max_tokens}; at most {limit} are generated")] if body.max_tokens > limit else [])
     check_route(body, call)
-    decision = await decide(call, wish_of(body, user))
+    # What is streamed names the decision at once; else one write after the generation is enough.
+    decision = await decide(call, replace(wish_of(body, user), at_once=body.stream))
     messages = tuple(Message(turn.role, turn.content) for turn in body.messages or ()) or (Message("user", body.prompt or ""),)
     ask = GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
-    return decision, generate(call, decision, ask)
+    return decision, generate(call, decision, ask, score=body.score)
 
 
 def generate_answer(generated: Generated) -> GenerateAnswer:

@@ -24,8 +24,11 @@ from attune.models.seam.text import TextEncoder
 from attune.service.auth import Caller
 from attune.service.batching.remote import TextScorer
 from attune.service.errors import DeadlineExceeded, NotReady
+from attune.service.live.leases import Leases
 from attune.service.live.member_tally import MemberTally
+from attune.service.live.prompt_rows import PromptRows
 from attune.service.live.recent_users import RecentUsers
+from attune.service.live.scoring_later import ScoringLater
 from attune.service.live.standing import Standings
 from attune.service.members.roster import Roster
 from attune.service.observe.metrics import Metrics
@@ -86,32 +89,6 @@ class Keeping:
     keep_text: bool
 
 
-class Leases:
-    """How many requests hold something, and when the last one has let go."""
-
-    __slots__ = ("_idle", "count")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def take(self) -> None:
-        """Counts one holder more."""
-        self.count += 1
-        self._idle.clear()
-
-    def give_back(self) -> None:
-        """Counts one holder less."""
-        self.count -= 1
-        if not self.count:
-            self._idle.set()
-
-    async def idle(self) -> None:
-        """Returns when nobody holds it."""
-        await self._idle.wait()
-
-
 @dataclass(frozen=True, slots=True)
 class Serving:
     """One bundle, loaded: everything that must be swapped together.
@@ -126,6 +103,7 @@ class Serving:
         costs: `[M]` of the members, in the order of the portfolio, from price and latency; within 0 and 1.
         standings: what the members are worth, by tenant.
         recent: the users that it routed of late.
+        prompts: what the scorer said of the last prompts.
     """
 
     bundle: Bundle
@@ -142,6 +120,7 @@ class Serving:
     costs: NDArray[np.float64]
     standings: Standings
     recent: RecentUsers = field(default_factory=RecentUsers)
+    prompts: PromptRows = field(default_factory=PromptRows)
     leases: Leases = field(default_factory=Leases)
 
     async def aclose(self) -> None:
@@ -162,6 +141,7 @@ class Runtime:
         user_header: names the user of a compatible request that names nobody; empty: none.
         reload: loads and checks another bundle and puts it in place; its caller gets the new `Serving`.
         tally: takes in what members answered.
+        later: scores answers after they were sent.
     """
 
     store: Store
@@ -175,6 +155,7 @@ class Runtime:
     clock: Callable[[], float]
     reload: Callable[[Path | None], Awaitable[Serving]]
     tally: MemberTally
+    later: ScoringLater
     user_header: str = ""
     _unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
 

@@ -130,6 +130,9 @@ class Metrics:
         self._fallbacks = Counter(
             "attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"], registry=registry
         )
+        self._later = Counter(
+            "attune_answers_scored_later", "Decisions whose answers were to be scored after they were sent.", ["result"], registry=registry
+        )
         self._decision_gap = Histogram(
             "attune_decision_gap_ratio",
             "Share of the best possible reward that is not proved of the portfolio for the user, decision by decision.",
@@ -293,6 +296,10 @@ class Metrics:
     def fell_back(self, member: str) -> None:
         """Counts one decision that was served by another member; `member` is the one that had been chosen."""
         self._fallbacks.labels(member).inc()
+
+    def scored_later(self, result: str) -> None:
+        """Counts one decision whose answers were sent unscored; `result` is scored, dropped or failed."""
+        self._later.labels(result).inc()
 
     def compared(self, result: FeedbackResult) -> None:
         """Counts one comparison by what became of it."""

@@ -91,13 +91,16 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class KeptCandidate:
-    """One answer as it was given: who wrote it, how it was scored for this user, and its scorer outputs."""
+    """One answer as it was given: who wrote it, how it was scored for this user, and its scorer outputs.
+
+    Until it is scored the scores are None and `outputs` is empty.
+    """
 
     member: str
     text: str | None
     finish_reason: str
-    score: float
-    std: float
+    score: float | None
+    std: float | None
     prompt_tokens: int
     completion_tokens: int
     outputs: Row
@@ -105,7 +108,10 @@ class KeptCandidate:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """One decision; `candidates` is empty until generation has ended, and stays so for `/route`."""
+    """One decision; `candidates` is empty until generation has ended, and stays so for `/route`.
+
+    `prompt_outputs` is empty where nothing needed the prompt's row so far.
+    """
 
     made_at_s: float
     bundle: str

@@ -1,6 +1,6 @@
-"""Answers from the members of a decision, written side by side, scored for the user and kept with the decision.
+"""Answers from the members of a decision, written side by side, kept with the decision, and scored for the user where that was asked.
 
-    decision ─> one stream per candidate ─> pieces, merged as they come ─> texts ─> one batch of the scorer ─> record written again
+    decision ─> one stream per candidate ─> pieces, merged as they come ─> texts ─> scores, if asked ─> record ─> the rest scored later
 
 A member that cannot begin is replaced by the next in expected value, which the answer says; the draw's propensity is then no longer the
 law of what was served and becomes null. Leaving early (a caller who has gone) closes every stream.
@@ -19,10 +19,9 @@ from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
 from attune.service.members.member import Finish, GenerationRequest, TextPiece
 from attune.service.members.roster import Fallback
-from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn, keep
-from attune.service.usecases.member_standing import saw_answers
-from attune.service.usecases.routing import Decision, write
-from attune.service.usecases.scoring import encode, score_candidates, submit
+from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn
+from attune.service.usecases.routing import Decision, keep_decision, write
+from attune.service.usecases.scoring_answers import score_later, score_now
 
 PIECES_AHEAD = 256
 """How far members may be ahead of a slow reader before they are held."""
@@ -54,7 +53,7 @@ class GeneratedCandidate:
 
     Attributes:
         id: None if the decision could not be kept, and then feedback goes by texts.
-        rank: 1 for the best.
+        score, std, rank: rank is 1 for the best; all three are None where nobody asked for scores.
         unscored_tokens: of the answer's end, for which the scorer had no room.
     """
 
@@ -62,9 +61,9 @@ class GeneratedCandidate:
     index: int
     member: str
     text: str
-    score: float
-    std: float
-    rank: int
+    score: float | None
+    std: float | None
+    rank: int | None
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
@@ -98,8 +97,10 @@ class _Draft:
 Drafts = asyncio.Queue[Piece | _Draft | Exception]
 
 
-async def generate(call: Call, decision: Decision, ask: GenerationRequest) -> AsyncGenerator[Piece | Ping | Generated, None]:
-    """Yields pieces of the candidates as they are written, and last the whole answer.
+async def generate(
+    call: Call, decision: Decision, ask: GenerationRequest, *, score: bool
+) -> AsyncGenerator[Piece | Ping | Generated, None]:
+    """Yields pieces of the candidates as they are written, and last the whole answer; with scores if they are asked for.
 
     Raises:
         MemberFailed, Overloaded, TooLarge, InvalidRequest: see `Roster.stream`; the other candidates are abandoned.
@@ -127,7 +128,7 @@ async def generate(call: Call, decision: Decision, ask: GenerationRequest) -> As
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         call.timings.add("member", asyncio.get_running_loop().time() - began_s)
-    yield await _scored_and_kept(call, decision, drafts)
+    yield await _kept(call, decision, drafts, score=score)
 
 
 async def finished(events: AsyncGenerator[Piece | Ping | Generated, None]) -> Generated:
@@ -187,46 +188,51 @@ async def _next(queue: Drafts, call: Call) -> Piece | Ping | _Draft | Exception:
             return Ping()
 
 
-async def _scored_and_kept(call: Call, decision: Decision, drafts: Sequence[_Draft]) -> Generated:
-    """Returns the finished answer, after its candidates were scored and kept."""
-    record, families = decision.record, call.serving.bundle.families
-    encoded = await encode(call, decision.prompt, [draft.text for draft in drafts], context=None, with_prompt=False)
-    rows = await submit(call, encoded)
-    if not decision.dry:
-        saw_answers(call, [draft.member for draft in drafts], rows)
-    scores = score_candidates(families, record.family, decision.person, rows, decision.prompt_row)
-    kept = tuple(
+async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, score: bool) -> Generated:
+    """Returns the finished answer, after its candidates were kept, and scored if that was asked for."""
+    record, texts = decision.record, [draft.text for draft in drafts]
+    written = tuple(
         KeptCandidate(
             member=draft.member,
             text=draft.text if call.runtime.keeping.keep_text else None,
             finish_reason=finish.reason,
-            score=text.score,
-            std=text.std,
+            score=None,
+            std=None,
             prompt_tokens=finish.prompt_tokens,
             completion_tokens=finish.completion_tokens,
-            outputs=keep(row, call.serving.candidate_outputs),
+            outputs={},
         )
-        for draft, finish, text, row in zip(drafts, _finishes(drafts), scores.texts, rows, strict=True)
+        for draft, finish in zip(drafts, _finishes(drafts), strict=True)
     )
-    decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=kept))
-    is_kept = await write(call, decision, update=True)
+    decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=written))
+    ranks: Sequence[int | None] = [None] * len(drafts)
+    unscored: Sequence[int] = [0] * len(drafts)
+    if score:
+        decision, scores, unscored = await score_now(call, decision, texts)
+        ranks = scores.ranks()
+    if decision.written:
+        is_kept = await write(call, decision, update=True)
+    else:
+        decision = await keep_decision(call, decision)
+        is_kept = decision.written
+    if not score and not decision.dry:
+        score_later(call, decision, texts)
     call.headers["x-attune-member"] = drafts[0].member
-    ended = zip(drafts, _finishes(drafts), scores.texts, scores.ranks(), encoded, strict=True)
     candidates = tuple(
         GeneratedCandidate(
             id=candidate_id(decision.id, draft.index) if decision.id and is_kept else None,
             index=draft.index,
             member=draft.member,
             text=draft.text,
-            score=text.score,
-            std=text.std,
+            score=kept.score,
+            std=kept.std,
             rank=rank,
             finish_reason=finish.reason,
             prompt_tokens=finish.prompt_tokens,
             completion_tokens=finish.completion_tokens,
-            unscored_tokens=row.dropped_response_tokens,
+            unscored_tokens=dropped,
         )
-        for draft, finish, text, rank, row in ended
+        for draft, finish, kept, rank, dropped in zip(drafts, _finishes(drafts), decision.record.candidates, ranks, unscored, strict=True)
     )
     return Generated(decision, candidates)
 

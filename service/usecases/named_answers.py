@@ -1,7 +1,6 @@
 """The answers that feedback names, as rows of the scorer, whatever way they were named.
 
-Stored candidates bring their rows with them; texts go through the scorer. A stored candidate whose rows mean something else by now
-(the bundle's basis has changed since) is scored again from its text, if texts are kept.
+Stored candidates bring their rows with them, or are scored from their texts (`kept_rows`); texts go through the scorer.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, digest_of, unpack
+from attune.service.usecases.kept_rows import rows_of_kept, settled
 from attune.service.usecases.scoring import both, encode, submit
 
 
@@ -71,7 +71,7 @@ async def find_answers(call: Call, key: UserKey, named: Named) -> tuple[UserRead
     Raises:
         UnknownCandidate: an id that no decision of this tenant has.
         NotYourCandidate: its decision is another user's.
-        ExpiredCandidate: its decision has gone, or is of another basis and its texts were not kept.
+        ExpiredCandidate: its decision has gone, or its rows are missing or of another basis and its texts were not kept.
         UnknownDecision: likewise for `decision_id`.
         InvalidRequest: the candidates answer different prompts, or the texts another prompt than the decision.
         StoreUnavailable: the store is away; nothing was read.
@@ -100,16 +100,9 @@ async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, Foun
         if records[decision].prompt_digest != first.prompt_digest:
             told = f"answers another prompt than {named.fields[0]}; a comparison is of answers to one prompt"
             raise invalid([FieldError(field, told)])
-    basis, texts = call.serving.bundle.basis, tuple(candidate.text for candidate in found)
-    if all(records[decision].basis == basis for decision, _ in places):
-        rows, prompt = tuple(candidate.outputs for candidate in found), first.prompt_outputs
-    else:
-        known = [text for text in texts if text is not None]
-        if first.prompt is None or len(known) < len(texts):
-            raise ExpiredCandidate(
-                f"the candidates were made under basis {first.basis}, basis {basis} serves now, and no texts were kept; send them as texts"
-            )
-        rows, prompt = await _scored(call, first.prompt, first.context, known, named.fields)
+    texts = tuple(candidate.text for candidate in found)
+    kept = [(records[decision], candidate) for (decision, _), candidate in zip(places, found, strict=True)]
+    rows, prompt = await rows_of_kept(call, kept)
     members = tuple(candidate.member for candidate in found)
     return seen, FoundAnswers(rows, prompt, tuple(records), members, first.prompt, first.context, texts)
 
@@ -142,6 +135,7 @@ def _split(field: str, candidate: str) -> tuple[str, int]:
 
 async def _read(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
     """Returns the user and the records of `wanted` (decision id -> field that named it), all of them."""
+    await settled(call, wanted)
     with call.timings.measure("redis"):
         seen = await call.runtime.store.read(key, call.kept_under, decisions=tuple(wanted))
     records = {}

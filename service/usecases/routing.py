@@ -1,9 +1,10 @@
 """Choosing members for a user and a prompt, and writing the decision down before anybody can refer to it.
 
-    user's sum ∥ members' sums ∥ prompt's row ─> joint posterior samples ─> law ─> draw ─> decision record ─> store
+    user's sum ∥ members' sums ∥ prompt's row, if it matters ─> joint posterior samples ─> law ─> draw ─> decision record ─> store
 
 `S` samples, `M` members, `K` heads. The law, the draw and their probabilities are `models.seam.routing`'s; the seed is fresh for every
-decision and kept with it. If the store is away the answer goes on without a decision id: what cannot be kept cannot be learned from.
+decision and kept with it. The prompt goes through the scorer only where its row can change the law. If the store is away the answer goes on
+without a decision id: what cannot be kept cannot be learned from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
 from attune.models.seam.routing import choose, sampled_values, sampled_worth, utilities
+from attune.models.seam.text import Encoded
 from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.ids import new_decision_id
 from attune.service.live.runtime import Call, Serving
@@ -26,7 +28,7 @@ from attune.service.live.standing import Standing
 from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, Routing, digest_of, keep, pack
 from attune.service.usecases.member_standing import read_standing
 from attune.service.usecases.people import Person, read_person
-from attune.service.usecases.scoring import both, encode, submit
+from attune.service.usecases.scoring import both, encode, submit_with_prompt
 
 Array = NDArray[np.float64]
 
@@ -41,6 +43,7 @@ class RoutingWish:
         candidates: how many members; of a forced one, how many answers.
         member: forced, in place of the draw.
         record: whether anything is kept of the decision: its record, what its answers tell of members, coverage and metrics.
+        at_once: whether the record is written before anything is answered, because an answer names it; else `keep_decision` writes it.
     """
 
     user: str | None
@@ -51,22 +54,29 @@ class RoutingWish:
     policy: Literal["sample", "best", "uniform"]
     member: str | None
     record: bool = True
+    at_once: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store, or because it is `dry`.
 
-    `truncated_tokens` of the prompt's beginning were not read.
+    Attributes:
+        tokens: the prompt as the scorer reads it.
+        prompt_row: its outputs; None where they could change nothing.
+        truncated_tokens: of the prompt's beginning, which were not read.
+        written: whether its record is in the store already.
     """
 
     id: str | None
     person: Person
     prompt: str
-    prompt_row: Row
+    tokens: Encoded
+    prompt_row: Row | None
     record: DecisionRecord
     truncated_tokens: int = 0
     dry: bool = False
+    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +89,14 @@ class UsualRouting:
 
 
 async def decide(call: Call, wish: RoutingWish) -> Decision:
-    """Returns who answers, written down."""
+    """Returns who answers; written down unless the wish leaves that for later."""
     bundle, runtime = call.serving.bundle, call.runtime
+    name = wish.family or call.serving.family
+    (tokens,) = await encode(call, wish.prompt, [], context=wish.context, with_prompt=True, fields=())
+    matters = wish.member is None and reads_prompt(call.serving, name)
 
-    async def prompt_row() -> Row:
-        return (await submit(call, await encode(call, wish.prompt, [], context=wish.context, with_prompt=True, fields=())))[0]
+    async def prompt_row() -> Row | None:
+        return (await submit_with_prompt(call, [tokens]))[0] if matters else None
 
     with_last = runtime.routing.routing_hysteresis > 0 and wish.policy == "best"
 
@@ -91,7 +104,6 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         return await asyncio.gather(read_person(call, wish.user, with_last=with_last), read_standing(call))
 
     (person, standing), row = await both(known(), prompt_row())
-    name = wish.family or call.serving.family
     routing, weights = route(call, wish, person, standing, row, name)
     record = DecisionRecord(
         made_at_s=runtime.clock(),
@@ -104,22 +116,32 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         context=wish.context if runtime.keeping.keep_text else None,
         prompt_digest=digest_of(wish.prompt),
         routing=routing,
-        prompt_outputs=keep(row, call.serving.prompt_outputs),
+        prompt_outputs={} if row is None else keep(row, call.serving.prompt_outputs),
     )
-    decision = Decision(None, person, wish.prompt, row, record, call.reading.truncated_tokens, dry=not wish.record)
+    decision = Decision(None, person, wish.prompt, tokens, row, record, call.reading.truncated_tokens, dry=not wish.record)
     if decision.dry:
         return decision
     _measure(call, person, routing, weights, name)
     if person.key is None or person.personalization == "unavailable":
         return decision
-    kept = replace(decision, id=new_decision_id(record.made_at_s))
-    if not await write(call, kept):
-        return decision
-    call.headers["x-decision-id"] = kept.id or ""
-    return kept
+    decision = replace(decision, id=new_decision_id(record.made_at_s))
+    return await keep_decision(call, decision) if wish.at_once else decision
 
 
-def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row: Row, name: str) -> tuple[Routing, Array]:
+def reads_prompt(serving: Serving, family: str) -> bool:
+    """Returns whether a prompt's row can change who is drawn under a family: its weights or the members' values depend on it."""
+    return serving.bundle.families[family].scores_with_prompt or serving.bundle.portfolio.reads_prompt(family)
+
+
+async def keep_decision(call: Call, decision: Decision) -> Decision:
+    """Returns the decision as it is kept from now on: written, or without an id if it could not be."""
+    if not await write(call, decision):
+        return replace(decision, id=None)
+    call.headers["x-decision-id"] = decision.id or ""
+    return replace(decision, written=True)
+
+
+def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row: Row | None, name: str) -> tuple[Routing, Array]:
     """Returns the members drawn for this user and prompt, with the law that drew them, and the user's weights `[K]`.
 
     Weights and members' values are sampled together, so that a member of whom little is known is tried; what is expected, and so policy

@@ -15,6 +15,7 @@ import numpy as np
 
 from attune.models.seam.families import Families
 from attune.models.seam.family import Family, Row, Scored
+from attune.models.seam.member_values import POOLED
 from attune.models.seam.sparserm import examples_of
 from attune.models.seam.text import Encoded
 from attune.service.errors import TextTooLong
@@ -107,7 +108,7 @@ async def score_responses(call: Call, asked: Scoring) -> ScoredResponses:
     async def rows_of_texts() -> tuple[list[Encoded], list[Row]]:
         fields = [f"responses[{index}]" for index in range(count)]
         encoded = await encode(call, asked.prompt, asked.responses, context=asked.context, with_prompt=with_prompt, fields=fields)
-        return encoded, await submit(call, encoded)
+        return encoded, await (submit_with_prompt if with_prompt else submit)(call, encoded)
 
     person, (encoded, rows) = await both(read_person(call, asked.user), rows_of_texts())
     scores = score_candidates(
@@ -171,6 +172,19 @@ async def submit(call: Call, rows: Sequence[Encoded]) -> list[Row]:
     call.timings.add("queue", submitted.queue_s)
     call.timings.add("inference", submitted.inference_s)
     return submitted.rows
+
+
+async def submit_with_prompt(call: Call, rows: Sequence[Encoded]) -> list[Row]:
+    """Returns the scorer's outputs for each row, of which the last is a prompt's own and is computed only if it is not remembered."""
+    *texts, prompt = rows
+    serving = call.serving
+    known = serving.prompts.get(prompt)
+    missing = texts if known is not None else rows
+    found = await submit(call, missing) if missing else []
+    if known is None:
+        known = found.pop()
+        serving.prompts.put(prompt, known, (*serving.prompt_outputs, POOLED))
+    return [*found, known]
 
 
 def score_candidates(

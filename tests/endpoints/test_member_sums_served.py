@@ -51,6 +51,7 @@ async def test_answers_of_members_add_up_whoever_asked_for_them(strangers):
     async with running(strangers(), store, speaking()) as service:
         await service.post("/generate", ASK | {"candidates": 3})
         await service.post("/v1/chat/completions", {"model": "gpt-warm", "messages": [{"role": "user", "content": PROMPT}]})
+        await service.app.state.live.runtime.later.idle()
         await service.app.state.live.runtime.tally.flush()
         sums = await store.read_members("default", kept_under(service.serving.bundle.basis))
         layout = Layout.of(service.serving.bundle.families)

@@ -1,0 +1,172 @@
+"""Answers that are scored after they were sent: gathered for a moment, then scored together, one submission at a time.
+
+    usecases ── put(name, read, keep) ──> waiting, bounded ── GATHER_S ──> read ─> scorer ─> keep(rows)
+
+What waits holds the bundle that it is scored under, so a reload and the end of the process wait for it. Where there is no room left an
+answer is dropped and counted, and feedback scores it from its text. Knows neither users nor decisions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attune.models.seam.family import Row
+from attune.models.seam.text import Encoded
+from attune.service.batching.remote import TextScorer
+from attune.service.errors import AttuneError
+from attune.service.live.leases import Leases
+from attune.service.observe.logs import get_logger
+
+Outcome = Literal["scored", "dropped", "failed"]
+
+GATHER_S = 0.1
+"""By then the answer is on its way, and answers of other requests have come."""
+
+MOST_WAITING = 1024
+TOGETHER = 16
+"""Decisions in one submission: enough to fill a batch, and no more than a request that waits behind it can bear."""
+
+LIMIT_S = 60.0
+"""Requests go first in no queue, so a submission may wait for as long as they do."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Later:
+    """The answers of one decision, to be scored.
+
+    Attributes:
+        name: of the decision; None where nobody can refer to it.
+        scorer: what scores them.
+        held: the leases of what closes the scorer.
+        read: returns the texts as the scorer reads them.
+        keep: takes the scorer's outputs for each of them.
+    """
+
+    name: str | None
+    scorer: TextScorer
+    held: Leases
+    read: Callable[[], Awaitable[Sequence[Encoded]]]
+    keep: Callable[[Sequence[Row]], Awaitable[None]]
+    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class ScoringLater:
+    """The queue of one process.
+
+    Args:
+        count: told what became of each decision.
+        most_waiting: decisions that may wait.
+        gather_s: how long to wait for others.
+    """
+
+    def __init__(self, count: Callable[[Outcome], None], most_waiting: int = MOST_WAITING, gather_s: float = GATHER_S) -> None:
+        self._count = count
+        self._most = most_waiting
+        self._gather_s = gather_s
+        self._waiting: deque[Later] = deque()
+        self._named: dict[str, Later] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many decisions wait."""
+        return len(self._waiting)
+
+    def put(self, later: Later) -> bool:
+        """Returns whether it will be scored; else there was no room."""
+        if len(self._waiting) >= self._most:
+            self._count("dropped")
+            return False
+        later.held.take()
+        self._waiting.append(later)
+        if later.name is not None:
+            self._named[later.name] = later
+        self._begin_soon()
+        return True
+
+    async def settled(self, names: Iterable[str], limit_s: float) -> None:
+        """Returns when none of these decisions waits here any more, or after `limit_s`; they are begun at once."""
+        wanted = [self._named[name].done for name in names if name in self._named]
+        if wanted:
+            self._begin()
+            await asyncio.wait(wanted, timeout=limit_s)
+
+    async def idle(self) -> None:
+        """Returns when nothing waits and nothing is being scored."""
+        while self._waiting or self._running is not None:
+            self._begin()
+            if self._running is not None:
+                await asyncio.wait([self._running])
+
+    async def aclose(self) -> None:
+        """Drops what waits."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._waiting:
+            _log.warning("answers are left unscored", decisions=len(self._waiting))
+        while self._waiting:
+            self._end(self._waiting.popleft(), "dropped")
+
+    def _begin_soon(self) -> None:
+        if self._timer is None and self._running is None and self._waiting:
+            self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._begin)
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._running is None and self._waiting:
+            self._running = asyncio.ensure_future(self._run())
+            self._running.add_done_callback(self._ran)
+
+    def _ran(self, _task: asyncio.Task[None]) -> None:
+        self._running = None
+        self._begin_soon()  # for what came between its last look and this
+
+    async def _run(self) -> None:
+        while self._waiting:
+            scorer = self._waiting[0].scorer
+            together: list[Later] = []
+            while self._waiting and len(together) < TOGETHER and self._waiting[0].scorer is scorer:
+                together.append(self._waiting.popleft())
+            outcomes: dict[Later, Outcome] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
+            try:
+                await _score(scorer, together, outcomes)
+            finally:
+                for later in together:
+                    self._end(later, outcomes[later])
+
+    def _end(self, later: Later, outcome: Outcome) -> None:
+        self._count(outcome)
+        if later.name is not None:
+            self._named.pop(later.name, None)
+        later.held.give_back()
+        if not later.done.done():
+            later.done.set_result(None)
+
+
+async def _score(scorer: TextScorer, together: Sequence[Later], outcomes: dict[Later, Outcome]) -> None:
+    try:
+        read = [await later.read() for later in together]
+        rows = (await scorer.submit([text for texts in read for text in texts], LIMIT_S)).rows
+        start = 0
+        for later, texts in zip(together, read, strict=True):
+            await later.keep(rows[start : start + len(texts)])
+            start += len(texts)
+            outcomes[later] = "scored"
+    except AttuneError as error:  # the scorer is full, late or broken: counted, and its own metrics say more
+        outcomes.update({later: "failed" for later in together if outcomes[later] != "scored"})
+        _log.warning("answers are left unscored", decisions=len(together), code=error.code, reason=error.detail)
+    except Exception as error:  # noqa: BLE001  nobody awaits this: the next answers must be scored all the same
+        outcomes.update({later: "failed" for later in together if outcomes[later] != "scored"})
+        _log.error("unexpected error while answers were scored", kind=type(error).__name__, exc_info=error)

@@ -1,0 +1,74 @@
+"""Answers of a decision through the scorer: at once, where the caller asked for scores, or after they were sent.
+
+    decision, texts ─> rows ─> what members gave, scores for the user ─> the decision with both, to be written
+
+Later, they join the record where it still is. Until then, feedback that names them scores them from their texts (`kept_rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from attune.models.seam.family import Row
+from attune.models.seam.text import Encoded
+from attune.service.live.runtime import Call
+from attune.service.live.scoring_later import Later
+from attune.service.usecases.decision_record import keep
+from attune.service.usecases.member_standing import saw_answers
+from attune.service.usecases.routing import Decision, write
+from attune.service.usecases.scoring import Scores, encode, score_candidates, submit
+
+
+async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tuple[Decision, Scores, tuple[int, ...]]:
+    """Returns the decision with its candidates scored, not written yet; the scores; and how many tokens of each answer were not read.
+
+    Args:
+        call: the request.
+        decision: with its candidates, in the order of the texts.
+        texts: their answers, whether or not the record keeps them.
+    """
+    encoded = await _read(call, decision, texts)
+    rows = await submit(call, encoded)
+    scored, scores = _with_rows(call, decision, rows)
+    return scored, scores, tuple(row.dropped_response_tokens for row in encoded[: len(texts)])
+
+
+def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
+    """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it."""
+
+    async def kept(rows: Sequence[Row]) -> None:
+        scored, _ = _with_rows(call, decision, rows)
+        await write(call, scored, update=True)
+
+    serving = call.serving
+    call.runtime.later.put(Later(decision.id, serving.batcher, serving.leases, lambda: _read(call, decision, texts), kept))
+
+
+async def _read(call: Call, decision: Decision, texts: Sequence[str]) -> list[Encoded]:
+    encoded = await encode(call, decision.prompt, texts, context=None, with_prompt=False)
+    return [*encoded, decision.tokens] if _wants_prompt(call, decision) else encoded
+
+
+def _wants_prompt(call: Call, decision: Decision) -> bool:
+    """Returns whether the prompt's row is missing and cannot be had later, when feedback asks for it."""
+    if decision.prompt_row is not None:
+        return False
+    lost = bool(call.serving.prompt_outputs) and not call.runtime.keeping.keep_text and decision.id is not None
+    return lost or call.serving.bundle.families[decision.record.family].scores_with_prompt
+
+
+def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Decision, Scores]:
+    record, serving = decision.record, call.serving
+    answers, further = rows[: len(record.candidates)], rows[len(record.candidates) :]
+    if further:
+        record = replace(record, prompt_outputs=keep(further[0], serving.prompt_outputs))
+        decision = replace(decision, prompt_row=further[0])
+    if not decision.dry:
+        saw_answers(call, [candidate.member for candidate in record.candidates], answers)
+    scores = score_candidates(serving.bundle.families, record.family, decision.person, answers, decision.prompt_row)
+    candidates = tuple(
+        replace(candidate, score=text.score, std=text.std, outputs=keep(row, serving.candidate_outputs))
+        for candidate, text, row in zip(record.candidates, scores.texts, answers, strict=True)
+    )
+    return replace(decision, record=replace(record, candidates=candidates)), scores

@@ -1,0 +1,118 @@
+"""The queue of answers that are scored later: together, bounded, and without losing the next when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from attune.models.seam.family import Row
+from attune.models.seam.text import Encoded
+from attune.service.batching.submission import Submitted
+from attune.service.errors import ScorerFailed
+from attune.service.live.leases import Leases
+from attune.service.live.prompt_rows import PromptRows
+from attune.service.live.scoring_later import TOGETHER, Later, ScoringLater
+
+
+@dataclass
+class Scorer:
+    """Says of each text its first token; fails where a text begins with 0."""
+
+    submitted: list[int] = field(default_factory=list)
+
+    alive = True
+    waiting_items = waiting_tokens = 0
+    drain_tokens_per_s = 1.0
+
+    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted:
+        await asyncio.sleep(0)
+        self.submitted.append(len(items))
+        if any(item.input_ids[0] == 0 for item in items):
+            raise ScorerFailed("a text begins with 0")
+        return Submitted([{"first": np.array([item.input_ids[0]], dtype=np.float32)} for item in items], 0.0, 0.0)
+
+    async def canary(self, deadline_s: float) -> float:
+        return deadline_s
+
+    async def aclose(self) -> None:
+        """Has nothing to give back."""
+
+
+class Decisions:
+    """Puts decisions into a queue and notes what became of them."""
+
+    def __init__(self, most_waiting: int = 100) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.queue = ScoringLater(self._count, most_waiting)
+        self.scorer = Scorer()
+        self.leases = Leases()
+        self.kept: dict[str, list[float]] = {}
+
+    def _count(self, outcome: str) -> None:
+        self.outcomes[outcome] += 1
+
+    def put(self, name: str, *firsts: int) -> bool:
+        async def read() -> list[Encoded]:
+            return [Encoded((first,), 0, 1) for first in firsts]
+
+        async def keep(rows: Sequence[Row]) -> None:
+            self.kept[name] = [float(row["first"][0]) for row in rows]
+
+        return self.queue.put(Later(name, self.scorer, self.leases, read, keep))
+
+
+async def test_decisions_are_scored_together_and_each_gets_its_own_rows():
+    decisions = Decisions()
+    for number in range(1, TOGETHER + 3):
+        assert decisions.put(f"d{number}", number, 100 + number)
+    await decisions.queue.idle()
+    assert decisions.kept == {f"d{number}": [number, 100 + number] for number in range(1, TOGETHER + 3)}
+    assert decisions.scorer.submitted == [2 * TOGETHER, 4]
+    assert decisions.leases.count == 0
+
+
+async def test_where_there_is_no_room_the_next_is_dropped_and_counted():
+    decisions = Decisions(most_waiting=2)
+    assert [decisions.put(name, 1) for name in ("a", "b", "c")] == [True, True, False]
+    await decisions.queue.idle()
+    assert decisions.outcomes == {"scored": 2, "dropped": 1}
+
+
+async def test_a_failure_is_counted_and_the_next_are_scored():
+    decisions = Decisions()
+    decisions.put("bad", 0)
+    await decisions.queue.idle()
+    decisions.put("good", 1)
+    await decisions.queue.idle()
+    assert decisions.outcomes == {"failed": 1, "scored": 1}
+    assert decisions.leases.count == 0
+
+
+async def test_who_needs_a_decision_has_it_scored_at_once():
+    decisions = Decisions()
+    decisions.put("a", 7)
+    await decisions.queue.settled(["a", "unknown"], 5.0)
+    assert decisions.kept == {"a": [7.0]}
+
+
+async def test_what_waits_holds_its_bundle_until_it_is_scored_or_dropped():
+    decisions = Decisions()
+    decisions.put("a", 1)
+    assert decisions.leases.count == 1
+    await decisions.queue.aclose()
+    assert decisions.leases.count == 0
+    assert decisions.outcomes == {"dropped": 1}
+
+
+def test_the_prompt_that_was_asked_for_longest_ago_is_forgotten_first():
+    rows, prompts = PromptRows(most=2), [Encoded((number,), 0, 1) for number in range(3)]
+    row = {"pooled": np.ones(2, dtype=np.float32), "other": np.ones(1, dtype=np.float32)}
+    rows.put(prompts[0], row, ["pooled"])
+    rows.put(prompts[1], row, ["pooled"])
+    assert set(rows.get(prompts[0]) or {}) == {"pooled"}
+    rows.put(prompts[2], row, ["pooled"])
+    assert [rows.get(prompt) is None for prompt in prompts] == [False, True, False]
