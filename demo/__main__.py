@@ -124,6 +124,20 @@ def report(
     evaluate_demo(bundle, out, seed=seed, users=users)
 
 
+@app.command("own-members")
+def own_members(
+    out: Out = Path(".attune/own-members"),
+    seeds: Annotated[int, typer.Option(min=1, help="Deployments.")] = 5,
+    users: Annotated[int, typer.Option(min=10, help="Users of each.")] = 60,
+    cache: Cache = None,
+    seed: Seed = 0,
+) -> None:
+    """Upstreams of whom nothing is known, one that joins and one that changes; and policy `learn` beside `sample` on the demo's members."""
+    from demo.own_members_report import report_own_members  # noqa: PLC0415 - torch
+
+    typer.echo(report_own_members(out, seeds=seeds, users=users, seed=seed, cache=cache))
+
+
 @app.command("precision")
 def precision(texts: Annotated[int, typer.Option(min=16, help="Held-out answers to compare on.")] = 256, seed: Seed = 0) -> None:
     """Accuracy loss and batch dependence of the int8 scorer against fp32."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from attune.models.measuring.metrics import accuracy
 from attune.models.seam import routing
 from attune.models.seam.families import Families, Row
+from attune.models.seam.informative import choose_to_learn
 from attune.models.seam.portfolio import Portfolio
 from demo.corpus.tastes import DEFAULT_SHARPNESS, choose, draw_users, utility
 
@@ -77,6 +79,7 @@ def simulate(
     counts: Sequence[int] = COUNTS,
     pairs: int = 40,
     sharpness: float = DEFAULT_SHARPNESS,
+    learn: bool = False,
 ) -> SimulatedUsers:
     """Returns what happens to users with `tastes` `[U, 6]` who compare `max(counts)` pairs of answers.
 
@@ -91,11 +94,12 @@ def simulate(
         counts: numbers of comparisons after which to measure, increasing.
         pairs: held-out pairs per user.
         sharpness: of the users' choices.
+        learn: pairs by policy `learn` in place of `sample`.
     """
-    results = [
-        _one_user(families, portfolio, feedback, held_out, taste, router, np.random.default_rng([seed, user]), counts, pairs, sharpness)
-        for user, taste in enumerate(tastes)
-    ]
+    results = []
+    for user, taste in enumerate(tastes):
+        rng = np.random.default_rng([seed, user])
+        results.append(_one_user(families, portfolio, feedback, held_out, taste, router, rng, counts, pairs, sharpness, learn))
     names = families.names
     return SimulatedUsers(
         correct=np.array([one.correct for one in results]),
@@ -130,6 +134,7 @@ def _one_user(
     counts: Sequence[int],
     pairs: int,
     sharpness: float,
+    learn: bool,  # noqa: FBT001 - as its caller has it
 ) -> _User:
     user = _User([], [], [], [], [], [], 0.0)
     truth = utility(taste, held_out.scores).mean(axis=2)  # [P, M]
@@ -144,7 +149,9 @@ def _one_user(
         if count == max(counts):
             break
         prompt = int(order[count % len(order)])
-        first, second = _members(families, portfolio, feedback.prompts[prompt], evidence, router, "sample", 2, rng).members
+        first, second = _members(
+            families, portfolio, feedback.prompts[prompt], evidence, router, "learn" if learn else "sample", 2, rng
+        ).members
         told = _compare(feedback, taste, rng, sharpness, prompt=prompt, members=(first, second))
         added, predicted = families.study(evidence, told.chosen, told.rejected, told.prompt)
         user.agreed.append({name: accuracy(np.array([probability])) for name, probability in predicted.items()})
@@ -180,12 +187,15 @@ def _members(
     prompt: Row | None,
     evidence: Array,
     router: str,
-    policy: routing.Policy,
+    policy: routing.Policy | Literal["learn"],
     count: int,
     rng: np.random.Generator,
 ) -> routing.Choice:
     weights = families.sample_weights(router, evidence, prompt, rng, SAMPLES)
     sampled = routing.sampled_values(weights, portfolio.values_for(router, prompt))
+    if policy == "learn":
+        scale, mean = families[router].logit_scale, sampled.mean(axis=0)
+        return choose_to_learn(sampled, count=count, epsilon=EPSILON, rng=rng, logit_scale=scale, mean=mean)
     return routing.choose(policy, sampled, count=count, epsilon=EPSILON, rng=rng)
 
 

@@ -38,6 +38,7 @@ class Family(Protocol):
     Attributes:
         name: names the graph's outputs: `<name>_rewards`, `<name>_gate` and so on.
         heads: names of the `K` heads.
+        logit_scale: turns differences of rewards into logits of a choice.
         evidence_size: `E`, length of this family's slice of the user's sum.
         candidate_outputs: outputs that learning needs of each candidate; kept with a decision.
         prompt_outputs: outputs that this family needs of the prompt row; empty if it does not read the prompt to score.
@@ -47,6 +48,8 @@ class Family(Protocol):
     def name(self) -> str: ...
     @property
     def heads(self) -> tuple[str, ...]: ...
+    @property
+    def logit_scale(self) -> float: ...
     @property
     def evidence_size(self) -> int: ...
     @property

@@ -16,7 +16,7 @@ from attune.models.seam.routing import Choice, next_law
 
 Array = NDArray[np.float64]
 
-SOFTNESS = 0.1
+SOFTNESS = 0.03
 """Share of the greatest information by which a pair must be behind for its probability to fall by a factor e."""
 
 

@@ -28,7 +28,7 @@ class RouteRequest(Prompted):
     context: Context | None = None
     family: str | None = None
     candidates: Annotated[int, Field(ge=1)] = 1
-    policy: Literal["sample", "best", "uniform"] = "sample"
+    policy: Literal["sample", "best", "uniform", "learn"] = "sample"
     member: str | None = None
     record: Annotated[bool, Field(description="false decides and keeps nothing: ids are null")] = True
 
@@ -72,7 +72,7 @@ class RoutingAnswer:
     hysteresis was asked about it.
     """
 
-    policy: Literal["sample", "best", "uniform", "forced"]
+    policy: Literal["sample", "best", "uniform", "learn", "forced"]
     member: str
     members: list[str]
     propensity: float | None

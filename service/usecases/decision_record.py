@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from attune.models.seam.family import Row
 
 VERSION = 1
-Policy = Literal["sample", "best", "uniform", "forced"]
+Policy = Literal["sample", "best", "uniform", "learn", "forced"]
 
 
 class RecordUnreadable(ValueError):

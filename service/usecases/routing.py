@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
+from attune.models.seam.informative import choose_to_learn
 from attune.models.seam.routing import choose, sampled_values, sampled_worth, utilities
 from attune.models.seam.text import Encoded
 from attune.service.errors import Overloaded, StoreUnavailable
@@ -51,7 +52,7 @@ class RoutingWish:
     context: str | None
     family: str | None
     candidates: int
-    policy: Literal["sample", "best", "uniform"]
+    policy: Literal["sample", "best", "uniform", "learn"]
     member: str | None
     record: bool = True
     at_once: bool = True
@@ -159,16 +160,21 @@ def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row
     sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, weight)
     forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
-    choice = choose(
-        wish.policy,
-        sampled,
-        count=1 if forced else wish.candidates,
-        epsilon=numbers.routing_epsilon,
-        rng=rng,
-        last=last,
-        hysteresis=None if last is None else numbers.routing_hysteresis,
-        mean=np.mean(utilities(sampled_values(weights, mean), costs, weight), axis=0),
-    )
+    count, expected = 1 if forced else wish.candidates, np.mean(utilities(sampled_values(weights, mean), costs, weight), axis=0)
+    if wish.policy == "learn":
+        scale = bundle.families[name].logit_scale
+        choice = choose_to_learn(sampled, count=count, epsilon=numbers.routing_epsilon, rng=rng, logit_scale=scale, mean=expected)
+    else:
+        choice = choose(
+            wish.policy,
+            sampled,
+            count=count,
+            epsilon=numbers.routing_epsilon,
+            rng=rng,
+            last=last,
+            hysteresis=None if last is None else numbers.routing_hysteresis,
+            mean=expected,
+        )
     # As the user is on an average prompt, and without the noise of samples: the certificate is about users, and says the same every time.
     usual = bundle.families.weights(name, person.evidence, None)
     routing = Routing(

@@ -155,3 +155,15 @@ async def user_key(service: Service):
     from attune.service.state.store import UserKey, user_tag
 
     return UserKey("default", user_tag(service.app.state.live.runtime.user_secret, "default", "u1"))
+
+
+async def test_policy_learn_asks_about_members_and_users_that_are_not_known_and_logs_its_law(strangers):
+    async with running(strangers(), FreshStore(), speaking()) as service:
+        made = await service.post("/generate", ASK | {"policy": "learn", "candidates": 2})
+        routing = made["routing"]
+        assert routing["policy"] == "learn"
+        assert sum(routing["propensities"].values()) == pytest.approx(1.0)
+        assert 0 < routing["joint_propensity"] <= routing["propensity"]
+        assert (await service.get(f"/decisions/{made['decision_id']}"))["policy"] == "learn"
+        chosen, rejected = (candidate["candidate_id"] for candidate in made["candidates"])
+        assert (await service.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected}))["result"] == "applied"

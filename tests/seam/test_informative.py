@@ -1,0 +1,75 @@
+"""Policy `learn`: information worked out by hand, the law that is logged, and that it asks where most can be told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import chisquare
+
+from attune.models.seam.informative import SOFTNESS, choose_to_learn, pair_information, pair_law
+
+# The first two members change places as the best; the third is never it and always worth the same.
+SAMPLED = np.array([[1.0, 0.0, -3.0], [0.0, 1.0, -3.0], [1.0, 0.0, -3.0], [0.0, 1.0, -3.0]])
+
+
+def test_information_worked_out_by_hand():
+    # Logit ±ln 3: the first is preferred with 3/4 where it is best and with 1/4 where it is not; ln 2 less the entropy of 3/4.
+    told = pair_information(SAMPLED, np.log(3.0))
+    by_hand = np.log(2.0) + 0.75 * np.log(0.75) + 0.25 * np.log(0.25)
+    assert told[0, 1] == told[1, 0] == pytest.approx(by_hand)
+    assert np.diagonal(told).tolist() == [0.0, 0.0, 0.0]
+    # Against the third, p is 3^4/(1 + 3^4) or 3^3/(1 + 3^3): next to nothing.
+    assert told[0, 2] == pytest.approx(told[1, 2])
+    assert told[0, 2] < 0.05 * told[0, 1]
+
+
+def test_the_law_is_a_softmax_over_pairs_mixed_with_the_uniform_one():
+    information = np.array([[0.0, 0.2, 0.2 * (1 - SOFTNESS)], [0.2, 0.0, 0.0], [0.2 * (1 - SOFTNESS), 0.0, 0.0]])
+    law = pair_law(information, 0.1)
+    raised = np.array([1.0, np.exp(-1.0), np.exp(-1 / SOFTNESS)])
+    shares = 0.9 * raised / raised.sum() + 0.1 / 3
+    assert [2 * law[0, 1], 2 * law[0, 2], 2 * law[1, 2]] == pytest.approx(shares.tolist())
+    assert np.array_equal(law, law.T)
+    assert pair_law(np.zeros((3, 3)), 0.0) == pytest.approx((np.ones((3, 3)) - np.eye(3)) / 6)
+
+
+@given(
+    arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.floats(-5, 5)),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_choice_logs_a_law(sampled, epsilon, seed):
+    members = sampled.shape[1]
+    for count in range(1, members + 1):
+        rng = np.random.default_rng(seed)
+        choice = choose_to_learn(sampled, count=count, epsilon=epsilon, rng=rng, logit_scale=1.5, mean=sampled.mean(axis=0))
+        assert len(set(choice.members)) == count
+        assert choice.propensities.sum() == pytest.approx(1.0)
+        assert choice.propensity == pytest.approx(choice.propensities[choice.members[0]])
+        assert 0 < choice.joint <= choice.propensity + 1e-12
+
+
+def test_pairs_and_firsts_follow_the_logged_law(rng):
+    sampled = rng.normal(size=(64, 4)) * np.array([1.0, 1.0, 0.5, 0.1])
+    law = pair_law(pair_information(sampled, 2.0), 0.05)
+    draws = [choose_to_learn(sampled, count=2, epsilon=0.05, rng=rng, logit_scale=2.0, mean=sampled.mean(axis=0)) for _ in range(20_000)]
+    pairs = list(permutations(range(4), 2))
+    counts = Counter(choice.members for choice in draws)
+    expected = np.array([law[pair] for pair in pairs])
+    assert chisquare([counts[pair] for pair in pairs], expected / expected.sum() * len(draws)).pvalue > 1e-3
+    assert all(choice.joint == pytest.approx(law[choice.members]) for choice in draws[:100])
+    first = np.bincount([choice.members[0] for choice in draws], minlength=4)
+    assert chisquare(first, law.sum(axis=1) / law.sum() * len(draws)).pvalue > 1e-3
+
+
+def test_one_member_and_a_count_that_cannot_be_drawn(rng):
+    alone = choose_to_learn(np.zeros((3, 1)), count=1, epsilon=0.05, rng=rng, logit_scale=1.0, mean=np.zeros(1))
+    assert (alone.members, alone.propensity, alone.joint) == ((0,), 1.0, 1.0)
+    with pytest.raises(ValueError, match="count is 4; there are 3 members"):
+        choose_to_learn(SAMPLED, count=4, epsilon=0.05, rng=rng, logit_scale=1.0, mean=np.zeros(3))
