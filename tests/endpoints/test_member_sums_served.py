@@ -164,6 +164,6 @@ async def test_policy_learn_asks_about_members_and_users_that_are_not_known_and_
         assert routing["policy"] == "learn"
         assert sum(routing["propensities"].values()) == pytest.approx(1.0)
         assert 0 < routing["joint_propensity"] <= routing["propensity"]
-        assert (await service.get(f"/decisions/{made['decision_id']}"))["policy"] == "learn"
+        assert (await service.get(f"/decisions/{made['decision_id']}"))["routing"]["policy"] == "learn"
         chosen, rejected = (candidate["candidate_id"] for candidate in made["candidates"])
         assert (await service.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected}))["result"] == "applied"
