@@ -95,4 +95,7 @@ def _record(file: str, user: str, line: ComparisonLine) -> Comparison | None:
         time_s = None if line.observed_at is None else datetime.fromisoformat(line.observed_at).timestamp()
     except ValueError:
         raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: observed_at is {line.observed_at!r}") from None
-    return Comparison(user, prompt, chosen, rejected, tie=tie, context=context or None, time_s=time_s)
+    weight = line.content.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
+        raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: weight is {weight!r}; it must be above 0 and at most 1")
+    return Comparison(user, prompt, chosen, rejected, tie=tie, context=context or None, weight=float(weight), time_s=time_s)

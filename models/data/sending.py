@@ -18,6 +18,7 @@ from typing import Any
 
 from attune.client import Client
 from attune.models.data.preferences import Comparison
+from attune.models.seam.weighted import IMPLICIT
 
 LINES = 100
 """Lines of one batch: a few seconds of a small server, within the deadline of a request."""
@@ -48,14 +49,19 @@ def bodies_of(records: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Returns a body of `POST /feedback` for each record.
 
     The event id is a hash of what the record says, and of how many equal ones stand before it: the same file gives the same events,
-    and a choice that was made twice counts twice.
+    and a choice that was made twice counts twice. A record with one of the weights of `IMPLICIT` is what a user kept; others are sent as
+    whole comparisons.
     """
     seen: Counter[str] = Counter()
     bodies = []
     for one in records:
         observed = None if one.time_s is None else datetime.fromtimestamp(one.time_s, UTC).isoformat()
-        said = {"user": one.user, "prompt": one.prompt, "chosen_text": one.chosen, "rejected_text": one.rejected}
-        body = said | {"tie": one.tie, "context": one.context, "observed_at": observed}
+        how = next((name for name, weight in IMPLICIT.items() if weight == one.weight), None)
+        if how is None:
+            said: dict[str, Any] = {"chosen_text": one.chosen, "rejected_text": one.rejected, "tie": one.tie}
+        else:
+            said = {"kept": one.chosen, "over": one.rejected, "how": how}
+        body = {"user": one.user, "prompt": one.prompt, **said, "context": one.context, "observed_at": observed}
         words = json.dumps(body, sort_keys=True)
         seen[words] += 1
         digest = hashlib.blake2b(f"{seen[words]} {words}".encode(), digest_size=16).hexdigest()

@@ -6,10 +6,12 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
-from attune.models.data.preferences import Comparison
+from attune.models.data.logged import read_logged
+from attune.models.data.preferences import Comparison, ComparisonInvalid
 from attune.models.data.sending import LINES, bodies_of
 from tests.client.test_client import url
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, bundle, settings_of
@@ -27,6 +29,18 @@ def test_equal_files_give_equal_events_and_a_choice_made_twice_counts_twice():
     assert len(set(events)) == 3
     assert [body["event_id"] for body in bodies_of(records)] == events
     assert bodies_of(records)[2]["observed_at"] == "2017-07-14T02:40:00+00:00"
+
+
+def test_what_an_export_says_was_kept_is_sent_as_such_and_weighs_no_more(tmp_path: Path):
+    line = {"type": "comparison", "event_id": "e", "kind": "kept", "how": "edit", "weight": 0.7, "prompt": PROMPT, "evidence": []}
+    texts = {"chosen_text": WARM, "rejected_text": LONG, "tie": False}
+    file = tmp_path / "export.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in ({"type": "user", "id": "ada"}, line | texts)))
+    (body,) = bodies_of(read_logged(file).records)
+    assert (body["kept"], body["over"], body["how"], "chosen_text" in body) == (WARM, LONG, "edit", False)
+    file.write_text(json.dumps(line | texts | {"weight": 0}) + "\n")
+    with pytest.raises(ComparisonInvalid, match="weight is 0"):
+        read_logged(file)
 
 
 async def test_a_history_is_imported_once_and_a_second_run_changes_nothing(url: str, tmp_path: Path):
