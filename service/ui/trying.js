@@ -7,7 +7,7 @@ import { $, bar, make, number, say, sentence } from "./drawing.js";
 import { newId, person } from "./state.js";
 
 const EXAMPLES = [
-  "How do I make pancakes?", "Why is the sky blue?", "How can I sleep better?", "What should I see in Edinburgh?", "How is a rainbow made?",
+  "How do I make pancakes?", "Why is the sky blue?", "How can I sleep better?", "What is worth seeing in Edinburgh?", "How is a rainbow made?",
   "How can I save money?", "Can you give me a recipe for tomato soup?", "Hi, how are you?",
 ];
 const CARDS = [$("first"), $("second")], PICKS = [$("choose-first"), $("choose-second")];
