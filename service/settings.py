@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     user_ttl_s: int = Field(31_536_000, ge=3600, le=315_360_000, description="life of a user's state after the last comparison")
     max_log_entries: int = Field(10_000, ge=0, le=1_000_000, description="comparisons kept a user for export, replay and taking back")
     keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: features only")
+    score_later_share: float = Field(
+        1.0, ge=0, le=1, description="share of answers sent unscored that are scored afterwards; the rest when feedback names them"
+    )
 
     # what is served
     bundle: str = Field("", description="bundle folder; empty: the newest bundle-* in the data directory's bundles/")

@@ -83,10 +83,11 @@ class RoutingNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What is kept of a request: for how long its decision, and whether prompts and answers are."""
+    """What is kept of a request: for how long its decision, whether prompts and answers are, and the share scored after they were sent."""
 
     decision_ttl_s: float
     keep_text: bool
+    score_later_share: float
 
 
 @dataclass(frozen=True, slots=True)

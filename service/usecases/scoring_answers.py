@@ -19,6 +19,9 @@ from attune.service.usecases.member_standing import saw_answers
 from attune.service.usecases.routing import Decision, write
 from attune.service.usecases.scoring import Scores, encode, score_candidates, submit
 
+PARTS = 10_000
+"""A seed's remainder by this says whether its answers are among the share that is scored."""
+
 
 async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tuple[Decision, Scores, tuple[int, ...]]:
     """Returns the decision with its candidates scored, not written yet; the scores; and how many tokens of each answer were not read.
@@ -35,7 +38,14 @@ async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tup
 
 
 def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
-    """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it."""
+    """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it.
+
+    Of answers whose texts are kept, or that nobody can name, a stated share; the seed of the draw decides, which knows nothing of them.
+    """
+    keeping = call.runtime.keeping
+    needed = decision.id is not None and not keeping.keep_text
+    if not needed and decision.record.routing.seed % PARTS >= keeping.score_later_share * PARTS:
+        return
 
     async def kept(rows: Sequence[Row]) -> None:
         scored, _ = _with_rows(call, decision, rows)
