@@ -148,7 +148,7 @@ def _show(rows: list[dict[str, str]], *, as_json: bool) -> None:
 
 @app.command("settings")
 def print_settings() -> None:
-    """Print every setting as the Markdown table that README has."""
+    """Print every setting as the Markdown table of docs/reference/settings.md."""
     from attune.service.settings import settings_table  # noqa: PLC0415  the help stays fast without pydantic
 
     typer.echo(settings_table())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from attune.models.seam.bundle import read_bundle
 from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
@@ -70,6 +71,14 @@ async def sums(service: Service, user: str) -> dict[str, tuple[int, list[float]]
     return {line["basis"]: (line["comparisons"], line["evidence"]) for line in lines if line["type"] == "sum"}
 
 
+def split(bundle: str, summed: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the families learned `[E]`, and for each of them the losses `[F, 2]` of the personal and of anybody's prediction."""
+    families = read_bundle(Path(bundle)).families
+    learned = sum(families[name].evidence_size for name in families.names)
+    assert len(summed) == families.evidence_size > learned
+    return np.array(summed[:learned]), np.array(summed[learned:]).reshape(-1, 2)
+
+
 @pytest.mark.parametrize("half_life_days", [0.0, 3.0])
 async def test_a_replayed_log_is_the_sum_that_would_have_come_under_the_new_basis(
     start: Callable[..., Any], other_basis: str, half_life_days: float
@@ -91,7 +100,11 @@ async def test_a_replayed_log_is_the_sum_that_would_have_come_under_the_new_basi
         assert one["user"]["comparisons"] == other["user"]["comparisons"] == 8
         assert one["user"]["first_seen"] == other["user"]["first_seen"]
         kept = next(basis for basis in await sums(service, "u2"))
-        np.testing.assert_allclose((await sums(service, "u1"))[kept][1], (await sums(service, "u2"))[kept][1], rtol=1e-9, atol=1e-6)
+        (evidence, losses), (told, told_losses) = [split(other_basis, (await sums(service, user))[kept][1]) for user in ("u1", "u2")]
+        np.testing.assert_allclose(evidence, told, rtol=1e-9, atol=1e-6)
+        # Anybody's losses know no order. The eight are replayed together and predicted from nothing, as anybody's choices are.
+        np.testing.assert_allclose(losses[:, 1], told_losses[:, 1], rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-9, atol=1e-6)
 
 
 async def test_a_second_replay_adds_nothing_and_a_repeat_of_the_feedback_neither(service: Service, other_basis: str):

@@ -68,8 +68,10 @@ def test_version_and_help_are_there():
     assert "settings" in shown.stdout
 
 
-def test_settings_prints_the_table_of_the_readme():
-    assert attune("settings").stdout.strip() == settings_table()
+def test_settings_prints_the_table_of_the_reference():
+    printed = attune("settings").stdout.strip()
+    assert printed == settings_table()
+    assert printed in (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
 
 
 def test_commands_of_an_attached_package_stand_beside_the_own_ones(attach):
