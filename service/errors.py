@@ -35,6 +35,11 @@ class AttuneError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
 
+    def __init_subclass__(cls) -> None:
+        # The title is the code in words, but for a class that says its own.
+        if "code" in cls.__dict__ and "title" not in cls.__dict__:
+            cls.title = cls.code.replace("-", " ").capitalize()
+
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -56,7 +61,6 @@ class CallerError(AttuneError):
 
     status = 400
     code = "bad-request"
-    title = "Bad request"
 
 
 class InvalidRequest(CallerError):
@@ -64,7 +68,6 @@ class InvalidRequest(CallerError):
 
     status = 422
     code = "invalid-request"
-    title = "Invalid request"
 
     def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -79,7 +82,6 @@ class TooLarge(CallerError):
 
     status = 413
     code = "too-large"
-    title = "Too large"
 
 
 class TextTooLong(TooLarge):
@@ -91,7 +93,6 @@ class Unauthenticated(CallerError):
 
     status = 401
     code = "unauthenticated"
-    title = "Unauthenticated"
 
     def headers(self) -> Mapping[str, str]:
         return {"www-authenticate": "Bearer"}
@@ -102,14 +103,12 @@ class Forbidden(CallerError):
 
     status = 403
     code = "forbidden"
-    title = "Forbidden"
 
 
 class NotYourCandidate(Forbidden):
     """The candidate or decision belongs to another user of the same tenant."""
 
     code = "not-your-candidate"
-    title = "Not your candidate"
 
 
 class NotFound(CallerError):
@@ -117,28 +116,24 @@ class NotFound(CallerError):
 
     status = 404
     code = "not-found"
-    title = "Not found"
 
 
 class UnknownCandidate(NotFound):
     """No decision with this candidate was ever written for this tenant."""
 
     code = "unknown-candidate"
-    title = "Unknown candidate"
 
 
 class UnknownDecision(NotFound):
     """No such decision for this tenant."""
 
     code = "unknown-decision"
-    title = "Unknown decision"
 
 
 class UnknownEvent(NotFound):
     """No comparison with this event id is kept for this user."""
 
     code = "unknown-event"
-    title = "Unknown event"
 
 
 class ExpiredEvent(UnknownEvent):
@@ -146,14 +141,12 @@ class ExpiredEvent(UnknownEvent):
 
     status = 410
     code = "expired-event"
-    title = "Expired event"
 
 
 class UnknownMember(NotFound):
     """The portfolio has no member of this name; the detail lists those it has."""
 
     code = "unknown-member"
-    title = "Unknown member"
 
 
 class MethodNotAllowed(CallerError):
@@ -161,7 +154,6 @@ class MethodNotAllowed(CallerError):
 
     status = 405
     code = "method-not-allowed"
-    title = "Method not allowed"
 
 
 class HeadTooLarge(CallerError):
@@ -169,7 +161,6 @@ class HeadTooLarge(CallerError):
 
     status = 431
     code = "head-too-large"
-    title = "Head too large"
 
 
 class HeadTooSlow(CallerError):
@@ -177,7 +168,6 @@ class HeadTooSlow(CallerError):
 
     status = 408
     code = "head-too-slow"
-    title = "Head too slow"
 
 
 class BodyTooSlow(CallerError):
@@ -185,7 +175,6 @@ class BodyTooSlow(CallerError):
 
     status = 408
     code = "body-too-slow"
-    title = "Body too slow"
 
 
 class UnsupportedEncoding(CallerError):
@@ -193,7 +182,6 @@ class UnsupportedEncoding(CallerError):
 
     status = 415
     code = "unsupported-encoding"
-    title = "Unsupported encoding"
 
     def headers(self) -> Mapping[str, str]:
         return {"accept-encoding": "identity"}
@@ -204,7 +192,6 @@ class UnknownHost(CallerError):
 
     status = 421
     code = "unknown-host"
-    title = "Unknown host"
 
 
 class EventConflict(CallerError):
@@ -212,7 +199,6 @@ class EventConflict(CallerError):
 
     status = 409
     code = "event-conflict"
-    title = "Event conflict"
 
 
 class NoMembers(CallerError):
@@ -220,7 +206,6 @@ class NoMembers(CallerError):
 
     status = 409
     code = "no-members"
-    title = "No members"
 
 
 class UserDeleted(CallerError):
@@ -228,7 +213,6 @@ class UserDeleted(CallerError):
 
     status = 409
     code = "user-deleted"
-    title = "User deleted"
 
 
 class BundleRefused(CallerError):
@@ -236,7 +220,6 @@ class BundleRefused(CallerError):
 
     status = 409
     code = "bundle-refused"
-    title = "Bundle refused"
 
 
 class ExpiredCandidate(CallerError):
@@ -244,7 +227,6 @@ class ExpiredCandidate(CallerError):
 
     status = 410
     code = "expired-candidate"
-    title = "Expired candidate"
 
 
 # --- the caller comes back later ----------------------------------------------------------------------------------
@@ -260,7 +242,6 @@ class ComeBackLater(AttuneError):
 
     status = 429
     code = "overloaded"
-    title = "Overloaded"
 
     def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
@@ -278,7 +259,6 @@ class RateLimited(ComeBackLater):
     """This key has used its rate."""
 
     code = "rate-limited"
-    title = "Rate limited"
 
 
 # --- something that Attune calls did not answer --------------------------------------------------------------------
@@ -289,14 +269,12 @@ class DependencyError(AttuneError):
 
     status = 503
     code = "unavailable"
-    title = "Unavailable"
 
 
 class StoreUnavailable(DependencyError):
     """Redis did not answer; a write may or may not have happened, and sending it again with the same id is safe."""
 
     code = "store-unavailable"
-    title = "Store unavailable"
 
     def headers(self) -> Mapping[str, str]:
         return {"retry-after": "1"}
@@ -311,7 +289,6 @@ class NotReady(DependencyError):
     """
 
     code = "not-ready"
-    title = "Not ready"
 
     def __init__(self, detail: str, parts: Mapping[str, object] | None = None) -> None:
         super().__init__(detail)
@@ -329,7 +306,6 @@ class ScorerFailed(DependencyError):
 
     status = 500
     code = "scorer-failed"
-    title = "Scorer failed"
 
 
 class MemberFailed(DependencyError):
@@ -337,7 +313,6 @@ class MemberFailed(DependencyError):
 
     status = 502
     code = "member-failed"
-    title = "Member failed"
 
     def __init__(self, detail: str, attempts: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -352,7 +327,6 @@ class DeadlineExceeded(DependencyError):
 
     status = 504
     code = "deadline-exceeded"
-    title = "Deadline exceeded"
 
 
 # --- making them ----------------------------------------------------------------------------------------------------

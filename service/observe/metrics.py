@@ -14,17 +14,9 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    Summary,
-    disable_created_metrics,
-)
+from prometheus_client import Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, Summary, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import CollectorRegistry
 
 from attune.service.observe.timing import Stage
 
@@ -76,7 +68,7 @@ class Metrics:
         self._connections = Gauge("attune_connections", "Open connections.", registry=registry)
         self._connections_refused = Counter(
             "attune_connections_refused",
-            "UpstreamPool and request heads refused before they were a request.",
+            "Connections and request heads refused before they were a request.",
             ["reason"],
             registry=registry,
         )
