@@ -57,12 +57,11 @@ class Metrics:
     def _declare_edge(self) -> None:
         registry = self.registry
         self._requests = Counter("attune_http_requests", "Requests answered.", ["route", "method", "status"], registry=registry)
-        self._request_seconds = Histogram(
+        self._request_seconds = self._seconds(
             "attune_http_request_duration_seconds",
             "From the first byte of a request to the last byte of its answer.",
             ["route"],
             buckets=_SECONDS,
-            registry=registry,
         )
         self._in_flight = Gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
         self._connections = Gauge("attune_connections", "Open connections.", registry=registry)
@@ -73,23 +72,15 @@ class Metrics:
             registry=registry,
         )
         self._errors = Counter("attune_errors", "Answers with a problem document, by its code.", ["code"], registry=registry)
-        self._stage_seconds = Histogram(
-            "attune_stage_duration_seconds",
-            "Time of one request in a stage.",
-            ["stage"],
-            buckets=(*_SHORT_SECONDS, 10.0, 60.0),
-            registry=registry,
+        self._stage_seconds = self._seconds(
+            "attune_stage_duration_seconds", "Time of one request in a stage.", ["stage"], buckets=(*_SHORT_SECONDS, 10.0, 60.0)
         )
         self._ready = Gauge("attune_ready", "1 while GET /readyz answers 200, else 0.", registry=registry)
         self._ready_part = Gauge(
             "attune_ready_part", "1 while this part is well, else 0; as GET /readyz says.", ["part"], registry=registry
         )
-        self._loop_lag = Histogram(
-            "attune_loop_lag_seconds", "By how much the event loop woke late.", buckets=_SHORT_SECONDS, registry=registry
-        )
-        self._gc_pause = Histogram(
-            "attune_gc_pause_seconds", "Collections of garbage.", ["generation"], buckets=_SHORT_SECONDS, registry=registry
-        )
+        self._loop_lag = self._seconds("attune_loop_lag_seconds", "By how much the event loop woke late.")
+        self._gc_pause = self._seconds("attune_gc_pause_seconds", "Collections of garbage.", ["generation"])
         self._build = Gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"], registry=registry)
         self._bundle = Gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"], registry=registry)
         self._reloads = Counter("attune_bundle_reloads", "Attempts to load another bundle.", ["result"], registry=registry)
@@ -101,12 +92,8 @@ class Metrics:
         self._batch_tokens = Counter(
             "attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"], registry=registry
         )
-        self._queue_wait = Histogram(
-            "attune_queue_wait_seconds", "Wait of a text before its batch.", buckets=_SHORT_SECONDS, registry=registry
-        )
-        self._inference = Histogram(
-            "attune_inference_seconds", "Time of the scorer on one batch.", buckets=_SHORT_SECONDS, registry=registry
-        )
+        self._queue_wait = self._seconds("attune_queue_wait_seconds", "Wait of a text before its batch.")
+        self._inference = self._seconds("attune_inference_seconds", "Time of the scorer on one batch.")
         self._dropped = Counter("attune_texts_dropped", "Texts that got no score.", ["reason"], registry=registry)
         self._queue_items = Gauge("attune_queue_texts", "Texts that wait for the scorer.", registry=registry)
         self._queue_tokens = Gauge("attune_queue_tokens", "Tokens that wait for the scorer.", registry=registry)
@@ -143,25 +130,15 @@ class Metrics:
 
     def _declare_behind(self) -> None:
         registry = self.registry
-        self._redis_seconds = Histogram(
-            "attune_redis_operation_duration_seconds",
-            "One operation of the store.",
-            ["operation"],
-            buckets=_SHORT_SECONDS,
-            registry=registry,
-        )
+        self._redis_seconds = self._seconds("attune_redis_operation_duration_seconds", "One operation of the store.", ["operation"])
         self._redis_errors = Counter("attune_redis_errors", "Operations of the store that failed.", ["operation"], registry=registry)
         self._member_requests = Counter("attune_member_requests", "Generations asked of a member.", ["member", "result"], registry=registry)
         self._member_tokens = Counter("attune_member_tokens", "Tokens by member.", ["member", "kind"], registry=registry)
-        self._first_token = Histogram(
-            "attune_member_first_token_seconds",
-            "From the request to a member's first token.",
-            ["member"],
-            buckets=_SECONDS,
-            registry=registry,
+        self._first_token = self._seconds(
+            "attune_member_first_token_seconds", "From the request to a member's first token.", ["member"], buckets=_SECONDS
         )
-        self._member_seconds = Histogram(
-            "attune_member_duration_seconds", "From the request to a member's last token.", ["member"], buckets=_SECONDS, registry=registry
+        self._member_seconds = self._seconds(
+            "attune_member_duration_seconds", "From the request to a member's last token.", ["member"], buckets=_SECONDS
         )
         self._breaker = Gauge(
             "attune_member_breaker_open", "1 while a member is passed over after failures.", ["member"], registry=registry
@@ -172,6 +149,9 @@ class Metrics:
             ["member"],
             registry=registry,
         )
+
+    def _seconds(self, name: str, text: str, labels: Iterable[str] = (), buckets: Iterable[float] = _SHORT_SECONDS) -> Histogram:
+        return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
 
     # --- the edge -------------------------------------------------------------------------------------------------
 
