@@ -305,4 +305,4 @@ class Accounts(RuleBasedStateMachine):
             assert self.queue.tokens == sum(entry.tokens for entry in self.waiting.values())
 
 
-TestAccounts = Accounts.TestCase
+TestAccounts = pytest.mark.slow(Accounts.TestCase)
