@@ -51,6 +51,7 @@ async def scores_of(settings_of, folder, source: str, **options) -> tuple[list[f
     return [each["score"] for each in answer["scores"]], expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
 async def test_ten_architectures_score_as_in_torch(settings_of, tmp_path, architecture):
     found, expected = await scores_of(settings_of, tmp_path, str(write_architecture(tmp_path / "trunk", architecture)))
@@ -58,6 +59,7 @@ async def test_ten_architectures_score_as_in_torch(settings_of, tmp_path, archit
     assert len(set(found)) == len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "pooling"), [("Bert", "cls"), ("Llama", "last")])
 async def test_every_pooling_scores_as_in_torch(settings_of, tmp_path, architecture, pooling: Pooling):
     source = str(write_architecture(tmp_path / "trunk", architecture))

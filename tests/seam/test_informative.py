@@ -55,6 +55,7 @@ def test_a_choice_logs_a_law(sampled, epsilon, seed):
         assert 0 < choice.joint <= choice.propensity + 1e-12
 
 
+@pytest.mark.slow
 def test_pairs_and_firsts_follow_the_logged_law(rng):
     sampled = rng.normal(size=(64, 4)) * np.array([1.0, 1.0, 0.5, 0.1])
     law = pair_law(pair_information(sampled, 2.0), 0.05)
