@@ -97,5 +97,5 @@ def test_choices_follow_the_law_they_are_named_after():
 
 def test_a_gap_that_no_pair_has_is_refused_instead_of_searched_for_ever():
     texts = small_texts()
-    with pytest.raises(ValueError, match="6 of 6 comparisons found no pair at least 9"):
+    with pytest.raises(ValueError, match="6 of the comparisons found no pair at least 9"):
         draw_comparisons(texts, np.zeros((len(texts.candidates), 2)), per_user=3, choose=flipped_choice(0.0), seed=0, least_gap=9.0)

@@ -17,6 +17,9 @@ from attune.models.training.vrf import VrfModule, VrfSettings
 from tests.models.small_world import small_world
 
 SPACE = Subspace(5)
+
+ROUNDING = 1e-4
+"""Of a log-loss: what is served learns in half precision, whose numbers are right to one part in two thousand; training does not."""
 VRF = VrfSettings(heads=4, latent=6, features=5, prompt_features=3, hidden=(16, 8), subspace=SPACE)
 
 
@@ -118,7 +121,7 @@ def test_what_vrf_minimises_is_the_log_loss_of_what_is_served(data, count):
     batch = one_user(data, count)
     minimised = float(module.episode_loss(ComparisonFeatures.of(data.train, data, calibration), batch)[0])
     served = served_loss(TrainedFamily(module.family(), module.fold(calibration)), data, batch)
-    assert served == pytest.approx(minimised, abs=1e-5)
+    assert served == pytest.approx(minimised, abs=ROUNDING)
 
 
 @pytest.mark.parametrize("count", [0, 4])
@@ -128,7 +131,7 @@ def test_what_micro_minimises_is_the_log_loss_of_what_is_served(data, count):
     module = MicroModule(calibration, settings, torch.Generator().manual_seed(3))
     batch = one_user(data, count)
     minimised = float(module.episode_loss(ComparisonFeatures.of(data.train, data, calibration), batch))
-    assert served_loss(served_micro(module, calibration, data, settings, {}), data, batch) == pytest.approx(minimised, abs=1e-5)
+    assert served_loss(served_micro(module, calibration, data, settings, {}), data, batch) == pytest.approx(minimised, abs=ROUNDING)
 
 
 @pytest.mark.parametrize("sleeping", [False, True])
@@ -142,7 +145,7 @@ def test_what_sparse_moe_minimises_is_the_log_loss_of_what_is_served_the_cut_inc
     batch, features = one_user(data, count), with_raw_prompts(ComparisonFeatures.of(data.train, data, calibration), data)
     minimised = float(module.episode(features, batch, dense=False)[0])
     trained = served_sparse_moe(module, calibration, data, settings, {})
-    assert served_loss(trained, data, batch) == pytest.approx(minimised, abs=1e-5)
+    assert served_loss(trained, data, batch) == pytest.approx(minimised, abs=ROUNDING)
     assert abs(float(module.episode(features, batch, dense=True)[0]) - minimised) > 1e-3
     gate = compute_outputs([trained], data.vectors.prompts)["sparse_moe_gate"]
     np.testing.assert_allclose(np.exp(gate.astype(np.float64)).sum(axis=1), 1.0, atol=1e-6)
