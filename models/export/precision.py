@@ -32,9 +32,9 @@ def tolerance(precision: Precision) -> float:
     return TOLERANCES[precision]
 
 
-def save_graph(model: ModelProto, target: Path) -> None:
+def save_graph(model: ModelProto, target: Path, *, largest_message: int = LARGEST_MESSAGE) -> None:
     """Writes a graph to `target`, its weights to `<stem>.data` beside it where one message cannot hold them."""
-    if model.ByteSize() < LARGEST_MESSAGE:
+    if model.ByteSize() < largest_message:
         onnx.save(model, str(target))
     else:
         onnx.save(model, str(target), save_as_external_data=True, location=weights_beside(target).name)

@@ -189,12 +189,9 @@ def test_the_same_graph_loses_nothing_against_itself(encoder: Exported, tmp_path
     assert loss.batch_difference == loss.fp32_batch_difference < 1e-5
 
 
-def test_weights_beyond_one_message_go_to_a_file_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import attune.models.export.precision as module
-
-    monkeypatch.setattr(module, "LARGEST_MESSAGE", 1000)
+def test_weights_beyond_one_message_go_to_a_file_beside_the_graph(tmp_path: Path) -> None:
     weight = np.random.default_rng(1).normal(size=(8, 500)).astype(np.float32)
-    save_graph(gemm(weight, bias=None), tmp_path / "scorer.onnx")
+    save_graph(gemm(weight, bias=None), tmp_path / "scorer.onnx", largest_message=1000)
     assert (tmp_path / "scorer.data").stat().st_size >= weight.nbytes
     x = np.ones((2, 8), dtype=np.float32)
     np.testing.assert_allclose(run(tmp_path / "scorer.onnx", x)[0], x @ weight, rtol=1e-5)
