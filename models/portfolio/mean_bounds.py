@@ -20,8 +20,12 @@ Method = Literal["betting", "bernstein", "student"]
 BETS = np.geomspace(0.01, 0.98, 20)
 """Shares of the capital that are bet at once, each by a player of their own; from 0.01 a sample of 10^5 is not yet too large."""
 
-HALVINGS = 26
-"""Of the interval in which a bound is sought, to 1e-8 of the range; what is left of it is given away on the safe side."""
+STILL = 1e-7
+"""Share of itself by which a bound must grow in a step of its search for the search to go on."""
+
+MOST_STEPS = 60
+_FAR, _NEAR = 21.0, 20.0
+"""How far below the sample's own mean, as logarithms, the first two claims lie."""
 
 _CHUNK = 256
 _GROUP = 8
@@ -80,15 +84,38 @@ def _betting(unit: Array, error: float) -> Array:
 
 
 def _refuted(unit: Array, error: float) -> Array:
-    whole = np.concatenate([unit, np.full((-len(unit) % _GROUP, unit.shape[1]), np.nan)])
-    groups = whole.reshape(-1, _GROUP, unit.shape[1])
-    below, above = np.zeros(unit.shape[1]), unit.mean(axis=0)
-    wanted = math.log(len(BETS) / error)
-    for _ in range(HALVINGS):
-        claim = (below + above) / 2.0
-        # A draw that fills the last group up changes no capital.
-        ratio = np.nan_to_num(groups / np.maximum(claim, 1e-12) - 1.0, nan=0.0)
-        capital = logsumexp(np.stack([np.log(np.prod(1.0 + bet * ratio, axis=1)).sum(axis=0) for bet in BETS]), axis=0)
-        refuted = capital >= wanted
-        below, above = np.where(refuted, claim, below), np.where(refuted, above, claim)
-    return below
+    """Returns the bounds of some quantities, from below: every claim that is returned was itself refuted.
+
+    The logarithm of the capital falls with the logarithm of the claim and is convex in it, as `log((1 - b) + b x / m)` is and sums and
+    log-sums of such are. So the line through two refuted claims crosses the axis at one that is refuted too, and steps along such
+    lines (the secant method) come ever nearer without passing.
+    """
+    found = np.zeros(unit.shape[1])
+    some = np.flatnonzero(unit.any(axis=0))  # draws that are all 0 refute nothing
+    whole = np.concatenate([unit[:, some], np.full((-len(unit) % _GROUP, len(some)), np.nan)])
+    groups = whole.reshape(len(whole) // _GROUP, _GROUP, len(some))
+    centre, wanted = np.log(unit.mean(axis=0)[some]), math.log(len(BETS) / error)
+    before, now = centre - _FAR, centre - _NEAR
+    excess_before, excess = (_log_capital(groups, np.exp(claim)) - wanted for claim in (before, now))
+    moving = np.flatnonzero(excess >= 0.0)
+    found[some[moving]] = np.exp(now[moving])
+    for _ in range(MOST_STEPS):
+        if not len(moving):
+            break
+        slope = np.minimum((excess[moving] - excess_before[moving]) / (now[moving] - before[moving]), -1e-300)
+        claim = now[moving] - excess[moving] / slope
+        left = _log_capital(groups[:, :, moving], np.exp(claim)) - wanted
+        refuted = left >= 0.0
+        reached, claim, left = moving[refuted], claim[refuted], left[refuted]
+        before[reached], excess_before[reached] = now[reached], excess[reached]
+        now[reached], excess[reached] = claim, left
+        found[some[reached]] = np.exp(claim)
+        moving = reached[now[reached] - before[reached] > STILL]
+    return found
+
+
+def _log_capital(groups: Array, claim: Array) -> Array:
+    """Returns the logarithm of the players' summed capital `[N]` under claims `[N]`, for draws `[G, 8, N]` in which NaN fills up."""
+    # A draw that fills the last group up changes no capital.
+    ratio = np.nan_to_num(groups / claim - 1.0, nan=0.0)
+    return np.asarray(logsumexp(np.stack([np.log(np.prod(1.0 + bet * ratio, axis=1)).sum(axis=0) for bet in BETS]), axis=0))
