@@ -26,6 +26,7 @@ from attune.models.data.preferences import Comparisons, Texts, together
 from attune.models.data.trunk import Trunk, load_demo_trunk
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.portfolio.pool import Pool
+from attune.models.seam.attributes import NAME as ATTRIBUTES
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.attributes import AttributesSettings, Ratings, train_attributes
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
@@ -46,7 +47,7 @@ from demo.probes import write_probes
 from demo.rewards import grammar_pool
 
 QUALITY = "quality"
-DEFAULT_FAMILY = "attributes"
+DEFAULT_FAMILY = ATTRIBUTES
 """The least validation loss of all (`provenance.json` has them), and weights that can be read as tastes."""
 
 

@@ -14,6 +14,7 @@ from attune.models.data.trunk import load_demo_trunk
 from attune.models.measuring.metrics import bootstrap
 from attune.models.measuring.rows import rows_from_heads
 from attune.models.measuring.writing import made_by, write_report
+from attune.models.seam.attributes import NAME as FAMILY
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.training.heads import families_of, load_heads
 from demo.corpus.tastes import draw_users
@@ -26,7 +27,6 @@ from demo.simulate import simulate
 Array = NDArray[np.float64]
 
 COUNTS = (0, 3, 5, 10, 20)
-FAMILY = "attributes"
 VOICES, NEWCOMER = ("concise", "detailed", "playful"), "formal"
 
 

@@ -31,6 +31,7 @@ from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.own_heads import member_values
 from attune.models.portfolio.rewards import Normalisation
+from attune.models.seam.attributes import NAME as FAMILY
 from attune.models.seam.certificate import read_certificate
 from attune.models.seam.member_values import write_values
 from attune.models.seam.portfolio import Portfolio, write_portfolio
@@ -43,7 +44,6 @@ from demo.rewards import DEMO_SETTINGS
 
 Array = NDArray[np.float64]
 
-FAMILY = "attributes"
 """The family whose heads are PALM's rewards: each is what its name says, and rated in [0, 1]."""
 
 SAME_REWARDS = 1e-5
@@ -219,7 +219,7 @@ def normalised_rewards(rated: TrainedFamily, trunk: Embedder, cache: Path | None
         trunk: that it was trained on.
         cache: folder of the embedding cache.
     """
-    intercepts = np.array([rated.summary["attributes"][name]["intercept"] for name in rated.family.heads])
+    intercepts = np.array([rated.summary[FAMILY][name]["intercept"] for name in rated.family.heads])
     normalisation = Normalisation(-intercepts, np.ones_like(intercepts))
 
     def score(asked: Sequence[str], responses: Sequence[str]) -> Array:

@@ -22,9 +22,13 @@ from attune.models.measuring.metrics import bootstrap
 from attune.models.measuring.rows import Rows, rows_from_bundle, rows_from_heads
 from attune.models.measuring.writing import made_by, write_report
 from attune.models.portfolio.pool import Pool
+from attune.models.seam.attributes import NAME as ATTRIBUTES
+from attune.models.seam.bradley_terry import NAME as BASELINE
 from attune.models.seam.bundle import read_bundle, sha256_of
 from attune.models.seam.families import Families
+from attune.models.seam.micro import NAME as MICRO
 from attune.models.seam.portfolio import Portfolio, read_portfolio
+from attune.models.seam.vrf import NAME as VRF
 from attune.models.training.heads import families_of, load_heads
 from demo.corpus.tastes import DEFAULT_SHARPNESS, draw_users
 from demo.heads import DemoSettings
@@ -39,7 +43,6 @@ NOISY_SHARPNESS = 8.0
 """Users who are much less sure: reported beside the default, to show what noise costs and how much of that is avoidable."""
 
 DEMO = Path(__file__).parent / "artefacts"
-BASELINE = "bradley_terry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class EvaluationSettings:
     """
 
     seeds: int = 3
-    routers: tuple[str, ...] = ("attributes", "vrf", "micro")
+    routers: tuple[str, ...] = (ATTRIBUTES, VRF, MICRO)
     sharpness: tuple[float, ...] = (DEFAULT_SHARPNESS, NOISY_SHARPNESS)
     demo: DemoSettings = field(default_factory=DemoSettings)
 

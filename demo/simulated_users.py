@@ -22,6 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.measuring.writing import write_json
+from attune.models.seam.attributes import NAME as ATTRIBUTES
+from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
+from attune.models.seam.micro import NAME as MICRO
+from attune.models.seam.vrf import NAME as VRF
 from demo.corpus.tastes import choose, draw_users, manner_scores, utility
 from demo.corpus.texts import prompts
 
@@ -30,7 +34,7 @@ CHECKPOINTS = (0, 1, 3, 5, 10)
 ROUTE_PROMPTS = 5
 SCORED_PAIRS = 12
 # The global head is the same for everybody at any time.
-SCORED_AT = {"attributes": (0, 10), "vrf": (0, 10), "micro": (0, 10), "bradley_terry": (0,)}
+SCORED_AT = {ATTRIBUTES: (0, 10), VRF: (0, 10), MICRO: (0, 10), BRADLEY_TERRY: (0,)}
 
 
 @dataclass

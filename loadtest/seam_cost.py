@@ -19,13 +19,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: matrices this sma
 import numpy as np
 
 from attune.models.seam import routing
+from attune.models.seam.additive import NAME as ADDITIVE
 from attune.models.seam.additive import Additive
+from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
+from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.evidence import Decay
-from attune.models.seam.families import BradleyTerry, Families, Micro, Row, Vrf
+from attune.models.seam.families import Families, Row
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.micro import NAME as MICRO
+from attune.models.seam.micro import Micro
 from attune.models.seam.portfolio import Portfolio
+from attune.models.seam.sparse_moe import NAME as SPARSE_MOE
 from attune.models.seam.sparse_moe import SparseMoe
+from attune.models.seam.vrf import NAME as VRF
+from attune.models.seam.vrf import Vrf
 
 FEATURES, PROMPT_FEATURES, HIDDEN = 64, 32, 64
 MEMBERS, SAMPLES = 5, 256
@@ -46,10 +54,10 @@ def example_families(heads: int, latent: int, rng: np.random.Generator) -> Famil
     prior = np.full(heads, -np.log(heads))
     return Families(
         [
-            BradleyTerry("bradley_terry", ("global",), 1.3),
-            Micro("micro", names, 1.1, HedgeSettings(), prior, np.ones(heads, dtype=bool)),
-            Vrf("vrf", names, 1.2, bases, encoder),
-            SparseMoe("sparse_moe", ("quality", *names), 1.1, HedgeSettings(), np.full(heads + 1, -np.log(heads + 1)), 2),
+            BradleyTerry(BRADLEY_TERRY, ("global",), 1.3),
+            Micro(MICRO, names, 1.1, HedgeSettings(), prior, np.ones(heads, dtype=bool)),
+            Vrf(VRF, names, 1.2, bases, encoder),
+            SparseMoe(SPARSE_MOE, ("quality", *names), 1.1, HedgeSettings(), np.full(heads + 1, -np.log(heads + 1)), 2),
         ]
     )
 
@@ -76,7 +84,7 @@ def example_row(heads: int, rng: np.random.Generator) -> Row:
 def example_additive(axes: int, rng: np.random.Generator) -> tuple[Additive, list[Row]]:
     """Returns a family of `axes` axes, beside those that share a state, and rows of it."""
     names = ("everybody", *(f"axis{index}" for index in range(2 * axes)))
-    family = Additive("additive", names, 1.2, 30.0)
+    family = Additive(ADDITIVE, names, 1.2, 30.0)
     ends = 30.0 * rng.normal(size=(22, axes))
     common = rng.normal(size=(22, 1))
     rewards = np.concatenate([common, common + ends, common - ends], axis=1) / 1.2
@@ -104,16 +112,16 @@ def main() -> None:
     state = np.sum([families.learn(example_row(arguments.heads, rng), rejected, prompt) for _ in range(20)], axis=0)
     decay = Decay(30 * 86_400.0)
     values = rng.normal(size=(MEMBERS, arguments.heads))
-    portfolio = Portfolio((), {"vrf": values}, {"vrf": values}, None)
-    micro, vrf, sparse = families["micro"], families["vrf"], families["sparse_moe"]
-    micro_state, vrf_state, sparse_state = (families.part(name, state) for name in ("micro", "vrf", "sparse_moe"))
+    portfolio = Portfolio((), {VRF: values}, {VRF: values}, None)
+    micro, vrf, sparse = families[MICRO], families[VRF], families[SPARSE_MOE]
+    micro_state, vrf_state, sparse_state = (families.part(name, state) for name in (MICRO, VRF, SPARSE_MOE))
 
     additive, told = example_additive(arguments.heads, rng)
     additive_state = np.sum([additive.learn(row, told[0], {}, tie=False) for row in told[2:]], axis=0)
 
     def sample_and_choose() -> object:
         weights = vrf.sample_weights(vrf_state, prompt, rng, SAMPLES)
-        sampled = routing.sampled_values(weights, portfolio.values_for("vrf", None))
+        sampled = routing.sampled_values(weights, portfolio.values_for(VRF, None))
         return routing.choose("sample", sampled, count=2, epsilon=0.05, rng=rng)
 
     rows: list[tuple[str, Callable[[], object]]] = [

@@ -26,6 +26,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from attune.models.seam.evidence import half, quantise
+from attune.models.seam.registry import KINDS
 from attune.service.ids import candidate_id, new_decision_id
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
@@ -34,7 +35,6 @@ from attune.service.state.store import Comparison, Limits, UserKey, user_tag
 from attune.service.usecases.payload import pack_payload
 
 BASIS = "3f2a9c41d07be586"
-FAMILIES = ("bradley_terry", "micro", "vrf", "attributes", "sparse_moe", "additive", "sparserm")
 ROWS = ((1, 1), (20, 8), (1000, 200))
 """Comparisons a user, and by how much fewer users there are for it."""
 TARGETS = {1: 1_500, 20: 8_000}
@@ -60,7 +60,7 @@ def payload_of(rng: np.random.Generator) -> bytes:
         "context": None,
         "chosen_text": None,
         "rejected_text": None,
-        "predicted": {family: round(float(rng.uniform()), 4) for family in FAMILIES},
+        "predicted": {family: round(float(rng.uniform()), 4) for family in KINDS},
     }
     return pack_payload(content)
 

@@ -2,8 +2,8 @@
 
     python -m loadtest.training_cost [--comparisons 100000] [--width 384]
 
-Default settings, random vectors and users, one thread. The target is 180 s on two cores for 100,000 comparisons. Wall time is
-what a user waits on an idle machine; on a shared one CPU time is the fairer number.
+Random vectors and users, one thread, the sizes that `attune measure families` trains with. The target is 180 s on two cores for 100,000
+comparisons. Wall time is what a user waits on an idle machine; on a shared one CPU time is the fairer number.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # trainings are single-threaded to be repeatable
 
@@ -19,12 +18,9 @@ import numpy as np
 
 from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons, Texts
-from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from attune.models.training.heads import TrainedFamily
+from attune.models.training.features import Subspace
 from attune.models.training.loop import TrainingData
-from attune.models.training.micro import MicroSettings, train_micro
-from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
-from attune.models.training.vrf import VrfSettings, train_vrf
+from attune.models.training.trainers import LineUp, trainers
 
 PROMPTS, ANSWERS, PER_USER, TASTES = 2000, 5, 40, 6
 
@@ -64,19 +60,17 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     arguments = parser.parse_args()
     data = example_data(arguments.comparisons, arguments.width, np.random.default_rng(0))
-    trainers: dict[str, Callable[[], TrainedFamily]] = {
-        "bradley_terry": lambda: train_bradley_terry(data, BradleyTerrySettings(), 0),
-        "micro": lambda: train_micro(data, MicroSettings(), 0),
-        "sparse_moe": lambda: train_sparse_moe(data, SparseMoeSettings(), 0),
-        "vrf": lambda: train_vrf(data, VrfSettings(), 0),
-    }
+    line_up = LineUp(Subspace())
     print(f"{len(data.train):,} comparisons, {arguments.width} + 1 dimensions")
-    for name, train in trainers.items():
+    for name, train in trainers().items():
         data.calibrations.clear()
         started, cpu = time.perf_counter(), time.process_time()
-        trained = train()
+        trained = train(data, line_up, 0)
         spent = time.perf_counter() - started, time.process_time() - cpu
-        print(f"{name:<16}{spent[0]:8.1f} s by the clock {spent[1]:8.1f} s of CPU, best step {trained.summary['best_step']}", flush=True)
+        print(
+            f"{name:<16}{spent[0]:8.1f} s by the clock {spent[1]:8.1f} s of CPU, validation loss {trained.summary['validation_nll']:.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from attune.models.seam.additive import Additive
-from attune.models.seam.attributes import Attributes
+from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.bundle import Probes, basis_id, write_bundle
 from attune.models.seam.certificate import Certificate
-from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
+from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import write_families
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.seam.hedge import HedgeSettings
 from attune.models.seam.member_values import POOLED, ValueHeads, write_values
+from attune.models.seam.micro import Micro
 from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
-from attune.models.seam.sparse_moe import SparseMoe
-from attune.models.seam.sparserm import SparseRm
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
+from attune.models.seam.vrf import Vrf
+from tests.seam import examples
 
-HEADS = ("concise", "detailed", "warm")
+HEADS = examples.TINY_HEADS
 MEMBERS = ("concise", "detailed", "warm")
 WARM = ("friend", "lovely", "glad", "dear", "sunny")
 SENTENCE = "how do i boil an egg what is the best way to travel tell me about tea put it in water for six minutes then eat yes no"
@@ -62,16 +62,6 @@ def tiny_families(salt: float = 0.0) -> list[Family]:
     return [BradleyTerry("bradley_terry", ("quality",), 1.0), micro, Vrf("vrf", HEADS, 1.5, bases, encoder)]
 
 
-def further_families() -> list[Family]:
-    """Returns one family of every other kind: experts beside a shared one, one taste axis, named rewards, and two directions."""
-    return [
-        SparseMoe("sparse_moe", ("quality", *HEADS), 1.5, HedgeSettings(eta=1.0, cap=4.0), np.log(np.full(4, 1 / 4)), active=2),
-        Additive("additive", ("everybody", "warmer", "colder"), 1.0, reach=3.0),
-        Attributes("attributes", HEADS, 3.0, np.ones(3), np.eye(3)),
-        SparseRm("sparserm", ("for 5: friend", "1 other direction"), 1.0, np.array([0.75, 0.25]), (("my friend",), ())),
-    ]
-
-
 def write_tiny_bundle(
     root: Path,
     *,
@@ -99,7 +89,7 @@ def write_tiny_bundle(
         further: members beside the three, with what each is worth under every head.
         members: it has a portfolio; without one it scores only.
     """
-    families = [family for family in tiny_families(salt) if only in {"", family.name}] + (further_families() if every else [])
+    families = [family for family in tiny_families(salt) if only in {"", family.name}] + (examples.tiny_families() if every else [])
     tokenizer = tiny_tokenizer()
     graph = _graph(salt, every=every)
     files = write_families(families, only or "vrf")
@@ -174,13 +164,7 @@ def _weights(salt: float, *, every: bool = False) -> dict[str, Floats]:
         "vrf_prompt_features": np.stack([warm, length], axis=1),
     }
     if every:
-        outputs |= {
-            "sparse_moe_rewards": np.concatenate([(0.5 * warm)[:, None], heads], axis=1),
-            "sparse_moe_gate": np.concatenate([np.zeros((5, 1)), gate], axis=1),
-            "additive_rewards": np.stack([0.5 * warm, 1.5 * warm, -0.5 * warm], axis=1),
-            "attributes_rewards": heads,
-            "sparserm_rewards": np.stack([warm, -0.2 * length], axis=1),
-        }
+        outputs |= examples.tiny_outputs(warm, length, heads, gate)
     return {name: array.astype(np.float32) for name, array in outputs.items()}
 
 

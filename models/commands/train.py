@@ -49,7 +49,7 @@ def train_families(
     from attune.models.data.adapters import read_comparisons  # noqa: PLC0415 - numpy
     from attune.models.data.templates import TextLimits  # noqa: PLC0415
     from attune.models.data.trunk import DEMO_TRUNK, load_trunk, spread_layers  # noqa: PLC0415 - torch
-    from attune.models.measuring.families.own_data import DEFAULT, OwnData, train_own  # noqa: PLC0415 - torch
+    from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
 
     if apart not in {"", "question"}:
         raise typer.BadParameter(f"{apart!r} is not `question`", param_hint="--apart")
@@ -59,7 +59,7 @@ def train_families(
     limits = None if max_tokens is None else TextLimits(max_tokens=max_tokens)
     named_trunk = trunk or DEMO_TRUNK
     loaded = load_trunk(named_trunk, layers=named or spread_layers(named_trunk), pooling=pooling.value, limits=limits)
-    wanted = tuple(one.strip() for one in families.split(",")) if families else DEFAULT
+    wanted = tuple(one.strip() for one in families.split(",")) if families else ()
     settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, seed=seed)
     found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside)
     typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (out / "report.md").read_text(encoding="utf-8"))

@@ -26,8 +26,8 @@ from attune.models.data.preferences import ComparisonInvalid, Comparisons
 from attune.models.export.onnx import ExportFailed, difference
 from attune.models.export.router_graph import RouterLayers, find_router, put_router
 from attune.models.seam.bundle import Bundle, read_bundle, write_bundle
-from attune.models.seam.families import Micro
 from attune.models.seam.families_file import write_families
+from attune.models.seam.micro import Micro
 from attune.models.seam.text import Encoded
 from attune.models.training.audit import HeadAudit, audit_heads
 from attune.models.training.micro_context import ContextComparisons, RouterSettings, train_router

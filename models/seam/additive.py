@@ -26,6 +26,8 @@ from attune.models.seam.reward_heads import RewardHeads
 
 Array = NDArray[np.float64]
 
+NAME = "additive"
+
 LONGEST = 2.0 * MAX_EVIDENCE
 """Length of `z` in logits up to which no entry of `Lambda` is above `MAX_EVIDENCE`: `c |z|^2 <= |z| / 2`."""
 
@@ -181,5 +183,5 @@ def _read(stored: Stored) -> Additive:
     return Additive(stored.name, stored.heads, stored.logit_scale, float(stored.entry["reach"]))
 
 
-FORMAT = Format("additive", Additive, _write, _read)
+FORMAT = Format(NAME, Additive, _write, _read)
 """How `families_file` keeps it."""

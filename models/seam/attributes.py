@@ -24,6 +24,8 @@ from attune.models.seam.reward_heads import RewardHeads
 
 Array = NDArray[np.float64]
 
+NAME = "attributes"
+
 
 @dataclass(frozen=True, slots=True)
 class Attributes(RewardHeads):
@@ -98,5 +100,5 @@ def _read(stored: Stored) -> Attributes:
     return Attributes(stored.name, stored.heads, stored.logit_scale, stored.arrays["mean"], stored.arrays["root"])
 
 
-FORMAT = Format("attributes", Attributes, _write, _read)
+FORMAT = Format(NAME, Attributes, _write, _read)
 """How `families_file` keeps it."""

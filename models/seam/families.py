@@ -1,137 +1,25 @@
-"""The families of reward heads: one global head, a gated mixture, a Gaussian user; and all of a bundle side by side.
+"""All families of a bundle side by side: their slices of a user's evidence, and how far each is trusted with a user.
 
-Each is a `Family`, and keeps no state. Axis letters: `N` candidates, `K` heads, `E` evidence, `S` samples. Where a family's
-arrays come from is `families_file`'s business.
+Axis letters: `N` candidates, `K` heads, `E` evidence, `S` samples. A single `Family` is a module of its own, named in `registry`;
+where its arrays come from is `families_file`'s business.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam import gaussian, hedge
-from attune.models.seam.arrays import expect_finite, expect_shape
 from attune.models.seam.evidence import MAX_EVIDENCE, half, quantise
-from attune.models.seam.family import Family, Row, Scored, expect_heads, mixed_scores, reward_difference
-from attune.models.seam.reward_heads import GatedMixture, GlobalHeads, RewardHeads
+from attune.models.seam.family import Family, Row, Scored, mixed_scores
 from attune.models.seam.trust import ALWAYS, LOSSES, losses, share
 from attune.models.seam.weighted import Compared
 
-__all__ = ["BradleyTerry", "Families", "Family", "Micro", "Row", "Scored", "Vrf"]
+__all__ = ["Families", "Family", "Row", "Scored"]
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class BradleyTerry(GlobalHeads):
-    """One global head for everybody: the baseline, `P = sigma(a ds)` (Bradley and Terry 1952)."""
-
-    def __post_init__(self) -> None:
-        expect_heads(self.heads, self.logit_scale)
-        if len(self.heads) != 1:
-            raise ValueError(f"bradley_terry has one head; {len(self.heads)} were given")
-
-    def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - everybody's weights are alike
-        return np.ones(1)
-
-    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
-        return Scored(rewards[:, 0], np.zeros(len(rewards)), self.weights(evidence, prompt), rewards)
-
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as above
-        return float(hedge.sigmoid(self.margins(chosen, rejected))[0])
-
-    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
-        return np.ones((samples, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Micro(GatedMixture):
-    """The gated mixture itself, without the heads that an audit closed (Shen et al. 2025; SCIENCE §2).
-
-    Attributes:
-        mask: `[K]` False for heads that an audit found harmful; their weight is 0.
-        closed: `[K]` the mask in logs, 0 or `-inf`.
-    """
-
-    mask: NDArray[np.bool_]
-    closed: Array = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        expect_heads(self.heads, self.logit_scale)
-        expect_shape("log_prior", self.log_prior, (len(self.heads),))
-        expect_shape("mask", self.mask, (len(self.heads),))
-        if not self.mask.any():
-            raise ValueError(f"array mask closes all {len(self.heads)} heads; at least one must stay open")
-        expect_finite(log_prior=self.log_prior[self.mask])
-        object.__setattr__(self, "closed", np.where(self.mask, 0.0, -np.inf))
-
-    def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
-        return self.hedged(self.log_gate(prompt) + self.closed, evidence)
-
-
-@dataclass(frozen=True, slots=True)
-class Vrf(RewardHeads):
-    """A user as a Gaussian matched to shared bases (Lee et al. 2026; SCIENCE §5).
-
-    Attributes:
-        floor: least variance of a user, see `gaussian.posterior`.
-    """
-
-    bases: gaussian.Bases
-    encoder: gaussian.PairEncoder
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        expect_heads(self.heads, self.logit_scale)
-        if not 0.0 <= self.floor < 1.0:
-            raise ValueError(f"floor is {self.floor}; it must be 0 or more and below 1, the variance of the prior")
-        latent = self.bases.means.shape[1]
-        expect_shape("base_means", self.bases.means, (len(self.heads), latent))
-        expect_shape("vote", self.encoder.vote, (latent, *self.encoder.vote.shape[1:]))
-
-    @property
-    def evidence_size(self) -> int:
-        latent: int = self.bases.means.shape[1]
-        return 2 * latent
-
-    @property
-    def candidate_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_rewards", f"{self.name}_features")
-
-    @property
-    def prompt_outputs(self) -> tuple[str, ...]:
-        return (f"{self.name}_prompt_features",)
-
-    def weights(self, evidence: Array, prompt: Row | None) -> Array:  # noqa: ARG002 - a user's match does not see the prompt
-        return gaussian.matching_weights(*gaussian.posterior(evidence, self.floor), self.bases)
-
-    def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as for weights
-        mean, std = gaussian.posterior(evidence, self.floor)
-        weights = gaussian.matching_weights(mean, std, self.bases)
-        variance = gaussian.margin_variance(weights, rewards, std, self.bases)
-        return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
-
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
-        margins = self.margins(chosen, rejected)
-        mean, std = gaussian.posterior(evidence, self.floor)
-        weights = gaussian.matching_weights(mean, std, self.bases)
-        variance = gaussian.margin_variance(weights, margins, std, self.bases)
-        return gaussian.attenuated_probability(float(margins @ weights), float(variance))
-
-    def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
-        difference = reward_difference(f"{self.name}_features", chosen, rejected)
-        precision, vote = self.encoder(difference, np.asarray(prompt[f"{self.name}_prompt_features"], dtype=np.float64))
-        return gaussian.vote_evidence(precision, vote, tie=tie)
-
-    def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
-        return gaussian.sample_weights(evidence, self.bases, rng, samples, floor=self.floor)
-
-    def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
-        return gaussian.posterior(evidence, self.floor)
 
 
 class Families:

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam import additive, attributes, sparse_moe, sparserm
 from attune.models.seam.documents import read_document
-from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Vrf
-from attune.models.seam.family_format import Format, Stored, Written
-from attune.models.seam.gaussian import Bases, PairEncoder
-from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.families import Families, Family
+from attune.models.seam.family_format import Stored
+from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import ALWAYS, NEVER
 
 Array = NDArray[np.float64]
@@ -30,49 +28,6 @@ Array = NDArray[np.float64]
 SCHEMA = 2
 
 _TRUST_WORDS = {ALWAYS: "always", NEVER: "never"}  # JSON has no infinity
-
-
-def _write_bradley_terry(family: BradleyTerry) -> Written:
-    return {"logit_scale": float(family.logit_scale)}, {}
-
-
-def _read_bradley_terry(stored: Stored) -> BradleyTerry:
-    return BradleyTerry(stored.name, stored.heads, stored.logit_scale)
-
-
-def _write_micro(family: Micro) -> Written:
-    return {"logit_scale": float(family.logit_scale), **family.settings.to_entry()}, {
-        "log_prior": family.log_prior,
-        "mask": family.mask.astype(np.float64),
-    }
-
-
-def _read_micro(stored: Stored) -> Micro:
-    settings = HedgeSettings.from_entry(stored.entry)
-    return Micro(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], stored.arrays["mask"] > 0)
-
-
-def _write_vrf(family: Vrf) -> Written:
-    arrays = {"base_means": family.bases.means, "base_stds": family.bases.stds, **family.encoder.to_arrays()}
-    return {"logit_scale": float(family.logit_scale), "tau": float(family.bases.tau), "floor": float(family.floor)}, arrays
-
-
-def _read_vrf(stored: Stored) -> Vrf:
-    bases = Bases(stored.arrays["base_means"], stored.arrays["base_stds"], float(stored.entry["tau"]))
-    encoder = PairEncoder.from_arrays(stored.arrays)
-    return Vrf(stored.name, stored.heads, stored.logit_scale, bases, encoder, float(stored.entry["floor"]))
-
-
-FORMATS = (
-    Format("bradley_terry", BradleyTerry, _write_bradley_terry, _read_bradley_terry),
-    Format("micro", Micro, _write_micro, _read_micro),
-    Format("vrf", Vrf, _write_vrf, _read_vrf),
-    sparse_moe.FORMAT,
-    additive.FORMAT,
-    attributes.FORMAT,
-    sparserm.FORMAT,
-)
-"""Every kind that this version serves. A family in a module of its own says its `Format` there, and is listed here."""
 
 
 class FamiliesInvalid(ValueError):
@@ -96,7 +51,7 @@ def write_families(families: Sequence[Family], default: str, trust: Mapping[str,
     entries: list[dict[str, Any]] = []
     arrays: dict[str, Array] = {}
     for family in families:
-        form = next((form for form in FORMATS if type(family) is form.type), None)
+        form = next((kind.form for kind in KINDS.values() if type(family) is kind.form.type), None)
         if form is None:
             raise FamiliesInvalid(f"family {family.name!r} is a {type(family).__name__}, which has no file format")
         entry, mine = form.write(family)
@@ -146,11 +101,9 @@ def _family(entry: Mapping[str, Any], stored: Mapping[str, Array]) -> Family:
     mine = {key.removeprefix(f"{name}/"): value for key, value in stored.items() if key.startswith(f"{name}/")}
     try:
         parts = Stored(name, tuple(map(str, entry["heads"])), entry, mine)
-        form = next((form for form in FORMATS if form.kind == entry["kind"]), None)
-        if form is None:
-            kinds = ", ".join(form.kind for form in FORMATS)
-            raise ValueError(f"kind {entry['kind']!r} is unknown; this version serves {kinds}")  # noqa: TRY301 - named below
-        family = form.read(parts)
+        if entry["kind"] not in KINDS:
+            raise ValueError(f"kind {entry['kind']!r} is unknown; this version serves {', '.join(KINDS)}")  # noqa: TRY301 - named below
+        family = KINDS[entry["kind"]].form.read(parts)
         size = entry["evidence_size"]
     except KeyError as error:
         raise FamiliesInvalid(f"family {name!r} lacks {error}") from error

@@ -23,6 +23,8 @@ from attune.models.seam.reward_heads import LEAST_LOG_GATE, GatedMixture
 
 Array = NDArray[np.float64]
 
+NAME = "sparse_moe"
+
 
 def keep_largest(weights: Array, active: int) -> Array:
     """Returns `weights` `[H]` with all but the first and the `active` largest others at 0, renormalised.
@@ -95,4 +97,4 @@ def _read(stored: Stored) -> SparseMoe:
     return SparseMoe(stored.name, stored.heads, stored.logit_scale, settings, stored.arrays["log_prior"], active, sleeping)
 
 
-FORMAT = Format("sparse_moe", SparseMoe, _write, _read)
+FORMAT = Format(NAME, SparseMoe, _write, _read)

@@ -20,6 +20,8 @@ from attune.models.seam.reward_heads import GlobalHeads
 
 Array = NDArray[np.float64]
 
+NAME = "sparserm"
+
 
 @dataclass(frozen=True, slots=True)
 class SparseRm(GlobalHeads):
@@ -72,4 +74,4 @@ def _read(stored: Stored) -> SparseRm:
     return SparseRm(stored.name, stored.heads, stored.logit_scale, stored.arrays["shares"], examples)
 
 
-FORMAT = Format("sparserm", SparseRm, _write, _read)
+FORMAT = Format(NAME, SparseRm, _write, _read)

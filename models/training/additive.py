@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from attune.models.seam.additive import Additive
+from attune.models.seam.additive import NAME, Additive
 from attune.models.training.features import Affine, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import PopulationSettings, fit_population, taste_axes
 from attune.models.training.loop import TrainingData
+from attune.models.training.trainers import LineUp
 from attune.models.training.validating import validation_nll
 
 Array = NDArray[np.float64]
-
-NAME = "additive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,11 @@ def train_additive(data: TrainingData, settings: AdditiveSettings, seed: int) ->
         "margin_variance_of_axes": explained.tolist(),
     }
     return TrainedFamily(trained.family, heads, summary)
+
+
+def train_in_line_up(data: TrainingData, line_up: LineUp, seed: int) -> TrainedFamily:
+    """Returns the family in the sizes of a line-up; see `trainers`."""
+    return train_additive(data, AdditiveSettings(line_up.axes, line_up.population, line_up.subspace), seed)
 
 
 def fold_heads(features: Affine, weight: Array) -> Heads:

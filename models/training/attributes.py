@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from attune.models.seam.attributes import Attributes
+from attune.models.seam.attributes import NAME, Attributes
 from attune.models.training.features import Affine, Calibration, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import PopulationSettings, fit_population
@@ -25,8 +25,6 @@ from attune.models.training.loop import TrainingData
 from attune.models.training.validating import validation_nll
 
 Array = NDArray[np.float64]
-
-NAME = "attributes"
 
 
 class RatingsInvalid(ValueError):
@@ -100,7 +98,7 @@ def train_attributes(data: TrainingData, ratings: Ratings, settings: AttributesS
     root = np.asarray(np.linalg.cholesky(population.covariance), dtype=np.float64)
     family = Attributes(NAME, ratings.names, float(np.abs(population.mean).sum()), population.mean, root)
     trained = TrainedFamily(family, heads)
-    summary = {"settings": asdict(settings), "seed": seed, "validation_nll": validation_nll(trained, data), "attributes": report}
+    summary = {"settings": asdict(settings), "seed": seed, "validation_nll": validation_nll(trained, data), NAME: report}
     return TrainedFamily(family, heads, summary)
 
 

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attune.models.data.preferences import Comparisons
-from attune.models.seam.families import BradleyTerry
+from attune.models.seam.bradley_terry import NAME, BradleyTerry
 from attune.models.training.features import Affine, Calibration, StandardisedHeads, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
-
-NAME = "bradley_terry"
+from attune.models.training.trainers import LineUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,11 @@ def train_bradley_terry(data: TrainingData, settings: BradleyTerrySettings, seed
         family = BradleyTerry(NAME, ("quality",), float(module.log_scale.detach().exp()))
     summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
     return TrainedFamily(family, heads.eval().requires_grad_(requires_grad=False), summary)
+
+
+def train_in_line_up(data: TrainingData, line_up: LineUp, seed: int) -> TrainedFamily:
+    """Returns the family in the sizes of a line-up; see `trainers`."""
+    return train_bradley_terry(data, BradleyTerrySettings(subspace=line_up.subspace, loop=line_up.short()), seed)
 
 
 def ridge_family(data: TrainingData, settings: BradleyTerrySettings, seed: int) -> TrainedFamily:

@@ -21,7 +21,7 @@ from torch import nn
 
 from attune.models.data.classifier import ClassifierTrunk
 from attune.models.seam.attributes import Attributes
-from attune.models.seam.families import BradleyTerry
+from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.text import Encoded
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import Population, PopulationSettings, fit_population

@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attune.models.seam.families import Micro
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.micro import NAME, Micro
 from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
 from attune.models.training.features import Calibration, StandardisedHeads, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 from attune.models.training.mixture import directions_of_users, mixture_nll, posterior_log_weights
-
-NAME = "micro"
+from attune.models.training.trainers import LineUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,11 @@ def train_micro(data: TrainingData, settings: MicroSettings, seed: int) -> Train
         history = fit(module, loss, validate, settings.loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
         return served_micro(module, calibration, data, settings, summary)
+
+
+def train_in_line_up(data: TrainingData, line_up: LineUp, seed: int) -> TrainedFamily:
+    """Returns the family in the sizes of a line-up; see `trainers`."""
+    return train_micro(data, MicroSettings(heads=line_up.heads, subspace=line_up.subspace, loop=line_up.short()), seed)
 
 
 class MicroModule(nn.Module):

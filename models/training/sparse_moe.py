@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from attune.models.seam.hedge import HedgeSettings
-from attune.models.seam.sparse_moe import SparseMoe
+from attune.models.seam.sparse_moe import NAME, SparseMoe
 from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
 from attune.models.training.features import Calibration, StandardisedHeads, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 from attune.models.training.mixture import directions_of_kinds, directions_of_users, mixture_nll, posterior_log_weights
-
-NAME = "sparse_moe"
+from attune.models.training.trainers import LineUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,11 @@ def train_sparse_moe(data: TrainingData, settings: SparseMoeSettings, seed: int)
         history = fit(module, loss, _validation(module, validation, data, settings), settings.loop)
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
         return served_sparse_moe(module, calibration, data, settings, summary)
+
+
+def train_in_line_up(data: TrainingData, line_up: LineUp, seed: int) -> TrainedFamily:
+    """Returns the family in the sizes of a line-up; see `trainers`."""
+    return train_sparse_moe(data, SparseMoeSettings(experts=line_up.heads, subspace=line_up.subspace, loop=line_up.short()), seed)
 
 
 def raw_prompts(data: TrainingData) -> Tensor:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from attune.models.data.preferences import Comparisons
-from attune.models.seam.sparserm import SparseRm
+from attune.models.seam.sparserm import NAME, SparseRm
 from attune.models.training.direction_head import HeadSettings, TrainedHead, train_head
 from attune.models.training.directions import Selection, SelectionSettings, halves, select
 from attune.models.training.features import VectorsInvalid
@@ -28,7 +28,6 @@ from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.latents import Card, Latents, cards
 from attune.models.training.loop import TrainingData, reproducible
 
-NAME = "sparserm"
 Array = NDArray[np.float64]
 
 

@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attune.models.seam.families import Vrf
 from attune.models.seam.gaussian import Bases, PairEncoder
+from attune.models.seam.vrf import NAME, Vrf
 from attune.models.training.episodes import ComparisonFeatures, EpisodeBatch, Episodes, EpisodeSettings
 from attune.models.training.features import Calibration, SizedHeads, StandardisedHeads, Subspace
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import Population, PopulationSettings, fit_population, taste_axes
 from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
+from attune.models.training.trainers import LineUp
 
 Array = NDArray[np.float64]
-
-NAME = "vrf"
 
 NEARLY = 0.02
 """How far texts differ that hardly do, as a share of an ordinary difference."""
@@ -111,6 +110,13 @@ def train_vrf(data: TrainingData, settings: VrfSettings, seed: int) -> TrainedFa
         summary = {"settings": asdict(settings), "seed": seed, "best_step": history.best_step, "validation_nll": history.best_loss}
         summary |= {"start_nll": history.validation[0][1], **module.monitors(validation, batches[-1], settings.free_bits)}
         return TrainedFamily(module.family(), module.fold(calibration), summary)
+
+
+def train_in_line_up(data: TrainingData, line_up: LineUp, seed: int) -> TrainedFamily:
+    """Returns the family in the sizes of a line-up: the start of the population, and small steps from there; see `trainers`."""
+    loop = LoopSettings(steps=line_up.steps, learning_rate=1e-2, evaluate_every=50, patience=10)
+    bases = line_up.axes + 2 if line_up.bases is None else line_up.bases
+    return train_vrf(data, VrfSettings(heads=bases, start="population", diversity=0.01, subspace=line_up.subspace, loop=loop), seed)
 
 
 class VrfModule(nn.Module):

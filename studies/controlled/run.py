@@ -20,7 +20,9 @@ from attune.models.measuring.expert_cards import expert_cards, weight_shift
 from attune.models.measuring.metrics import accuracy, bootstrap
 from attune.models.measuring.rows import Rows, rows_from_heads
 from attune.models.measuring.writing import bar, interval, made_by, table, write_report
+from attune.models.seam.bradley_terry import NAME as BASELINE
 from attune.models.seam.family import Family
+from attune.models.seam.sparse_moe import NAME as MIXTURE
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily
@@ -32,7 +34,6 @@ from studies.groups.worlds import World, bayes_probabilities
 
 Array = NDArray[np.float64]
 
-BASELINE, MIXTURE = "bradley_terry", "sparse_moe"
 EFFECTIVE_LEAST, GLOBAL_MOST, GAIN_LEAST, PER_PROMPT_WITHIN = 0.7, 0.01, 0.20, 0.5
 USERS_EXPLAINED = 60
 

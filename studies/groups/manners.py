@@ -20,6 +20,7 @@ from attune.models.data.trunk import load_demo_trunk
 from attune.models.measuring.metrics import Interval
 from attune.models.measuring.writing import bar, interval, made_by, table, write_report
 from attune.models.portfolio.pool import Pool
+from attune.models.seam.bradley_terry import NAME as BASELINE
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.micro import MicroSettings, train_micro
 from attune.models.training.vrf import VrfSettings, train_vrf
@@ -81,7 +82,7 @@ def _bars(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
     for one in experiments:
         where = f"({one['taste']}, seed {one['seed']})"
         for family, share in one["share_of_bayes_optimal_at_20"].items():
-            if family == "bradley_terry":
+            if family == BASELINE:
                 chance = one["curves"][family][-1]["accuracy"]
                 lines.append(bar(f"global head 50 ± 3 % {where}", interval(chance), kept=abs(chance["mean"] - 0.5) <= CHANCE))
             else:

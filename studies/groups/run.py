@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from attune.command_line import aside
 from attune.models.measuring.metrics import bootstrap
 from attune.models.measuring.writing import bar, interval, made_by, table, write_report
+from attune.models.seam.bradley_terry import NAME as BASELINE
+from attune.models.seam.micro import NAME as MICRO
+from attune.models.seam.sparse_moe import NAME as SPARSE_MOE
+from attune.models.seam.vrf import NAME as VRF
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.heads import TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData
@@ -59,12 +63,12 @@ def trainers(heads: int, steps: int) -> dict[str, Trainer]:
     # Twice the steps: its encoder is learned too, and the heads of the others start at clusters of users.
     longer = LoopSettings(steps=2 * steps, patience=6)
     return {
-        "bradley_terry": lambda data, seed: train_bradley_terry(data, BradleyTerrySettings(loop=loop), seed),
-        "micro": lambda data, seed: train_micro(data, MicroSettings(heads=heads, alpha=0.0, start="users", loop=loop), seed),
-        "sparse_moe": lambda data, seed: train_sparse_moe(
+        BASELINE: lambda data, seed: train_bradley_terry(data, BradleyTerrySettings(loop=loop), seed),
+        MICRO: lambda data, seed: train_micro(data, MicroSettings(heads=heads, alpha=0.0, start="users", loop=loop), seed),
+        SPARSE_MOE: lambda data, seed: train_sparse_moe(
             data, SparseMoeSettings(experts=heads, active=min(2, heads), local=0.0, sleeping=False, loop=loop), seed
         ),
-        "vrf": lambda data, seed: train_vrf(data, VrfSettings(heads=16, latent=8, kl=1e-3, loop=longer), seed),
+        VRF: lambda data, seed: train_vrf(data, VrfSettings(heads=16, latent=8, kl=1e-3, loop=longer), seed),
     }
 
 
@@ -98,7 +102,7 @@ def evaluate_groups(out: Path, *, seed: int = 1, study: GroupsStudy | None = Non
     groups, counts = study.studied
     for heads in counts:
         aside(f"{heads} heads for {groups} opposed groups")
-        only = {name: train for name, train in trainers(heads, study.steps).items() if name in {"micro", "sparse_moe"}}
+        only = {name: train for name, train in trainers(heads, study.steps).items() if name in {MICRO, SPARSE_MOE}}
         found = [_run(opposed_world(groups, study.sizes, seed=number), only, number) for number in seeds]
         results["heads"][str(heads)] = summarise(found)
         keep()
@@ -167,7 +171,7 @@ def _bars(results: Mapping[str, Any]) -> list[str]:
     lines = []
     for groups, entry in results["groups"].items():
         for name, family in entry["families"].items():
-            if name == "bradley_terry":
+            if name == BASELINE:
                 chance = family["accuracy"][-1]
                 lines.append(bar(f"one head at chance, {groups} groups", interval(chance), kept=abs(chance["mean"] - 0.5) <= CHANCE))
                 continue
@@ -176,7 +180,7 @@ def _bars(results: Mapping[str, Any]) -> list[str]:
                 bar(f"{name} at least {SHARE_LEAST:.0%} of Bayes, {groups} groups", interval(share), kept=share["mean"] >= SHARE_LEAST)
             )
             # The heads of `vrf` are corners of a space of users and not groups; its users' positions are what is clustered.
-            found = by_cluster if name == "vrf" else by_head
+            found = by_cluster if name == VRF else by_head
             what = f"{name} recovers at least {RECOVERED_LEAST:.0%} of users' groups, {groups} groups"
             lines.append(bar(what, interval(found), kept=found["mean"] >= RECOVERED_LEAST))
     return lines

@@ -22,6 +22,9 @@ from attune.models.data.preferences import Comparisons
 from attune.models.data.trunk import load_trunk
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.metrics import bootstrap
+from attune.models.seam.additive import NAME as ADDITIVE
+from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
+from attune.models.seam.micro import NAME as MICRO
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
@@ -63,10 +66,10 @@ def learners(data: TrainingData, settings: SmallDataSettings, seed: int) -> list
     found.append(Renamed(SIMPLE["ridge"](last), "ridge, last layer"))
     for name, table, trained in (
         (TODAY, last, train_bradley_terry(last, BradleyTerrySettings(subspace=tastes, loop=loop), seed)),
-        ("bradley_terry", data, train_bradley_terry(data, BradleyTerrySettings(subspace=start), seed)),
+        (BRADLEY_TERRY, data, train_bradley_terry(data, BradleyTerrySettings(subspace=start), seed)),
         ("additive, last layer", last, train_additive(last, AdditiveSettings(axes=8, subspace=tastes), seed)),
-        ("additive", data, with_trust(train_additive(data, AdditiveSettings(axes=8, subspace=start), seed), data)),
-        ("micro", data, with_trust(train_micro(data, MicroSettings(heads=6, subspace=start, loop=loop), seed), data)),
+        (ADDITIVE, data, with_trust(train_additive(data, AdditiveSettings(axes=8, subspace=start), seed), data)),
+        (MICRO, data, with_trust(train_micro(data, MicroSettings(heads=6, subspace=start, loop=loop), seed), data)),
     ):
         [served] = served_learners([trained], table.vectors)
         found.append(Renamed(served, name))

@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune.models.seam.families import BradleyTerry, Families, Micro
+from attune.models.seam.bradley_terry import BradleyTerry
+from attune.models.seam.families import Families
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.micro import Micro
 from attune.models.seam.portfolio import Portfolio, PortfolioMember
 from demo.corpus.tastes import draw_users
 from demo.simulate import COUNTS, Arena, ideal_observer, simulate

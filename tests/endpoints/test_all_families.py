@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attune.models.seam.families_file import FORMATS
+from attune.models.seam.registry import KINDS
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.seam import examples
 from tests.stores import FreshStore
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import read_families_of, tiny_families, write_tiny_bundle
 
-FAMILIES = ("bradley_terry", "micro", "vrf", "sparse_moe", "additive", "attributes", "sparserm")
-LEARNING = ("micro", "vrf", "sparse_moe", "additive", "attributes")
+FAMILIES = tuple(KINDS)
+LEARNING = tuple(family.name for family in (*tiny_families(), *examples.tiny_families()) if family.evidence_size)
 SCORE: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG, WARM], "explain": True}
 LIKED: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "chosen_text": WARM, "rejected_text": LONG}
 
@@ -33,8 +34,8 @@ async def service(settings_of: Callable[..., Settings], every: Path) -> AsyncIte
         yield service
 
 
-def test_the_bundle_has_every_kind_that_there_is():
-    assert {form.kind for form in FORMATS} == set(FAMILIES)
+def test_the_bundle_has_every_kind_that_there_is(every: Path):
+    assert set(read_families_of(every).names) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

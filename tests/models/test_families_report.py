@@ -11,14 +11,13 @@ import pytest
 from attune.models.data.preferences import Comparison, Comparisons
 from attune.models.measuring.families.curves import accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
 from attune.models.measuring.families.held_out import hold_out
-from attune.models.measuring.families.line_up import LineUp
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families, masked
 from attune.models.measuring.families.runs import RunUnknown, chosen_runs, standard_runs
 from attune.models.training.features import Subspace
 from attune.models.training.hierarchical import PopulationSettings
 from attune.models.training.learner import Predicted
-from attune.models.training.vrf import VrfSettings
-from tests.models.small_world import SHORT, BagOfWords, small_texts, small_vectors
+from attune.models.training.trainers import LineUp
+from tests.models.small_world import BagOfWords, small_texts, small_vectors
 
 
 def word(number):
@@ -177,8 +176,7 @@ def test_the_length_can_be_left_out_or_left_alone():
 def test_a_report_has_every_learner_its_seeds_and_what_it_was_made_of(tmp_path):
     comparisons = told(users=60, per_user=30)
     space = Subspace(4)
-    vrf = VrfSettings(heads=4, latent=2, features=4, prompt_features=2, hidden=(8,), loop=replace(SHORT, steps=50))
-    line_up = LineUp(space, heads=3, axes=4, vrf=vrf, population=PopulationSettings(rounds=5), steps=50)
+    line_up = LineUp(space, heads=3, axes=4, bases=4, population=PopulationSettings(rounds=5), steps=50)
     runs = [Run("main", line_up), Run("length", replace(line_up, subspace=Subspace(4, kind="principal")), ("additive",), "only")]
     trunk = BagOfWords([candidate for _, candidate in comparisons.texts.candidates])
     sizes = Sizes(users=8, counts=(0, 1, 5, 10))

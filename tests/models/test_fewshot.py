@@ -6,8 +6,10 @@ import pytest
 from attune.models.data.preferences import Comparison, Comparisons
 from attune.models.measuring.families.fewshot import cut, few_shot
 from attune.models.measuring.rows import Rows
-from attune.models.seam.families import BradleyTerry, Families, Micro
+from attune.models.seam.bradley_terry import BradleyTerry
+from attune.models.seam.families import Families
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.micro import Micro
 from demo.drawn import bradley_terry_choice, draw_comparisons, flipped_choice
 from tests.models.small_world import small_texts
 

@@ -17,8 +17,9 @@ from attune.models.data.trunk import Trunk, TrunkUnavailable, load_trunk
 from attune.models.data.trunk_file import load_trunk_of, write_trunk_file
 from attune.models.export.members import MembersInvalid
 from attune.models.export.pack import pack
+from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.bundle import BundleInvalid, read_bundle
-from attune.models.seam.families import BradleyTerry, Families
+from attune.models.seam.families import Families
 from attune.models.seam.member_values import POOLED, ValueHeads, write_values
 from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
 from attune.models.training.cards import write_cards

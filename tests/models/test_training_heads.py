@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from attune.models.seam.families import BradleyTerry
+from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
 from attune.models.training.heads import (

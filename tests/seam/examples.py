@@ -1,4 +1,8 @@
-"""Families and rows of random numbers, small enough to check by loops, for the tests of the seam."""
+"""One example of every family: random numbers that are small enough to check by loops, and one that means something, for the tiny bundle.
+
+A family that joins the registry joins `families`, `row`, `tiny_families` and `tiny_outputs`; then the tests of every family are its
+tests too.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,20 @@ from numpy.typing import NDArray
 
 from attune.models.seam.additive import Additive
 from attune.models.seam.attributes import Attributes
-from attune.models.seam.families import BradleyTerry, Families, Family, Micro, Row, Vrf
+from attune.models.seam.bradley_terry import BradleyTerry
+from attune.models.seam.families import Families, Family, Row
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.micro import Micro
 from attune.models.seam.sparse_moe import SparseMoe
 from attune.models.seam.sparserm import SparseRm
+from attune.models.seam.vrf import Vrf
 
 Array = NDArray[np.float64]
 
 HEADS, LATENT, FEATURES, PROMPT_FEATURES, HIDDEN = 4, 3, 5, 2, 6
 NAMES = tuple(f"head{index}" for index in range(HEADS))
+TINY_HEADS = ("concise", "detailed", "warm")
 
 
 def encoder(rng: np.random.Generator, *, features: int = FEATURES, prompt: int = PROMPT_FEATURES, latent: int = LATENT) -> PairEncoder:
@@ -108,6 +116,27 @@ def row(rng: np.random.Generator) -> Row:
         "vrf_prompt_features": rng.normal(size=PROMPT_FEATURES).astype(np.float32),
         "additive_rewards": rng.normal(size=5).astype(np.float32),
         "attributes_rewards": rng.normal(size=HEADS).astype(np.float32),
+    }
+
+
+def tiny_families() -> list[Family]:
+    """Returns what the tiny bundle has beside its first three: experts and a shared one, one taste axis, named rewards, two directions."""
+    return [
+        SparseMoe("sparse_moe", ("quality", *TINY_HEADS), 1.5, HedgeSettings(eta=1.0, cap=4.0), np.log(np.full(4, 1 / 4)), active=2),
+        Additive("additive", ("everybody", "warmer", "colder"), 1.0, reach=3.0),
+        Attributes("attributes", TINY_HEADS, 3.0, np.ones(3), np.eye(3)),
+        SparseRm("sparserm", ("for 5: friend", "1 other direction"), 1.0, np.array([0.75, 0.25]), (("my friend",), ())),
+    ]
+
+
+def tiny_outputs(warm: Array, length: Array, heads: Array, gate: Array) -> dict[str, Array]:
+    """Returns the graph's weights for `tiny_families`, made of those of warmth, length and the tiny bundle's heads and gate."""
+    return {
+        "sparse_moe_rewards": np.concatenate([(0.5 * warm)[:, None], heads], axis=1),
+        "sparse_moe_gate": np.concatenate([np.zeros((5, 1)), gate], axis=1),
+        "additive_rewards": np.stack([0.5 * warm, 1.5 * warm, -0.5 * warm], axis=1),
+        "attributes_rewards": heads,
+        "sparserm_rewards": np.stack([warm, -0.2 * length], axis=1),
     }
 
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from attune.models.seam.additive import Additive
 from attune.models.seam.attributes import Attributes
-from attune.models.seam.families import Families, Family, Row, Vrf
+from attune.models.seam.families import Families, Family, Row
+from attune.models.seam.vrf import Vrf
 from tests.seam import examples
-from tests.seam.users import FAMILY_NAMES, seeds
+from tests.seam.users import seeds
 
-LEARNING = tuple(name for name in FAMILY_NAMES if name not in {"bradley_terry", "sparserm"})
+LEARNING = tuple(family.name for family in examples.families(np.random.default_rng(0)) if family.evidence_size)
 
 
 def nearly(first: Row, second: Row, share: float) -> Row:

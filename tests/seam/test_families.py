@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attune.models.seam.families import BradleyTerry
+from attune.models.seam.bradley_terry import BradleyTerry
 from tests.seam import examples
 from tests.seam.users import FAMILY_NAMES, LN3, evidence_of, hedge_pair, seeds
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.evidence import GRID, half, quantise
-from attune.models.seam.families import BradleyTerry, Families, Vrf
+from attune.models.seam.families import Families
 from attune.models.seam.gaussian import Bases
 from attune.models.seam.trust import LOSSES
+from attune.models.seam.vrf import Vrf
 from tests.seam import examples
 from tests.seam.users import LN3, finite, hedge_pair, seeds
 

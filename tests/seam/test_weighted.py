@@ -7,9 +7,10 @@ import pytest
 
 from attune.models.seam.additive import Additive
 from attune.models.seam.evidence import GRID
-from attune.models.seam.families import Families, Micro, Row
+from attune.models.seam.families import Families, Row
 from attune.models.seam.family import Family
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.micro import Micro
 from attune.models.seam.weighted import (
     IMPLICIT,
     MOST_APART,

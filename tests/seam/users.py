@@ -7,12 +7,14 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from attune.models.seam.families import Families, Micro, Row
+from attune.models.seam.families import Families, Row
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.micro import Micro
+from attune.models.seam.registry import KINDS
 from tests.seam import examples
 
 LN3 = math.log(3.0)
-FAMILY_NAMES = ("bradley_terry", "micro", "vrf", "sparse_moe", "sparserm", "additive", "attributes")
+FAMILY_NAMES = tuple(KINDS)
 
 seeds = st.integers(0, 2**32 - 1)
 finite = st.floats(-8, 8, width=32)

@@ -25,9 +25,10 @@ from attune.models.data.trunk_file import write_trunk_file
 from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
 from attune.models.measuring.families.held_out import FRACTIONS, hold_out
 from attune.models.measuring.families.learners import served_learners
-from attune.models.measuring.families.line_up import BASELINE, LineUp
+from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_own
 from attune.models.measuring.writing import made_by, write_report
+from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
 from attune.models.training.cards import write_cards
 from attune.models.training.features import Subspace
@@ -35,12 +36,10 @@ from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.learner import Learner
 from attune.models.training.loop import TrainingData
 from attune.models.training.simple_heads import SIMPLE
+from attune.models.training.trainers import LineUp, trainers
 from attune.models.training.trusting import LEAST_PEOPLE, with_trust
 
 Tell = Callable[[str], None]
-
-DEFAULT = (BASELINE, "additive", "vrf")
-"""Trained where nothing is named: everybody's head, and the two families that did best on every set that was measured."""
 
 COUNTS = (0, 1, 3, 5, 10, 20, 50)
 LEAST_MEASURED = 8
@@ -56,7 +55,7 @@ class OwnData:
     """What to train and how to measure it.
 
     Attributes:
-        names: families; `BASELINE` is always among them.
+        names: families, those of the registry that are trained unasked if empty; `BASELINE` is always among them.
         personalise: also where too few people were seen, because somebody asked for it.
         apart: `question` keeps the questions of a person's context out of what is predicted.
         folds: how often people are cut anew; 0 decides by how many there are.
@@ -64,7 +63,7 @@ class OwnData:
         steps: at most, of families that learn by gradients.
     """
 
-    names: Sequence[str] = DEFAULT
+    names: Sequence[str] = ()
     personalise: bool = False
     apart: str = ""
     folds: int = 0
@@ -88,9 +87,9 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     if not len(comparisons) or comparisons.tie.all():
         raise ComparisonInvalid(f"of {len(comparisons):,} comparisons all are ties: there is nothing to learn")
     line_up = _line_up(len(comparisons), settings)
-    unknown = sorted(set(settings.names) - set(line_up.served()))
+    unknown = sorted(set(settings.names) - set(trainers()))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no such family; there are {', '.join(line_up.served())}")
+        raise ValueError(f"{', '.join(unknown)}: no such family; there are {', '.join(trainers())}")
     people = len(np.unique(comparisons.user[~comparisons.anonymous]))
     vectors = embed_texts(comparisons.texts, trunk, cache)
     measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell)
@@ -122,18 +121,18 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
 
 
 def _line_up(comparisons: int, settings: OwnData) -> LineUp:
-    """Returns the trainers, with fewer axes of taste where little was told: a tenth of a thousand comparisons supports one more."""
+    """Returns the sizes, with fewer axes of taste where little was told: a tenth of a thousand comparisons supports one more."""
     axes = max(2, min(settings.axes, comparisons // 100))
-    found = LineUp(Subspace(axes, everybody=True), axes=axes, heads=min(8, max(2, axes)), steps=settings.steps)
-    return replace(found, vrf=replace(found.vrf, heads=axes + 2, loop=replace(found.vrf.loop, steps=settings.steps)))
+    return LineUp(Subspace(axes, everybody=True), axes=axes, heads=min(8, max(2, axes)), steps=settings.steps)
 
 
 def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int) -> list[TrainedFamily]:
     personal = people >= LEAST_PEOPLE or settings.personalise
-    names = [name for name in line_up.served() if name == BASELINE or (name in settings.names and personal)]
+    wanted = settings.names or [name for name, kind in KINDS.items() if kind.by_default]
+    names = [name for name in trainers() if name == BASELINE or (name in wanted and personal)]
     found = []
     for name in names:
-        one = line_up.served()[name](data, settings.seed)
+        one = trainers()[name](data, line_up, settings.seed)
         trusted = one if name == BASELINE else with_trust(one, data)
         found.append(replace(trusted, trust=0.0) if settings.personalise and trusted.trust == NEVER else trusted)
     return found

@@ -31,12 +31,13 @@ from attune.models.measuring.families.curves import (
 )
 from attune.models.measuring.families.fewshot import COUNTS
 from attune.models.measuring.families.held_out import HeldOut, hold_out
-from attune.models.measuring.families.line_up import BASELINE, LineUp, train_line_up
+from attune.models.measuring.families.line_up import BASELINE, train_line_up
 from attune.models.measuring.families.plots import draw_plots
 from attune.models.measuring.families.render import render_families
 from attune.models.measuring.metrics import Interval
 from attune.models.measuring.writing import made_by, write_text
 from attune.models.training.loop import TrainingData
+from attune.models.training.trainers import LineUp
 
 Length = Literal["with", "without", "only"]
 UNCERTAINTIES: tuple[By, ...] = ("probability", "doubt", "spread")

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from attune.models.data.adapters import Reading, read_comparisons
 from attune.models.data.trunk import load_trunk
-from attune.models.measuring.families.line_up import LineUp
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families
+from attune.models.seam.additive import NAME as ADDITIVE
+from attune.models.seam.vrf import NAME as VRF
 from attune.models.training.features import Subspace
+from attune.models.training.trainers import LineUp
 
-FEW = ("vrf", "additive", "hierarchical")
+FEW = (VRF, ADDITIVE, "hierarchical")
 
 
 class RunUnknown(ValueError):
@@ -50,7 +52,7 @@ def chosen_runs(runs: Sequence[Run], only: Sequence[str], seeds: int) -> list[Ru
 
 def standard_runs() -> list[Run]:
     """Returns the runs that are made on any table, the main one first."""
-    main = LineUp(Subspace(16))
+    main = LineUp(Subspace(16), bases=20)
     principal = replace(main, subspace=Subspace(16, kind="principal"))
     return [
         Run("all", main),

@@ -1,0 +1,27 @@
+"""One name means one thing: classes, files, and the families of reward heads."""
+
+from __future__ import annotations
+
+import re
+
+from attune.models.seam.registry import KINDS
+from tests.project.tree import ROOT, tracked
+
+SOURCES = ("service/", "models/", "demo/", "studies/", "loadtest/")
+SAME_WORD = {
+    "models/training/direction_head.py": "`bradley_terry` is a loss there",
+    "service/usecases/payload.py": "a sample of what is packed, in a dictionary that never changes",
+    "studies/__main__.py": "`sparserm` is a study there",
+}
+
+
+def sources() -> list[tuple[str, str]]:
+    paths = [path for path in tracked() if path.endswith(".py") and path.startswith(SOURCES)]
+    return [(path, (ROOT / path).read_text(encoding="utf-8")) for path in paths]
+
+
+def test_a_family_is_called_by_its_name_in_its_own_module_and_nowhere_else():
+    literal = re.compile(f'(?<![\\w"])"({"|".join(KINDS)})"(?!")')
+    found = {path: literal.findall(text) for path, text in sources() if path not in SAME_WORD}
+    own = {f"models/seam/{name}.py": [name] for name in KINDS}
+    assert {path: names for path, names in found.items() if names} == own
