@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by docs/generate.py: `make reference`. Change what it reads, not this page. -->\n\n"
+
+_PROGRAMS = (
+    "The same for programs: `GET /openapi.json`, valid OpenAPI 3.1. Types for TypeScript: "
+    "`npx openapi-typescript http://localhost:8000/openapi.json -o attune.ts`; the result compiles under `tsc --strict`."
+)
 
 PLACES = {
     ".ci": "what a machine that has never seen the project runs",
@@ -71,11 +77,14 @@ def http_page() -> str:
 
     document = create_app(Settings()).openapi()
     schemas = document["components"]["schemas"]
-    lines = ["# HTTP reference", "", NOTE.strip(), "", "The same as a document for programs: `GET /openapi.json`.", ""]
+    lines = ["# HTTP reference", "", NOTE.strip(), "", _PROGRAMS, ""]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             lines += [f"## {method.upper()} {path}", "", operation.get("description") or operation.get("summary", ""), ""]
             lines += _parameters(operation) + _body(operation, schemas) + _answers(operation, schemas)
+    lines += ["## Types", "", "What fields of the requests and answers above hold.", ""]
+    for name in sorted(set(re.findall(r"`([A-Z][A-Za-z]+)`", "\n".join(lines))) & set(schemas) | _within(schemas)):
+        lines += [f"### {name}", "", schemas[name]["description"], "", *_fields("", schemas[name], schemas)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -117,8 +126,8 @@ def _body(operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for media in operation.get("requestBody", {}).get("content", {}).values():
         lines += _fields("Request", media.get("schema", {}), schemas)
-        for example in [media["example"]] if "example" in media else [one.get("value") for one in media.get("examples", {}).values()]:
-            lines += ["```json", json.dumps(example, ensure_ascii=False, indent=1), "```", ""]
+        for title, example in media.get("examples", {}).items():
+            lines += [f"Example, {title}:", "", *_shown(example["value"])]
     return lines
 
 
@@ -126,10 +135,10 @@ def _answers(operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     others = []
     for status, answer in operation.get("responses", {}).items():
-        media = answer.get("content", {}).get("application/json", {})
-        if status.startswith("2") and media.get("schema"):
-            lines += _fields(f"Answer {status}", media["schema"], schemas)
-        elif not status.startswith("2"):
+        for kind, media in answer.get("content", {}).items() if status.startswith("2") else ():
+            lines += _fields(f"Answer {status}", media.get("schema", {}), schemas)
+            lines += [f"Example, `{kind}`:", "", *_shown(media["example"])] if "example" in media else []
+        if not status.startswith("2"):
             others.append(f"{status} ({answer.get('description', '').lower()})")
     return [*lines, f"Errors: {', '.join(others)}.", ""] if others else lines
 
@@ -139,9 +148,21 @@ def _fields(title: str, schema: dict[str, Any], schemas: dict[str, Any]) -> list
     wanted = set(found.get("required", []))
     rows = []
     for name, one in found.get("properties", {}).items():
-        optional = "" if name in wanted or title.startswith("Answer") else " (optional)"
+        optional = "" if name in wanted or "Request" not in title else " (optional)"
         rows.append(f"| `{name}`{optional} | {_kind(one)} | {_cell(one.get('description', ''))} |")
-    return [f"**{title}**", "", "| field | type | meaning |", "|---|---|---|", *rows, ""] if rows else []
+    head = [f"**{title}**", ""] if title else []
+    return [*head, "| field | type | meaning |", "|---|---|---|", *rows, ""] if rows else []
+
+
+def _shown(example: object) -> list[str]:
+    if isinstance(example, str):
+        return ["```text", example.rstrip("\n"), "```", ""]
+    return ["```json", json.dumps(example, ensure_ascii=False, indent=1), "```", ""]
+
+
+def _within(schemas: dict[str, Any]) -> set[str]:
+    """Returns the names of all types that other types refer to."""
+    return set(re.findall(r"#/components/schemas/(\w+)", json.dumps(schemas))) & set(schemas)
 
 
 def _kind(schema: dict[str, Any]) -> str:

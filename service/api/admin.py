@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from attune.service.api.answers import json_response, problems
 from attune.service.api.prompted import NativeRequest, User, sound_unicode
+from attune.service.api.shapes import ReloadAnswer
 from attune.service.auth import require_admin
 from attune.service.errors import BundleRefused
 from attune.service.live.runtime import Call
@@ -21,13 +22,23 @@ router = APIRouter(prefix="/admin", tags=["operations"])
 
 
 class ReloadRequest(NativeRequest):
-    """Body of `POST /admin/reload`."""
+    """Body of `POST /admin/reload`.
+
+    Attributes:
+        bundle: folder of the bundle on the server; null is the newest, as at a start
+    """
 
     bundle: Annotated[str, AfterValidator(sound_unicode), Field(max_length=4096)] | None = None
 
 
 class ReplayRequest(NativeRequest):
-    """Body of `POST /admin/replay`: everybody, the users of a tenant, or one user (of the caller's tenant if none is named)."""
+    """Body of `POST /admin/replay`: everybody, the users of a tenant, or one user (of the caller's tenant if none is named).
+
+    Attributes:
+        tenant: whose users are replayed; null is everybody, or the caller's tenant where `user` is named
+        user: one user alone; null is all of them
+        cursor: of the answer before; null begins
+    """
 
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     user: User | None = None
@@ -40,6 +51,15 @@ class ReplayAnswer:
     """Answer of `POST /admin/replay`: what this call did; unless `done`, the same request with `cursor` goes on.
 
     `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on.
+
+    Attributes:
+        basis: the basis that learned
+        done: true where nothing is left
+        cursor: to be sent with the next call; null when done
+        users: whose logs this call read
+        replayed: comparisons that were learned
+        without_texts: comparisons that cannot be scored again, because their texts were not kept
+        unusable: comparisons that the scorer of this bundle fails on
     """
 
     basis: str
@@ -51,7 +71,9 @@ class ReplayAnswer:
     unusable: int
 
 
-@router.post("/reload", responses=problems(403, 409), summary="Load another bundle, or the newest, and serve it")
+@router.post(
+    "/reload", response_model=ReloadAnswer, responses=problems(403, 409), summary="Load another bundle, or the newest, and serve it"
+)
 async def reload(body: ReloadRequest, request: Request) -> Response:
     """Loads, verifies and warms a bundle, and only then lets it serve; a bad one is refused and the old one goes on."""
     call: Call = request.state.call

@@ -34,7 +34,12 @@ OMITTED_IF_NONE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class UserSeen:
-    """Whose answer this is, and from how many comparisons it was made."""
+    """Whose answer this is, and from how many comparisons it was made.
+
+    Attributes:
+        id: the user as the request named them
+        comparisons: what this user's feedback has taught so far; each event counts once, and taking one back subtracts it
+    """
 
     id: str
     comparisons: int

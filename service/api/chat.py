@@ -14,14 +14,16 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from attune.service.api.answers import json_response, problems
+from attune.service.api.answers import also, json_response, problems
+from attune.service.api.compatible_shapes import ChatCompletion
 from attune.service.api.conversation import read_turns
 from attune.service.api.generate import Events, GenerateRequest, begin
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
+from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, UnknownMember, printable
 from attune.service.http.problems import openai_object
 from attune.service.http.streaming import EventStream, failed_in_stream
@@ -43,13 +45,21 @@ class OpenRequest(BaseModel):
 
 
 class StreamOptions(OpenRequest):
-    """Options of a stream."""
+    """Options of a stream.
+
+    Attributes:
+        include_usage: true sends a last chunk with the tokens of the whole completion
+    """
 
     include_usage: bool | None = False
 
 
 class ChatOptions(NativeRequest):
-    """What only Attune understands of a chat completion, in the field `attune`."""
+    """What only Attune understands of a chat completion, in the field `attune`.
+
+    Attributes:
+        family: the reward family that decides, one of `GET /bundle`; null is the one that serves
+    """
 
     context: Context | None = None
     family: str | None = None
@@ -57,7 +67,29 @@ class ChatOptions(NativeRequest):
 
 
 class ChatRequest(OpenRequest):
-    """Body of `POST /v1/chat/completions`; in every optional place an empty value stands for none."""
+    """Body of `POST /v1/chat/completions`; in every optional place an empty value stands for none.
+
+    Attributes:
+        n: how many choices, each by another member with `auto`; null is 1
+        stream: true answers with chunks as server-sent events that end with `[DONE]`
+        stream_options: only with `stream`
+        temperature: 0 to 2; null is the member's own
+        top_p: above 0 and at most 1; null is the member's own
+        stop: one text or up to 8, before the first of which the answer ends
+        seed: of the members that can be seeded
+        attune: what OpenAI's API has no field for
+        tools: read and not used: members answer with text, and `attune.ignored` of the answer says so
+        tool_choice: `auto` and `none` are taken; anything that demands a call is refused
+        functions: as `tools`, in OpenAI's older form
+        function_call: as `tool_choice`, in OpenAI's older form
+        response_format: `text` is taken; formats that no member can be held to are refused
+        logprobs: true is refused: members' probabilities are not passed on
+        top_logprobs: anything above 0 is refused, as `logprobs`
+        logit_bias: anything but an empty object is refused: tokens are the member's own
+        modalities: `text` is taken, anything else refused
+        audio: refused: answers are text
+        web_search_options: refused: members do not search the web
+    """
 
     model: Annotated[Text, Field(max_length=256, description="`auto` routes by `user`; a member's name pins that member")]
     messages: Annotated[
@@ -168,15 +200,15 @@ def user_of(request: Request, user: str | None, safety_identifier: str | None = 
     return None
 
 
-@router.get("/models", summary="`auto` and the members, as OpenAI lists models")
+@router.get("/models", response_model=ModelsAnswer, summary="`auto` and the members, as OpenAI lists models")
 async def list_models(request: Request) -> Response:
     """`auto` and every member."""
     call: Call = request.state.call
     return json_response({"object": "list", "data": [_model(name) for name in (AUTO, *call.serving.bundle.portfolio.names)]})
 
 
-@router.get("/models/{model}", responses=problems(404), summary="One of them")
-async def show_model(model: str, request: Request) -> Response:
+@router.get("/models/{model}", response_model=ModelAnswer, responses=problems(404), summary="One of them")
+async def show_model(model: Annotated[str, Path(description="`auto`, or the name of a member")], request: Request) -> Response:
     """`auto` or one member, as OpenAI describes a model."""
     call: Call = request.state.call
     names = (AUTO, *call.serving.bundle.portfolio.names)
@@ -189,7 +221,12 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": OWNER}
 
 
-@router.post("/chat/completions", summary="Chat completions, routed for `user`")
+@router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses=also("text/event-stream", "JSON, or chunks with `stream: true`"),
+    summary="Chat completions, routed for `user`",
+)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """OpenAI chat completions; each choice carries a `candidate_id` for `/feedback`."""
     call: Call = request.state.call

@@ -18,12 +18,23 @@ from attune.service.live.runtime import Call
 from attune.service.usecases.decision_record import DecisionRecord, RecordUnreadable, unpack
 from attune.service.usecases.people import Personalization
 
-router = APIRouter()
+router = APIRouter(tags=["users"])
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionCandidate:
-    """One candidate of a decision; `text` is null where the deployment keeps no texts, and scores until it is scored."""
+    """One candidate of a decision; `text` is null where the deployment keeps no texts, and scores until it is scored.
+
+    Attributes:
+        candidate_id: names the answer for `/feedback`
+        index: place of the candidate, from 0
+        member: the member that wrote it
+        text: what it wrote
+        score: its reward for this user at that time, in logits
+        std: standard deviation of the score at that time
+        finish_reason: `stop` or `length`
+        usage: tokens read and written
+    """
 
     SHOWN_IF_NONE = frozenset({"std"})
 
@@ -39,7 +50,25 @@ class DecisionCandidate:
 
 @dataclass(frozen=True, slots=True)
 class DecisionAnswer:
-    """Answer of `GET /decisions/{id}`; `user_tag` is the user's pseudonym, `seed` draws the same members again."""
+    """Answer of `GET /decisions/{id}`; `user_tag` is the user's pseudonym, `seed` draws the same members again.
+
+    Attributes:
+        decision_id: as asked for
+        user_tag: a keyed hash in the place of the user's id, which is not kept
+        made_at: RFC 3339 in UTC
+        bundle: the bundle that decided
+        basis: the basis under which its sums are kept; bundles of one basis share users
+        family: the reward family that decided
+        personalization: `applied`, `prior` or `unavailable`, as in the answer of that time
+        comparisons: what was known of the user at that time
+        prompt: null where the deployment keeps no texts
+        context: of the request; null if it had none, or no texts are kept
+        seed: 63 bits as text; with `samples` and the sums of that time it draws the same members again
+        epsilon: share of decisions that were drawn evenly over the members, from 0 to 1
+        samples: draws from the posterior behind the law
+        routing: the law of the decision, and its draw
+        candidates: the answers; empty for a `/route`
+    """
 
     decision_id: str
     user_tag: str

@@ -39,7 +39,7 @@ from attune.service.live.runtime import Call, Reading
 from attune.service.observe.metrics import FeedbackResult
 from attune.service.usecases.learning import learn
 
-router = APIRouter()
+router = APIRouter(tags=["users"])
 
 MOST_LINES = 1000
 """Lines in one batch."""
@@ -65,6 +65,14 @@ class FeedbackAnswer:
     """Answer of `POST /feedback`; `agreement` tells who predicted it, and is empty where no order was told and where candidates expired.
 
     `truncated_tokens` of the texts were not read.
+
+    Attributes:
+        event_id: the event's name, with which it can be taken back
+        result: `applied`, or `duplicate` where the same event had been learned before
+        user: who it was learned for, with the new number of comparisons
+        agreement: for each family, whether it had predicted the order before it learned it
+        weights: the user's mixture over the serving family's heads now; non-negative, sums to 1
+        truncated_tokens: tokens of the texts that the scorer had no room for; missing if it read all
     """
 
     event_id: str

@@ -35,6 +35,24 @@ class FeedbackRequest(Prompted):
     - one answer: `rating` from 0 to 1 of `candidate` (an id), or of `response_text` with its `prompt`;
     - a ranking: candidate ids, best first;
     - what the user did: `kept` one answer `over` another, and `how`: ids, or texts with their `prompt`; it weighs less than a choice.
+
+    Attributes:
+        user: whose feedback it is; candidates that are named must belong to a decision for the same user
+        chosen: candidate id of the answer that was better
+        rejected: candidate id of the other one; it may be of another decision for the same user
+        chosen_text: text of the answer that was better, at most `max_response_chars` characters
+        rejected_text: text of the other one; it must differ
+        candidate: candidate id of the answer that is rated
+        response_text: text of the answer that is rated
+        kept: the answer that the user stayed with: its candidate id, or its text
+        over: the answer that the user did without: its candidate id, or its text
+        how: what the user did: asked again (`regenerate`), changed the answer (`edit`), or took one over (`copy`)
+        decision_id: a decision whose prompt goes with the texts; beside candidate ids it must be theirs
+        tie: true with a pair of which neither was better
+        event_id: makes a repeat harmless: an event is learned once; 1 to 256 bytes without control characters; one is made up
+            if it is missing
+        observed_at: when the user said so, RFC 3339 with an offset; at most 60 s ahead of this server's clock; now if it is
+            missing
     """
 
     user: User

@@ -29,7 +29,7 @@ from attune.service.usecases.generating import Generated, Piece, Ping, finished,
 from attune.service.usecases.people import Personalization
 from attune.service.usecases.routing import Decision, decide
 
-router = APIRouter()
+router = APIRouter(tags=["users"])
 _STREAM = also("text/event-stream", "JSON, or events with `stream: true`")
 
 MAX_STOPS = 8
@@ -38,7 +38,16 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS), AfterValid
 
 
 class GenerateRequest(RouteRequest):
-    """Body of `POST /generate`; sampling that is not named is the member's own."""
+    """Body of `POST /generate`; sampling that is not named is the member's own.
+
+    Attributes:
+        stream: true answers with server-sent events: `decision`, `token` for each piece of text, then `done` or `error`
+        max_tokens: of each answer; at most `max_new_tokens` (a setting)
+        temperature: of the member's sampling, 0 to 2; null is the member's own
+        top_p: share of probability that the member samples from, above 0 and at most 1; null is the member's own
+        stop: the answer ends before the first of these; at most 8, each of at most 64 characters
+        seed: of the members that can be seeded; the draw of members does not depend on it
+    """
 
     stream: bool = False
     max_tokens: Annotated[int, Field(ge=1)] = 128
@@ -51,7 +60,13 @@ class GenerateRequest(RouteRequest):
 
 @dataclass(frozen=True, slots=True)
 class GenerationUsage:
-    """Tokens read and written by the member, and those of the answer's end that the scorer had no room for."""
+    """Tokens read and written by the member, and those of the answer's end that the scorer had no room for.
+
+    Attributes:
+        prompt_tokens: tokens that the member read, as it counts them
+        completion_tokens: tokens that the member wrote
+        unscored_tokens: tokens at the end of the answer that the scorer had no room for; missing if it read all
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -63,6 +78,17 @@ class CandidateAnswer:
     """One generated answer; `candidate_id` is null if the decision could not be kept, and then feedback goes by texts.
 
     `score`, `std` and `rank` are null where the request asked for no scores.
+
+    Attributes:
+        candidate_id: names the answer for `/feedback`, for as long as decisions are kept (`decision_ttl_s`, a day by default)
+        index: place of the candidate, from 0, as in the events of a stream
+        member: the member that wrote it
+        text: what it wrote
+        score: its reward for this user, in logits
+        std: standard deviation of the score over what is not yet known of the user
+        rank: 1 for the candidate with the highest score
+        finish_reason: `stop`: the member had finished, or met a stop text; `length`: it was cut at `max_tokens`
+        usage: tokens read and written
     """
 
     SHOWN_IF_NONE = frozenset({"std"})
@@ -80,7 +106,19 @@ class CandidateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class GenerateAnswer:
-    """Answer of `POST /generate`, and the last event of a stream; `truncated_tokens` of the prompt's beginning were not read."""
+    """Answer of `POST /generate`, and the last event of a stream; `truncated_tokens` of the prompt's beginning were not read.
+
+    Attributes:
+        decision_id: names the decision for `/feedback` and `GET /decisions/{decision_id}`; null if it could not be kept
+        bundle: the bundle that decided and scored
+        family: the reward family that decided and scored
+        personalization: `applied`: the user's own comparisons counted; `prior`: there are none yet; `unavailable`: the store
+            did not answer in time, and the prior decided
+        user: for whom it was generated
+        candidates: the answers, in the order in which their members were drawn
+        routing: how the members were chosen
+        truncated_tokens: tokens at the beginning of the prompt that the scorer had no room for; missing if it read all
+    """
 
     decision_id: str | None
     bundle: str

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from attune.models.seam.member_evidence import Layout
 from attune.service.api.answers import json_response, problems
 from attune.service.api.prompted import Id, NativeRequest
+from attune.service.api.shapes import MeasurementsAnswer
 from attune.service.auth import require_admin
 from attune.service.errors import FieldError, invalid
 from attune.service.live.runtime import Call
@@ -23,7 +24,13 @@ Numbers = Annotated[list[Number], Field(max_length=4096)]
 
 
 class MeasuredMember(NativeRequest):
-    """One member: how many answers were scored, and mean and covariance of their rewards under each family's heads, in their order."""
+    """One member: how many answers were scored, and mean and covariance of their rewards under each family's heads, in their order.
+
+    Attributes:
+        answers: how many answers were scored, above 0
+        means: for each family, the mean reward under each of its heads, in the order of `GET /bundle`, in logits
+        covariances: for each family, the covariance of those rewards, a row for each head
+    """
 
     answers: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
     means: dict[str, Numbers]
@@ -31,7 +38,14 @@ class MeasuredMember(NativeRequest):
 
 
 class MeasuredMembers(NativeRequest):
-    """Body of `POST /admin/members`, as `attune members measure` writes it."""
+    """Body of `POST /admin/members`, as `attune members measure` writes it.
+
+    Attributes:
+        basis: the basis under which the rewards were measured; must be the one that serves
+        event_id: makes a repeat harmless: each member's measurement is added once under it
+        members: by their names in the portfolio
+        tenant: whose sums they join; null is the caller's tenant
+    """
 
     basis: Id
     event_id: Annotated[str, Field(min_length=1, max_length=128)]
@@ -39,7 +53,7 @@ class MeasuredMembers(NativeRequest):
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
 
 
-@router.post("/members", responses=problems(403), summary="Add what members were measured to be worth")
+@router.post("/members", response_model=MeasurementsAnswer, responses=problems(403), summary="Add what members were measured to be worth")
 async def add_measured(body: MeasuredMembers, request: Request) -> Response:
     """Adds answers that were scored offline to the members' sums, as if they had been given here, once for each event id and member.
 

@@ -7,7 +7,7 @@ background found (`live.health`) and cost nothing to ask.
 from __future__ import annotations
 
 import platform
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Path, Request
@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from attune import __version__
 from attune.service.api.answers import json_response, problems
+from attune.service.api.shapes import AliveAnswer, BundleAnswer, ErrorAnswer, ReadyAnswer, VersionAnswer
 from attune.service.errors import AttuneError, NotFound, NotReady
 from attune.service.live.health import Health
 from attune.service.live.runtime import Call
@@ -23,16 +24,16 @@ from attune.service.observe.metrics import Metrics
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/livez", responses=problems(), summary="Whether the process should be kept")
-async def livez(request: Request) -> dict[str, str]:
+@router.get("/livez", response_model=AliveAnswer, responses=problems(), summary="Whether the process should be kept")
+async def livez(request: Request) -> Response:
     """503 if only a restart would help."""
     serving = request.app.state.live.serving
     if serving is not None and not serving.batcher.alive:
         raise NotReady("the scorer's worker has died; only a restart helps")
-    return {"status": "alive"}
+    return json_response({"status": "alive"})
 
 
-@router.get("/readyz", responses=problems(), summary="Whether requests should be sent here")
+@router.get("/readyz", response_model=ReadyAnswer, responses=problems(), summary="Whether requests should be sent here")
 async def readyz(request: Request) -> Response:
     """The last verdicts with their ages; 503 while starting or draining, and while scorer, store or all members cannot serve."""
     health: Health = request.app.state.health
@@ -49,19 +50,21 @@ async def metrics(request: Request) -> Response:
     return Response(content, headers={"content-type": content_type})
 
 
-@router.get("/version", summary="What runs")
-async def version(request: Request) -> dict[str, Any]:
+@router.get("/version", response_model=VersionAnswer, summary="What runs")
+async def version(request: Request) -> Response:
     """Versions of what runs."""
     serving = request.app.state.live.serving
-    return {
-        "attune": __version__,
-        "python": platform.python_version(),
-        "bundle": None if serving is None else serving.bundle.id,
-        "basis": None if serving is None else serving.bundle.basis,
-    }
+    return json_response(
+        {
+            "attune": __version__,
+            "python": platform.python_version(),
+            "bundle": None if serving is None else serving.bundle.id,
+            "basis": None if serving is None else serving.bundle.basis,
+        }
+    )
 
 
-@router.get("/bundle", responses=problems(), summary="The bundle that serves")
+@router.get("/bundle", response_model=BundleAnswer, responses=problems(), summary="The bundle that serves")
 async def bundle(request: Request) -> Response:
     """Families, template and manifest of the bundle."""
     call: Call = request.state.call
@@ -81,8 +84,8 @@ async def bundle(request: Request) -> Response:
     )
 
 
-@router.get("/errors/{code}", responses=problems(404), summary="What an error code means")
-async def explain_error(code: Annotated[str, Path()]) -> Response:
+@router.get("/errors/{code}", response_model=ErrorAnswer, responses=problems(404), summary="What an error code means")
+async def explain_error(code: Annotated[str, Path(description="`code` of a problem document")]) -> Response:
     """What the `type` of a problem document points at."""
     for kind in _all_kinds(AttuneError):
         if kind.code == code:

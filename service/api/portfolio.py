@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from attune.models.seam.member_worth import Drift
 from attune.service.api.answers import json_response, problems
+from attune.service.api.shapes import PortfolioAnswer
 from attune.service.live.runtime import Call
 from attune.service.live.standing import Standing
 from attune.service.state.store import MemberSum
@@ -25,6 +26,19 @@ class CoverageAnswer:
     """Answer of `GET /portfolio/coverage`; what needs a certificate is null where the serving family has none.
 
     `drop` names the member that is missed least; null for a portfolio of one, or without users.
+
+    Attributes:
+        bundle: the bundle that serves
+        family: the reward family that serves
+        users: how many recent users the report is made from
+        window: how many users this process remembers at most
+        certified: users of whom something is proved
+        mean_gap: mean of 1 minus the certified ratio, from 0 to 1
+        histogram: users by their certified ratio
+        worst_decile: the tenth of the users for whom least is proved
+        add: what a further member should be aligned to
+        members: whom each member serves best, and what is lost without it
+        drop: the name of that member
     """
 
     bundle: str
@@ -40,7 +54,7 @@ class CoverageAnswer:
     drop: str | None
 
 
-@router.get("/portfolio", responses=problems(), summary="Members, what they are worth, and the certificate")
+@router.get("/portfolio", response_model=PortfolioAnswer, responses=problems(), summary="Members, what they are worth, and the certificate")
 async def portfolio(request: Request) -> Response:
     """Members with what they are worth under every head: as measured, and as all evidence says, with what it is and whether they drift.
 

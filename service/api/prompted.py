@@ -63,7 +63,12 @@ class NativeRequest(BaseModel):
 
 
 class Message(NativeRequest):
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: who said it; several `system` turns are allowed anywhere
+        content: what was said; no empty or blank text
+    """
 
     role: Literal["system", "user", "assistant"]
     content: Written
@@ -72,9 +77,17 @@ class Message(NativeRequest):
 class Prompted(NativeRequest):
     """A prompt, either as text or as a conversation; texts that are too long for the scorer are cut unless `truncate` is false."""
 
-    prompt: Written | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    truncate: bool = True
+    prompt: Annotated[
+        Written | None, Field(description="what is answered, at most `max_prompt_chars` characters; in place of `messages`")
+    ] = None
+    messages: (
+        Annotated[
+            list[Message],
+            Field(min_length=1, max_length=MAX_MESSAGES, description="a conversation of at most 256 turns; in place of `prompt`"),
+        ]
+        | None
+    ) = None
+    truncate: Annotated[bool, Field(description="false refuses texts for which the scorer has no room; true cuts them and says so")] = True
 
     @property
     def prompt_text(self) -> str | None:

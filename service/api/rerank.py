@@ -15,6 +15,7 @@ from starlette.responses import Response
 from attune.models.seam.hedge import sigmoid
 from attune.service.api.answers import json_response
 from attune.service.api.chat import OpenRequest, user_of
+from attune.service.api.compatible_shapes import RerankAnswer
 from attune.service.api.prompted import MAX_USER_CHARS, Text, Written, check_length, refuse, sound_unicode
 from attune.service.errors import FieldError
 from attune.service.ids import new_id
@@ -28,7 +29,13 @@ MOST_DOCUMENTS = 1000
 
 
 class RerankRequest(OpenRequest):
-    """Body of `/v1/rerank`, `/v2/rerank` and `/rerank`; in every optional place an empty value stands for none."""
+    """Body of `/v1/rerank`, `/v2/rerank` and `/rerank`; in every optional place an empty value stands for none.
+
+    Attributes:
+        query: what the documents answer, at most `max_prompt_chars` characters
+        top_n: how many results are wanted; null is all
+        return_documents: true repeats each document's text in its result
+    """
 
     query: Written
     documents: Annotated[
@@ -41,9 +48,9 @@ class RerankRequest(OpenRequest):
     user: Annotated[str, Field(max_length=MAX_USER_CHARS, description="whose preferences decide; any opaque string")] | None = None
 
 
-@router.post("/v1/rerank", response_model=None, summary="Rerank documents for `user`")
-@router.post("/v2/rerank", name="rerank_v2", response_model=None, summary="The same, where Cohere's second API has it")
-@router.post("/rerank", name="rerank_plain", response_model=None, summary="The same, where Jina, vLLM and infinity have it")
+@router.post("/v1/rerank", response_model=RerankAnswer, summary="Rerank documents for `user`")
+@router.post("/v2/rerank", name="rerank_v2", response_model=RerankAnswer, summary="The same, where Cohere's second API has it")
+@router.post("/rerank", name="rerank_plain", response_model=RerankAnswer, summary="The same, where Jina, vLLM and infinity have it")
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Documents by relevance to this user."""
     call: Call = request.state.call

@@ -18,7 +18,12 @@ from attune.service.usecases.decision_record import CertifiedUser, Routing
 from attune.service.usecases.people import Personalization
 from attune.service.usecases.routing import Decision, RoutingWish, decide
 
-router = APIRouter()
+_POLICIES = (
+    "`sample` draws by the chance that a member is best for this user (Thompson sampling); `best` takes the highest expected value; "
+    "`uniform` draws evenly; `learn` draws the pair whose comparison teaches most"
+)
+
+router = APIRouter(tags=["users"])
 
 
 class RouteRequest(Prompted):
@@ -26,16 +31,25 @@ class RouteRequest(Prompted):
 
     user: User
     context: Context | None = None
-    family: str | None = None
-    candidates: Annotated[int, Field(ge=1)] = 1
-    policy: Literal["sample", "best", "uniform", "learn"] = "sample"
-    member: str | None = None
+    family: Annotated[
+        str | None, Field(description="the reward family that decides, one of `GET /bundle`; null is the one that serves")
+    ] = None
+    candidates: Annotated[
+        int, Field(ge=1, description="how many members are drawn, at most `max_generate_candidates`; each answers once")
+    ] = 1
+    policy: Annotated[Literal["sample", "best", "uniform", "learn"], Field(description=_POLICIES)] = "sample"
+    member: Annotated[str | None, Field(description="forces this member, one of `GET /portfolio`; null lets the policy decide")] = None
     record: Annotated[bool, Field(description="false decides and keeps nothing: ids are null")] = True
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A member's value for this user and prompt: mean and spread over the posterior."""
+    """A member's value for this user and prompt: mean and spread over the posterior.
+
+    Attributes:
+        mean: the value that is expected, in logits of the serving family
+        std: its standard deviation over what is not known of user and member
+    """
 
     mean: float
     std: float
@@ -43,7 +57,13 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A drawn member that did not serve, who did, and why."""
+    """A drawn member that did not serve, who did, and why.
+
+    Attributes:
+        wanted: the member that was drawn
+        served: the member that answered in its place
+        reason: why the drawn one did not, for example `breaker open` or `timeout`
+    """
 
     wanted: str
     served: str
@@ -55,6 +75,13 @@ class CertificateAnswer:
     """What is proved of the portfolio for this user, with `confidence`: the best member gives at least `ratio` of the best possible reward.
 
     `lower` and `upper` are that member's reward at least and any policy's at most, in the certificate's normalised rewards.
+
+    Attributes:
+        ratio: `lower` over `upper`, from 0 to 1
+        lower: what the best member of the portfolio gives this user at least, in the certificate's normalised reward
+        upper: what any policy could give this user at most, in the same unit
+        family: the reward family under which this is proved
+        confidence: the probability with which it holds for all users at once, from 0 to 1
     """
 
     ratio: float
@@ -70,6 +97,19 @@ class RoutingAnswer:
 
     `expected` is each member's value less its `costs`, where the deployment weighs them. `last` is the member that served before, where
     hysteresis was asked about it.
+
+    Attributes:
+        policy: as asked for, or `forced` where the request named a member
+        member: the member that is to answer; of several candidates, the first
+        members: the members of all candidates, in the order of their draws
+        propensity: the probability with which `member` was drawn, from 0 to 1; for off-policy evaluation
+        joint_propensity: the probability of `members` in their order, from 0 to 1; null where the draw has none
+        propensities: the probability of each member of the portfolio to be drawn first; sums to 1
+        expected: each member's value for this user and prompt, less its cost where costs are weighed
+        fallback: null where the drawn member served
+        certificate: what is proved of the portfolio for this user; null where the bundle has no certificate for the family
+        costs: what each member's price and latency cost, in logits; missing where the deployment does not weigh them
+        last: the member that served this user before; missing where no bonus for staying is set
     """
 
     policy: Literal["sample", "best", "uniform", "learn", "forced"]
@@ -90,6 +130,16 @@ class RouteAnswer:
     """Answer of `POST /route`, and the first event of a stream; `decision_id` is null if the store is away.
 
     `truncated_tokens` of the prompt's beginning were not read.
+
+    Attributes:
+        decision_id: names the decision for `/feedback` and `GET /decisions/{decision_id}`; null if it was not kept
+        bundle: the bundle that decided
+        family: the reward family that decided
+        personalization: `applied`: the user's own comparisons counted; `prior`: there are none yet; `unavailable`: the store
+            did not answer in time, and the prior decided
+        user: for whom it was decided
+        routing: the law of the decision, and its draw
+        truncated_tokens: tokens at the beginning of the prompt that the scorer had no room for; missing if it read all
     """
 
     decision_id: str | None

@@ -26,11 +26,17 @@ from attune.service.live.runtime import Call, Reading, RequestLimits
 from attune.service.usecases.people import Personalization
 from attune.service.usecases.scoring import Contribution, Scoring, score_responses
 
-router = APIRouter()
+router = APIRouter(tags=["users"])
 
 
 class ScoreRequest(Prompted):
-    """Body of `POST /score`."""
+    """Body of `POST /score`.
+
+    Attributes:
+        responses: the answers to compare, 1 to `max_candidates` (a setting), each of at most `max_response_chars` characters
+        family: the reward family that scores, one of `GET /bundle`; null is the one that serves
+        explain: true adds to each score what every head contributed to it
+    """
 
     user: User
     responses: list[Written]
@@ -44,6 +50,15 @@ class ScoreOfOne:
     """One response as this user would see it; `std` is the user's posterior uncertainty; rank 1 is best.
 
     `truncated_tokens` of the response's end were not read.
+
+    Attributes:
+        index: place of the response in the request, from 0
+        score: reward of the response for this user, in logits: a difference of 1 means that the higher one wins 73 % of
+            comparisons
+        std: standard deviation of the score over what is not yet known of the user, in logits
+        rank: 1 for the best response of this request
+        explanation: contributions of the heads, largest first; only with `explain`
+        truncated_tokens: tokens at the end of the response that the scorer had no room for; missing if it read all
     """
 
     index: int
@@ -56,7 +71,14 @@ class ScoreOfOne:
 
 @dataclass(frozen=True, slots=True)
 class ScoreUsage:
-    """Tokens through the scorer; those of all texts, and of the prompt's beginning, that it had no room for; and those it does not know."""
+    """Tokens through the scorer; those of all texts, and of the prompt's beginning, that it had no room for; and those it does not know.
+
+    Attributes:
+        tokens: tokens that went through the scorer, templates included
+        truncated_tokens: tokens of all texts that the scorer had no room for; missing if there were none
+        dropped_prompt_tokens: tokens cut from the beginning of the prompt; missing if there were none
+        unknown_tokens: tokens that the trunk's vocabulary does not know; many of them mean that the score says little
+    """
 
     tokens: int
     truncated_tokens: int | None = None
@@ -66,7 +88,19 @@ class ScoreUsage:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAnswer:
-    """Answer of `POST /score`; contributions of a response sum to its score."""
+    """Answer of `POST /score`; contributions of a response sum to its score.
+
+    Attributes:
+        id: names this answer in logs; nothing is kept under it, so feedback on scored texts sends the texts
+        bundle: the bundle that scored
+        family: the reward family that scored
+        personalization: `applied`: the user's own comparisons counted; `prior`: there are none yet; `unavailable`: the store
+            did not answer in time, and the prior scored
+        user: whose scores these are
+        scores: one for each response, in the order of the request
+        weights: the user's mixture over the family's heads; non-negative, sums to 1
+        usage: tokens read, and those that could not be
+    """
 
     id: str
     bundle: str

@@ -41,7 +41,7 @@ from attune.service.usecases.decision_record import RecordUnreadable, unpack
 from attune.service.usecases.payload import read_payload
 from attune.service.usecases.people import key_of
 
-router = APIRouter()
+router = APIRouter(tags=["users"])
 
 
 @router.get(

@@ -21,12 +21,19 @@ from attune.service.usecases.member_standing import read_standing
 from attune.service.usecases.people import delete_person, look_up, merge_people, under_families, weights_under
 from attune.service.usecases.routing import UsualRouting, usual_routing
 
-router = APIRouter()
+router = APIRouter(tags=["users"])
 
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """Times are RFC 3339, null for a user who was never seen."""
+    """Times are RFC 3339, null for a user who was never seen.
+
+    Attributes:
+        id: as asked for
+        comparisons: learned and not taken back
+        first_seen: of the first comparison
+        last_seen: of the latest comparison
+    """
 
     id: str
     comparisons: int
@@ -36,7 +43,14 @@ class UserState:
 
 @dataclass(frozen=True, slots=True)
 class FamilyState:
-    """A user under one family; `mean` and `std` of the Gaussian where the family has one, and `weights_std`, the spread of each weight."""
+    """A user under one family; `mean` and `std` of the Gaussian where the family has one, and `weights_std`, the spread of each weight.
+
+    Attributes:
+        weights: the mixture over the family's heads; non-negative, sums to 1
+        mean: of the user's vector, in the family's own coordinates
+        std: of each coordinate
+        weights_std: standard deviation of each weight over 256 draws with a fixed seed
+    """
 
     weights: dict[str, float]
     mean: list[float] | None = None
@@ -46,7 +60,13 @@ class FamilyState:
 
 @dataclass(frozen=True, slots=True)
 class UserPortfolio:
-    """The member that is best for this user on an average prompt, each member's expected value, and what is proved for this user."""
+    """The member that is best for this user on an average prompt, each member's expected value, and what is proved for this user.
+
+    Attributes:
+        member: the name of that member
+        expected: each member's value, in logits of the serving family
+        certificate: null where the bundle has none for the family
+    """
 
     member: str
     expected: dict[str, Expected]
@@ -55,7 +75,16 @@ class UserPortfolio:
 
 @dataclass(frozen=True, slots=True)
 class UserAnswer:
-    """Answer of `GET /users/{user}`; `family` is the one that serves, and `portfolio` null where there are no members."""
+    """Answer of `GET /users/{user}`; `family` is the one that serves, and `portfolio` null where there are no members.
+
+    Attributes:
+        user: who it is, and from how many comparisons they are known
+        bundle: the bundle that serves
+        basis: the basis under which sums are kept; bundles of one basis share users
+        family: the reward family that serves
+        families: the user under each family of the bundle
+        portfolio: who would serve this user
+    """
 
     user: UserState
     bundle: str
@@ -67,7 +96,13 @@ class UserAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DeletedCounts:
-    """What a deletion removed."""
+    """What a deletion removed.
+
+    Attributes:
+        keys: of Redis that held something of the user
+        comparisons: in the log; those that had left it are in no sum any more either
+        decisions: that were kept
+    """
 
     keys: int
     comparisons: int
@@ -76,14 +111,25 @@ class DeletedCounts:
 
 @dataclass(frozen=True, slots=True)
 class DeletedAnswer:
-    """Receipt of `DELETE /users/{user}`."""
+    """Receipt of `DELETE /users/{user}`.
+
+    Attributes:
+        deleted: what there was; all zeros for a user who was never seen
+    """
 
     deleted: DeletedCounts
 
 
 @dataclass(frozen=True, slots=True)
 class TakenBackAnswer:
-    """Answer of `DELETE /users/{user}/comparisons/{event_id}`."""
+    """Answer of `DELETE /users/{user}/comparisons/{event_id}`.
+
+    Attributes:
+        event_id: of the comparison; it stays used
+        result: always `taken-back`; a comparison that is unknown is a 404
+        user: with the new number of comparisons
+        weights: the user's mixture over the serving family's heads now
+    """
 
     event_id: str
     result: Literal["taken-back"]
@@ -92,7 +138,12 @@ class TakenBackAnswer:
 
 
 class MergeRequest(NativeRequest):
-    """Body of `POST /users/{user}/merge`; without an event id, one user is merged into another once."""
+    """Body of `POST /users/{user}/merge`; without an event id, one user is merged into another once.
+
+    Attributes:
+        into: the user who is left; must differ from the one in the path
+        event_id: makes a repeat harmless; name a new one to merge what the same source learned later
+    """
 
     into: User
     event_id: Id | None = None
@@ -100,7 +151,14 @@ class MergeRequest(NativeRequest):
 
 @dataclass(frozen=True, slots=True)
 class MergedAnswer:
-    """Answer of `POST /users/{user}/merge`: how many comparisons and decisions this call moved, and who they belong to now."""
+    """Answer of `POST /users/{user}/merge`: how many comparisons and decisions this call moved, and who they belong to now.
+
+    Attributes:
+        result: `applied`, or `duplicate` where the same merge was done before
+        comparisons: moved by this call; 0 for a repeat
+        decisions: moved by this call
+        user: into whom, with the new number of comparisons
+    """
 
     result: Literal["applied", "duplicate"]
     comparisons: int
@@ -110,7 +168,14 @@ class MergedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ListedUserAnswer:
-    """A user by the tag that stands in the place of the id, which is not kept; times are RFC 3339."""
+    """A user by the tag that stands in the place of the id, which is not kept; times are RFC 3339.
+
+    Attributes:
+        tag: a keyed hash of tenant and id
+        comparisons: learned and not taken back
+        first_seen: of the first comparison; null if it is not known
+        last_seen: of the latest comparison; null if it is not known
+    """
 
     tag: str
     comparisons: int
@@ -120,7 +185,13 @@ class ListedUserAnswer:
 
 @dataclass(frozen=True, slots=True)
 class UsersAnswer:
-    """Answer of `GET /users`; `after` asks for the next page, and is null on the last."""
+    """Answer of `GET /users`; `after` asks for the next page, and is null on the last.
+
+    Attributes:
+        basis: the basis whose users are listed
+        users: in no order
+        after: to be sent as `after` for the next page
+    """
 
     basis: str
     users: list[ListedUserAnswer]

@@ -53,7 +53,17 @@ _PLAIN_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """RFC 9457 problem document; `errors` names each field of an `invalid-request`."""
+    """RFC 9457 problem document; `errors` names each field of an `invalid-request`.
+
+    Attributes:
+        type: path of the page that explains the code, `/errors/{code}`
+        title: what kind of error it is, the same for every error of this code
+        status: HTTP status, repeated
+        code: what programs tell errors apart by; stable
+        detail: what was wrong this time: the field, the number and the limit
+        request_id: as in the header `x-request-id` and in the server's log
+        errors: with `invalid-request`: for each field, its name and what is wrong with it
+    """
 
     type: str
     title: str

@@ -27,7 +27,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class RatioBin:
-    """Users whose certified ratio is at least `lower` and below `upper` (the last bin has its end too)."""
+    """Users whose certified ratio is at least `lower` and below `upper` (the last bin has its end too).
+
+    Attributes:
+        lower: the bin's beginning, from 0 to 1
+        upper: the bin's end
+        users: how many there are
+    """
 
     lower: float
     upper: float
@@ -36,7 +42,13 @@ class RatioBin:
 
 @dataclass(frozen=True, slots=True)
 class WorstDecile:
-    """The tenth of the users for whom least is proved: their mean ratio, and their mean weights over the certificate's rewards."""
+    """The tenth of the users for whom least is proved: their mean ratio, and their mean weights over the certificate's rewards.
+
+    Attributes:
+        users: how many there are, at least 1
+        mean_ratio: mean of their certified ratios, from 0 to 1
+        weights: mean of their weights over the certificate's rewards; sums to 1
+    """
 
     users: int
     mean_ratio: float
@@ -48,6 +60,11 @@ class Suggestion:
     """Weights to align a further member to: of those users who could gain by one and the same policy, weighted by their gain.
 
     `gain` is the most that the member could bring to an average user, as far as the certificate knows; it promises nothing.
+
+    Attributes:
+        weights: over the certificate's rewards; sums to 1
+        users: who could gain
+        gain: at most, for an average user, in the certificate's normalised reward
     """
 
     weights: dict[str, float]
@@ -57,7 +74,13 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class MemberCoverage:
-    """The share of users whom a member serves best, and what an average user loses without it."""
+    """The share of users whom a member serves best, and what an average user loses without it.
+
+    Attributes:
+        member: name of the member
+        share: of the users, from 0 to 1
+        loss_if_dropped: reward that an average user loses without it, in logits of the serving family
+    """
 
     member: str
     share: float

@@ -46,7 +46,15 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One head's part of a score: `contribution = weight * reward`; `examples` are texts that show what the head stands for."""
+    """One head's part of a score: `contribution = weight * reward`; `examples` are texts that show what the head stands for.
+
+    Attributes:
+        head: name of the head
+        weight: this user's weight of the head, from 0 to 1
+        reward: what the head gives the response, in logits
+        contribution: `weight` times `reward`; the contributions of a response sum to its score
+        examples: short texts that the head rates highly, from the bundle; missing if it has none
+    """
 
     head: str
     weight: float

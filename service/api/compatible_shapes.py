@@ -1,0 +1,156 @@
+"""Shapes of compatible answers, as clients of OpenAI, Cohere and Jina read them: for the OpenAPI document, as `shapes`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attune.service.usecases.people import Personalization
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """What a choice says.
+
+    Attributes:
+        role: always `assistant`
+        content: the text
+        refusal: always null
+    """
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatChoice:
+    """One choice, and what only Attune says of it.
+
+    Attributes:
+        index: place of the choice, from 0
+        message: what it says
+        logprobs: always null
+        finish_reason: `stop`, or `length` where it was cut at the limit of tokens
+        candidate_id: names the answer for `/feedback`; null where nobody was named as `user`, or nothing could be kept
+        member: the member that wrote it
+        score: its reward for this user, in logits; only with `attune.score`
+        std: standard deviation of the score; only with `attune.score`
+        rank: 1 for the choice with the highest score; only with `attune.score`
+    """
+
+    index: int
+    message: ChatMessage
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+    candidate_id: str | None
+    member: str
+    score: float | None = None
+    std: float | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatUsage:
+    """Tokens, as the members count them.
+
+    Attributes:
+        prompt_tokens: of the prompt, once for all choices
+        completion_tokens: of all choices
+        total_tokens: their sum
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTold:
+    """What a client that knows Attune may want.
+
+    Attributes:
+        decision_id: names the decision for `/feedback`; null if it was not kept
+        personalization: `applied`, `prior` or `unavailable`, as on native routes
+        comparisons: what is known of the user
+        ignored: fields of the request that were read and not used
+    """
+
+    decision_id: str | None
+    personalization: Personalization
+    comparisons: int
+    ignored: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCompletion:
+    """Answer of `POST /v1/chat/completions` without `stream`.
+
+    Attributes:
+        id: of this completion
+        object: always `chat.completion`
+        created: Unix seconds
+        model: the member that wrote the first choice
+        system_fingerprint: the bundle that decided
+        choices: the answers
+        usage: tokens
+        attune: what OpenAI's API has no field for
+    """
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: ChatUsage
+    attune: ChatTold
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One result.
+
+    Attributes:
+        index: place of the document in the request, from 0
+        relevance_score: logistic function of its reward for this user, from 0 to 1; the order is that of the rewards
+        document: the document's text, under `text`; only with `return_documents`
+    """
+
+    index: int
+    relevance_score: float
+    document: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankUsage:
+    """Tokens through the scorer.
+
+    Attributes:
+        total_tokens: all of them
+        prompt_tokens: the same
+        truncated_tokens: those that the scorer had no room for; missing if there were none
+    """
+
+    total_tokens: int
+    prompt_tokens: int
+    truncated_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankAnswer:
+    """Answer of the three rerank routes.
+
+    Attributes:
+        id: of this answer
+        model: the reward family that scored
+        results: best first, at most `top_n`
+        usage: tokens, as Jina has them
+        meta: version and billed units, as Cohere has them
+    """
+
+    id: str
+    model: str
+    results: list[RankedDocument]
+    usage: RerankUsage
+    meta: dict[str, Any]
