@@ -15,7 +15,9 @@ from attune.service.settings import CONFIG_VARIABLE, Settings, variable
 from tests.project.tree import ROOT, tracked
 
 RULES = ROOT / "deploy" / "prometheus"
-MANIFESTS = [path for path in tracked() if path.startswith(("deploy/", "docker/")) and path.endswith((".yaml", ".yml"))]
+MANIFESTS = [
+    path for path in tracked() if path.startswith(("deploy/", "docker/")) and path.endswith((".yaml", ".yml")) and "/templates/" not in path
+]
 
 
 def exposed() -> set[str]:

@@ -1,0 +1,63 @@
+{{- define "attune.name" -}}
+{{- if contains "attune" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-attune" .Release.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "attune.selector" -}}
+app.kubernetes.io/name: attune
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "attune.labels" -}}
+{{ include "attune.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: attune
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "attune.server" -}}
+{{ include "attune.selector" (merge (dict "component" "server") .) }}
+{{- end }}
+
+{{- define "attune.image" -}}
+{{ .Values.image.repository }}:{{ default (ternary "gpu" "cpu" .Values.gpu.enabled) .Values.image.tag }}
+{{- end }}
+
+{{- define "attune.secret" -}}
+{{ default (include "attune.name" .) .Values.secret.existing }}
+{{- end }}
+
+{{- define "attune.claim" -}}
+{{ default (printf "%s-bundles" (include "attune.name" .)) .Values.bundle.claim.existing }}
+{{- end }}
+
+{{- define "attune.container-security" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "attune.pod-security" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "attune.fetch" -}}
+image: {{ include "attune.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+args: [bundle, fetch, {{ required "bundle.url: where the bundle is fetched from" .Values.bundle.url | quote }}, --out, /bundles, --link, {{ .Values.bundle.path | quote }}]
+{{- with .Values.bundle.credentials }}
+envFrom:
+  - secretRef: {name: {{ . }}}
+{{- end }}
+securityContext: {{- include "attune.container-security" . | nindent 2 }}
+volumeMounts:
+  - {name: bundles, mountPath: /bundles}
+  - {name: tmp, mountPath: /tmp}
+{{- end }}

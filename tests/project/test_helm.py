@@ -1,0 +1,144 @@
+"""The chart: rendered and linted by Helm itself where its library is installed (PyPI: helm-python-sdk), and read with care where it is not."""
+
+from __future__ import annotations
+
+import re
+from functools import reduce
+from typing import Any
+
+import pytest
+import yaml
+
+from attune.service.settings import Settings, variable
+from tests.project.tree import ROOT
+
+CHART = ROOT / "deploy" / "helm" / "attune"
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in sorted((CHART / "templates").iterdir())}
+SECRET = {"secret": {"existing": "attune"}}
+CASES: dict[str, dict[str, Any]] = {
+    "a claim and an external Redis": SECRET,
+    "a job that fills the claim": {**SECRET, "bundle": {"source": "job", "url": "s3://models/bundle-own-1", "credentials": "store"}},
+    "an init container": {
+        **SECRET,
+        "bundle": {"source": "init", "url": "https://models.example.com/bundle.tar.gz"},
+        "scaling": {"mode": "keda"},
+    },
+    "a bundle as an image": {
+        **SECRET,
+        "bundle": {"source": "image", "image": "registry.example.com/b@sha256:0"},
+        "scaling": {"mode": "none"},
+    },
+    "everything on a GPU": {
+        "secret": {"userSecret": "made with openssl", "apiKeys": "key:acme"},
+        "gpu": {"enabled": True},
+        "redis": {"mode": "bundled"},
+        "vllm": {"enabled": True, "args": ["--enable-lora"], "adaptersClaim": "adapters", "cacheClaim": "weights"},
+        "ingress": {"enabled": True, "className": "nginx", "annotations": {"cert-manager.io/cluster-issuer": "letsencrypt"}},
+        "monitoring": {"serviceMonitor": True, "rules": True, "dashboard": True, "labels": {"release": "prometheus"}},
+        "roster": {"concise": {"kind": "openai", "base_url": "http://attune-vllm:8000/v1", "model": "concise"}},
+        "networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]},
+    },
+}
+
+
+def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the manifests that Helm makes of these values."""
+    helm = pytest.importorskip("helm_python", reason="Helm's library is not installed: pip install helm-python-sdk")
+    texts = helm.Chart.load(CHART).render(values, name="attune", namespace="products")
+    return [found for name, text in texts.items() if name.endswith(".yaml") for found in yaml.safe_load_all(text) if found is not None]
+
+
+def one(manifests: list[dict[str, Any]], kind: str, name: str = "attune") -> dict[str, Any]:
+    (found,) = [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def test_every_value_that_a_template_reads_is_there_to_be_set_and_every_value_is_read():
+    read = {name for text in TEMPLATES.values() for name in re.findall(r"\.Values((?:\.\w+)+)", text)}
+    for name in read:
+        assert reduce(lambda values, key: values[key], name.strip(".").split("."), VALUES) is not None, name
+    leaves = (
+        {f".{name}.{key}" if isinstance(value, dict) else f".{name}" for name, value in VALUES.items() for key in value or [name]}
+        if VALUES
+        else set()
+    )
+    whole = {".settings", ".roster", ".affinity"}
+    unread = {leaf for leaf in leaves if not any(leaf.startswith(name) or name.startswith(leaf) for name in read | whole)}
+    assert unread == set()
+
+
+def test_the_chart_sets_only_settings_that_exist():
+    named = {name for text in TEMPLATES.values() for name in re.findall(r"ATTUNE_[A-Z_]*[A-Z]", text)} - {"ATTUNE"}
+    assert named <= set(map(variable, Settings.model_fields))
+    assert set(VALUES["settings"]) <= set(Settings.model_fields)
+
+
+def test_rules_and_dashboard_of_the_chart_are_those_of_the_repository():
+    for name, source in (("alerts.yml", "prometheus"), ("recording.yml", "prometheus"), ("attune.json", "grafana")):
+        assert (CHART / "files" / name).resolve() == ROOT / "deploy" / source / name
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_helm_finds_nothing_wrong_with_the_chart(values):
+    helm = pytest.importorskip("helm_python", reason="Helm's library is not installed: pip install helm-python-sdk")
+    told = helm.lint(CHART, values, strict=True)
+    assert told["errors"] == []
+    assert [message for message in told["messages"] if message["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_what_is_rendered_is_what_kubernetes_takes(values):
+    manifests = rendered(values)
+    assert {"Deployment", "Service", "ConfigMap", "PodDisruptionBudget"} <= {each["kind"] for each in manifests}
+    names = [(each["kind"], each["metadata"]["name"]) for each in manifests]
+    assert len(names) == len(set(names))
+    validate = pytest.importorskip("kubernetes_validate", reason="schemas of Kubernetes are not installed: pip install kubernetes-validate")
+    for each in manifests:
+        if "." not in each["apiVersion"] or each["apiVersion"].split("/")[0].endswith(".k8s.io"):
+            validate.validate(each, "1.33", strict=True)
+
+
+def test_the_server_of_the_chart_is_that_of_the_plain_manifests():
+    (plain,) = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/deployment.yaml").read_text(encoding="utf-8"))
+    ours, theirs = one(rendered(SECRET), "Deployment")["spec"], plain["spec"]
+    pod, other = ours["template"]["spec"], theirs["template"]["spec"]
+    assert ours["strategy"] == theirs["strategy"]
+    for name in ("enableServiceLinks", "automountServiceAccountToken", "terminationGracePeriodSeconds", "securityContext", "volumes"):
+        assert pod[name] == other[name], name
+    (container,), (twin,) = pod["containers"], other["containers"]
+    for name in (
+        "env",
+        "envFrom",
+        "ports",
+        "resources",
+        "securityContext",
+        "startupProbe",
+        "readinessProbe",
+        "livenessProbe",
+        "volumeMounts",
+    ):
+        assert container[name] == twin[name], name
+
+
+def test_every_way_to_a_bundle_ends_in_a_folder_that_the_server_is_told():
+    for case, values in CASES.items():
+        (container,) = one(rendered(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+        told = {each["name"]: each.get("value") for each in container["env"]}
+        assert told["ATTUNE_BUNDLE"] == "/bundles/current", case
+    job = one(rendered(CASES["a job that fills the claim"]), "Job", "attune-bundle")["spec"]["template"]["spec"]
+    assert job["containers"][0]["args"] == ["bundle", "fetch", "s3://models/bundle-own-1", "--out", "/bundles", "--link", "current"]
+    assert job["volumes"][0]["persistentVolumeClaim"] == {"claimName": "attune-bundles"}
+
+
+def test_what_is_missing_is_named():
+    helm = pytest.importorskip("helm_python", reason="Helm's library is not installed: pip install helm-python-sdk")
+    for values, named in (
+        ({}, r"secret\.userSecret"),
+        ({**SECRET, "bundle": {"source": "job"}}, r"bundle\.url"),
+        ({**SECRET, "bundle": {"source": "disk"}}, "claim, job, init or image"),
+        ({**SECRET, "redis": {"mode": "cluster"}}, "external or bundled"),
+        ({**SECRET, "scaling": {"mode": "cpu"}}, "hpa, keda or none"),
+    ):
+        with pytest.raises(helm.HelmError, match=named):
+            rendered(values)
