@@ -46,6 +46,7 @@ from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.documentation import documented
 from attune.service.http.edge import Edge
+from attune.service.live.bundle_watch import BundleWatch
 from attune.service.live.health import Health
 from attune.service.live.joined import Joined
 from attune.service.live.loading import Reloader, load_serving
@@ -54,7 +55,7 @@ from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNum
 from attune.service.live.scorers import LoadPlan, open_own_scorer
 from attune.service.live.scoring_later import ScoringLater
 from attune.service.live.watching import watch_health, watch_live
-from attune.service.machine import cautions, find_bundle, load_keyring, load_user_secret
+from attune.service.machine import bundle_there, cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.member import Member
 from attune.service.members.pool import UpstreamPool
 from attune.service.observe.logs import get_logger, log_ready
@@ -234,6 +235,16 @@ async def _start(
     watch.start()
     parts.callback(watch.stop)
     settle_heap()
+    if settings.bundle_poll_s and (joined is None or joined.first):
+        bundles = BundleWatch(
+            lambda: bundle_there(settings),
+            lambda: live.serving.bundle.id if live.serving else "",
+            lambda: live.runtime.reload(None) if live.runtime else asyncio.sleep(0),
+            settings.bundle_poll_s,
+            metrics,
+        )
+        bundles.start()
+        parts.push_async_callback(bundles.aclose)
     parts.push_async_callback(_drain, live, live.runtime, settings.drain_s)
     return live.serving, where
 

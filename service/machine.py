@@ -6,6 +6,7 @@ Nothing here knows how the values are used.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -80,12 +81,25 @@ def find_bundle(settings: Settings) -> Path:
     if settings.bundle:
         if not (Path(settings.bundle) / "manifest.json").is_file():
             raise SettingsError(BadSetting(variable("bundle"), settings.bundle, "no manifest.json there, so it is no complete bundle"))
-        return Path(settings.bundle)
+        return Path(settings.bundle).resolve()  # a link may be moved while its bundle is read
     folder = settings.data_dir / "bundles"
     manifests = sorted(folder.glob("bundle-*/manifest.json"), key=lambda path: (path.stat().st_mtime, path.parent.name))
     if not manifests:
         raise SettingsError(BadSetting(variable("bundle"), str(folder), "no bundle-* there; make the demo with `make bundle` or name one"))
     return manifests[-1].parent
+
+
+def bundle_there(settings: Settings) -> str:
+    """Returns the id of the bundle that a start would load now.
+
+    Raises:
+        OSError, ValueError, KeyError: there is none, or its manifest cannot be read.
+    """
+    try:
+        folder = find_bundle(settings)
+    except SettingsError as error:
+        raise FileNotFoundError(str(error)) from error
+    return str(json.loads((folder / "manifest.json").read_bytes())["id"])
 
 
 UPSTREAM_CONNECTIONS = 256

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
 
     # what is served
     bundle: str = Field("", description="bundle folder; empty: the newest bundle-* in the data directory's bundles/")
+    bundle_poll_s: float = Field(
+        0.0, ge=0, le=3600, description="how often a replica looks for another bundle where its own lies, and swaps; 0: at a reload only"
+    )
     roster: str = Field("", description="members file; empty: the bundle's own")
     family: str = Field("", max_length=64, description="family that serves where a request names none; empty: the bundle's own")
     shadow_families: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -58,6 +58,25 @@ def bundle_build(
     typer.echo(done.path)
 
 
+@bundle_app.command("fetch")
+def bundle_fetch(
+    source: Annotated[
+        str, typer.Argument(help="A folder, or file://, http(s)://, s3://, gs:// or az:// address with manifest.json in it.")
+    ],
+    out: Out = Path(".attune/bundles"),
+    link: Annotated[str, typer.Option(help="Name in the folder of a link that is moved to the bundle; servers that poll swap.")] = "",
+) -> None:
+    """Bring a bundle into a folder, whole and verified or not at all; prints its directory. Object stores need the extra `store`."""
+    from attune.models.export.fetching import NotFetched, fetch_bundle  # noqa: PLC0415 - hashing is for those who ask
+    from attune.models.seam.bundle import BundleInvalid  # noqa: PLC0415 - the same
+
+    try:
+        typer.echo(fetch_bundle(source, out, link, lambda line: typer.echo(line, err=True)))
+    except (NotFetched, BundleInvalid, OSError) as error:
+        typer.echo(f"not fetched: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 @bundle_app.command("show")
 def bundle_show(path: Annotated[Path, typer.Argument(help="A bundle directory.")]) -> None:
     """Verify a bundle and print its manifest without the file table."""

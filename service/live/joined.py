@@ -51,6 +51,11 @@ class Joined:
         self._reloader: Reloader | None = None
         self._live: Live | None = None
 
+    @property
+    def first(self) -> bool:
+        """Whether this process does what one of them is to do for all."""
+        return self._index == 0
+
     async def connect(self) -> Path:
         """Returns the folder of the bundle that serves, having joined."""
         self._control = await call_parent(self._control_path, self._answer, _orphaned)

@@ -1,4 +1,4 @@
-"""The chart: rendered and linted by Helm itself where its library is installed (PyPI: helm-python-sdk), and read with care where it is not."""
+"""The chart, rendered and linted by Helm itself where its library is installed (PyPI: helm-python-sdk), and read where it is not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a job that fills the claim": {**SECRET, "bundle": {"source": "job", "url": "s3://models/bundle-own-1", "credentials": "store"}},
     "an init container": {
         **SECRET,
-        "bundle": {"source": "init", "url": "https://models.example.com/bundle.tar.gz"},
+        "bundle": {"source": "init", "url": "https://models.example.com/bundle-own-1"},
         "scaling": {"mode": "keda"},
     },
     "a bundle as an image": {
@@ -119,6 +119,7 @@ def test_the_server_of_the_chart_is_that_of_the_plain_manifests():
         "volumeMounts",
     ):
         assert container[name] == twin[name], name
+    assert [each for each in container["env"] if each["name"] != "ATTUNE_BUNDLE_POLL_S"] == twin["env"]
 
 
 def test_every_way_to_a_bundle_ends_in_a_folder_that_the_server_is_told():

@@ -1,0 +1,61 @@
+"""Another bundle at the configured place is found and loaded; a refused one is left alone, and nothing stops what serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attune.service.errors import BundleRefused
+from attune.service.live.bundle_watch import BundleWatch
+from attune.service.machine import bundle_there
+from attune.service.observe.metrics import Metrics
+from attune.service.settings import Settings
+from tests.tiny_bundle import write_tiny_bundle
+
+
+class Deployment:
+    """What serves, and what was loaded; whatever `bad` names is refused."""
+
+    def __init__(self, link: Path) -> None:
+        self.settings = Settings(bundle=str(link))
+        self.serving = bundle_there(self.settings)
+        self.loads: list[str] = []
+        self.bad = ""
+        self.metrics = Metrics()
+        self.watch = BundleWatch(lambda: bundle_there(self.settings), lambda: self.serving, self.load, 3600.0, self.metrics)
+
+    async def load(self) -> None:
+        found = bundle_there(self.settings)
+        self.loads.append(found)
+        if found == self.bad:
+            raise BundleRefused(f"{found} is bad")
+        self.serving = found
+
+    def reloads(self, result: str) -> float:
+        return self.metrics.registry.get_sample_value("attune_bundle_reloads_total", {"result": result}) or 0.0
+
+
+async def test_every_look_swaps_to_what_the_link_names_and_tries_a_refused_bundle_once(tmp_path: Path):
+    first, second = write_tiny_bundle(tmp_path / "one"), write_tiny_bundle(tmp_path / "two", salt=0.5)
+    link = tmp_path / "current"
+    link.symlink_to(first)
+    deployment = Deployment(link)
+    before = deployment.serving
+    await deployment.watch.look()
+    assert deployment.loads == []
+
+    link.unlink()
+    await deployment.watch.look()  # for a moment there is none
+    assert (deployment.loads, deployment.serving) == ([], before)
+
+    link.symlink_to(second)
+    deployment.bad = bundle_there(deployment.settings)
+    assert deployment.bad != before
+    await deployment.watch.look()
+    await deployment.watch.look()
+    assert (deployment.loads, deployment.serving) == ([deployment.bad], before)
+    assert deployment.reloads("refused") == 1
+
+    link.unlink()
+    link.symlink_to(first)
+    await deployment.watch.look()
+    assert deployment.loads == [deployment.bad]
