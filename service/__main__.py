@@ -288,12 +288,13 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     from attune.service.http.server import Server, quiet  # noqa: PLC0415  the same
     from attune.service.live.reloading import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
+    from attune.service.observe.loop import settle_heap  # noqa: PLC0415  the same
     from attune.service.parts import check_cheap  # noqa: PLC0415  the same
 
     check_cheap(settings)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-    app = create_app(settings, address=address, opened=lambda: _listen(listener), place=place)
+    app = create_app(settings, address=address, opened=lambda: _listen(listener), place=place, settle=settle_heap)
     bounds = Bounds(most=min(settings.max_connections, descriptors_for_callers(settings.redis_pool_size)))
     config = uvicorn.Config(
         quiet(app),

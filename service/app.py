@@ -59,7 +59,7 @@ from attune.service.machine import bundle_there, cautions, find_bundle, load_key
 from attune.service.members.member import Member
 from attune.service.members.pool import UpstreamPool
 from attune.service.observe.logs import get_logger, log_ready
-from attune.service.observe.loop import LoopWatch, settle_heap
+from attune.service.observe.loop import LoopWatch
 from attune.service.observe.metrics import Metrics
 from attune.service.parts import Refusal, explain, open_store, store_bounds
 from attune.service.settings import Settings, SettingsError, numbers_for
@@ -83,6 +83,7 @@ def create_app(
     members: Mapping[str, Member] | None = None,
     clock: Callable[[], float] = time.time,
     place: tuple[str, int] | None = None,
+    settle: Callable[[], int] = lambda: 0,
 ) -> FastAPI:
     """Returns the application; its parts are built when its lifespan starts.
 
@@ -94,6 +95,8 @@ def create_app(
         members: in place of a roster, by the names of the portfolio.
         clock: Unix seconds.
         place: where the parent listens and the number of this process, where it is one of several.
+        settle: called after the start and after each reload, once what lives for good is in memory; returns the number of objects that it
+            froze. A process that only serves brings `settle_heap`; one that embeds the application keeps its collector as it is.
 
     Raises:
         SettingsError: keys or secret cannot be read.
@@ -116,7 +119,7 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
             try:
-                serving, where = await _start(settings, metrics, live, health, Given(store, members, clock), joined, parts)
+                serving, where = await _start(settings, metrics, live, health, Given(store, members, clock, settle), joined, parts)
             except Exception as error:
                 refusal = explain(error)
                 _log.error("cannot start", kind=refusal.kind, reason=refusal.reason, setting=refusal.setting, **_traceback(refusal))
@@ -167,6 +170,7 @@ class Given:
     store: state.Store | None
     members: Mapping[str, Member] | None
     clock: Callable[[], float]
+    settle: Callable[[], int]
 
 
 async def _start(
@@ -201,7 +205,7 @@ async def _start(
     # 4. What outlives bundles.
     def swapped(serving: Serving) -> None:
         _announce(metrics, serving)
-        settle_heap()
+        metrics.settled(given.settle())
 
     tally = MemberTally(store, given.clock)
     parts.push_async_callback(tally.aclose)
@@ -234,7 +238,7 @@ async def _start(
     watch = LoopWatch(metrics.loop_lagged, metrics.gc_paused)
     watch.start()
     parts.callback(watch.stop)
-    settle_heap()
+    metrics.settled(given.settle())
     if settings.bundle_poll_s and (joined is None or joined.first):
         bundles = BundleWatch(
             lambda: bundle_there(settings),

@@ -81,6 +81,7 @@ class Metrics:
         )
         self._loop_lag = self._seconds("attune_loop_lag_seconds", "By how much the event loop woke late.")
         self._gc_pause = self._seconds("attune_gc_pause_seconds", "Collections of garbage.", ["generation"])
+        self._frozen = Gauge("attune_frozen_objects", "Objects of the heap that collections pass over.", registry=registry)
         self._build = Gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"], registry=registry)
         self._bundle = Gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"], registry=registry)
         self._reloads = Counter("attune_bundle_reloads", "Attempts to load another bundle.", ["result"], registry=registry)
@@ -202,6 +203,10 @@ class Metrics:
     def gc_paused(self, generation: int, seconds: float) -> None:
         """Observes one collection."""
         self._gc_pause.labels(str(generation)).observe(seconds)
+
+    def settled(self, frozen: int) -> None:
+        """States how many objects collections pass over from now on."""
+        self._frozen.set(frozen)
 
     def built(self, version: str, provider: str) -> None:
         """States what runs: Attune's version and the execution provider of the scorer."""

@@ -85,10 +85,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, store: Store | None = None, members: dict[str, Voice] | None = None) -> AsyncIterator[Service]:
+async def running(
+    settings: Settings, store: Store | None = None, members: dict[str, Voice] | None = None, settle: Callable[[], int] = lambda: 0
+) -> AsyncIterator[Service]:
     """Starts the application, and stops it as the server would."""
     members, clock = voices() if members is None else members, Clock()
-    app = create_app(settings, store=store, members=members, clock=clock)
+    app = create_app(settings, store=store, members=members, clock=clock, settle=settle)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, app.router.lifespan_context(app):
         yield Service(app, client, members, clock)

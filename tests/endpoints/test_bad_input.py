@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attune.service.ids import candidate_id, new_decision_id
+from attune.service.ids import candidate_id
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.stores import FreshStore
@@ -16,7 +16,9 @@ from tests.stores import FreshStore
 SCORE: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "responses": [SHORT, LONG]}
 GENERATE: dict[str, Any] = {"user": "u1", "prompt": PROMPT}
 FEEDBACK: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "chosen_text": SHORT, "rejected_text": LONG}
-PAIR: dict[str, Any] = {"user": "u1", "chosen": candidate_id(new_decision_id(), 0), "rejected": candidate_id(new_decision_id(), 1)}
+# Fixed, so that a test is called the same in every process that collects it.
+DECISIONS = ("01a2194c-e8a3-7000-8000-000000000001", "01a2194c-e8a3-7000-8000-000000000002", "01a2194c-e8a3-7000-8000-000000000003")
+PAIR: dict[str, Any] = {"user": "u1", "chosen": candidate_id(DECISIONS[0], 0), "rejected": candidate_id(DECISIONS[1], 1)}
 ABSENT = object()
 
 
@@ -73,7 +75,7 @@ FIELDS = [
     ("/feedback", changed(PAIR, rejected=PAIR["chosen"]), "rejected", "same candidate"),
     ("/feedback", changed(PAIR, chosen_text="x"), "chosen_text", "either two ids or two texts"),
     ("/feedback", changed(PAIR, prompt="x"), "prompt", "beside candidate ids"),
-    ("/feedback", changed(PAIR, decision_id=new_decision_id()), "decision_id", "not the decision of either"),
+    ("/feedback", changed(PAIR, decision_id=DECISIONS[2]), "decision_id", "not the decision of either"),
     ("/feedback", changed(FEEDBACK, prompt=ABSENT), "prompt", "is missing"),
     ("/feedback", changed(FEEDBACK, rejected_text=ABSENT), "rejected_text", "is missing"),
     ("/feedback", changed(FEEDBACK, rejected_text=SHORT), "rejected_text", "equals chosen_text"),
@@ -115,7 +117,9 @@ BEYOND_LIMITS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "fields"), BEYOND_LIMITS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("path", "body", "fields"), BEYOND_LIMITS, ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:40]
+)
 async def test_fields_beyond_the_deployments_limits_are_named_together_once_the_shape_is_right(
     service: Service, path: str, body: Any, fields: set[str]
 ):

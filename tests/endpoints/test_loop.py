@@ -16,7 +16,7 @@ from tests.stores import FreshStore
 async def test_after_a_start_a_full_collection_walks_few_objects(settings_of: Callable[..., Settings]):
     gc.unfreeze()  # what services of other tests have frozen is walked too, or there would be nothing to compare with
     before = len(gc.get_objects())
-    async with running(settings_of(), FreshStore()) as service:
+    async with running(settings_of(), FreshStore(), settle=settle_heap) as service:
         assert gc.get_freeze_count() > 50_000
         walked = len(gc.get_objects())
         assert walked < 0.1 * before

@@ -63,6 +63,7 @@ def test_it_says_in_one_line_where_it_serves_what(data_dir):
         exposed = httpx.get(f"{url}/metrics").text
         # Nobody serves the members of this roster, which the line says, and the gauges as well as /readyz.
         assert "without member concise" in line
+        assert float(re.search(r"\nattune_frozen_objects (\S+)", exposed)[1]) > 50_000, "a process that only serves freezes its heap"
         assert 'attune_ready_part{part="scorer"} 1.0' in exposed
         assert 'attune_ready_part{part="members"} 0.0' in exposed
         assert exposed.count("attune_ready 0.0") == 1
