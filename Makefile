@@ -10,6 +10,7 @@ DATA_DIR ?= .attune
 BUNDLES := $(DATA_DIR)/bundles
 BIN := $(VENV)/bin
 FAST := tests/seam tests/batching tests/state tests/settings tests/observe tests/project/test_imports.py
+RULES := tests/project/test_tree.py tests/project/test_imports.py tests/project/test_dead_code.py
 
 # The demo bundle is built from the committed heads and the trunk in a Python package; nothing is fetched.
 BUILD_BUNDLE = $(BIN)/attune bundle demo --out $(BUNDLES)
@@ -31,7 +32,7 @@ serve: $(VENV)/.stamp-serve $(BUNDLES)/.stamp-demo ## install, build the demo bu
 bundle: $(BUNDLES)/.stamp-demo ## build the demo bundle
 
 test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
-	$(BIN)/python -m pytest $(TESTFLAGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTFLAGS)
 
 fast: $(VENV)/.stamp-dev ## run the tests that a change to seam, batching, state or service needs, in half a minute
 	$(BIN)/python -m pytest -q -m "not slow" $(FAST)
@@ -41,7 +42,7 @@ check: $(VENV)/.stamp-dev ## lint, formatting, types, import layers and the test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q tests/project
+	$(BIN)/python -m pytest -q $(RULES)
 
 format: $(VENV)/.stamp-dev ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix .

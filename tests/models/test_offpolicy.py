@@ -98,6 +98,7 @@ def test_the_value_of_uniform_routing_is_one_half_whatever_was_logged():
     assert found["dr"].value == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_the_intervals_hold_the_truth_in_nineteen_of_twenty_logs():
     found = coverage(60, users=80, rounds=5, truth_users=3000, seed=2)
     for policy in ("sampling", "best", "uniform", "best single"):
