@@ -98,6 +98,19 @@ def members(
     typer.echo(judge(BASE, folder, MANNER_REWARDS, demo_prompts().held_out, answers, out, seed=seed, progress=aside))
 
 
+@app.command("data")
+def data(
+    out: Out = Path(".attune/demo"),
+    users: Annotated[int, typer.Option(min=1, help="Simulated users.")] = 500,
+    per_user: Annotated[int, typer.Option(min=1, help="Comparisons of each.")] = 40,
+    seed: Seed = 0,
+) -> None:
+    """Write prefs.jsonl and prompts.txt, from which `demo/build.sh` makes a bundle by public commands alone."""
+    from demo.sample import write_data  # noqa: PLC0415 - torch
+
+    typer.echo(f"{write_data(out, users=users, per_user=per_user, seed=seed):,} comparisons in {out / 'prefs.jsonl'}")
+
+
 @app.command("sample")
 def sample(
     out: Annotated[Path, typer.Option(help="A .jsonl file.")] = Path("examples/prefs-sample.jsonl"),

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.families import Families, Row
+from attune.models.seam.json_lines import LinesInvalid, read_text_lines
 from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
 from attune.service.live.runtime import Serving
@@ -79,17 +80,21 @@ def read_prompts(file: Path) -> list[str]:
     """Returns the prompts of a file, one a line, each once: plain text, or JSON objects with the field `prompt`.
 
     Raises:
-        MeasureFailed: a line of JSON has no such text, or there are fewer than two prompts.
+        MeasureFailed: the file cannot be read, a line of JSON has no such text, or there are fewer than two prompts.
     """
     found: dict[str, None] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.strip()
+    try:
+        lines = read_text_lines(file)
+    except LinesInvalid as error:
+        raise MeasureFailed(str(error)) from error
+    for text in lines:
         if text.startswith("{"):
             kept = _kept(text)
-            text = str(kept["prompt"]).strip() if isinstance(kept, dict) and isinstance(kept.get("prompt"), str) else ""
-            if not text:
-                raise MeasureFailed(f"{file}, line {number}: an object with the text `prompt` is needed")
-        if text:
+            said = str(kept["prompt"]).strip() if isinstance(kept, dict) and isinstance(kept.get("prompt"), str) else ""
+            if not said:
+                raise MeasureFailed(f"{file}: {text[:60]}: an object with the text `prompt` is needed")
+            found[said] = None
+        else:
             found[text] = None
     if len(found) < 2:
         raise MeasureFailed(f"{file} has {len(found)} different prompts; two or more are needed")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from attune.command_line import plain_app
-from attune.models.commands.options import Cache, Out, Seed
+from attune.models.commands.options import Cache, Context, Out, PromptShare, Seed
+from attune.models.commands.reading import TABLE, reads_table
 
 import_app = plain_app("Bring in what was trained elsewhere. Needs the extra `train`.")
 
@@ -19,20 +20,24 @@ def import_group() -> None:
 
 
 @import_app.command("reward")
+@reads_table
 def import_reward(
     model: Annotated[str, typer.Argument(metavar="ID_OR_DIR", help="A sequence classifier, folder or hub id; its code is never run.")],
+    reading: Any,
     out: Out,
     names: Annotated[str, typer.Option(help="Of its heads, with commas between; the model's labels if not given.")] = "",
-    users: Annotated[str, typer.Option(metavar="FILE", help="Comparisons of people, to fit how they weigh the heads.")] = "",
-    max_tokens: Annotated[int | None, typer.Option(min=8, help="Of a text; the model's own limit up to 2048 if not given.")] = None,
+    users: Annotated[str, typer.Option(metavar="FILE", help=f"Comparisons of people, to fit how they weigh the heads: {TABLE}.")] = "",
+    context: Context = None,
+    prompt_share: PromptShare = 0.25,
     cache: Cache = None,
     seed: Seed = 0,
 ) -> None:
     """Make a trained reward model's outputs named heads, checked against transformers on 32 texts."""
+    from attune.models.data.templates import TextLimits  # noqa: PLC0415
     from attune.models.training.importing import import_reward_model  # noqa: PLC0415 - torch
 
     given = [name.strip() for name in names.split(",")] if names else []
-    done = import_reward_model(model, out, given, users, max_tokens=max_tokens, cache=cache, seed=seed)
+    done = import_reward_model(model, out, given, users, reading=reading, limits=TextLimits(context, prompt_share), cache=cache, seed=seed)
     for line in done.told:
         typer.echo(line, err=True)
     typer.echo(json.dumps(done.summary, indent=1))

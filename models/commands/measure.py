@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from attune.command_line import aside, plain_group
-from attune.models.commands.options import Base, Cache, Out, PromptsOption, RewardsOption, Seed
+from attune.models.commands.options import Base, Cache, Out, Processes, PromptsOption, RewardsOption, Seed
 from attune.models.commands.reading import TABLE, reads_table
 
 measure_app = plain_group("Measure, with seeds and 95 % intervals. Needs the extra `train`.")
@@ -17,7 +18,31 @@ measure_app = plain_group("Measure, with seeds and 95 % intervals. Needs the ext
 @measure_app.command("families")
 @reads_table
 def measure_families(
-    data: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons of users: {TABLE}")],
+    families: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `train families` or `import reward` wrote.")],
+    data: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons of other people: {TABLE}.")],
+    reading: Any,
+    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to write to; `measured` in FOLDER if not given.")] = None,
+    trunk: Annotated[str, typer.Option(metavar="ID_OR_DIR", help="Where the heads' trunk is now, if it has moved.")] = "",
+    apart: Annotated[str, typer.Option(help="`question`: a person's own questions are not in what is predicted of them.")] = "",
+    cache: Annotated[Path, typer.Option(file_okay=False, help="Folder that keeps vectors between runs.")] = Path(".attune/cache"),
+    processes: Processes = 1,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures for programs.")] = False,
+) -> None:
+    """Curves of heads that are trained already, on people training never met, and a verdict; trains none of them."""
+    from attune.models.measuring.families.more_people import MorePeople, measure_more  # noqa: PLC0415 - torch
+
+    if apart not in {"", "question"}:
+        raise typer.BadParameter(f"{apart!r} is not `question`", param_hint="--apart")
+    written = out or families / "measured"
+    found = measure_more(families, data, reading, written, MorePeople(trunk or None, seed, apart, processes), cache=cache, tell=aside)
+    typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (written / "report.md").read_text(encoding="utf-8"))
+
+
+@measure_app.command("learners")
+@reads_table
+def measure_learners(
+    data: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons of users: {TABLE}.")],
     reading: Any,
     out: Out = Path(".attune/families"),
     cache: Cache = Path(".attune/cache"),
@@ -25,7 +50,7 @@ def measure_families(
     users: Annotated[int, typer.Option(min=10, help="Most users of each kind and seed.")] = 400,
     only: Annotated[list[str] | None, typer.Option(help="Runs by name; all if not given.")] = None,
 ) -> None:
-    """Few-shot curves of every family and baseline on people who are strangers to them; writes report.md, results.json and plots."""
+    """Train every family and baseline on a part of a table and compare them on the rest; writes report.md, results.json and plots."""
     from attune.models.measuring.families.runs import evaluate_file  # noqa: PLC0415 - torch
 
     typer.echo(evaluate_file(data, reading, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))

@@ -8,9 +8,16 @@ from typing import Annotated
 import typer
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
-Out = Annotated[Path, typer.Option(help="Folder to write to; made if absent.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder that keeps embeddings between runs; none if not given.")]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Folder to write to; made if absent.")]
+Cache = Annotated[Path | None, typer.Option(file_okay=False, help="Folder that keeps embeddings between runs; none if not given.")]
 Base = Annotated[str, typer.Option(help="Folder or hub id of a causal language model.")]
 RewardsOption = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")]
 PromptsOption = Annotated[Path, typer.Option(help="Text file, one prompt a line; a tenth is held out, a tenth chooses checkpoints.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Of a member: dpo.learning_rate=1e-4, dpo.beta=0.2, answers=4, ...")]
+Processes = Annotated[int, typer.Option(min=1, help="That embed texts, each with a copy of the trunk; not used where there is CUDA.")]
+Context = Annotated[
+    int | None, typer.Option("--context", "--max-tokens", min=8, help="Tokens of a text; the model's own limit up to 2048 if not given.")
+]
+PromptShare = Annotated[
+    float, typer.Option(min=0.0, max=0.99, help="Of them, that a long prompt keeps beside a long response; what one leaves the other gets.")
+]

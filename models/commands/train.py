@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from attune.command_line import aside, plain_group
-from attune.models.commands.options import Base, Changes, Out, PromptsOption, RewardsOption, Seed
+from attune.models.commands.options import Base, Changes, Context, Out, Processes, PromptShare, PromptsOption, RewardsOption, Seed
 from attune.models.commands.reading import TABLE, reads_table
 
 
@@ -36,12 +36,14 @@ def train_families(
     ] = "",
     layers: Annotated[str, typer.Option(help="Hidden states that are pooled, such as 0,3,6; early, middle and last if not given.")] = "",
     pooling: Annotated[Pooling, typer.Option(help="How the states of a text become one vector.")] = Pooling.mean,
-    max_tokens: Annotated[int | None, typer.Option(min=8, help="Of a text; the trunk's own limit up to 2048 if not given.")] = None,
+    context: Context = None,
+    prompt_share: PromptShare = 0.25,
     families: Annotated[str, typer.Option(help="Names with commas between; those that did best if not given.")] = "",
     personalise: Annotated[bool, typer.Option("--personalise", help="Also where no gain was found, or people are few.")] = False,
     apart: Annotated[str, typer.Option(help="`question`: a person's own questions are not in what is predicted of them.")] = "",
     folds: Annotated[int, typer.Option(min=0, help="How often people are cut anew; 0 decides by how many there are.")] = 0,
-    cache: Annotated[Path, typer.Option(help="Folder that keeps vectors between runs.")] = Path(".attune/cache"),
+    cache: Annotated[Path, typer.Option(file_okay=False, help="Folder that keeps vectors between runs.")] = Path(".attune/cache"),
+    processes: Processes = 1,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures for programs.")] = False,
 ) -> None:
@@ -53,14 +55,16 @@ def train_families(
 
     if apart not in {"", "question"}:
         raise typer.BadParameter(f"{apart!r} is not `question`", param_hint="--apart")
+    if layers and not all(one.strip().isdigit() for one in layers.split(",")):
+        raise typer.BadParameter(f"{layers!r} is not numbers with commas between, such as 0,3,6", param_hint="--layers")
+    named = tuple(int(one) for one in layers.split(",")) if layers else None
     comparisons = read_comparisons(source, reading)
     aside(f"{len(comparisons):,} comparisons of {len(comparisons.users):,} people")
-    named = tuple(int(one) for one in layers.split(",")) if layers else None
-    limits = None if max_tokens is None else TextLimits(max_tokens=max_tokens)
+    limits = TextLimits(context, prompt_share)
     named_trunk = trunk or DEMO_TRUNK
     loaded = load_trunk(named_trunk, layers=named or spread_layers(named_trunk), pooling=pooling.value, limits=limits)
     wanted = tuple(one.strip() for one in families.split(",")) if families else ()
-    settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, seed=seed)
+    settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, processes=processes, seed=seed)
     found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside)
     typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (out / "report.md").read_text(encoding="utf-8"))
     aside(f"next: attune bundle build {out} --out .attune/bundles")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -24,8 +24,8 @@ from attune.models.seam.text import Encoded, TextEncoder
 
 Progress = Callable[[int, int], None]
 
-CHUNK = 1024
-"""Rows that are computed between two reports of progress."""
+CHUNK, CHUNK_TOKENS = 1024, 4096
+"""Most rows, and tokens where the embedder does not say how many it takes at once, that are computed between two reports of progress."""
 SHARD_ROWS, SHARD_S = 16_384, 30.0
 """A file of the cache is written after so many rows or seconds: an interrupted run loses half a minute at most."""
 
@@ -62,7 +62,7 @@ def embed_texts(
         trunk: embeds what the cache lacks.
         cache: folder of the cache, made if absent; None computes everything.
         progress: told how many of the missing rows are done; says so on standard error if None.
-        chunk: rows between two reports.
+        chunk: most rows between two reports.
 
     Raises:
         EmbeddingInvalid: a vector is not finite; what was computed before it is in the cache.
@@ -96,14 +96,29 @@ def embed_rows(
     # Long rows last: a batch holds rows of like length, and the progress of the first chunks is not the worst of it.
     missing = sorted((key for key in place if key not in known), key=lambda key: len(row_of[key]))
     with _Shards(cache, trunk) as shards:
-        for start in range(0, len(missing), chunk):
-            taken = missing[start : start + chunk]
+        done = 0
+        for taken in _chunks(missing, row_of, chunk, getattr(trunk, "tokens_at_once", CHUNK_TOKENS)):
             computed = trunk.embed([row_of[key] for key in taken])
             _refuse_not_finite(computed, [row_of[key] for key in taken])
             vectors[[place[key] for key in taken]] = computed
             shards.add(taken, computed)
-            progress(start + len(taken), len(missing))
+            done += len(taken)
+            progress(done, len(missing))
     return vectors[[place[key] for key in keys]]
+
+
+def _chunks(keys: Sequence[bytes], row_of: Mapping[bytes, Encoded], rows: int, tokens: int) -> Iterator[list[bytes]]:
+    """Yields the keys in order, so many at a time as have at most `rows` rows and `tokens` tokens, and one at least."""
+    taken: list[bytes] = []
+    held = 0
+    for key in keys:
+        if taken and (len(taken) == rows or held + len(row_of[key]) > tokens):
+            yield taken
+            taken, held = [], 0
+        taken.append(key)
+        held += len(row_of[key])
+    if taken:
+        yield taken
 
 
 def _key(trunk: str, row: Encoded) -> bytes:
@@ -131,11 +146,13 @@ def _read(cache: Path | None, trunk: Embedder, place: Mapping[bytes, int], vecto
     if cache is None:
         return found
     for file in sorted(_folder(cache, trunk).glob("*.npy")):
-        table = np.load(file, mmap_mode="r", allow_pickle=False)
-        if table["vector"].shape[1:] != (trunk.width,):
-            raise EmbeddingInvalid(
-                f"{file.parent.name}/{file.name} holds vectors {table['vector'].shape[1:]}; this trunk gives ({trunk.width},)"
-            )
+        try:
+            table = np.load(file, mmap_mode="r", allow_pickle=False)
+            shape = table["vector"].shape[1:]
+        except (ValueError, IndexError, EOFError) as error:
+            raise EmbeddingInvalid(f"{file} is damaged; delete it, and its vectors are computed again ({error})") from error
+        if shape != (trunk.width,):
+            raise EmbeddingInvalid(f"{file.parent.name}/{file.name} holds vectors {shape}; this trunk gives ({trunk.width},)")
         here = [(row, key) for row, key in enumerate(map(bytes, table["key"])) if key in place]
         if here:
             vectors[[place[key] for _, key in here]] = table["vector"][[row for row, _ in here]]

@@ -64,7 +64,8 @@ def read_rows(source: str | Path) -> Iterator[TableRow]:
         yield from _saved_rows(path)
         return
     if not path.is_file():
-        raise TableInvalid(f"{path} is not a file or folder")
+        what = "is a pipe or a device; write it to a file first" if path.exists() else "is not a file or folder"
+        raise TableInvalid(f"{path} {what}")
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     match suffixes[-1] if suffixes else "":
         case ".jsonl" | ".ndjson":
@@ -141,6 +142,9 @@ def _parquet_rows(path: Path) -> Iterator[TableRow]:
         raise TableInvalid(f"{path.name} needs pyarrow, which the extra `datasets` installs") from error
     try:
         with ParquetFile(path) as table:
+            names = table.schema_arrow.names
+            if len(set(names)) != len(names):
+                raise TableInvalid(f"{path.name} names a column twice: {', '.join(names)}")
             rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=BATCH))
             for number, value in enumerate(rows, start=1):
                 yield _row(f"{path.name} row {number}", value)

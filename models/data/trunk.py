@@ -37,6 +37,9 @@ DEMO_LAYERS = (3, 6)
 UNLIMITED = 1 << 20
 """Tokens: what a model without a limit of its own is taken to read."""
 
+CPU_TOKENS, GPU_TOKENS = 2048, 32_768
+"""Padded tokens of a batch."""
+
 _LANGUAGE_HEADS = re.compile(
     r"^(lm_head|cls|lm_predictions|mask_predictions|generator_\w+|vocab_\w+|decoder|head|embed_out|pooler)\.|position_ids$|inv_freq$|\.masked_bias$"
 )
@@ -110,11 +113,17 @@ class Trunk(nn.Module):
         mask = pool_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
 
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens are worth giving to `embed` in one call: a batch of a CPU, several of a GPU."""
+        return 2 * CPU_TOKENS if next(self.model.parameters()).device.type == "cpu" else 4 * GPU_TOKENS
+
     @torch.inference_mode()
-    def embed(self, rows: Sequence[Encoded], *, budget_tokens: int = 2048) -> NDArray[np.float32]:
+    def embed(self, rows: Sequence[Encoded], *, budget_tokens: int | None = None) -> NDArray[np.float32]:
         """Returns the vectors of `rows` `[N, D + 1]`, computed in length-sorted batches of padded tokens."""
         vectors = np.empty((len(rows), self.width), dtype=np.float32)
         device = next(self.model.parameters()).device
+        budget_tokens = budget_tokens or (CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         start = 0
         while start < len(order):

@@ -11,6 +11,9 @@ from attune.models.data.transcripts import ValueInvalid
 
 Winner = Literal["a", "b", "tie"]
 
+MOST_SHOWN = 60
+"""Characters of a value that an error shows."""
+
 _LATEST_S = 1e11
 """A time beyond the year 5138 is in milliseconds."""
 _TRUE, _FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
@@ -56,7 +59,7 @@ def number_of(value: object, column: str) -> float:
     """
     found = _as_number(value)
     if found is None or not math.isfinite(found):
-        raise ValueInvalid(column, f"is {value!r}; a finite number is needed")
+        raise ValueInvalid(column, f"is {_short(value)}; a finite number is needed")
     return found
 
 
@@ -84,7 +87,7 @@ def time_of(value: object, column: str) -> float | None:
         if at is not None:
             return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     if found is None or not math.isfinite(found):
-        raise ValueInvalid(column, f"is {value!r}; a time is needed, as RFC 3339 or Unix seconds")
+        raise ValueInvalid(column, f"is {_short(value)}; a time is needed, as RFC 3339 or Unix seconds")
     if abs(found) > _LATEST_S:
         raise ValueInvalid(column, f"is {value!r}; a time in seconds is needed, and this looks like milliseconds")
     return found
@@ -118,14 +121,19 @@ def winner_of(value: object, column: str) -> Winner:
             raise ValueInvalid(column, f"is {value!r}; a, b or tie is needed")
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
 def _as_number(value: object) -> float | None:
     if isinstance(value, bool):
         return None
-    if isinstance(value, int | float):
+    if not isinstance(value, int | float | str):
+        return None
+    try:
         return float(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    return None
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
+    except ValueError:
+        return None

@@ -26,7 +26,7 @@ from attune.models.data.trunk_file import load_trunk_of
 from attune.models.export.members import MemberFiles, read_members, without_certificate
 from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files
 from attune.models.export.precision import fused_fp16, row_scaled_int8, scorer_entry, tolerance
-from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, write_bundle
+from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, expect_name, write_bundle
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
 from attune.models.seam.portfolio import read_portfolio
@@ -73,6 +73,7 @@ def pack(
         HeadsInvalid, PortfolioInvalid, MembersInvalid, ProbesInvalid, ExportFailed, BundleInvalid: the parts do not fit; nothing is left
             behind.
     """
+    expect_name(name)
     trained, default = load_heads(families)
     trunk = trunk or load_trunk_of(families)
     families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained})

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from attune.models.alignment.answers import Rewards, RewardsInvalid
 from attune.models.alignment.member import MemberSettings, Prompts
+from attune.models.seam.json_lines import read_text_lines
 
 Array = NDArray[np.float64]
 
@@ -72,10 +73,11 @@ def read_prompts(file: Path) -> Prompts:
     Where a prompt belongs is fixed by its text, so that a longer file moves none of them.
 
     Raises:
+        LinesInvalid: the file cannot be read.
         SettingsInvalid: a part has fewer than two prompts.
     """
     parts: dict[str, list[str]] = {"training": [], "validation": [], "held_out": []}
-    for line in dict.fromkeys(filter(None, (line.strip() for line in file.read_text(encoding="utf-8").splitlines()))):
+    for line in dict.fromkeys(read_text_lines(file)):
         digit = hashlib.sha256(line.encode()).digest()[0] % 10
         parts["held_out" if digit == 0 else "validation" if digit == 1 else "training"].append(line)
     if min(map(len, parts.values())) < 2:

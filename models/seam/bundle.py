@@ -145,6 +145,12 @@ def basis_id(parts: Mapping[str, bytes]) -> str:
     return digest.hexdigest()[:12]
 
 
+def expect_name(name: str) -> None:
+    """Raises BundleInvalid where a bundle cannot be called `name`."""
+    if not (name.isascii() and name.replace("_", "").isalnum()):
+        raise BundleInvalid(f"bundle name {name!r} may have ASCII letters, digits and '_' only")
+
+
 def write_bundle(
     root: Path,
     name: str,
@@ -171,8 +177,7 @@ def write_bundle(
 
     Whatever is raised, nothing is left behind.
     """
-    if not (name.isascii() and name.replace("_", "").isalnum()):
-        raise BundleInvalid(f"bundle name {name!r} may have ASCII letters, digits and '_' only")
+    expect_name(name)
     missing = [required for required in REQUIRED if required not in files]
     if missing:
         raise BundleInvalid(f"bundle {name!r} lacks {', '.join(missing)}")

@@ -64,6 +64,26 @@ def read_json_lines(path: Path) -> Iterator[JsonLine]:
         raise LinesInvalid(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
+def read_text_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file, plain or gzip, without a byte-order mark, without the blanks around them; blank ones are left out.
+
+    Raises:
+        LinesInvalid: it cannot be read, or is no UTF-8; the message names it.
+    """
+    if path.exists() and not path.is_file():
+        raise LinesInvalid(f"{path} is a folder, a pipe or a device; a file is needed")
+    try:
+        with open_bytes(path) as stream:
+            text = stream.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LinesInvalid(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise LinesInvalid(f"{path} is cut off or not gzip: {error}") from error
+    except OSError as error:
+        raise LinesInvalid(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def open_bytes(path: Path) -> IO[bytes]:
     """Returns the bytes of a file, unpacked where it is gzip by its content or its name.
 

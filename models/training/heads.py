@@ -17,9 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
+from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import read_families, write_families
 from attune.models.seam.trust import ALWAYS
@@ -108,13 +110,20 @@ def load_heads(folder: Path) -> tuple[list[TrainedFamily], str]:
     """Returns the families that `save_heads` wrote, and the name of the default one.
 
     Raises:
-        HeadsInvalid: another schema, an unknown layer, or weights that do not fit.
-        FileNotFoundError: a file is absent.
+        HeadsInvalid: no such file, another schema, an unknown layer, or weights that do not fit.
+        FileNotFoundError: the weights are absent.
     """
-    document = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
-    if document.get("schema") != 1:
-        raise HeadsInvalid(f"heads.json has schema {document.get('schema')!r}; this version reads 1")
-    tensors: dict[str, NDArray[Any]] = load_file(folder / "heads.safetensors")
+    if not (folder / "heads.json").is_file():
+        raise HeadsInvalid(f"{folder} has no heads.json: it is no folder of families; `train families` and `import reward` write one")
+    document = read_document((folder / "heads.json").read_bytes(), file=str(folder / "heads.json"), schema=1, invalid=HeadsInvalid)
+    try:
+        tensors: dict[str, NDArray[Any]] = load_file(folder / "heads.safetensors")
+        return _trained(document, tensors)
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise HeadsInvalid(f"the heads in {folder} are damaged or of another make: {error!r}") from error
+
+
+def _trained(document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> tuple[list[TrainedFamily], str]:
     seam = {name.removeprefix("seam/"): array for name, array in tensors.items() if name.startswith("seam/")}
     buffer = io.BytesIO()
     np.savez(buffer, **seam)  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag

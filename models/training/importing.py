@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from attune.models.data.adapters import read_comparisons
+from attune.models.data.adapters import Reading, read_comparisons
 from attune.models.data.classifier import ClassifierTrunk, load_classifier
+from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.preferences import Texts
 from attune.models.data.probes import draw_probes, write_probes
@@ -22,6 +23,7 @@ from attune.models.training.heads import save_heads
 from attune.models.training.hierarchical import PopulationSettings
 from attune.models.training.imported import NAME, PROMPTS, RESPONSES, check_against_transformers, check_rows, head_names, import_family
 from attune.models.training.loop import TrainingData
+from attune.models.training.met import people_of, write_met
 
 FRACTIONS = (0.8, 0.2, 0.0)
 """Of the users, in training and validation; nothing is tested here, `attune measure families` does that."""
@@ -36,7 +38,15 @@ class Imported:
 
 
 def import_reward_model(
-    model: str, out: Path, names: Sequence[str], users: str, *, max_tokens: int | None = None, cache: Path | None = None, seed: int = 0
+    model: str,
+    out: Path,
+    names: Sequence[str],
+    users: str,
+    *,
+    reading: Reading | None = None,
+    limits: TextLimits | None = None,
+    cache: Path | None = None,
+    seed: int = 0,
 ) -> Imported:
     """Writes a reward model's heads into `out`, a folder of families with its probes, cards and provenance.
 
@@ -45,7 +55,8 @@ def import_reward_model(
         out: folder, made if absent.
         names: of its heads; empty takes the model's labels.
         users: table of comparisons that the population is fitted on; empty fits nobody.
-        max_tokens: most tokens of a text; None is the model's own limit.
+        reading: of that table.
+        limits: how long texts may be; None is the model's own limit.
         cache: folder of the embedding cache; None keeps none.
         seed: of the split of users and of the probes.
 
@@ -55,12 +66,12 @@ def import_reward_model(
         ComparisonInvalid, SplitInvalid: the table cannot be used; nothing was written.
     """
     # 1. The model, as a trunk and a final layer.
-    trunk = load_classifier(model, limits=TextLimits(max_tokens=max_tokens))
+    trunk = load_classifier(model, limits=limits)
     named = head_names(trunk.labels, names)
     # 2. Its answers, against transformers' own.
     worst = check_against_transformers(trunk, open_model(model)[2])
     # 3. The people, where there are any.
-    data = _people(users, trunk, cache, seed) if users else None
+    data = _people(users, reading, trunk, cache, seed) if users else None
     told = [*named.told]
     if users and len(named.names) == 1:
         told.append("the model has one head, under which everybody is alike: the users' comparisons fit nothing")
@@ -74,6 +85,7 @@ def import_reward_model(
         data.train.texts if data else Texts(tuple((prompt, None) for prompt in PROMPTS), tuple((p, r) for p in PROMPTS for r in RESPONSES))
     )
     write_probes(out, draw_probes(texts, seed))
+    write_met(out, people_of(data.train) + people_of(data.validation) if data else [])
     write_cards(out, [family], texts, data.vectors.candidates if data else trunk.embed(check_rows(trunk)))
     summary = {
         "heads": list(named.names),
@@ -87,7 +99,8 @@ def import_reward_model(
     return Imported(summary, tuple(told))
 
 
-def _people(users: str, trunk: ClassifierTrunk, cache: Path | None, seed: int) -> TrainingData:
-    comparisons = read_comparisons(users)
+def _people(users: str, reading: Reading | None, trunk: ClassifierTrunk, cache: Path | None, seed: int) -> TrainingData:
+    comparisons = read_comparisons(users, reading)
     parts = split(comparisons, "user", FRACTIONS, seed=seed)
-    return TrainingData(parts.train, parts.validation, embed_texts(comparisons.texts, trunk, cache))
+    with quick(trunk) as embedder:
+        return TrainingData(parts.train, parts.validation, embed_texts(comparisons.texts, embedder, cache))

@@ -51,7 +51,7 @@ def fit_ridge(inputs: NDArray[np.float32], train: Comparisons, validation: Compa
         strengths: to choose from, at least one.
 
     Raises:
-        ValueError: no comparison is left, or no input differs in any of them.
+        ValueError: no comparison is left.
     """
     used = np.concatenate([train.chosen, train.rejected])
     spread = inputs[used].std(axis=0, dtype=np.float64)
@@ -62,8 +62,11 @@ def fit_ridge(inputs: NDArray[np.float32], train: Comparisons, validation: Compa
         # The minimum lies in the space that the comparisons span: turned into it, nothing changes and a step costs less.
         back = np.linalg.svd(told, full_matrices=False)[2].T
         told, asked = told @ back, asked @ back
-    if not len(told) or not len(asked) or not told.any():
-        raise ValueError(f"{len(told)} comparisons to fit and {len(asked)} to choose by say nothing about {inputs.shape[1]} inputs")
+    if not len(told) or not len(asked):
+        raise ValueError(f"{len(told)} comparisons to fit and {len(asked)} to choose by are too few")
+    if not told.any():
+        # All answers alike in these inputs, as answers of one word are in length: the head that knows nothing.
+        return Ridge(np.zeros(inputs.shape[1]), max(strengths), nll_over_people(np.zeros(len(asked)), validation))
     weights = np.zeros(told.shape[1])
     found = []
     for strength in sorted(strengths, reverse=True):  # each starts from the one before it, which lies near

@@ -41,7 +41,7 @@ def read_set(data: str, folder: Path) -> Comparisons:
         typer.BadParameter: there is no such set, or its folder is not there.
     """
     if data not in (JESTER, UKP):
-        raise typer.BadParameter(f"{data!r} is neither {JESTER!r} nor {UKP!r}; a file of your own is for `attune measure families`")
+        raise typer.BadParameter(f"{data!r} is neither {JESTER!r} nor {UKP!r}; a file of your own is for `attune measure learners`")
     if not folder.is_dir():
         raise typer.BadParameter(f"{data} is not distributed with this project: give the folder that holds it (is {folder})")
     return read_jester(folder, per_user=JESTER_PER_USER) if data == JESTER else read_ukpconvarg(folder)

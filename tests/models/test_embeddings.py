@@ -92,3 +92,11 @@ def test_a_cache_of_another_width_is_refused_by_its_name(tmp_path):
     embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=silent)
     with pytest.raises(EmbeddingInvalid, match=r"vectors-bag-of-words/[0-9a-f]{16}\.npy holds vectors \(65,\); this trunk gives \(33,\)"):
         embed_texts(TEXTS, BagOfWords(WORDS, width=33), tmp_path, progress=silent)
+
+
+def test_many_tokens_are_computed_and_reported_in_parts_whatever_the_number_of_rows():
+    trunk, said = BagOfWords(WORDS), []
+    trunk.tokens_at_once = 8
+    embed_texts(TEXTS, trunk, progress=lambda done, total: said.append((done, total)))
+    assert len(trunk.asked) > 2
+    assert said == [(sum(trunk.asked[: part + 1]), 7) for part in range(len(trunk.asked))]

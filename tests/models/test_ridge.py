@@ -46,6 +46,13 @@ def test_fewer_comparisons_than_inputs_give_the_same_head_in_the_space_they_span
     np.testing.assert_allclose(whole.weights, newton(told, few.tie, few.weight, 3.0) * scale, atol=1e-5)
 
 
+def test_inputs_in_which_all_answers_are_alike_give_the_head_that_knows_nothing():
+    data, _ = small_world(users=20)
+    alike = fit_ridge(np.ones((len(data.vectors.candidates), 1), dtype=np.float32), data.train, data.validation)
+    assert alike.weights.tolist() == [0.0]
+    assert alike.validation_nll == pytest.approx(math.log(2))
+
+
 def test_the_global_head_that_starts_everything_is_ridge():
     data, _ = small_world(users=40)
     trained = train_bradley_terry(data, BradleyTerrySettings(subspace=SPACE), 0)

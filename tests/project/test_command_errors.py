@@ -32,7 +32,7 @@ FILES = {
     "absent.jsonl": None,
     "prefs.xlsx": b"PK",
 }
-READERS = (["data", "check"], ["measure", "families"], ["measure", "policy"], ["train", "router"])
+READERS = (["data", "check"], ["measure", "learners"], ["measure", "policy"], ["train", "router"])
 FINE = {("data", "one-user.jsonl"), ("data", "ties.jsonl"), ("data", "nobody.jsonl")}
 """Odd, and told with a warning: they can be read."""
 

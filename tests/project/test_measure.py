@@ -79,7 +79,7 @@ def test_prompts_are_text_or_json_and_each_is_asked_once(tmp_path):
     file.write_text('tell me\n\n{"prompt": "about tea"}\ntell me\n')
     assert read_prompts(file) == ["tell me", "about tea"]
     file.write_text('{"text": "about tea"}\n')
-    with pytest.raises(MeasureFailed, match="line 1"):
+    with pytest.raises(MeasureFailed, match="the text `prompt` is needed"):
         read_prompts(file)
 
 

@@ -69,7 +69,7 @@ def test_an_unknown_choice_is_refused_by_its_line(tmp_path, choice):
 def test_a_set_is_read_from_its_folder_and_what_is_none_is_refused(tmp_path):
     with pytest.raises(typer.BadParameter, match="jester is not distributed with this project: give the folder"):
         read_set("jester", tmp_path / "none")
-    with pytest.raises(typer.BadParameter, match="a file of your own is for `attune measure families`"):
+    with pytest.raises(typer.BadParameter, match="a file of your own is for `attune measure learners`"):
         read_set("gone.jsonl", tmp_path)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
+from attune.models.data.progress import Steps
 from attune.models.measuring.metrics import Interval, accuracy, bootstrap, calibration_error, negative_log_likelihood
 from attune.models.training.learner import Learner, Predicted
 
@@ -80,12 +81,14 @@ def observe(
         raise ValueError(f"none of {len(asked)} users has {max(counts)} context comparisons and {least_targets} targets")
     skipped, enough = len(asked) - len(enough), enough[:most_users]
     said: dict[str, list[list[Predicted]]] = {name: [] for name in names}
-    for user in enough:
+    progress = Steps("predicted the choices of {} people")
+    for number, user in enumerate(enough, start=1):
         mine, theirs = context.take(told[user]), targets.take(asked[user])
         _refuse_overlap(mine, theirs, context.users[user])
         firsts = [mine.take(np.arange(count)) for count in counts]
         for learner in learners:
             said[learner.name].append([learner.predict(first, theirs) for first in firsts])
+        progress(number, len(enough))
     return Observed(tuple(counts), tuple(context.users[user] for user in enough), said, skipped)
 
 

@@ -10,44 +10,49 @@ beside every family, and a family that does not beat the best of them for people
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.splits import SplitInvalid, split
 from attune.models.data.trunk import Trunk
 from attune.models.data.trunk_file import write_trunk_file
-from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
+from attune.models.measuring.families.curves import Observed
 from attune.models.measuring.families.held_out import FRACTIONS, hold_out
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_own
+from attune.models.measuring.families.strangers import (
+    LEAST_MEASURED,
+    curves_of,
+    fold_key,
+    most_told,
+    observe_strangers,
+    read_fold,
+    write_fold,
+)
 from attune.models.measuring.writing import made_by, write_report
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
 from attune.models.training.cards import write_cards
 from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily, save_heads
-from attune.models.training.learner import Learner
 from attune.models.training.loop import TrainingData
+from attune.models.training.met import people_of, write_met
 from attune.models.training.simple_heads import SIMPLE
 from attune.models.training.trainers import LineUp, trainers
 from attune.models.training.trusting import LEAST_PEOPLE, with_trust
 
 Tell = Callable[[str], None]
 
-COUNTS = (0, 1, 3, 5, 10, 20, 50)
-LEAST_MEASURED = 8
-"""Strangers below whom a point of a curve is not shown."""
-
-LEAST_TARGETS = 3
-HARM = 0.02
-"""Points of accuracy, as a share, from which on a person counts as gaining or losing."""
+FOLDS = "folds"
+"""Folder in the cache with what was measured of each fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class OwnData:
         folds: how often people are cut anew; 0 decides by how many there are.
         axes: of tastes, `D`; fewer where there are few comparisons.
         steps: at most, of families that learn by gradients.
+        processes: that embed texts, where there is no CUDA.
     """
 
     names: Sequence[str] = ()
@@ -69,15 +75,15 @@ class OwnData:
     folds: int = 0
     axes: int = 16
     steps: int = 600
+    processes: int = 1
     seed: int = 0
 
 
 def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnData, *, cache: Path | None, tell: Tell) -> dict[str, Any]:
     """Trains families on `comparisons`, writes the folder `out`, and returns what was found.
 
-    Written: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `cards.json`, `report.md`,
-    `results.json`. Vectors are kept in `cache` by
-    content, so a run that was killed goes on where it was.
+    Written: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `cards.json`, `people.json`, `report.md`,
+    `results.json`. Vectors are kept in `cache` by content and folds as they end, so a run that was killed goes on where it was.
 
     Raises:
         ComparisonInvalid: there is nothing to learn: no rows, or ties alone.
@@ -91,8 +97,12 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: no such family; there are {', '.join(trainers())}")
     people = len(np.unique(comparisons.user[~comparisons.anonymous]))
-    vectors = embed_texts(comparisons.texts, trunk, cache)
-    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell)
+    with quick(trunk, settings.processes) as embedder:
+        vectors = embed_texts(comparisons.texts, embedder, cache)
+    how = {"settings": asdict(replace(settings, processes=1)), "line_up": asdict(line_up), "by": made_by()}
+    named = fold_key(comparisons=comparisons.sha256(), trunk=trunk.sha256, template=trunk.template.to_json(), **how)
+    kept = None if cache is None else (cache / FOLDS, named)
+    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell, kept=kept)
     tell("training the families that are kept, on everybody but validation people")
     data = _final(comparisons, vectors, settings.seed)
     trained = _trained(line_up, data, settings, people)
@@ -100,6 +110,7 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     save_heads(out, trained, default)
     write_trunk_file(out, trunk)
     write_probes(out, draw_probes(comparisons.texts, settings.seed))
+    write_met(out, people_of(comparisons))
     write_cards(out, trained, comparisons.texts, vectors.candidates)
     results = {
         "comparisons": len(comparisons),
@@ -139,13 +150,26 @@ def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int
 
 
 def _measure(
-    comparisons: Comparisons, vectors: Vectors, line_up: LineUp, people: int, settings: OwnData, tell: Tell
+    comparisons: Comparisons,
+    vectors: Vectors,
+    line_up: LineUp,
+    people: int,
+    settings: OwnData,
+    tell: Tell,
+    *,
+    kept: tuple[Path, str] | None,
 ) -> tuple[dict[str, Any], str]:
     """Returns the curves of strangers, or nothing and the reason."""
     folds = settings.folds or (5 if people < 100 else 3 if people < 400 else 1)
-    context = _most_told(comparisons)
+    context = most_told(comparisons)
     parts: list[Observed] = []
     for fold in range(folds):
+        path = None if kept is None else kept[0] / f"{kept[1]}-{fold}.json"
+        found = None if path is None else read_fold(path)
+        if found is not None:
+            tell(f"fold {fold + 1} of {folds} was measured before")
+            parts.append(found)
+            continue
         try:
             held = hold_out(comparisons, seed=settings.seed + fold, context=context, texts_apart=settings.apart == "question")
         except SplitInvalid as error:
@@ -154,50 +178,13 @@ def _measure(
         tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons")
         trained = _trained(line_up, data, settings, len(np.unique(held.train.user)))
         learners = [*served_learners(trained, vectors), *(train(data) for train in SIMPLE.values())]
-        found = _observed(learners, *held.unseen)
+        found = observe_strangers(learners, *held.unseen)
         if found is None:
             return {}, f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"
         parts.append(found)
-    counts = min((part.counts for part in parts), key=len)
-    return _curves(parts, counts), ""
-
-
-def _most_told(comparisons: Comparisons) -> int:
-    """Returns how many comparisons people are let to tell: the most that a quarter of them has beside some that are predicted."""
-    decided = np.bincount(comparisons.user[~comparisons.tie & ~comparisons.anonymous])
-    told = decided[decided > 0]
-    fitting = [count for count in COUNTS if len(told) and np.mean(told >= count + 2 * LEAST_TARGETS) >= 0.25]
-    return max(fitting, default=1)
-
-
-def _observed(learners: Sequence[Learner], context: Comparisons, targets: Comparisons) -> Observed | None:
-    """Returns what was said of strangers, up to the greatest count that enough of them have told; None where not even the first is."""
-    told, asked = context.rows_of_users(), targets.rows_of_users()
-    having = [len(told.get(user, ())) for user, mine in asked.items() if len(mine) >= LEAST_TARGETS]
-    counts = [count for count in COUNTS if sum(one >= count for one in having) >= LEAST_MEASURED]
-    return observe(learners, context, targets, counts=counts, least_targets=LEAST_TARGETS) if counts else None
-
-
-def _curves(parts: Sequence[Observed], counts: Sequence[int]) -> dict[str, Any]:
-    names = [name for name in parts[0].said if all(name in part.said for part in parts)]
-    curves: dict[str, Any] = {"counts": list(counts), "people": len({user for part in parts for user in part.users}), "learners": {}}
-    for name in names:
-        accuracy = [over_users(parts, [part.per_user(name, at)[0] for part in parts]) for at in range(len(counts))]
-        nll = [over_users(parts, [part.per_user(name, at)[1] for part in parts]) for at in range(len(counts))]
-        gain = [paired_gain(parts, name, BASELINE, at) for at in range(len(counts))]
-        last = np.concatenate([part.per_user(name, len(counts) - 1)[0] - part.per_user(BASELINE, len(counts) - 1)[0] for part in parts])
-        curves["learners"][name] = {
-            "accuracy": [_numbers(one) for one in accuracy],
-            "nll": [_numbers(one) for one in nll],
-            "gain": [_numbers(one) for one in gain],
-            "gaining": float(np.mean(last > HARM)),
-            "losing": float(np.mean(last < -HARM)),
-        }
-    return curves
-
-
-def _numbers(found: Any) -> dict[str, float]:
-    return {"mean": found.mean, "low": found.low, "high": found.high}
+        if path is not None:
+            write_fold(path, found)
+    return curves_of(parts, BASELINE), ""
 
 
 def _final(comparisons: Comparisons, vectors: Vectors, seed: int) -> TrainingData:

@@ -1,4 +1,4 @@
-"""The report of `attune train families`: the verdict first, then curves of strangers, then what was trained on what."""
+"""The reports of `attune train families` and `attune measure families`: the verdict first, then on what, then curves of strangers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,28 @@ from attune.models.measuring.writing import interval, table
 
 def render_own(results: Mapping[str, Any]) -> str:
     """Returns report.md for the results of `train_own`."""
+    return _render("# Families trained on your comparisons", results, [], "everybody's head")
+
+
+def render_more(results: Mapping[str, Any]) -> str:
+    """Returns report.md for the results of `measure_more`."""
+    lines = []
+    if results["met"]:
+        how = "they are left out" if results["left_out"] else "too few others are left, so they are in"
+        lines = [f"Training met {results['met']:,} of these people: {how}.", ""]
+    if any(name in results["curves"]["learners"] for name in ("length", "style", "ridge")):
+        lines += ["`length`, `style` and `ridge` were fitted here, on other people than they predict, and so have seen these texts.", ""]
+    elif results["not_measured"]:
+        lines += [f"Not beside them: {results['not_measured']}.", ""]
+    if results["baseline"] == "everybody":
+        lines += [f"`everybody` is `{results['default']}` as it serves somebody of whom nothing is known.", ""]
+    return _render("# Trained families on more people", results, lines, f"`{results['baseline']}`")
+
+
+def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: str) -> str:
     verdict, curves = results["verdict"], results["curves"]
     lines = [
-        "# Families trained on your comparisons",
+        title,
         "",
         f"**{verdict['why']}** For comparison: {verdict['baselines']}.",
         "",
@@ -20,6 +39,7 @@ def render_own(results: Mapping[str, Any]) -> str:
         + (f" and {results['without_person']:,} of nobody named" if results["without_person"] else "")
         + f", {results['texts']:,} texts, trunk {results['trunk']['source']}, seed {results['seed']}, Attune {results['made_by']}.",
         "",
+        *said,
         "## People whom training never met",
         "",
     ]
@@ -36,7 +56,7 @@ def render_own(results: Mapping[str, Any]) -> str:
             [[f"`{name}`", *(interval(one) for one in learner["accuracy"])] for name, learner in curves["learners"].items()],
         ),
         "",
-        "Gain over everybody's head in points of accuracy, who gains and who loses (more than 2 points, after the most comparisons):",
+        f"Gain over {baseline} in points of accuracy, who gains and who loses (more than 2 points, after the most comparisons):",
         "",
         *table(
             ["", *(str(count) for count in counts), "gain", "lose"],

@@ -1,4 +1,4 @@
-"""Pictures of `attune measure families`: few-shot curves, reliability, and accuracy by predicted uncertainty."""
+"""Pictures of `attune measure learners`: few-shot curves, reliability, and accuracy by predicted uncertainty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""report.md of `attune measure families` from its results: curves, gains, calibration and uncertainty as tables."""
+"""report.md of `attune measure learners` from its results: curves, gains, calibration and uncertainty as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`attune measure families`: every family and baseline on the choices of real people, as report.md, results.json and plots.
+"""`attune measure learners`: every family and baseline on the choices of real people, as report.md, results.json and plots.
 
     comparisons ─> hold_out by seed ─> train_line_up ─> observe unseen and seen users ─> summary ─> report, plots
 

@@ -1,4 +1,4 @@
-"""The runs that `attune measure families` makes on a table of comparisons.
+"""The runs that `attune measure learners` makes on a table of comparisons.
 
 A main run of all learners; others change one thing (the features, the length) for those learners that tell what it does.
 """

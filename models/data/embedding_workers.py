@@ -1,0 +1,73 @@
+"""Where texts are embedded: on CUDA where there is one, over several processes where they are asked for, else here.
+
+    with quick(trunk, processes) as embedder: embed_texts(texts, embedder, cache)
+
+The cache and its keys are the same in each case, so a run that was broken off may go on in another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attune.models.data.embeddings import Embedder
+from attune.models.data.trunk import Trunk
+from attune.models.seam.text import Encoded
+
+
+@contextmanager
+def quick(trunk: Trunk, processes: int = 1) -> Iterator[Embedder]:
+    """Yields an embedder that gives the trunk's vectors, as fast as this machine can where it is let to.
+
+    Args:
+        trunk: back on the CPU afterwards, as packing needs it.
+        processes: that each hold a copy of the trunk; not used where there is CUDA, which one process keeps busy.
+    """
+    if torch.cuda.is_available():
+        trunk.to("cuda")
+        try:
+            yield trunk
+        finally:
+            trunk.to("cpu")
+    elif processes > 1:
+        # Not a fork: torch's threads do not survive one.
+        with ProcessPoolExecutor(processes, get_context("spawn"), _hold, (trunk, max(1, torch.get_num_threads() // processes))) as pool:
+            yield _Together(trunk, pool, processes)
+    else:
+        yield trunk
+
+
+class _Together:
+    """An embedder that divides what it is given over processes."""
+
+    def __init__(self, trunk: Trunk, pool: ProcessPoolExecutor, processes: int) -> None:
+        self.encoder, self.sha256, self.width = trunk.encoder, trunk.sha256, trunk.width
+        self.tokens_at_once = trunk.tokens_at_once * processes
+        self._pool, self._processes = pool, processes
+
+    def embed(self, rows: Sequence[Encoded]) -> NDArray[np.float32]:
+        """Returns the vectors of `rows` `[N, D + 1]`."""
+        # Rows come sorted by length: every nth one makes parts of equal work.
+        parts = [list(rows[start :: self._processes]) for start in range(min(self._processes, len(rows)))]
+        vectors = np.empty((len(rows), self.width), dtype=np.float32)
+        for start, found in enumerate(self._pool.map(_embed, parts)):
+            vectors[start :: self._processes] = found
+        return vectors
+
+
+_held: list[Trunk] = []
+
+
+def _hold(trunk: Trunk, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _held.append(trunk)
+
+
+def _embed(rows: list[Encoded]) -> NDArray[np.float32]:
+    return _held[0].embed(rows)

@@ -1,0 +1,93 @@
+"""Curves of people whom training never met: what learners said of them, as the numbers of a report and of its verdict.
+
+    context, targets ─> observe_strangers ─> parts (folds) ─> curves_of ─> accuracy, log-loss and gain with intervals
+
+`train families` and `measure families` draw the same curves by this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attune.models.data.preferences import Comparisons
+from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
+from attune.models.measuring.metrics import Interval
+from attune.models.measuring.writing import write_json
+from attune.models.training.learner import Learner, Predicted
+
+COUNTS = (0, 1, 3, 5, 10, 20, 50)
+LEAST_MEASURED = 8
+"""Strangers below whom a point of a curve is not shown."""
+
+LEAST_TARGETS = 3
+HARM = 0.02
+"""Points of accuracy, as a share, from which on a person counts as gaining or losing."""
+
+
+def most_told(comparisons: Comparisons) -> int:
+    """Returns how many comparisons people are let to tell: the most that a quarter of them has beside some that are predicted."""
+    decided = np.bincount(comparisons.user[~comparisons.tie & ~comparisons.anonymous])
+    told = decided[decided > 0]
+    fitting = [count for count in COUNTS if len(told) and np.mean(told >= count + 2 * LEAST_TARGETS) >= 0.25]
+    return max(fitting, default=1)
+
+
+def observe_strangers(learners: Sequence[Learner], context: Comparisons, targets: Comparisons) -> Observed | None:
+    """Returns what was said of strangers, up to the greatest count that enough of them have told; None where not even the first is."""
+    told, asked = context.rows_of_users(), targets.rows_of_users()
+    having = [len(told.get(user, ())) for user, mine in asked.items() if len(mine) >= LEAST_TARGETS]
+    counts = [count for count in COUNTS if sum(one >= count for one in having) >= LEAST_MEASURED]
+    return observe(learners, context, targets, counts=counts, least_targets=LEAST_TARGETS) if counts else None
+
+
+def curves_of(parts: Sequence[Observed], baseline: str) -> dict[str, Any]:
+    """Returns the curves of all learners that every part has, as JSON data, with gains over the learner `baseline`."""
+    counts = min((part.counts for part in parts), key=len)
+    names = [name for name in parts[0].said if all(name in part.said for part in parts)]
+    curves: dict[str, Any] = {"counts": list(counts), "people": len({user for part in parts for user in part.users}), "learners": {}}
+    for name in names:
+        accuracy = [over_users(parts, [part.per_user(name, at)[0] for part in parts]) for at in range(len(counts))]
+        nll = [over_users(parts, [part.per_user(name, at)[1] for part in parts]) for at in range(len(counts))]
+        gain = [paired_gain(parts, name, baseline, at) for at in range(len(counts))]
+        last = np.concatenate([part.per_user(name, len(counts) - 1)[0] - part.per_user(baseline, len(counts) - 1)[0] for part in parts])
+        curves["learners"][name] = {
+            "accuracy": [_numbers(one) for one in accuracy],
+            "nll": [_numbers(one) for one in nll],
+            "gain": [_numbers(one) for one in gain],
+            "gaining": float(np.mean(last > HARM)),
+            "losing": float(np.mean(last < -HARM)),
+        }
+    return curves
+
+
+def fold_key(**what: Any) -> str:
+    """Returns the name under which one fold is kept: another table, trunk, setting or version of this package is another fold."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def write_fold(path: Path, observed: Observed) -> None:
+    """Keeps what a curve needs of one fold, so that a run that is killed later goes on after it."""
+    said = {name: [[one.probabilities.tolist() for one in user] for user in users] for name, users in observed.said.items()}
+    write_json(path, {"counts": list(observed.counts), "users": list(observed.users), "said": said, "skipped": observed.skipped})
+
+
+def read_fold(path: Path) -> Observed | None:
+    """Returns a fold that was kept; None where there is none, or none that can be read."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        said = {
+            name: [[Predicted(np.array(one), np.zeros(len(one))) for one in user] for user in users] for name, users in kept["said"].items()
+        }
+        return Observed(tuple(kept["counts"]), tuple(kept["users"]), said, int(kept["skipped"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _numbers(found: Interval) -> dict[str, float]:
+    return {"mean": found.mean, "low": found.low, "high": found.high}
