@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.families import Families
-from attune.models.seam.member_evidence import Layout, Observed, nothing_observed
+from attune.models.seam.member_evidence import EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import Known, Worth, drift_of, within_covariance, worth_of
 from attune.models.seam.routing import Choice, Policy, choose, sampled_values, sampled_worth
 from demo.corpus.tastes import DEFAULT_SHARPNESS, utility
@@ -31,13 +31,13 @@ READ_EVERY = 10
 
 
 @dataclass(slots=True)
-class Upstream:
+class ChangingMember:
     """A member: whose answers of the arena it gives (another's, once it changes), and what they have added up to."""
 
     voice: int
-    parts: list[Observed]
+    parts: list[ObservedRewards]
 
-    def saw(self, answer: Observed) -> None:
+    def saw(self, answer: ObservedRewards) -> None:
         """Adds an answer, as the store does: a full window becomes the one before."""
         if self.parts[1].count >= WINDOW:
             self.parts[0], self.parts[1], self.parts[2] = self.parts[0] + self.parts[2], answer, self.parts[1]
@@ -58,7 +58,7 @@ class Deployment:
     arena: Arena
     tastes: Array
     rng: np.random.Generator
-    upstreams: list[Upstream] = field(default_factory=list)
+    upstreams: list[ChangingMember] = field(default_factory=list)
     evidence: list[Array] = field(default_factory=list)
     compared: list[int] = field(default_factory=list)
     _worth: Worth | None = None
@@ -67,7 +67,7 @@ class Deployment:
     def join(self, voice: int) -> None:
         """Adds an upstream of whom nothing is known."""
         heads = len(self.families[self.family].heads)
-        self.upstreams.append(Upstream(voice, [nothing_observed(heads) for _ in range(3)]))
+        self.upstreams.append(ChangingMember(voice, [nothing_observed(heads) for _ in range(3)]))
         self._worth = None
 
     def come(self) -> None:
@@ -96,7 +96,7 @@ class Deployment:
         pair = [self.upstreams[member] for member in self.decide(user, "sample", 2).members]
         answers = [int(self.rng.integers(self.arena.scores.shape[2])) for _ in pair]
         rows = [self.arena.answers[prompt][one.voice][answer] for one, answer in zip(pair, answers, strict=True)]
-        layout = Layout({self.family: len(self.families[self.family].heads)})
+        layout = EvidenceLayout({self.family: len(self.families[self.family].heads)})
         for one, row in zip(pair, rows, strict=True):
             one.saw(layout.observed(self.family, 1.0, layout.evidence(row)))
         shown = np.array([self.arena.scores[prompt, one.voice, answer] for one, answer in zip(pair, answers, strict=True)])

@@ -166,7 +166,7 @@ def _measure(
     portfolio: Portfolio,
     arena: Arena,
     truth: Array,
-    tests: Sequence[_Told],
+    tests: Sequence[_ToldPair],
     evidence: Array,
     router: str,
     rng: np.random.Generator,
@@ -200,7 +200,7 @@ def _members(
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _ToldPair:
     prompt: Row
     chosen: Row
     rejected: Row
@@ -215,7 +215,7 @@ def _compare(
     *,
     prompt: int | None = None,
     members: tuple[int, int] | None = None,
-) -> _Told:
+) -> _ToldPair:
     """Returns one noisy choice between answers of two members, and whether knowing the taste would have predicted it."""
     asked = int(rng.integers(len(arena.prompts))) if prompt is None else prompt
     pair = tuple(int(member) for member in rng.choice(arena.scores.shape[1], size=2, replace=False)) if members is None else members
@@ -224,7 +224,7 @@ def _compare(
     winner = choose(rng, utilities, sharpness)
     chosen, rejected = (arena.answers[asked][member][answer] for member, answer in (answers[winner], answers[1 - winner]))
     gap = float(utilities[winner] - utilities[1 - winner])
-    return _Told(arena.prompts[asked], chosen, rejected, 0.5 if gap == 0 else float(gap > 0))
+    return _ToldPair(arena.prompts[asked], chosen, rejected, 0.5 if gap == 0 else float(gap > 0))
 
 
 def ideal_observer(

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from attune.service.members.local import LocalEngine
-from attune.service.members.member import Finish, GenerationRequest, Message
+from attune.service.members.member import ChatTurn, Finish, GenerationRequest
 
 WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "hand"]
 
@@ -73,7 +73,7 @@ class Members:
 
     def run(self, prompts: list[str], tokens: int) -> int:
         async def one(index: int) -> int:
-            request = GenerationRequest((Message("user", prompts[index]),), tokens, 1.0, 0.95, seed=index)
+            request = GenerationRequest((ChatTurn("user", prompts[index]),), tokens, 1.0, 0.95, seed=index)
             member = self.members[index % len(self.members)]
             async for event in member.stream(request, asyncio.get_running_loop().time() + 600.0):
                 if isinstance(event, Finish):

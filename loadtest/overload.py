@@ -57,7 +57,7 @@ class Seen:
         return 1000 * sorted(self.took_s)[int(share * (len(self.took_s) - 1))] if self.took_s else float("nan")
 
 
-class Target:
+class OverloadTarget:
     """A server and the requests that it is sent."""
 
     def __init__(self, url: str, key: str, candidates: int, max_tokens: int) -> None:
@@ -89,7 +89,7 @@ class Target:
         return float(found[1]) if found else float("nan")
 
 
-async def ask(target: Target, route: str, counts_s: float, ends_s: float, seen: Seen) -> None:
+async def ask(target: OverloadTarget, route: str, counts_s: float, ends_s: float, seen: Seen) -> None:
     """One client: asks until the time is over, on a connection that it keeps; answers between `counts_s` and `ends_s` are counted."""
     reader = writer = None
     while (began_s := time.perf_counter()) < ends_s:
@@ -120,7 +120,7 @@ async def ask(target: Target, route: str, counts_s: float, ends_s: float, seen: 
         writer.close()
 
 
-async def measure(target: Target, route: str, connections: int, warm_s: float, seconds: float) -> Seen:
+async def measure(target: OverloadTarget, route: str, connections: int, warm_s: float, seconds: float) -> Seen:
     """Returns what so many clients saw, after a time that is not counted in which limits settle."""
     ends_s = time.perf_counter() + warm_s + seconds
     seen = Seen(connections, seconds)
@@ -157,7 +157,7 @@ def main() -> None:
     options.add_argument("--candidates", type=int, default=1)
     options.add_argument("--max-tokens", type=int, default=8)
     given = options.parse_args()
-    target = Target(given.url.rstrip("/"), given.key, given.candidates, given.max_tokens)
+    target = OverloadTarget(given.url.rstrip("/"), given.key, given.candidates, given.max_tokens)
     print("route       callers   200/s   429/s  other  p50 ms  p99 ms  server ms/200  client CPU")
     for route in given.routes:
         ratios: dict[int, list[float]] = {level: [] for level in LEVELS}

@@ -28,7 +28,7 @@ from statistics import median
 import httpx
 import numpy as np
 import onnxruntime
-from workloads import LAWS, Pass, ScoreRequest, fastest, make_requests, raw_sessions, run_raw, sorted_batches, summary
+from workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, run_raw, sorted_batches, summary
 
 from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.padding import pad
@@ -52,15 +52,15 @@ class Batches:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedScorer:
     """What is measured: how a request is sent, how much CPU time its scorer has used, seconds, and which batches it has run."""
 
-    send: Callable[[ScoreRequest], Awaitable[None]]
+    send: Callable[[ScoreWork], Awaitable[None]]
     cpu_s: Callable[[], Awaitable[float]]
     batches: Callable[[], Awaitable[Batches]]
 
 
-async def run_clients(requests: Sequence[ScoreRequest], clients: int, served: Served) -> Pass:
+async def run_clients(requests: Sequence[ScoreWork], clients: int, served: ServedScorer) -> Pass:
     """Lets `clients` take requests from one list until none is left."""
     left = iter(requests)
     latencies_s = []
@@ -79,12 +79,12 @@ async def run_clients(requests: Sequence[ScoreRequest], clients: int, served: Se
     return Pass(elapsed_s, await served.cpu_s() - cpu_s, latencies_s)
 
 
-async def run_open_loop(requests: Sequence[ScoreRequest], per_s: float, seconds: float, served: Served, seed: int) -> None:
+async def run_open_loop(requests: Sequence[ScoreWork], per_s: float, seconds: float, served: ServedScorer, seed: int) -> None:
     """Sends requests at random times, `per_s` on average, whatever is still unanswered, and prints their latencies."""
     draw, before = random.Random(seed), await served.batches()
     latencies_s: list[float] = []
 
-    async def one(request: ScoreRequest) -> None:
+    async def one(request: ScoreWork) -> None:
         sent_s = time.perf_counter()
         await served.send(request)
         latencies_s.append(time.perf_counter() - sent_s)
@@ -104,7 +104,7 @@ async def run_open_loop(requests: Sequence[ScoreRequest], per_s: float, seconds:
     )
 
 
-async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncExitStack) -> Served:
+async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncExitStack) -> ServedScorer:
     """Returns the batcher in this process, calibrated as the service does."""
     precision, file = choose_scorer(bundle.scorers, options.precision)
     engine = open_engine(bundle.path / file.file, precision, threads=options.threads, require_gpu=False)
@@ -125,7 +125,7 @@ async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncE
     batcher.start()
     parts.push_async_callback(batcher.aclose)
 
-    async def send(request: ScoreRequest) -> None:
+    async def send(request: ScoreWork) -> None:
         await batcher.submit(request.rows, DEADLINE_S)
 
     async def cpu_s() -> float:
@@ -134,10 +134,10 @@ async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncE
     async def batches() -> Batches:
         return Batches(len(reports), sum(report.inference_s for report in reports))
 
-    return Served(send, cpu_s, batches)
+    return ServedScorer(send, cpu_s, batches)
 
 
-async def running_server(options: argparse.Namespace, parts: AsyncExitStack) -> Served:
+async def running_server(options: argparse.Namespace, parts: AsyncExitStack) -> ServedScorer:
     """Returns a running server."""
     headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
     limits = httpx.Limits(max_connections=1024, max_keepalive_connections=1024)
@@ -146,7 +146,7 @@ async def running_server(options: argparse.Namespace, parts: AsyncExitStack) -> 
         httpx.AsyncClient(base_url=options.url, headers=headers, limits=limits, timeout=DEADLINE_S, trust_env=False)
     )
 
-    async def send(request: ScoreRequest) -> None:
+    async def send(request: ScoreWork) -> None:
         body = {"user": f"load-{users.randrange(1000)}", "prompt": request.prompt, "responses": request.responses}
         if options.family:
             body["family"] = options.family
@@ -164,11 +164,14 @@ async def running_server(options: argparse.Namespace, parts: AsyncExitStack) -> 
     async def batches() -> Batches:
         return Batches(await metric("attune_inference_seconds_count"), await metric("attune_inference_seconds_sum"))
 
-    return Served(send, cpu_s, batches)
+    return ServedScorer(send, cpu_s, batches)
 
 
 async def compare(
-    options: argparse.Namespace, sessions: Mapping[str, onnxruntime.InferenceSession], requests: Sequence[ScoreRequest], served: Served
+    options: argparse.Namespace,
+    sessions: Mapping[str, onnxruntime.InferenceSession],
+    requests: Sequence[ScoreWork],
+    served: ServedScorer,
 ) -> tuple[list[float], float]:
     """Runs one round to warm up and `options.rounds` that count; prints them; returns served / raw of each, and requests/s served."""
     rows = [row for request in requests for row in request.rows]

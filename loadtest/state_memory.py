@@ -31,7 +31,7 @@ from attune.service.ids import candidate_id, new_decision_id
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.server_process import Fsync
-from attune.service.state.store import Comparison, Limits, UserKey, user_tag
+from attune.service.state.store import Limits, NewComparison, UserKey, user_tag
 from attune.service.usecases.payload import pack_payload
 
 BASIS = "3f2a9c41d07be586"
@@ -65,10 +65,10 @@ def payload_of(rng: np.random.Generator) -> bytes:
     return pack_payload(content)
 
 
-def comparison_of(rng: np.random.Generator, size: int, payload: bytes) -> Comparison:
+def comparison_of(rng: np.random.Generator, size: int, payload: bytes) -> NewComparison:
     """Returns a comparison with evidence of about the size that the demo's families give."""
     evidence = half(quantise(0.5 * rng.normal(size=size)))
-    return Comparison(str(uuid.uuid4()), rng.bytes(16), BASIS, 0, 1.8e9, evidence, payload)
+    return NewComparison(str(uuid.uuid4()), rng.bytes(16), BASIS, 0, 1.8e9, evidence, payload)
 
 
 async def used_bytes(raw: Redis) -> int:

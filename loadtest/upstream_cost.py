@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
-from attune.service.members.member import GenerationRequest, Message
+from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Roster
@@ -47,7 +47,7 @@ async def measure(base_url: str, answers: int, clients: int, *, streamed: bool) 
     """Milliseconds of CPU an answer."""
     async with UpstreamPool(environ={}) as pool:
         roster = Roster({"member": OpenAIMember("member", OpenAISpec(base_url=base_url, model="m"), pool)})
-        request = GenerationRequest((Message("user", "Hello there"),), 512, streamed=streamed)
+        request = GenerationRequest((ChatTurn("user", "Hello there"),), 512, streamed=streamed)
 
         async def client(count: int) -> None:
             for _ in range(count):

@@ -33,7 +33,7 @@ WORDS = [
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRequest:
+class ScoreWork:
     """One request: the texts a client sends, and what the scorer makes of them."""
 
     prompt: str
@@ -50,7 +50,7 @@ class Pass:
     latencies_s: list[float]
 
 
-def make_requests(encoder: TextEncoder, *, law: str, texts: int, responses: int, seed: int) -> list[ScoreRequest]:
+def make_requests(encoder: TextEncoder, *, law: str, texts: int, responses: int, seed: int) -> list[ScoreWork]:
     """Returns requests of `responses` texts each, `texts` of them together, with lengths by one of `LAWS`."""
     draw = random.Random(seed)
     longest = min(LONGEST, encoder.template.max_tokens)
@@ -59,7 +59,7 @@ def make_requests(encoder: TextEncoder, *, law: str, texts: int, responses: int,
         prompt = " ".join(draw.choices(WORDS, k=6))
         sizes = [EQUAL if law == "equal" else _skewed(draw, longest) for _ in range(responses)]
         answers = [_response(encoder, prompt, draw, size) for size in sizes]
-        made.append(ScoreRequest(prompt, answers, encoder.candidates(prompt, answers)))
+        made.append(ScoreWork(prompt, answers, encoder.candidates(prompt, answers)))
     return made
 
 

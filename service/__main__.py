@@ -285,7 +285,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     from attune.service.app import create_app  # noqa: PLC0415  only `serve` needs it
     from attune.service.http.connections import Bounds, bounded  # noqa: PLC0415  the same
     from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
-    from attune.service.http.server import Server, quiet  # noqa: PLC0415  the same
+    from attune.service.http.server import AnnouncingServer, quiet  # noqa: PLC0415  the same
     from attune.service.live.reloading import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
     from attune.service.observe.loop import settle_heap  # noqa: PLC0415  the same
@@ -317,7 +317,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     def reload() -> None:
         begin_reload(lambda: app.state.live.runtime.reload(None), app.state.metrics.reloaded)
 
-    server = Server(
+    server = AnnouncingServer(
         config,
         notice_s=settings.drain_notice_s,
         drain_s=settings.drain_s,

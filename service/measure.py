@@ -30,9 +30,9 @@ from attune.service.live.loading import load_serving
 from attune.service.live.runtime import Serving
 from attune.service.live.scorers import LoadPlan
 from attune.service.machine import find_bundle
-from attune.service.members.member import GenerationRequest, Message, TextPiece
+from attune.service.members.member import ChatTurn, GenerationRequest, TextPiece
 from attune.service.members.pool import UpstreamPool
-from attune.service.members.roster import Served
+from attune.service.members.roster import MemberEvent
 from attune.service.observe.metrics import Metrics
 from attune.service.settings import Settings, numbers_for
 
@@ -167,7 +167,7 @@ class _Answers:
         return found
 
     async def _ask(self, name: str, at: int, prompt: str) -> tuple[str, int, str | None]:
-        request = GenerationRequest((Message("user", prompt),), self._asking.max_tokens)
+        request = GenerationRequest((ChatTurn("user", prompt),), self._asking.max_tokens)
         loop = asyncio.get_running_loop()
         async with self._room:
             for attempt in range(self._asking.tries):
@@ -176,7 +176,9 @@ class _Answers:
                         await asyncio.sleep(1.0 / self._asking.per_second)
                 try:
                     async with aclosing(self._serving.roster.stream([name], request, loop.time() + ANSWER_S)) as events:
-                        pieces = [one.event.text async for one in events if isinstance(one, Served) and isinstance(one.event, TextPiece)]
+                        pieces = [
+                            one.event.text async for one in events if isinstance(one, MemberEvent) and isinstance(one.event, TextPiece)
+                        ]
                     return name, at, "".join(pieces)
                 except AttuneError as error:
                     if attempt + 1 == self._asking.tries:

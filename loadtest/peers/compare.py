@@ -33,7 +33,7 @@ import psutil
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from workloads import ScoreRequest, make_requests  # noqa: E402  beside this folder
+from workloads import ScoreWork, make_requests  # noqa: E402  beside this folder
 
 from attune.models.seam.bundle import Bundle, read_bundle  # noqa: E402  after it
 
@@ -223,7 +223,7 @@ def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, 
     """Returns Attune and its peers as scorers of the same texts."""
     made = make_requests(bundle.text_encoder(), law=law, texts=192, responses=responses, seed=1)
 
-    def score(number: int, request: ScoreRequest) -> bytes:
+    def score(number: int, request: ScoreWork) -> bytes:
         return http("/score", {"user": f"load-{number}", "prompt": request.prompt, "responses": request.responses})
 
     # The family whose one head the peers compute; Attune's graph computes all of them all the same.

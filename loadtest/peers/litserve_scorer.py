@@ -17,7 +17,7 @@ import onnxruntime
 BUDGET = 512
 
 
-class Scorer(litserve.LitAPI):
+class LitServeScorer(litserve.LitAPI):
     """One session; a request is a list of texts as token ids."""
 
     def setup(self, device: str) -> None:
@@ -58,5 +58,5 @@ class Scorer(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Scorer(max_batch_size=32, batch_timeout=0.002), accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(LitServeScorer(max_batch_size=32, batch_timeout=0.002), accelerator="cpu", workers_per_device=1)
     server.run(port=int(sys.argv[2]), host="127.0.0.1", generate_client_file=False, log_level="warning")

@@ -40,7 +40,7 @@ def _response(body: bytes, kind: bytes) -> bytes:
 ANSWERS = {False: _response(WHOLE, b"application/json"), True: _response(STREAM, b"text/event-stream")}
 
 
-class Upstream(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One connection: reads a head and a body, answers, and waits for the next."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Upstream(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(UpstreamConnection, "127.0.0.1", port)
     await server.serve_forever()
 
 

@@ -18,7 +18,7 @@ from attune.models.alignment.causal import Answer, Statistics
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class AnswerHealth:
     """What can be said of some answers without knowing what they are rewarded for.
 
     Attributes:
@@ -74,8 +74,8 @@ class GuardLimits:
     Attributes:
         least_length, most_length: of the mean length; brevity is a taste.
         most_perplexity: of the base's perplexity.
-        least_distinct_2: of `Health.within`: whether texts are degenerate.
-        least_diversity: of `Health.distinct_2` at equal size: whether answers have become one and the same. A member that keeps to
+        least_distinct_2: of `AnswerHealth.within`: whether texts are degenerate.
+        least_diversity: of `AnswerHealth.distinct_2` at equal size: whether answers have become one and the same. A member that keeps to
             one of several manners of its base has less of it by right, so it stands lower.
         least_ended: of the share of answers that end.
         more_repetition, more_blank: added to the base's share.
@@ -91,7 +91,7 @@ class GuardLimits:
     more_blank: float = 0.01
 
 
-def health(answers: Sequence[Answer], statistics: Statistics) -> Health:
+def health(answers: Sequence[Answer], statistics: Statistics) -> AnswerHealth:
     """Returns the health of some answers; `statistics` are theirs under the base.
 
     Raises:
@@ -101,7 +101,7 @@ def health(answers: Sequence[Answer], statistics: Statistics) -> Health:
         raise ValueError("there are no answers to judge")
     words = [answer.text.lower().split() for answer in answers]
     pairs = Counter(pair for text in words for pair in _runs(text, 2))
-    return Health(
+    return AnswerHealth(
         tokens=float(np.mean([len(answer.ids) for answer in answers])),
         ended=float(np.mean([answer.ended for answer in answers])),
         blank=float(np.mean([not text for text in words])),
@@ -113,7 +113,7 @@ def health(answers: Sequence[Answer], statistics: Statistics) -> Health:
     )
 
 
-def ratios(before: Health, after: Health) -> dict[str, float]:
+def ratios(before: AnswerHealth, after: AnswerHealth) -> dict[str, float]:
     """Returns a member's length, perplexity, distinct pairs (within answers; in all at equal size; in all) and endings over its base's."""
     size = min(sum(before.pairs), sum(after.pairs))
     return {
@@ -126,7 +126,7 @@ def ratios(before: Health, after: Health) -> dict[str, float]:
     }
 
 
-def violations(before: Health, after: Health, limits: GuardLimits) -> list[str]:
+def violations(before: AnswerHealth, after: AnswerHealth, limits: GuardLimits) -> list[str]:
     """Returns a sentence with its numbers for every limit that the member breaks; none is a member that passes."""
     found = ratios(before, after)
     checks: list[tuple[bool, str]] = [

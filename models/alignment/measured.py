@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from attune.models.alignment.answers import Answers, Rewards
 from attune.models.alignment.causal import BASE, LanguageModel, token_statistics
-from attune.models.alignment.guard import GuardLimits, Health, health, ratios, violations
+from attune.models.alignment.guard import AnswerHealth, GuardLimits, health, ratios, violations
 
 Array = NDArray[np.float64]
 
@@ -39,8 +39,8 @@ class Measured:
     before: Array
     after: Array
     kl: Array
-    base: Health
-    member: Health
+    base: AnswerHealth
+    member: AnswerHealth
 
     @property
     def gain(self) -> float:

@@ -1,6 +1,6 @@
 """A member is a sum: what one answer tells of whoever wrote it, and how such sums are read (reconstruction).
 
-    rewards of an answer, by family ─> Layout.evidence ─> one vector, added up wherever it is kept ─> Layout.observed
+    rewards of an answer, by family ─> EvidenceLayout.evidence ─> one vector, added up wherever it is kept ─> EvidenceLayout.observed
 
 For each family of `K` heads: the rewards, and their products (upper triangle where `K` is at most `MOST_FULL`, else squares). Numbers lie
 on a dyadic grid, so that sums of doubles are exact and do not depend on their order. What a sum says of the member's worth is
@@ -32,7 +32,7 @@ MOST = 32.0
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedRewards:
     """Answers of one member under one family.
 
     Attributes:
@@ -50,11 +50,11 @@ class Observed:
         """`[K]`; zeros of no answers."""
         return self.total / max(self.count, 1e-300) if self.count > 0 else np.zeros_like(self.total)
 
-    def __add__(self, other: Observed) -> Observed:
-        return Observed(self.count + other.count, self.total + other.total, self.products + other.products)
+    def __add__(self, other: ObservedRewards) -> ObservedRewards:
+        return ObservedRewards(self.count + other.count, self.total + other.total, self.products + other.products)
 
-    def __sub__(self, other: Observed) -> Observed:
-        return Observed(self.count - other.count, self.total - other.total, self.products - other.products)
+    def __sub__(self, other: ObservedRewards) -> ObservedRewards:
+        return ObservedRewards(self.count - other.count, self.total - other.total, self.products - other.products)
 
     def scatter(self) -> Array:
         """Returns `[K, K]` the sum of products of deviations from the mean: within-member variation times its degrees of freedom."""
@@ -62,13 +62,13 @@ class Observed:
         return np.diag(np.diagonal(centred)) if len(self.total) > MOST_FULL else centred
 
 
-def nothing_observed(heads: int) -> Observed:
+def nothing_observed(heads: int) -> ObservedRewards:
     """Returns what is known of a member that has answered nothing, under a family of so many heads."""
-    return Observed(0.0, np.zeros(heads), np.zeros((heads, heads)))
+    return ObservedRewards(0.0, np.zeros(heads), np.zeros((heads, heads)))
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class EvidenceLayout:
     """Where in the vector which family is: `[K]` rewards and then their products, family after family.
 
     Attributes:
@@ -78,7 +78,7 @@ class Layout:
     heads: Mapping[str, int]
 
     @classmethod
-    def of(cls, families: Families) -> Layout:
+    def of(cls, families: Families) -> EvidenceLayout:
         """Returns the layout of a bundle's families."""
         return cls({name: len(families[name].heads) for name in families.names})
 
@@ -99,7 +99,7 @@ class Layout:
         """
         return np.concatenate([np.zeros(0), *(_evidence(name, heads, row) for name, heads in self.heads.items())])
 
-    def observed(self, family: str, count: float, vector: Array) -> Observed:
+    def observed(self, family: str, count: float, vector: Array) -> ObservedRewards:
         """Returns what a sum of `count` answers says under one family.
 
         Raises:
@@ -112,10 +112,10 @@ class Layout:
         heads = self.heads[family]
         total, entries = vector[start : start + heads], vector[start + heads : start + _size(heads)]
         if heads > MOST_FULL:
-            return Observed(count, total, np.diag(entries))
+            return ObservedRewards(count, total, np.diag(entries))
         upper = np.zeros((heads, heads))
         upper[np.triu_indices(heads)] = entries
-        return Observed(count, total, upper + np.triu(upper, 1).T)
+        return ObservedRewards(count, total, upper + np.triu(upper, 1).T)
 
     def summed(self, count: float, means: Mapping[str, Array], covariances: Mapping[str, Array]) -> Array:
         """Returns the vector of a member whose answers were measured elsewhere, so that they enter as if they had been added here.

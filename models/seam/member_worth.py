@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.member_evidence import Observed
+from attune.models.seam.member_evidence import ObservedRewards
 
 Array = NDArray[np.float64]
 
@@ -45,9 +45,9 @@ class Known:
     """
 
     measured: tuple[Array, Array] | None
-    earlier: Observed
-    recent: Observed
-    before: Observed | None = None
+    earlier: ObservedRewards
+    recent: ObservedRewards
+    before: ObservedRewards | None = None
 
     @property
     def answers(self) -> float:

@@ -41,7 +41,7 @@ def train_bradley_terry(data: TrainingData, settings: BradleyTerrySettings, seed
         calibration = data.calibration(settings.subspace)
         features = torch.from_numpy(calibration.candidate(data.vectors.candidates))
         train, validation = _columns(data.train), _columns(data.validation)
-        module = _Module(calibration, generator)
+        module = _GlobalHead(calibration, generator)
         module.start_from(features[train[0]] - features[train[1]])
         rng = np.random.default_rng(seed)
 
@@ -72,7 +72,7 @@ def ridge_family(data: TrainingData, settings: BradleyTerrySettings, seed: int) 
     return TrainedFamily(BradleyTerry(NAME, ("quality",), scale), heads.eval().requires_grad_(requires_grad=False), summary)
 
 
-class _Module(nn.Module):
+class _GlobalHead(nn.Module):
     def __init__(self, calibration: Calibration, generator: torch.Generator) -> None:
         super().__init__()
         self.heads = StandardisedHeads(1, calibration.moment, generator)

@@ -80,7 +80,7 @@ def train_lore(data: TrainingData, settings: LoreSettings, seed: int) -> LoreLea
     """Returns the shared rewards and how a new user's weights are fitted to them."""
     with reproducible(seed) as generator:
         calibration = data.calibration(settings.subspace)
-        module = _Module(len(data.train.users), StandardisedHeads(settings.heads, calibration.moment, generator), generator)
+        module = _SharedHeads(len(data.train.users), StandardisedHeads(settings.heads, calibration.moment, generator), generator)
         train = ComparisonFeatures.of(data.train, data, calibration)
         user, rng = torch.from_numpy(data.train.user), np.random.default_rng(seed)
         batches = Episodes(data.validation, EpisodeSettings()).validation_batches(users=128)
@@ -106,7 +106,7 @@ def train_lore(data: TrainingData, settings: LoreSettings, seed: int) -> LoreLea
         return found[int(np.argmin(losses))]
 
 
-class _Module(nn.Module):
+class _SharedHeads(nn.Module):
     def __init__(self, users: int, heads: StandardisedHeads, generator: torch.Generator) -> None:
         super().__init__()
         self.heads = heads

@@ -85,7 +85,7 @@ def train_sparse_autoencoder(
         held, kept = np.split(order, [max(1, int(settings.held_out * len(states)))])
         mean = states[kept[:20_000]].astype(np.float64).mean(axis=0)
         spread = float(np.sqrt(np.mean((states[kept[:20_000]].astype(np.float64) - mean) ** 2)))
-        module = _Module(settings, torch.from_numpy(mean / spread).float(), generator)
+        module = _Autoencoder(settings, torch.from_numpy(mean / spread).float(), generator)
         optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999))
         decay = settings.steps // 5
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -127,7 +127,7 @@ def measure(autoencoder: SparseAutoencoder, states: Half) -> dict[str, float]:
     }
 
 
-class _Module(nn.Module):
+class _Autoencoder(nn.Module):
     def __init__(self, settings: AutoencoderSettings, mean: Tensor, generator: torch.Generator) -> None:
         super().__init__()
         self.settings = settings

@@ -35,7 +35,7 @@ from attune.service.errors import (
 )
 from attune.service.http.problems import document, invalid_fields
 from attune.service.http.streaming import failed_in_stream
-from attune.service.live.runtime import Call, Reading
+from attune.service.live.runtime import Call, TextReading
 from attune.service.observe.metrics import FeedbackResult
 from attune.service.usecases.learning import learn
 
@@ -180,7 +180,7 @@ def _body_of(line: bytes) -> FeedbackRequest:
 async def _result(call: Call, body: FeedbackRequest) -> bytes:
     """Returns the line of the result for one body."""
     try:
-        return to_json(await _applied(replace(call, reading=Reading()), body, None))
+        return to_json(await _applied(replace(call, reading=TextReading()), body, None))
     except Exception as error:  # noqa: BLE001  the others are learned: what is wrong with one line is told in its place
         return to_json(_problem(call, failed_in_stream(call, error)))
 

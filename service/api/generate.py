@@ -24,7 +24,7 @@ from attune.service.errors import FieldError
 from attune.service.http.problems import document
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.live.runtime import Call
-from attune.service.members.member import GenerationRequest, Message
+from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.usecases.generating import Generated, Piece, Ping, finished, generate
 from attune.service.usecases.people import Personalization
 from attune.service.usecases.routing import Decision, decide
@@ -158,7 +158,7 @@ async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[De
     check_route(body, call)
     # What is streamed names the decision at once; else one write after the generation is enough.
     decision = await decide(call, replace(wish_of(body, user), at_once=body.stream))
-    messages = tuple(Message(turn.role, turn.content) for turn in body.messages or ()) or (Message("user", body.prompt or ""),)
+    messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", body.prompt or ""),)
     ask = GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
     return decision, generate(call, decision, ask, score=body.score)
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from attune.models.seam.member_evidence import Layout
+from attune.models.seam.member_evidence import EvidenceLayout
 from attune.service.api.answers import json_response, problems
 from attune.service.api.prompted import Id, NativeRequest
 from attune.service.api.shapes import MeasurementsAnswer
@@ -84,7 +84,7 @@ async def add_measured(body: MeasuredMembers, request: Request) -> Response:
     return json_response({"basis": bundle.basis, "event_id": body.event_id, "members": results})
 
 
-def _vector(layout: Layout, name: str, member: MeasuredMember) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _vector(layout: EvidenceLayout, name: str, member: MeasuredMember) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     means, covariances, wrong = {}, {}, []
     for family, heads in layout.heads.items():
         mean, covariance = np.array(member.means.get(family, []), dtype=np.float64), member.covariances.get(family, [])

@@ -22,7 +22,7 @@ from attune.service.api.prompted import (
 )
 from attune.service.errors import FieldError
 from attune.service.ids import new_id
-from attune.service.live.runtime import Call, Reading, RequestLimits
+from attune.service.live.runtime import Call, RequestLimits, TextReading
 from attune.service.usecases.people import Personalization
 from attune.service.usecases.scoring import Contribution, Scoring, score_responses
 
@@ -142,7 +142,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     )
 
 
-def usage_of(reading: Reading, tokens: int) -> ScoreUsage:
+def usage_of(reading: TextReading, tokens: int) -> ScoreUsage:
     """Returns what was read and what was not; zeros are left out."""
     cut = reading.truncated_tokens or None
     return ScoreUsage(tokens, cut, reading.truncated_prompt_tokens or None, reading.unknown_tokens or None)

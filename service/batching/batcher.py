@@ -1,6 +1,6 @@
 """The life of a submission between the endpoints and the scorer, on the event loop.
 
-    submit ──> admit or refuse ──> BatchQueue ──(worker free)──> Worker ──> deliver ──> the caller's rows
+    submit ──> admit or refuse ──> BatchQueue ──(worker free)──> ScorerWorker ──> deliver ──> the caller's rows
 
 All state changes in plain functions on the loop's thread: `_admit`, `_dispatch`, `_deliver`, `_end`. There is no timer and
 no task: a batch is dispatched when a submission finds the worker free, and when the worker becomes free; while it runs, the
@@ -20,7 +20,7 @@ from attune.models.seam.text import Encoded
 from attune.service.batching.queue import Batch, BatchQueue
 from attune.service.batching.session import Scorer
 from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
-from attune.service.batching.worker import Run, Worker
+from attune.service.batching.worker import BatchRun, ScorerWorker
 from attune.service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
 
 # A batch that is full already gains nothing by waiting: it is formed while one runs, and the worker never waits for the loop.
@@ -82,7 +82,7 @@ class Batcher:
         self._in_flight: deque[Batch[Text]] = deque()
         self._dispatch_is_coming = False
         self._refusal: str | None = "the scorer has not started"
-        self._worker: Worker | None = None
+        self._worker: ScorerWorker | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended = asyncio.Event()
@@ -130,7 +130,7 @@ class Batcher:
         if self._worker is not None:
             raise RuntimeError("a batcher starts once")
         loop = asyncio.get_running_loop()
-        self._worker = Worker(
+        self._worker = ScorerWorker(
             self._scorer,
             tell_done=lambda run: _call(loop, self._deliver, run),
             tell_end=lambda error: _call(loop, self._end, error),
@@ -258,7 +258,7 @@ class Batcher:
             self._worker.hand_over(tuple(entry.payload.item for entry in batch.entries))
         self._note_idle()
 
-    def _deliver(self, run: Run) -> None:
+    def _deliver(self, run: BatchRun) -> None:
         batch = self._in_flight.popleft()
         self._dispatch()  # first, so that the worker computes while callers wake up
         failed = 0

@@ -45,7 +45,7 @@ LEAST_OVERHEAD_SHARE = 1 / 32
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class MeasuredBudget:
     """What was measured, for the log and the metrics.
 
     Attributes:
@@ -92,7 +92,7 @@ def calibrate(
     limit_s: float = 2.5,
     make_item: Callable[[int], Encoded] = filler,
     clock: Callable[[], float] = time.perf_counter,
-) -> Calibration:
+) -> MeasuredBudget:
     """Returns the budget to serve with, every shape up to `max_text_tokens` being warm afterwards.
 
     A budget's speed is that of one batch of each length in `LENGTHS`, filled up to it. Each batch counts with its fastest
@@ -149,7 +149,7 @@ def calibrate(
     for length in _warm_lengths(max_text_tokens):
         scorer.run([make_item(length)] * texts(chosen, length))
     measured = passes.measured()
-    return Calibration(chosen, overhead_tokens, measured[chosen], measured, passes.noise(), rounds, elapsed_s)
+    return MeasuredBudget(chosen, overhead_tokens, measured[chosen], measured, passes.noise(), rounds, elapsed_s)
 
 
 def _allowed_s(limit_s: float, best_tokens_per_s: float) -> float:

@@ -6,7 +6,7 @@
     FAILED   JSON: the error's class, detail, retry_after_s        CANCEL   nothing: the caller left
     ASK, ANSWER   JSON, for everything that is rare
 
-Axes: the outputs of a row lie one after the other, in the order and with the shapes that loading told (`Layout`).
+Axes: the outputs of a row lie one after the other, in the order and with the shapes that loading told (`RowLayout`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowLayout:
     """Names and shapes of a row's outputs, in their order on the wire."""
 
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ class Layout:
         return sum(prod(shape) for shape in self.shapes)
 
     @classmethod
-    def of(cls, row: Row) -> Layout:
+    def of(cls, row: Row) -> RowLayout:
         """Returns the layout of a row."""
         return cls(tuple(row), tuple(value.shape for value in row.values()))
 
@@ -66,7 +66,7 @@ class Layout:
         return [[name, list(shape)] for name, shape in zip(self.names, self.shapes, strict=True)]
 
     @classmethod
-    def from_json(cls, data: Sequence[Any]) -> Layout:
+    def from_json(cls, data: Sequence[Any]) -> RowLayout:
         """Returns what `to_json` gave."""
         return cls(tuple(str(name) for name, _ in data), tuple(tuple(int(size) for size in shape) for _, shape in data))
 
@@ -114,7 +114,7 @@ def unpack_submit(payload: memoryview) -> tuple[list[Encoded], float, int]:
     return items, deadline_s, generation
 
 
-def pack_rows(answered: Answered, layout: Layout) -> bytes:
+def pack_rows(answered: Answered, layout: RowLayout) -> bytes:
     """Returns the payload of ROWS."""
     head = _ROWS.pack(
         answered.queue_s,
@@ -127,7 +127,7 @@ def pack_rows(answered: Answered, layout: Layout) -> bytes:
     return head + b"".join(row[name].tobytes() for row in answered.rows for name in layout.names)
 
 
-def unpack_rows(payload: memoryview, layout: Layout) -> Answered:
+def unpack_rows(payload: memoryview, layout: RowLayout) -> Answered:
     """Returns what `pack_rows` packed; rows are read-only views of one copy."""
     queue_s, inference_s, items, tokens, rate, count = _ROWS.unpack_from(payload)
     table = np.frombuffer(bytes(payload[_ROWS.size :]), dtype="<f4").reshape(count, layout.width)

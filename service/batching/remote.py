@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from attune.models.seam.text import Encoded
-from attune.service.batching.frames import Answered, Frames, Kind, Layout, pack_submit, unpack_error, unpack_rows
+from attune.service.batching.frames import Answered, Frames, Kind, RowLayout, pack_submit, unpack_error, unpack_rows
 from attune.service.batching.submission import Submitted
 from attune.service.errors import DeadlineExceeded, NotReady, TooLarge
 
@@ -112,7 +112,7 @@ class RemoteBatcher:
         closed: called once, when this process needs the generation no more.
     """
 
-    def __init__(self, link: ScorerLink, *, generation: int, layout: Layout, max_text_tokens: int, closed: Any) -> None:
+    def __init__(self, link: ScorerLink, *, generation: int, layout: RowLayout, max_text_tokens: int, closed: Any) -> None:
         self._link = link
         self._generation = generation
         self._layout = layout

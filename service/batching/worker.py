@@ -1,7 +1,7 @@
 """The one thread that owns a scorer: batches in through a handover, outcomes out through two callbacks.
 
     hand_over(items) ──> run ──(raised)──> halves, down to the one text at fault
-                          └──> tell_done(Run)      after each batch, on the worker's thread
+                          └──> tell_done(BatchRun)      after each batch, on the worker's thread
                                tell_end(error)     once: closed (None), or died of what is not an `Exception`
 
 It knows texts and rows, no callers, no deadlines, no event loop.
@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class BatchRun:
     """One batch that was run: for each text its row or what the scorer raised on it alone, and the times, seconds."""
 
     results: tuple[Row | Exception, ...]
@@ -36,7 +36,7 @@ class Run:
         return self.finished_at_s - self.started_at_s
 
 
-class Worker:
+class ScorerWorker:
     """A daemon thread around one scorer.
 
     Args:
@@ -50,7 +50,7 @@ class Worker:
         self,
         scorer: Scorer,
         *,
-        tell_done: Callable[[Run], None],
+        tell_done: Callable[[BatchRun], None],
         tell_end: Callable[[BaseException | None], None],
         clock: Callable[[], float],
     ) -> None:
@@ -84,7 +84,7 @@ class Worker:
             while (items := self._inbox.get()) is not None:
                 started_at_s = self._clock()
                 results = run_by_halves(self._scorer, items)
-                self._tell_done(Run(tuple(results), started_at_s, self._clock()))
+                self._tell_done(BatchRun(tuple(results), started_at_s, self._clock()))
         except BaseException as error:  # whatever ends this thread, those who wait for it must hear of it
             LOG.critical("the scorer's worker died", exc_info=error)
             self._tell_end(error)

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class Server(uvicorn.Server):
+class AnnouncingServer(uvicorn.Server):
     """A uvicorn server that announces its end.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attune.models.seam.bundle import Bundle
 from attune.models.seam.text import TextEncoder
-from attune.service.batching.frames import Layout
+from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.errors import NotReady
 from attune.service.live.control import Body, Control, call_parent
@@ -66,7 +66,7 @@ class Joined:
     async def open_scorer(self, bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> OpenedScorer:
         """Returns a view of the scorer's process, in place of a scorer here: a `ScorerOpener`."""
         del encoder, plan, metrics
-        generation, layout = int(self._told["generation"]), Layout.from_json(self._told["layout"])
+        generation, layout = int(self._told["generation"]), RowLayout.from_json(self._told["layout"])
 
         async def closed() -> None:
             with contextlib.suppress(NotReady):  # the parent is gone, and the generation with it

@@ -221,7 +221,7 @@ class Live:
 
 
 @dataclass(slots=True)
-class Reading:
+class TextReading:
     """How a request's texts are read, and what of them the scorer could not read.
 
     Attributes:
@@ -254,7 +254,7 @@ class Call:
     deadline_at_s: float
     timings: Timings
     headers: dict[str, str] = field(default_factory=dict)
-    reading: Reading = field(default_factory=Reading)
+    reading: TextReading = field(default_factory=TextReading)
 
     @property
     def kept_under(self) -> str:

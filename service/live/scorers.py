@@ -19,7 +19,7 @@ from attune.models.seam.text import TextEncoder
 from attune.service.batching.batcher import Batcher
 from attune.service.batching.calibrate import calibrate
 from attune.service.batching.engines import Engine, open_engine
-from attune.service.batching.frames import Layout
+from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import TextScorer
 from attune.service.batching.session import ScorerRefused
 from attune.service.errors import AttuneError, BundleRefused
@@ -73,7 +73,7 @@ class OpenedScorer:
     batcher: TextScorer
     provider: str
     budget_tokens: int
-    layout: Layout
+    layout: RowLayout
 
 
 ScorerOpener = Callable[[Bundle, TextEncoder, LoadPlan, Metrics], Awaitable[OpenedScorer]]
@@ -117,7 +117,7 @@ async def open_own_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, 
     except BaseException:
         await batcher.aclose()
         raise
-    return OpenedScorer(batcher, engine.provider, measured.budget_tokens, Layout.of(rows[0]))
+    return OpenedScorer(batcher, engine.provider, measured.budget_tokens, RowLayout.of(rows[0]))
 
 
 async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: TextScorer, tolerance: float) -> list[Row]:

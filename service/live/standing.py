@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam.bundle import Bundle
 from attune.models.seam.family import Row
-from attune.models.seam.member_evidence import VERSION, Layout, Observed, nothing_observed
+from attune.models.seam.member_evidence import VERSION, EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import Drift, Known, Worth, drift_of, within_covariance, worth_of
 from attune.models.seam.portfolio import Portfolio
 from attune.service.state.store import MemberSum, Part
@@ -42,7 +42,7 @@ class Standing:
     """
 
     portfolio: Portfolio
-    layout: Layout
+    layout: EvidenceLayout
     sums: Sums
     _worth: dict[str, Worth] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ class Standing:
         total = sum(counts.values())
         return {name: count / total if total else 0.0 for name, count in counts.items()}
 
-    def _observed(self, family: str, part: Part) -> Observed:
+    def _observed(self, family: str, part: Part) -> ObservedRewards:
         return self.layout.observed(family, part.count, part.vector)
 
 
@@ -111,14 +111,14 @@ class Standings:
 
     def __init__(self, bundle: Bundle, family: str, tell: Callable[[str, float], None] = lambda *_: None) -> None:
         self._portfolio = bundle.portfolio
-        self._layout = Layout.of(bundle.families)
+        self._layout = EvidenceLayout.of(bundle.families)
         self._family = family
         self._tell = tell
         self._known: dict[str, Standing] = {}
         self._drift: dict[str, dict[str, float]] = {}
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> EvidenceLayout:
         """Of the sums' vectors."""
         return self._layout
 

@@ -2,7 +2,7 @@
 
     {name: spec} ── build_roster ──> Roster, engines ── load(), off the loop ──> ready
 
-Opens no connection and loads no weights itself: `Portfolio.load` does, when it is called.
+Opens no connection and loads no weights itself: `BuiltRoster.load` does, when it is called.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attune.service.members.spec import LocalSpec, MemberSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Portfolio:
+class BuiltRoster:
     """The roster and the engines of its local members.
 
     Args:
@@ -57,7 +57,7 @@ def build_roster(
     max_batch: int = 16,
     max_waiting: int = 64,
     clock: Callable[[], float] = time.monotonic,
-) -> Portfolio:
+) -> BuiltRoster:
     """Returns the members that the specs describe, not loaded yet.
 
     Args:
@@ -101,7 +101,7 @@ def build_roster(
             observe = partial(observers.breaker, name)
             members[name] = OpenAIMember(name, spec, connections, environ=environ, clock=clock, observe_breaker=observe)
     ordered = {name: members[name] for name in specs}
-    return Portfolio(Roster(ordered, observers, clock), engines)
+    return BuiltRoster(Roster(ordered, observers, clock), engines)
 
 
 def check_members(specs: Mapping[str, MemberSpec], root: Path, environ: Mapping[str, str] = os.environ) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from attune.service.errors import AttuneError
 from attune.service.members.local_batch import check_rows_are_independent
 from attune.service.members.local_model import LoadedModel, load
-from attune.service.members.local_worker import EngineLoad, Job, Worker
+from attune.service.members.local_worker import DecodingWorker, EngineLoad, Job
 from attune.service.members.member import Defaults, Event, Finish, GenerationRequest, OneMemberFailed, UnusableMember
 from attune.service.members.spec import Device, Dtype
 
@@ -65,7 +65,7 @@ class LocalEngine:
         self._clock = clock
         self._members: set[str] = set()
         self._model: LoadedModel | None = None
-        self._worker: Worker | None = None
+        self._worker: DecodingWorker | None = None
 
     def load(self) -> None:
         """Loads the model and starts the worker; a second call does nothing. Blocks for seconds: call it off the event loop.
@@ -78,7 +78,7 @@ class LocalEngine:
         members = ", ".join(sorted(self._members))
         self._model = load(self._base, self._adapters, device=self._device, dtype=self._dtype, context=self._context, members=members)
         check_rows_are_independent(self._model)
-        self._worker = Worker(
+        self._worker = DecodingWorker(
             self._model,
             threads=self._threads,
             max_batch=self._max_batch,
@@ -109,7 +109,7 @@ class LocalEngine:
         self._members.add(member_id)
         return LocalMember(member_id, adapter, defaults or Defaults(), self)
 
-    def worker(self, member_id: str) -> Worker:
+    def worker(self, member_id: str) -> DecodingWorker:
         """Returns the worker.
 
         Raises:

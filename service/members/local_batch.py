@@ -25,7 +25,7 @@ RowT = TypeVar("RowT")
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[RowT]):
+class DecodingBatch(Generic[RowT]):
     """Rows and what the model remembers of them.
 
     Args:
@@ -45,7 +45,7 @@ class Batch(Generic[RowT]):
 
 def prefill(
     model: LoadedModel, rows: Sequence[RowT], prompts: Sequence[Sequence[int]], adapters: Sequence[str | None]
-) -> tuple[Batch[RowT], torch.Tensor]:
+) -> tuple[DecodingBatch[RowT], torch.Tensor]:
     """Returns a batch that has read the prompts, and the `[N, V]` logits of each row's first token."""
     import torch
     from transformers import DynamicCache
@@ -58,12 +58,12 @@ def prefill(
     positions = (mask.cumsum(dim=1) - 1).clamp_(min=0)
     cache = DynamicCache()
     logits = model.forward(ids, mask, positions, adapters, cache)
-    return Batch(tuple(rows), lengths, *_remembered(cache), mask), logits
+    return DecodingBatch(tuple(rows), lengths, *_remembered(cache), mask), logits
 
 
 def advance(
-    model: LoadedModel, batch: Batch[RowT], tokens: Sequence[int], adapters: Sequence[str | None]
-) -> tuple[Batch[RowT], torch.Tensor]:
+    model: LoadedModel, batch: DecodingBatch[RowT], tokens: Sequence[int], adapters: Sequence[str | None]
+) -> tuple[DecodingBatch[RowT], torch.Tensor]:
     """Returns the batch after reading one more token a row, and the `[N, V]` logits of the next.
 
     Args:
@@ -83,17 +83,17 @@ def advance(
     positions = torch.tensor(batch.lengths, device=model.device)[:, None]
     logits = model.forward(ids, mask, positions, adapters, cache)
     lengths = tuple(length + 1 for length in batch.lengths)
-    return Batch(batch.rows, lengths, *_remembered(cache), mask), logits
+    return DecodingBatch(batch.rows, lengths, *_remembered(cache), mask), logits
 
 
-def select(batch: Batch[RowT], indices: Sequence[int]) -> Batch[RowT]:
+def select(batch: DecodingBatch[RowT], indices: Sequence[int]) -> DecodingBatch[RowT]:
     """Returns the batch of these rows alone, without the columns that are padding in all of them."""
     import torch
 
     chosen = torch.tensor(indices, device=batch.mask.device)
     lengths = tuple(batch.lengths[index] for index in indices)
     start = batch.mask.shape[1] - max(lengths)
-    return Batch(
+    return DecodingBatch(
         tuple(batch.rows[index] for index in indices),
         lengths,
         tuple(keys[chosen, :, start:] for keys in batch.keys),
@@ -102,7 +102,7 @@ def select(batch: Batch[RowT], indices: Sequence[int]) -> Batch[RowT]:
     )
 
 
-def join(one: Batch[RowT] | None, other: Batch[RowT] | None) -> Batch[RowT] | None:
+def join(one: DecodingBatch[RowT] | None, other: DecodingBatch[RowT] | None) -> DecodingBatch[RowT] | None:
     """Returns the rows of both, the narrower padded on the left to the width of the wider."""
     import torch
 
@@ -113,7 +113,7 @@ def join(one: Batch[RowT] | None, other: Batch[RowT] | None) -> Batch[RowT] | No
     def joined(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         return torch.cat([_widened(above, width), _widened(below, width)])
 
-    return Batch(
+    return DecodingBatch(
         one.rows + other.rows,
         one.lengths + other.lengths,
         tuple(map(joined, one.keys, other.keys)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attune.service.errors import AttuneError, TextTooLong
-from attune.service.members.local_batch import Batch, advance, join, prefill, select
+from attune.service.members.local_batch import DecodingBatch, advance, join, prefill, select
 from attune.service.members.local_model import LoadedModel, decoder_of
 from attune.service.members.local_prompt import prompt_ids
 from attune.service.members.local_sampling import NO_TOKEN, Draw, choose
@@ -77,7 +77,7 @@ class Decoder(Generic[TaskT]):
         self._model = model
         self._prefill_tokens = prefill_tokens
         self._decode = decoder_of(model)
-        self._batch: Batch[Row[TaskT]] | None = None
+        self._batch: DecodingBatch[Row[TaskT]] | None = None
 
     @property
     def tasks(self) -> tuple[TaskT, ...]:
@@ -114,7 +114,7 @@ class Decoder(Generic[TaskT]):
         if self._batch is not None:
             whole = self._batch
 
-            def advance_rows(rows: Sequence[Row[TaskT]]) -> tuple[Batch[Row[TaskT]], torch.Tensor]:
+            def advance_rows(rows: Sequence[Row[TaskT]]) -> tuple[DecodingBatch[Row[TaskT]], torch.Tensor]:
                 places = {id(row): index for index, row in enumerate(whole.rows)}
                 batch = whole if len(rows) == len(whole.rows) else select(whole, [places[id(row)] for row in rows])
                 return advance(self._model, batch, [row.last for row in rows], [row.task.adapter for row in rows])
@@ -123,15 +123,15 @@ class Decoder(Generic[TaskT]):
             self._batch = None if batch is None or logits is None else self._write(batch, logits, reports)
         return reports
 
-    def _prefill(self, rows: Sequence[Row[TaskT]]) -> tuple[Batch[Row[TaskT]], torch.Tensor]:
+    def _prefill(self, rows: Sequence[Row[TaskT]]) -> tuple[DecodingBatch[Row[TaskT]], torch.Tensor]:
         return prefill(self._model, rows, [row.prompt for row in rows], [row.task.adapter for row in rows])
 
     def _by_halves(
         self,
         rows: Sequence[Row[TaskT]],
-        run: Callable[[Sequence[Row[TaskT]]], tuple[Batch[Row[TaskT]], torch.Tensor]],
+        run: Callable[[Sequence[Row[TaskT]]], tuple[DecodingBatch[Row[TaskT]], torch.Tensor]],
         reports: list[Report[TaskT]],
-    ) -> tuple[Batch[Row[TaskT]] | None, torch.Tensor | None]:
+    ) -> tuple[DecodingBatch[Row[TaskT]] | None, torch.Tensor | None]:
         """Returns the rows that could be computed with their logits, in order; reports each that could not."""
         import torch
 
@@ -152,7 +152,9 @@ class Decoder(Generic[TaskT]):
         found = [logits for logits in (first_logits, second_logits) if logits is not None]
         return join(first, second), torch.cat(found) if found else None
 
-    def _write(self, batch: Batch[Row[TaskT]], logits: torch.Tensor, reports: list[Report[TaskT]]) -> Batch[Row[TaskT]] | None:
+    def _write(
+        self, batch: DecodingBatch[Row[TaskT]], logits: torch.Tensor, reports: list[Report[TaskT]]
+    ) -> DecodingBatch[Row[TaskT]] | None:
         """Returns the batch of the rows that go on, each with its next token chosen and what it says reported."""
         tokens = choose(logits, [_draw(row) for row in batch.rows])
         going = []
@@ -215,7 +217,7 @@ def _draw(row: Row[Any]) -> Draw:
     return Draw(request.temperature, request.top_p, row.chance.random())
 
 
-def _keep(batch: Batch[Row[TaskT]], keep: Sequence[bool]) -> Batch[Row[TaskT]] | None:
+def _keep(batch: DecodingBatch[Row[TaskT]], keep: Sequence[bool]) -> DecodingBatch[Row[TaskT]] | None:
     """Returns the batch of the rows to keep, the same object if that is all of them, None if it is none."""
     if all(keep):
         return batch

@@ -53,7 +53,7 @@ class EngineLoad:
     max_batch: int
 
 
-class Worker:
+class DecodingWorker:
     """Decodes the jobs of a queue in a thread of its own, until it is closed.
 
     Args:

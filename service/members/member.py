@@ -38,7 +38,7 @@ MAX_REASON_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatTurn:
     """One turn of the conversation; `role` is `system`, `user` or `assistant`."""
 
     role: str
@@ -63,7 +63,7 @@ class GenerationRequest:
         InvalidRequest: a number is out of its range, or there is nothing to answer.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatTurn, ...]
     max_tokens: int
     temperature: float | None = None
     top_p: float | None = None
@@ -139,7 +139,7 @@ class Defaults:
         if self.system:
             first = messages[0]
             content = f"{self.system}\n\n{first.content}" if first.role == "system" else self.system
-            messages = (Message("system", content), *(messages[1:] if first.role == "system" else messages))
+            messages = (ChatTurn("system", content), *(messages[1:] if first.role == "system" else messages))
         return replace(
             request,
             messages=messages,

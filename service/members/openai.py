@@ -19,7 +19,7 @@ from attune.service.members.member import Event, GenerationRequest, OneMemberFai
 from attune.service.members.openai_answer import AnswerReader
 from attune.service.members.openai_server import Asked, OpenAIServer
 from attune.service.members.openai_wire import BadAnswer
-from attune.service.members.patience import Pace, Patience, first_limit_s
+from attune.service.members.patience import MemberPace, Patience, first_limit_s
 from attune.service.members.pool import ConnectionFailed, Exchange, UpstreamPool
 from attune.service.members.spec import OpenAISpec
 
@@ -56,7 +56,7 @@ class OpenAIMember:
         self._connections = connections
         self._server = OpenAIServer(member_id, spec, connections, environ, clock, backoff_s)
         self._breaker = Breaker(clock, spec.failures_to_open, spec.open_s, observe_breaker)
-        self._pace = Pace(spec.first_event_s)
+        self._pace = MemberPace(spec.first_event_s)
 
     @property
     def id(self) -> str:

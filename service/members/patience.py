@@ -20,7 +20,7 @@ USUAL_SHARE = 4.0
 """A first sign that takes this many times the usual is late where others can stand in."""
 
 
-class Pace:
+class MemberPace:
     """How long a member usually takes: moving averages over its answers, begun with a guess.
 
     Args:

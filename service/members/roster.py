@@ -1,6 +1,6 @@
 """The members by name, and the rule by which one stands in for another.
 
-    stream(order) ── first member ─✗ before anybody has seen a piece ──> second member ──> Fallback, then its pieces
+    stream(order) ── first member ─✗ before anybody has seen a piece ──> second member ──> AnotherMember, then its pieces
                           └─✗ after that ──> the error: a reader has seen half an answer of one voice
 
 Where nobody reads the pieces, nobody has seen one before the answer's end. A fallback is said in the stream, counted and named with
@@ -25,7 +25,7 @@ Outcome = Literal["complete", "failed", "left"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fallback:
+class AnotherMember:
     """The answer comes from another member than the one that was wanted; said before its first piece.
 
     Args:
@@ -42,14 +42,14 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class MemberEvent:
     """Something that a member wrote."""
 
     member: str
     event: Event
 
 
-RosterEvent = Fallback | Served
+RosterEvent = AnotherMember | MemberEvent
 
 
 def _nothing(*_: object) -> None:
@@ -141,9 +141,9 @@ class Roster:
                     async for event in events:
                         if not seen and failures:
                             attempts = {tried: reason_of(tried, error) for tried, error in failures.items()}
-                            yield Fallback(order[0], name, attempts[order[0]], attempts)
+                            yield AnotherMember(order[0], name, attempts[order[0]], attempts)
                         seen = True
-                        yield Served(name, event)
+                        yield MemberEvent(name, event)
             except (MemberFailed, Overloaded, CallerError) as error:
                 if seen:
                     raise

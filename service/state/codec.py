@@ -35,7 +35,7 @@ _BITS = np.arange(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedVector:
     """A vector as it was packed: its landmark, when it was observed (Unix seconds), and the numbers `[E]`."""
 
     epoch: int
@@ -61,7 +61,7 @@ def pack_vector(epoch: int, observed_s: float, evidence: Vector) -> bytes:
     return struct.pack("<BH", coding | (_WITH_EPOCH if epoch else 0), numbers.size) + stamp + body
 
 
-def unpack_vector(packed: bytes) -> tuple[Packed, bytes]:
+def unpack_vector(packed: bytes) -> tuple[PackedVector, bytes]:
     """Returns the vector at the beginning of `packed`, and the bytes behind it.
 
     Raises:
@@ -77,7 +77,7 @@ def unpack_vector(packed: bytes) -> tuple[Packed, bytes]:
         numbers, end = _unpack_numbers(flags & 3, count, packed, at)
     except struct.error as error:
         raise ValueError(f"a packed vector of {len(packed)} bytes is damaged") from error
-    return Packed(epoch, observed_s, numbers), packed[end:]
+    return PackedVector(epoch, observed_s, numbers), packed[end:]
 
 
 def _pack_numbers(numbers: Vector) -> tuple[int, bytes]:
@@ -163,7 +163,7 @@ class LogEntry:
     token: bytes
     basis: int
     event_id: str
-    vector: Packed | None
+    vector: PackedVector | None
     payload: bytes
 
 

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, free_bytes, prepare, socket_path, sync_files
 from attune.service.state.server_process import Fsync, ServerProcess, arguments, client_of
-from attune.service.state.written_by import Server, read_record, refusal, server_for, write_record
+from attune.service.state.written_by import StoreServer, read_record, refusal, server_for, write_record
 
 __all__ = ["DataDirInUse", "EmbeddedRedis", "EmbeddedRedisError"]
 
@@ -171,7 +171,7 @@ class EmbeddedRedis:
             if read_record(self._directory) is None:
                 async for _ in client.scan_iter(count=1000, _type="stream"):
                     raise EmbeddedRedisError(refusal(self._directory, 1))
-            write_record(self._directory, Server.of_info(await client.info("server")))
+            write_record(self._directory, StoreServer.of_info(await client.info("server")))
 
     # --- the server -------------------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class UserSum:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class NewComparison:
     """One comparison to add to a user's sum.
 
     Attributes:

@@ -34,7 +34,7 @@ from attune.service.state.listing import ListedUsers, list_users, users_with_a_l
 from attune.service.state.member_sums import MemberSum, MemberSums, Vector
 from attune.service.state.merging import Merged, Merging, PartedKey
 from attune.service.state.reads import Reads
-from attune.service.state.records import Comparison, Exported, KnownEvent, LoggedComparison, UserSum, is_event_id
+from attune.service.state.records import Exported, KnownEvent, LoggedComparison, NewComparison, UserSum, is_event_id
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
 from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UserRead, UsersPage
@@ -220,7 +220,7 @@ class RedisStore:
             await self._wire.run("trim_decisions", lambda: self._drop_pointers(key, key.decisions, over))
         return outcome == b"kept"
 
-    async def add_comparison(self, key: UserKey, comparison: Comparison, *, era: bytes | None = None) -> Added:
+    async def add_comparison(self, key: UserKey, comparison: NewComparison, *, era: bytes | None = None) -> Added:
         self._limits.check_payload(comparison.payload)
         keys = [key.sum(comparison.basis), key.events, key.log, key.deleted, key.refused]
         packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence)
@@ -253,7 +253,7 @@ class RedisStore:
                 raise UserDeleted("the user was deleted while this comparison was on its way; nothing was kept")
         raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
-    async def replay_comparison(self, key: UserKey, comparison: Comparison) -> Replayed:
+    async def replay_comparison(self, key: UserKey, comparison: NewComparison) -> Replayed:
         keys = [key.sum(comparison.basis), key.events, key.log, key.replayed(comparison.basis)]
         packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence)
         arguments = [seal_of(SUM, key), event_digest(comparison.event_id), comparison.basis, comparison.packed(), packed]

@@ -1,6 +1,6 @@
 """What is kept of a user, and the operations on it, whoever keeps it.
 
-    usecases ── Comparison ──> Store.add_comparison ──> UserSum        RedisStore (redis_store.py) keeps it
+    usecases ── NewComparison ──> Store.add_comparison ──> UserSum        RedisStore (redis_store.py) keeps it
     usecases ── decision id ─> Store.read
 
 A user is a sum: evidence vectors are added and subtracted, never recomputed, so events may arrive in any order, from any replica. This
@@ -21,11 +21,11 @@ from attune.service.state.listing import ListedUser, ListedUsers
 from attune.service.state.member_sums import MemberSum, Part
 from attune.service.state.merging import Merged
 from attune.service.state.records import (
-    Comparison,
     Exported,
     KnownEvent,
     LastMember,
     LoggedComparison,
+    NewComparison,
     ReplayedEvidence,
     StoredDecision,
     StoredSum,
@@ -36,7 +36,6 @@ from attune.service.state.records import (
 
 __all__ = [
     "Added",
-    "Comparison",
     "DecisionPlace",
     "Deleted",
     "Exported",
@@ -48,6 +47,7 @@ __all__ = [
     "LoggedComparison",
     "MemberSum",
     "Merged",
+    "NewComparison",
     "Observe",
     "Part",
     "Replayed",
@@ -183,7 +183,7 @@ class Store(Protocol):
         """Returns what became of a decision, as seen by this user; for the error path of feedback."""
         ...
 
-    async def add_comparison(self, key: UserKey, comparison: Comparison, *, era: bytes | None = None) -> Added:
+    async def add_comparison(self, key: UserKey, comparison: NewComparison, *, era: bytes | None = None) -> Added:
         """Adds the comparison to the sum once, however often it is sent and however long the log is; atomic, one round trip.
 
         Args:
@@ -244,7 +244,7 @@ class Store(Protocol):
         """Yields the user's logged comparisons that are not in the sum under `basis`, oldest first; read in pages."""
         ...
 
-    async def replay_comparison(self, key: UserKey, comparison: Comparison) -> Replayed:
+    async def replay_comparison(self, key: UserKey, comparison: NewComparison) -> Replayed:
         """Adds a logged comparison, as it is worth under another basis, to the sum under that basis, once; atomic, one round trip.
 
         Its digest and payload are not looked at: the event and its log entry stay as they are.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from attune.service.errors import ExpiredEvent, StoreUnavailable, UnknownEvent
-from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, Packed, event_digest, new_token, pack_event_id, unpack_vector
+from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, PackedVector, event_digest, new_token, pack_event_id, unpack_vector
 from attune.service.state.durable import Durable
 from attune.service.state.export import read_entry
 from attune.service.state.keys import SUM, UserKey, WrongUser, seal_of
@@ -91,7 +91,7 @@ async def _replayed(wire: Wire, replies: Replies, key: UserKey, bases: Sequence[
         kept = await wire.command("HGET", key.replayed(basis), struct.pack("<I", place))
         if kept is not None:
             try:
-                vector: Packed = unpack_vector(kept)[0]
+                vector: PackedVector = unpack_vector(kept)[0]
             except ValueError as error:
                 raise replies.damaged(error) from error
             found += [basis, packed_doubles(vector.epoch, vector.observed_s, np.asarray(vector.evidence)), kept]

@@ -30,7 +30,7 @@ _SAID = re.compile(r"(\w+) server v=([0-9][0-9.]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class StoreServer:
     """A kind of server: `redis` or `valkey`, and its version."""
 
     name: str
@@ -43,12 +43,12 @@ class Server:
     def numbers(self) -> tuple[int, ...]:
         return tuple(int(part) for part in self.version.split(".") if part.isdecimal())
 
-    def reads(self, other: Server) -> bool:
+    def reads(self, other: StoreServer) -> bool:
         """Returns whether files that `other` wrote are certainly read: the same family, and not older."""
         return self.name == other.name and self.numbers >= other.numbers
 
     @classmethod
-    def of_info(cls, info: Mapping[str, Any]) -> Server:
+    def of_info(cls, info: Mapping[str, Any]) -> StoreServer:
         """Returns what a server says of itself in `INFO server`."""
         name = str(info.get("server_name") or "redis")
         return cls(name, str(info.get(f"{name}_version") or info["redis_version"]))
@@ -108,17 +108,17 @@ def server_for(directory: Path, given: Path | None) -> Path:
     )
 
 
-def version_of(binary: Path) -> Server | None:
+def version_of(binary: Path) -> StoreServer | None:
     """Returns what a binary says that it is; None if it does not say."""
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=VERSION_S, check=False).stdout  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = _SAID.search(said)
-    return Server(found[1].lower(), found[2]) if found else None
+    return StoreServer(found[1].lower(), found[2]) if found else None
 
 
-def read_record(directory: Path) -> Server | None:
+def read_record(directory: Path) -> StoreServer | None:
     """Returns the server that last wrote a directory; None for a new one, or one from before this was recorded.
 
     Raises:
@@ -126,7 +126,7 @@ def read_record(directory: Path) -> Server | None:
     """
     try:
         record = json.loads((directory / RECORD).read_bytes())
-        server, its_format = Server(str(record["server"]), str(record["version"])), record["format"]
+        server, its_format = StoreServer(str(record["server"]), str(record["version"])), record["format"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -139,7 +139,7 @@ def read_record(directory: Path) -> Server | None:
     return server
 
 
-def write_record(directory: Path, server: Server) -> None:
+def write_record(directory: Path, server: StoreServer) -> None:
     """Writes down that `server` writes the directory from now on; whole or not at all."""
     place, beside = directory / RECORD, directory / f"{RECORD}.new"
     with beside.open("wb") as file:

@@ -18,7 +18,7 @@ from attune.service.errors import DeadlineExceeded, MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
 from attune.service.members.member import Finish, GenerationRequest, TextPiece
-from attune.service.members.roster import Fallback
+from attune.service.members.roster import AnotherMember
 from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn
 from attune.service.usecases.routing import Decision, keep_decision, write
 from attune.service.usecases.scoring_answers import score_later, score_now
@@ -87,7 +87,7 @@ class _Draft:
     member: str
     parts: list[str] = field(default_factory=list)
     finish: Finish | None = None
-    fallback: Fallback | None = None
+    fallback: AnotherMember | None = None
 
     @property
     def text(self) -> str:
@@ -157,7 +157,7 @@ async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: Generatio
     try:
         async with aclosing(call.serving.roster.stream(order, replace(ask, seed=seed), call.deadline_at_s)) as events:
             async for event in events:
-                if isinstance(event, Fallback):
+                if isinstance(event, AnotherMember):
                     draft.fallback = event
                     call.runtime.metrics.fell_back(event.wanted)
                     continue

@@ -47,7 +47,7 @@ Form = Preferred | Graded | Ranked
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LoggedForm:
     """A form as the log has it, with the texts of its answers."""
 
     form: Form
@@ -119,7 +119,7 @@ def content_of(form: Form, named: Named, found: FoundAnswers, comparisons: Seque
             return {"kind": "ranking", "ranking": ids, "weights": weights, **common, **about, "texts": kept}
 
 
-def logged(content: Mapping[str, Any]) -> Logged | None:
+def logged(content: Mapping[str, Any]) -> LoggedForm | None:
     """Returns a form as `content_of` kept it; None where its texts were not kept, or the kind is of a later version."""
     kind, prompt, context = content.get("kind"), content.get("prompt"), content.get("context")
     kept = content.get("texts", ()) if kind in {"rating", "ranking"} else (content.get("chosen_text"), content.get("rejected_text"))
@@ -138,4 +138,4 @@ def logged(content: Mapping[str, Any]) -> Logged | None:
             form = Ranked()
         case _:
             return None
-    return Logged(form, prompt, context if isinstance(context, str) else None, texts)
+    return LoggedForm(form, prompt, context if isinstance(context, str) else None, texts)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from attune.models.seam.weighted import Compared, agrees
 from attune.service.errors import EventConflict, ExpiredCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
-from attune.service.state.store import Comparison, UserKey, UserSum
+from attune.service.state.store import NewComparison, UserKey, UserSum
 from attune.service.usecases.kinds_of_feedback import Form, comparisons_of, content_of
 from attune.service.usecases.named_answers import FoundAnswers, Named, find_answers
 from attune.service.usecases.payload import pack_payload
@@ -87,7 +87,7 @@ async def learn(call: Call, told: Told) -> Learned:
 
     vector, epoch = call.runtime.decay.stamp(studied.evidence, told.observed_s)
     payload = _payload(call, told, found, comparisons, studied)
-    comparison = Comparison(told.event_id, told.digest, call.kept_under, epoch, told.observed_s, vector, payload)
+    comparison = NewComparison(told.event_id, told.digest, call.kept_under, epoch, told.observed_s, vector, payload)
     with call.timings.measure("redis"):
         added = await call.runtime.finish(call.runtime.store.add_comparison(key, comparison, era=seen.era))
 

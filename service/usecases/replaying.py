@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from attune.service.errors import FieldError, InvalidRequest, Overloaded, ScorerFailed, TooLarge, invalid
 from attune.service.live.runtime import Call
-from attune.service.state.store import Comparison, LoggedComparison, UserKey, UsersPage, user_tag
+from attune.service.state.store import LoggedComparison, NewComparison, UserKey, UsersPage, user_tag
 from attune.service.usecases.kinds_of_feedback import comparisons_of, logged
 from attune.service.usecases.learning import study
 from attune.service.usecases.payload import read_payload
@@ -151,6 +151,6 @@ async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: 
         progress.unusable += 1
         return
     vector, epoch = call.runtime.decay.stamp(evidence, entry.observed_s)
-    comparison = Comparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector)
+    comparison = NewComparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector)
     if await call.runtime.store.replay_comparison(key, comparison) == "applied":
         progress.replayed += 1

@@ -19,7 +19,7 @@ from attune.models.seam.member_values import POOLED
 from attune.models.seam.sparserm import examples_of
 from attune.models.seam.text import Encoded
 from attune.service.errors import TextTooLong
-from attune.service.live.runtime import Call, Reading
+from attune.service.live.runtime import Call, TextReading
 from attune.service.usecases.people import Person, read_person
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ async def encode(
     return rows
 
 
-def _told(reading: Reading, rows: Sequence[Encoded], fields: Sequence[str], limit: int) -> None:
+def _told(reading: TextReading, rows: Sequence[Encoded], fields: Sequence[str], limit: int) -> None:
     """Notes what of a request's texts could not be read; raises TooLarge where nothing may be cut."""
     for row, field in zip(rows, fields, strict=False):
         if reading.truncate or not row.dropped_tokens:

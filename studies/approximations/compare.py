@@ -19,7 +19,7 @@ from attune.models.alignment.causal import BASE, load
 from attune.models.measuring.members import weights_of
 from attune.models.measuring.writing import write_json
 from attune.models.portfolio.inputs import SettingsInvalid
-from studies.approximations.oracles import Asked, MixingOracle, SoupOracle
+from studies.approximations.oracles import MixingOracle, OracleTask, SoupOracle
 
 Array = NDArray[np.float64]
 
@@ -71,7 +71,7 @@ def compare(
         raise SettingsInvalid(f"{members} holds no member that was aligned to {', '.join(missing)} alone")
     adapters = {name: members / name for name in made_for}
     model = load(base, adapters)
-    judged = Asked(rewards, tuple(asked), answers, seed)
+    judged = OracleTask(rewards, tuple(asked), answers, seed)
     alone = {}
     for name in (BASE, *made_for):
         alone[name or "base"] = judged.per_prompt(sample_answers(model, name, judged.prompts, answers, seed))

@@ -30,7 +30,7 @@ _SOUP = "soup"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OracleTask:
     """What an oracle's policies are valued on.
 
     Attributes:
@@ -70,7 +70,7 @@ class MixingOracle:
 
     model: LanguageModel
     made_for: Mapping[str, Array]
-    asked: Asked
+    asked: OracleTask
 
     @property
     def dimensions(self) -> int:
@@ -109,7 +109,7 @@ class SoupOracle:
     base: Path | str
     adapters: Mapping[str, Path]
     made_for: Mapping[str, Array]
-    asked: Asked
+    asked: OracleTask
     out: Path
     rank: int | None = None
 
@@ -158,6 +158,6 @@ def _shares(shares: Mapping[str, float]) -> str:
     return " ".join(f"{name}={share:.3g}" for name, share in shares.items() if share > 0)
 
 
-def _grouped(asked: Asked, answers: list[Answer]) -> Answers:
+def _grouped(asked: OracleTask, answers: list[Answer]) -> Answers:
     size = asked.answers
     return Answers(asked.prompts, tuple(tuple(answers[row : row + size]) for row in range(0, len(answers), size)))

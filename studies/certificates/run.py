@@ -32,7 +32,7 @@ COLUMNS = (*NUMBERS, "certified", "true")
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class CertificateWorld:
     """Failures of policies are drawn from U(0, `most_failures`); `spread` is how prompts scale all rewards; `fresh` prompts certify."""
 
     name: str
@@ -44,15 +44,15 @@ class World:
 
 
 WORLDS = (
-    World("policies fail on 0 to 2 % of prompts", 280, 0.02),
-    World("policies fail on 0 to 6 %", 60, 0.06),
-    World("one policy is best for everybody, failures 0 to 0.6 %", 280, 0.006, one_best=True),
-    World("prompts of very unlike scale", 280, 0.0, scaled=True),
-    World("the same, chosen and certified on the same prompts", 280, 0.0, scaled=True, fresh=False),
+    CertificateWorld("policies fail on 0 to 2 % of prompts", 280, 0.02),
+    CertificateWorld("policies fail on 0 to 6 %", 60, 0.06),
+    CertificateWorld("one policy is best for everybody, failures 0 to 0.6 %", 280, 0.006, one_best=True),
+    CertificateWorld("prompts of very unlike scale", 280, 0.0, scaled=True),
+    CertificateWorld("the same, chosen and certified on the same prompts", 280, 0.0, scaled=True, fresh=False),
 )
 
 
-def covered(world: World, *, trials: int, seed: int, method: Method) -> dict[str, float]:
+def covered(world: CertificateWorld, *, trials: int, seed: int, method: Method) -> dict[str, float]:
     """Returns the share of trials in which each number of the certificate holds, and the mean certified and true ratio."""
     rng, lattice = np.random.default_rng(seed), simplex_lattice(3, 20)
     front = np.vstack([FRONT[:-1] * 0.5, FRONT[-1:] + 0.3]) if world.one_best else FRONT
@@ -84,7 +84,7 @@ def covered(world: World, *, trials: int, seed: int, method: Method) -> dict[str
     return {name: count / trials for name, count in holds.items()} | {"certified": certified, "true": true}
 
 
-def _seen(rng: np.random.Generator, world: World, front: Array, failing: Array) -> Array:
+def _seen(rng: np.random.Generator, world: CertificateWorld, front: Array, failing: Array) -> Array:
     if world.scaled:  # a prompt's scale is Beta(0.3, 0.15), of mean 2/3: some prompts give nearly nothing, whoever answers
         return np.asarray(rng.beta(0.3, 0.15, (world.prompts, 1, 1)) * front, dtype=np.float64)
     rewards = front + rng.uniform(-0.01, 0.01, (world.prompts, *front.shape))

@@ -13,7 +13,7 @@ import pytest
 
 from attune.models.seam.text import Encoded
 from attune.service.batching.batcher import Batcher
-from attune.service.batching.frames import Layout, pack_error, pack_submit, unpack_error, unpack_submit
+from attune.service.batching.frames import RowLayout, pack_error, pack_submit, unpack_error, unpack_submit
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
 from attune.service.live.scorer_process import RequestsDoor
@@ -21,7 +21,7 @@ from attune.service.live.scorers import OpenedScorer
 from tests.batching.scorers import GatedScorer, text, texts
 from tests.batching.serving import LONG_S, serving, settle
 
-LAYOUT = Layout(("toy_rewards",), ((2,),))
+LAYOUT = RowLayout(("toy_rewards",), ((2,),))
 
 
 class Pair:

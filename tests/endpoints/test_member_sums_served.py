@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attune.models.seam.member_evidence import Layout
+from attune.models.seam.member_evidence import EvidenceLayout
 from attune.service.live.standing import kept_under
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
@@ -54,7 +54,7 @@ async def test_answers_of_members_add_up_whoever_asked_for_them(strangers):
         await service.app.state.live.runtime.later.idle()
         await service.app.state.live.runtime.tally.flush()
         sums = await store.read_members("default", kept_under(service.serving.bundle.basis))
-        layout = Layout.of(service.serving.bundle.families)
+        layout = EvidenceLayout.of(service.serving.bundle.families)
         assert {name: kept.total.count for name, kept in sums.items()} == {"gpt-short": 1.0, "gpt-long": 1.0, "gpt-warm": 2.0}
         row = (await service.serving.batcher.submit(service.serving.encoder.candidates(PROMPT, [WARM]), 5)).rows[0]
         assert sums["gpt-warm"].total.vector == pytest.approx(2 * layout.evidence(row))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from attune.service.members.member import Finish, GenerationRequest, Message, TextPiece
+from attune.service.members.member import ChatTurn, Finish, GenerationRequest, TextPiece
 
 
 def ask(text: str = "Hello there", **changes) -> GenerationRequest:
     values = {"max_tokens": 24, "temperature": 1.0, "top_p": 0.95, "seed": 7} | changes
-    return GenerationRequest((Message("user", text),), **values)
+    return GenerationRequest((ChatTurn("user", text),), **values)
 
 
 def soon(seconds: float = 30.0) -> float:

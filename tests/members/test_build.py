@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 from attune.service.members.build import build_roster
 from attune.service.members.member import UnusableMember
 from attune.service.members.pool import UpstreamPool
-from attune.service.members.roster import Fallback, Observers
+from attune.service.members.roster import AnotherMember, Observers
 from attune.service.members.roster_file import parse_roster
 from tests.members.asking import ask, soon
 
@@ -49,7 +49,7 @@ async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(lang
     await built.roster.members["playful"].aclose()
     await built.roster.members["concise"].aclose()
     first, served = await text_of(built.roster, ("concise", "playful", "plain", "gpt"))
-    assert isinstance(first, Fallback)
+    assert isinstance(first, AnotherMember)
     assert set(first.attempts) == {"concise", "playful", "plain"}
     assert served == "gpt"
     await built.roster.aclose()

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("peft")
 
 from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed
-from attune.service.members.member import Defaults, Finish, GenerationRequest, Member, Message, TextPiece
+from attune.service.members.member import ChatTurn, Defaults, Finish, GenerationRequest, Member, TextPiece
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.spec import OpenAISpec
 from tests.members.asking import ask, collect, soon
@@ -198,5 +198,5 @@ async def test_closing_twice_raises_nothing(place):
 )
 def test_a_request_out_of_range_names_its_field(changes, field):
     with pytest.raises(InvalidRequest) as caught:
-        GenerationRequest(**({"messages": (Message("user", "Hi"),), "max_tokens": 5} | changes))
+        GenerationRequest(**({"messages": (ChatTurn("user", "Hi"),), "max_tokens": 5} | changes))
     assert [error.field for error in caught.value.errors] == [field]

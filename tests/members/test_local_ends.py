@@ -12,7 +12,7 @@ import torch
 
 from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, TooLarge
 from attune.service.members.local import LocalEngine
-from attune.service.members.member import Defaults, Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
+from attune.service.members.member import ChatTurn, Defaults, Finish, GenerationRequest, OneMemberFailed, TextPiece
 from tests.members.asking import ask, collect, soon
 from tests.members.gate import Gate
 from tests.members.local_asking import PROMPTS, members_of, requests, settled
@@ -64,7 +64,7 @@ async def test_only_the_row_that_cannot_be_computed_fails(shared_engine, gate):
     members, asked = members_of(shared_engine), requests()
     alone = [await collect(members[i % 4], request) for i, request in enumerate(asked)]
     gate.poison = shared_engine.model.tokenizer("§", add_special_tokens=False)["input_ids"][0]
-    bad = GenerationRequest((Message("user", "§"),), 8, 1.0, 1.0)
+    bad = GenerationRequest((ChatTurn("user", "§"),), 8, 1.0, 1.0)
     answers = await asyncio.gather(
         *(collect(members[i % 4], request) for i, request in enumerate(asked[:9])), collect(members[1], bad), return_exceptions=True
     )
@@ -148,7 +148,7 @@ async def test_system_prompt_and_sampling_of_the_member_are_used(shared_engine):
     told = shared_engine.member("told", defaults=Defaults(temperature=0.0, top_p=1.0, system="Be brief."))
     open_request = ask(temperature=None, top_p=None, seed=None)
     assert await collect(greedy, open_request) == await collect(plain, ask(temperature=0.0))
-    messages = (Message("system", "Be brief."), *open_request.messages)
+    messages = (ChatTurn("system", "Be brief."), *open_request.messages)
     assert await collect(told, open_request) == await collect(plain, GenerationRequest(messages, 24, 0.0))
     assert await collect(told, open_request) != await collect(greedy, open_request)
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from attune.service.errors import InvalidRequest
 from attune.service.members.local_prompt import prompt_ids
-from attune.service.members.member import GenerationRequest, Message
+from attune.service.members.member import ChatTurn, GenerationRequest
 from tests.members.tiny import write_tokenizer
 
 SIGNS = "{%- for m in messages -%}{{- '<|' + m['role'] + '|>' + m['content'] + '<|end|>' -}}{%- endfor -%}{{- '<|assistant|>' -}}"
@@ -35,7 +35,7 @@ def tokenizer(request, tmp_path_factory):
 
 
 def ids(tokenizer, *turns):
-    return prompt_ids(tokenizer, "m", GenerationRequest(tuple(Message(*turn) for turn in turns), 5))
+    return prompt_ids(tokenizer, "m", GenerationRequest(tuple(ChatTurn(*turn) for turn in turns), 5))
 
 
 def signs_in(tokenizer, found):

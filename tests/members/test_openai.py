@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from attune.service.errors import TextTooLong
-from attune.service.members.member import Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
+from attune.service.members.member import ChatTurn, Finish, GenerationRequest, OneMemberFailed, TextPiece
 from loadtest.upstream_modes import cut_off, sends_a_page
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import KEY, fails, good, hang_up, refusing
@@ -17,7 +17,7 @@ from tests.members.upstream_scripts import KEY, fails, good, hang_up, refusing
 async def test_an_answer_comes_with_its_counts_and_the_request_says_everything(upstream, member_with):
     upstream.answers(good)
     member = member_with(api_key_env="KEY", temperature=0.3, top_p=0.8, system="Be brief.")
-    request = GenerationRequest((Message("system", "In French."), Message("user", "Hi")), 9, stop=("\n",), seed=4)
+    request = GenerationRequest((ChatTurn("system", "In French."), ChatTurn("user", "Hi")), 9, stop=("\n",), seed=4)
     assert await collect(member, request) == ("Hello there!", Finish("stop", 7, 3))
     (turn,) = upstream.turns
     assert (turn.method, turn.path, turn.headers["authorization"]) == ("POST", "/v1/chat/completions", f"Bearer {KEY}")

@@ -9,7 +9,7 @@ import pytest
 from attune.service.members.member import OneMemberFailed
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.patience import first_limit_s
-from attune.service.members.roster import Fallback, Roster
+from attune.service.members.roster import AnotherMember, Roster
 from attune.service.members.spec import OpenAISpec
 from loadtest.upstream import running_upstream
 from loadtest.upstream_modes import (
@@ -34,7 +34,7 @@ def limited(**headers):
 
 async def answer(roster, order, **changes):
     events = [event async for event in roster.stream(order, ask(**changes), soon())]
-    fallback = events.pop(0) if isinstance(events[0], Fallback) else None
+    fallback = events.pop(0) if isinstance(events[0], AnotherMember) else None
     return fallback, "".join(event.event.text for event in events[:-1])
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attune.service.members.answer_text import SoundText, ThoughtFilter, sound_text
-from attune.service.members.member import GenerationRequest, Message
+from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.members.openai_answer import AnswerReader
 from attune.service.members.openai_wire import BadAnswer
 from attune.service.members.spec import OpenAISpec
@@ -22,7 +22,7 @@ TEXT = "Hello there!"
 
 
 def reader_for(max_tokens=64, stop=(), media_type="text/event-stream", **spec):
-    request = GenerationRequest((Message("user", "Hi"),), max_tokens, 1.0, 1.0, stop)
+    request = GenerationRequest((ChatTurn("user", "Hi"),), max_tokens, 1.0, 1.0, stop)
     return AnswerReader(request, SPEC.model_copy(update=spec), media_type, lambda *_told: None)
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attune.service.members.member import GenerationRequest, Message
+from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.members.openai_errors import asked_wait_s, read_refusal
 from attune.service.members.openai_wire import MAX_EVENT_BYTES, BadAnswer, Chunk, EventReader, read_chunk, read_whole, request_body
 from attune.service.members.redaction import told_word, without_request, without_secrets
 from attune.service.members.spec import OpenAISpec
 
-ASKED = GenerationRequest((Message("user", "My diagnosis: Möbius syndrome, really?"),), 5, 0.5, 0.9)
+ASKED = GenerationRequest((ChatTurn("user", "My diagnosis: Möbius syndrome, really?"),), 5, 0.5, 0.9)
 
 
 def chunk(delta=None, finish=None, **more):
@@ -115,7 +115,7 @@ def test_the_body_holds_what_was_chosen_and_what_the_roster_adds():
 
 def test_the_body_leaves_out_what_the_server_does_not_take():
     spec = OpenAISpec(base_url="http://h/v1", model="m", max_tokens_field=None, send_stop=False, send_seed=False)
-    request = GenerationRequest((Message("user", "Hi"),), 5, None, None, ("x",), 3)
+    request = GenerationRequest((ChatTurn("user", "Hi"),), 5, None, None, ("x",), 3)
     assert request_body(request, spec, stream=False, include_usage=False).keys() == {"model", "messages", "stream"}
 
 

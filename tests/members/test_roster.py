@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from attune.service.errors import AttuneError, DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge, UnknownMember
-from attune.service.members.member import Finish, GenerationRequest, Message, OneMemberFailed, TextPiece
-from attune.service.members.roster import Fallback, Observers, Roster, Served
+from attune.service.members.member import ChatTurn, Finish, GenerationRequest, OneMemberFailed, TextPiece
+from attune.service.members.roster import AnotherMember, MemberEvent, Observers, Roster
 from attune.service.members.verdicts import MemberVerdict, Verdicts
 
-REQUEST = GenerationRequest((Message("user", "Hi"),), 5)
+REQUEST = GenerationRequest((ChatTurn("user", "Hi"),), 5)
 FINISH = Finish("stop", 3, 2)
 
 
@@ -64,9 +64,9 @@ async def events_of(roster, order):
 async def test_the_first_member_that_begins_answers_alone():
     one, two = Scripted("one"), Scripted("two")
     assert await events_of(roster_of(one, two), ["one", "two"]) == [
-        Served("one", TextPiece("Hel")),
-        Served("one", TextPiece("lo")),
-        Served("one", FINISH),
+        MemberEvent("one", TextPiece("Hel")),
+        MemberEvent("one", TextPiece("lo")),
+        MemberEvent("one", FINISH),
     ]
     assert two.asked == 0
 
@@ -74,16 +74,16 @@ async def test_the_first_member_that_begins_answers_alone():
 async def test_a_fallback_is_said_before_the_first_piece_with_every_reason():
     roster = roster_of(broken("one"), broken("two", "connect", "refused"), Scripted("three"))
     events = await events_of(roster, ["one", "two", "three"])
-    assert events[0] == Fallback("one", "three", "HTTP 500: no", {"one": "HTTP 500: no", "two": "refused"})
+    assert events[0] == AnotherMember("one", "three", "HTTP 500: no", {"one": "HTTP 500: no", "two": "refused"})
     assert {event.member for event in events[1:]} == {"three"}
-    assert sum(isinstance(event, Fallback) for event in events) == 1
+    assert sum(isinstance(event, AnotherMember) for event in events) == 1
 
 
 @pytest.mark.parametrize("pieces", [[], [TextPiece(" "), TextPiece("\n")]])
 async def test_an_answer_without_text_is_that_members_failure_and_the_next_stands_in(pieces):
     roster = roster_of(Scripted("one", [*pieces, FINISH]), Scripted("two"))
     first, *rest = await events_of(roster, ["one", "two"])
-    assert first == Fallback("one", "two", "wrote no text", {"one": "wrote no text"})
+    assert first == AnotherMember("one", "two", "wrote no text", {"one": "wrote no text"})
     assert {event.member for event in rest} == {"two"}
     with pytest.raises(MemberFailed, match="one: wrote no text"):
         await events_of(roster, ["one"])
@@ -99,8 +99,8 @@ async def test_where_nobody_reads_the_pieces_another_stands_in_until_the_end():
     roster = roster_of(Scripted("one", [TextPiece("Hel"), OneMemberFailed("one", "protocol", "broke")]), Scripted("two"))
     asked = replace(REQUEST, streamed=False)
     events = [event async for event in roster.stream(["one", "two"], asked, 1e9)]
-    assert events[0] == Fallback("one", "two", "broke", {"one": "broke"})
-    assert events[-1] == Served("two", FINISH)
+    assert events[0] == AnotherMember("one", "two", "broke", {"one": "broke"})
+    assert events[-1] == MemberEvent("two", FINISH)
 
 
 async def test_each_is_told_how_many_may_stand_in_for_it():
@@ -144,7 +144,7 @@ async def test_what_the_caller_should_do_follows_from_all_failures(errors, kind)
 
 async def test_a_prompt_too_long_for_one_member_goes_to_the_next():
     events = await events_of(roster_of(Scripted("small", [TooLarge("200 of 100 tokens")]), Scripted("large")), ["small", "large"])
-    assert events[0] == Fallback("small", "large", "200 of 100 tokens", {"small": "200 of 100 tokens"})
+    assert events[0] == AnotherMember("small", "large", "200 of 100 tokens", {"small": "200 of 100 tokens"})
 
 
 async def test_after_the_deadline_nobody_else_is_tried():

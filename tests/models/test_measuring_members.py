@@ -28,7 +28,7 @@ from attune.service.members.local_model import load as load_for_serving
 from attune.service.members.roster_file import read_roster
 from attune.service.members.spec import LocalSpec
 from studies.approximations.compare import compare, render
-from studies.approximations.oracles import Asked, MixingOracle, SoupOracle, proportions
+from studies.approximations.oracles import MixingOracle, OracleTask, SoupOracle, proportions
 from tests.models.tiny_causal import NAMES, PROMPTS, rewards, write_lora, write_model
 
 ASKED = Prompts(PROMPTS[:16], PROMPTS[16:22], PROMPTS[22:28])
@@ -95,7 +95,7 @@ def test_a_member_that_the_guard_refuses_is_tried_again_at_a_lower_rate(tiny, tm
 
 def test_mixing_and_soups_at_a_corner_are_the_member_of_that_corner(tiny, tmp_path):
     _, base, adapters = tiny
-    asked = Asked(rewards(), FRESH, answers=4)
+    asked = OracleTask(rewards(), FRESH, answers=4)
     corners = dict(zip(NAMES, np.eye(2), strict=True))
     mixing = MixingOracle(load(base, adapters), corners, asked)
     soups = SoupOracle(base, adapters, corners, asked, tmp_path)
@@ -120,7 +120,7 @@ def test_users_between_members_are_compared_on_the_same_prompts(tiny, tmp_path):
     [found] = compare(base, root / "adapters", rewards(), PROMPTS[:10], [NAMES], tmp_path, answers=4)
     assert set(found.value) == {"base", "best member", "soup", "MOD"}
     assert found.best_member in NAMES
-    asked = Asked(rewards(), PROMPTS[:10], answers=4)
+    asked = OracleTask(rewards(), PROMPTS[:10], answers=4)
     corners = dict(zip(NAMES, np.eye(2), strict=True))
     again = MixingOracle(load(base, {name: root / "adapters" / name for name in NAMES}), corners, asked).solve(np.array([0.5, 0.5]))
     assert found.value["MOD"] == pytest.approx(again.value.mean())

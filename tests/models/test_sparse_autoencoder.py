@@ -8,7 +8,7 @@ from attune.models.data.preferences import Texts
 from attune.models.data.token_states import encode_candidates, token_states
 from attune.models.data.trunk import load_trunk
 from attune.models.training.latents import activity, cards, columns_of, latents_of
-from attune.models.training.sparse_autoencoder import AutoencoderSettings, StatesInvalid, _Module, train_sparse_autoencoder
+from attune.models.training.sparse_autoencoder import AutoencoderSettings, StatesInvalid, _Autoencoder, train_sparse_autoencoder
 from tests.models.tiny_trunk import write_tiny_trunk
 
 SMALL = AutoencoderSettings(latents=24, k=2, steps=300, batch=256, learning_rate=1e-2, silent_steps=20, revive=4)
@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_autoencoder(world):
 def test_a_dead_latent_learns_from_what_was_left_over_only_where_it_is_revived():
     states = torch.from_numpy(sparse_world(8)[0].astype(np.float32))
     for revive in (0, 4):
-        module = _Module(AutoencoderSettings(latents=24, k=1, revive=revive), states.mean(dim=0), torch.Generator().manual_seed(0))
+        module = _Autoencoder(AutoencoderSettings(latents=24, k=1, revive=revive), states.mean(dim=0), torch.Generator().manual_seed(0))
         _, fired = module.loss(states, torch.zeros(24, dtype=torch.bool))
         loss, _ = module.loss(states, ~fired)
         loss.backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 from attune.models.seam.registry import KINDS
 from tests.project.tree import ROOT, tracked
@@ -25,3 +26,11 @@ def test_a_family_is_called_by_its_name_in_its_own_module_and_nowhere_else():
     found = {path: literal.findall(text) for path, text in sources() if path not in SAME_WORD}
     own = {f"models/seam/{name}.py": [name] for name in KINDS}
     assert {path: names for path, names in found.items() if names} == own
+
+
+def test_no_two_classes_have_one_name():
+    found: dict[str, list[str]] = defaultdict(list)
+    for path, text in sources():
+        for name in re.findall(r"^ *class (\w+)", text, flags=re.MULTILINE):
+            found[name].append(path)
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from attune.models.seam.member_evidence import GRID, Layout, Observed, nothing_observed
+from attune.models.seam.member_evidence import GRID, EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import LEAST_SPREAD, Known, drift_of, within_covariance, worth_of
 from attune.models.seam.routing import choose, joint_probability, sampled_worth
 
-LAYOUT = Layout({"one": 1, "three": 3, "wide": 40})
+LAYOUT = EvidenceLayout({"one": 1, "three": 3, "wide": 40})
 
 
 def row(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {f"{name}_rewards": rng.normal(size=heads).astype(np.float32) for name, heads in LAYOUT.heads.items()}
 
 
-def observed(rewards: np.ndarray) -> Observed:
-    return Observed(float(len(rewards)), rewards.sum(axis=0), rewards.T @ rewards)
+def observed(rewards: np.ndarray) -> ObservedRewards:
+    return ObservedRewards(float(len(rewards)), rewards.sum(axis=0), rewards.T @ rewards)
 
 
 def known(rewards: np.ndarray, measured: tuple[np.ndarray, np.ndarray] | None = None, recent: np.ndarray | None = None) -> Known:
@@ -30,7 +30,7 @@ def known(rewards: np.ndarray, measured: tuple[np.ndarray, np.ndarray] | None = 
 
 
 def test_an_answers_evidence_is_its_rewards_and_their_products():
-    layout = Layout({"two": 2})
+    layout = EvidenceLayout({"two": 2})
     assert layout.evidence({"two_rewards": np.array([0.5, -2.0])}).tolist() == [0.5, -2.0, 0.25, -1.0, 4.0]
     found = layout.observed("two", 2.0, np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert (found.mean.tolist(), found.products.tolist()) == ([0.5, 1.0], [[3.0, 4.0], [4.0, 5.0]])
@@ -40,8 +40,8 @@ def test_an_answers_evidence_is_its_rewards_and_their_products():
 def test_a_wide_family_keeps_squares_alone():
     assert LAYOUT.size == (1 + 1) + (3 + 6) + (40 + 40)
     rewards = np.arange(40.0) / 8
-    vector = Layout({"wide": 40}).evidence({"wide_rewards": rewards})
-    assert np.array_equal(np.diagonal(Layout({"wide": 40}).observed("wide", 1.0, vector).products), rewards**2)
+    vector = EvidenceLayout({"wide": 40}).evidence({"wide_rewards": rewards})
+    assert np.array_equal(np.diagonal(EvidenceLayout({"wide": 40}).observed("wide", 1.0, vector).products), rewards**2)
 
 
 def test_sums_do_not_depend_on_the_order(rng):
@@ -55,11 +55,11 @@ def test_sums_do_not_depend_on_the_order(rng):
 @pytest.mark.parametrize("rewards", [np.array([np.nan, 0.0, 0.0]), np.array([np.inf, 0.0, 0.0]), np.zeros(2)])
 def test_what_is_no_reward_is_refused(rewards):
     with pytest.raises(ValueError, match="rewards of three"):
-        Layout({"three": 3}).evidence({"three_rewards": rewards})
+        EvidenceLayout({"three": 3}).evidence({"three_rewards": rewards})
 
 
 def test_a_measurement_enters_as_the_sum_of_its_answers(rng):
-    layout, rewards = Layout({"three": 3}), rng.normal(size=(50, 3))
+    layout, rewards = EvidenceLayout({"three": 3}), rng.normal(size=(50, 3))
     added = sum((layout.evidence({"three_rewards": one}) for one in rewards), np.zeros(layout.size))
     mean, covariance = rewards.mean(axis=0), np.cov(rewards.T, ddof=0)
     assert layout.summed(50.0, {"three": mean}, {"three": covariance}) == pytest.approx(added, abs=1e-3)

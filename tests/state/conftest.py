@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
-from attune.service.state.store import Comparison, Exported, Limits, Store, UserKey, UserSum, user_tag
+from attune.service.state.store import Exported, Limits, NewComparison, Store, UserKey, UserSum, user_tag
 from tests.state.servers import BINARY, embedded_in_a_thread
 
 BASIS = "basis-1"
@@ -76,9 +76,9 @@ def comparison(
     observed_s: float = 1_000.0,
     body: bytes = b"",
     payload: bytes = b"",
-) -> Comparison:
+) -> NewComparison:
     digest = (body + b"\0" * 16)[:16]
-    return Comparison(event_id, digest, basis, epoch, observed_s, np.array(evidence, dtype=np.float64), payload)
+    return NewComparison(event_id, digest, basis, epoch, observed_s, np.array(evidence, dtype=np.float64), payload)
 
 
 def same(left: UserSum | None, right: UserSum | None) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune.service.state.store import Comparison, Limits, LoggedComparison, ReplayedEvidence, Store, StoredSum, UserKey
+from attune.service.state.store import Limits, LoggedComparison, NewComparison, ReplayedEvidence, Store, StoredSum, UserKey
 from tests.state.conftest import BASIS, Bench, comparison, exported, key_of
 
 NEW = "basis-2"
 
 
-def again(event_id: str, evidence: tuple[float, ...], observed_s: float = 1_000.0, epoch: int = 0) -> Comparison:
+def again(event_id: str, evidence: tuple[float, ...], observed_s: float = 1_000.0, epoch: int = 0) -> NewComparison:
     return comparison(event_id, evidence, basis=NEW, observed_s=observed_s, epoch=epoch)
 
 

@@ -20,7 +20,7 @@ from attune.service.state.keys import (
     unseal,
     user_tag,
 )
-from attune.service.state.store import Comparison, Limits, UserSum
+from attune.service.state.store import Limits, NewComparison, UserSum
 from tests.state.conftest import comparison
 
 SECRET = b"sixteen bytes or more"
@@ -126,7 +126,7 @@ def test_a_comparison_out_of_bounds_is_refused_with_the_numbers(change: dict[str
         "event_id": "event-1", "digest": b"\0" * 16, "basis": "basis-1", "epoch": 0, "observed_s": 1.0, "evidence": np.ones(3),
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        Comparison(**(fields | change))  # type: ignore[arg-type]
+        NewComparison(**(fields | change))  # type: ignore[arg-type]
 
 
 def test_negative_zero_is_added_as_zero() -> None:

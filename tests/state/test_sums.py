@@ -13,7 +13,7 @@ from attune.models.seam.evidence import align
 from attune.service.errors import EventConflict, UnknownEvent
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
-from attune.service.state.store import Comparison, LoggedComparison, Store, TakenBack, UserKey, UserSum
+from attune.service.state.store import LoggedComparison, NewComparison, Store, TakenBack, UserKey, UserSum
 from tests.state.conftest import BASIS, comparison, key_of
 
 SIZE = 5
@@ -32,7 +32,7 @@ def bits(held: UserSum | None) -> bytes | None:
     return None if held is None else held.pack()
 
 
-async def add_all(store: Store, key: UserKey, comparisons: list[Comparison]) -> bytes | None:
+async def add_all(store: Store, key: UserKey, comparisons: list[NewComparison]) -> bytes | None:
     for each in comparisons:
         await store.add_comparison(key, each)
     return bits((await store.read(key, BASIS)).sum)
@@ -106,10 +106,10 @@ class Expected:
     """What the sum must be: the arithmetic of the seam, one step after the other, on a dictionary."""
 
     held: UserSum | None = None
-    added: dict[str, Comparison] = field(default_factory=dict)
+    added: dict[str, NewComparison] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
 
-    def add(self, one: Comparison) -> str:
+    def add(self, one: NewComparison) -> str:
         if one.event_id in self.taken:
             return "taken back"
         if one.event_id in self.added:
@@ -131,7 +131,7 @@ class Expected:
         self._move(self.added[event_id], -1, (self.held.first_seen_s, self.held.last_seen_s))
         return "taken"
 
-    def _move(self, one: Comparison, sign: int, seen: tuple[float, float]) -> None:
+    def _move(self, one: NewComparison, sign: int, seen: tuple[float, float]) -> None:
         held = self.held or UserSum(0, one.epoch, 0.0, 0.0, np.zeros(one.evidence.size))
         later = max(held.epoch, one.epoch)
         evidence = align(held.evidence, held.epoch, later) + sign * (align(one.evidence, one.epoch, later) + 0.0)

@@ -13,7 +13,7 @@ from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.written_by import (
     FORMAT,
     RECORD,
-    Server,
+    StoreServer,
     bundled_server,
     find_server,
     read_record,
@@ -35,7 +35,7 @@ def pretender(folder: Path, name: str, says: str) -> Path:
 
 async def test_the_writer_is_recorded_beside_the_data(tmp_path: Path) -> None:
     async with EmbeddedRedis(tmp_path, binary=BINARY) as server, Redis.from_url(server.url) as raw:
-        running = Server.of_info(await raw.info("server"))
+        running = StoreServer.of_info(await raw.info("server"))
     assert read_record(tmp_path / "redis") == running == version_of(BINARY)
     assert json.loads((tmp_path / "redis" / RECORD).read_text())["format"] == FORMAT
 
@@ -54,12 +54,12 @@ async def test_the_writer_is_recorded_beside_the_data(tmp_path: Path) -> None:
     ],
 )
 def test_the_same_family_reads_what_is_not_newer(said: str, written: str, reads: bool) -> None:
-    assert Server(*said.split()).reads(Server(*written.split())) is reads
+    assert StoreServer(*said.split()).reads(StoreServer(*written.split())) is reads
 
 
 @pytest.mark.parametrize("says", ["Redis server v=7.0.15", "Redis server v=9.9.9", "Valkey server v=8.0.0", "nothing of the kind"])
 def test_what_cannot_read_the_data_is_refused_in_one_sentence_that_names_both(tmp_path: Path, says: str) -> None:
-    write_record(tmp_path, Server("valkey", "9.1.2"))
+    write_record(tmp_path, StoreServer("valkey", "9.1.2"))
     given = pretender(tmp_path / "bin", "some-server", says)
     with pytest.raises(
         EmbeddedRedisError, match=r"written by valkey 9\.1\.2, and there is .*some-server.*install valkey 9\.1\.2 or a newer"
@@ -72,9 +72,9 @@ def test_what_cannot_read_the_data_is_refused_in_one_sentence_that_names_both(tm
 def test_the_writer_is_found_wherever_it_is_and_else_the_nearest_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     near = pretender(tmp_path / "bin", "redis-server", "Redis server v=7.2.0")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    write_record(tmp_path, Server("redis", "7.0.15"))
+    write_record(tmp_path, StoreServer("redis", "7.0.15"))
     assert server_for(tmp_path, None) == near
-    write_record(tmp_path, Server("redis", "7.4.0"))
+    write_record(tmp_path, StoreServer("redis", "7.4.0"))
     with pytest.raises(EmbeddedRedisError, match=r"written by redis 7\.4\.0"):
         server_for(tmp_path, None)
 
@@ -92,7 +92,7 @@ async def test_a_directory_of_another_server_is_left_as_it_is(tmp_path: Path) ->
         pass
     ours = read_record(tmp_path / "redis")
     assert ours is not None
-    write_record(tmp_path / "redis", Server(ours.name, "99.0.0"))
+    write_record(tmp_path / "redis", StoreServer(ours.name, "99.0.0"))
     before = {path: path.read_bytes() for path in (tmp_path / "redis" / "appendonlydir").iterdir()}
     with pytest.raises(EmbeddedRedisError, match=f"written by {ours.name} 99"):
         await EmbeddedRedis(tmp_path, binary=BINARY).start()
