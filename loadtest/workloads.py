@@ -1,4 +1,4 @@
-"""What scorers are measured with: requests of texts whose lengths follow a law, and the ceiling that raw ONNX Runtime sets on them.
+"""What scorers are measured with: requests of texts of drawn lengths, and the ceiling that raw ONNX Runtime sets on them.
 
     equal    32 tokens each           skewed   words log-normal (mu 4.0, sigma 0.7), 16 to 256 tokens: most short, a few long
 

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; any other than loopback needs API keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     api_keys: SecretStr = Field(
-        SecretStr(""), description="`key:tenant`, comma-separated; `key:tenant:admin` may reload; empty: open, loopback only"
+        SecretStr(""), description="`key:tenant`, comma-separated; `key:tenant:admin` may reload; empty: no key needed, loopback only"
     )
     api_keys_file: str = Field("", description="file with one `key:tenant` a line, added to the above")
     user_secret: SecretStr = Field(
@@ -87,41 +87,41 @@ class Settings(BaseSettings):
     )
     redis_pool_size: int = Field(32, ge=1, le=4096, description="connections to Redis; a call waits for a free one")
     redis_timeout_ms: int = Field(1000, ge=10, le=60_000, description="longest wait for Redis, connecting included")
-    decision_ttl_s: int = Field(86_400, ge=60, le=2_592_000, description="life of a decision: how late feedback may name its candidates")
-    user_ttl_s: int = Field(31_536_000, ge=3600, le=315_360_000, description="life of a user's state after the last comparison")
+    decision_ttl_s: int = Field(86_400, ge=60, le=2_592_000, description="how long a decision is kept and can be learned from")
+    user_ttl_s: int = Field(31_536_000, ge=3600, le=315_360_000, description="how long a user's state is kept after the last comparison")
     max_log_entries: int = Field(10_000, ge=0, le=1_000_000, description="comparisons kept a user for export, replay and taking back")
-    keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: features only")
+    keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: only features are kept")
     score_later_share: float = Field(
-        1.0, ge=0, le=1, description="share of answers sent unscored that are scored afterwards; the rest when feedback names them"
+        1.0, ge=0, le=1, description="share of unscored answers that are scored afterwards; the others when feedback names them"
     )
 
     # what is served
     bundle: str = Field("", description="bundle folder; empty: the newest bundle-* in the data directory's bundles/")
     bundle_poll_s: float = Field(
-        0.0, ge=0, le=3600, description="how often a replica looks for another bundle where its own lies, and swaps; 0: at a reload only"
+        0.0, ge=0, le=3600, description="how often to look for a newer bundle where the present one lies; 0: only at a reload"
     )
     roster: str = Field("", description="members file; empty: the bundle's own")
     family: str = Field("", max_length=64, description="family that serves where a request names none; empty: the bundle's own")
     shadow_families: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="families that learn without serving, comma-separated; empty: all others of the bundle"
     )
-    half_life_days: float = Field(0.0, ge=0, le=3650, description="half-life of evidence; 0: nothing fades; users start anew under another")
+    half_life_days: float = Field(0.0, ge=0, le=3650, description="half-life of evidence; 0: nothing fades; a new value starts users anew")
     routing_epsilon: float = Field(0.05, ge=0, le=1, description="share of decisions drawn uniformly over the members")
     routing_hysteresis: float = Field(
-        0.0, ge=0, le=1e6, description="reward by which another member must be better before policy `best` leaves a user's last one; 0: any"
+        0.0, ge=0, le=1e6, description="with policy `best`, keep the user's last member unless another is better by more; 0: off"
     )
     routing_cost_weight: float = Field(
-        0.0, ge=0, le=1e6, description="reward that the dearest member's cost (roster: price, latency_s) is worth; 0: costs are not weighed"
+        0.0, ge=0, le=1e6, description="reward that the dearest member's cost (roster: price, latency_s) takes off; 0: costs do not count"
     )
     routing_price_share: float = Field(0.5, ge=0, le=1, description="share of the price in a member's cost; the rest is its latency")
     posterior_samples: int = Field(
-        256, ge=16, le=8192, description="posterior samples behind one decision; fewer where samples times members is above 65 536"
+        256, ge=16, le=8192, description="posterior samples for one decision; fewer where samples times members exceeds 65,536"
     )
 
     # scoring
     require_gpu: bool = Field(default=False, description="refuse to start unless the scorer runs on CUDA")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = Field(
-        "auto", description="of the scorer: fp16 and int8 need a bundle that has them, tf32 CUDA, bf16 the extra `openvino`; auto: fp32"
+        "auto", description="the scorer's; fp16 and int8 need a bundle with them, tf32 a GPU, bf16 the extra `openvino`; auto: fp32"
     )
     threads: int = Field(0, ge=0, le=256, description="threads of the scorer; 0: what the cgroup grants")
     batch_budget_tokens: int = Field(0, ge=0, le=1_048_576, description="padded tokens a batch; 0: measured at start")
@@ -134,11 +134,11 @@ class Settings(BaseSettings):
 
     # limits of a request
     max_body_bytes: int = Field(2_097_152, ge=1024, le=104_857_600, description="largest request body; more: 413")
-    max_candidates: int = Field(64, ge=1, le=1024, description="most responses a `/score`")
+    max_candidates: int = Field(64, ge=1, le=1024, description="most responses in one `/score`")
     max_prompt_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest prompt, or all messages together")
     max_response_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest response")
-    max_new_tokens: int = Field(512, ge=1, le=32_768, description="most tokens a `/generate` may ask for")
-    max_generate_candidates: int = Field(8, ge=1, le=63, description="most candidates a `/generate`")
+    max_new_tokens: int = Field(512, ge=1, le=32_768, description="most tokens that one `/generate` may ask for")
+    max_generate_candidates: int = Field(8, ge=1, le=63, description="most candidates in one `/generate`")
     max_in_flight: int = Field(256, ge=1, le=65_536, description="requests admitted at once; more: 429")
     request_deadline_ms: int = Field(30_000, ge=10, le=600_000, description="deadline of a request that generates nothing; after it: 504")
     generate_deadline_ms: int = Field(120_000, ge=10, le=3_600_000, description="deadline of a request that generates; after it: 504")
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
 
     # running it
     ready_needs_store: bool = Field(
-        default=True, description="`/readyz` is 503 while the store refuses writes; false: it says so and stays 200"
+        default=True, description="`/readyz` is 503 while the store refuses writes; false: it stays 200 and reports it"
     )
     slow_request_ms: int = Field(10_000, ge=1, le=3_600_000, description="a request that takes longer is logged as a warning")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line that is written")

@@ -1,4 +1,4 @@
-"""Pairs that tell most: which two members to show when the aim is to learn, with a law that is logged like any other (reconstruction).
+"""Pairs that tell most: which two members to show when the aim is to learn, with logged probabilities as ever (reconstruction).
 
 Of a pair, what one comparison is expected to tell of who is best for this user: `I = H(p) - sum_m q_m H(p_m)` nats, with `p` the
 probability that the first is preferred, `q_m` that member `m` is best, and `p_m` the first given the second. All are shares and means over

@@ -1,4 +1,4 @@
-"""Choosing members with propensities that are exactly the law of the draw (SCIENCE §6, reconstruction).
+"""Choosing members with propensities that are exactly the distribution of the draw (SCIENCE §6, reconstruction).
 
 `S` posterior samples of the user's weights give each member a share `p_hat` (how often it is best); the member is drawn
 from `p = (1 - epsilon) p_hat + epsilon / M`, and `p` is what is logged. Pairs are drawn without replacement, and their

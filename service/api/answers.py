@@ -62,7 +62,7 @@ def fields_of(value: Any) -> Mapping[str, Any]:
 
 
 def rfc3339(seconds: float | None) -> str | None:
-    """Returns a time as RFC 3339 in UTC with milliseconds; None stays None, as does what no calendar holds."""
+    """Returns a time as RFC 3339 in UTC with milliseconds; None for None and for times outside of the years 1 to 9999."""
     if seconds is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`GET /decisions/{id}`: one decision as it is kept: who was drawn with which law, what was answered; without the scorer's outputs."""
+"""`GET /decisions/{id}`: one decision as it is kept: the distribution, who was drawn, what was answered; without the scorer's outputs."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class DecisionAnswer:
         context: of the request; null if it had none, or no texts are kept
         seed: 63 bits as text; with `samples` and the sums of that time it draws the same members again
         epsilon: share of decisions that were drawn evenly over the members, from 0 to 1
-        samples: draws from the posterior behind the law
-        routing: the law of the decision, and its draw
+        samples: draws from the posterior behind the distribution
+        routing: the distribution over the members, and the draw from it
         candidates: the answers; empty for a `/route`
     """
 
@@ -91,7 +91,7 @@ class DecisionAnswer:
     "/decisions/{decision_id:segment}", response_model=DecisionAnswer, responses=problems(404, 410), summary="One decision as it is kept"
 )
 async def get_decision(decision_id: Segment, request: Request) -> Response:
-    """A decision with its law and its candidates."""
+    """A decision with its distribution and its candidates."""
     call: Call = request.state.call
     known = as_decision_id(decision_id)
     if known is None:

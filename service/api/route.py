@@ -138,7 +138,7 @@ class RouteAnswer:
         personalization: `applied`: the user's own comparisons counted; `prior`: there are none yet; `unavailable`: the store
             did not answer in time, and the prior decided
         user: for whom it was decided
-        routing: the law of the decision, and its draw
+        routing: the distribution over the members, and the draw from it
         truncated_tokens: tokens at the beginning of the prompt that the scorer had no room for; missing if it read all
     """
 

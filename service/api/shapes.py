@@ -170,7 +170,7 @@ class MemberDrift:
 
 
 @dataclass(frozen=True, slots=True)
-class PortfolioMember:
+class MemberShown:
     """One member and what it is worth.
 
     Attributes:
@@ -211,7 +211,7 @@ class PortfolioAnswer:
     """
 
     bundle: str
-    members: list[PortfolioMember]
+    members: list[MemberShown]
     certificate: dict[str, Any] | None
 
 

@@ -1,4 +1,4 @@
-"""The life of a submission between the endpoints and the scorer, on the event loop.
+"""The life of a submission between the use cases and the scorer, on the event loop.
 
     submit ──> admit or refuse ──> BatchQueue ──(worker free)──> ScorerWorker ──> deliver ──> the caller's rows
 

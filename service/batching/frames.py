@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -33,7 +34,7 @@ _ROWS = struct.Struct("<ddIIdI")
 LARGEST_FRAME = 256 * 1024 * 1024
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is."""
 
     SUBMIT = 1
@@ -83,7 +84,7 @@ class Answered:
     drain_tokens_per_s: float
 
 
-def frame(kind: Kind, number: int, payload: bytes = b"") -> bytes:
+def frame(kind: FrameKind, number: int, payload: bytes = b"") -> bytes:
     """Returns header and payload."""
     return HEADER.pack(len(payload), kind, number) + payload
 
@@ -162,7 +163,7 @@ def unpack_error(payload: Mapping[str, Any]) -> errors.AttuneError:
     return kind(detail)
 
 
-class Frames(asyncio.Protocol):
+class Frames(asyncio.Protocol, ABC):
     """One connection: cuts what arrives into frames; subclasses say what a frame does and what losing the connection does."""
 
     def __init__(self) -> None:
@@ -184,15 +185,15 @@ class Frames(asyncio.Protocol):
             end = start + HEADER.size + length
             if len(self._buffer) < end:
                 break
-            self.frame_received(Kind(kind), number, memoryview(bytes(self._buffer[start + HEADER.size : end])))
+            self.frame_received(FrameKind(kind), number, memoryview(bytes(self._buffer[start + HEADER.size : end])))
             start = end
         del self._buffer[:start]
 
-    def frame_received(self, kind: Kind, number: int, payload: memoryview) -> None:
+    @abstractmethod
+    def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
         """Called with each whole frame."""
-        raise NotImplementedError
 
-    def send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+    def send(self, kind: FrameKind, number: int, payload: bytes = b"") -> None:
         """Writes a frame; nothing where the connection is gone."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(frame(kind, number, payload))

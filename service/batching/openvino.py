@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attune.command_line import how_to_install
 from attune.models.seam.families import Row
 from attune.models.seam.padding import INPUTS, pad
 from attune.models.seam.precision import Precision
@@ -44,7 +45,7 @@ class OpenVinoScorer:
         try:
             import openvino  # noqa: PLC0415 - an optional extra
         except ImportError as error:
-            raise ScorerRefused(f"precision {precision} needs OpenVINO: pip install 'attune-serve[openvino]'") from error
+            raise ScorerRefused(f"precision {precision} needs OpenVINO: {how_to_install('openvino')}") from error
         core = openvino.Core()
         able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in able:

@@ -6,8 +6,8 @@
     drained(...)  what a finished batch taught about the speed of draining
 
 A batch is a run of neighbours in length around the entry that is due first. It costs `overhead_tokens + longest * n`
-(padded tokens), never over the budget unless one entry alone is, and it ends where one more neighbour would pad away more
-than its place in the batch saves. Payloads are opaque; what a token or a caller is, this module does not know.
+(padded tokens), never over the budget unless one entry alone is. It stops growing when the padding that the next text causes
+costs more than a separate batch. Payloads are opaque; what a token or a caller is, this module does not know.
 """
 
 from __future__ import annotations

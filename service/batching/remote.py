@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from attune.models.seam.text import Encoded
-from attune.service.batching.frames import Answered, Frames, Kind, RowLayout, pack_submit, unpack_error, unpack_rows
+from attune.service.batching.frames import Answered, FrameKind, Frames, RowLayout, pack_submit, unpack_error, unpack_rows
 from attune.service.batching.submission import Submitted
 from attune.service.errors import DeadlineExceeded, NotReady, TooLarge
 
@@ -44,7 +44,7 @@ class ScorerLink(Frames):
     def __init__(self) -> None:
         super().__init__()
         self._numbers = 0
-        self._waiting: dict[int, asyncio.Future[tuple[Kind, memoryview]]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[FrameKind, memoryview]]] = {}
 
     @property
     def connected(self) -> bool:
@@ -66,7 +66,7 @@ class ScorerLink(Frames):
         if self.transport is not None:
             self.transport.close()
 
-    def frame_received(self, kind: Kind, number: int, payload: memoryview) -> None:
+    def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
         waiting = self._waiting.get(number)
         if waiting is not None and not waiting.done():  # else: it left, and its cancellation crossed the answer
             waiting.set_result((kind, payload))
@@ -78,7 +78,7 @@ class ScorerLink(Frames):
             if not waiting.done():
                 waiting.set_exception(NotReady(GONE))
 
-    async def ask(self, kind: Kind, payload: bytes, deadline_s: float) -> tuple[Kind, memoryview]:
+    async def ask(self, kind: FrameKind, payload: bytes, deadline_s: float) -> tuple[FrameKind, memoryview]:
         """Returns the answer to one frame.
 
         Raises:
@@ -95,7 +95,7 @@ class ScorerLink(Frames):
             async with asyncio.timeout(deadline_s):
                 return await self._waiting[number]
         except BaseException:
-            self.send(Kind.CANCEL, number)
+            self.send(FrameKind.CANCEL, number)
             raise
         finally:
             del self._waiting[number]
@@ -158,10 +158,10 @@ class RemoteBatcher:
         if self._refusal is not None:
             raise NotReady(self._refusal)
         try:
-            kind, payload = await self._link.ask(Kind.SUBMIT, pack_submit(items, deadline_s, self._generation), deadline_s)
+            kind, payload = await self._link.ask(FrameKind.SUBMIT, pack_submit(items, deadline_s, self._generation), deadline_s)
         except TimeoutError:
             raise DeadlineExceeded(f"the scorer's process gave no answer for {len(items)} texts within {deadline_s:.3g} s") from None
-        if kind is Kind.FAILED:
+        if kind is FrameKind.FAILED:
             raise unpack_error(json.loads(bytes(payload)))
         self._last = answered = unpack_rows(payload, self._layout)
         return Submitted(answered.rows, answered.queue_s, answered.inference_s)
@@ -174,11 +174,11 @@ class RemoteBatcher:
         """
         body = json.dumps({"ask": "canary", "generation": self._generation, "deadline_s": deadline_s}).encode()
         try:
-            kind, payload = await self._link.ask(Kind.ASK, body, deadline_s)
+            kind, payload = await self._link.ask(FrameKind.ASK, body, deadline_s)
         except TimeoutError:
             raise DeadlineExceeded(f"the scorer's process did not run the canary within {deadline_s:.3g} s") from None
         found = json.loads(bytes(payload))
-        if kind is Kind.FAILED:
+        if kind is FrameKind.FAILED:
             raise unpack_error(found)
         return float(found["inference_s"])
 

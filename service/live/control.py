@@ -10,7 +10,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from attune.service.batching.frames import Frames, Kind, pack_error, unpack_error
+from attune.service.batching.frames import FrameKind, Frames, pack_error, unpack_error
 from attune.service.errors import DeadlineExceeded, NotReady
 
 Body = Mapping[str, Any]
@@ -40,14 +40,14 @@ class Control(Frames):
                 waiting.set_exception(NotReady("the process on the other side has ended"))
         self._lost(self)
 
-    def frame_received(self, kind: Kind, number: int, payload: memoryview) -> None:
+    def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
         body = json.loads(bytes(payload))
-        if kind is Kind.ASK:
+        if kind is FrameKind.ASK:
             task = asyncio.ensure_future(self._give(number, body))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
         elif (waiting := self._waiting.get(number)) is not None and not waiting.done():
-            if kind is Kind.ANSWER:
+            if kind is FrameKind.ANSWER:
                 waiting.set_result(body)
             else:
                 waiting.set_exception(unpack_error(body))
@@ -56,9 +56,9 @@ class Control(Frames):
         try:
             found = json.dumps(await self._answer(str(body["ask"]), body)).encode()
         except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
-            self.send(Kind.FAILED, number, pack_error(error))
+            self.send(FrameKind.FAILED, number, pack_error(error))
         else:
-            self.send(Kind.ANSWER, number, found)
+            self.send(FrameKind.ANSWER, number, found)
 
     async def ask(self, what: str, *, deadline_s: float, **body: Any) -> Body:
         """Returns the other side's answer.
@@ -73,7 +73,7 @@ class Control(Frames):
         self._numbers += 1
         number = self._numbers
         self._waiting[number] = asyncio.get_running_loop().create_future()
-        self.send(Kind.ASK, number, json.dumps({"ask": what, **body}).encode())
+        self.send(FrameKind.ASK, number, json.dumps({"ask": what, **body}).encode())
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._waiting[number]

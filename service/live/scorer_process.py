@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from attune.models.seam.bundle import BundleInvalid, read_bundle
-from attune.service.batching.frames import Answered, Frames, Kind, pack_error, pack_rows, unpack_submit
+from attune.service.batching.frames import Answered, FrameKind, Frames, pack_error, pack_rows, unpack_submit
 from attune.service.errors import BundleRefused, NotReady
 from attune.service.live.control import Body, Control, call_parent
 from attune.service.live.scorers import LoadPlan, OpenedScorer, open_own_scorer
@@ -104,12 +104,12 @@ class RequestsDoor(Frames):
         for task in self._running.values():  # their texts leave the queue
             task.cancel()
 
-    def frame_received(self, kind: Kind, number: int, payload: memoryview) -> None:
-        if kind is Kind.CANCEL:
+    def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
+        if kind is FrameKind.CANCEL:
             if (task := self._running.get(number)) is not None:
                 task.cancel()
             return
-        task = asyncio.ensure_future(self._submit(number, payload) if kind is Kind.SUBMIT else self._ask(number, payload))
+        task = asyncio.ensure_future(self._submit(number, payload) if kind is FrameKind.SUBMIT else self._ask(number, payload))
         self._running[number] = task
         task.add_done_callback(lambda _: self._running.pop(number, None))
 
@@ -122,18 +122,18 @@ class RequestsDoor(Frames):
             told = batcher.waiting_items, batcher.waiting_tokens, batcher.drain_tokens_per_s
             answer = pack_rows(Answered(found.rows, found.queue_s, found.inference_s, *told), opened.layout)
         except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
-            self.send(Kind.FAILED, number, pack_error(error))
+            self.send(FrameKind.FAILED, number, pack_error(error))
         else:
-            self.send(Kind.ROWS, number, answer)
+            self.send(FrameKind.ROWS, number, answer)
 
     async def _ask(self, number: int, payload: memoryview) -> None:
         body = json.loads(bytes(payload))
         try:
             inference_s = await self._process.canary(int(body["generation"]), float(body["deadline_s"]))
         except Exception as error:  # noqa: BLE001 - as above
-            self.send(Kind.FAILED, number, pack_error(error))
+            self.send(FrameKind.FAILED, number, pack_error(error))
         else:
-            self.send(Kind.ANSWER, number, json.dumps({"inference_s": inference_s}).encode())
+            self.send(FrameKind.ANSWER, number, json.dumps({"inference_s": inference_s}).encode())
 
 
 async def serve_scorer(plan: LoadPlan, *, control_path: str, socket_path: str) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attune.command_line import how_to_install
 from attune.service.members.local_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter_files, check_base_files, check_shapes
 from attune.service.members.local_lora import BASE_ROW, RowAdapters, mix_rows
 from attune.service.members.member import UnusableMember
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 # What a base needs beside Attune itself, as a command that installs it.
-INSTALL = "pip install 'attune-serve[local]'"
+INSTALL = how_to_install("local")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What every member of the portfolio understands: a request for text, and the pieces of the answer.
 
-    endpoints ── GenerationRequest ──> roster ──> Member ── TextPiece* Finish ──> roster ──> endpoints
+    use case ── GenerationRequest ──> roster ──> Member ── TextPiece* Finish ──> roster ──> use case
 
 A member is a named place that can write: an adapter in this process (`local`) or another server (`openai`). Nothing
 here knows users, rewards or decisions, and nothing here imports torch or an HTTP client.

@@ -75,7 +75,7 @@ DecisionPlace = Literal["live", "expired", "foreign", "unknown"]
 class Added:
     """What `add_comparison` did, and the sum afterwards.
 
-    `sum` is None only for a duplicate of an event that was learned under another basis, by a user without a sum under this one.
+    `sum` is None only if the event is a duplicate first learned under another basis and the user has no state under this basis yet.
     """
 
     result: Literal["applied", "duplicate"]

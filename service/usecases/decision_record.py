@@ -1,4 +1,4 @@
-"""The decision record: what was decided, with which law, and what learning needs later; kept as compact bytes.
+"""The decision record: what was decided, from which distribution, and what learning needs later; kept as compact bytes.
 
     version (1 byte) + zlib( header length (4 bytes) + header (JSON) + float32 arrays: prompt outputs, then each candidate's )
 

@@ -143,11 +143,11 @@ async def keep_decision(call: Call, decision: Decision) -> Decision:
 
 
 def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row: Row | None, name: str) -> tuple[Routing, Array]:
-    """Returns the members drawn for this user and prompt, with the law that drew them, and the user's weights `[K]`.
+    """Returns the members drawn for this user and prompt, with the distribution that they were drawn from, and the user's weights `[K]`.
 
     Weights and members' values are sampled together, so that a member of whom little is known is tried; what is expected, and so policy
-    `best`, goes by the values' means. Values less costs are what is compared, expected and logged: the law is exactly that of the
-    utilities. A forced member is drawn by nobody.
+    `best`, goes by the values' means. Members are compared by value minus cost; the logged probabilities refer to that difference. A
+    forced member has no probability.
     """
     bundle, numbers = call.serving.bundle, call.runtime.routing
     members = bundle.portfolio.names

@@ -3,9 +3,9 @@
     simulated users ─> one DPO adapter for each, as in the search ─┐
     search.jsonl: the policies that the search trained ────────────┴─> all answer test prompts ─> losses of portfolios of every size
 
-A portfolio's loss to a user is the reward of the best policy at hand less that of the member that serves. Who is best and who serves
-is chosen by what policies were worth in the search, and both are measured on test topics, so that nobody gains by luck. The worst user
-is looked for over the whole simplex. Letters: `P` prompts, `J` policies, `M` members, `U` users, `d` rewards.
+A portfolio's loss to a user is the reward of the best policy at hand less that of the member that serves. We choose the
+best and the serving policy on the search's prompts and measure both on test topics, to avoid selection bias. The worst user is looked
+for over the whole simplex. Letters: `P` prompts, `J` policies, `M` members, `U` users, `d` rewards.
 """
 
 from __future__ import annotations

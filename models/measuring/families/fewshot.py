@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
 from attune.models.measuring.families.curves import observe
-from attune.models.measuring.families.learners import ServedFamily
+from attune.models.measuring.families.learners import ServedLearner
 from attune.models.measuring.metrics import Interval, bootstrap, calibration_error
 from attune.models.measuring.rows import Rows
 from attune.models.seam.families import Families
@@ -70,7 +70,7 @@ def few_shot(
     Raises:
         ValueError: no user has enough.
     """
-    learners = [ServedFamily(families[name], rows, families.trust[name]) for name in families.names]
+    learners = [ServedLearner(families[name], rows, families.trust[name]) for name in families.names]
     observed = observe(learners, context, targets, counts=counts, least_targets=least_targets)
     curves, per_user = {}, {}
     for name in families.names:

@@ -23,7 +23,7 @@ from attune.models.training.learner import Learner, Predicted
 Array = NDArray[np.float64]
 
 
-class ServedFamily:
+class ServedLearner:
     """One family of a bundle, or fresh from training, with its trust."""
 
     def __init__(self, family: Family, rows: Rows, trust: float = ALWAYS) -> None:
@@ -75,4 +75,4 @@ class ServedFamily:
 def served_learners(trained: Sequence[TrainedFamily], vectors: Vectors) -> list[Learner]:
     """Returns a learner for every trained family, on the rows that the scorer graph would give."""
     rows = rows_from_heads(trained, vectors)
-    return [ServedFamily(one.family, rows, one.trust) for one in trained]
+    return [ServedLearner(one.family, rows, one.trust) for one in trained]
