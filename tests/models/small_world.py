@@ -15,6 +15,7 @@ from attune.models.training.loop import LoopSettings, TrainingData
 
 WIDTH = 9
 SHORT = LoopSettings(steps=250, evaluate_every=50, patience=6)
+HASTY = LoopSettings(steps=40, evaluate_every=20, patience=6)  # for what must come out alike, well or not
 
 
 def small_texts(prompts: int = 30, per_prompt: int = 8) -> Texts:

@@ -33,7 +33,7 @@ LAX = GuardLimits(0.0, 100.0, 100.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 
 def settings(**changes):
     dpo = DpoSettings(rank=4, alpha=8, learning_rate=1e-2, epochs=3, batch=16, checkpoints=3)
-    return MemberSettings(answers=8, pairs=2, least_margin=0.0, dpo=dpo, limits=LAX, validation_answers=2, held_out_answers=24, **changes)
+    return MemberSettings(answers=8, pairs=2, least_margin=0.0, dpo=dpo, limits=LAX, validation_answers=2, held_out_answers=8, **changes)
 
 
 def trained(base, out, weights=(1.0, 0.0), told=None, **changes):
@@ -146,11 +146,11 @@ def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_no
 def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itself(tmp_path):
     base = Path(attune.__file__).parent / "demo" / "language_model" / "base"
     playful = Rewards(MANNERS, lambda _prompts, responses: np.array([manner_scores(text) for text in responses]))
-    sizes = {"train": 80, "validation": 24, "test": 60}
+    sizes = {"train": 60, "validation": 8, "test": 40}
     asked = Prompts(*(tuple(prompt.text for prompt in prompts(part, 0)[:size]) for part, size in sizes.items()))
     lax = GuardLimits(least_diversity=0.2)  # one manner of six
     dpo = DpoSettings(imitation=1.0, learning_rate=6e-3, epochs=2, batch=12, checkpoints=1)
-    chosen = MemberSettings(answers=8, pairs=2, dpo=dpo, limits=lax, held_out_answers=2)
+    chosen = MemberSettings(answers=6, pairs=2, dpo=dpo, limits=lax, held_out_answers=2)
     member = train_member(base, playful, np.eye(len(MANNERS))[MANNERS.index("playful")], tmp_path, asked, seed=0, settings=chosen)
     found = member.document["held_out"]
     assert found["own"]["gain"] > 5 * found["own"]["se"]

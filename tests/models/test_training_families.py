@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,22 +12,30 @@ from attune.models.seam.families import Families
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.episodes import Episodes, EpisodeSettings, log_uniform
 from attune.models.training.features import Subspace
-from attune.models.training.heads import save_heads
+from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.loop import LoopSettings, TrainingDiverged, fit, reproducible
 from attune.models.training.micro import MicroSettings, train_micro
 from attune.models.training.sparse_moe import SparseMoeSettings, train_sparse_moe
 from attune.models.training.vrf import VrfSettings, train_vrf
-from tests.models.small_world import SHORT, small_world
+from tests.models.small_world import HASTY, SHORT, small_world
 
 SPACE = Subspace(4)
-TRAINERS = {
-    "bradley_terry": lambda data, seed=0: train_bradley_terry(data, BradleyTerrySettings(subspace=SPACE, loop=SHORT), seed),
-    "micro": lambda data, seed=0: train_micro(data, MicroSettings(heads=4, router=8, subspace=SPACE, loop=SHORT), seed),
-    "sparse_moe": lambda data, seed=0: train_sparse_moe(data, SparseMoeSettings(experts=4, hidden=8, subspace=SPACE, loop=SHORT), seed),
-    "vrf": lambda data, seed=0: train_vrf(
-        data, VrfSettings(heads=4, latent=4, features=6, prompt_features=2, hidden=(16,), subspace=SPACE, loop=SHORT), seed
-    ),
-}
+
+
+def trainers(loop: LoopSettings) -> dict[str, Callable[..., TrainedFamily]]:
+    """Returns the trainer of each family, small, with so many steps; each takes the data and a seed."""
+    one, many = BradleyTerrySettings(subspace=SPACE, loop=loop), MicroSettings(heads=4, router=8, subspace=SPACE, loop=loop)
+    sparse = SparseMoeSettings(experts=4, hidden=8, subspace=SPACE, loop=loop)
+    latent = VrfSettings(heads=4, latent=4, features=6, prompt_features=2, hidden=(16,), subspace=SPACE, loop=loop)
+    return {
+        "bradley_terry": lambda data, seed=0: train_bradley_terry(data, one, seed),
+        "micro": lambda data, seed=0: train_micro(data, many, seed),
+        "sparse_moe": lambda data, seed=0: train_sparse_moe(data, sparse, seed),
+        "vrf": lambda data, seed=0: train_vrf(data, latent, seed),
+    }
+
+
+TRAINERS = trainers(SHORT)
 
 
 def test_one_head_is_at_chance_between_opposed_groups_and_both_mixtures_are_not():
@@ -45,8 +55,9 @@ def test_one_head_is_at_chance_between_opposed_groups_and_both_mixtures_are_not(
 @pytest.mark.parametrize("name", TRAINERS)
 def test_two_trainings_from_one_seed_are_equal_bytes_and_another_seed_is_not(name, tmp_path):
     data, _ = small_world(users=60)
+    train = trainers(HASTY)[name]
     for number, seed in enumerate((5, 5, 6)):
-        save_heads(tmp_path / str(number), [TRAINERS[name](data, seed)], name)
+        save_heads(tmp_path / str(number), [train(data, seed)], name)
     first, again, other = ((tmp_path / str(number) / "heads.safetensors").read_bytes() for number in range(3))
     assert first == again
     assert first != other

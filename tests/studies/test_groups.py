@@ -75,7 +75,7 @@ def test_micro_finds_three_groups_that_one_head_cannot():
 
 
 def test_the_report_says_which_bars_are_met(tmp_path):
-    study = GroupsStudy(groups=(2,), studied=(2, (3,)), seeds=1, steps=60, sizes=SMALL)
+    study = GroupsStudy(groups=(2,), studied=(2, (3,)), seeds=1, steps=30, sizes=SMALL)
     results = evaluate_groups(tmp_path, study=study)
     report = (tmp_path / "report.md").read_text()
     assert set(results["groups"]["2"]["families"]) == {"bradley_terry", "micro", "sparse_moe", "vrf"}
