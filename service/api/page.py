@@ -1,4 +1,4 @@
-"""`GET /` and the files beside it: the page of `service.ui`, which talks to the native routes like any other client.
+"""`GET /`, `/docs` and the files beside them: the pages of `service.ui`, which talk to the native routes like any other client.
 
 The files are read once, at import, and only these are served: a name in a path never reaches the file system. Addresses in them are
 relative, so the page works behind whatever prefix a proxy puts in front; for that its own address has to end in a slash.
@@ -44,6 +44,12 @@ async def page(request: Request) -> Response:
         last = asked.rsplit(b"/", 1)[1].decode("latin-1")
         return Response(status_code=307, headers={"location": f"{last}/"})
     return _file("index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def reference() -> Response:
+    """The reference of the API, drawn from the document by a script of our own."""
+    return _file("api.html")
 
 
 @router.get("/ui/{name:segment}", include_in_schema=False)

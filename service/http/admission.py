@@ -21,7 +21,7 @@ from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-OPEN_PATHS = HEALTH_PATHS | {"/", "/version", "/openapi.json", "/favicon.ico"}
+OPEN_PATHS = HEALTH_PATHS | {"/", "/version", "/docs", "/openapi.json", "/favicon.ico"}
 LONG_PATHS = ("/generate", "/v1/chat/completions", "/admin/", "/users/")
 """Where the longer deadline holds: generations, reloads, and exports of a long history."""
 

@@ -147,7 +147,7 @@ def translated(error: Exception, method: str) -> AttuneError:
 def _http(error: HTTPException, method: str) -> AttuneError:
     match error.status_code:
         case 404:
-            return NotFound("there is nothing at this path; GET /openapi.json lists what there is")
+            return NotFound("there is nothing at this path; GET /docs shows what there is, and /openapi.json lists it for programs")
         case 405:
             return _NotThisMethod(method, (error.headers or {}).get("Allow", ""))
         case 413:

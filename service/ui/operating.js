@@ -53,7 +53,7 @@ function drawCoverage(found) {
     drawn.append(...texts);
   });
   $("coverage").replaceChildren(...(bins.length ? [drawn] : []));
-  const best = found.members.map(member => `${member.member} ${percent(member.share)}`).join(", ");
+  const best = found.members.filter(member => member.share > 0).map(member => `${member.member} ${percent(member.share)}`).join(", ");
   $("coverage-note").textContent = !found.users ? "Nobody was served since this process started."
     : `${count(found.users, "user")} of late. ` + (bins.length ? "Each is certified to get at least this part of the best reward possible. " : "This family has no certificate. ")
       + (found.mean_gap === null ? "" : `On average ${percent(found.mean_gap)} is left to gain at most. `)

@@ -55,9 +55,9 @@ function list(log, family) {
     const outcome = entry.tie ? "could not tell" : better && other ? `${better} over ${other}` : "one text over another";
     const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, undo) });
     undo.setAttribute("aria-label", `Undo: ${outcome}, ${entry.prompt || "without its text"}`);
-    return make("li", {},
+    return make("li", {}, make("div", {}, make("span", {},
       make("p", { textContent: entry.prompt || "(the text was not kept)" }),
-      make("p", { className: "quiet", textContent: `${outcome}${foreseen(entry, family)}` }), undo);
+      make("p", { className: "quiet", textContent: `${outcome}${foreseen(entry, family)}` })), undo));
   }));
   $("history-note").textContent = !log.length ? "None yet. Choices that you make under “Try” are listed here, and each can be undone."
     : log.length > SHOWN ? `The latest ${SHOWN} of ${count(log.length, "choice")}; the export has all.` : "";

@@ -108,7 +108,6 @@ def test_the_server_of_the_chart_is_that_of_the_plain_manifests():
         assert pod[name] == other[name], name
     (container,), (twin,) = pod["containers"], other["containers"]
     for name in (
-        "env",
         "envFrom",
         "ports",
         "resources",

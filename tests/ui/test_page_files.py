@@ -16,6 +16,8 @@ __all__ = ["bundle", "service", "settings_of"]  # fixtures of the service's own 
 FOLDER = Path(str(resources.files("attune.service.ui")))
 FILES = {entry.name: entry.read_text(encoding="utf-8") for entry in FOLDER.iterdir() if entry.suffix in {".html", ".css", ".js", ".svg"}}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
+PAGES = {"index.html": SCRIPTS.keys() - {"api.js"}, "api.html": {"api.js", "drawing.js", "calls.js", "state.js"}}
+"""Which scripts each page runs."""
 NAMESPACES = ("http://www.w3.org/2000/svg",)
 
 
@@ -34,8 +36,9 @@ def test_no_file_names_an_address_elsewhere_or_from_the_root(name: str):
     assert not re.search(r"""(?:read|call|tell|fetch)\(\s*["'`]/""", text)
 
 
-def test_nothing_stands_inline():
-    html = FILES["index.html"]
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_stands_inline(page: str):
+    html = FILES[page]
     assert not re.search(r"\son\w+=", html)
     assert not re.search(r"\sstyle=", html)
     assert "<style" not in html
@@ -43,12 +46,13 @@ def test_nothing_stands_inline():
     assert not any(re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text) for text in SCRIPTS.values())
 
 
-def test_every_element_that_a_script_asks_for_is_there_once():
-    ids = re.findall(r'\sid="([^"]+)"', FILES["index.html"])
+@pytest.mark.parametrize("page", PAGES)
+def test_every_element_that_a_script_asks_for_is_there_once(page: str):
+    ids = re.findall(r'\sid="([^"]+)"', FILES[page])
     assert len(ids) == len(set(ids))
-    asked = {name for text in SCRIPTS.values() for name in re.findall(r"""(?:\$|getElementById)\("([^"]+)"\)""", text)}
+    asked = {name for script in PAGES[page] for name in re.findall(r"""(?:\$|getElementById)\("([^"]+)"\)""", SCRIPTS[script])}
     assert asked - set(ids) == set()
-    assert set(re.findall(r'(?:for|aria-labelledby)="([^"]+)"', FILES["index.html"])) - set(ids) == set()
+    assert set(re.findall(r'(?:for|aria-labelledby)="([^"]+)"', FILES[page])) - set(ids) == set()
 
 
 def test_the_keys_of_a_tab_are_read_and_written_by_name():
@@ -77,5 +81,6 @@ async def test_the_page_needs_no_key_and_its_address_under_a_prefix_ends_in_a_sl
         assert (await keyed.client.get("/ui/page.js")).status_code == 200
         assert (await keyed.client.get("/attune/ui/page.js")).status_code == 200
         assert (await keyed.client.get("/attune/")).status_code == 200
+        assert (await keyed.client.get("/docs")).text == (await keyed.client.get("/attune/docs")).text == FILES["api.html"]
         moved = await keyed.client.get("/attune")
         assert (moved.status_code, moved.headers["location"]) == (307, "attune/")
