@@ -1,43 +1,116 @@
-"""The example on real data: its table is read as its page says, and three commands lead from it to scores."""
+"""Every example runs against a real server, where what it needs is installed."""
 
 from __future__ import annotations
 
-import csv
-import gzip
+import asyncio
+import importlib.util
 import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
 
-from typer.testing import CliRunner
+import pytest
+import uvicorn
 
-from attune.models.__main__ import app
-from attune.models.seam.bundle import read_bundle
-from tests.models.tiny_trunk import write_tiny_trunk
+from attune.client import AsyncClient
+from attune.service.members.roster_file import read_roster
+from tests.endpoints.conftest import PROMPT, SHORT, bundle, running, settings_of
 from tests.project.tree import ROOT
 
-TABLE = ROOT / "examples" / "summeval" / "summaries.csv.gz"
+__all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
+
+EXAMPLES = ROOT / "examples"
 
 
-def attune(*words: object) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == 0, done.output
-    return done.stdout
+@pytest.fixture
+async def url(settings_of) -> AsyncIterator[str]:
+    """Where the application listens."""
+    async with running(settings_of()) as service:
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None))
+        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
 
 
-def test_the_table_holds_what_its_page_says():
-    found = json.loads(attune("data", "check", TABLE, "--json"))
-    assert (found["shape"], found["rows"], found["users"], found["candidates"]) == ("scores", 1248, 21, 416)
-    page = (TABLE.parent / "README.md").read_text(encoding="utf-8")
-    assert f"{found['comparisons']:,}" in page
+async def run(*arguments: str, typed: str = "", **environment: str) -> str:
+    """Returns what a Python program prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, complaints = await process.communicate(typed.encode())
+    assert process.returncode == 0, complaints.decode()
+    return out.decode()
 
 
-def test_three_commands_lead_from_the_table_to_a_bundle_that_scores(tmp_path):
-    """A few products of it, on a tiny trunk."""
-    with gzip.open(TABLE, "rt", encoding="utf-8", newline="") as stream:
-        rows = list(csv.reader(stream))
-    with (tmp_path / "few.csv").open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream).writerows(rows[: 1 + 3 * 13 * 3])
-    trunk = write_tiny_trunk(tmp_path / "trunk", "encoder")
-    kept = ["--cache", tmp_path / "cache", "--folds", 1, "--families", "bradley_terry", "--most-pairs", 8]
-    said = attune("train", "families", tmp_path / "few.csv", "--trunk", trunk, "--out", tmp_path / "fam", *kept)
-    assert "Do not personalise: 21 people are fewer than the 30" in said
-    bundle = read_bundle(tmp_path / attune("bundle", "build", tmp_path / "fam", "--out", tmp_path / "bundles").strip().splitlines()[-1])
-    assert bundle.families.names == ("bradley_terry",)
+async def test_the_chat_talks_and_its_thumbs_are_learned(url: str):
+    printed = await run("examples/chat.py", "--url", url, "--user", "ada", typed=f"/up\n{PROMPT}\n/up\n{PROMPT}\n/down\n/quit\nnot asked\n")
+    assert printed.startswith("nothing to rate yet")
+    assert "[learned: 1 so far]" in printed
+    assert "[learned: 2 so far]" in printed
+    assert "not asked" not in printed
+    assert (EXAMPLES / "chat.py").read_text(encoding="utf-8").count("\n") <= 60
+
+
+@pytest.mark.skipif(importlib.util.find_spec("langchain_openai") is None, reason="langchain-openai is not installed")
+async def test_langchain_asks_and_its_answer_is_rated(url: str):
+    printed = await run("examples/langchain_chat.py", "--url", url, "--user", "grace", PROMPT)
+    assert "[learned: 1 so far]" in printed
+
+
+async def test_behind_a_gateway_the_member_is_chosen_and_the_thumb_learned(url: str, monkeypatch: pytest.MonkeyPatch):
+    found = importlib.util.spec_from_file_location("litellm_gateway", EXAMPLES / "litellm_gateway.py")
+    assert found is not None
+    assert found.loader is not None
+    gateway = importlib.util.module_from_spec(found)
+    found.loader.exec_module(gateway)
+    monkeypatch.setattr(gateway, "URL", url)
+    turns = [{"role": "user", "content": PROMPT}]
+    member, decision = await gateway.choose("bob", turns)
+    async with AsyncClient(url) as attune:
+        assert member in {one.name for one in (await attune.portfolio()).members}
+        for _ in range(2):
+            assert await gateway.thumb("bob", decision, SHORT, up=True, event_id="thumb-1")
+        assert (await attune.user("bob")).comparisons == 1
+    if gateway.attune is not None:
+        sent = await gateway.attune.async_pre_call_hook(None, None, {"model": "auto", "user": "bob", "messages": turns}, "completion")
+        assert sent["model"] != "auto"
+        assert sent["metadata"]["attune_decision"]
+    monkeypatch.setattr(gateway, "URL", "http://127.0.0.1:1")
+    assert await gateway.choose("bob", turns) == ("concise", None)
+
+
+async def test_the_notebook_evaluates_a_log_of_this_server(url: str, tmp_path: Path):
+    log = tmp_path / "log.jsonl"
+    async with AsyncClient(url, timeout_s=60) as attune:
+        with log.open("w", encoding="utf-8") as written:
+            for user in range(6):
+                for _ in range(2):
+                    pair = await attune.generate(f"user-{user}", PROMPT, candidates=2, policy="uniform", max_tokens=8)
+                    better, worse = sorted(pair.candidates, key=lambda one: len(one.text))
+                    await attune.prefer(f"user-{user}", better, over=worse)
+                written.writelines(json.dumps(line) + "\n" for line in await attune.export(f"user-{user}"))
+    notebook = json.loads((EXAMPLES / "off_policy.ipynb").read_text(encoding="utf-8"))
+    assert all(not cell.get("outputs") for cell in notebook["cells"])
+    program = tmp_path / "notebook.py"
+    program.write_text("\n\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"), encoding="utf-8")
+    printed = await run(str(program), LOG=str(log))
+    assert "12 decisions, 12 comparisons" in printed
+    assert "12 duels of 6 users" in printed
+    assert "mostly the best" in printed
+
+
+def test_the_roster_for_vllm_is_one_that_the_server_takes():
+    members = read_roster(EXAMPLES / "vllm_lora_roster.json")
+    assert set(members) == {"concise", "detailed", "playful", "base"}

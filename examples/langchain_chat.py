@@ -1,0 +1,38 @@
+"""LangChain in front of Attune: the model is `auto`, the user goes with each call, and the thumb needs nothing of LangChain.
+
+pip install langchain-openai httpx
+python examples/langchain_chat.py --user ada "How do I make pancakes?"
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import httpx
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_openai import ChatOpenAI
+
+
+def main() -> None:
+    """Asks one question in a chain, and says that the answer was good."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("question")
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--user", default="ada")
+    given = parser.parse_args()
+    key = os.environ.get("ATTUNE_KEY", "no-key-needed")
+    model = ChatOpenAI(model="auto", base_url=f"{given.url}/v1", api_key=key).bind(user=given.user)
+    chain = ChatPromptTemplate.from_messages([("system", "You help at home."), ("user", "{question}")]) | model
+    answer = chain.invoke({"question": given.question})
+    print(answer.content)
+    print(f"[{answer.response_metadata['model_name']}]")
+    # LangChain keeps the id of the completion, which holds the decision's; one answer is its candidate 0.
+    decision = answer.response_metadata["id"].removeprefix("chatcmpl-")
+    thumb = {"user": given.user, "prompt": given.question, "response_text": answer.content, "rating": 1.0, "decision_id": decision}
+    told = httpx.post(f"{given.url}/feedback", json=thumb, headers={"authorization": f"Bearer {key}"}, timeout=30)
+    print(f"[learned: {told.json()['user']['comparisons']} so far]" if told.is_success else told.text)
+
+
+if __name__ == "__main__":
+    main()
