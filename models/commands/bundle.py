@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import attune
-from attune.command_line import plain_group
+from attune.command_line import aside, plain_group
 from attune.models.commands.options import Out
 
 DEMO = Path(attune.__file__).parent / "demo"
@@ -48,13 +48,17 @@ def bundle_build(
     ] = Precision.fp32,
     name: Annotated[str, typer.Option(help="Of the bundle: letters, digits and _.")] = "own",
     out: Out = Path(".attune/bundles"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print directory and remarks for programs.")] = False,
 ) -> None:
     """Pack a folder of families into a bundle, with a portfolio, a roster, or neither (scores only); prints its directory."""
     from attune.models.export.pack import pack  # noqa: PLC0415 - torch
 
-    done = pack(families, out, name, portfolio=portfolio, roster=roster, precision=precision.value)
+    done = pack(families, out, name, portfolio=portfolio, roster=roster, precision=precision.value, tell=aside)
+    if as_json:
+        typer.echo(json.dumps({"bundle": str(done.path), "told": list(done.told)}, indent=1))
+        return
     for line in done.told:
-        typer.echo(line, err=True)
+        aside(line)
     typer.echo(done.path)
 
 

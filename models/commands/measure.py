@@ -79,9 +79,10 @@ def measure_policy(
     decisions: Annotated[Path, typer.Option(help="JSONL: exports of users, or GET /decisions answers.")],
     feedback: Annotated[Path, typer.Option(help="JSONL with the comparisons: exports of users; may be the same file.")],
     out: Out = Path(".attune/policy"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures for programs.")] = False,
 ) -> None:
     """What other routing policies would have been worth, from logged propensities: IPS, SNIPS, DR with 95 % intervals."""
     from attune.models.measuring.policy.report import evaluate_log  # noqa: PLC0415 - scipy
 
     evaluate_log(decisions, feedback, out)
-    typer.echo((out / "report.md").read_text(encoding="utf-8"))
+    typer.echo((out / ("results.json" if as_json else "report.md")).read_text(encoding="utf-8"))

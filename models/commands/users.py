@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ def users_import(
     reading: Any,
     url: Annotated[str, typer.Option(help="Of the server.")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="ATTUNE_API_KEY", help="An API key of the tenant; better in the environment.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print counts and refusals for programs.")] = False,
 ) -> None:
     """Teach a running server what users chose before it; each choice counts once, so that a run that was broken off is started again.
 
@@ -45,6 +47,11 @@ def users_import(
 
     with Client(url, key or None) as client:
         sent = send(client, bodies_of(logged.records), tell)
+    if as_json:
+        refused = [{"comparison": number + 1, "status": status, "detail": detail} for number, status, detail in sent.refused]
+        counts = {"applied": sent.applied, "duplicate": sent.duplicate, "without_texts": logged.without_texts, "refused": refused}
+        typer.echo(json.dumps(counts, indent=1))
+        raise typer.Exit(1 if refused else 0)
     typer.echo(f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused")
     if logged.without_texts:
         typer.echo(f"{logged.without_texts:,} of the file have no two texts and were left out")

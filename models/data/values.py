@@ -44,6 +44,9 @@ def user_of(value: object, column: str) -> str | None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
+        # What numbers become in a table of floats in which one of them is missing.
+        return None if math.isnan(value) else str(int(value))
     if not isinstance(value, str) or not value.strip():
         raise ValueInvalid(column, f"is {value!r}; a name or a number is needed, or null where the user is not known")
     if value.startswith(ANONYMOUS):

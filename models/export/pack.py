@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,7 @@ def pack(
     roster: Path | None = None,
     precision: Precision = "fp32",
     trunk: Trunk | None = None,
+    tell: Callable[[str], None] = lambda _line: None,
 ) -> Packed:
     """Writes a bundle below `root`.
 
@@ -66,6 +67,7 @@ def pack(
         roster: file that says where members are; those that the portfolio does not know will begin at the prior.
         precision: of the trunk; heads are always fp32.
         trunk: that the heads were trained on, if it is loaded already.
+        tell: told what is done now, a line for each step that may take minutes.
 
     Raises:
         TrunkUnavailable: the trunk is not where `trunk.json` says, or is another.
@@ -75,6 +77,7 @@ def pack(
     """
     expect_name(name)
     trained, default = load_heads(families)
+    tell("loading the trunk")
     trunk = trunk or load_trunk_of(families)
     families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained})
     members = read_members(portfolio, roster)
@@ -86,9 +89,11 @@ def pack(
     graph = ScorerGraph(trunk, [family.heads for family in trained])
     with tempfile.TemporaryDirectory() as scratch:
         scorer = Path(scratch) / "exported" / "scorer.onnx"
+        tell(f"exporting trunk and heads as one graph, and holding it against torch on {len(rows)} texts")
         worst = export_scorer(graph, rows, scorer)
         answers = graph.answers(rows)
         if precision != "fp32":
+            tell(f"writing the {precision} twin")
             scorer = write_twin(scorer, Path(scratch) / precision / "scorer.onnx", precision, trunk)
         files: dict[str, bytes | Path] = {
             **graph_files(scorer),
@@ -98,6 +103,7 @@ def pack(
             **members.files,
             **{file: families / file for file in (CARDS,) if (families / file).is_file()},
         }
+        tell("measuring what the graph answers, and hashing the files")
         metadata = {
             "scorers": {precision: scorer_entry("scorer.onnx", precision, scorer, rows, answers)},
             "trunk": {

@@ -12,7 +12,7 @@ from attune.models.data.adapters import Reading, read_comparisons
 from attune.models.data.classifier import ClassifierTrunk, load_classifier
 from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import embed_texts
-from attune.models.data.preferences import Texts
+from attune.models.data.preferences import Comparisons, Texts
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.splits import split
 from attune.models.data.templates import TextLimits
@@ -65,13 +65,15 @@ def import_reward_model(
         ImportRefused: names do not fit, or answers are not transformers'; nothing was written.
         ComparisonInvalid, SplitInvalid: the table cannot be used; nothing was written.
     """
+    # 0. The table, which takes less time to refuse than a model to load.
+    told_by = read_comparisons(users, reading) if users else None
     # 1. The model, as a trunk and a final layer.
     trunk = load_classifier(model, limits=limits)
     named = head_names(trunk.labels, names)
     # 2. Its answers, against transformers' own.
     worst = check_against_transformers(trunk, open_model(model)[2])
     # 3. The people, where there are any.
-    data = _people(users, reading, trunk, cache, seed) if users else None
+    data = _people(told_by, trunk, cache, seed) if told_by is not None else None
     told = [*named.told]
     if users and len(named.names) == 1:
         told.append("the model has one head, under which everybody is alike: the users' comparisons fit nothing")
@@ -99,8 +101,7 @@ def import_reward_model(
     return Imported(summary, tuple(told))
 
 
-def _people(users: str, reading: Reading | None, trunk: ClassifierTrunk, cache: Path | None, seed: int) -> TrainingData:
-    comparisons = read_comparisons(users, reading)
+def _people(comparisons: Comparisons, trunk: ClassifierTrunk, cache: Path | None, seed: int) -> TrainingData:
     parts = split(comparisons, "user", FRACTIONS, seed=seed)
     with quick(trunk) as embedder:
         return TrainingData(parts.train, parts.validation, embed_texts(comparisons.texts, embedder, cache))

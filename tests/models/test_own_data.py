@@ -95,3 +95,18 @@ def test_what_cannot_be_learned_from_is_said_before_anything_is_done(trunk, tmp_
     with pytest.raises(ValueError, match="nobody: no such family; there are bradley_terry"):
         trained(told(4, 4, opposed=False), trunk, tmp_path, names=("nobody",))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_killed_after_a_fold_goes_on_with_the_next_and_finds_the_same(trunk, tmp_path):
+    comparisons, said = told(50, 6, opposed=False), []
+    settings = OwnData(names=("bradley_terry",), folds=2, axes=2, steps=40)
+    whole = train_own(comparisons, trunk, tmp_path / "a", settings, cache=tmp_path / "cache", tell=said.append)
+    kept = sorted((tmp_path / "cache" / "folds").iterdir())
+    assert len(kept) == 2
+    kept[1].unlink()
+    again = train_own(comparisons, trunk, tmp_path / "b", settings, cache=tmp_path / "cache", tell=said.append)
+    assert again["curves"] == whole["curves"]
+    assert [line for line in said if "measured before" in line] == ["fold 1 of 2 was measured before"]
+    changed = OwnData(names=("bradley_terry",), folds=1, axes=2, steps=41)
+    train_own(comparisons, trunk, tmp_path / "c", changed, cache=tmp_path / "cache", tell=said.append)
+    assert len([line for line in said if "measured before" in line]) == 1

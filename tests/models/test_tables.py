@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -123,3 +124,29 @@ def test_the_sample_in_the_repository_is_what_its_command_writes(tmp_path):
 
     assert write_sample(tmp_path / "sample.jsonl") == 200
     assert (tmp_path / "sample.jsonl").read_bytes() == (ROOT / "examples" / "prefs-sample.jsonl").read_bytes()
+
+
+def test_numbers_that_lost_their_kind_are_users_and_too_large_ones_are_bad_rows(tmp_path):
+    row = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+    rows = [row | {"user": 7.0}, row | {"user": float("nan")}, row | {"user": 7}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [one.user for one in told(tmp_path / "a.jsonl")] == ["7", "anonymous:1", "7"]
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row | {name: 10**400}) for name in ("weight", "time_s")))
+    with pytest.raises(RowsInvalid, match="2 of 2 rows are bad") as found:
+        told(tmp_path / "b.jsonl")
+    assert len(str(found.value)) < 400
+
+
+def test_a_table_that_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(TableInvalid, match="a pipe or a device; write it to a file first"):
+        told(tmp_path / "pipe.jsonl")
+
+
+def test_a_parquet_table_that_names_a_column_twice_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra `datasets` brings it")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    names = ["prompt", "prompt", "chosen", "rejected"]
+    parquet.write_table(pyarrow.table([pyarrow.array([name]) for name in "pqxy"], names=names), tmp_path / "a.parquet")
+    with pytest.raises(TableInvalid, match="names a column twice: prompt, prompt"):
+        told(tmp_path / "a.parquet")

@@ -20,6 +20,9 @@ from attune.models.training.learner import Learner, Predicted
 
 Array = NDArray[np.float64]
 
+NOTHING = np.zeros(0, dtype=np.int64)
+"""Rows of somebody who told nothing before the first prediction."""
+
 By = Literal["probability", "doubt", "spread"]
 QUARTILES = 4
 
@@ -83,7 +86,7 @@ def observe(
     said: dict[str, list[list[Predicted]]] = {name: [] for name in names}
     progress = Steps("predicted the choices of {} people")
     for number, user in enumerate(enough, start=1):
-        mine, theirs = context.take(told[user]), targets.take(asked[user])
+        mine, theirs = context.take(told.get(user, NOTHING)), targets.take(asked[user])
         _refuse_overlap(mine, theirs, context.users[user])
         firsts = [mine.take(np.arange(count)) for count in counts]
         for learner in learners:
