@@ -14,7 +14,7 @@ export async function showServer() {
     read("bundle", options).then(drawBundle),
     Promise.all([read("portfolio", options), read("bundle", options)]).then(([portfolio, bundle]) => drawMembers(portfolio, bundle.family)),
     read("portfolio/coverage", options).then(drawCoverage),
-    call("metrics", options).then(body).then(drawAgreement),
+    call("metrics", options).then(body).then(exposition => { drawAgreement(exposition); drawLatency(exposition); }),
   ];
   const failed = (await Promise.allSettled(parts)).filter(part => part.status === "rejected").map(part => part.reason);
   if (look === mine) say(failed.find(reason => !isAbort(reason)) || null);
@@ -76,6 +76,22 @@ function drawAgreement(exposition) {
   }));
   $("agreement-note").textContent = families.length ? "Choices that a family foresaw before it learned them, since this process started; half is chance."
     : "No choice was learned since this process started.";
+}
+
+/** Draws the mean time of each stage, from the sums and counts of the metrics. */
+function drawLatency(exposition) {
+  const stages = {};
+  for (const [, part, stage, value] of exposition.matchAll(/^attune_stage_duration_seconds_(sum|count)\{stage="(\w+)"\} (\S+)$/gm)) {
+    stages[stage] = { ...stages[stage], [part]: Number(value) };
+  }
+  const means = Object.entries(stages).filter(([, one]) => one.count > 0).map(([stage, one]) => [stage, 1000 * one.sum / one.count, one.count]);
+  const most = Math.max(...means.map(([, mean]) => mean), 0);
+  means.sort((one, other) => other[1] - one[1]);
+  $("latency").replaceChildren(...means.map(([stage, mean, times]) => bar(stage, mean, {
+    high: most, text: `${mean < 10 ? mean.toFixed(1) : Math.round(mean)} ms`, title: count(times, "time"),
+  })));
+  $("latency-note").textContent = means.length ? "Mean of each stage of a request since this process started; a member’s is what its answer took."
+    : "No request was measured since this process started.";
 }
 
 async function inspect(event) {

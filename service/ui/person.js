@@ -3,6 +3,7 @@
 import { body, call, isAbort, read } from "./calls.js";
 import { $, count, make, percent, say, sentence, shares, weights } from "./drawing.js";
 import { newPerson, person } from "./state.js";
+import { overTime, remember } from "./timeline.js";
 
 const SHOWN = 50; // choices of the history that are listed, the latest first
 let look = null;
@@ -18,6 +19,8 @@ export async function showPerson(prompt) {
     if (look !== mine) return;
     say(null);
     $("you-learned").textContent = sentence(seen, next);
+    remember(who, seen, next);
+    $("over-time").replaceChildren(...[overTime(who)].filter(Boolean));
     draw(seen, next, prompt);
     list(log, seen.family);
   } catch (error) {

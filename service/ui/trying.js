@@ -4,6 +4,7 @@
 
 import { call, events, isAbort, read, tell } from "./calls.js";
 import { $, bar, make, number, say, sentence } from "./drawing.js";
+import { remember } from "./timeline.js";
 import { newId, person } from "./state.js";
 
 const EXAMPLES = [
@@ -30,6 +31,7 @@ export async function learned() {
     if (seen.portfolio) next = (await read("route", { body: { user: who, prompt, record: false } })).routing.propensities;
     if (look !== looks) return;
     $("learned").textContent = sentence(seen, next);
+    remember(who, seen, next);
     $("examples-note").textContent = seen.bundle.startsWith("demo") ? DEMO : "For example:";
   } catch (error) {
     if (look !== looks) return;

@@ -253,6 +253,8 @@ async def test_what_is_known_of_a_person_is_shown_undone_and_deleted(visit: Visi
         await visit.choose(button)
     await visit.page.click("nav a[href='#you']")
     await visit.says("#history", PROMPT)
+    assert await visit.page.locator("#over-time svg[role=img]").count() == 2
+    assert await visit.page.locator("#over-time .timeline .line").count() >= 4
     assert await visit.page.locator("#weights .bar").count() == 3
     assert "±" in await visit.text("#weights")
     assert not await visit.page.is_visible("#families")
@@ -280,6 +282,8 @@ async def test_an_operator_sees_members_coverage_foresight_and_one_decision(visi
     await visit.says("#members", "detailed")
     await visit.says("#coverage-note", "1 user of late")
     await visit.says("#agreement", "vrf")
+    await visit.says("#latency", "redis")
+    await visit.says("#latency", " ms")
     await visit.page.fill("#decision-id", decision)
     await visit.page.press("#decision-id", "Enter")
     await visit.says("#decision", decision)
