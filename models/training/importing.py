@@ -12,7 +12,7 @@ from attune.models.data.adapters import Reading, read_comparisons
 from attune.models.data.classifier import ClassifierTrunk, load_classifier
 from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import embed_texts
-from attune.models.data.preferences import Comparisons, Texts
+from attune.models.data.preferences import ComparisonInvalid, Comparisons, Texts
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.splits import split
 from attune.models.data.templates import TextLimits
@@ -67,6 +67,8 @@ def import_reward_model(
     """
     # 0. The table, which takes less time to refuse than a model to load.
     told_by = read_comparisons(users, reading) if users else None
+    if told_by is not None and told_by.tie.all():
+        raise ComparisonInvalid(f"{users}: all {len(told_by):,} comparisons are ties, which say nothing of what people want")
     # 1. The model, as a trunk and a final layer.
     trunk = load_classifier(model, limits=limits)
     named = head_names(trunk.labels, names)

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
+from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.trunk import TrunkUnavailable, load_trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.export.pack import pack
@@ -106,6 +107,13 @@ def test_a_population_is_fitted_where_there_are_people(tmp_path):
     assert "10 users" in done.summary["users"]
     [family] = load_heads(tmp_path / "fam")[0]
     assert isinstance(family.family, Attributes)
+
+
+def test_people_who_could_not_tell_anything_apart_are_refused_before_the_model_is_loaded(tmp_path):
+    rows = [{"user": f"u{user}", "prompt": "p", "chosen": "a", "rejected": "b", "tie": True} for user in range(12)]
+    (tmp_path / "ties.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ComparisonInvalid, match="all 12 comparisons are ties"):
+        import_reward_model(str(tmp_path / "nowhere"), tmp_path / "fam", [], str(tmp_path / "ties.jsonl"))
 
 
 def test_what_is_no_reward_model_is_refused_and_says_what_it_is(tmp_path):
