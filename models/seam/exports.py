@@ -171,8 +171,8 @@ def read_export(path: Path) -> Export:
         if line.broken or not isinstance(line.value, dict):
             bad.append(f"line {line.number} {line.broken or f'is a {type(line.value).__name__}; an object is needed'}")
             continue
-        kind = line.value.get("type")
         try:
+            kind = _kind(line.value)
             if kind is None and set(line.value) == {"error"}:
                 unknown["error"] += 1
             elif kind is None:
@@ -192,6 +192,13 @@ def read_export(path: Path) -> Export:
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise ExportInvalid(f"{path.name}: {'; '.join(bad[:SHOWN])}{more}")
     return Export(logs, tuple(plain), dict(unknown))
+
+
+def _kind(entry: Mapping[str, Any]) -> str | None:
+    kind = entry.get("type")
+    if not isinstance(kind, str | None):
+        raise ExportInvalid(f"type is {kind!r}; a text is needed")
+    return kind
 
 
 _KNOWN = frozenset({"sum", "comparison", "replayed", "last-member", "taken-back", "decision"})

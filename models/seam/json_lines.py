@@ -8,6 +8,7 @@ line is told with the line, so that a reader can count it and go on. What the va
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import zlib
@@ -90,6 +91,9 @@ def open_bytes(path: Path) -> IO[bytes]:
     Raises:
         OSError: it cannot be opened.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        # A pipe would be waited for, and cannot be looked into before it is read.
+        raise OSError(errno.EINVAL, "a pipe or a device; write it to a file first", str(path))
     with path.open("rb") as stream:
         packed = stream.read(2) == GZIP
     return gzip.open(path, "rb") if packed or path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]  # reads alike

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from attune.models.data.preferences import ComparisonInvalid
 from attune.models.seam.exports import (
     ComparisonLine,
     DecisionLine,
+    ExportInvalid,
     ExportLine,
     LastMemberLine,
     ReplayedLine,
@@ -25,6 +27,7 @@ from attune.models.seam.exports import (
     line_object,
     read_export,
 )
+from attune.models.seam.json_lines import LinesInvalid
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 TIMES = st.none() | st.just("2026-11-26T12:00:00.000Z")
@@ -157,3 +160,16 @@ def test_plain_rows_beside_an_export_are_checked_as_tables_are(tmp_path):
         read_logged(write(tmp_path / "log.jsonl", row | {"weight": 1.0}, row | {"weight": float("nan")}))
     with pytest.raises(ComparisonInvalid, match="nothing reads the column colour"):
         read_logged(write(tmp_path / "log.jsonl", row | {"colour": "red"}))
+
+
+@pytest.mark.parametrize("kind", [["x"], 5, {}])
+def test_a_type_that_is_no_text_is_named_by_its_line(tmp_path, kind):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"type": kind, "id": "ann"}))
+    with pytest.raises(ExportInvalid, match=r"line 1: type is .*; a text is needed"):
+        read_export(tmp_path / "a.jsonl")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(LinesInvalid, match="write it to a file first"):
+        read_export(tmp_path / "pipe.jsonl")
