@@ -283,7 +283,8 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 
     from attune.service.app import create_app  # noqa: PLC0415  only `serve` needs it
-    from attune.service.http.connections import Bounds, bounded  # noqa: PLC0415  the same
+    from attune.service.http.bounds import Bounds  # noqa: PLC0415  the same
+    from attune.service.http.connections import bounded  # noqa: PLC0415  the same
     from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
     from attune.service.http.server import AnnouncingServer, quiet  # noqa: PLC0415  the same
     from attune.service.live.reloading import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same

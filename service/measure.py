@@ -267,6 +267,6 @@ def _kept(line: str) -> dict[str, str] | None:
     """Returns a line of kept answers; None of one that was cut when a run was killed."""
     try:
         kept: dict[str, str] = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return kept

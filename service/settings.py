@@ -302,7 +302,7 @@ def _read_toml(environ: Mapping[str, str]) -> dict[str, object]:
         return {}
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(BadSetting(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {error}")) from error
 
 

@@ -68,7 +68,7 @@ def read_probes(folder: Path) -> Pairs:
         try:
             row = json.loads(line)
             prompt, response = row["prompt"], row["response"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ProbesInvalid(f"{path}, line {number}: a prompt and a response are needed ({error!r})") from error
         if not isinstance(prompt, str) or not isinstance(response, str):
             raise ProbesInvalid(f"{path}, line {number}: prompt and response are texts")

@@ -237,7 +237,7 @@ def _layer(config: Mapping[str, Any]) -> int | None:
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise AutoencoderInvalid(f"{folder.name}/{CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise AutoencoderInvalid(f"{folder.name}/{CONFIG} is not an object")

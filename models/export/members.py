@@ -114,5 +114,5 @@ def _object(content: bytes, name: str) -> dict[str, Any]:
 def _toml(content: bytes, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MembersInvalid(f"{name} is not TOML: {error}") from error

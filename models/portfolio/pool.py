@@ -76,7 +76,7 @@ def read_pool(path: Path) -> Pool:
             prompts.append(str(entry["prompt"]))
             source = source or str(entry["source"])
             mixed = entry["source"] != source
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, RecursionError, TypeError, AttributeError) as error:
             raise PoolInvalid(f"{path.name} line {number} is not a line of a pool: {error}") from error
         members = members or tuple(named)
         counts = {len(texts) for texts in named.values()}

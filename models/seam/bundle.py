@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import read_families
+from attune.models.seam.json_lines import parse_json
 from attune.models.seam.member_values import POOLED
 from attune.models.seam.portfolio import Portfolio, no_members, read_portfolio
 from attune.models.seam.precision import Precision, ScorerFile, choose_scorer, scorer_files
@@ -43,6 +45,7 @@ CARDS = "cards.json"
 """What each head stands for, in answers that it rewards most and least; not every bundle has it."""
 MANIFEST = "manifest.json"
 _FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
+_DAMAGED = (AttributeError, EOFError, KeyError, MemoryError, RecursionError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 class BundleInvalid(ValueError):
@@ -87,7 +90,7 @@ class Probes:
     def from_bytes(cls, content: bytes) -> Probes:
         """Returns the probes that `to_bytes` wrote."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            texts = json.loads(arrays["texts"].tobytes())
+            texts = parse_json(arrays["texts"].tobytes())
             answers = {name.removeprefix("answer/"): arrays[name] for name in arrays.files if name.startswith("answer/")}
         return cls(tuple(texts["prompts"]), tuple(texts["responses"]), answers, float(texts["tolerance"]))
 
@@ -229,9 +232,9 @@ def read_bundle(path: Path) -> Bundle:
         reading = VALUES
         _expect_width(portfolio, probes)
         reading = CARDS
-        cards = json.loads((path / CARDS).read_bytes()) if CARDS in manifest["files"] else {}
+        cards = parse_json((path / CARDS).read_bytes()) if CARDS in manifest["files"] else {}
         _expect_cards(cards)
-    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise BundleInvalid(f"{path.name}: {reading} cannot be used: {error}") from error
     absent = [entry.file for entry in scorers.values() if entry.file not in manifest["files"]]
     if absent:

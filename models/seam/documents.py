@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from attune.models.seam.json_lines import JsonInvalid, parse_json
 
 
 def read_document(content: bytes, *, file: str, schema: int, invalid: type[ValueError]) -> dict[str, Any]:
@@ -16,12 +17,12 @@ def read_document(content: bytes, *, file: str, schema: int, invalid: type[Value
         invalid: the error to raise.
 
     Raises:
-        ValueError: as `invalid`: it is not JSON, not an object, or of another schema.
+        ValueError: as `invalid`: it is not JSON that can be read, not an object, or of another schema.
     """
     try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise invalid(f"{file} is not JSON: {error}") from error
+        document = parse_json(content)
+    except JsonInvalid as error:
+        raise invalid(f"{file} {error}") from error
     if not isinstance(document, dict):
         raise invalid(f"{file} holds a {type(document).__name__}; an object is needed")
     if document.get("schema") != schema:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.arrays import expect_finite, expect_shape
+from attune.models.seam.json_lines import parse_json
 
 Array = NDArray[np.float64]
 
@@ -89,9 +90,9 @@ def read_values(content: bytes) -> tuple[tuple[str, ...], dict[str, ValueHeads]]
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            members = tuple(map(str, json.loads(arrays[_MEMBERS].tobytes())))
+            members = tuple(map(str, parse_json(arrays[_MEMBERS].tobytes())))
             stored = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files if name != _MEMBERS}
-    except (AttributeError, KeyError, OSError, EOFError, TypeError, ValueError, struct.error, zipfile.BadZipFile) as error:
+    except (AttributeError, KeyError, OSError, EOFError, MemoryError, TypeError, ValueError, struct.error, zipfile.BadZipFile) as error:
         raise ValueError(f"values.npz cannot be read: {error}") from error
     heads: dict[str, ValueHeads] = {}
     for family in sorted({name.rsplit("/", 1)[0] for name in stored}):

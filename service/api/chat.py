@@ -36,6 +36,7 @@ router = APIRouter(prefix="/v1", tags=["compatible"])
 OWNER = "attune"
 AUTO = "auto"
 DEFAULT_MAX_TOKENS = 128
+_FORMS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
 
 
 class OpenRequest(BaseModel):
@@ -121,6 +122,11 @@ class ChatRequest(OpenRequest):
     modalities: list[str] | None = None
     audio: Any = None
     web_search_options: Any = None
+    guided_json: Any = None  # these five as vLLM's clients send them
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
 
     def as_native(self, most_tokens: int) -> GenerateRequest:
         """Returns the same request in native form.
@@ -172,6 +178,7 @@ class ChatRequest(OpenRequest):
             "audio": "asks for sound" if self.audio else "",
             "web_search_options": "asks for a search of the web" if self.web_search_options is not None else "",
         }
+        asked |= {name: "asks for a form" if getattr(self, name) else "" for name in _FORMS}
         return [FieldError(name, f"{what}, which members behind this service cannot be held to") for name, what in asked.items() if what]
 
 

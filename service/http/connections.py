@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from attune.service.errors import AttuneError, CallerError, HeadTooLarge, HeadTooSlow, Overloaded
+from attune.service.errors import Overloaded
+from attune.service.http.bounds import Bounds, Refused
 from attune.service.http.problems import render
 from attune.service.ids import new_id
 
@@ -30,29 +30,6 @@ FRAMING_PER_BYTE = 8
 FIRST_PROBE_S = 0.25
 CLOSING_S = 30.0
 """How long an answer that is not read may stay in the buffer of a connection that is being closed."""
-
-Refused = Literal["malformed", "head-too-large", "head-too-slow", "no-room"]
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Numbers of connections.
-
-    Attributes:
-        most: open connections; further ones are closed as they come.
-        kept_free: the last so many of them take health checks only, and have `hurry_s` for their head.
-        head_bytes: the request line and headers together; trailers and what frames chunks as well.
-        head_s: from the first byte, or from the connection's start, to the end of the headers.
-        linger_bytes, linger_s: what is read and dropped of a body whose request was answered early.
-    """
-
-    most: int
-    kept_free: int = 16
-    head_bytes: int = 32_768
-    head_s: float = 8.0
-    hurry_s: float = 1.0
-    linger_bytes: int = 64 * 2**20
-    linger_s: float = 10.0
 
 
 class Connection(HttpToolsProtocol):
@@ -71,6 +48,7 @@ class Connection(HttpToolsProtocol):
         self._dropped = 0
         self._deaf = False
         self._ended = False
+        self._owed: Refused | None = None
         self._timer: asyncio.TimerHandle | None = None
         bounds = self.bounds
         crowd = len(self.connections)
@@ -198,7 +176,11 @@ class Connection(HttpToolsProtocol):
             self._set_timer(self.bounds.linger_s, self._close)
             return
         super().on_response_complete()
-        if self._ended and not self.pipeline and self.cycle.response_complete:
+        if self.pipeline or not self.cycle.response_complete:
+            return
+        if self._owed is not None and not self.transport.is_closing():
+            self._answer_refusal(self._owed)
+        elif self._ended:
             self._close()
 
     def finish(self) -> None:
@@ -214,8 +196,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _last(self) -> RequestResponseCycle | None:
-        """The newest request and its answer; None before the first."""
-        return self.cycle
+        return self.cycle  # None before the first request, which uvicorn's annotation leaves out
 
     @property
     def _lingering(self) -> bool:
@@ -251,16 +232,26 @@ class Connection(HttpToolsProtocol):
             self._close()
 
     def _refuse(self, why: Refused) -> None:
-        """Answers where no other answer is under way, drops what still comes, and closes."""
+        """Answers once what was asked before has its answer, drops what still comes, and closes."""
         self.tell(why, self._address())
         self._deaf = True
-        if self.transport.is_closing():
-            return
         cycle = self._last
-        if cycle is not None and not cycle.response_complete:
-            self._close()
+        if self.transport.is_closing() or self._lingering:  # it was answered already, and closes by itself
             return
-        status, headers, body = render(self._error(why), "", new_id())
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                self._owed = why
+                return
+            if cycle.response_started or self.pipeline:
+                self._close()
+                return
+            # Whoever reads the body is told that no more of it comes, and has nobody to answer any more.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._answer_refusal(why)
+
+    def _answer_refusal(self, why: Refused) -> None:
+        status, headers, body = render(self.bounds.error(why), "", new_id())
         lines = (b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
         self.transport.write(STATUS_LINE[status] + b"".join(lines) + b"\r\n" + body)
         if self._health_only:  # its place is needed more than its answer
@@ -270,13 +261,6 @@ class Connection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._set_timer(self.bounds.linger_s, self._close)
-
-    def _error(self, why: Refused) -> AttuneError:
-        if why == "head-too-large":
-            return HeadTooLarge(f"request line and headers, or trailers, have more than {self.bounds.head_bytes:,} bytes")
-        if why == "head-too-slow":
-            return HeadTooSlow(f"request line and headers were not complete within {self.bounds.head_s:g} s")
-        return CallerError("this is no HTTP/1.1 request")
 
     def _close_an_idle_one(self) -> bool:
         """Closes a connection that waits for its next request, to make room; returns whether there was one."""

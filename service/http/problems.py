@@ -51,6 +51,9 @@ _PLAIN_WORDS = {
 }
 
 
+_SIZES = frozenset({"too_long", "too_short", "string_too_long", "string_too_short"})
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """RFC 9457 problem document; `errors` names each field of an `invalid-request`.
@@ -196,7 +199,23 @@ def _message(item: Any) -> str:
         return f"is not JSON: {printable(str(context.get('error', 'syntax error')))} at character {position}"
     if kind in _PLAIN_WORDS:
         return _PLAIN_WORDS[kind]
+    if kind in _SIZES:
+        return _size(kind, context)
     text = str(item["msg"]).removeprefix("Value error, ")
     if text.startswith("Input should "):
         text = "must " + text.removeprefix("Input should ")
     return printable(text, 300)
+
+
+def _size(kind: str, context: Mapping[str, Any]) -> str:
+    """Returns the number, where pydantic tells it, and the limit."""
+    what = "item" if context.get("field_type") in {"List", "Dictionary", "Set", "Tuple"} else "character"
+    found = context.get("actual_length")
+    has = "is too long" if kind.endswith("long") else "is too short"
+    if found is not None:
+        has = f"has {found} {what}{'' if found == 1 else 's'}"
+    if kind.endswith("long"):
+        most = context["max_length"]
+        return f"{has}; at most {most} {what}{'' if most == 1 else 's'} {'is' if most == 1 else 'are'} allowed"
+    least = context["min_length"]
+    return f"{has}; at least {least} {what}{'' if least == 1 else 's'} {'is' if least == 1 else 'are'} needed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from attune.service.http.connections import Refused
+from attune.service.http.bounds import Refused
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 

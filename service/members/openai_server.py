@@ -121,7 +121,7 @@ class OpenAIServer:
         self.never_streams = False
 
     async def open(self, asked: Asked) -> Exchange:
-        """Returns an answer of status 200 with its body unread; asks once more if nothing was received or a habit of ours was refused.
+        """Returns an answer of status 2xx with its body unread; asks once more if nothing was received or a habit of ours was refused.
 
         Raises:
             OneMemberFailed: no connection, another status, or too late.
@@ -162,7 +162,7 @@ class OpenAIServer:
             if last or (asked.request.stand_ins and not error.disconnected):
                 raise failure from None
             raise _Again(0.0 if error.disconnected else self._backoff_s, failure) from None
-        if exchange.status == 200:
+        if 200 <= exchange.status < 300:
             return exchange
         try:
             raise await self._refused(exchange, asked, body, last=last)
@@ -170,7 +170,7 @@ class OpenAIServer:
             exchange.close()
 
     async def _refused(self, exchange: Exchange, asked: Asked, body: Mapping[str, object], *, last: bool) -> Exception:
-        """Returns the error for a status other than 200, or the wish to ask again."""
+        """Returns the error for a status other than 2xx, or the wish to ask again."""
         status = exchange.status
         content = b""
         try:

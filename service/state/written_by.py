@@ -129,7 +129,7 @@ def read_record(directory: Path) -> StoreServer | None:
         server, its_format = StoreServer(str(record["server"]), str(record["version"])), record["format"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EmbeddedRedisError(
             f"{directory / RECORD}, which says who wrote the data beside it, cannot be read ({type(error).__name__}); "
             "restore it, or set ATTUNE_DATA_DIR to another folder"

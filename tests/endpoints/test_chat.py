@@ -120,6 +120,8 @@ async def test_parts_of_text_developer_turns_and_unknown_fields_are_understood(s
         ),
         ({"logprobs": True}, openai.BadRequestError, "logprobs"),
         ({"logit_bias": {"1": -100}}, openai.BadRequestError, "logit_bias"),
+        ({"extra_body": {"guided_choice": ["yes", "no"]}}, openai.BadRequestError, "guided_choice"),
+        ({"extra_body": {"structured_outputs": {"regex": "a+"}}}, openai.BadRequestError, "structured_outputs"),
         ({"modalities": ["text", "audio"], "audio": {"voice": "a", "format": "wav"}}, openai.BadRequestError, "modalities"),
         ({"n": 99}, openai.BadRequestError, "n"),
         ({"temperature": 9}, openai.BadRequestError, "temperature"),

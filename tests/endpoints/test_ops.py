@@ -27,20 +27,21 @@ async def test_ready_says_what_serves_and_that_every_part_answers(service: Servi
     assert await service.get("/livez") == {"status": "alive"}
 
 
-async def test_a_member_away_is_named_and_only_all_of_them_make_it_not_ready(service: Service):
-    health = service.app.state.health
-    service.members["warm"].away = True
-    await health.try_members()
-    assert (await service.get("/readyz"))["members"]["warm"] == "is away"
-    assert await service.metric("attune_ready_part", part="members") == 1
-    for voice in service.members.values():
-        voice.away = True
-    await health.try_members()
-    assert await service.metric("attune_ready") == 0
-    assert await service.metric("attune_ready_part", part="members") == 0
-    problem = await service.get("/readyz", status=503)
-    assert problem["code"] == "not-ready"
-    assert all(member in problem["detail"] for member in MEMBERS)
+async def test_a_member_away_is_named_and_only_all_of_them_make_it_not_ready(settings_of: Callable[..., Settings]):
+    async with running(settings_of(ready_needs_store=False), FreshStore()) as service:
+        health = service.app.state.health
+        service.members["warm"].away = True
+        await health.try_members()
+        assert (await service.get("/readyz"))["members"]["warm"] == "is away"
+        assert await service.metric("attune_ready_part", part="members") == 1
+        for voice in service.members.values():
+            voice.away = True
+        await health.try_members()
+        assert await service.metric("attune_ready") == 0
+        assert await service.metric("attune_ready_part", part="members") == 0
+        problem = await service.get("/readyz", status=503)
+        assert problem["code"] == "not-ready"
+        assert all(member in problem["detail"] for member in MEMBERS)
 
 
 async def test_a_dead_scorer_fails_livez_and_readyz(service: Service):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from attune.service.http.connections import Bounds, bounded
+from attune.service.http.bounds import Bounds
+from attune.service.http.connections import bounded
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from attune.service.http.connections import Bounds
+from attune.service.http.bounds import Bounds
 from attune.service.http.refusals import Refusals
 from attune.service.observe.metrics import Metrics
 from tests.http.served import OK, served
@@ -213,3 +213,34 @@ async def test_what_is_read_after_an_early_answer_is_bounded():
                 await writer.drain()
                 sent += 1
         assert sent < 1_000
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"zz\r\n", b"400"),  # no size of a chunk
+        (b"1\r\naa\r\n", b"400"),  # a chunk longer than it says
+        (b"1;" + b"x" * 100_000, b"431"),
+        (b"1\r\na\r\n0\r\n" + b"x: y\r\n" * 20_000, b"431"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_on_is_answered(rest: bytes, status: bytes):
+    async with served(ROOMY) as service:
+        answer = await service.told(b"POST /fine HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + rest)
+        assert answer.startswith(b"HTTP/1.1 %s " % status)
+        assert answer.count(b"\r\n\r\n") == 1  # one answer
+
+
+async def test_a_request_is_answered_before_the_one_behind_it_is_refused():
+    async with served(ROOMY) as service:
+        answer = await service.told(GET + GET + b"GET /fine HTTP/1.1\r\nx: " + b"a" * 100_000)
+        assert answer.count(OK) == 2
+        assert answer.split(OK)[2].count(b"HTTP/1.1 431 ") == 1
+        reader, writer = await service.connect()
+        writer.write(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\nnonsense\r\n\r\n")
+        await service.began.wait()
+        service.gate.set()
+        answer = await reader.read()
+        assert answer.startswith(OK)
+        assert answer.count(b"HTTP/1.1 400 ") == 1
+        writer.close()

@@ -57,6 +57,8 @@ def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def replace_file(path: Path, name: str, content: bytes) -> Path:
-    """Changes a file of a bundle and enters its new hash."""
+    """Changes or adds a file of a bundle and enters its hash."""
     (path / name).write_bytes(content)
-    return forge(path, lambda manifest: manifest["files"][name].update(sha256=hashlib.sha256(content).hexdigest()))
+    return forge(
+        path, lambda manifest: manifest["files"].update({name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}})
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -29,7 +31,11 @@ def test_a_directory_without_a_manifest_is_no_bundle(tmp_path):
     [
         (b"", "is not JSON"),
         (b'{"schema": 1', "is not JSON"),
-        (b"\xff", "is not JSON"),
+        (b"\xff", "is not UTF-8"),
+        (b"[" * 200_000, "is nested too deeply"),
+        (b'{"schema":' * 200_000, "is nested too deeply"),
+        (b'{"schema":' + b"9" * 10_000 + b"}", "is not JSON"),
+        (b'{"schema": 1, "schema": 2}', "has 'schema' twice"),
         (b"[]", "holds a list"),
         (b'{"schema": 2}', "has schema 2"),
     ],
@@ -102,6 +108,25 @@ def test_a_manifest_that_points_outside_is_refused_before_anything_is_opened(tmp
         read_bundle(forge(path, lambda manifest: manifest["files"].update({name: entry})))
 
 
+def claims(name: str, kind: str, size: int) -> bytes:
+    """An archive with an array whose header claims more numbers than any memory holds."""
+    header = str({"descr": kind, "fortran_order": False, "shape": (size,)}).encode()
+    return archive(name, b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
+def holds(name: str, text: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.frombuffer(text, dtype=np.uint8))
+    return archive(name, buffer.getvalue())
+
+
+def archive(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        opened.writestr(name, content)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -111,6 +136,12 @@ def test_a_manifest_that_points_outside_is_refused_before_anything_is_opened(tmp
         ("probes.npz", b"", "probes.npz cannot be used"),
         ("probes.npz", b"PK\x03\x04", "probes.npz cannot be used"),
         ("probes.npz", b"nothing", "probes.npz cannot be used"),
+        ("probes.npz", claims("texts.npy", "|u1", 10**15), "probes.npz cannot be used"),
+        ("probes.npz", holds("texts.npy", b"[" * 200_000), "probes.npz cannot be used: is nested too deeply"),
+        ("families.npz", claims("any.npy", "<f8", 10**15), "families.npz: any cannot be read"),
+        ("values.npz", claims("members.npy", "|u1", 10**15), "values.npz cannot be read"),
+        ("values.npz", holds("members.npy", b"[" * 200_000), "values.npz cannot be read"),
+        *[(name, b"[" * 200_000, f"{name} .*nested too deeply") for name in ("families.json", "portfolio.json", "cards.json")],
     ],
 )
 def test_a_file_that_does_not_parse_is_refused_by_name(tmp_path, name, content, message):

@@ -59,6 +59,10 @@ def test_an_unknown_key_of_the_file_is_named_with_the_file(toml):
     assert f"prot ({path}): no such setting; did you mean port?" in refused()
 
 
+def test_a_file_that_is_nested_too_deeply_is_named(toml):
+    assert "attune.toml cannot be read" in (toml("port = " + "[" * 20_000), refused())[1]
+
+
 def test_a_malformed_value_is_named_with_its_source(monkeypatch, toml):
     path = toml('max_in_flight = "many"\n')
     monkeypatch.setenv("ATTUNE_PORT", "99999")

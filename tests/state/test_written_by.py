@@ -102,7 +102,9 @@ async def test_a_directory_of_another_server_is_left_as_it_is(tmp_path: Path) ->
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format": 2, "server": "valkey"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1]", b'{"format": 2, "server": "valkey"}', b"\xff", b"[" * 200_000], ids=lambda content: repr(content[:9])
+)
 def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / RECORD).write_bytes(content)
     with pytest.raises(EmbeddedRedisError, match=r"server\.json, which says who wrote the data beside it, cannot be read"):
