@@ -21,7 +21,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help serve bundle test fast check format reference docs demo bench bench-peers clean
+.PHONY: help serve bundle test fast check format reference docs demo bench bench-peers clients clean
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,11 @@ bench-peers: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure beside other g
 	loadtest/peers/install.sh .venv-peers
 	$(BIN)/python loadtest/peers/compare.py gateways "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)"
 	$(BIN)/python loadtest/peers/compare.py scorers "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)"
+
+clients: $(VENV)/.stamp-dev ## run stock clients of others' APIs against the server: Cohere, LangChain, instructor, LiteLLM, LlamaIndex
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip --disable-pip-version-check install -qq --requirement tests/endpoints/stock_clients.txt
+	$(BIN)/python -m pytest tests/endpoints/test_stock_clients.py
 
 clean: ## remove the virtual environment, builds and caches; users and bundles in the data directory stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

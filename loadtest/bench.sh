@@ -25,4 +25,7 @@ title "simulated users over HTTP";                         python -m demo simula
 kill -TERM $server; wait $server || true
 title "bytes in Redis";                                    python loadtest/state_memory.py
 title "the seam, microseconds";                            python loadtest/seam_cost.py
+title "requests from the OpenAPI document";              loadtest/fuzz.sh "$bundle"
+title "faults under load, with exact counts";            python -m loadtest.chaos --bundle "$bundle"
+title "ten minutes at 60 % of capacity";                 python -m loadtest.soak --bundle "$bundle" --minutes "${BENCH_SOAK_MINUTES:-10}"
 title "generation, tokens per second";                     python loadtest/generation.py

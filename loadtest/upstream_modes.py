@@ -132,7 +132,9 @@ async def sends_a_page(turn: Turn) -> None:
 
 async def repeats_the_prompt(turn: Turn) -> None:
     """Repeats its input in an error, as validators do."""
-    await turn.refuse(500, {"error": {"message": f"invalid input: {turn.body['messages'][-1]['content']}"}})
+    if turn.method == "GET":
+        return await turn.refuse(404, {})
+    return await turn.refuse(500, {"error": {"message": f"invalid input: {turn.body['messages'][-1]['content']}"}})
 
 
 _END = sends({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})

@@ -344,6 +344,8 @@ def invalid(fields: Sequence[FieldError], more: int = 0) -> InvalidRequest:
 
 def printable(text: str, limit: int = MAX_NAME_CHARS) -> str:
     """Returns the text as valid Unicode without control characters, cut to `limit` characters."""
+    if len(text) <= limit and text.isprintable() and text.isascii():
+        return text
     whole = text.encode("utf-8", "replace").decode("utf-8")
     clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in whole[: limit + 1])
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from attune.models.seam.bundle import BundleInvalid, read_manifest
 from attune.service.auth import Keyring
 from attune.service.errors import AttuneError, BundleRefused, StoreUnavailable
 from attune.service.machine import find_bundle, load_keyring
@@ -68,7 +69,7 @@ def explain(error: Exception) -> Refusal:
 
 
 def check_cheap(settings: Settings) -> Keyring:
-    """Returns the keyring after all checks that cost nothing: keys, the store's URL, the roster, that there is a bundle.
+    """Returns the keyring after all checks that cost nothing: keys, the store's URL, the roster, the bundle's manifest.
 
     Raises:
         SettingsError: with everything that was found, not only the first.
@@ -90,9 +91,11 @@ def check_cheap(settings: Settings) -> Keyring:
         except UnusableMember as error:
             problems.append(BadSetting(variable("roster"), settings.roster, str(error)))
     try:
-        find_bundle(settings)
+        read_manifest(find_bundle(settings))
     except SettingsError as error:
         problems += error.problems
+    except (BundleInvalid, OSError) as error:
+        problems.append(BadSetting(variable("bundle"), str(settings.bundle or settings.data_dir), str(error)))
     if problems:
         raise SettingsError(*problems)
     return keyring

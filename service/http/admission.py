@@ -1,6 +1,6 @@
 """Who may come in, how many at a time, with how large a body and for how long; and noticing that a caller left.
 
-    host -> API key -> tenant -> rate -> body, bounded in bytes and time -> permit (never waits: full is 429) -> lease -> deadline -> route
+    host -> key -> tenant -> rate -> room? -> body, bounded in bytes and time -> permit (never waits, or 429) -> lease -> deadline -> route
 
 What is open to everybody (health, metrics, the page) passes by. The one deadline of a request is set here; parts inside get what is left.
 """
@@ -131,9 +131,12 @@ class Admission:
         state["caller"] = caller = self._keyring.identify(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
         self._rate.take(caller.key_id)
         self._live.check_serving()
-        body = await self._bodies.read(receive, headers)
         long = path.startswith(LONG_PATHS)
         pace = self._paces["long" if long else "learning" if path.startswith("/feedback") else "short"]
+        # Asked before the body is read, which would be for nothing, and again after it, because only then is the permit taken.
+        self._leave_room(long=long)
+        pace.expect_room(caller.key_id)
+        body = await self._bodies.read(receive, headers)
         self._leave_room(long=long)
         pace.take(caller.key_id)
         began_s = asyncio.get_running_loop().time()

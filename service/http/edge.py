@@ -17,10 +17,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from attune.service.errors import AttuneError, MethodNotAllowed
+from attune.service.errors import AttuneError, MethodNotAllowed, Overloaded
 from attune.service.http import problems
 from attune.service.http.admission import HEALTH_PATHS
 from attune.service.http.bodies import ClientLeft
+from attune.service.http.refusals import Thinned
 from attune.service.http.segments import undecoded_path
 from attune.service.ids import new_id
 from attune.service.observe.logs import get_logger, log_request, request_context
@@ -56,6 +57,7 @@ class Edge:
         self._prefix = root_path.rstrip("/")
         self._slow_s = slow_s
         self._clock = clock
+        self._refused = Thinned()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,11 +110,15 @@ class Edge:
         route, method = _template(scope), scope["asked"]
         self._metrics.answered(route, method, status, seconds)
         self._metrics.took(timings.seconds)
+        untold: int | None = 0
+        if error is not None and error.code == Overloaded.code and (untold := self._refused.left_out()) is None:
+            return
         level = logging.WARNING if seconds > self._slow_s else logging.DEBUG if route in HEALTH_PATHS else logging.INFO
 
         def line() -> dict[str, object]:
             always = {"method": method, "route": route, "status": status, "duration_ms": round(1000 * seconds, 2)}
-            return always | _details(scope, route, error) | _stages(timings) | ids
+            left_out = {"left_out": untold} if untold else {}
+            return always | _details(scope, route, error) | _stages(timings) | ids | left_out
 
         log_request(level, line)
 

@@ -80,6 +80,16 @@ class Pace:
         Raises:
             Overloaded: there is none now, or the rest is for others; nothing was taken.
         """
+        self.expect_room(key)
+        self.count += 1
+        self._held[key] = self._held.get(key, 0) + 1
+
+    def expect_room(self, key: str) -> None:
+        """Takes nothing; for whoever has work to do before the permit, which would be for nothing.
+
+        Raises:
+            Overloaded: as `take` would now.
+        """
         now_s = self.clock()
         self._asked_s[key] = now_s
         room, held = int(self.limit), self._held.get(key, 0)
@@ -90,8 +100,6 @@ class Pace:
             whole = f"{self.count:,} of {int(self.limit):,} requests are in flight"
             more = f", {held:,} of them of key {key}; the rest is for other keys" if room < int(self.limit) else ""
             raise self.refusal(whole + more)
-        self.count += 1
-        self._held[key] = held + 1
 
     def refusal(self, detail: str) -> Overloaded:
         """Returns the error of a request for which there is no room, with the time at which there should be some for it.

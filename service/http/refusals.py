@@ -11,6 +11,8 @@ from attune.service.observe.metrics import Metrics
 
 _log = get_logger(__name__)
 EVERY_S = 1.0
+LINES_PER_S = 10
+"""Of requests that are refused for want of room; in an overload there are thousands, and writing a line costs as much as the refusal."""
 
 
 class Refusals:
@@ -35,3 +37,30 @@ class Refusals:
         if now_s - self._told_s >= EVERY_S:
             _log.warning("connection refused", reason=why, address=address, since_last_line=self._untold)
             self._told_s, self._untold = now_s, 0
+
+
+class Thinned:
+    """Lines of one kind, of which only so many are written each second; the next one that is written says how many were not.
+
+    Args:
+        per_s: lines.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, per_s: int = LINES_PER_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._clock = clock
+        self._second = float("-inf")
+        self._written = self._untold = 0
+
+    def left_out(self) -> int | None:
+        """Returns how many lines were left out before this one; None where this one is to be left out as well."""
+        second = self._clock() // 1
+        if second != self._second:
+            self._second, self._written = second, 0
+        if self._written >= self._per_s:
+            self._untold += 1
+            return None
+        self._written += 1
+        untold, self._untold = self._untold, 0
+        return untold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +33,7 @@ def watch_batch(metrics: Metrics) -> Callable[[BatchReport], None]:
 def watch_live(metrics: Metrics, live: Live, in_flight: Callable[[], float]) -> None:
     """Lets the gauges read from whatever serves at the time of a scrape."""
     metrics.watch_in_flight(in_flight)
+    metrics.watch_tasks(_tasks)
     metrics.watch_users(
         lambda: live.serving.recent.mean_gap() if live.serving else math.nan,
         lambda: len(live.serving.recent) if live.serving else 0,
@@ -40,6 +42,13 @@ def watch_live(metrics: Metrics, live: Live, in_flight: Callable[[], float]) -> 
         lambda: live.serving.batcher.waiting_items if live.serving else 0,
         lambda: live.serving.batcher.waiting_tokens if live.serving else 0,
     )
+
+
+def _tasks() -> float:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # asked outside of the loop
+        return math.nan
 
 
 def watch_health(metrics: Metrics, health: Health) -> None:

@@ -64,6 +64,7 @@ class Metrics:
             buckets=_SECONDS,
         )
         self._in_flight = Gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
+        self._tasks = Gauge("attune_asyncio_tasks", "Tasks of the event loop; what grows at rest is a leak.", registry=registry)
         self._connections = Gauge("attune_connections", "Open connections.", registry=registry)
         self._connections_refused = Counter(
             "attune_connections_refused",
@@ -181,6 +182,10 @@ class Metrics:
     def watch_in_flight(self, count: Callable[[], float]) -> None:
         """Reads the number of admitted requests from a callback at each scrape."""
         self._in_flight.set_function(count)
+
+    def watch_tasks(self, count: Callable[[], float]) -> None:
+        """Reads the number of the loop's tasks from a callback at each scrape."""
+        self._tasks.set_function(count)
 
     def watch_connections(self, count: Callable[[], float]) -> None:
         """Reads the number of open connections from a callback at each scrape."""

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from attune.service.http.bounds import Bounds
-from attune.service.http.refusals import Refusals
+from attune.service.http.refusals import Refusals, Thinned
 from attune.service.observe.metrics import Metrics
 from tests.http.served import OK, served
 
@@ -244,3 +244,11 @@ async def test_a_request_is_answered_before_the_one_behind_it_is_refused():
         assert answer.startswith(OK)
         assert answer.count(b"HTTP/1.1 400 ") == 1
         writer.close()
+
+
+def test_of_refusals_in_an_overload_some_lines_are_written_and_the_rest_counted():
+    now_s = 0.0
+    thinned = Thinned(per_s=3, clock=lambda: now_s)
+    assert [thinned.left_out() for _ in range(6)] == [0, 0, 0, None, None, None]
+    now_s = 1.0
+    assert [thinned.left_out() for _ in range(4)] == [3, 0, 0, None]

@@ -123,3 +123,15 @@ def test_one_key_alone_has_all_the_room():
         room.take("only")
     with pytest.raises(Overloaded, match="16 of 16 requests are in flight"):
         room.take("only")
+
+
+def test_asking_whether_there_is_room_takes_none():
+    room = Pace(16, DEADLINE_S, 2.0, clock=lambda: 0.0)
+    for _ in range(100):
+        room.expect_room("k")
+    assert room.count == 0
+    for _ in range(16):
+        room.take("k")
+    with pytest.raises(Overloaded, match="16 of 16 requests are in flight"):
+        room.expect_room("k")
+    assert room.count == 16

@@ -55,12 +55,16 @@ def test_a_bundle_that_is_damaged_is_the_reason(tmp_path, data_dir):
         ("ATTUNE_ROSTER", "roster-without-url.json", "base_url: is missing"),
         ("ATTUNE_REDIS_URL", "http://:secret-word@x", "scheme 'http'"),
         ("ATTUNE_API_KEYS_FILE", "/nope/keys", "cannot be read"),
+        ("ATTUNE_BUNDLE", "/nope", "no manifest.json there"),
+        ("ATTUNE_BUNDLE", "deep", "manifest.json of deep is nested too deeply"),
     ],
 )
 def test_what_costs_nothing_to_check_is_refused_before_anything_starts(tmp_path, data_dir, name, value, said):
     write_tiny_bundle(tmp_path / "bundles")
     (tmp_path / "roster-without-url.json").write_text('{"concise": {"kind": "openai"}}', encoding="utf-8")
-    run = started(tmp_path, **{name: str(tmp_path / value) if value.startswith("roster") else value})
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "manifest.json").write_text("[" * 200_000, encoding="utf-8")
+    run = started(tmp_path, **{name: str(tmp_path / value) if value.startswith(("roster", "deep")) else value})
     assert run.returncode == 2
     assert name in run.stderr
     assert said in run.stderr
