@@ -101,6 +101,8 @@ def openai_object(error: AttuneError, request_id: str) -> dict[str, Any]:
     kind = _OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     code = "context_length_exceeded" if isinstance(error, TextTooLong) else _OPENAI_CODES.get(error.code, error.code)
     message = printable(error.detail, 2000)
+    if isinstance(error, TextTooLong):  # some clients know it by OpenAI's words and not by its code
+        message = f"This model's maximum context length is exceeded: {message}"
     for native, theirs in _OPENAI_FIELDS.items():
         message = message.replace(f"{native}: ", f"{theirs}: ").replace(f"{native}[", f"{theirs}[")
     return {
