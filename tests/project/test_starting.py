@@ -19,7 +19,7 @@ __all__ = ["data_dir"]  # the fixture
 
 def started(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs a start that is to fail."""
-    return subprocess.run(COMMAND, cwd=ROOT, env=environment(folder) | more, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(COMMAND, cwd=ROOT, env=environment(folder) | more, capture_output=True, text=True, check=False)
 
 
 def reason(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
