@@ -83,7 +83,9 @@ def problems(*statuses: int) -> Responses:
 
 def also(media_type: str, description: str) -> Responses:
     """Returns the documentation of an answer that is not JSON."""
-    return {200: {"content": {media_type: {"schema": {"type": "string"}}}, "description": description}}
+    # Events are objects for some readers of the document and one text for others, so nothing is said of their form.
+    schema = {} if media_type == "text/event-stream" else {"type": "string"}
+    return {200: {"content": {media_type: {"schema": schema}}, "description": description}}
 
 
 _TITLES = {
