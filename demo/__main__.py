@@ -137,6 +137,25 @@ def report(
     evaluate_demo(bundle, out, seed=seed, users=users)
 
 
+@app.command("curves")
+def curves(
+    out: Out = Path(".attune/curves"),
+    heads: Annotated[Path, typer.Option(help="Folder with heads.json and heads.safetensors.")] = ARTEFACTS,
+    users: Annotated[int, typer.Option(min=2, help="Simulated users of each of three seeds.")] = 40,
+    half_life: Annotated[float | None, typer.Option(help="Comparisons after which one counts half; none if not given.")] = None,
+    change: Annotated[int, typer.Option(min=0, help="Every user is somebody else after so many comparisons; 0 for never.")] = 0,
+    counts: Annotated[str, typer.Option(help="Numbers of comparisons.")] = "0,5,10,20,50,200,1000",
+    cache: Cache = None,
+) -> None:
+    """Accuracy, log-loss and calibration of every family, from the first comparison of a user to the thousandth."""
+    from demo.curves import CurveSettings, evaluate_curves  # noqa: PLC0415 - torch
+
+    at = tuple(int(one) for one in counts.split(","))
+    wanted = CurveSettings(users=users, counts=at, half_life=half_life, change=change)
+    evaluate_curves(heads, out, settings=wanted, cache=cache, progress=aside)
+    typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
 @app.command("own-members")
 def own_members(
     out: Out = Path(".attune/own-members"),

@@ -124,7 +124,9 @@ def train_portfolio(
     return portfolio
 
 
-def measure_again(demo: Path, *, seed: int = 0, trunk: Embedder | None = None, cache: Path | None = None) -> Portfolio:
+def measure_again(
+    demo: Path, *, seed: int = 0, trunk: Embedder | None = None, cache: Path | None = None, settings: PortfolioSettings | None = None
+) -> Portfolio:
     """Measures the members that are there under heads that were trained anew; writes `values.npz` and `portfolio.json`.
 
     Nothing is aligned and nothing is proved again: the certificate stays if the rewards that it speaks of are the same.
@@ -134,11 +136,12 @@ def measure_again(demo: Path, *, seed: int = 0, trunk: Embedder | None = None, c
         seed: of the search that found them.
         trunk: the demo's own if None.
         cache: folder of the embedding cache.
+        settings: sizes of that search.
 
     Raises:
         ValueError: the certificate's rewards are not what they were; nothing is written.
     """
-    settings, trained = PortfolioSettings(), load_heads(demo)[0]
+    settings, trained = settings or PortfolioSettings(), load_heads(demo)[0]
     old = json.loads((demo / "portfolio.json").read_text(encoding="utf-8"))
     size = DemoSettings(member_prompts=settings.certify, member_answers=1)
     pool = member_pool(demo, "train", size, seed=seed, skip=settings.learn + settings.value)

@@ -32,10 +32,15 @@ from attune.models.seam.families_file import write_families
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.seam.text import Encoded, TextEncoder
 from attune.models.training.heads import Heads, TrainedFamily, families_of, load_heads
+from attune.models.training.standing import below
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 PROVENANCE = "provenance.json"
+
+
+class NotWorthServing(ValueError):
+    """The family that would serve is worse than a simple head before a person's first comparison; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ def pack(
     precision: Precision = "fp32",
     trunk: Trunk | None = None,
     tell: Callable[[str], None] = lambda _line: None,
+    serve_anyway: bool = False,
 ) -> Packed:
     """Writes a bundle below `root`.
 
@@ -68,8 +74,10 @@ def pack(
         precision: of the trunk; heads are always fp32.
         trunk: that the heads were trained on, if it is loaded already.
         tell: told what is done now, a line for each step that may take minutes.
+        serve_anyway: also where the family that serves is worse than a simple head.
 
     Raises:
+        NotWorthServing: it is, and nobody said `serve_anyway`; nothing is written.
         TrunkUnavailable: the trunk is not where `trunk.json` says, or is another.
         FileNotFoundError: a folder lacks a file.
         HeadsInvalid, PortfolioInvalid, MembersInvalid, ProbesInvalid, ExportFailed, BundleInvalid: the parts do not fit; nothing is left
@@ -77,12 +85,18 @@ def pack(
     """
     expect_name(name)
     trained, default = load_heads(families)
+    worse = {one.family.name: sentence for one in trained if (sentence := below(one))}
+    if default in worse and not serve_anyway:
+        raise NotWorthServing(
+            f"{worse[default]}: nothing was packed. Train on more comparisons, let another family serve, or say --serve-anyway"
+        )
     tell("loading the trunk")
     trunk = trunk or load_trunk_of(families)
     families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained})
     members = read_members(portfolio, roster)
     # Read once as the service will, so that a portfolio that does not fit these families is found before minutes of export.
-    members, told = _fitting(members, families_of(trained))
+    members, fitted = _fitting(members, families_of(trained))
+    told = (*(f"below a simple head: {sentence}" for sentence in worse.values()), *fitted)
     pairs = read_probes(families)
     rows = encode_probes(trunk.encoder, pairs)
     basis = basis_id(_basis_parts(trunk, trained, families_files))

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.member_values import ValueHeads
+from attune.models.training.linear_map import FOLDS, fit_linear_map
 
 Array = NDArray[np.float64]
 
-PENALTIES = tuple(float(10.0**power) for power in range(-1, 7))
-FOLDS = 5
+USERS = 200
+"""Weights over heads that say what the prompt is worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +60,28 @@ def fit_values(rewards: Array, prompts: NDArray[np.float32], *, seed: int = 0) -
     interval = 1.96 * per_prompt.std(axis=0, ddof=1) / np.sqrt(len(prompts))
     targets = per_prompt.reshape(len(prompts), -1)
     features = prompts.astype(np.float64)
-    folds = np.random.default_rng(seed).permutation(len(prompts)) % FOLDS
-    errors = [_out_of_fold_error(features, targets, folds, penalty) for penalty in PENALTIES]
-    best = int(np.argmin(errors))
-    weight, bias = _ridge(features, targets, PENALTIES[best])
-    head = ValueHeads(weight.reshape(*mean.shape, -1), bias.reshape(mean.shape))
+    found = fit_linear_map(features, targets, seed=seed)
+    gain = heldout_gain(per_prompt, found.predicted.reshape(per_prompt.shape), found.usual.reshape(per_prompt.shape), seed=seed)
+    head = ValueHeads(found.weight.reshape(*mean.shape, -1), found.bias.reshape(mean.shape), *gain)
     spread = float(np.mean((targets - targets.mean(axis=0)) ** 2))
-    return Values(mean, interval, head, PENALTIES[best], 1.0 - errors[best] / max(spread, 1e-12))
+    return Values(mean, interval, head, found.penalty, 1.0 - float(found.errors.mean()) / max(spread, 1e-12))
 
 
-def _ridge(features: Array, targets: Array, penalty: float) -> tuple[Array, Array]:
-    """Returns weight `[O, D]` and bias `[O]` on raw features: ridge on standardised ones, closed form, intercept free."""
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    spread = np.where(spread > 1e-6, spread, 1.0)
-    standardised = (features - mean) / spread
-    # The dual form: there are fewer prompts than dimensions.
-    gram = standardised @ standardised.T + penalty * np.eye(len(features))
-    weight = (standardised.T @ np.linalg.solve(gram, targets - targets.mean(axis=0))).T / spread
-    return weight, targets.mean(axis=0) - weight @ mean
+def heldout_gain(rewards: Array, predicted: Array, usual: Array, *, seed: int = 0) -> tuple[float, float]:
+    """Returns what looking at the prompt gains people in reward, and the standard error over prompts: routing's own measure of the heads.
 
+    Each of `USERS` weighs the heads by a draw from Dirichlet(0.3), as tastes differ, and is served the member that is predicted to be best
+    for the prompt, or the one that is usually best; both are known from other prompts alone.
 
-def _out_of_fold_error(features: Array, targets: Array, folds: NDArray[np.int64], penalty: float) -> float:
-    total = 0.0
-    for fold in range(FOLDS):
-        held = folds == fold
-        weight, bias = _ridge(features[~held], targets[~held], penalty)
-        total += float(np.sum((features[held] @ weight.T + bias - targets[held]) ** 2))
-    return total / targets.size
+    Args:
+        rewards: `[P, M, K]` of the members' answers.
+        predicted: `[P, M, K]` out of fold.
+        usual: `[P, M, K]` means of the other folds.
+        seed: of the weights.
+    """
+    weights = np.random.default_rng(seed).dirichlet(np.full(rewards.shape[2], 0.3), size=USERS)
+    worth = rewards @ weights.T
+    served = [np.argmax(view @ weights.T, axis=1) for view in (predicted, usual)]
+    by_prompt, usually = (np.take_along_axis(worth, best[:, None], axis=1)[:, 0] for best in served)
+    gains = (by_prompt - usually).mean(axis=1)
+    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))

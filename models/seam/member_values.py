@@ -12,7 +12,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,17 @@ POOLED = "pooled"
 """Output of the scorer graph that value heads read: the row's pooled vector `[D]`."""
 
 _MEMBERS = "members"
+_GAIN = "heldout_gain"
 
 
 @dataclass(frozen=True, slots=True)
 class ValueHeads:
     """One family's value heads, `weight` `[M, K, D]` and `bias` `[M, K]`, in the order of the members.
+
+    Attributes:
+        heldout_gain: reward that looking at the prompt gained people on prompts that the heads were not fitted on, as against the member
+            that is usually best; None where nobody measured it.
+        heldout_error: its standard error over prompts.
 
     Raises:
         ValueError: the shapes do not agree, or a number is not finite.
@@ -38,6 +44,13 @@ class ValueHeads:
 
     weight: Array
     bias: Array
+    heldout_gain: float | None = None
+    heldout_error: float = 0.0
+
+    @property
+    def decides(self) -> bool:
+        """Whether the prompt is worth a look: nobody measured it, or it gained more than chance explains (one-sided, 95 %)."""
+        return self.heldout_gain is None or self.heldout_gain > 1.645 * self.heldout_error
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 3:
@@ -63,7 +76,8 @@ class ValueHeads:
             return ValueHeads(np.zeros((len(chosen), *self.weight.shape[1:])), np.zeros((len(chosen), *self.bias.shape[1:])))
         parts = [rest if index is None else (self.weight[index], self.bias[index]) for index in chosen]
         weight = np.array([part[0] for part in parts]).reshape(-1, *self.weight.shape[1:])
-        return ValueHeads(weight, np.array([part[1] for part in parts]).reshape(-1, *self.bias.shape[1:]))
+        bias = np.array([part[1] for part in parts]).reshape(-1, *self.bias.shape[1:])
+        return replace(self, weight=weight, bias=bias)
 
 
 def write_values(members: Sequence[str], heads: Mapping[str, ValueHeads]) -> bytes:
@@ -76,6 +90,8 @@ def write_values(members: Sequence[str], heads: Mapping[str, ValueHeads]) -> byt
     for family, head in heads.items():
         expect_shape(f"bias of {family}", head.bias, (len(members), head.bias.shape[1]))
         arrays |= {f"{family}/weight": head.weight.astype(np.float32), f"{family}/bias": head.bias.astype(np.float32)}
+        if head.heldout_gain is not None:
+            arrays[f"{family}/{_GAIN}"] = np.array([head.heldout_gain, head.heldout_error], dtype=np.float32)
     names = np.frombuffer(json.dumps(list(members)).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **{_MEMBERS: names}, **{name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
@@ -97,7 +113,12 @@ def read_values(content: bytes) -> tuple[tuple[str, ...], dict[str, ValueHeads]]
     heads: dict[str, ValueHeads] = {}
     for family in sorted({name.rsplit("/", 1)[0] for name in stored}):
         try:
-            heads[family] = ValueHeads(stored[f"{family}/weight"], stored[f"{family}/bias"])
+            gain = stored.get(f"{family}/{_GAIN}")  # files of before did not say
+            if gain is not None:
+                expect_shape(_GAIN, gain, (2,))
+                expect_finite(heldout_gain=gain)
+            measured = () if gain is None else (float(gain[0]), float(gain[1]))
+            heads[family] = ValueHeads(stored[f"{family}/weight"], stored[f"{family}/bias"], *measured)
             expect_shape("bias", heads[family].bias, (len(members), heads[family].bias.shape[1]))
         except KeyError as error:
             raise ValueError(f"values.npz: family {family!r} lacks {error}") from error

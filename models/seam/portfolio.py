@@ -79,8 +79,8 @@ class Portfolio:
         return self.certificate.certified_ratio(weights)
 
     def reads_prompt(self, family: str) -> bool:
-        """Returns whether the members' values under a family depend on the prompt."""
-        return family in self.heads
+        """Returns whether the members' values under a family depend on the prompt, by more than was found to be noise."""
+        return family in self.heads and self.heads[family].decides
 
     def values_for(self, family: str, prompt: Row | None) -> Array:
         """Returns `[M, K]` predicted rewards of the members for this prompt, or their means without one.
@@ -90,7 +90,7 @@ class Portfolio:
             ValueError: the prompt's vector is not of the size that the value heads read.
         """
         means, head = self.values[family], self.heads.get(family)
-        if prompt is None or head is None or POOLED not in prompt:
+        if prompt is None or head is None or not head.decides or POOLED not in prompt:
             return means
         return head.at(prompt[POOLED])
 

@@ -62,13 +62,19 @@ def train_in_line_up(data: TrainingData, line_up: LineUp, seed: int) -> TrainedF
 
 
 def ridge_family(data: TrainingData, settings: BradleyTerrySettings, seed: int) -> TrainedFamily:
-    """Returns ridge as the global head, in seconds; nothing is drawn, and `seed` is only noted."""
-    ridge = data.ridge()
+    """Returns the first head as the global head, in seconds; nothing is drawn, and `seed` is only noted."""
+    ridge = data.first_head()
     told = data.vectors.candidates[data.train.chosen].astype(np.float64) - data.vectors.candidates[data.train.rejected]
     scale = max(1e-6, float(np.sqrt(np.average((told @ ridge.weights) ** 2, weights=data.train.weight))))
     layer = Affine(np.eye(len(ridge.weights)), np.zeros(len(ridge.weights))).fold((ridge.weights / scale)[None])
     heads = Heads({f"{NAME}_rewards": nn.Sequential(layer)}, {f"{NAME}_rewards": "candidate"})
-    summary = {"settings": asdict(settings), "seed": seed, "strength": ridge.strength, "validation_nll": ridge.validation_nll}
+    summary = {
+        "settings": asdict(settings),
+        "seed": seed,
+        "strength": ridge.strength,
+        "inputs": ridge.inputs,
+        "validation_nll": ridge.validation_nll,
+    }
     return TrainedFamily(BradleyTerry(NAME, ("quality",), scale), heads.eval().requires_grad_(requires_grad=False), summary)
 
 

@@ -18,6 +18,7 @@ from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
 from attune.models.data.progress import Steps
 from attune.models.training.features import Calibration, Subspace
+from attune.models.training.first_head import fit_first_head
 from attune.models.training.ridge import Ridge, fit_ridge
 
 
@@ -30,14 +31,14 @@ class TrainingData:
         validation: stopping comes from these; other users or other prompts than `train`, or both.
         vectors: of the texts that both share.
         calibrations: what `calibration` found before, by subspace.
-        ridges: what `ridge` found before, none or one.
+        ridges: what `ridge` and `first_head` found before, by the one's name.
     """
 
     train: Comparisons
     validation: Comparisons
     vectors: Vectors
     calibrations: dict[Subspace, Calibration] = field(default_factory=dict, repr=False, compare=False)
-    ridges: list[Ridge] = field(default_factory=list, repr=False, compare=False)
+    ridges: dict[str, Ridge] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.train.texts is not self.validation.texts and self.train.texts != self.validation.texts:
@@ -52,15 +53,21 @@ class TrainingData:
         if subspace not in self.calibrations:
             found = Calibration.of(self.train, self.vectors, subspace)
             if subspace.everybody:
-                found = found.with_head(self.ridge().weights, self.train, self.vectors)
+                found = found.with_head(self.first_head().weights, self.train, self.vectors)
             self.calibrations[subspace] = found
         return self.calibrations[subspace]
 
     def ridge(self) -> Ridge:
         """Returns ridge on all dimensions of the vectors, its strength chosen on the validation comparisons; fitted once."""
-        if not self.ridges:
-            self.ridges.append(fit_ridge(self.vectors.candidates, self.train, self.validation))
-        return self.ridges[0]
+        if "ridge" not in self.ridges:
+            self.ridges["ridge"] = fit_ridge(self.vectors.candidates, self.train, self.validation)
+        return self.ridges["ridge"]
+
+    def first_head(self) -> Ridge:
+        """Returns the head that families start from, see `first_head`; fitted once."""
+        if "first" not in self.ridges:
+            self.ridges["first"] = fit_first_head(self.vectors.candidates, self.train, self.validation)
+        return self.ridges["first"]
 
 
 @dataclass(frozen=True, slots=True)

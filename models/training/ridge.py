@@ -34,14 +34,23 @@ class Ridge:
         weights: `[F]` on the inputs as they came.
         strength: the penalty that was chosen.
         validation_nll: mean over validation people of their mean log-loss.
+        inputs: what the head reads, in words.
     """
 
     weights: Array
     strength: float
     validation_nll: float
+    inputs: str = ""
 
 
-def fit_ridge(inputs: NDArray[np.float32], train: Comparisons, validation: Comparisons, strengths: Sequence[float] = STRENGTHS) -> Ridge:
+def fit_ridge(
+    inputs: NDArray[np.float32],
+    train: Comparisons,
+    validation: Comparisons,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    emphasis: Array | None = None,
+) -> Ridge:
     """Returns the head of the strength that validation people lose least under.
 
     Args:
@@ -49,6 +58,25 @@ def fit_ridge(inputs: NDArray[np.float32], train: Comparisons, validation: Compa
         train: fitted on; ties count half either way.
         validation: other people or prompts; decides.
         strengths: to choose from, at least one.
+        emphasis: `[F]` factors on the standardised inputs: what is larger is held back less. None for 1.
+
+    Raises:
+        ValueError: no comparison is left.
+    """
+    path = ridge_path(inputs, train, validation, strengths, emphasis=emphasis)
+    found = [Ridge(weights, strength, nll_over_people(margins, validation)) for strength, (weights, margins) in path.items()]
+    return min(found, key=lambda one: one.validation_nll)
+
+
+def ridge_path(
+    inputs: NDArray[np.float32],
+    train: Comparisons,
+    asked: Comparisons,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    emphasis: Array | None = None,
+) -> dict[float, tuple[Array, Array]]:
+    """Returns strength -> weights `[F]` fitted on `train`, and margins `[C]` of `asked` under them; see `fit_ridge`.
 
     Raises:
         ValueError: no comparison is left.
@@ -56,23 +84,23 @@ def fit_ridge(inputs: NDArray[np.float32], train: Comparisons, validation: Compa
     used = np.concatenate([train.chosen, train.rejected])
     spread = inputs[used].std(axis=0, dtype=np.float64)
     scale = np.where(spread > 1e-6, 1.0 / np.where(spread > 1e-6, spread, 1.0), 0.0)
-    told, asked = (_differences(inputs, part) * scale for part in (train, validation))
+    scale = scale if emphasis is None else scale * emphasis
+    told, wanted = (_differences(inputs, part) * scale for part in (train, asked))
     back = np.eye(inputs.shape[1])
     if len(told) < inputs.shape[1]:
         # The minimum lies in the space that the comparisons span: turned into it, nothing changes and a step costs less.
         back = np.linalg.svd(told, full_matrices=False)[2].T
-        told, asked = told @ back, asked @ back
-    if not len(told) or not len(asked):
-        raise ValueError(f"{len(told)} comparisons to fit and {len(asked)} to choose by are too few")
+        told, wanted = told @ back, wanted @ back
+    if not len(told) or not len(wanted):
+        raise ValueError(f"{len(told)} comparisons to fit and {len(wanted)} to choose by are too few")
+    weights, path = np.zeros(told.shape[1]), {}
     if not told.any():
         # All answers alike in these inputs, as answers of one word are in length: the head that knows nothing.
-        return Ridge(np.zeros(inputs.shape[1]), max(strengths), nll_over_people(np.zeros(len(asked)), validation))
-    weights = np.zeros(told.shape[1])
-    found = []
+        return {max(strengths): (np.zeros(inputs.shape[1]), np.zeros(len(wanted)))}
     for strength in sorted(strengths, reverse=True):  # each starts from the one before it, which lies near
         weights = newton(told, train.tie, train.weight, strength, start=weights)
-        found.append(Ridge((back @ weights) * scale, strength, nll_over_people(asked @ weights, validation)))
-    return min(found, key=lambda one: one.validation_nll)
+        path[strength] = ((back @ weights) * scale, wanted @ weights)
+    return path
 
 
 def newton(differences: Array, tie: NDArray[np.bool_], weight: Array, strength: float, *, start: Array | None = None) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from attune.models.portfolio.measure import fit_values
 from attune.models.portfolio.own_heads import member_values
 from attune.models.portfolio.pool import Pool, PoolInvalid, read_pool, write_pool
 from attune.models.seam.families import Families
-from attune.models.seam.member_values import POOLED, write_values
+from attune.models.seam.member_values import POOLED, read_values, write_values
 from attune.models.seam.portfolio import read_portfolio, write_portfolio
 from attune.models.training.additive import AdditiveSettings
 from attune.models.training.bradley_terry import BradleyTerrySettings
@@ -22,8 +23,10 @@ from attune.models.training.heads import load_heads
 from attune.models.training.micro import MicroSettings
 from attune.models.training.vrf import VrfSettings
 from demo.corpus.texts import MANNERS, prompts
+from demo.curves import CurveSettings, evaluate_curves
 from demo.heads import DemoSettings, train_demo, written_pool
 from demo.members import member_pool, portfolio_of
+from demo.portfolio import PortfolioSettings, measure_again
 from demo.report import EvaluationSettings, evaluate_demo
 from demo.rewards import grammar_pool
 from tests.models.small_world import HASTY, SHORT, BagOfWords
@@ -120,6 +123,37 @@ def test_an_evaluation_writes_the_results_and_a_report_that_holds_its_promises_t
     assert f"- {'met' if kept else 'NOT MET'}: after 10 comparisons at least 80%" in report
 
 
+def test_curves_are_measured_for_every_family_at_every_count_and_written_for_people(demo, tmp_path):
+    few = CurveSettings(users=4, seeds=(1,), targets=20, prompts=20, counts=(0, 20, 60))
+    found = evaluate_curves(demo, tmp_path, settings=few, trunk=trunk(), progress=lambda _line: None)["families"]
+    assert set(found) == {"bradley_terry", "micro", "vrf", "attributes", "additive"}
+    for name in ("attributes", "additive"):
+        assert found[name]["nll"][-1]["mean"] < found[name]["nll"][0]["mean"] - 0.1
+        assert found[name]["since_early"]["accuracy"][0]["mean"] == 0.0
+    assert found["bradley_terry"]["nll"][0] == found["bradley_terry"]["nll"][-1]
+    assert "| `attributes` | " in (tmp_path / "report.md").read_text()
+
+
+def test_members_are_measured_again_under_the_same_rewards_and_refused_under_others(demo, tmp_path):
+    folder = tmp_path / "demo"
+    shutil.copytree(demo, folder)
+    small = PortfolioSettings(learn=4, value=4, certify=20)
+    pool = member_pool(folder, "train", DemoSettings(member_prompts=20, member_answers=1), seed=0, skip=8)
+    values = member_values(load_heads(folder)[0], pool, trunk(), None, seed=0)
+    portfolio = portfolio_of(pool, values, {name: {name: 1.0} for name in pool.members}, None)
+    (folder / "portfolio.json").write_bytes(write_portfolio(portfolio))
+    again = measure_again(folder, trunk=trunk(), settings=small)
+    for name, mean in again.values.items():
+        np.testing.assert_array_equal(mean, values[name].mean)
+    document = json.loads((folder / "portfolio.json").read_text())
+    document["members"][0]["values"]["attributes"][0] += 0.01
+    (folder / "portfolio.json").write_text(json.dumps(document))
+    before = (folder / "values.npz").read_bytes()
+    with pytest.raises(ValueError, match=r"moved by 0\.01.*the search must be run again"):
+        measure_again(folder, trunk=trunk(), settings=small)
+    assert (folder / "values.npz").read_bytes() == before
+
+
 def test_a_pool_survives_its_file_and_damage_is_named_by_line(tmp_path):
     pool = grammar_pool(prompts("test", 0)[:3], 2, seed=0)
     write_pool(pool, tmp_path / "pool.jsonl")
@@ -149,6 +183,11 @@ def test_values_are_means_with_intervals_and_follow_the_prompt_where_it_matters(
     assert np.allclose(found.mean, rewards.mean(axis=(0, 2)))
     assert np.allclose(found.interval, 1.96 * rewards.mean(axis=2).std(axis=0, ddof=1) / np.sqrt(200))
     assert found.r2 > 0.99
+    assert found.head.heldout_gain > 3 * found.head.heldout_error
+    assert found.head.decides
+    again = read_values(write_values(("a", "b"), {"f": found.head}))[1]["f"]
+    assert again.heldout_gain == pytest.approx(found.head.heldout_gain)
+    assert again.of([1, None]).decides
     predicted = np.array([found.head.at(vector) for vector in vectors])
     assert np.abs(predicted - rewards.mean(axis=2)).max() < 0.5
 
@@ -158,6 +197,7 @@ def test_values_that_do_not_depend_on_the_prompt_fall_back_to_the_means():
     vectors = rng.normal(size=(60, 40)).astype(np.float32)
     found = fit_values(rng.normal(1.0, 1.0, size=(60, 2, 1, 2)), vectors)
     assert found.r2 < 0.05
+    assert not found.head.decides
     predicted = np.array([found.head.at(vector) for vector in vectors])
     assert np.abs(predicted - found.mean).max() < 0.2
 

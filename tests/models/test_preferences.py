@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons, together
+from tests.models.small_world import small_world
 
 RECORDS = [
     Comparison("ann", "How are you?", "Fine.", "Why do you ask?"),
@@ -72,3 +73,16 @@ def test_a_bad_record_is_refused_by_its_position_and_field(change, said):
 def test_no_comparisons_are_refused():
     with pytest.raises(ComparisonInvalid, match="no comparisons"):
         Comparisons.from_records([])
+
+
+def test_two_sets_of_people_over_the_same_texts_are_put_together_and_a_name_on_both_sides_is_refused():
+    data, _ = small_world(users=20, per_user=5)
+    others = replace(data.train, users=tuple(f"other {name}" for name in data.train.users))
+    both = together(data.train, others)
+    assert len(both) == 2 * len(data.train)
+    assert both.users == (*data.train.users, *others.users)
+    assert list(both.records()) == [*data.train.records(), *others.records()]
+    with pytest.raises(ComparisonInvalid, match="20 users are in both parts, such as 'u0'"):
+        together(data.train, data.validation)
+    with pytest.raises(ComparisonInvalid, match="over one table of texts"):
+        together(data.train, Comparisons.from_records(list(others.records())[:3]))

@@ -57,7 +57,7 @@ def test_the_global_head_that_starts_everything_is_ridge():
     data, _ = small_world(users=40)
     trained = train_bradley_terry(data, BradleyTerrySettings(subspace=SPACE), 0)
     rewards = trained.family.logit_scale * compute_outputs([trained], data.vectors.candidates)["bradley_terry_rewards"][:, 0]
-    expected = data.vectors.candidates.astype(np.float64) @ data.ridge().weights
+    expected = data.vectors.candidates.astype(np.float64) @ data.first_head().weights
     np.testing.assert_allclose(rewards - rewards.mean(), expected - expected.mean(), atol=1e-4)
 
 
@@ -66,7 +66,7 @@ def test_personal_views_are_trusted_where_validation_people_gain_by_them_and_nev
     trained = with_trust(train_additive(data, AdditiveSettings(axes=3, population=ROUNDS, subspace=SPACE), 0), data, FEW)
     assert trained.trust > 0
     assert trained.summary["trust"]["gain_nll"] > 0
-    few = replace(data, train=data.train.take(data.train.user < np.unique(data.train.user)[LEAST_PEOPLE - 1]), calibrations={}, ridges=[])
+    few = replace(data, train=data.train.take(data.train.user < np.unique(data.train.user)[LEAST_PEOPLE - 1]), calibrations={}, ridges={})
     assert with_trust(trained, few, FEW).trust == NEVER
 
 

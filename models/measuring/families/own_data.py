@@ -46,6 +46,7 @@ from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.loop import TrainingData
 from attune.models.training.met import people_of, write_met
 from attune.models.training.simple_heads import SIMPLE
+from attune.models.training.standing import Asked, below, with_standing
 from attune.models.training.trainers import LineUp, trainers
 from attune.models.training.trusting import LEAST_PEOPLE, with_trust
 
@@ -105,8 +106,15 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell, kept=kept)
     tell("training the families that are kept, on everybody but validation people")
     data = _final(comparisons, vectors, settings.seed)
-    trained = _trained(line_up, data, settings, people)
-    default, verdict = _verdict(trained, data, people, settings)
+    asked = Asked.of(data)
+    standing = [with_standing(one, data, asked) for one in _trained(line_up, data, settings, people)]
+    # Everybody's head is kept whatever it is worth, for what is found of it is told; `bundle build` refuses it then.
+    trained = [one for one in standing if one.family.name == BASELINE or settings.personalise or not below(one)]
+    default, verdict = _verdict(trained, people, settings)
+    names = {one.family.name for one in trained}
+    left_out = [below(one) for one in standing if one.family.name not in names]
+    for sentence in [*left_out, *filter(None, map(below, trained))]:
+        tell(f"below a simple head: {sentence}")
     save_heads(out, trained, default)
     write_trunk_file(out, trunk)
     write_probes(out, draw_probes(comparisons.texts, settings.seed))
@@ -124,6 +132,8 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
         "families": {one.family.name: one.summary.get("trust", {}) | {"validation_nll": one.summary["validation_nll"]} for one in trained},
         "default": default,
         "verdict": verdict,
+        "at_first": {one.family.name: one.summary.get("at_first", {}) for one in standing},
+        "left_out": left_out,
         "curves": measured,
         "not_measured": why_not,
     }
@@ -205,15 +215,16 @@ def _final(comparisons: Comparisons, vectors: Vectors, seed: int) -> TrainingDat
     return TrainingData(parts.train.join(parts.test), parts.validation, vectors)
 
 
-def _verdict(trained: Sequence[TrainedFamily], data: TrainingData, people: int, settings: OwnData) -> tuple[str, dict[str, str]]:
+def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -> tuple[str, dict[str, str]]:
     """Returns the family that serves, and why; by validation people alone."""
-    simple = {name: float(train(data).validation_nll) for name, train in SIMPLE.items()}  # type: ignore[attr-defined]
-    best_simple = min(simple, key=lambda name: simple[name])
     personal = [one for one in trained if one.family.name != BASELINE and one.trust != NEVER]
     chosen = min(personal, key=_gain_less, default=None)
     globally = next(one for one in trained if one.family.name == BASELINE)
+    found = globally.summary.get("at_first")
     compared = (
-        f"everybody's head {globally.summary['validation_nll']:.3f}, {best_simple} alone {simple[best_simple]:.3f} (validation log-loss)"
+        "nothing to compare with"
+        if not found
+        else (f"everybody's head {found['nll']:.3f}, {found['best_simple']} alone {found['best_simple_nll']:.3f} (validation log-loss)")
     )
     if chosen is not None and (settings.personalise or _gain_less(chosen) < 0):
         gain = -_gain_less(chosen)

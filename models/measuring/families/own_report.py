@@ -10,7 +10,8 @@ from attune.models.measuring.writing import interval, table
 
 def render_own(results: Mapping[str, Any]) -> str:
     """Returns report.md for the results of `train_own`."""
-    return _render("# Families trained on your comparisons", results, [], "everybody's head")
+    lines = [f"Not served, since a simple head is better: {sentence}." for sentence in results["left_out"]]
+    return _render("# Families trained on your comparisons", results, [*lines, *([""] if lines else [])], "everybody's head")
 
 
 def render_more(results: Mapping[str, Any]) -> str:

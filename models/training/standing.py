@@ -1,0 +1,101 @@
+"""Where a family stands before a person's first comparison, beside the simple heads: what does not beat them has learned nothing to serve.
+
+    validation people ─> log-loss under the family's prior, and under length, style and ridge ─> behind the best of them, or not
+
+All are asked about the same comparisons, and the difference is taken person by person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.data.preferences import Comparisons
+from attune.models.seam.family import Row
+from attune.models.training.heads import TrainedFamily, compute_outputs
+from attune.models.training.loop import TrainingData
+from attune.models.training.simple_heads import SIMPLE, SimpleHead
+
+Array = NDArray[np.float64]
+
+MOST = 4000
+"""Validation comparisons that are asked about."""
+
+NEGLIGIBLE = 0.003
+"""Nats of log-loss that are no difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Decided validation comparisons, and what the simple heads lose on each, `[C]` nats by name."""
+
+    comparisons: Comparisons
+    losses: Mapping[str, Array]
+
+    @classmethod
+    def of(cls, data: TrainingData) -> Asked:
+        """Returns at most `MOST` of them; there may be none."""
+        rows = np.flatnonzero(~data.validation.tie)
+        told = data.validation.take(np.sort(np.random.default_rng(0).permutation(rows)[:MOST]))
+        losses = {}
+        for name, train in SIMPLE.items():
+            head = train(data)
+            assert isinstance(head, SimpleHead)
+            losses[name] = np.logaddexp(0.0, head.utilities[told.rejected] - head.utilities[told.chosen])
+        return cls(told, losses)
+
+
+def with_standing(trained: TrainedFamily, data: TrainingData, asked: Asked) -> TrainedFamily:
+    """Returns the family with `at_first` in its summary: its log-loss, the best simple head's, by how much it is behind, and if so."""
+    if not len(asked.comparisons) or not asked.losses:
+        return trained
+    own = _losses(trained, data, asked.comparisons)
+    people = list(asked.comparisons.rows_of_users().values())
+
+    def by_person(losses: Array) -> Array:
+        return np.array([losses[mine].mean() for mine in people])
+
+    simple = {name: by_person(losses) for name, losses in asked.losses.items()}
+    best = min(simple, key=lambda name: float(simple[name].mean()))
+    difference = by_person(own) - simple[best]
+    unsure = float(difference.std() / np.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    behind = float(difference.mean())
+    report = {
+        "nll": float(by_person(own).mean()),
+        "best_simple": best,
+        "best_simple_nll": float(simple[best].mean()),
+        "behind_nll": behind,
+        "behind_nll_standard_error": unsure,
+        "below": behind > max(unsure, NEGLIGIBLE),
+    }
+    return replace(trained, summary={**trained.summary, "at_first": report})
+
+
+def below(trained: TrainedFamily) -> str:
+    """Returns a sentence where the family stands below the best simple head; nothing where it does not, or was not compared."""
+    told: Mapping[str, Any] = trained.summary.get("at_first", {})
+    if not told.get("below"):
+        return ""
+    return (
+        f"{trained.family.name} loses {told['nll']:.3f} nats a comparison of people of whom nothing is known, "
+        f"and {told['best_simple']} alone {told['best_simple_nll']:.3f}"
+    )
+
+
+def _losses(trained: TrainedFamily, data: TrainingData, told: Comparisons) -> Array:
+    candidates, asked = compute_outputs([trained], data.vectors.candidates), compute_outputs([trained], data.vectors.prompts)
+    nobody = np.zeros(trained.family.evidence_size)
+
+    def row(table: Mapping[str, NDArray[np.float32]], index: int) -> Row:
+        return {name: values[index] for name, values in table.items()}
+
+    chances = [
+        trained.family.predict(nobody, row(candidates, chosen), row(candidates, rejected), row(asked, prompt))
+        for chosen, rejected, prompt in zip(told.chosen.tolist(), told.rejected.tolist(), told.prompt.tolist(), strict=True)
+    ]
+    found: Array = -np.log(np.maximum(chances, 1e-12))
+    return found

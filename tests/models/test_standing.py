@@ -1,0 +1,55 @@
+"""What is worse than a simple head before the first comparison is found out, told, and not packed unless somebody insists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attune.models.data.trunk import load_trunk
+from attune.models.export.pack import NotWorthServing, pack
+from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
+from attune.models.training.features import Subspace
+from attune.models.training.heads import TrainedFamily, load_heads, save_heads
+from attune.models.training.standing import Asked, below, with_standing
+from tests.models.small_world import small_world
+from tests.models.test_pack import global_family, write_families_folder
+from tests.models.tiny_trunk import write_tiny_trunk
+
+
+def turned_round(trained: TrainedFamily) -> TrainedFamily:
+    """Returns the family with the opposite taste."""
+    with torch.no_grad():
+        for parameter in trained.heads.parameters():
+            parameter.neg_()
+    return trained
+
+
+def test_everybodys_head_stands_above_the_simple_heads_and_the_opposite_one_below():
+    data, _ = small_world(users=60)
+    asked = Asked.of(data)
+    trained = train_bradley_terry(data, BradleyTerrySettings(subspace=Subspace(5, everybody=True)), 0)
+    found = with_standing(trained, data, asked)
+    assert below(found) == ""
+    assert found.summary["at_first"]["nll"] == pytest.approx(trained.summary["validation_nll"], abs=1e-4)
+    worse = with_standing(turned_round(trained), data, asked)
+    assert "bradley_terry loses" in below(worse)
+    assert worse.summary["at_first"]["behind_nll"] > 0
+
+
+def test_a_family_that_was_never_compared_is_taken_as_it_is():
+    assert below(global_family(3)) == ""
+
+
+def test_a_family_below_the_simple_heads_is_packed_only_if_somebody_insists(tmp_path):
+    trunk = load_trunk(str(write_tiny_trunk(tmp_path / "trunk", "encoder")))
+    folder = write_families_folder(tmp_path / "families", trunk)
+    [family], default = load_heads(folder)
+    report = {"nll": 0.71, "best_simple": "length", "best_simple_nll": 0.65, "below": True}
+    save_heads(folder, [replace(family, summary={"at_first": report})], default)
+    with pytest.raises(NotWorthServing, match=r"quality loses 0\.710 .* length alone 0\.650: nothing was packed.*--serve-anyway"):
+        pack(folder, tmp_path / "out", "mine", trunk=trunk)
+    assert not (tmp_path / "out").exists()
+    done = pack(folder, tmp_path / "out", "mine", trunk=trunk, serve_anyway=True)
+    assert "below a simple head: quality loses" in done.told[0]
