@@ -1,9 +1,10 @@
-"""Upstreams under own names and nothing known of them: users who compare, a member that joins, and one that changes its manner.
+"""Upstreams under own names and nothing known of them: users who compare or raise thumbs, a member that joins, and one that changes.
 
     users in random order ─> weights x members' values sampled ─> two answers ─> a choice ─> the user's sum and both members' sums
 
 The server's own mathematics on its own vectors; only the windows of a member's sum, which the store keeps, are kept here too. Upstreams
-answer as members of the demo do. Axis letters: `U` users, `P` prompts, `M` members.
+answer as members of the demo do; beyond their texts they may have something that no head sees. Axis letters: `U` users, `P` prompts,
+`M` members, `V` voices, `G` answers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.families import Families
+from attune.models.seam import weighted
+from attune.models.seam.authored import tell_everybody
+from attune.models.seam.families import Families, Row
+from attune.models.seam.member_effects import PERSONAL, SHARED, Everybody, MemberEffects, code_of
 from attune.models.seam.member_evidence import EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import Known, Worth, drift_of, within_covariance, worth_of
 from attune.models.seam.routing import Choice, Policy, choose, sampled_values, sampled_worth
@@ -51,7 +55,12 @@ class ChangingMember:
 
 @dataclass(slots=True)
 class Deployment:
-    """Users and upstreams of one simulated deployment, under one family."""
+    """Users and upstreams of one simulated deployment, under one family.
+
+    Attributes:
+        hidden: `[U, V]` utility for each user of what answers of a voice have beyond their texts; None is nothing.
+        summed: everybody's sum of member effects, where the families have them.
+    """
 
     families: Families
     family: str
@@ -59,57 +68,100 @@ class Deployment:
     tastes: Array
     rng: np.random.Generator
     upstreams: list[ChangingMember] = field(default_factory=list)
+    hidden: Array | None = None
     evidence: list[Array] = field(default_factory=list)
-    compared: list[int] = field(default_factory=list)
-    _worth: Worth | None = None
+    summed: Array | None = None
+    _read: tuple[Worth, Everybody | None] | None = None
     _since: int = 0
 
     def join(self, voice: int) -> None:
         """Adds an upstream of whom nothing is known."""
         heads = len(self.families[self.family].heads)
         self.upstreams.append(ChangingMember(voice, [nothing_observed(heads) for _ in range(3)]))
-        self._worth = None
+        self._read = None
 
     def come(self) -> None:
         """Lets every taste be a new user."""
         self.evidence = [self.families.prior() for _ in self.tastes]
-        self.compared = [0] * len(self.tastes)
 
-    def worth(self) -> Worth:
-        """Returns what the members are worth, as last read."""
-        if self._worth is None or self._since >= READ_EVERY:
-            self._worth, self._since = worth_of([upstream.known for upstream in self.upstreams]), 0
+    @property
+    def names(self) -> list[str]:
+        return [f"upstream-{number}" for number in range(len(self.upstreams))]
+
+    def read(self) -> tuple[Worth, Everybody | None]:
+        """Returns what the members are worth, and what everybody likes of them beyond their texts, as last read."""
+        if self._read is None or self._since >= READ_EVERY:
+            effects = self.families.effects
+            everybody = None if effects is None else effects.everybody(self.names, self.summed)
+            self._read, self._since = (worth_of([upstream.known for upstream in self.upstreams]), everybody), 0
         self._since += 1
-        return self._worth
+        return self._read
 
     def decide(self, user: int, policy: Policy, count: int) -> Choice:
         """Returns whom the server would serve a user, on an average prompt."""
-        worth = self.worth()
+        worth, everybody = self.read()
         weights = self.families.sample_weights(self.family, self.evidence[user], None, self.rng, SAMPLES)
         sampled = sampled_worth(weights, worth.mean, worth.covariance, self.rng)
         mean = sampled_values(weights, worth.mean).mean(axis=0)
+        if everybody is not None:
+            own = self.families.effects_part(self.evidence[user])
+            effects = everybody.of(own).scaled(1.0 / self.families[self.family].logit_scale)
+            sampled, mean = sampled + effects.sampled(self.rng, SAMPLES), mean + effects.mean
         return choose(policy, sampled, count=count, epsilon=EPSILON, rng=self.rng, mean=mean)
 
     def compare(self, user: int) -> None:
         """One round: a pair by policy `sample`, answers that add to their authors, a choice that is learned."""
-        prompt = int(self.rng.integers(len(self.arena.prompts)))
-        pair = [self.upstreams[member] for member in self.decide(user, "sample", 2).members]
-        answers = [int(self.rng.integers(self.arena.scores.shape[2])) for _ in pair]
-        rows = [self.arena.answers[prompt][one.voice][answer] for one, answer in zip(pair, answers, strict=True)]
+        prompt, members = int(self.rng.integers(len(self.arena.prompts))), self.decide(user, "sample", 2).members
+        shown = [self._answer(user, member, prompt) for member in members]
+        winner = pick(self.rng, np.array([utility for _, utility in shown]), DEFAULT_SHARPNESS)
+        order = (winner, 1 - winner)
+        codes = self._codes([members[place] for place in order])
+        self._learn(user, weighted.pair(shown[order[0]][0], shown[order[1]][0], self.arena.prompts[prompt], codes=codes))
+
+    def rate(self, user: int) -> None:
+        """One round: one answer by policy `sample`, and a thumb: up where it is preferred to what the members usually give."""
+        prompt, (member,) = int(self.rng.integers(len(self.arena.prompts))), self.decide(user, "sample", 1).members
+        usual_rewards = {self.family: self.read()[0].mean.mean(axis=0)}
+        row, liked = self._answer(user, member, prompt)
+        usually = float(np.mean([self._utility(user, one.voice, prompt).mean() for one in self.upstreams]))
+        up = pick(self.rng, np.array([liked, usually]), DEFAULT_SHARPNESS) == 0
+        usual = weighted.usual_answer([self.families[self.family]], row, usual_rewards, {})
+        everybody = self._codes(range(len(self.upstreams)))
+        codes = None if everybody is None else [everybody[member], np.mean(everybody, axis=0)]
+        self._learn(user, weighted.graded(row, usual, self.arena.prompts[prompt], float(up), codes=codes))
+
+    def _answer(self, user: int, member: int, prompt: int) -> tuple[Row, float]:
+        """Returns an answer of a member, added to its sum, and what it is worth to a user."""
+        upstream, answer = self.upstreams[member], int(self.rng.integers(self.arena.scores.shape[2]))
+        row = self.arena.answers[prompt][upstream.voice][answer]
         layout = EvidenceLayout({self.family: len(self.families[self.family].heads)})
-        for one, row in zip(pair, rows, strict=True):
-            one.saw(layout.observed(self.family, 1.0, layout.evidence(row)))
-        shown = np.array([self.arena.scores[prompt, one.voice, answer] for one, answer in zip(pair, answers, strict=True)])
-        winner = pick(self.rng, utility(self.tastes[user], shown), DEFAULT_SHARPNESS)
-        added, _ = self.families.study(self.evidence[user], rows[winner], rows[1 - winner], self.arena.prompts[prompt])
-        self.evidence[user] = self.evidence[user] + added
-        self.compared[user] += 1
+        upstream.saw(layout.observed(self.family, 1.0, layout.evidence(row)))
+        return row, float(self._utility(user, upstream.voice, prompt)[answer])
+
+    def _utility(self, user: int, voice: int, prompt: int) -> Array:
+        """Returns `[G]` utility of a voice's answers to a prompt."""
+        beyond = 0.0 if self.hidden is None else float(self.hidden[user, voice])
+        found: Array = utility(self.tastes[user], self.arena.scores[prompt, voice]) + beyond
+        return found
+
+    def _codes(self, members: Sequence[int]) -> list[Array] | None:
+        effects, names = self.families.effects, self.names
+        return None if effects is None else [code_of(names[member], effects.size) for member in members]
+
+    def _learn(self, user: int, told: tuple[weighted.Compared, ...]) -> None:
+        known, (_, everybody) = self.evidence[user], self.read()
+        added, _ = self.families.study_all(known, told)
+        if everybody is not None:
+            share, losses = tell_everybody(self.families, known, told, everybody)
+            vector = np.concatenate([share * self.families.effects_part(added), losses])
+            self.summed = vector if self.summed is None else self.summed + vector
+        self.evidence[user] = known + added
 
     def truth(self) -> Array:
         """Returns `[U, M]` the mean utility of each upstream's answers to each user."""
         voices = [upstream.voice for upstream in self.upstreams]
         found: Array = utility(self.tastes, self.arena.scores.mean(axis=(0, 2)))[voices].T
-        return found
+        return found if self.hidden is None else found + self.hidden[:, voices]
 
     def served(self, users: Sequence[int]) -> Array:
         """Returns `[users]` whom policy `best` would serve."""
@@ -146,35 +198,58 @@ class OwnMembers:
     recovered: float
 
 
-def own_members(
-    families: Families, family: str, arena: Arena, tastes: Array, *, voices: Sequence[int], newcomer: int, seed: int, counts: Sequence[int]
-) -> OwnMembers:
-    """Returns what a deployment of these upstreams does from nothing.
+def deployment(
+    families: Families, family: str, arena: Arena, tastes: Array, *, voices: Sequence[int], seed: int, effects: bool, hidden: float = 0.0
+) -> Deployment:
+    """Returns a deployment of upstreams of whom nothing is known, and users who are new.
 
     Args:
-        families: all learn.
-        family: routes.
+        families: of which one learns and routes.
+        family: that one.
         arena: prompts and answers.
         tastes: `[U, 6]` of the users.
         voices: members of the arena that the upstreams answer like.
-        newcomer: the one that joins later.
         seed: of everything drawn.
-        counts: comparisons a user at which to measure, increasing.
+        effects: whether what is liked of members beyond their texts is learned.
+        hidden: standard deviation between voices of what their answers are worth to everybody beyond their texts; users differ by half
+            of it.
     """
-    world = Deployment(families, family, arena, tastes, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    one = Families([families[family]], {family: families.trust[family]}, MemberEffects(family, SHARED, PERSONAL) if effects else None)
+    world = Deployment(one, family, arena, tastes, rng)
+    if hidden:
+        count = arena.scores.shape[1]
+        world.hidden = hidden * (rng.standard_normal(count) + 0.5 * rng.standard_normal((len(tastes), count)))
     for voice in voices:
         world.join(voice)
     world.come()
-    everybody = list(range(len(tastes)))
-    best, worth = {}, {}
+    return world
+
+
+def curve(world: Deployment, counts: Sequence[int], *, thumbs: bool = False) -> tuple[dict[int, Array], dict[int, Array]]:
+    """Returns, at so many comparisons (or thumbs) of each user, who is served the truly best upstream, and the utility over the best's."""
+    everybody, best, worth = list(range(len(world.tastes))), {}, {}
     for count in range(max(counts) + 1):
         if count in counts:
             truth, served = world.truth(), world.served(everybody)
             best[count] = (served == truth.argmax(axis=1)).astype(np.float64)
             worth[count] = truth[everybody, served] / truth.max(axis=1)
         if count < max(counts):
-            for user in world.rng.permutation(len(tastes)):
-                world.compare(int(user))
+            for user in world.rng.permutation(len(world.tastes)):
+                (world.rate if thumbs else world.compare)(int(user))
+    return best, worth
+
+
+def own_members(world: Deployment, newcomer: int, counts: Sequence[int]) -> OwnMembers:
+    """Returns what a deployment does from nothing.
+
+    Args:
+        world: see `deployment`; it goes on from where it is.
+        newcomer: the voice that joins later.
+        counts: comparisons a user at which to measure, increasing.
+    """
+    everybody = list(range(len(world.tastes)))
+    best, worth = curve(world, counts)
     false_alert = max(world.drift())
     joined, wrong_more = _join(world, newcomer, everybody)
     alert_after, recovered = _change(world, everybody)

@@ -20,13 +20,16 @@ from attune.models.training.heads import families_of, load_heads
 from demo.corpus.tastes import draw_users
 from demo.heads import DemoSettings
 from demo.members import member_pool
-from demo.own_members import own_members
+from demo.own_members import Deployment, curve, deployment, own_members
 from demo.report import DEMO, arenas
 from demo.simulate import simulate
 
 Array = NDArray[np.float64]
 
 COUNTS = (0, 3, 5, 10, 20)
+THUMBS = (0, 10, 30)
+HIDDEN = 0.08
+"""Of utility, about 3 logits of a choice: what the upstreams of one experiment are worth beyond what any head sees."""
 VOICES, NEWCOMER = ("concise", "detailed", "playful"), "formal"
 
 
@@ -46,10 +49,19 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
     portfolio = read_portfolio((DEMO / "portfolio.json").read_bytes(), families, (DEMO / "values.npz").read_bytes())
     feedback, held_out = arenas(pool, rows_from_heads(trained, embed_texts(pool.texts(), load_demo_trunk(), cache)))
     voices, newcomer = [pool.members.index(name) for name in VOICES], pool.members.index(NEWCOMER)
-    runs = [
-        own_members(families, FAMILY, feedback, draw_users(users, 10 + one), voices=voices, newcomer=newcomer, seed=one, counts=COUNTS)
-        for one in range(seed, seed + seeds)
-    ]
+    numbers = range(seed, seed + seeds)
+
+    def world(number: int, *, effects: bool, hidden: float = 0.0) -> Deployment:
+        tastes = draw_users(users, 10 + number)
+        return deployment(families, FAMILY, feedback, tastes, voices=voices, seed=number, effects=effects, hidden=hidden)
+
+    runs = [own_members(world(number, effects=True), newcomer, COUNTS) for number in numbers]
+    textual = [own_members(world(number, effects=False), newcomer, COUNTS) for number in numbers]
+    thumbs = [curve(world(number, effects=True), THUMBS, thumbs=True)[0] for number in numbers]
+    beyond = {
+        name: [curve(world(number, effects=with_them, hidden=HIDDEN), COUNTS)[0] for number in numbers]
+        for name, with_them in (("texts alone", False), ("with member effects", True))
+    }
     learned = {
         name: [
             simulate(
@@ -80,6 +92,15 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         "greatest_drift_without_change": [run.false_alert for run in runs],
         "alert_after_answers": [run.alert_after for run in runs],
         "recovered": [run.recovered for run in runs],
+        "texts_alone": {
+            "best": {count: _stated(np.concatenate([run.best[count] for run in textual])) for count in COUNTS},
+            "joined": [run.joined for run in textual],
+            "wrong_more": [run.wrong_more for run in textual],
+        },
+        "thumbs": {count: _stated(np.concatenate([run[count] for run in thumbs])) for count in THUMBS},
+        "beyond_texts": {
+            name: {count: _stated(np.concatenate([run[count] for run in found])) for count in COUNTS} for name, found in beyond.items()
+        },
         "learn": {
             name: {count: _stated(np.concatenate(found)[:, at]) for at, count in enumerate(COUNTS)} for name, found in learned.items()
         },
@@ -99,15 +120,22 @@ def _rendered(results: dict[str, Any]) -> str:
     rows = {
         "own upstreams: truly best member": results["best"],
         "own upstreams: utility of the best": results["worth"],
+        "own upstreams, texts alone: truly best member": results["texts_alone"]["best"],
+        "upstreams with something beyond their texts, texts alone: truly best member": results["beyond_texts"]["texts alone"],
+        "upstreams with something beyond their texts, with member effects": results["beyond_texts"]["with member effects"],
         "demo's members, policy sample: truly best member": results["learn"]["sample"],
         "demo's members, policy learn: truly best member": results["learn"]["learn"],
     }
     lines = [f"# Own members\n\n{results['seeds']} deployments of {results['users']} users; mean [95 % interval over users].\n", head]
     lines += [f"| {name} | " + " | ".join(row[count] for count in COUNTS) + " |" for name, row in rows.items()]
+    thumbs = ", ".join(f"{count}: {one}" for count, one in results["thumbs"].items())
+    without = results["texts_alone"]
     lines += [
         "",
+        f"- truly best member by thumbs on single answers, after so many: {thumbs}",
         f"- 200 decisions after a fourth member joined, `best` serves it to those whom it suits: {_each(results['joined'])}",
         f"- wrong decisions of everybody else rose by: {_each(results['wrong_more'])}",
+        f"- the same two without member effects: {_each(without['joined'])}; {_each(without['wrong_more'])}",
         f"- greatest drift of any member before a change, standard errors: {_each(results['greatest_drift_without_change'])}",
         f"- answers of a member that changed until the alert: {', '.join(map(str, results['alert_after_answers']))}",
         f"- utility served over the best possible after 300 of its answers: {_each(results['recovered'])}",

@@ -45,6 +45,18 @@ def small_data(
     typer.echo(evaluate_small_data(folder, out, cache=cache, sets=tuple(only or ()), progress=aside))
 
 
+@app.command("member-effects")
+def member_effects(
+    folder: Annotated[Path, typer.Argument(help="With summeval_op.")],
+    out: Out = Path(".attune/member-effects"),
+    cache: Cache = CACHE,
+) -> None:
+    """What knowing the author is worth beside the text, on summaries by thirteen systems; writes report.md and results.json."""
+    from studies.member_effects.run import evaluate_member_effects  # noqa: PLC0415 - torch
+
+    typer.echo(evaluate_member_effects(folder, out, cache=cache, progress=aside))
+
+
 @app.command("oracle")
 def oracle(
     out: Out = Path(".attune/oracle"),

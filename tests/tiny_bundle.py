@@ -24,6 +24,7 @@ from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import write_families
 from attune.models.seam.gaussian import Bases, PairEncoder
 from attune.models.seam.hedge import HedgeSettings
+from attune.models.seam.member_effects import MemberEffects
 from attune.models.seam.member_values import POOLED, ValueHeads, write_values
 from attune.models.seam.micro import Micro
 from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
@@ -74,6 +75,7 @@ def write_tiny_bundle(
     certified: bool = True,
     further: Mapping[str, float] | None = None,
     members: bool = True,
+    effects: bool = False,
 ) -> Path:
     """Returns the directory of a tiny bundle below `root`.
 
@@ -88,11 +90,12 @@ def write_tiny_bundle(
         certified: its portfolio has a certificate.
         further: members beside the three, with what each is worth under every head.
         members: it has a portfolio; without one it scores only.
+        effects: it learns what is liked of members beyond their texts.
     """
     families = [family for family in tiny_families(salt) if only in {"", family.name}] + (examples.tiny_families() if every else [])
     tokenizer = tiny_tokenizer()
     graph = _graph(salt, every=every)
-    files = write_families(families, only or "vrf")
+    files = write_families(families, only or "vrf", effects=MemberEffects(only or "vrf", 0.8, 0.5) if effects else None)
     tokenizer_json = tokenizer.to_str().encode()
     heads = repr(sorted((output, array.tolist()) for output, array in _weights(salt, every=every).items())).encode()
     basis = basis_id({"tokenizer": tokenizer_json, "template": repr(TEMPLATE.to_json()).encode(), "heads": heads, **files})

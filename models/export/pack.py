@@ -29,6 +29,7 @@ from attune.models.export.precision import fused_fp16, row_scaled_int8, scorer_e
 from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, expect_name, write_bundle
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
+from attune.models.seam.member_effects import PERSONAL, SHARED, MemberEffects
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.seam.text import Encoded, TextEncoder
 from attune.models.training.heads import Heads, TrainedFamily, families_of, load_heads
@@ -92,7 +93,8 @@ def pack(
         )
     tell("loading the trunk")
     trunk = trunk or load_trunk_of(families)
-    families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained})
+    effects = MemberEffects(default, SHARED, PERSONAL)
+    families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained}, effects)
     members = read_members(portfolio, roster)
     # Read once as the service will, so that a portfolio that does not fit these families is found before minutes of export.
     members, fitted = _fitting(members, families_of(trained))

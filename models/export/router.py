@@ -253,7 +253,7 @@ def _write(
         kept = {name: old.path / name for name in old.manifest["files"]}
         files: dict[str, bytes | Path] = {
             **kept,
-            **write_families(families, old.default_family, old.families.trust),
+            **write_families(families, old.default_family, old.families.trust, old.families.effects),
             "scorer.onnx": scorer,
             "probes.npz": replace(probes, answers=expected).to_bytes(),
         }

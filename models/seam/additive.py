@@ -73,12 +73,15 @@ class Additive(RewardHeads):
         variance = np.sum(np.einsum("nd,de->ne", axes, covariance) * axes, axis=1)
         return Scored(mixed_scores(rewards, weights), np.sqrt(np.maximum(variance, 0.0)), weights, rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as for weights
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+        return attenuated_probability(*self.logit(evidence, chosen, rejected, prompt))
+
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
         mean, covariance = additive_posterior(evidence, self.axes)
         axes = self._along_axes(difference)
         margin = self.logit_scale * float(difference @ self._simplex(mean))
-        return attenuated_probability(margin, max(0.0, float(axes @ covariance @ axes)))
+        return margin, max(0.0, float(axes @ covariance @ axes))
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)

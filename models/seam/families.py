@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.seam.authored import evidence_of_authors
 from attune.models.seam.evidence import MAX_EVIDENCE, half, quantise
-from attune.models.seam.family import Family, Row, Scored, mixed_scores
+from attune.models.seam.family import Family, Row, Scored, logit_of, mixed_scores
+from attune.models.seam.member_effects import MemberEffects
 from attune.models.seam.trust import ALWAYS, LOSSES, losses, share
 from attune.models.seam.weighted import Compared
 
@@ -23,14 +25,14 @@ Array = NDArray[np.float64]
 
 
 class Families:
-    """All families of a bundle, side by side in one evidence vector: their slices in a fixed order, then two losses of each.
+    """All families of a bundle, side by side in one evidence vector: their slices in a fixed order, two losses of each, and member effects.
 
     What is read of a user through these methods is mixed with what the family says of anybody, by how well either predicted
     the user's comparisons so far (`trust`). A single `Family` knows nothing of that.
     """
 
-    def __init__(self, families: Sequence[Family], trust: Mapping[str, float] | None = None) -> None:
-        """Args: the families in their order; prior log-odds of the personal view by name, `trust.ALWAYS` where none is given."""
+    def __init__(self, families: Sequence[Family], trust: Mapping[str, float] | None = None, effects: MemberEffects | None = None) -> None:
+        """Args: the families in their order; prior log-odds of the personal view by name, `trust.ALWAYS` where none is given; effects."""
         self._families = {family.name: family for family in families}
         if len(self._families) != len(families):
             raise ValueError(f"family names repeat: {[family.name for family in families]}")
@@ -48,7 +50,11 @@ class Families:
             if family.evidence_size:
                 self._losses[family.name] = slice(start, start + LOSSES)
                 start += LOSSES
-        self.evidence_size = start
+        if effects is not None and effects.family not in self._families:
+            raise ValueError(f"member effects stand beside family {effects.family!r}; there are {list(self._families)}")
+        self.effects = effects
+        self._effects = slice(start, start if effects is None else start + effects.evidence_size)
+        self.evidence_size = self._effects.stop
 
     def __getitem__(self, name: str) -> Family:
         return self._families[name]
@@ -73,6 +79,10 @@ class Families:
         if evidence.shape != (self.evidence_size,):
             raise ValueError(f"evidence is {evidence.shape}; these families read ({self.evidence_size},)")
         return evidence[self._slices[name]]
+
+    def effects_part(self, evidence: Array) -> Array:
+        """Returns what a whole evidence vector `[E]` says of member effects; nothing where these families have none."""
+        return evidence[self._effects]
 
     def share(self, name: str, evidence: Array) -> float:
         """Returns `w`, how far this user's own evidence is trusted by one family; 1 for a family that learns nothing."""
@@ -138,7 +148,16 @@ class Families:
             if name in self._losses:
                 each = [one.weight * losses(own, anybody, tie=one.tie) for one, (_, own, anybody) in zip(comparisons, found, strict=True)]
                 scored.append(np.sum(each, axis=0))
-        return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored]))), told
+        return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored, evidence_of_authors(self, known, comparisons)]))), told
+
+    def text_logit(self, name: str, known: Array, one: Compared) -> tuple[float, float]:
+        """Returns mean and variance of the logit that a family gives a choice, mixed as its weights are."""
+        family, own, trusted = self._families[name], self.part(name, known), self.share(name, known)
+        mean, variance = logit_of(family, own, one.chosen, one.rejected, one.prompt)
+        if trusted == 1.0:
+            return mean, variance
+        anybody, _ = logit_of(family, np.zeros_like(own), one.chosen, one.rejected, one.prompt)
+        return trusted * mean + (1.0 - trusted) * anybody, trusted * trusted * variance
 
     @staticmethod
     def _weighted(family: Family, comparisons: Sequence[Compared]) -> Array:

@@ -12,6 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families, Family
 from attune.models.seam.family_format import Stored
+from attune.models.seam.member_effects import MemberEffects
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import ALWAYS, NEVER
 
@@ -34,7 +36,9 @@ class FamiliesInvalid(ValueError):
     """`families.json` and `families.npz` do not describe families that this version can serve."""
 
 
-def write_families(families: Sequence[Family], default: str, trust: Mapping[str, float] | None = None) -> dict[str, bytes]:
+def write_families(
+    families: Sequence[Family], default: str, trust: Mapping[str, float] | None = None, effects: MemberEffects | None = None
+) -> dict[str, bytes]:
     """Returns `families.json` and `families.npz` as file contents.
 
     The npz has fixed timestamps inside (numpy writes 1980-01-01), so equal families give equal bytes.
@@ -43,6 +47,7 @@ def write_families(families: Sequence[Family], default: str, trust: Mapping[str,
         families: in the order in which they share the evidence vector.
         default: the family that serves where none is asked for.
         trust: see `Families`; a family that is not named is always trusted.
+        effects: of members, beside one of the families; None keeps none.
 
     Raises:
         FamiliesInvalid: names repeat or hold a slash, the default is none of them, or a family has no file format.
@@ -61,7 +66,9 @@ def write_families(families: Sequence[Family], default: str, trust: Mapping[str,
         arrays |= {f"{family.name}/{name}": value for name, value in mine.items()}
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.array(value, dtype=np.float64, order="C") for name, value in arrays.items()})  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
-    document = {"schema": SCHEMA, "default": default, "families": entries}
+    document: dict[str, Any] = {"schema": SCHEMA, "default": default, "families": entries}
+    if effects is not None:
+        document["member_effects"] = asdict(effects)
     return {"families.json": (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), "families.npz": buffer.getvalue()}
 
 
@@ -78,7 +85,14 @@ def read_families(document: bytes, arrays: bytes) -> tuple[Families, str]:
     _expect_names([entry["name"] for entry in entries], data.get("default"))
     stored = _read_arrays(arrays)
     families = [_family(entry, stored) for entry in entries]
-    return Families(families, {entry["name"]: _trust(entry) for entry in entries}), data["default"]
+    effects = data.get("member_effects")
+    try:
+        read = None if effects is None else MemberEffects(**effects)
+        return Families(families, {entry["name"]: _trust(entry) for entry in entries}, read), data["default"]
+    except (TypeError, ValueError) as error:
+        if isinstance(error, FamiliesInvalid):
+            raise
+        raise FamiliesInvalid(f"families.json: {error}") from error
 
 
 def _read_arrays(content: bytes) -> dict[str, Array]:

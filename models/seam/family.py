@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,23 @@ class Family(Protocol):
     def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
         """Returns mean and std `[D]` of the user's Gaussian, or None for a family without one."""
         ...
+
+
+@runtime_checkable
+class KnowsLogit(Protocol):
+    """A family that knows how sure its predictions are; of others the logit of the prediction is taken for certain."""
+
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:
+        """Returns mean and variance, over what is not known of the user, of the logit that this user prefers `chosen`."""
+        ...
+
+
+def logit_of(family: Family, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:
+    """Returns mean and variance of the logit that a family gives a choice, see `KnowsLogit`."""
+    if isinstance(family, KnowsLogit):
+        return family.logit(evidence, chosen, rejected, prompt)
+    probability = min(max(family.predict(evidence, chosen, rejected, prompt), 1e-6), 1.0 - 1e-6)
+    return math.log(probability / (1.0 - probability)), 0.0
 
 
 def reward_difference(name: str, chosen: Row, rejected: Row) -> Array:

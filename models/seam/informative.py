@@ -43,19 +43,38 @@ def pair_law(information: Array, epsilon: float) -> Array:
     `(1 - epsilon) softmax(I / (SOFTNESS max I)) + epsilon / pairs`; where nothing can be told, uniform.
 
     Args:
-        information: `[M, M]`, see `pair_information`; at least two members.
+        information: `[M, M]`, see `pair_information`; at least two members. Or `[P, M, M]` under each of several prompts: then the law is
+            of prompts and pairs together.
         epsilon: exploration in [0, 1].
     """
-    rows, columns = np.triu_indices(len(information), 1)
-    told = information[rows, columns]
+    rows, columns = np.triu_indices(information.shape[-1], 1)
+    told = information[..., rows, columns]
     raised = np.exp((told - told.max()) / max(SOFTNESS * float(told.max()), 1e-12))
-    shares = (1.0 - epsilon) * raised / raised.sum() + epsilon / len(told)
+    shares = (1.0 - epsilon) * raised / raised.sum() + epsilon / told.size
     law = np.zeros_like(information)
-    law[rows, columns] = law[columns, rows] = 0.5 * shares
+    law[..., rows, columns] = law[..., columns, rows] = 0.5 * shares
     return law
 
 
-def choose_to_learn(sampled: Array, *, count: int, epsilon: float, rng: np.random.Generator, logit_scale: float, mean: Array) -> Choice:
+def choose_prompt(information: Array, *, epsilon: float, rng: np.random.Generator) -> tuple[int, Array, Array]:
+    """Returns the prompt drawn by `pair_law` of prompts and pairs together, the law of prompts `[P]`, and that of pairs given it `[M, M]`.
+
+    Args:
+        information: `[P, M, M]` under each prompt; of one member alone the prompt is drawn uniformly.
+        epsilon: exploration in [0, 1].
+        rng: source of the draw.
+    """
+    prompts, members = information.shape[:2]
+    together = pair_law(information, epsilon) if members > 1 else np.full(information.shape, 1.0 / prompts)
+    law = together.sum(axis=(1, 2))
+    law = law / law.sum()
+    drawn = int(rng.choice(prompts, p=law))
+    return drawn, law, together[drawn] / together[drawn].sum()
+
+
+def choose_to_learn(
+    sampled: Array, *, count: int, epsilon: float, rng: np.random.Generator, logit_scale: float, mean: Array, pairs: Array | None = None
+) -> Choice:
     """Returns members drawn by `pair_law`: two of them a pair, one the first of a pair, further ones by what is left of the first's law.
 
     Args:
@@ -65,6 +84,7 @@ def choose_to_learn(sampled: Array, *, count: int, epsilon: float, rng: np.rando
         rng: source of the draw.
         logit_scale: see `pair_information`.
         mean: `[M]` expected values, for the choice.
+        pairs: `[M, M]` the law of pairs, where the prompt was drawn with them (`choose_prompt`); else it is computed here.
 
     Raises:
         ValueError: `count` is not within 1..M.
@@ -75,7 +95,7 @@ def choose_to_learn(sampled: Array, *, count: int, epsilon: float, rng: np.rando
     std = np.std(sampled, axis=0)
     if members == 1:
         return Choice((0,), np.ones(1), 1.0, 1.0, mean, std)
-    pairs = pair_law(pair_information(sampled, logit_scale), epsilon)
+    pairs = pair_law(pair_information(sampled, logit_scale), epsilon) if pairs is None else pairs
     first = pairs.sum(axis=1)
     order, joint = [int(rng.choice(members, p=first))], 1.0
     joint *= float(first[order[0]])

@@ -120,6 +120,11 @@ class GatedMixture(RewardHeads):
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
         return hedge.mixed_probability(self.weights(evidence, prompt), self.margins(chosen, rejected))
 
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:
+        weights, margins = self.weights(evidence, prompt), self.margins(chosen, rejected)
+        mean = float(weights @ margins)
+        return mean, float(weights @ (margins - mean) ** 2)
+
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - losses do not see the prompt
         return hedge.hedge_evidence(self.margins(chosen, rejected), cap=self.settings.cap, tie=tie)
 

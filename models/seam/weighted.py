@@ -21,6 +21,8 @@ from attune.models.seam.family import Family, Row
 
 Array = NDArray[np.float64]
 How = Literal["regenerate", "edit", "copy"]
+Codes = Sequence[Array] | None
+"""Codes `[H]` of the authors of answers in their order, see `member_effects`; None where one of them is not known."""
 
 IMPLICIT: Mapping[How, float] = {"edit": 0.7, "regenerate": 0.5, "copy": 0.3}
 """What it weighs, in pairs that were asked for, that a user kept one answer over another: wrote it anew by hand, had it made again and
@@ -39,21 +41,27 @@ RIDGE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One of two answers to a prompt was preferred, or with `tie` neither was; it counts `weight` times."""
+    """One of two answers to a prompt was preferred, or with `tie` neither was; it counts `weight` times.
+
+    `direction` `[H]` is how the codes of their authors differ (`member_effects`); None where an author is not known.
+    """
 
     chosen: Row
     rejected: Row
     prompt: Row
     weight: float = 1.0
     tie: bool = False
+    direction: Array | None = None
 
 
-def pair(chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False, how: How | None = None) -> tuple[Compared, ...]:
-    """Returns a pair; `how` says that it was not asked for, and weighs it by `IMPLICIT`."""
-    return (Compared(chosen, rejected, prompt, 1.0 if how is None else IMPLICIT[how], tie),)
+def pair(
+    chosen: Row, rejected: Row, prompt: Row, *, tie: bool = False, how: How | None = None, codes: Codes = None
+) -> tuple[Compared, ...]:
+    """Returns a pair; `how` says that it was not asked for, and weighs it by `IMPLICIT`; `codes` are those of both authors."""
+    return (Compared(chosen, rejected, prompt, 1.0 if how is None else IMPLICIT[how], tie, _direction(codes, 0, 1)),)
 
 
-def graded(answer: Row, usual: Row, prompt: Row, grade: float) -> tuple[Compared, ...]:
+def graded(answer: Row, usual: Row, prompt: Row, grade: float, *, codes: Codes = None) -> tuple[Compared, ...]:
     """Returns one answer's grade as its log-likelihood has it: `g log sigma(D) + (1 - g) log sigma(-D)`, two comparisons (ours).
 
     Args:
@@ -61,17 +69,22 @@ def graded(answer: Row, usual: Row, prompt: Row, grade: float) -> tuple[Compared
         usual: what the user would have got otherwise, see `usual_answer`.
         prompt: of both.
         grade: `g`, from 0 to 1; thumbs are 0 and 1, and 1/2 is a tie.
+        codes: of the author, and the mean of those who could have answered otherwise.
 
     Raises:
         ValueError: the grade is outside.
     """
     if not 0.0 <= grade <= 1.0:
         raise ValueError(f"a grade is {grade}; it must be from 0 to 1")
-    sides = (Compared(answer, usual, prompt, grade), Compared(usual, answer, prompt, 1.0 - grade))
+    better, worse = _direction(codes, 0, 1), _direction(codes, 1, 0)
+    sides = (
+        Compared(answer, usual, prompt, grade, direction=better),
+        Compared(usual, answer, prompt, 1.0 - grade, direction=worse),
+    )
     return tuple(side for side in sides if side.weight > 0)
 
 
-def ranked(best_first: Sequence[Row], prompt: Row) -> tuple[Compared, ...]:
+def ranked(best_first: Sequence[Row], prompt: Row, *, codes: Codes = None) -> tuple[Compared, ...]:
     """Returns a ranking of `k` answers by its `k - 1` stages (Plackett 1975; Luce 1959): at each, one is chosen from what is left.
 
     A stage is approximated by its pairs, the chosen one against each of the `m` that are left with weight `1/m`: families know no choice
@@ -79,9 +92,16 @@ def ranked(best_first: Sequence[Row], prompt: Row) -> tuple[Compared, ...]:
     """
     found = []
     for place in range(len(best_first) - 1):
-        left = best_first[place + 1 :]
-        found += [Compared(best_first[place], other, prompt, 1.0 / len(left)) for other in left]
+        left = range(place + 1, len(best_first))
+        found += [
+            Compared(best_first[place], best_first[other], prompt, 1.0 / len(left), direction=_direction(codes, place, other))
+            for other in left
+        ]
     return tuple(found)
+
+
+def _direction(codes: Codes, author: int, rival: int) -> Array | None:
+    return None if codes is None else codes[author] - codes[rival]
 
 
 def agrees(comparisons: Sequence[Compared], predicted: Sequence[float]) -> bool | None:

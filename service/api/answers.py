@@ -28,6 +28,9 @@ OMITTED_IF_NONE = frozenset(
         "weights_std",
         "costs",
         "last",
+        "effects",
+        "prompt",
+        "effect",
     }
 )
 

@@ -1,20 +1,26 @@
-"""`GET /decisions/{id}`: one decision as it is kept: the distribution, who was drawn, what was answered; without the scorer's outputs."""
+"""`GET /decisions/{id}`: one decision as it is kept: the distribution, who was drawn, what was answered; without the scorer's outputs.
+
+`POST /decisions/{id}/answers`: what members answered to a gateway that asked `/route`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Request
+from pydantic import Field
 from starlette.responses import Response
 
 from attune.service.api.answers import json_response, problems, rfc3339
 from attune.service.api.generate import GenerationUsage
+from attune.service.api.prompted import NativeRequest, Prompted, User, Written, check_length, check_prompt_length, refuse
 from attune.service.api.route import RoutingAnswer, routing_answer
-from attune.service.errors import ExpiredCandidate, UnknownDecision, printable
+from attune.service.errors import ExpiredCandidate, FieldError, UnknownDecision, UnknownMember, printable
 from attune.service.http.segments import Segment
 from attune.service.ids import as_decision_id, candidate_id
 from attune.service.live.runtime import Call
+from attune.service.usecases.attaching import GivenAnswer, attach
 from attune.service.usecases.decision_record import DecisionRecord, RecordUnreadable, unpack
 from attune.service.usecases.people import Personalization
 
@@ -69,6 +75,8 @@ class DecisionAnswer:
         routing: the distribution over the members, and the draw from it
         candidates: the answers; empty for a `/route`
     """
+
+    SHOWN_IF_NONE = frozenset({"prompt"})
 
     decision_id: str
     user_tag: str
@@ -137,3 +145,66 @@ def decision_answer(decision_id: str, tag: str, record: DecisionRecord) -> Decis
             for index, candidate in enumerate(record.candidates)
         ],
     )
+
+
+# --- answers of somebody's own gateway ----------------------------------------------------------------------------
+
+
+class AnswerOfMember(NativeRequest):
+    """What one member answered."""
+
+    member: Annotated[str, Field(min_length=1, max_length=64, description="who answered, one of `GET /portfolio`")]
+    text: Annotated[Written, Field(description="the whole answer")]
+
+
+class AnswersRequest(Prompted):
+    """Body of `POST /decisions/{id}/answers`; the prompt is needed where the deployment keeps no texts, and then must be the decision's."""
+
+    user: User
+    answers: Annotated[list[AnswerOfMember], Field(min_length=1, max_length=16, description="in the order of their candidate ids")]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersAnswer:
+    """Answer of `POST /decisions/{id}/answers`: candidate ids for `/feedback`, in order.
+
+    Attributes:
+        decision_id: as in the path
+        result: `duplicate` where the decision had these answers already
+        candidates: the answers as they are kept, scored for the user
+        routing: how members were drawn; `propensity` is null where another one answered
+    """
+
+    decision_id: str
+    result: Literal["applied", "duplicate"]
+    candidates: list[DecisionCandidate]
+    routing: RoutingAnswer
+
+
+@router.post(
+    "/decisions/{decision_id:segment}/answers",
+    response_model=AnswersAnswer,
+    responses=problems(403, 404, 409, 410, 413),
+    summary="Tell what members answered to your own gateway",
+)
+async def add_answers(decision_id: Segment, body: AnswersRequest, request: Request) -> Response:
+    """Keeps the answers that a gateway got after `/route` with their decision: scored, and counted for the members who wrote them.
+
+    Where another member answered than was drawn, the decision's propensity is null from then on. The same answers again change nothing.
+    """
+    call: Call = request.state.call
+    limits, members = call.runtime.limits, call.serving.bundle.portfolio.names
+    call.reading.truncate = body.truncate
+    wrong = [FieldError("prompt", "and `messages` are both there; send one of them")] if body.prompt and body.messages else []
+    if len(body.answers) > limits.max_generate_candidates:
+        wrong.append(FieldError("answers", f"has {len(body.answers)} items; at most {limits.max_generate_candidates} are kept"))
+    refuse(wrong)
+    check_prompt_length(body, limits)
+    for index, answer in enumerate(body.answers):
+        check_length(f"answers[{index}].text", answer.text, limits.max_response_chars)
+        if answer.member not in members:
+            raise UnknownMember(f"member {printable(answer.member)!r} is not in the portfolio, which has {', '.join(members) or 'nobody'}")
+    given = [GivenAnswer(answer.member, answer.text) for answer in body.answers]
+    attached = await attach(call, body.user, decision_id, given, body.prompt_text)
+    shown = decision_answer(attached.decision_id, "", attached.record)
+    return json_response(AnswersAnswer(attached.decision_id, attached.result, shown.candidates, shown.routing))

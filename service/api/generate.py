@@ -158,7 +158,7 @@ async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[De
     check_route(body, call)
     # What is streamed names the decision at once; else one write after the generation is enough.
     decision = await decide(call, replace(wish_of(body, user), at_once=body.stream))
-    messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", body.prompt or ""),)
+    messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", decision.prompt),)
     ask = GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
     return decision, generate(call, decision, ask, score=body.score)
 

@@ -60,12 +60,15 @@ async def portfolio(request: Request) -> Response:
 
     `values` and `intervals` are the bundle's measurement (the prior's of a member that was never measured); `worth` is what routing draws
     from: mean and std after the answers in `evidence`. `share` is of the answers scored this month. `drift` has the standard errors by
-    which the latest answers differ from those of the month before (or from all earlier ones), and the head where that is most.
+    which the latest answers differ from those of the month before (or from all earlier ones), and the head where that is most. `effect` is
+    what everybody likes of a member beyond its texts, in logits of a choice; null where the bundle learns nothing of it.
     """
     call: Call = request.state.call
     held, families = call.serving.bundle.portfolio, call.serving.bundle.families
     standing = await read_standing(call)
     drift, shares = standing.drift(call.serving.family), standing.shares()
+    everybody = standing.everybody()
+    effects = None if everybody is None else everybody.shared
     members = [
         {
             "name": member.name,
@@ -81,6 +84,7 @@ async def portfolio(request: Request) -> Response:
             "evidence": _evidence(standing.answers(member.name)),
             "share": shares[member.name],
             "drift": _drift(drift[member.name], families[call.serving.family].heads),
+            "effect": None if effects is None else {"mean": float(effects.mean[index]), "std": float(effects.std[index])},
         }
         for index, member in enumerate(held.members)
     ]
@@ -118,7 +122,7 @@ async def get_coverage(request: Request) -> Response:
     call: Call = request.state.call
     recent = call.serving.recent
     users = list(recent.of(None if call.caller.admin else call.caller.tenant))
-    found = await asyncio.to_thread(coverage, call, users)
+    found = await asyncio.to_thread(coverage, call, users, await read_standing(call))
     return json_response(
         CoverageAnswer(
             bundle=call.serving.bundle.id,

@@ -11,7 +11,17 @@ from pydantic import Field
 from starlette.responses import Response
 
 from attune.service.api.answers import UserSeen, json_response, problems
-from attune.service.api.prompted import Context, Prompted, User, check_prompt_length, refuse, wrong_family, wrong_prompt
+from attune.service.api.prompted import (
+    Context,
+    Prompted,
+    User,
+    Written,
+    check_length,
+    check_prompt_length,
+    refuse,
+    wrong_family,
+    wrong_prompt,
+)
 from attune.service.errors import FieldError, NoMembers, UnknownMember, printable
 from attune.service.live.runtime import Call
 from attune.service.usecases.decision_record import CertifiedUser, Routing
@@ -24,6 +34,9 @@ _POLICIES = (
 )
 
 router = APIRouter(tags=["users"])
+
+MOST_PROMPTS = 16
+_PROMPTS = "in place of `prompt`, with policy `learn`: the prompt and the members that tell most of this user are drawn together"
 
 
 class RouteRequest(Prompted):
@@ -39,6 +52,7 @@ class RouteRequest(Prompted):
     ] = 1
     policy: Annotated[Literal["sample", "best", "uniform", "learn"], Field(description=_POLICIES)] = "sample"
     member: Annotated[str | None, Field(description="forces this member, one of `GET /portfolio`; null lets the policy decide")] = None
+    prompts: Annotated[list[Written] | None, Field(min_length=2, max_length=MOST_PROMPTS, description=_PROMPTS)] = None
     record: Annotated[bool, Field(description="false decides and keeps nothing: ids are null")] = True
 
 
@@ -92,6 +106,21 @@ class CertificateAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptAnswer:
+    """Which of the prompts offered was drawn, and the law of prompts.
+
+    Attributes:
+        index: of the prompt drawn, counted from 0
+        propensity: the probability with which it was drawn, from 0 to 1
+        propensities: the probability of each prompt, in the order of the request; sums to 1
+    """
+
+    index: int
+    propensity: float
+    propensities: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingAnswer:
     """How the member was chosen. `propensity` is null where it was forced, or where another member served in its place.
 
@@ -110,6 +139,8 @@ class RoutingAnswer:
         certificate: what is proved of the portfolio for this user; null where the bundle has no certificate for the family
         costs: what each member's price and latency cost, in logits; missing where the deployment does not weigh them
         last: the member that served this user before; missing where no bonus for staying is set
+        effects: the part of `expected` that is the member's own, beyond what its texts are worth; missing where the bundle learns none
+        prompt: the prompt drawn, and the law of prompts; the members' law is given it. Missing where one prompt was asked about
     """
 
     policy: Literal["sample", "best", "uniform", "learn", "forced"]
@@ -123,6 +154,8 @@ class RoutingAnswer:
     certificate: CertificateAnswer | None
     costs: dict[str, float] | None = None
     last: str | None = None
+    effects: dict[str, Expected] | None = None
+    prompt: PromptAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +207,9 @@ def check_route(request: RouteRequest, call: Call) -> None:
     call.reading.truncate = request.truncate
     if not members:
         raise NoMembers("this deployment has no members: it scores, and a roster (ATTUNE_ROSTER) names who can answer")
-    wrong = wrong_prompt(request) + wrong_family(request.family, call.serving.bundle.families)
+    wrong = (wrong_prompt(request) if request.prompts is None else _wrong_prompts(request)) + wrong_family(
+        request.family, call.serving.bundle.families
+    )
     if request.candidates > limits.max_generate_candidates:
         wrong.append(FieldError("candidates", f"is {request.candidates}; at most {limits.max_generate_candidates} are generated"))
     elif request.member is None and request.candidates > len(members):
@@ -189,12 +224,27 @@ def check_route(request: RouteRequest, call: Call) -> None:
     if request.member is not None and request.member not in members:
         raise UnknownMember(f"member {printable(request.member)!r} is not in the portfolio, which has {', '.join(members)}")
     check_prompt_length(request, limits)
+    for index, prompt in enumerate(request.prompts or ()):
+        check_length(f"prompts[{index}]", prompt, limits.max_prompt_chars)
+
+
+def _wrong_prompts(request: RouteRequest) -> list[FieldError]:
+    wrong = [
+        FieldError(name, "has no place beside `prompts`, of which one is drawn")
+        for name in ("prompt", "messages", "member")
+        if getattr(request, name) is not None
+    ]
+    if request.policy != "learn":
+        wrong.append(FieldError("prompts", f"needs policy `learn`, which draws one of them; the policy is {request.policy!r}"))
+    return wrong
 
 
 def wish_of(body: RouteRequest, user: str | None) -> RoutingWish:
     """Returns what is to be decided; `user` of the body is ignored in favour of the argument."""
     prompt = body.prompt_text or ""
-    return RoutingWish(user, prompt, body.context, body.family, body.candidates, body.policy, body.member, body.record)
+    return RoutingWish(
+        user, prompt, body.context, body.family, body.candidates, body.policy, body.member, body.record, prompts=tuple(body.prompts or ())
+    )
 
 
 def route_answer(decision: Decision) -> RouteAnswer:
@@ -214,7 +264,7 @@ def route_answer(decision: Decision) -> RouteAnswer:
 
 def routing_answer(routing: Routing, served: str | None = None) -> RoutingAnswer:
     """Returns the answer's view of a routing; `served` is who wrote the first answer, if somebody did."""
-    instead = routing.fallback
+    instead, drawn = routing.fallback, routing.prompt
     return RoutingAnswer(
         policy=routing.policy,
         member=served or routing.members[0],
@@ -227,6 +277,8 @@ def routing_answer(routing: Routing, served: str | None = None) -> RoutingAnswer
         certificate=certificate_answer(routing.certificate),
         costs=dict(routing.costs) or None,
         last=routing.last,
+        effects=expected_answer(routing.effects) or None,
+        prompt=None if drawn is None else PromptAnswer(drawn.index, drawn.propensity, list(drawn.propensities)),
     )
 
 

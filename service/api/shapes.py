@@ -185,6 +185,7 @@ class MemberShown:
         evidence: how many answers were scored here
         share: of the answers scored this month, from 0 to 1
         drift: null where too few answers were scored to say
+        effect: what everybody likes of it beyond its texts, in logits of a choice; null where the bundle learns nothing of it
     """
 
     name: str
@@ -198,6 +199,7 @@ class MemberShown:
     evidence: MemberEvidence
     share: float
     drift: MemberDrift | None
+    effect: Expected | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,11 +66,13 @@ class UserPortfolio:
         member: the name of that member
         expected: each member's value, in logits of the serving family
         certificate: null where the bundle has none for the family
+        effects: the part of each value that is the member's own, beyond what its texts are worth; missing where the bundle learns none
     """
 
     member: str
     expected: dict[str, Expected]
     certificate: CertificateAnswer | None
+    effects: dict[str, Expected] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,9 @@ async def get_user(user: Segment, request: Request) -> Response:
 
 
 def _user_portfolio(usual: UsualRouting) -> UserPortfolio:
-    return UserPortfolio(usual.member, expected_answer(usual.expected), certificate_answer(usual.certificate))
+    return UserPortfolio(
+        usual.member, expected_answer(usual.expected), certificate_answer(usual.certificate), expected_answer(usual.effects) or None
+    )
 
 
 @router.delete("/users/{user:segment}", response_model=DeletedAnswer, responses=problems(), summary="Delete a user completely")

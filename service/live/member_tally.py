@@ -49,21 +49,22 @@ class MemberTally:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
 
-    def saw(self, tenant: str, basis: str, member: str, vector: Vector) -> None:
-        """Takes in one scored answer of a member.
+    def saw(self, tenant: str, basis: str, member: str, vector: Vector, *, times: int = 1) -> None:
+        """Takes in one scored answer of a member, or what one comparison tells of all of them.
 
         Args:
             tenant: whose request it answered.
             basis: under which the sums are kept.
             member: its author.
-            vector: what it tells, see `models.seam.member_evidence`.
+            vector: what it tells, see `models.seam.member_evidence` and `member_effects`.
+            times: -1 takes back what was taken in before.
         """
         pending = self._pending.get((tenant, basis, member))
         if pending is None:
-            self._pending[tenant, basis, member] = _Pending(1, vector.copy())
+            self._pending[tenant, basis, member] = _Pending(times, times * vector)
         else:
-            pending.count += 1
-            pending.vector += vector
+            pending.count += times
+            pending.vector += times * vector
         if self._timer is None and (self._writing is None or self._writing.done()):
             self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._begin)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam.bundle import Bundle
 from attune.models.seam.family import Row
+from attune.models.seam.member_effects import Everybody, MemberEffects
 from attune.models.seam.member_evidence import VERSION, EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import Drift, Known, Worth, drift_of, within_covariance, worth_of
 from attune.models.seam.portfolio import Portfolio
@@ -26,6 +27,10 @@ Sums = Mapping[str, MemberSum]
 
 INTERVAL = 1.96
 """Standard errors in the half width of a portfolio's 95 % intervals."""
+
+
+EVERYBODY = "*"
+"""Beside the members' sums: what all comparisons whose authors are known say of everybody's effects. No member can have this name."""
 
 
 def kept_under(basis: str) -> str:
@@ -44,13 +49,25 @@ class Standing:
     portfolio: Portfolio
     layout: EvidenceLayout
     sums: Sums
+    effects: MemberEffects | None = None
     _worth: dict[str, Worth] = field(default_factory=dict)
+    _everybody: list[Everybody] = field(default_factory=list)
 
     def worth(self, family: str) -> Worth:
         """Returns Gaussians over the members' values under one family, on an average prompt."""
         if family not in self._worth:
             self._worth[family] = worth_of(self.known(family))
         return self._worth[family]
+
+    def everybody(self) -> Everybody | None:
+        """Returns what is known of the members' effects before anything is known of a user; None where the bundle has none."""
+        if self.effects is None or not self.portfolio.names:
+            return None
+        if not self._everybody:
+            kept = self.sums.get(EVERYBODY)
+            others = sorted(name for name in self.sums if name != EVERYBODY)
+            self._everybody.append(self.effects.everybody(self.portfolio.names, None if kept is None else kept.total.vector, others))
+        return self._everybody[0]
 
     def values(self, family: str, prompt: Row | None) -> tuple[Array, Array]:
         """Returns the members' values for a prompt, mean `[M, K]` and covariance `[M, K, K]`.
@@ -90,7 +107,7 @@ class Standing:
 
     def shares(self) -> dict[str, float]:
         """Returns each member's share of the answers that were scored this month; zeros where there were none."""
-        latest = max((kept.month for kept in self.sums.values()), default=0)
+        latest = max((kept.month for name, kept in self.sums.items() if name != EVERYBODY), default=0)
         names = self.portfolio.names
         counts = {name: kept.this_month.count if (kept := self.sums.get(name)) and kept.month == latest else 0.0 for name in names}
         total = sum(counts.values())
@@ -112,6 +129,7 @@ class Standings:
     def __init__(self, bundle: Bundle, family: str, tell: Callable[[str, float], None] = lambda *_: None) -> None:
         self._portfolio = bundle.portfolio
         self._layout = EvidenceLayout.of(bundle.families)
+        self._effects = bundle.families.effects
         self._family = family
         self._tell = tell
         self._known: dict[str, Standing] = {}
@@ -124,7 +142,7 @@ class Standings:
 
     def last(self, tenant: str) -> Standing:
         """Returns the standing as it was when the sums were last read; that of the bundle's measurement before that."""
-        return self._known.get(tenant) or Standing(self._portfolio, self._layout, {})
+        return self._known.get(tenant) or Standing(self._portfolio, self._layout, {}, self._effects)
 
     def of(self, tenant: str, sums: Sums) -> Standing:
         """Returns the standing under these sums.
@@ -135,7 +153,7 @@ class Standings:
         known = self._known.get(tenant)
         if known is not None and known.sums is sums:
             return known
-        fresh = Standing(self._portfolio, self._layout, sums)
+        fresh = Standing(self._portfolio, self._layout, sums, self._effects)
         fresh.worth(self._family)
         self._drift[tenant] = {name: drift.errors for name, drift in fresh.drift(self._family).items() if drift is not None}
         for name in self._portfolio.names:

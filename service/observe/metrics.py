@@ -152,6 +152,13 @@ class Metrics:
             registry=registry,
         )
 
+        self._unscorable = Counter(
+            "attune_member_answers_unscorable",
+            "Answers of a member for which the scorer had no finite numbers; they are sent unscored.",
+            ["member"],
+            registry=registry,
+        )
+
     def _seconds(self, name: str, text: str, labels: Iterable[str] = (), buckets: Iterable[float] = _SHORT_SECONDS) -> Histogram:
         return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
 
@@ -336,6 +343,10 @@ class Metrics:
     def member_drifted(self, member: str, errors: float) -> None:
         """States by how many standard errors a member's latest answers differ from earlier ones; 0 where too little is known."""
         self._drift.labels(member).set(errors)
+
+    def unscorable(self, member: str) -> None:
+        """Counts an answer that could not be scored."""
+        self._unscorable.labels(member).inc()
 
     # --- GET /metrics -----------------------------------------------------------------------------------------------
 

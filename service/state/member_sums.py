@@ -143,8 +143,8 @@ class MemberSums:
             raise ValueError(f"a member's name has {len(member)} characters; 1 to {MAX_MEMBER_CHARS} are allowed")
         if vector.ndim != 1 or not 1 <= vector.size <= 2 * MAX_EVIDENCE_DOUBLES or not bool(np.isfinite(vector).all()):
             raise ValueError(f"a member's vector must be 1 to {2 * MAX_EVIDENCE_DOUBLES} finite numbers; its shape is {vector.shape}")
-        if not 0 < count < 2**53:
-            raise ValueError(f"count is {count}; it must be above 0 and below 2**53")
+        if not -(2**53) < count < 2**53:
+            raise ValueError(f"count is {count}; its size must be below 2**53")
         packed = struct.pack("<2d", float(count), float(month_of(observed_s))) + np.ascontiguousarray(vector, dtype="<f8").tobytes()
         event = "" if event_id is None else checked_event_id(event_id)
         keys = [member_sums_key(tenant, basis), member_events_key(tenant, checked_name("basis", basis))]

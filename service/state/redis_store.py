@@ -38,7 +38,7 @@ from attune.service.state.records import Exported, KnownEvent, LoggedComparison,
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
 from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UserRead, UsersPage
-from attune.service.state.taking_back import take_back
+from attune.service.state.taking_back import find_logged, take_back
 from attune.service.state.wire import Wire
 
 _POINTERS_AT_ONCE = 500
@@ -266,6 +266,9 @@ class RedisStore:
             case b"gone":
                 return "gone"
         raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
+
+    async def logged(self, key: UserKey, event_id: str) -> LoggedComparison:
+        return await find_logged(self._wire, self._replies, key, event_id, self._limits.max_log)
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
         return await take_back(self._wire, self._writes, self._replies, key, basis, event_id, self._user_ttl_ms, self._limits.max_log)

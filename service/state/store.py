@@ -202,6 +202,15 @@ class Store(Protocol):
         """Returns what is known of an event of this user, whatever became of the decisions it named; None if it was never applied."""
         ...
 
+    async def logged(self, key: UserKey, event_id: str) -> LoggedComparison:
+        """Returns a comparison as the log has it.
+
+        Raises:
+            UnknownEvent: there is no such event, or it was taken back.
+            ExpiredEvent: it was learned, and its log entry has gone.
+        """
+        ...
+
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
         """Subtracts exactly what the event added, under every basis it was added to; atomic, one round trip.
 
@@ -283,7 +292,7 @@ class Store(Protocol):
             basis: what the vector is relative to; each basis has sums of its own.
             member: its name.
             vector: sum of what was observed; any length, the same for every addition to one member under one basis.
-            count: how many observations it sums; a weight need not be whole.
+            count: how many observations it sums; a weight need not be whole, and what is taken back is below 0.
             observed_s: when, Unix seconds: decides which month it counts in.
             event_id: an addition under an id is made once, for as long as the sums live; without one, every call adds.
 

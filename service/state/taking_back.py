@@ -54,8 +54,24 @@ async def take_back(
     raise StoreUnavailable(f"the comparison with event {event_id!r} changed {_TRIES} times while it was taken back")
 
 
+async def find_logged(wire: Wire, replies: Replies, key: UserKey, event_id: str, max_log: int) -> LoggedComparison:
+    """See `Store.logged`."""
+    if not is_event_id(event_id):
+        raise UnknownEvent(f"no comparison {event_id[:64]!r} is kept: that is not an event id")
+    return (await wire.run("find_logged", lambda: _entry(wire, replies, key, event_id, max_log)))[0]
+
+
 async def _found(wire: Wire, replies: Replies, key: UserKey, event_id: str, max_log: int) -> list[Any]:
-    """Returns the last arguments of the script: the entry, its mark, and for each basis what was added under it.
+    """Returns the last arguments of the script: the entry, its mark, and for each basis what was added under it; raises as `_entry`."""
+    logged, entry, bases, place = await _entry(wire, replies, key, event_id, max_log)
+    added = packed_doubles(logged.epoch, logged.observed_s, logged.evidence)
+    return [entry, pack_event_id(event_id), logged.basis, added, b"", *await _replayed(wire, replies, key, bases, place)]
+
+
+async def _entry(
+    wire: Wire, replies: Replies, key: UserKey, event_id: str, max_log: int
+) -> tuple[LoggedComparison, bytes, Sequence[str], int]:
+    """Returns a comparison of the log, its entry as it is stored, the names of the bases, and its number.
 
     Raises:
         UnknownEvent: there is no such event, or it was taken back.
@@ -76,13 +92,12 @@ async def _found(wire: Wire, replies: Replies, key: UserKey, event_id: str, max_
         raise replies.wrong_user(error) from error
     except ValueError as error:
         raise replies.damaged(error) from error
-    if not isinstance(logged, LoggedComparison) or logged.event_id != event_id:
+    if entry is None or not isinstance(logged, LoggedComparison) or logged.event_id != event_id:
         raise ExpiredEvent(
             f"the comparison with event {event_id!r} was learned and stays learned: of its {max_log} latest comparisons alone "
             "is it kept what they added"
         )
-    added = packed_doubles(logged.epoch, logged.observed_s, logged.evidence)
-    return [entry, pack_event_id(event_id), logged.basis, added, b"", *await _replayed(wire, replies, key, bases, place)]
+    return logged, entry, bases, place
 
 
 async def _replayed(wire: Wire, replies: Replies, key: UserKey, bases: Sequence[str], place: int) -> list[Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from attune.models.seam.certificate import Certificate
 from attune.service.live.recent_users import RecentUser
 from attune.service.live.runtime import Call
+from attune.service.live.standing import Standing
 
 EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 
@@ -105,15 +106,15 @@ class Coverage:
     drop: str | None
 
 
-def coverage(call: Call, users: Sequence[RecentUser]) -> Coverage:
-    """Returns the report on these users."""
+def coverage(call: Call, users: Sequence[RecentUser], standing: Standing) -> Coverage:
+    """Returns the report on these users; members are worth what all evidence of the caller's tenant says."""
     serving, family = call.serving, call.serving.family
     portfolio = serving.bundle.portfolio
     costs = call.runtime.routing.routing_cost_weight * serving.costs
     members: list[MemberCoverage] = []
     if users and portfolio.members:
         weights = np.stack([user.weights for user in users]).astype(np.float64)
-        members = _members(portfolio.names, weights @ portfolio.values[family].T - costs)
+        members = _members(portfolio.names, weights @ standing.worth(family).mean.T - costs)
     proved = [user for user in users if user.ratio is not None]
     ratios = np.array([user.ratio for user in proved], dtype=np.float64)
     certificate = portfolio.certificate

@@ -54,6 +54,15 @@ class StandIn:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptDraw:
+    """Which of the prompts that were offered was drawn, and the law that drew it; the members' law is given the prompt."""
+
+    index: int
+    propensity: float
+    propensities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """How the members were chosen; enough to evaluate other policies on the log, and to draw again.
 
@@ -70,6 +79,8 @@ class Routing:
         costs: member -> what was taken off its value for price and latency, in reward; empty where costs are not weighed. `expected`
             and the law are of what is left.
         certificate: what the portfolio's certificate says of this user; None if it says nothing.
+        effects: member -> (mean, std) of the part of `expected` that is its own, beyond its texts; empty where nothing is said of it.
+        prompt: the draw of the prompt, where several were offered.
         hysteresis, last: what another member had to be better by than the one that served last, and that one; None if that was not asked.
     """
 
@@ -87,6 +98,8 @@ class Routing:
     certificate: CertifiedUser | None = None
     hysteresis: float | None = None
     last: str | None = None
+    effects: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    prompt: PromptDraw | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +214,12 @@ def _split(floats: NDArray[np.float32], rows: Sequence[Sequence[tuple[str, int]]
 
 def _routing(data: Mapping[str, Any]) -> Routing:
     expected = {member: (float(mean), float(std)) for member, (mean, std) in data["expected"].items()}
+    drawn = data.get("prompt")
     told = {
+        "prompt": PromptDraw(drawn["index"], drawn["propensity"], tuple(drawn["propensities"])) if drawn else None,
         "members": tuple(data["members"]),
         "expected": expected,
+        "effects": {member: (float(mean), float(std)) for member, (mean, std) in data.get("effects", {}).items()},
         "fallback": StandIn(**data["fallback"]) if data.get("fallback") else None,
         "certificate": CertifiedUser(**data["certificate"]) if data.get("certificate") else None,
     }

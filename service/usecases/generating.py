@@ -208,8 +208,7 @@ async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, sco
     ranks: Sequence[int | None] = [None] * len(drafts)
     unscored: Sequence[int] = [0] * len(drafts)
     if score:
-        decision, scores, unscored = await score_now(call, decision, texts)
-        ranks = scores.ranks()
+        decision, ranks, unscored = await score_now(call, decision, texts)
     if decision.written:
         is_kept = await write(call, decision, update=True)
     else:

@@ -18,6 +18,7 @@ from attune.models.seam.member_values import POOLED
 from attune.models.seam.weighted import IMPLICIT, Compared, How
 from attune.service.errors import FieldError, invalid
 from attune.service.live.runtime import Call
+from attune.service.usecases.authors import code_of_usual, codes_of
 from attune.service.usecases.member_standing import read_standing
 from attune.service.usecases.named_answers import ById, EditedFrom, FoundAnswers, Named
 from attune.service.usecases.scoring import encode, submit
@@ -54,10 +55,11 @@ class LoggedForm:
     prompt: str
     context: str | None
     texts: tuple[str, ...]
+    authors: tuple[str, ...] | None = None
 
 
 async def comparisons_of(
-    call: Call, form: Form, rows: Sequence[Row], prompt: Row, texts: tuple[str | None, str | None]
+    call: Call, form: Form, rows: Sequence[Row], prompt: Row, texts: tuple[str | None, str | None], authors: Sequence[str] | None
 ) -> tuple[Compared, ...]:
     """Returns what a form says.
 
@@ -67,17 +69,20 @@ async def comparisons_of(
         rows: outputs of the answers, in the form's order.
         prompt: outputs of their prompt.
         texts: prompt and context, where they are known.
+        authors: members that wrote the answers; None where that is not known.
 
     Raises:
         InvalidRequest: one answer was graded, and there are no members that it could be better or worse than.
     """
+    codes = codes_of(call, authors)
     match form:
         case Preferred(tie, how):
-            return weighted.pair(rows[0], rows[1], prompt, tie=tie, how=how)
+            return weighted.pair(rows[0], rows[1], prompt, tie=tie, how=how, codes=codes)
         case Ranked():
-            return weighted.ranked(rows, prompt)
+            return weighted.ranked(rows, prompt, codes=codes)
         case Graded(rating):
-            return weighted.graded(rows[0], await _usual(call, rows[0], prompt, *texts), prompt, rating)
+            usual = await _usual(call, rows[0], prompt, *texts)
+            return weighted.graded(rows[0], usual, prompt, rating, codes=None if codes is None else [*codes, code_of_usual(call)])
 
 
 async def _usual(call: Call, answer: Row, prompt: Row, prompt_text: str | None, context: str | None) -> Row:
@@ -138,4 +143,6 @@ def logged(content: Mapping[str, Any]) -> LoggedForm | None:
             form = Ranked()
         case _:
             return None
-    return LoggedForm(form, prompt, context if isinstance(context, str) else None, texts)
+    authors = content.get("members")
+    known = isinstance(authors, list) and len(authors) == len(texts) and all(isinstance(author, str) for author in authors)
+    return LoggedForm(form, prompt, context if isinstance(context, str) else None, texts, tuple(authors) if known and authors else None)

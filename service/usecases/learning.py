@@ -22,9 +22,10 @@ from attune.models.seam.weighted import Compared, agrees
 from attune.service.errors import EventConflict, ExpiredCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
 from attune.service.state.store import NewComparison, UserKey, UserSum
+from attune.service.usecases.authors import TOLD, Everyone, add_for_everybody, for_everybody, take_back_for_everybody
 from attune.service.usecases.kinds_of_feedback import Form, comparisons_of, content_of
 from attune.service.usecases.named_answers import FoundAnswers, Named, find_answers
-from attune.service.usecases.payload import pack_payload
+from attune.service.usecases.payload import pack_payload, read_payload
 from attune.service.usecases.people import Person, key_of, person, weights_under
 
 Array = NDArray[np.float64]
@@ -82,17 +83,19 @@ async def learn(call: Call, told: Told) -> Learned:
             raise
         return _learned(call, told, key, "duplicate", total, {})
 
-    comparisons = await comparisons_of(call, told.form, found.rows, found.prompt, (found.prompt_text, found.context))
-    studied = study(call, person(call, told.user, key, seen.sum).evidence, comparisons)
+    comparisons = await comparisons_of(call, told.form, found.rows, found.prompt, (found.prompt_text, found.context), found.members)
+    before = person(call, told.user, key, seen.sum).evidence
+    studied, everyone = study(call, before, comparisons), await for_everybody(call, before, comparisons)
 
     vector, epoch = call.runtime.decay.stamp(studied.evidence, told.observed_s)
-    payload = _payload(call, told, found, comparisons, studied)
+    payload = _payload(call, told, found, comparisons, studied, everyone)
     comparison = NewComparison(told.event_id, told.digest, call.kept_under, epoch, told.observed_s, vector, payload)
     with call.timings.measure("redis"):
         added = await call.runtime.finish(call.runtime.store.add_comparison(key, comparison, era=seen.era))
 
     if added.result == "applied":
         _measure(call, studied)
+        add_for_everybody(call, key.tenant, everyone, studied.evidence)
     return _learned(call, told, key, added.result, added.sum, studied.agreement)
 
 
@@ -103,9 +106,17 @@ async def take_back(call: Call, user: str, event_id: str) -> Person:
         UnknownEvent: there is no such event, or it was taken back before; nothing changed.
         ExpiredEvent: it was learned, and its log entry has gone; nothing changed.
     """
-    key = key_of(call, user)
+    key, store = key_of(call, user), call.runtime.store
+
+    async def take_back_of_all() -> UserSum | None:
+        logged = None if call.serving.bundle.families.effects is None else await store.logged(key, event_id)
+        total = await store.take_back(key, call.kept_under, event_id)
+        if logged is not None:
+            take_back_for_everybody(call, key.tenant, logged, read_payload(logged.payload))
+        return total
+
     with call.timings.measure("redis"):
-        total = await call.runtime.finish(call.runtime.store.take_back(key, call.kept_under, event_id))
+        total = await call.runtime.finish(take_back_of_all())
     call.runtime.metrics.compared("taken-back")
     return person(call, user, key, total)
 
@@ -190,12 +201,15 @@ def _measure(call: Call, studied: Studied) -> None:
             call.runtime.metrics.predicted(family, agreed=studied.agreement[family], log_loss_nats=log_loss)
 
 
-def _payload(call: Call, told: Told, found: FoundAnswers, comparisons: Sequence[Compared], studied: Studied) -> bytes:
+def _payload(
+    call: Call, told: Told, found: FoundAnswers, comparisons: Sequence[Compared], studied: Studied, everyone: Everyone | None
+) -> bytes:
     """Returns what export and a later replay need of the feedback; without its texts if they are too long to keep."""
     predicted = {family: round(probability, 4) for family, probability in studied.predicted.items()}
     for texts in (True, False) if call.runtime.keeping.keep_text else (False,):
         content = content_of(told.form, told.named, found, comparisons, texts=texts)
-        payload = pack_payload({**content, "predicted": predicted})
+        shared = {} if everyone is None else {TOLD: [everyone.share, *everyone.losses]}
+        payload = pack_payload({**content, **shared, "predicted": predicted})
         if len(payload) <= call.runtime.bounds.max_payload_bytes:
             return payload
     return b""

@@ -93,7 +93,7 @@ async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, Foun
     wanted: dict[str, str] = {}
     for field, (decision_id, _) in zip(named.fields, places, strict=True):
         wanted.setdefault(decision_id, field)
-    seen, records = await _read(call, key, wanted)
+    seen, records = await read_records(call, key, wanted)
     found = [_candidate(records[decision], index, field) for field, (decision, index) in zip(named.fields, places, strict=True)]
     first = records[places[0][0]]
     for field, (decision, _) in zip(named.fields, places, strict=True):
@@ -109,7 +109,7 @@ async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, Foun
 
 async def _edited(call: Call, key: UserKey, named: EditedFrom) -> tuple[UserRead, FoundAnswers]:
     decision_id, index = _split(named.fields[1], named.candidate)
-    seen, records = await _read(call, key, {decision_id: named.fields[1]})
+    seen, records = await read_records(call, key, {decision_id: named.fields[1]})
     record = records[decision_id]
     candidate = _candidate(record, index, named.fields[1])
     if record.prompt is None or candidate.text is None:
@@ -133,7 +133,7 @@ def _split(field: str, candidate: str) -> tuple[str, int]:
     return found
 
 
-async def _read(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
+async def read_records(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
     """Returns the user and the records of `wanted` (decision id -> field that named it), all of them."""
     await settled(call, wanted)
     with call.timings.measure("redis"):
@@ -173,7 +173,7 @@ async def _by_texts(call: Call, key: UserKey, named: ByText) -> tuple[UserRead, 
     decision_id = as_decision_id(named.decision_id)
     if decision_id is None:
         raise UnknownDecision(f"decision_id is not one of this service: {printable(named.decision_id, 64)!r}")
-    seen, records = await _read(call, key, {decision_id: "decision_id"})
+    seen, records = await read_records(call, key, {decision_id: "decision_id"})
     record = records[decision_id]
     if prompt is not None and digest_of(prompt) != record.prompt_digest:
         raise invalid([FieldError("prompt", "is another one than the decision was made for; leave it out or send the same")])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from attune.service.errors import FieldError, InvalidRequest, Overloaded, ScorerFailed, TooLarge, invalid
 from attune.service.live.runtime import Call
 from attune.service.state.store import LoggedComparison, NewComparison, UserKey, UsersPage, user_tag
+from attune.service.usecases.authors import add_for_everybody, for_everybody
 from attune.service.usecases.kinds_of_feedback import comparisons_of, logged
 from attune.service.usecases.learning import study
 from attune.service.usecases.payload import read_payload
@@ -146,7 +147,8 @@ async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: 
         return
     try:
         *rows, row = await submit(call, await encode(call, kept.prompt, kept.texts, context=kept.context, with_prompt=True))
-        evidence = study(call, known, await comparisons_of(call, kept.form, rows, row, (kept.prompt, kept.context))).evidence
+        comparisons = await comparisons_of(call, kept.form, rows, row, (kept.prompt, kept.context), kept.authors)
+        evidence, everyone = study(call, known, comparisons).evidence, await for_everybody(call, known, comparisons)
     except (ScorerFailed, TooLarge, InvalidRequest):  # of this entry, not of the scorer: it is counted, and the others go on
         progress.unusable += 1
         return
@@ -154,3 +156,4 @@ async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: 
     comparison = NewComparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector)
     if await call.runtime.store.replay_comparison(key, comparison) == "applied":
         progress.replayed += 1
+        add_for_everybody(call, key.tenant, everyone, evidence)

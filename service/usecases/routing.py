@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,17 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.family import Row
-from attune.models.seam.informative import choose_to_learn
+from attune.models.seam.informative import choose_prompt, choose_to_learn, pair_information
+from attune.models.seam.member_effects import Effects
 from attune.models.seam.routing import choose, sampled_values, sampled_worth, utilities
 from attune.models.seam.text import Encoded
 from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.ids import new_decision_id
 from attune.service.live.runtime import Call, Serving
 from attune.service.live.standing import Standing
-from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, Routing, digest_of, keep, pack
+from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, PromptDraw, Routing, digest_of, keep, pack
 from attune.service.usecases.member_standing import read_standing
 from attune.service.usecases.people import Person, read_person
-from attune.service.usecases.scoring import both, encode, submit_with_prompt
+from attune.service.usecases.scoring import both, encode, submit, submit_with_prompt
 
 Array = NDArray[np.float64]
 
@@ -44,6 +45,7 @@ class RoutingWish:
         candidates: how many members; of a forced one, how many answers.
         member: forced, in place of the draw.
         record: whether anything is kept of the decision: its record, what its answers tell of members, coverage and metrics.
+        prompts: in place of `prompt`, those of which the one that tells most is drawn; of policy `learn`.
         at_once: whether the record is written before anything is answered, because an answer names it; else `keep_decision` writes it.
     """
 
@@ -56,6 +58,7 @@ class RoutingWish:
     member: str | None
     record: bool = True
     at_once: bool = True
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +85,40 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class UsualRouting:
-    """The member that is best for a person on an average prompt, each member's (mean, std), and what is proved for this person."""
+    """The member that is best for a person on an average prompt, each member's (mean, std), and what is proved for this person.
+
+    `effects` are what of `expected` is the members' own, beyond their texts; empty where the bundle says nothing of it.
+    """
 
     member: str
     expected: Mapping[str, tuple[float, float]]
     certificate: CertifiedUser | None
+    effects: Mapping[str, tuple[float, float]]
 
 
 async def decide(call: Call, wish: RoutingWish) -> Decision:
     """Returns who answers; written down unless the wish leaves that for later."""
     bundle, runtime = call.serving.bundle, call.runtime
     name = wish.family or call.serving.family
-    (tokens,) = await encode(call, wish.prompt, [], context=wish.context, with_prompt=True, fields=())
+    read = [
+        (await encode(call, prompt, [], context=wish.context, with_prompt=True, fields=()))[0] for prompt in wish.prompts or (wish.prompt,)
+    ]
     matters = wish.member is None and reads_prompt(call.serving, name)
 
-    async def prompt_row() -> Row | None:
-        return (await submit_with_prompt(call, [tokens]))[0] if matters else None
+    async def prompt_rows() -> Sequence[Row | None]:
+        if not matters:
+            return [None] * len(read)
+        return await (submit(call, read) if wish.prompts else submit_with_prompt(call, read))
 
     with_last = runtime.routing.routing_hysteresis > 0 and wish.policy == "best"
 
     async def known() -> tuple[Person, Standing]:
         return await asyncio.gather(read_person(call, wish.user, with_last=with_last), read_standing(call))
 
-    (person, standing), row = await both(known(), prompt_row())
-    routing, weights = route(call, wish, person, standing, row, name)
+    (person, standing), rows = await both(known(), prompt_rows())
+    routing, weights = route(call, wish, person, standing, rows, name)
+    drawn = 0 if routing.prompt is None else routing.prompt.index
+    prompt, tokens, row = (wish.prompts or (wish.prompt,))[drawn], read[drawn], rows[drawn]
     record = DecisionRecord(
         made_at_s=runtime.clock(),
         bundle=bundle.id,
@@ -113,13 +126,13 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         family=name,
         personalization=person.personalization,
         comparisons=person.comparisons,
-        prompt=wish.prompt if runtime.keeping.keep_text else None,
+        prompt=prompt if runtime.keeping.keep_text else None,
         context=wish.context if runtime.keeping.keep_text else None,
-        prompt_digest=digest_of(wish.prompt),
+        prompt_digest=digest_of(prompt),
         routing=routing,
         prompt_outputs={} if row is None else keep(row, call.serving.prompt_outputs),
     )
-    decision = Decision(None, person, wish.prompt, tokens, row, record, call.reading.truncated_tokens, dry=not wish.record)
+    decision = Decision(None, person, prompt, tokens, row, record, call.reading.truncated_tokens, dry=not wish.record)
     if decision.dry:
         return decision
     _measure(call, person, routing, weights, name)
@@ -142,8 +155,12 @@ async def keep_decision(call: Call, decision: Decision) -> Decision:
     return replace(decision, written=True)
 
 
-def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row: Row | None, name: str) -> tuple[Routing, Array]:
+def route(
+    call: Call, wish: RoutingWish, person: Person, standing: Standing, rows: Sequence[Row | None], name: str
+) -> tuple[Routing, Array]:
     """Returns the members drawn for this user and prompt, with the distribution that they were drawn from, and the user's weights `[K]`.
+
+    There is a row for each prompt that may be drawn.
 
     Weights and members' values are sampled together, so that a member of whom little is known is tried; what is expected, and so policy
     `best`, goes by the values' means. Members are compared by value minus cost; the logged probabilities refer to that difference. A
@@ -154,16 +171,28 @@ def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row
     seed = secrets.randbits(63)
     rng = np.random.default_rng(seed)
     samples = numbers.samples_for(len(members))
-    weights = bundle.families.sample_weights(name, person.evidence, row, rng, samples)
-    mean, covariance = standing.values(name, row)
-    costs, weight = call.serving.costs, numbers.routing_cost_weight
-    sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, weight)
+    costs, weight, scale = call.serving.costs, numbers.routing_cost_weight, bundle.families[name].logit_scale
+    effects = effects_in_reward(call, person, standing, name)
+
+    def under(row: Row | None) -> tuple[Array, Array]:
+        weights = bundle.families.sample_weights(name, person.evidence, row, rng, samples)
+        mean, covariance = standing.values(name, row)
+        sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, weight)
+        expected: Array = np.mean(utilities(sampled_values(weights, mean), costs, weight), axis=0)
+        return (sampled, expected) if effects is None else (sampled + effects.sampled(rng, samples), expected + effects.mean)
+
+    drawn, pairs, (sampled, expected) = None, None, under(rows[0])
+    if wish.prompts:
+        each = [(sampled, expected), *map(under, rows[1:])]
+        informations = np.array([pair_information(one, scale) for one, _ in each])
+        index, law, pairs = choose_prompt(informations, epsilon=numbers.routing_epsilon, rng=rng)
+        drawn, (sampled, expected) = PromptDraw(index, float(law[index]), tuple(law.tolist())), each[index]
     forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
-    count, expected = 1 if forced else wish.candidates, np.mean(utilities(sampled_values(weights, mean), costs, weight), axis=0)
+    count = 1 if forced else wish.candidates
     if wish.policy == "learn":
-        scale = bundle.families[name].logit_scale
-        choice = choose_to_learn(sampled, count=count, epsilon=numbers.routing_epsilon, rng=rng, logit_scale=scale, mean=expected)
+        epsilon = numbers.routing_epsilon
+        choice = choose_to_learn(sampled, count=count, epsilon=epsilon, rng=rng, logit_scale=scale, mean=expected, pairs=pairs)
     else:
         choice = choose(
             wish.policy,
@@ -191,8 +220,16 @@ def route(call: Call, wish: RoutingWish, person: Person, standing: Standing, row
         certificate=certificate_of(call.serving, name, usual),
         hysteresis=None if last is None else numbers.routing_hysteresis,
         last=None if last is None else members[last],
+        effects={} if effects is None else _by_member(members, effects.mean, effects.std),
+        prompt=drawn,
     )
     return routing, usual
+
+
+def effects_in_reward(call: Call, person: Person, standing: Standing, name: str) -> Effects | None:
+    """Returns what members are worth to a person beyond their texts, in rewards of a family; None where the bundle says nothing of it."""
+    everybody, families = standing.everybody(), call.serving.bundle.families
+    return None if everybody is None else everybody.of(families.effects_part(person.evidence)).scaled(1.0 / families[name].logit_scale)
 
 
 def usual_routing(call: Call, person: Person, standing: Standing) -> UsualRouting | None:
@@ -206,12 +243,16 @@ def usual_routing(call: Call, person: Person, standing: Standing) -> UsualRoutin
     bundle, name = serving.bundle, serving.family
     weights = bundle.families.sample_weights(name, person.evidence, None, rng, numbers.samples_for(len(bundle.portfolio.members)))
     mean, covariance = standing.values(name, None)
+    effects = effects_in_reward(call, person, standing, name)
     sampled = utilities(sampled_worth(weights, mean, covariance, rng), serving.costs, numbers.routing_cost_weight)
     expected = np.mean(utilities(sampled_values(weights, mean), serving.costs, numbers.routing_cost_weight), axis=0)
+    if effects is not None:
+        sampled, expected = sampled + effects.sampled(rng, len(sampled)), expected + effects.mean
     choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng, mean=expected)
     members = bundle.portfolio.names
     proved = certificate_of(serving, name, bundle.families.weights(name, person.evidence, None))
-    return UsualRouting(members[choice.members[0]], _by_member(members, choice.mean, choice.std), proved)
+    apart = {} if effects is None else _by_member(members, effects.mean, effects.std)
+    return UsualRouting(members[choice.members[0]], _by_member(members, choice.mean, choice.std), proved, apart)
 
 
 def _by_member(members: tuple[str, ...], mean: Array, std: Array) -> dict[str, tuple[float, float]]:

