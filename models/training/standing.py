@@ -30,14 +30,14 @@ NEGLIGIBLE = 0.003
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Yardstick:
     """Decided validation comparisons, and what the simple heads lose on each, `[C]` nats by name."""
 
     comparisons: Comparisons
     losses: Mapping[str, Array]
 
     @classmethod
-    def of(cls, data: TrainingData) -> Asked:
+    def of(cls, data: TrainingData) -> Yardstick:
         """Returns at most `MOST` of them; there may be none."""
         rows = np.flatnonzero(~data.validation.tie)
         told = data.validation.take(np.sort(np.random.default_rng(0).permutation(rows)[:MOST]))
@@ -49,7 +49,7 @@ class Asked:
         return cls(told, losses)
 
 
-def with_standing(trained: TrainedFamily, data: TrainingData, asked: Asked) -> TrainedFamily:
+def with_standing(trained: TrainedFamily, data: TrainingData, asked: Yardstick) -> TrainedFamily:
     """Returns the family with `at_first` in its summary: its log-loss, the best simple head's, by how much it is behind, and if so."""
     if not len(asked.comparisons) or not asked.losses:
         return trained

@@ -12,7 +12,7 @@ from attune.models.export.pack import NotWorthServing, pack
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily, load_heads, save_heads
-from attune.models.training.standing import Asked, below, with_standing
+from attune.models.training.standing import Yardstick, below, with_standing
 from tests.models.small_world import small_world
 from tests.models.test_pack import global_family, write_families_folder
 from tests.models.tiny_trunk import write_tiny_trunk
@@ -28,7 +28,7 @@ def turned_round(trained: TrainedFamily) -> TrainedFamily:
 
 def test_everybodys_head_stands_above_the_simple_heads_and_the_opposite_one_below():
     data, _ = small_world(users=60)
-    asked = Asked.of(data)
+    asked = Yardstick.of(data)
     trained = train_bradley_terry(data, BradleyTerrySettings(subspace=Subspace(5, everybody=True)), 0)
     found = with_standing(trained, data, asked)
     assert below(found) == ""

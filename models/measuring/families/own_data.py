@@ -46,7 +46,7 @@ from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.loop import TrainingData
 from attune.models.training.met import people_of, write_met
 from attune.models.training.simple_heads import SIMPLE
-from attune.models.training.standing import Asked, below, with_standing
+from attune.models.training.standing import Yardstick, below, with_standing
 from attune.models.training.trainers import LineUp, trainers
 from attune.models.training.trusting import LEAST_PEOPLE, with_trust
 
@@ -106,7 +106,7 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell, kept=kept)
     tell("training the families that are kept, on everybody but validation people")
     data = _final(comparisons, vectors, settings.seed)
-    asked = Asked.of(data)
+    asked = Yardstick.of(data)
     standing = [with_standing(one, data, asked) for one in _trained(line_up, data, settings, people)]
     # Everybody's head is kept whatever it is worth, for what is found of it is told; `bundle build` refuses it then.
     trained = [one for one in standing if one.family.name == BASELINE or settings.personalise or not below(one)]
