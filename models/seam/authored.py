@@ -20,7 +20,7 @@ from attune.models.seam.weighted import Compared
 Array = NDArray[np.float64]
 
 
-class Texts(Protocol):
+class FamiliesWithEffects(Protocol):
     """What is needed of `Families`."""
 
     @property
@@ -30,7 +30,7 @@ class Texts(Protocol):
     def text_logit(self, name: str, known: Array, one: Compared) -> tuple[float, float]: ...
 
 
-def evidence_of_authors(families: Texts, known: Array, comparisons: Sequence[Compared]) -> Array:
+def evidence_of_authors(families: FamiliesWithEffects, known: Array, comparisons: Sequence[Compared]) -> Array:
     """Returns the slice of member effects that comparisons add to a user's sum `known` `[E]`; empty where there are none."""
     effects = families.effects
     if effects is None:
@@ -43,7 +43,7 @@ def evidence_of_authors(families: Texts, known: Array, comparisons: Sequence[Com
     return total
 
 
-def predict(families: Texts, known: Array, one: Compared, everybody: Everybody) -> float:
+def predict(families: FamiliesWithEffects, known: Array, one: Compared, everybody: Everybody) -> float:
     """Returns the probability of a choice, text and effects together as far as effects are trusted; the text's without authors."""
     assert families.effects is not None
     text = families.text_logit(families.effects.family, known, one)
@@ -54,7 +54,9 @@ def predict(families: Texts, known: Array, one: Compared, everybody: Everybody) 
     return everybody.trusted * together + (1.0 - everybody.trusted) * alone
 
 
-def tell_everybody(families: Texts, known: Array, comparisons: Sequence[Compared], everybody: Everybody) -> tuple[float, Array]:
+def tell_everybody(
+    families: FamiliesWithEffects, known: Array, comparisons: Sequence[Compared], everybody: Everybody
+) -> tuple[float, Array]:
     """Returns how much of what was told of authors counts for everybody, and two losses `[2]`: with effects, and by the texts alone.
 
     Args:
