@@ -46,6 +46,7 @@ from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.documentation import documented
 from attune.service.http.edge import Edge
+from attune.service.http.shortcut import Shortcut
 from attune.service.live.bundle_watch import BundleWatch
 from attune.service.live.health import Health
 from attune.service.live.joined import Joined
@@ -148,7 +149,9 @@ def create_app(
     of_users = (score, generate, route, feedback, users, user_export, decisions)
     for module in (*of_users, portfolio, ops, admin, measured_members, chat, rerank, page):
         app.include_router(module.router)
+    asked_often = [each for module in (*of_users, chat, rerank) for each in module.router.routes]
     app.openapi = lambda: documented(app, settings.root_path)  # type: ignore[method-assign]  # the way that FastAPI documents
+    app.add_middleware(Shortcut, routes=asked_often)
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)
     app.add_middleware(Edge, metrics=metrics, root_path=settings.root_path, slow_s=settings.slow_request_ms / 1000)
     if settings.cors_origins:  # outermost, so that pages can read refusals as well

@@ -1,7 +1,7 @@
 """Attune beside its peers, in alternating rounds: requests/s, latency, and the CPU time of a request of whoever answers.
 
-    python loadtest/peers/compare.py gateways BUNDLE [--peers plain litellm]     one local upstream behind all of them
-    python loadtest/peers/compare.py scorers BUNDLE [--peers litserve]                      the same graph, the same token ids
+    python loadtest/peers/compare.py gateways BUNDLE [--peers plain litellm] [--streamed]     one local upstream behind all of them
+    python loadtest/peers/compare.py scorers BUNDLE [--peers litserve]                                 the same graph, the same token ids
 
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
@@ -177,7 +177,7 @@ def attune(bundle: Path, requests: list[bytes], parts: ExitStack, **changes: str
     return parts.enter_context(started("attune", command, port, requests, **quiet, **changes))
 
 
-def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack) -> list[Target]:
+def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, streamed: bool = False) -> list[Target]:
     """Returns Attune and its peers as gateways in front of one upstream."""
     above = free_port()
     upstream = parts.enter_context(
@@ -190,7 +190,7 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack) ->
     message = [{"role": "user", "content": "How do I boil an egg?"}]
 
     def chats(model: str, **more: str) -> list[bytes]:
-        return [http("/v1/chat/completions", {"model": model, "messages": message, "max_tokens": 20, **more})]
+        return [http("/v1/chat/completions", {"model": model, "messages": message, "max_tokens": 20, "stream": streamed, **more})]
 
     auto = [request for user in range(100) for request in chats("auto", user=f"load-{user}")]
     targets = [attune(bundle.path, auto, parts, ATTUNE_ROSTER=str(folder / "roster.json"))]
@@ -214,7 +214,7 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack) ->
         port, config = free_port(), folder / "litellm.yaml"
         config.write_text((HERE / "litellm.yaml").read_text(encoding="utf-8").replace("PORT", str(above)), encoding="utf-8")
         command = [str(venvs / "litellm/bin/litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
-        more = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        more = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": ""}
         targets.append(parts.enter_context(started("litellm", command, port, chats("fixed"), **more)))
     return targets
 
@@ -232,7 +232,7 @@ def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, 
     if "litserve" in peers and (venvs / "litserve/bin/python").exists():
         port = free_port()
         command = [str(venvs / "litserve/bin/python"), str(HERE / "litserve_scorer.py"), str(bundle.path), str(port)]
-        targets.append(parts.enter_context(started("litserve", command, port, ids)))
+        targets.append(parts.enter_context(started("litserve", command, port, ids, PYTHONPATH="")))
     return targets
 
 
@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--streamed", action="store_true", help="gateways are asked for streams")
     parser.add_argument("--law", choices=["equal", "skewed"], default="skewed")
     parser.add_argument("--responses", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
@@ -283,7 +284,7 @@ def main() -> None:
     bundle = read_bundle(options.bundle)
     with ExitStack() as parts:
         if options.what == "gateways":
-            targets = gateways(bundle, options.peers, options.venvs, parts)
+            targets = gateways(bundle, options.peers, options.venvs, parts, streamed=options.streamed)
         else:
             targets = scorers(bundle, options.peers, options.venvs, parts, law=options.law, responses=options.responses)
         print(f"{options.what}: {', '.join(target.name for target in targets)}; {options.rounds} rounds of {options.seconds:g} s")

@@ -150,12 +150,21 @@ def additive_posterior(evidence: Array, size: int) -> tuple[Array, Array]:
     Raises:
         ValueError: the precision of the sum is not positive definite.
     """
+    return _posterior(evidence.tobytes(), size)
+
+
+@lru_cache(maxsize=64)  # one request asks for the same user several times, and every request for somebody unknown
+def _posterior(packed: bytes, size: int) -> tuple[Array, Array]:
+    evidence = np.frombuffer(packed)
     precision = _precision(evidence, size)
     covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     # A precision that is positive definite has a positive determinant and inverse diagonal; this is cheaper than a factor.
     if not (np.isfinite(covariance).all() and np.all(np.diagonal(covariance) > 0)):
         raise ValueError(f"evidence of {size} axes adds up to no Gaussian: variances are {np.diagonal(covariance)}")
-    return covariance @ evidence[:size], covariance
+    mean = covariance @ evidence[:size]
+    for shared in (mean, covariance):
+        shared.flags.writeable = False
+    return mean, covariance
 
 
 def evidence_size(axes: int) -> int:

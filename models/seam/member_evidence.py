@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,9 +114,10 @@ class EvidenceLayout:
         total, entries = vector[start : start + heads], vector[start + heads : start + _size(heads)]
         if heads > MOST_FULL:
             return ObservedRewards(count, total, np.diag(entries))
-        upper = np.zeros((heads, heads))
-        upper[np.triu_indices(heads)] = entries
-        return ObservedRewards(count, total, upper + np.triu(upper, 1).T)
+        products = np.empty((heads, heads))
+        rows, columns = _upper(heads)
+        products[rows, columns] = products[columns, rows] = entries
+        return ObservedRewards(count, total, products)
 
     def summed(self, count: float, means: Mapping[str, Array], covariances: Mapping[str, Array]) -> Array:
         """Returns the vector of a member whose answers were measured elsewhere, so that they enter as if they had been added here.
@@ -128,9 +130,16 @@ class EvidenceLayout:
         parts = []
         for name, heads in self.heads.items():
             products = count * (covariances[name] + np.outer(means[name], means[name]))
-            entries = np.diagonal(products) if heads > MOST_FULL else products[np.triu_indices(heads)]
+            entries = np.diagonal(products) if heads > MOST_FULL else products[_upper(heads)]
             parts.append(np.concatenate([count * means[name], entries]))
         return _on_grid(np.concatenate([np.zeros(0), *parts]))
+
+
+@cache
+def _upper(heads: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Returns rows and columns of the upper triangle, diagonal included; making them anew takes longer than all the rest."""
+    rows, columns = np.triu_indices(heads)
+    return rows, columns
 
 
 def _size(heads: int) -> int:
@@ -144,7 +153,7 @@ def _evidence(name: str, heads: int, row: Row) -> Array:
             f"rewards of {name} are {rewards.shape}, {int(np.sum(~np.isfinite(rewards)))} of them not finite; ({heads},) is read"
         )
     rewards = _on_grid(np.clip(rewards, -MOST, MOST))
-    products = rewards**2 if heads > MOST_FULL else np.outer(rewards, rewards)[np.triu_indices(heads)]
+    products = rewards**2 if heads > MOST_FULL else np.outer(rewards, rewards)[_upper(heads)]
     return np.concatenate([rewards, _on_grid(products)])
 
 

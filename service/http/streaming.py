@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from attune.service.errors import AttuneError
 from attune.service.http.problems import translated
@@ -23,6 +23,10 @@ class EventStream(StreamingResponse):
         # Proxies of the nginx kind gather a response before they pass it on, unless they are asked not to.
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"}, media_type=media_type)
         self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        # Without the two tasks in which Starlette listens for a reader who leaves: `http.bodies` does that for every request.
+        await self.stream_response(send)
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self._events):

@@ -52,6 +52,7 @@ class Standing:
     effects: MemberEffects | None = None
     _worth: dict[str, Worth] = field(default_factory=dict)
     _everybody: list[Everybody] = field(default_factory=list)
+    _seen: dict[str, list[Known]] = field(default_factory=dict)
 
     def worth(self, family: str) -> Worth:
         """Returns Gaussians over the members' values under one family, on an average prompt."""
@@ -81,6 +82,11 @@ class Standing:
 
     def known(self, family: str) -> list[Known]:
         """Returns what is known of each member under a family, in the portfolio's order."""
+        if family not in self._seen:
+            self._seen[family] = self._known(family)
+        return self._seen[family]
+
+    def _known(self, family: str) -> list[Known]:
         values, widths = self.portfolio.values[family], self.portfolio.intervals[family]
         found = []
         for index, name in enumerate(self.portfolio.names):

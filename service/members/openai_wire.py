@@ -209,6 +209,8 @@ def _read_message(message: object, part: str) -> tuple[str, bool, tuple[str, ...
     refusal = message.get("refusal")
     if isinstance(refusal, str):  # what the model says in place of an answer is what a reader shall see
         text += refusal
+    if message.keys() <= _READ:  # as nearly every piece is
+        return text, thought, unsupported
     thought = thought or any(message.get(name) for name in _THOUGHTS)
     left_out = tuple(f"{part}.{name}" for name, value in message.items() if value and name not in _READ)
     return text, thought, unsupported + left_out

@@ -11,12 +11,13 @@ itself: behind Sentinel it would repeat to the old primary, on a cluster without
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -58,6 +59,45 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self.kind}, {self.where})"
+
+
+class Direct:
+    """Commands to one server, each over a connection of its own while it runs; whoever calls bounds how many run.
+
+    redis-py's own `execute_command` waits on a condition, measures itself, counts repeats, and has a timeout for each write and read; that
+    is most of what a command costs this process. `Wire` bounds, measures and repeats, and here is one timeout for all of a command.
+
+    Args:
+        pool: makes connections and checks them; it holds none.
+        timeout_s: for connecting where that is needed, the command and its reply together.
+    """
+
+    def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._replies = Redis(connection_pool=pool)
+        self._free: list[Any] = []
+
+    async def execute_command(self, *args: Any) -> Any:
+        """Returns the reply to one command, in the form that redis-py gives it.
+
+        Raises:
+            RedisError: see redis-py; a connection that broke is opened anew by its next command.
+            TimeoutError: the reply did not come in time; its connection is closed, so that it reaches nobody else.
+        """
+        connection = self._free.pop() if self._free else self._pool.make_connection()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._pool.ensure_connection(connection)
+                await connection.send_command(*args)
+                return await self._replies.parse_response(connection, args[0])
+        finally:
+            self._free.append(connection)
+
+    async def aclose(self) -> None:
+        """Closes every connection that no command uses."""
+        while self._free:
+            await self._free.pop().disconnect()
 
 
 def parse(url: str) -> Address:
@@ -118,8 +158,8 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
 
     Args:
         url: one of the forms above; `redis://`, `rediss://` and `unix://` take redis-py's query fields too.
-        max_connections: to the server, or to each node of a cluster.
-        timeout_s: for connecting, for each read of a reply and for each write.
+        max_connections: to each node behind Sentinel or of a cluster; to one server as many as there are commands at a time.
+        timeout_s: for a command to one server; else for connecting, for each read of a reply and for each write.
 
     Raises:
         ValueError: the URL is malformed.
@@ -134,14 +174,15 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         "retry": Retry(NoBackoff(), 0),
     }
     if address.kind == "server":
+        del options["socket_timeout"]  # `Direct` has one for the whole command
         if url.startswith("unix:"):
             del options["socket_keepalive"]  # a Unix connection does not take it
         try:
-            pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_s, **options)
+            pool = ConnectionPool.from_url(url, **options)
         except (ValueError, TypeError) as error:
             raise ValueError(f"the query of the URL for {address.where} is malformed") from error
-        single = Redis.from_pool(pool)
-        return Connected(cast("Client", single), address.where, False, single.aclose)
+        direct = Direct(pool, timeout_s)
+        return Connected(direct, address.where, False, direct.aclose)
     login: dict[str, Any] = {name: value for name, value in address.credentials.items() if not name.startswith("sentinel_")}
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.nodes]

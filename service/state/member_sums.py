@@ -105,7 +105,7 @@ class MemberSums:
         self._writes = writes
         self._ttl_ms = max(1, round(1000 * ttl_s))
         self._clock = clock
-        self._read: dict[tuple[str, str], tuple[float, Mapping[str, MemberSum]]] = {}
+        self._read: dict[tuple[str, str], tuple[float, Mapping[str, MemberSum], Mapping[bytes, bytes]]] = {}
         self._reading: dict[tuple[str, str], asyncio.Task[Mapping[str, MemberSum]]] = {}
 
     async def read(self, tenant: str, basis: str) -> Mapping[str, MemberSum]:
@@ -129,10 +129,14 @@ class MemberSums:
     async def _fetch(self, tenant: str, basis: str) -> Mapping[str, MemberSum]:
         began_s, key = self._clock(), member_sums_key(tenant, basis)
         fields: dict[bytes, bytes] = await self._wire.run("read_members", lambda: self._wire.command("HGETALL", key))
-        found = {member.decode("utf-8"): MemberSum.unpack(packed) for member, packed in fields.items()}
-        for stale in [place for place, (read_s, _) in self._read.items() if began_s - read_s >= FRESH_S]:
+        before = self._read.get((tenant, basis))
+        if before is not None and before[2] == fields:
+            found = before[1]  # the same object, so that nobody computes anew what has not changed
+        else:
+            found = {member.decode("utf-8"): MemberSum.unpack(packed) for member, packed in fields.items()}
+        for stale in [place for place, (read_s, *_) in self._read.items() if began_s - read_s >= FRESH_S]:
             del self._read[stale]
-        self._read[tenant, basis] = began_s, found
+        self._read[tenant, basis] = began_s, found, fields
         return found
 
     async def add(

@@ -12,7 +12,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -154,7 +154,7 @@ def pack(record: DecisionRecord) -> bytes:
     """Returns the record as bytes; `unpack` is its inverse."""
     header = {
         **{name: getattr(record, name) for name in _PLAIN},
-        "routing": asdict(record.routing),
+        "routing": record.routing,  # orjson writes dataclasses; `asdict` would copy every value first, a tenth of a chat's time
         "prompt_outputs": _shapes(record.prompt_outputs),
         "candidate_outputs": _shapes(record.candidates[0].outputs) if record.candidates else [],
         "candidates": [{name: getattr(candidate, name) for name in _CANDIDATE} for candidate in record.candidates],

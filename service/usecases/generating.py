@@ -164,7 +164,8 @@ async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: Generatio
                 draft.member = event.member
                 if isinstance(event.event, TextPiece):
                     draft.parts.append(event.event.text)
-                    await queue.put(Piece(draft.index, event.member, event.event.text))
+                    if ask.streamed:  # else nobody reads the pieces
+                        await queue.put(Piece(draft.index, event.member, event.event.text))
                 else:
                     draft.finish = event.event
         await queue.put(draft)
@@ -173,6 +174,8 @@ async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: Generatio
 
 
 async def _next(queue: Drafts, call: Call) -> Piece | Ping | _Draft | Exception:
+    if not queue.empty():
+        return queue.get_nowait()
     loop = asyncio.get_running_loop()
     now_s = loop.time()
     ping_at_s = now_s + PING_S

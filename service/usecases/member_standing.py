@@ -1,7 +1,7 @@
 """The members as a request finds them, and what their answers add to them.
 
-A tenant's sums of members are read at most once a second by a process, beside what the request waits for anyway, and written by
-`live.member_tally` after it. With the store away routing goes on from what was read last, or from the bundle's measurement.
+A tenant's sums of members are read at most once a second by a process, and written by `live.member_tally` after the request. With the
+store away routing goes on from what was read last, or from the bundle's measurement.
 """
 
 from __future__ import annotations

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
+from attune.service.state.durable import Durable
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.keys import UserKey
-from attune.service.state.redis_store import RedisStore
+from attune.service.state.member_sums import MemberSums
+from attune.service.state.redis_store import RedisStore, unobserved
 from attune.service.state.store import MemberSum
+from attune.service.state.wire import Wire
 from tests.state.conftest import BASIS, exported
 
 
@@ -120,3 +123,19 @@ async def test_tenants_and_bases_are_apart_and_no_user_holds_them(store: RedisSt
     await store.delete_user(alice)
     assert (await store.read_members(tenant, BASIS))["kind one"].total.count == 1.0
     assert await raw.pttl(f"{{t:{tenant}:m}}:sum:{BASIS}") > 0
+
+
+async def test_sums_that_have_not_changed_are_the_same_object_when_they_are_read_again(server: EmbeddedRedis, tenant: str) -> None:
+    now_s = 0.0
+    wire = Wire(server.url, max_connections=4, timeout_s=5.0, observe=unobserved)
+    sums = MemberSums(wire, Durable(wire, ask=False), 60.0, lambda: now_s)
+    await sums.add(tenant, BASIS, "kind one", np.array([1.0]), 1.0, at(2026, 11), None)
+    first = await sums.read(tenant, BASIS)
+    now_s += 10.0
+    assert await sums.read(tenant, BASIS) is first
+    store = RedisStore(server.url)
+    await add(store, tenant, 2.0)
+    await store.aclose()
+    now_s += 10.0
+    assert (await sums.read(tenant, BASIS))["kind one"].total.vector.tolist() == [3.0]
+    await wire.aclose()

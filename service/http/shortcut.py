@@ -1,0 +1,117 @@
+"""The short way from admission to a route: for requests that need nothing of FastAPI but its pydantic model.
+
+    Admission ─> Shortcut ── POST to a fixed path, JSON that its model takes ──> route
+                     └────── everything else, and whatever is wrong ──> FastAPI, which answers or says what is wrong ──> route
+
+FastAPI stays what describes the routes and what refuses requests: a body that is not taken here goes to it unchanged, so there is one
+set of messages. What is left out of the short way: matching by regular expressions, four exit stacks, dependencies, and Starlette's
+handling of exceptions, which the edge does for both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
+"""As clients write it; other spellings go the long way."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShortRoute:
+    """A route that takes one JSON object, the request itself and optional headers, and returns a response.
+
+    Attributes:
+        route: as FastAPI has it, whose template log and metrics name.
+        model: of the body.
+        headers: name of the header -> parameter of the route; None where it was not sent.
+    """
+
+    route: APIRoute
+    endpoint: Callable[..., Awaitable[Response]]
+    model: type[BaseModel]
+    body_name: str
+    request_name: str
+    headers: Mapping[bytes, str]
+
+    def arguments(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | None:
+        """Returns what the route is called with, but for the request; None where FastAPI must say what is wrong, or read it its way."""
+        sent: dict[str, str | None] = dict.fromkeys(self.headers.values())
+        is_json = False
+        for name, value in headers:
+            if name == b"content-type":
+                is_json = value.lower() in JSON_TYPES
+            elif name in self.headers and sent[self.headers[name]] is None:
+                sent[self.headers[name]] = value.decode("latin-1")
+        if not is_json:
+            return None
+        try:
+            return {self.body_name: self.model.model_validate(orjson.loads(body)), **sent}
+        except (orjson.JSONDecodeError, ValidationError):
+            return None
+
+
+class Shortcut:
+    """ASGI middleware; see the module.
+
+    Args:
+        app: FastAPI's own routing.
+        routes: of which those are taken that fit.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
+        self._app = app
+        found = (short_route(route) for route in routes)
+        self._routes = {short.route.path: short for short in found if short is not None}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        short = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if short is None:
+            await self._app(scope, receive, send)
+            return
+        message = await receive()
+        whole = message["type"] == "http.request" and not message.get("more_body", False)
+        arguments = short.arguments(scope["headers"], message["body"]) if whole else None
+        if arguments is None:
+            await self._app(scope, _after(message, receive), send)
+            return
+        scope["route"], scope["endpoint"], scope["path_params"] = short.route, short.endpoint, {}
+        response = await short.endpoint(**arguments, **{short.request_name: Request(scope, receive, send)})
+        await response(scope, receive, send)
+
+
+def short_route(route: BaseRoute) -> ShortRoute | None:
+    """Returns a route as it can be called without FastAPI; None where it takes anything else than `ShortRoute` says."""
+    if not isinstance(route, APIRoute) or route.methods != {"POST"} or route.body_field is None or "{" in route.path:
+        return None
+    dependant = route.dependant
+    other = (dependant.path_params, dependant.query_params, dependant.cookie_params, dependant.dependencies)
+    if any(other) or len(dependant.body_params) != 1 or dependant.request_param_name is None:
+        return None
+    (body,) = dependant.body_params
+    model = body.field_info.annotation
+    if not (isinstance(model, type) and issubclass(model, BaseModel)) or any(
+        each.field_info.annotation != (str | None) or each.field_info.metadata for each in dependant.header_params
+    ):
+        return None
+    headers = {each.alias.encode("latin-1"): each.name for each in dependant.header_params}
+    return ShortRoute(route, route.endpoint, model, body.name, dependant.request_param_name, headers)
+
+
+def _after(message: Message, receive: Receive) -> Receive:
+    """Returns a `receive` that gives a message back first."""
+    held = [message]
+
+    async def again() -> Message:
+        return held.pop() if held else await receive()
+
+    return again
