@@ -85,7 +85,7 @@ class Direct:
             RedisError: see redis-py; a connection that broke is opened anew by its next command.
             TimeoutError: the reply did not come in time; its connection is closed, so that it reaches nobody else.
         """
-        connection = self._free.pop() if self._free else self._pool.make_connection()
+        connection = self._free.pop() if self._free else self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._pool.ensure_connection(connection)
