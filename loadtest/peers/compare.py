@@ -5,8 +5,8 @@
 
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
-the target's whole process tree, store included; what was refused (429, 503) is not counted. All of it shares one machine, so only the
-ratios mean anything.
+the target's whole process tree, store included; what was refused (429, 503) is not counted. `attune` scores the answers after it has sent
+them, which no peer does, and `attune, unscored` leaves that out. All of it shares one machine, so only the ratios mean anything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -193,7 +193,9 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
         return [http("/v1/chat/completions", {"model": model, "messages": message, "max_tokens": 20, "stream": streamed, **more})]
 
     auto = [request for user in range(100) for request in chats("auto", user=f"load-{user}")]
-    targets = [attune(bundle.path, auto, parts, ATTUNE_ROSTER=str(folder / "roster.json"))]
+    at = {"ATTUNE_ROSTER": str(folder / "roster.json")}
+    unscored = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="0", **at)
+    targets = [attune(bundle.path, auto, parts, **at), replace(unscored, name="attune, unscored")]
     del upstream
     if "plain" in peers:
         port = free_port()
