@@ -154,13 +154,15 @@ async def test_a_member_that_is_too_slow_for_the_deadline_is_504_and_is_left(set
 
 async def test_a_body_that_does_not_come_is_408_and_holds_no_permit(settings_of: Callable[..., Settings]):
     async with running(settings_of(body_deadline_ms=50, max_in_flight=1), FreshStore()) as service:
-        never = asyncio.Event()
+        begun, never = asyncio.Event(), asyncio.Event()
 
         async def chunks():
             yield b"{"
+            begun.set()
             await never.wait()
 
         late = asyncio.ensure_future(service.client.post("/score", content=chunks(), headers={"content-type": "application/json"}))
+        await begun.wait()  # else the other one may be in flight first, and this one is refused before its body is read
         await service.post("/score", SCORE)
         answer = await late
         assert (answer.status_code, answer.json()["code"]) == (408, "body-too-slow")
