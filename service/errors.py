@@ -6,8 +6,7 @@
 
 Each class names who must act, its HTTP `status` and its stable `code`. Errors are raised where the cause is known,
 translated once where a foreign exception appears (redis, httpx, onnxruntime), and rendered once at the edge.
-Nothing here knows HTTP beyond the number.
-"""
+Nothing here knows HTTP beyond the number."""
 
 from __future__ import annotations
 

@@ -55,109 +55,98 @@ class Metrics:
         self._declare_behind()
 
     def _declare_edge(self) -> None:
-        registry = self.registry
-        self._requests = Counter("attune_http_requests", "Requests answered.", ["route", "method", "status"], registry=registry)
+        self._requests = self._count("attune_http_requests", "Requests answered.", ["route", "method", "status"])
         self._request_seconds = self._seconds(
             "attune_http_request_duration_seconds",
             "From the first byte of a request to the last byte of its answer.",
             ["route"],
             buckets=_SECONDS,
         )
-        self._in_flight = Gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.", registry=registry)
-        self._tasks = Gauge("attune_asyncio_tasks", "Tasks of the event loop; what grows at rest is a leak.", registry=registry)
-        self._connections = Gauge("attune_connections", "Open connections.", registry=registry)
-        self._connections_refused = Counter(
-            "attune_connections_refused",
-            "Connections and request heads refused before they were a request.",
-            ["reason"],
-            registry=registry,
+        self._in_flight = self._gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.")
+        self._tasks = self._gauge("attune_asyncio_tasks", "Tasks of the event loop; what grows at rest is a leak.")
+        self._connections = self._gauge("attune_connections", "Open connections.")
+        self._connections_refused = self._count(
+            "attune_connections_refused", "Connections and request heads refused before they were a request.", ["reason"]
         )
-        self._errors = Counter("attune_errors", "Answers with a problem document, by its code.", ["code"], registry=registry)
+        self._errors = self._count("attune_errors", "Answers with a problem document, by its code.", ["code"])
         self._stage_seconds = self._seconds(
             "attune_stage_duration_seconds", "Time of one request in a stage.", ["stage"], buckets=(*_SHORT_SECONDS, 10.0, 60.0)
         )
-        self._ready = Gauge("attune_ready", "1 while GET /readyz answers 200, else 0.", registry=registry)
-        self._ready_part = Gauge(
-            "attune_ready_part", "1 while this part is well, else 0; as GET /readyz says.", ["part"], registry=registry
-        )
+        self._ready = self._gauge("attune_ready", "1 while GET /readyz answers 200, else 0.")
+        self._ready_part = self._gauge("attune_ready_part", "1 while this part is well, else 0; as GET /readyz says.", ["part"])
         self._loop_lag = self._seconds("attune_loop_lag_seconds", "By how much the event loop woke late.")
         self._gc_pause = self._seconds("attune_gc_pause_seconds", "Collections of garbage.", ["generation"])
-        self._frozen = Gauge("attune_frozen_objects", "Objects of the heap that collections pass over.", registry=registry)
-        self._build = Gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"], registry=registry)
-        self._bundle = Gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"], registry=registry)
-        self._reloads = Counter("attune_bundle_reloads", "Attempts to load another bundle.", ["result"], registry=registry)
+        self._frozen = self._gauge("attune_frozen_objects", "Objects of the heap that collections pass over.")
+        self._build = self._gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"])
+        self._bundle = self._gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"])
+        self._reloads = self._count("attune_bundle_reloads", "Attempts to load another bundle.", ["result"])
 
     def _declare_scoring(self) -> None:
-        registry = self.registry
-        self._batch_items = Histogram("attune_batch_texts", "Texts in a batch.", buckets=_ITEMS, registry=registry)
-        self._batch_padded = Histogram("attune_batch_padded_tokens", "Tokens computed for a batch.", buckets=_TOKENS, registry=registry)
-        self._batch_tokens = Counter(
-            "attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"], registry=registry
+        self._batch_items = Histogram("attune_batch_texts", "Texts in a batch.", buckets=_ITEMS, registry=self.registry)
+        self._batch_padded = Histogram(
+            "attune_batch_padded_tokens", "Tokens computed for a batch.", buckets=_TOKENS, registry=self.registry
         )
+        self._batch_tokens = self._count("attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"])
         self._queue_wait = self._seconds("attune_queue_wait_seconds", "Wait of a text before its batch.")
         self._inference = self._seconds("attune_inference_seconds", "Time of the scorer on one batch.")
-        self._dropped = Counter("attune_texts_dropped", "Texts that got no score.", ["reason"], registry=registry)
-        self._queue_items = Gauge("attune_queue_texts", "Texts that wait for the scorer.", registry=registry)
-        self._queue_tokens = Gauge("attune_queue_tokens", "Tokens that wait for the scorer.", registry=registry)
-        self._budget = Gauge("attune_batch_budget_tokens", "Padded tokens that a batch may have.", registry=registry)
+        self._dropped = self._count("attune_texts_dropped", "Texts that got no score.", ["reason"])
+        self._queue_items = self._gauge("attune_queue_texts", "Texts that wait for the scorer.")
+        self._queue_tokens = self._gauge("attune_queue_tokens", "Tokens that wait for the scorer.")
+        self._budget = self._gauge("attune_batch_budget_tokens", "Padded tokens that a batch may have.")
 
     def _declare_learning(self) -> None:
-        registry = self.registry
-        self._scored = Counter("attune_personalizations", "Answers by what was known of the user.", ["outcome"], registry=registry)
-        self._nobody = Counter(
-            "attune_requests_without_user", "Compatible requests that named no user, so that nothing was personal.", registry=registry
-        )
-        self._decisions = Counter("attune_decisions", "Members chosen.", ["policy", "member"], registry=registry)
-        self._fallbacks = Counter(
-            "attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"], registry=registry
-        )
-        self._later = Counter(
-            "attune_answers_scored_later", "Decisions whose answers were to be scored after they were sent.", ["result"], registry=registry
+        self._scored = self._count("attune_personalizations", "Answers by what was known of the user.", ["outcome"])
+        self._nobody = self._count("attune_requests_without_user", "Compatible requests that named no user, so that nothing was personal.")
+        self._decisions = self._count("attune_decisions", "Members chosen.", ["policy", "member"])
+        self._fallbacks = self._count("attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"])
+        self._later = self._count(
+            "attune_answers_scored_later", "Decisions whose answers were to be scored after they were sent.", ["result"]
         )
         self._decision_gap = Histogram(
             "attune_decision_gap_ratio",
             "Share of the best possible reward that is not proved of the portfolio for the user, decision by decision.",
             buckets=_SHARES,
-            registry=registry,
+            registry=self.registry,
         )
-        self._user_gap = Gauge("attune_portfolio_gap_ratio", "Mean of that share over users routed of late, each once.", registry=registry)
-        self._recent_users = Gauge("attune_portfolio_recent_users", "Users routed of late.", registry=registry)
-        self._feedback = Counter("attune_feedback", "Comparisons received.", ["result"], registry=registry)
-        self._agreement = Counter(
-            "attune_prequential_comparisons", "Comparisons predicted before they were learned.", ["family", "agreed"], registry=registry
+        self._user_gap = self._gauge("attune_portfolio_gap_ratio", "Mean of that share over users routed of late, each once.")
+        self._recent_users = self._gauge("attune_portfolio_recent_users", "Users routed of late.")
+        self._feedback = self._count("attune_feedback", "Comparisons received.", ["result"])
+        self._agreement = self._count(
+            "attune_prequential_comparisons", "Comparisons predicted before they were learned.", ["family", "agreed"]
         )
         self._log_loss = Summary(
-            "attune_prequential_log_loss_nats", "Log-loss of the prediction before learning.", ["family"], registry=registry
+            "attune_prequential_log_loss_nats", "Log-loss of the prediction before learning.", ["family"], registry=self.registry
         )
 
     def _declare_behind(self) -> None:
-        registry = self.registry
         self._redis_seconds = self._seconds("attune_redis_operation_duration_seconds", "One operation of the store.", ["operation"])
-        self._redis_errors = Counter("attune_redis_errors", "Operations of the store that failed.", ["operation"], registry=registry)
-        self._member_requests = Counter("attune_member_requests", "Generations asked of a member.", ["member", "result"], registry=registry)
-        self._member_tokens = Counter("attune_member_tokens", "Tokens by member.", ["member", "kind"], registry=registry)
+        self._redis_errors = self._count("attune_redis_errors", "Operations of the store that failed.", ["operation"])
+        self._member_requests = self._count("attune_member_requests", "Generations asked of a member.", ["member", "result"])
+        self._member_tokens = self._count("attune_member_tokens", "Tokens by member.", ["member", "kind"])
         self._first_token = self._seconds(
             "attune_member_first_token_seconds", "From the request to a member's first token.", ["member"], buckets=_SECONDS
         )
         self._member_seconds = self._seconds(
             "attune_member_duration_seconds", "From the request to a member's last token.", ["member"], buckets=_SECONDS
         )
-        self._breaker = Gauge(
-            "attune_member_breaker_open", "1 while a member is passed over after failures.", ["member"], registry=registry
-        )
-        self._drift = Gauge(
+        self._breaker = self._gauge("attune_member_breaker_open", "1 while a member is passed over after failures.", ["member"])
+        self._drift = self._gauge(
             "attune_member_drift",
             "Standard errors between a member's latest 100 to 200 answers and those of the month before, under the head with the greatest.",
             ["member"],
-            registry=registry,
         )
 
-        self._unscorable = Counter(
+        self._unscorable = self._count(
             "attune_member_answers_unscorable",
             "Answers of a member for which the scorer had no finite numbers; they are sent unscored.",
             ["member"],
-            registry=registry,
         )
+
+    def _count(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
 
     def _seconds(self, name: str, text: str, labels: Iterable[str] = (), buckets: Iterable[float] = _SHORT_SECONDS) -> Histogram:
         return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
