@@ -4,9 +4,9 @@
       │ CallerError      │ ComeBackLater            │ DependencyError
       └ change the request  └ send it again later      └ something Attune calls did not answer
 
-Each class names who must act, its HTTP `status` and its stable `code`. Errors are raised where the cause is known,
-translated once where a foreign exception appears (redis, httpx, onnxruntime), and rendered once at the edge.
-Nothing here knows HTTP beyond the number."""
+Each class names who must act, its HTTP `status` and its stable `code`. Errors are raised where the cause is known, translated once where a
+foreign exception appears (redis, aiohttp, onnxruntime), and rendered once at the edge. Nothing here knows HTTP beyond the number.
+"""
 
 from __future__ import annotations
 
