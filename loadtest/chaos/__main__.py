@@ -21,12 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtest.chaos import callers, stores
-from loadtest.chaos.rows import Row, Skipped
+from loadtest.chaos.rows import FaultRow, Skipped
 from loadtest.chaos.stores import Scene
 from loadtest.upstream import running_upstream
 from loadtest.upstream_modes import MODES
 
-FAULTS: dict[str, Callable[[Scene], Awaitable[Row]]] = {
+FAULTS: dict[str, Callable[[Scene], Awaitable[FaultRow]]] = {
     "kill-server": stores.server_killed,
     "kill-store": stores.store_killed,
     "pause-store": stores.store_paused,
@@ -41,7 +41,7 @@ MOST_S = 300.0
 """What one fault may take beyond the time that clients send: starts, settling, comparing."""
 
 
-async def run(names: list[str], bundle: Path, seconds: float, clients: int = 16) -> list[Row]:
+async def run(names: list[str], bundle: Path, seconds: float, clients: int = 16) -> list[FaultRow]:
     """Makes the named faults one after another and prints a row for each as it ends."""
     rows = []
     print(f"{'':7}{'fault':26}{'took':>8}{'slowest':>9}  answers | must be 0; must be so", flush=True)
@@ -61,7 +61,7 @@ async def run(names: list[str], bundle: Path, seconds: float, clients: int = 16)
                 print(f"{'skipped':7} {name}: {reason}", flush=True)
                 continue
             except TimeoutError:
-                row = Row(name, {}, {"not over in time": 1}, 0.0, ok=False)
+                row = FaultRow(name, {}, {"not over in time": 1}, 0.0, ok=False)
             rows.append(replace(row, took_s=time.perf_counter() - began_s))
             print(rows[-1], flush=True)
     return rows

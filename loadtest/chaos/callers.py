@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from loadtest.chaos.account import Account, session
-from loadtest.chaos.rows import Row
+from loadtest.chaos.rows import FaultRow
 from loadtest.chaos.stores import Scene
 from loadtest.own_server import OwnServer
 from loadtest.upstream import Upstream, running_upstream
@@ -23,7 +23,7 @@ BESIDES_S = 15.0
 PROMPT = "tell me about tea"
 
 
-async def upstreams_misbehave(scene: Scene) -> Row:
+async def upstreams_misbehave(scene: Scene) -> FaultRow:
     """A member for every misbehaviour beside one that is well; each is asked for by name and may be stood in for."""
     async with AsyncExitStack() as stack:
         upstreams = {mode: await stack.enter_async_context(running_upstream()) for mode in MODES}
@@ -57,7 +57,7 @@ async def upstreams_misbehave(scene: Scene) -> Row:
         stood_in = [await _asked(http, server, {"policy": "uniform"}) for _ in range(6)]
         left = await _all_left(upstreams)
         found = {"wrong": len(wrong), "connections left open": left}
-        row = Row("upstreams that misbehave", dict(statuses), found, slowest_s, ok=not any(found.values()))
+        row = FaultRow("upstreams that misbehave", dict(statuses), found, slowest_s, ok=not any(found.values()))
         return row.and_also("others stand in", all(status == "200" and text for status, text in stood_in))
 
 
@@ -94,7 +94,7 @@ async def _all_left(upstreams: dict[str, Upstream]) -> int:
     return sum(not turn.left.is_set() for mode in busy for turn in upstreams[mode].turns if turn.method == "POST")
 
 
-async def slow_callers(scene: Scene) -> Row:
+async def slow_callers(scene: Scene) -> FaultRow:
     """Half heads, half bodies and streams that nobody reads, some hundred of each, while others ask for scores."""
     async with running_upstream() as upstream, OwnServer(scene.folder / "data", scene.settings) as server, session() as http:
         del upstream
@@ -130,11 +130,11 @@ async def slow_callers(scene: Scene) -> Row:
             writer.close()
         await account.settle(http, scene.settle_s)
         found = await account.compare(http) | {"slow ones still there": still}
-        row = Row("slow callers", dict(account.statuses), found, account.slowest_s, ok=not any(found.values()))
+        row = FaultRow("slow callers", dict(account.statuses), found, account.slowest_s, ok=not any(found.values()))
         return row.and_also("others were served", account.statuses["200"] > 0)
 
 
-async def overload(scene: Scene) -> Row:
+async def overload(scene: Scene) -> FaultRow:
     """Fifty times the connections that are useful, all of them sending feedback."""
     async with OwnServer(scene.folder / "data", scene.settings) as server, session() as http:
         account, stop = Account(server.url), asyncio.Event()
@@ -147,5 +147,5 @@ async def overload(scene: Scene) -> Row:
             stop.set()
         await account.settle(http, 2 * scene.settle_s)
         found = await account.compare(http) | {"5xx": sum(count for status, count in account.statuses.items() if status.startswith("5"))}
-        row = Row("overload", dict(account.statuses), found, account.slowest_s, ok=not any(found.values()))
+        row = FaultRow("overload", dict(account.statuses), found, account.slowest_s, ok=not any(found.values()))
         return row.and_also("/livez answered", alive)

@@ -10,7 +10,7 @@ class Skipped(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultRow:
     """What came of one scenario.
 
     Attributes:
@@ -29,7 +29,7 @@ class Row:
     also: dict[str, bool] = field(default_factory=dict)
     took_s: float = 0.0
 
-    def and_also(self, what: str, so: bool) -> Row:  # noqa: FBT001  reads as a sentence
+    def and_also(self, what: str, so: bool) -> FaultRow:  # noqa: FBT001  reads as a sentence
         """Returns the row with one more thing that had to be so."""
         return replace(self, ok=self.ok and so, also=self.also | {what: so})
 

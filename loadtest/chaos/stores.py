@@ -18,7 +18,7 @@ import redis.asyncio as redis
 
 from attune.service.state.written_by import find_server
 from loadtest.chaos.account import Account, session
-from loadtest.chaos.rows import Row, Skipped
+from loadtest.chaos.rows import FaultRow, Skipped
 from loadtest.own_server import OwnServer
 
 
@@ -47,7 +47,9 @@ class Scene:
 Fault = Callable[[OwnServer, float], Awaitable[None]]
 
 
-async def under_feedback(scene: Scene, fault: Fault, name: str, settings: dict[str, str] | None = None, *, restart: bool = True) -> Row:
+async def under_feedback(
+    scene: Scene, fault: Fault, name: str, settings: dict[str, str] | None = None, *, restart: bool = True
+) -> FaultRow:
     """Returns the exact account of clients that sent while a fault came and went."""
     async with OwnServer(scene.folder / "data", scene.settings | (settings or {})) as server, session() as http:
         account, stop = Account(server.url), asyncio.Event()
@@ -63,10 +65,10 @@ async def under_feedback(scene: Scene, fault: Fault, name: str, settings: dict[s
             await server.stop()
             await server.start()
         found = await account.compare(http)
-        return Row(name, dict(account.statuses), found, account.slowest_s, ok=not any(found.values()))
+        return FaultRow(name, dict(account.statuses), found, account.slowest_s, ok=not any(found.values()))
 
 
-async def server_killed(scene: Scene) -> Row:
+async def server_killed(scene: Scene) -> FaultRow:
     """`kill -9` of the server, twice, with a start after each."""
 
     async def fault(server: OwnServer, seconds: float) -> None:
@@ -78,7 +80,7 @@ async def server_killed(scene: Scene) -> Row:
     return await under_feedback(scene, fault, "kill -9 of the server")
 
 
-async def store_killed(scene: Scene) -> Row:
+async def store_killed(scene: Scene) -> FaultRow:
     """`kill -9` of the embedded store, three times; the server starts it again."""
 
     async def fault(server: OwnServer, seconds: float) -> None:
@@ -90,7 +92,7 @@ async def store_killed(scene: Scene) -> Row:
     return await under_feedback(scene, fault, "kill -9 of the store")
 
 
-async def store_paused(scene: Scene) -> Row:
+async def store_paused(scene: Scene) -> FaultRow:
     """SIGSTOP of the embedded store; scoring goes on from the prior meanwhile."""
     scored: list[int] = []
 
@@ -107,7 +109,7 @@ async def store_paused(scene: Scene) -> Row:
     return row.and_also("scored while paused", scored == [200])
 
 
-async def disk_full(scene: Scene) -> Row:
+async def disk_full(scene: Scene) -> FaultRow:
     """A file system of four megabytes that is filled and freed again, with a `kill -9` of the store while it is full."""
     place = scene.folder / "data"
     place.mkdir()
@@ -136,17 +138,17 @@ async def disk_full(scene: Scene) -> Row:
         await _run(umount, "-l", str(place))
 
 
-async def store_out_of_memory(scene: Scene) -> Row:
+async def store_out_of_memory(scene: Scene) -> FaultRow:
     """A store by URL that answers and refuses writes: `maxmemory` with `noeviction`."""
     return await _refusing(scene, "store out of memory", {"maxmemory": "1mb", "maxmemory-policy": "noeviction"}, {"maxmemory": "0"})
 
 
-async def store_read_only(scene: Scene) -> Row:
+async def store_read_only(scene: Scene) -> FaultRow:
     """A store by URL that answers and refuses writes: too few replicas, as a primary that was cut off has them."""
     return await _refusing(scene, "read-only store", {"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"})
 
 
-async def _refusing(scene: Scene, name: str, trouble: dict[str, str], well: dict[str, str]) -> Row:
+async def _refusing(scene: Scene, name: str, trouble: dict[str, str], well: dict[str, str]) -> FaultRow:
     ready: list[int] = []
     async with raw_store(scene.folder) as (url, client):
 

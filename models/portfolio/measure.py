@@ -67,11 +67,12 @@ def fit_values(rewards: Array, prompts: NDArray[np.float32], *, seed: int = 0) -
     return Values(mean, interval, head, found.penalty, 1.0 - float(found.errors.mean()) / max(spread, 1e-12))
 
 
-def heldout_gain(rewards: Array, predicted: Array, usual: Array, *, seed: int = 0) -> tuple[float, float]:
-    """Returns what looking at the prompt gains people in reward, and the standard error over prompts: routing's own measure of the heads.
+def heldout_gain(rewards: Array, predicted: Array, usual: Array, *, seed: int = 0) -> tuple[float, float, float]:
+    """Returns what looking at the prompt gains people in reward, its standard error over prompts, and what choosing is worth at all.
 
     Each of `USERS` weighs the heads by a draw from Dirichlet(0.3), as tastes differ, and is served the member that is predicted to be best
-    for the prompt, or the one that is usually best; both are known from other prompts alone.
+    for the prompt, or the one that is usually best; both are known from other prompts alone. The last number, beside which to see
+    the first, is what the usually best member gives over the average one.
 
     Args:
         rewards: `[P, M, K]` of the members' answers.
@@ -84,4 +85,4 @@ def heldout_gain(rewards: Array, predicted: Array, usual: Array, *, seed: int = 
     served = [np.argmax(view @ weights.T, axis=1) for view in (predicted, usual)]
     by_prompt, usually = (np.take_along_axis(worth, best[:, None], axis=1)[:, 0] for best in served)
     gains = (by_prompt - usually).mean(axis=1)
-    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains))), float((usually - worth.mean(axis=1)).mean())

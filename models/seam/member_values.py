@@ -27,6 +27,8 @@ POOLED = "pooled"
 
 _MEMBERS = "members"
 _GAIN = "heldout_gain"
+LEAST_SHARE = 0.01
+"""Of what choosing among the members is worth, the least that the prompt must add for a pass through the trunk to pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class ValueHeads:
         heldout_gain: reward that looking at the prompt gained people on prompts that the heads were not fitted on, as against the member
             that is usually best; None where nobody measured it.
         heldout_error: its standard error over prompts.
+        heldout_stake: reward that the member who is usually best gives people over the average member: what is at stake at all.
 
     Raises:
         ValueError: the shapes do not agree, or a number is not finite.
@@ -46,11 +49,14 @@ class ValueHeads:
     bias: Array
     heldout_gain: float | None = None
     heldout_error: float = 0.0
+    heldout_stake: float = 0.0
 
     @property
     def decides(self) -> bool:
-        """Whether the prompt is worth a look: nobody measured it, or it gained more than chance explains (one-sided, 95 %)."""
-        return self.heldout_gain is None or self.heldout_gain > 1.645 * self.heldout_error
+        """Whether the prompt is worth a look: nobody measured it, or it gained more than chance (one-sided, 95 %) and than a trifle."""
+        if self.heldout_gain is None:
+            return True
+        return self.heldout_gain > max(1.645 * self.heldout_error, LEAST_SHARE * self.heldout_stake)
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 3:
@@ -91,7 +97,7 @@ def write_values(members: Sequence[str], heads: Mapping[str, ValueHeads]) -> byt
         expect_shape(f"bias of {family}", head.bias, (len(members), head.bias.shape[1]))
         arrays |= {f"{family}/weight": head.weight.astype(np.float32), f"{family}/bias": head.bias.astype(np.float32)}
         if head.heldout_gain is not None:
-            arrays[f"{family}/{_GAIN}"] = np.array([head.heldout_gain, head.heldout_error], dtype=np.float32)
+            arrays[f"{family}/{_GAIN}"] = np.array([head.heldout_gain, head.heldout_error, head.heldout_stake], dtype=np.float32)
     names = np.frombuffer(json.dumps(list(members)).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **{_MEMBERS: names}, **{name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})  # type: ignore[arg-type]  # numpy's stub takes the names for its allow_pickle flag
@@ -115,9 +121,9 @@ def read_values(content: bytes) -> tuple[tuple[str, ...], dict[str, ValueHeads]]
         try:
             gain = stored.get(f"{family}/{_GAIN}")  # files of before did not say
             if gain is not None:
-                expect_shape(_GAIN, gain, (2,))
+                expect_shape(_GAIN, gain, (3,))
                 expect_finite(heldout_gain=gain)
-            measured = () if gain is None else (float(gain[0]), float(gain[1]))
+            measured = () if gain is None else tuple(map(float, gain))
             heads[family] = ValueHeads(stored[f"{family}/weight"], stored[f"{family}/bias"], *measured)
             expect_shape("bias", heads[family].bias, (len(members), heads[family].bias.shape[1]))
         except KeyError as error:

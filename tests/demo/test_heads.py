@@ -185,8 +185,11 @@ def test_values_are_means_with_intervals_and_follow_the_prompt_where_it_matters(
     assert found.r2 > 0.99
     assert found.head.heldout_gain > 3 * found.head.heldout_error
     assert found.head.decides
+    assert not replace(found.head, heldout_stake=101 * found.head.heldout_gain).decides, "certain, and a trifle beside what is at stake"
     again = read_values(write_values(("a", "b"), {"f": found.head}))[1]["f"]
     assert again.heldout_gain == pytest.approx(found.head.heldout_gain)
+    assert again.heldout_stake == pytest.approx(found.head.heldout_stake)
+    assert found.head.heldout_stake > 0
     assert again.of([1, None]).decides
     predicted = np.array([found.head.at(vector) for vector in vectors])
     assert np.abs(predicted - rewards.mean(axis=2)).max() < 0.5
