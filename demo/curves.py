@@ -59,7 +59,7 @@ class CurveSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class CurveAnswers:
     """Answers as the scorer sees them, `asked` `[N]` the prompt of each, and `scores` `[N, 6]` how strongly it shows each manner."""
 
     rows: Rows
@@ -76,7 +76,7 @@ class Answered:
         return self.rows.candidates[one], self.rows.candidates[two], self.rows.prompts[prompt]
 
 
-def said_of(families: Families, world: Answered, tastes: Sequence[Array], rng: np.random.Generator, settings: CurveSettings) -> Array:
+def said_of(families: Families, world: CurveAnswers, tastes: Sequence[Array], rng: np.random.Generator, settings: CurveSettings) -> Array:
     """Returns `[families, n, T]`: how likely each family held the choices of one user, after so many comparisons.
 
     Args:
@@ -101,7 +101,7 @@ def said_of(families: Families, world: Answered, tastes: Sequence[Array], rng: n
     return np.swapaxes(np.array(found), 0, 1)
 
 
-def measure(families: Families, world: Answered, settings: CurveSettings, progress: Callable[[str], None]) -> dict[str, Array]:
+def measure(families: Families, world: CurveAnswers, settings: CurveSettings, progress: Callable[[str], None]) -> dict[str, Array]:
     """Returns family -> `[U, n, T]`, the users of all seeds one after the other."""
     said = []
     for seed in settings.seeds:
@@ -170,13 +170,13 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def world_of(trained: Sequence[Any], prompts: int, trunk: Embedder, cache: Path | None, *, seed: int = 0) -> Answered:
+def world_of(trained: Sequence[Any], prompts: int, trunk: Embedder, cache: Path | None, *, seed: int = 0) -> CurveAnswers:
     """Returns generated answers in every manner to prompts of test topics, as `trained` families see them."""
     texts = combine([written_pool("test", DemoSettings(prompts=prompts), seed=seed)])
     number = {prompt: index for index, (prompt, _) in enumerate(texts.prompts)}
     asked = np.array([number[prompt] for prompt, _ in texts.candidates])
     scores = np.array([manner_scores(text) for _, text in texts.candidates])
-    return Answered(rows_from_heads(trained, embed_texts(texts, trunk, cache)), asked, scores)
+    return CurveAnswers(rows_from_heads(trained, embed_texts(texts, trunk, cache)), asked, scores)
 
 
 def evaluate_curves(
