@@ -16,13 +16,14 @@ import asyncio
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -151,6 +152,8 @@ def started(name: str, command: list[str], port: int, requests: list[bytes], **c
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with suppress(ProcessLookupError):  # what it started and left behind, as LitServe does
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def until_answered(process: subprocess.Popen[bytes], port: int, request: bytes, log: object, name: str) -> None:
