@@ -62,7 +62,7 @@ from attune.service.members.pool import UpstreamPool
 from attune.service.observe.logs import get_logger, log_ready
 from attune.service.observe.loop import LoopWatch
 from attune.service.observe.metrics import Metrics
-from attune.service.parts import Refusal, explain, open_store, store_bounds
+from attune.service.parts import Refusal, explain, find_spans, open_store, store_bounds
 from attune.service.settings import Settings, SettingsError, numbers_for
 from attune.service.state import store as state
 
@@ -100,12 +100,14 @@ def create_app(
             froze. A process that only serves brings `settle_heap`; one that embeds the application keeps its collector as it is.
 
     Raises:
-        SettingsError: keys or secret cannot be read.
+        SettingsError: keys or secret cannot be read, or spans not exported.
     """
     metrics, live, in_flight = Metrics(), Live(), InFlight()
     joined = None if place is None else Joined(*place, metrics)
     health = Health(live, store_matters=settings.ready_needs_store)
     keyring = load_keyring(settings)
+    opens_spans = find_spans(settings)
+    spans = None if opens_spans is None else opens_spans()
     door = Door(
         max_in_flight=settings.max_in_flight,
         max_body_bytes=settings.max_body_bytes,
@@ -119,6 +121,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
+            if spans is not None:
+                parts.push_async_callback(spans.aclose)
             try:
                 serving, where = await _start(settings, metrics, live, health, Given(store, members, clock, settle), joined, parts)
             except Exception as error:
@@ -153,7 +157,7 @@ def create_app(
     app.openapi = lambda: documented(app, settings.root_path)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Shortcut, routes=asked_often)
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)
-    app.add_middleware(Edge, metrics=metrics, root_path=settings.root_path, slow_s=settings.slow_request_ms / 1000)
+    app.add_middleware(Edge, metrics=metrics, root_path=settings.root_path, slow_s=settings.slow_request_ms / 1000, spans=spans)
     if settings.cors_origins:  # outermost, so that pages can read refusals as well
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     watch_health(metrics, health)

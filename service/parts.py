@@ -7,6 +7,8 @@ Every refusal is an exception of its own kind; `explain` says of each which kind
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from attune.service.members.build import check_members
 from attune.service.members.member import UnusableMember
 from attune.service.members.roster_file import read_roster
 from attune.service.observe.metrics import Metrics
+from attune.service.observe.tracing import Spans
 from attune.service.settings import BadSetting, Settings, SettingsError, variable
 from attune.service.state import store as state
 from attune.service.state.connect import parse
@@ -91,6 +94,10 @@ def check_cheap(settings: Settings) -> Keyring:
         except UnusableMember as error:
             problems.append(BadSetting(variable("roster"), settings.roster, str(error)))
     try:
+        find_spans(settings)
+    except SettingsError as error:
+        problems += error.problems
+    try:
         read_manifest(find_bundle(settings))
     except SettingsError as error:
         problems += error.problems
@@ -99,6 +106,26 @@ def check_cheap(settings: Settings) -> Keyring:
     if problems:
         raise SettingsError(*problems)
     return keyring
+
+
+def find_spans(settings: Settings) -> Callable[[], Spans] | None:
+    """Returns what opens the exporter of spans; None where tracing is off, and then OpenTelemetry is not imported.
+
+    Raises:
+        SettingsError: the extra is missing, or the OTEL_* variables ask for what is not done here.
+    """
+    if not settings.tracing:
+        return None
+    try:
+        from attune.service.observe.spans import OtlpSpans, refuse_others  # noqa: PLC0415  an extra
+
+        refuse_others(os.environ)
+    except ImportError as error:
+        missing = f"spans need OpenTelemetry ({error}); install it: pip install 'attune-serve[otlp]'"
+        raise SettingsError(BadSetting(variable("tracing"), "the installation", missing)) from error
+    except ValueError as error:
+        raise SettingsError(BadSetting(variable("tracing"), "environment", str(error))) from error
+    return OtlpSpans
 
 
 def store_bounds(settings: Settings) -> state.Limits:

@@ -151,6 +151,7 @@ class Settings(BaseSettings):
     )
     slow_request_ms: int = Field(10_000, ge=1, le=3_600_000, description="a request that takes longer is logged as a warning")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line that is written")
+    tracing: bool = Field(default=False, description="export spans over OTLP, as the OTEL_* variables say; needs the extra `otlp`")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or coloured text")
     drain_notice_s: int = Field(
         3, ge=0, le=600, description="on SIGTERM, how long requests are still taken while `/readyz` is 503; Ctrl-C skips it"

@@ -27,7 +27,7 @@ from attune.service.ids import new_id
 from attune.service.observe.logs import get_logger, log_request, request_context
 from attune.service.observe.metrics import Metrics
 from attune.service.observe.timing import Timings
-from attune.service.observe.tracing import begin_trace
+from attune.service.observe.tracing import Served, Spans, begin_trace
 
 _log = get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -46,17 +46,25 @@ class Edge:
         metrics: counts requests and errors.
         root_path: prefix that a proxy puts in front of every path, and may or may not take off.
         slow_s: a request that takes longer is logged as a warning.
+        spans: take those of every request but of probes.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, root_path: str = "", slow_s: float = 10.0, clock: Callable[[], float] = time.perf_counter
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        root_path: str = "",
+        slow_s: float = 10.0,
+        clock: Callable[[], float] = time.perf_counter,
+        spans: Spans | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._prefix = root_path.rstrip("/")
         self._slow_s = slow_s
         self._clock = clock
+        self._spans = spans
         self._refused = Thinned()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,9 +76,10 @@ class Edge:
         scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"], "asked": scope["method"]}
         scope["path"] = self._local(undecoded_path(scope))
         state = scope.setdefault("state", {})
-        state["timings"] = timings = Timings()
+        trace = begin_trace(_header(scope, b"traceparent"), None if scope["path"] in HEALTH_PATHS else self._spans)
+        noted = None if trace is None else trace.noted
+        state["timings"] = timings = Timings(entered=None if noted is None else noted.stages)
         state["request_id"] = request_id = _request_id(scope)
-        trace = begin_trace(_header(scope, b"traceparent"))
         fields = {} if trace is None else {"trace_id": trace.trace_id}
         answer = _Answer(send, request_id, timings, state, None if trace is None else trace.header)
         error: AttuneError | None = None
@@ -83,7 +92,10 @@ class Edge:
                 error = problems.translated(raised, scope["method"])
                 await self._render(scope, answer, raised, error)
             finally:
-                self._account(scope, answer.status, self._clock() - began_s, timings, error, {"request_id": request_id, **fields})
+                seconds = self._clock() - began_s
+                self._account(scope, answer.status, seconds, timings, error, {"request_id": request_id, **fields})
+                if self._spans is not None and trace is not None and noted is not None:
+                    self._spans.export(trace, _served(scope, answer.status, seconds, error))
 
     def _local(self, path: str) -> str:
         if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
@@ -141,6 +153,18 @@ def _details(scope: Scope, route: str | None, error: AttuneError | None) -> dict
         if call is not None and header in call.headers:
             found[name] = call.headers[header]
     return found
+
+
+def _served(scope: Scope, status: int, seconds: float, error: AttuneError | None) -> Served:
+    route, method = _template(scope), scope["asked"]
+    told: dict[str, str | int] = {"http.request.method": method, "http.response.status_code": status}
+    if route is not None:
+        told["http.route"] = route
+    if error is not None:
+        told["error.type"] = error.code
+    told |= {f"attune.{name}": str(value) for name, value in _details(scope, route, error).items() if name != "client"}
+    told["attune.request_id"] = scope["state"]["request_id"]
+    return Served(method if route is None else f"{method} {route}", seconds, status >= 500, told)
 
 
 def _stages(timings: Timings) -> dict[str, object]:

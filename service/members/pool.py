@@ -21,7 +21,7 @@ import certifi
 from yarl import URL
 
 from attune.service.members.proxies import proxy_for, shown_proxy
-from attune.service.observe.tracing import outgoing
+from attune.service.observe.tracing import Outbound, begin_outbound
 
 KEEPALIVE_S = 30.0
 READ_BYTES = 1 << 16
@@ -52,8 +52,9 @@ class PoolFull(Exception):
 class Exchange:
     """One request that was answered: status, headers, and a body that is read piece by piece."""
 
-    def __init__(self, response: aiohttp.ClientResponse, permits: asyncio.Semaphore) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, permits: asyncio.Semaphore, outbound: Outbound | None = None) -> None:
         self._response = response
+        self._outbound = outbound
         self._permits: asyncio.Semaphore | None = permits
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
@@ -88,7 +89,7 @@ class Exchange:
         """Returns this exchange under another owner; this one has nothing to close any more."""
         permits, self._permits = self._permits, None
         assert permits is not None, "an exchange that is closed is handed to nobody"
-        return Exchange(self._response, permits)
+        return Exchange(self._response, permits, self._outbound)
 
     def close(self) -> None:
         """Gives the connection back, or closes it if there is more to read; a second call does nothing."""
@@ -96,6 +97,8 @@ class Exchange:
         if permits is not None:
             self._response.close()
             permits.release()
+            if self._outbound is not None:
+                self._outbound.end()
 
 
 class UpstreamPool:
@@ -166,12 +169,13 @@ class UpstreamPool:
         else:
             await self._permits.acquire()  # free, so it does not wait
         through = f" through the proxy {shown_proxy(proxy)}" if proxy else ""
+        traced, outbound = begin_outbound(method, url.host or "", url.port or 0)
         try:
             response = await self._ready().request(
                 method,
                 url,
                 data=body,
-                headers={**headers, **outgoing()},
+                headers={**headers, **traced},
                 proxy=proxy,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
@@ -179,10 +183,14 @@ class UpstreamPool:
             )
         except BaseException as error:
             self._permits.release()
+            if outbound is not None:
+                outbound.end()
             if isinstance(error, (aiohttp.ClientError, OSError, ValueError)):
                 raise ConnectionFailed(_said(error) + through, disconnected=_disconnected(error)) from None
             raise
-        return Exchange(response, self._permits)
+        if outbound is not None:
+            outbound.status = response.status
+        return Exchange(response, self._permits, outbound)
 
     def settle(self, exchange: Exchange) -> None:
         """Gives back the connection of an answer that is complete; the little that may follow its text is read by a task of its own."""

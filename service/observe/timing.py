@@ -1,4 +1,4 @@
-"""How long each stage of one request took: for the `server-timing` header, the response and the metrics alike.
+"""How long each stage of one request took: for the `server-timing` header, the response, the metrics and the spans of a trace alike.
 
 Stages may overlap (Redis is read while the texts wait for the scorer), so they need not add up to the duration of the request.
 """
@@ -8,10 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 Stage = Literal["tokenize", "queue", "inference", "redis", "member"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """One stay in a stage, from and until when on the clock of the timings."""
+
+    stage: Stage
+    began_s: float
+    ended_s: float
 
 
 class Timings:
@@ -19,17 +29,22 @@ class Timings:
 
     Args:
         clock: monotonic seconds.
+        entered: where each stay in a stage is noted as well, for a request whose spans are exported.
     """
 
-    __slots__ = ("_clock", "_seconds")
+    __slots__ = ("_clock", "_entered", "_seconds")
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, entered: list[Entered] | None = None) -> None:
         self._clock = clock
+        self._entered = entered
         self._seconds: dict[Stage, float] = {}
 
-    def add(self, stage: Stage, seconds: float) -> None:
-        """Adds time to a stage; a stage may be entered more than once."""
+    def add(self, stage: Stage, seconds: float, *, ago_s: float = 0.0) -> None:
+        """Adds time to a stage, which ended `ago_s` before now; a stage may be entered more than once."""
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        if self._entered is not None:
+            ended_s = self._clock() - ago_s
+            self._entered.append(Entered(stage, ended_s - seconds, ended_s))
 
     @contextmanager
     def measure(self, stage: Stage) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attune.service.observe.timing import Timings, server_timing
+from attune.service.observe.timing import Entered, Timings, server_timing
 
 
 def test_a_stage_that_is_entered_twice_adds_up():
@@ -34,3 +34,13 @@ def test_the_header_has_milliseconds_in_the_fixed_order_of_the_stages():
 
 def test_no_stage_makes_an_empty_header():
     assert server_timing({}) == ""
+
+
+def test_stays_in_stages_are_noted_one_by_one_where_somebody_asks_for_them():
+    entered: list[Entered] = []
+    timings = Timings(clock=lambda: 10.0, entered=entered)
+    timings.add("queue", 2.0, ago_s=3.0)
+    timings.add("inference", 3.0)
+    timings.add("inference", 1.0)
+    assert entered == [Entered("queue", 5.0, 7.0), Entered("inference", 7.0, 10.0), Entered("inference", 9.0, 10.0)]
+    assert timings.seconds == {"queue": 2.0, "inference": 4.0}
