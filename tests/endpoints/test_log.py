@@ -16,9 +16,9 @@ from tests.endpoints.conftest import PROMPT, SHORT, Service, running
 from tests.endpoints.voices import voices
 from tests.stores import FreshStore
 
-MARK = "zebra quartz 7f3a"
+MARK = "zebra quartz jonquil"
 USER = "someone/marked?zebra"
-SECRETS = ("zebra", "quartz", "7f3a")
+SECRETS = ("zebra", "quartz", "jonquil")  # words that no id, which is hexadecimal, can spell
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 GOOD = {
