@@ -63,6 +63,7 @@ def pack(
     trunk: Trunk | None = None,
     tell: Callable[[str], None] = lambda _line: None,
     serve_anyway: bool = False,
+    member_effects: bool = False,
 ) -> Packed:
     """Writes a bundle below `root`.
 
@@ -76,6 +77,7 @@ def pack(
         trunk: that the heads were trained on, if it is loaded already.
         tell: told what is done now, a line for each step that may take minutes.
         serve_anyway: also where the family that serves is worse than a simple head.
+        member_effects: users' evidence also says what is liked of a member beyond its texts.
 
     Raises:
         NotWorthServing: it is, and nobody said `serve_anyway`; nothing is written.
@@ -93,7 +95,7 @@ def pack(
         )
     tell("loading the trunk")
     trunk = trunk or load_trunk_of(families)
-    effects = MemberEffects(default, SHARED, PERSONAL)
+    effects = MemberEffects(default, SHARED, PERSONAL) if member_effects else None
     families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained}, effects)
     members = read_members(portfolio, roster)
     # Read once as the service will, so that a portfolio that does not fit these families is found before minutes of export.
