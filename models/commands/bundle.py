@@ -50,9 +50,7 @@ def bundle_build(
     out: Out = Path(".attune/bundles"),
     as_json: Annotated[bool, typer.Option("--json", help="Print directory and remarks for programs.")] = False,
     serve_anyway: Annotated[bool, typer.Option("--serve-anyway", help="Also a family that is worse than a simple head.")] = False,
-    member_effects: Annotated[
-        bool, typer.Option("--member-effects", help="Also learn what is liked of a member beyond its texts.")
-    ] = False,
+    member_effects: Annotated[bool, typer.Option("--member-effects", help="Also learn what is liked of a member for itself.")] = False,
 ) -> None:
     """Pack a folder of families into a bundle, with a portfolio, a roster, or neither (scores only); prints its directory."""
     from attune.models.export.pack import pack  # noqa: PLC0415 - torch
