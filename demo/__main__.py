@@ -46,6 +46,14 @@ def heads(out: Out = ARTEFACTS, seed: Seed = 0, cache: Cache = None) -> None:
     train_demo(out, seed=seed, cache=cache)
 
 
+@app.command("cards")
+def cards(out: Out = ARTEFACTS, seed: Seed = 0, cache: Cache = None) -> None:
+    """Write the cards of the heads that are there, as training them does: the answer that each rewards most, and least."""
+    from demo.heads import write_demo_cards  # noqa: PLC0415 - torch
+
+    write_demo_cards(out, seed=seed, cache=cache)
+
+
 @app.command("portfolio")
 def portfolio(
     out: Out = ARTEFACTS,

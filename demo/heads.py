@@ -31,7 +31,7 @@ from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.attributes import AttributesSettings, Ratings, train_attributes
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.cards import write_cards
-from attune.models.training.heads import TrainedFamily, compute_outputs, save_heads
+from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads, save_heads
 from attune.models.training.latents import learn_latents
 from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
@@ -48,6 +48,8 @@ from demo.rewards import grammar_pool
 
 QUALITY = "quality"
 DEFAULT_FAMILY = ATTRIBUTES
+ON_A_CARD = 1
+"""Answers at either end of a head's card: one of each shows what it stands for, and every server sends all cards with `GET /bundle`."""
 """The least validation loss of all (`provenance.json` has them), and weights that can be read as tastes."""
 
 
@@ -63,6 +65,7 @@ class DemoSettings:
         answers: generated answers per prompt and manner.
         direction_prompts: training prompts, and half as many validation prompts, that `sparserm` learns from.
         base_prompts, base_answers: what the language model itself is asked, for answers as they are really written.
+        card_prompts: training prompts whose generated answers a head's card is chosen from.
         member_prompts, member_answers: what every member is asked for its values.
     """
 
@@ -77,6 +80,7 @@ class DemoSettings:
     base_prompts: int = 240
     base_answers: int = 8
     member_prompts: int = 160
+    card_prompts: int = 8
     member_answers: int = 2
     bradley_terry: BradleyTerrySettings = field(default_factory=BradleyTerrySettings)
     micro: MicroSettings = field(default_factory=MicroSettings)
@@ -123,7 +127,7 @@ def train_demo(
         write_trunk_file(out, trunk)
     save_heads(out, trained, DEFAULT_FAMILY)
     write_probes(out)
-    write_cards(out, trained, texts, vectors.candidates)
+    write_demo_cards(out, seed=seed, settings=settings, trunk=trunk, cache=cache)
     provenance = {
         "seed": seed,
         "trained_on": {
@@ -139,6 +143,16 @@ def train_demo(
     }
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return trained
+
+
+def write_demo_cards(
+    out: Path, *, seed: int = 0, settings: DemoSettings | None = None, trunk: Embedder | None = None, cache: Path | None = None
+) -> None:
+    """Writes the cards of heads that are in `out`, as `train_demo` does after training them; the arguments are its own."""
+    settings = settings or DemoSettings()
+    texts = combine([written_pool("train", replace(settings, prompts=min(settings.prompts, settings.card_prompts)), seed=seed)])
+    vectors = embed_texts(texts, trunk or load_demo_trunk(), cache)
+    write_cards(out, load_heads(out)[0], texts, vectors.candidates, top=ON_A_CARD)
 
 
 def train_families(texts: Texts, data: TrainingData, with_long: TrainingData, settings: DemoSettings, seed: int) -> list[TrainedFamily]:

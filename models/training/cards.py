@@ -46,9 +46,9 @@ def head_cards(trained: Sequence[TrainedFamily], texts: Texts, vectors: NDArray[
     return found
 
 
-def write_cards(folder: Path, trained: Sequence[TrainedFamily], texts: Texts, vectors: NDArray[np.float32]) -> None:
-    """Writes `cards.json` into a folder of families."""
-    cards = head_cards(trained, texts, vectors)
+def write_cards(folder: Path, trained: Sequence[TrainedFamily], texts: Texts, vectors: NDArray[np.float32], *, top: int = 3) -> None:
+    """Writes `cards.json` into a folder of families; the arguments are those of `head_cards`."""
+    cards = head_cards(trained, texts, vectors, top=top)
     (folder / CARDS).write_text(json.dumps(cards, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
