@@ -22,6 +22,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 _QUERY_FIELDS = {"sentinel": {"sentinel_username", "sentinel_password"}, "cluster": set[str]()}
@@ -82,8 +83,10 @@ class Direct:
         """Returns the reply to one command, in the form that redis-py gives it.
 
         Raises:
-            RedisError: see redis-py; a connection that broke is opened anew by its next command.
+            ResponseError: the server refused the command.
+            RedisError: see redis-py; the connection is closed, and opened anew by its next command.
             TimeoutError: the reply did not come in time; its connection is closed, so that it reaches nobody else.
+            CancelledError: likewise.
         """
         connection = self._free.pop() if self._free else self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
@@ -91,6 +94,11 @@ class Direct:
                 await self._pool.ensure_connection(connection)
                 await connection.send_command(*args)
                 return await self._replies.parse_response(connection, args[0])
+        except ResponseError:  # a reply as well: all of it was read
+            raise
+        except BaseException:  # a cancelled caller's too: a reply may still come, and would be taken for another's
+            await connection.disconnect(nowait=True)
+            raise
         finally:
             self._free.append(connection)
 

@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from attune.service.errors import StoreUnavailable
+from attune.service.state.connect import connect
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.keys import UserKey
 from attune.service.state.redis_store import RedisStore, unobserved
@@ -144,6 +146,35 @@ async def test_closing_waits_for_commands_whose_callers_left(own_server: Embedde
     store = RedisStore(own_server.url)
     assert (await store.read(alice, BASIS)).sum is not None
     await store.aclose()
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 6])
+async def test_a_command_that_is_cancelled_closes_its_connection(own_server: EmbeddedRedis, turns: int) -> None:
+    client = connect(own_server.url, max_connections=1, timeout_s=60.0).client
+    before = await client.execute_command("CLIENT", "ID")
+    assert own_server.pid is not None
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        theirs = asyncio.create_task(client.execute_command("ECHO", "theirs"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        theirs.cancel()
+        await asyncio.gather(theirs, return_exceptions=True)
+        assert theirs.cancelled()
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    assert await client.execute_command("ECHO", "mine") == b"mine"
+    assert await client.execute_command("CLIENT", "ID") != before
+    await client.aclose()
+
+
+async def test_a_command_that_is_refused_keeps_its_connection(server: EmbeddedRedis) -> None:
+    client = connect(server.url, max_connections=1, timeout_s=60.0).client
+    before = await client.execute_command("CLIENT", "ID")
+    with pytest.raises(ResponseError):
+        await client.execute_command("ECHO")
+    assert await client.execute_command("CLIENT", "ID") == before
+    await client.aclose()
 
 
 async def test_what_still_waits_for_its_turn_when_the_store_closes_is_refused(server: EmbeddedRedis) -> None:
