@@ -114,14 +114,18 @@ async def hang_up(turn: Turn) -> None:
     turn.hang_up()
 
 
-async def endless(turn: Turn) -> None:
-    """Ignores `max_tokens`."""
-    await turn.head()
-    with suppress(ConnectionError):
-        while not turn.writer.is_closing():
-            await turn.text("w ")
-            await asyncio.sleep(0)
-    turn.left.set()
+def without_end(**delta: object) -> Script:
+    """The same piece until the client leaves, whatever `max_tokens` says."""
+
+    async def script(turn: Turn) -> None:
+        await turn.head()
+        with suppress(ConnectionError):
+            while not turn.writer.is_closing():
+                await turn.delta(**delta)
+                await asyncio.sleep(0)
+        turn.left.set()
+
+    return script
 
 
 async def sends_a_page(turn: Turn) -> None:
@@ -216,7 +220,11 @@ AWAY: dict[str, Script] = {
 }
 """Servers that do not answer, or not now."""
 
-MODES: dict[str, Script] = {**COMPLETE, **UNUSABLE, **AWAY, "stalls": stalls, "endless": endless}
+endless = without_end(content="w ")
+ENDLESS: dict[str, Script] = {"endless": endless, "endless-thoughts": without_end(reasoning="hm ")}
+"""Servers that do not hold `max_tokens`."""
+
+MODES: dict[str, Script] = {**COMPLETE, **UNUSABLE, **AWAY, "stalls": stalls, **ENDLESS}
 
 
 async def _serve(port: int, mode: str, pause_s: float) -> None:

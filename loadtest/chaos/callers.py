@@ -16,7 +16,7 @@ from loadtest.chaos.rows import FaultRow
 from loadtest.chaos.stores import Scene
 from loadtest.own_server import OwnServer
 from loadtest.upstream import Upstream, running_upstream
-from loadtest.upstream_modes import COMPLETE, MODES
+from loadtest.upstream_modes import COMPLETE, ENDLESS, MODES
 
 TEXT = "Hello there!"
 BESIDES_S = 15.0
@@ -85,7 +85,7 @@ def _events(content: str) -> list[tuple[str, str]]:
 
 async def _all_left(upstreams: dict[str, Upstream]) -> int:
     """Returns how many requests still hold a connection open; those that are kept for reuse do not count."""
-    busy = ("hangs", "stalls", "comments-only", "endless")
+    busy = ("hangs", "stalls", "comments-only", *ENDLESS)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(10):
             for mode in busy:

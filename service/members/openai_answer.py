@@ -26,6 +26,9 @@ MAX_WHOLE_BYTES = 4 << 20
 CHARS_A_TOKEN = 16
 """More characters a token than any text has on average; beyond it an upstream does not hold `max_tokens`."""
 
+THOUGHTS = 2_048
+"""Pieces without text, thoughts above all, that an answer may have beside `max_tokens` where the member names no `reasoning_tokens`."""
+
 _STOP_WORDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "length", "max_tokens", "max_length", "model_length"})
 
 Format = Literal["events", "whole", "unknown"]
@@ -56,6 +59,7 @@ class AnswerReader:
         self._lead = ""  # spaces in front of the text
         self._chars = 0
         self._pieces = 0
+        self._unseen = 0  # pieces that hold something, and nothing for a reader
         self._finish = ""
         self._usage: tuple[int, int] | None = None
         self._whole = ""
@@ -166,11 +170,11 @@ class AnswerReader:
         self._usage = chunk.usage or self._usage
         self._thought_tokens = chunk.thought_tokens or self._thought_tokens
         self.signs += chunk.alive
+        if chunk.thought:
+            self._saw.append("thoughts")
         for name in chunk.unsupported:
             self._note("field", name)
             self._saw.append(name)
-        if chunk.thought:
-            self._saw.append("thoughts")
 
     def _add(self, chunk: Chunk) -> str:
         """Returns what a chunk adds to the text that can be sent."""
@@ -180,14 +184,31 @@ class AnswerReader:
             self._finish = ""  # what is followed by more text was no end
         self._finish = chunk.finish or self._finish
         if not chunk.text:
-            return ""
+            return self._without_text() if chunk.thought or chunk.unsupported else ""
         visible = self._thoughts.push(self._sound.push(chunk.text))
-        if visible and (self._chars or visible.strip()):
+        if not visible or not (self._chars or visible.strip()):
+            self._without_text()
+        else:
             if self._pieces >= self._request.max_tokens:
                 self._cut, self.ended = "length", True
                 return self._scanner.close()
             self._pieces += 1
         return self._taken(visible)
+
+    def _without_text(self) -> str:
+        """Counts a piece that no reader sees, and ends an answer that has more of them than there is room for.
+
+        Raises:
+            BadAnswer: before any text came; after it the answer is cut.
+        """
+        self._unseen += 1
+        room = self._request.max_tokens + (self._spec.reasoning_tokens or THOUGHTS)
+        if self._unseen <= room:
+            return ""
+        if not self._chars:
+            raise BadAnswer("content", f"more than {room:,} pieces came without text{self._in_place_of_text()}")
+        self._finish, self.ended = "length", True
+        return ""
 
     def _taken(self, visible: str) -> str:
         """Returns what of the visible text can be sent: none of a stop string, and no more than the limit has room for."""

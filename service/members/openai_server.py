@@ -210,7 +210,7 @@ class OpenAIServer:
         said = f"HTTP {status}" + (f" ({refusal.code})" if refusal.code else "")
         log.debug("member %s: %s: %s", self._id, said, refusal.words)
         inner = refusal.status or status
-        if status == 413 or (refusal.too_long and inner in {200, *REFUSING_STATUSES}):
+        if status == 413 or (refusal.too_long and (inner < 300 or inner in REFUSING_STATUSES)):
             return TextTooLong(f"member {self._id!r}: the prompt is longer than it reads: {said}")
         limited = 429 in {status, inner}
         if refusal.wait_s is not None or limited:
@@ -225,7 +225,7 @@ class OpenAIServer:
             return self.failed("refused", f"{said}: it refuses the field {refusal.parameter}", lasting=True)
         if inner in REFUSING_STATUSES or refusal.about_content:
             return self.failed("refused", said)
-        return self.failed("upstream" if status == 200 else "status", said)
+        return self.failed("upstream" if status < 300 else "status", said)
 
     def _url(self, path: str) -> URL:
         url = URL(f"{self._spec.base_url}/{path}")
@@ -258,14 +258,14 @@ class OpenAIServer:
                 exchange.close()
 
     def unusable(self, error: BadAnswer, asked: Asked, exchange: Exchange | None) -> OneMemberFailed | TextTooLong:
-        """Returns the error of an answer under status 200 that cannot be used."""
+        """Returns the error of an answer under a status that says success and that cannot be used."""
         if error.said is None or exchange is None:
             return self.failed(error.reason, error.detail)
         refusal = refusal_in(error.said, "", exchange.headers, asked.request, (), self._secrets, limited=False)
         if refusal.status == 429:
             again = refusal_in(error.said, "", exchange.headers, asked.request, (), self._secrets, limited=True)
             refusal = replace(refusal, wait_s=again.wait_s)
-        return self._failure(200, refusal, asked)
+        return self._failure(exchange.status, refusal, asked)
 
     def late(self, asked: Asked) -> OneMemberFailed | DeadlineExceeded:
         """Returns the error of the limit that has passed."""

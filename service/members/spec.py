@@ -166,7 +166,8 @@ class OpenAISpec(_Spec):
         include_usage: whether to ask for token counts at the end of a stream.
         streaming: `as-asked` streams where the caller does; `always` also where not.
         reasoning_effort: sent as it is; None sends none.
-        reasoning_tokens: added to the limit that is sent, for thoughts that the server counts as the answer's tokens.
+        reasoning_tokens: added to the limit that is sent, for thoughts that the server counts as the answer's tokens. An answer with
+            more pieces of thought than both is left; 0 leaves thoughts 2,048 pieces beside the limit.
         think_tag: thoughts inside the text stand between `<tag>` and `</tag>`, and are left out; None leaves the text as it is.
         starts_in_thought: whether the chat template has opened the tag already.
         connect_s: limit for a connection.

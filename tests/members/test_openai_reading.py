@@ -13,7 +13,7 @@ from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.members.openai_answer import AnswerReader
 from attune.service.members.openai_wire import BadAnswer
 from attune.service.members.spec import OpenAISpec
-from loadtest.upstream_modes import AWAY, COMPLETE, UNUSABLE, says, sends, stream_of
+from loadtest.upstream_modes import AWAY, COMPLETE, ENDLESS, UNUSABLE, refusing, says, sends, stream_of
 from tests.members.asking import ask, collect
 from tests.members.upstream_scripts import fails
 
@@ -141,6 +141,73 @@ def test_a_piece_that_is_longer_than_any_tokens_are_is_cut():
 def test_thoughts_count_neither_as_text_nor_against_the_limit():
     text, finish = read(events("<think>", *["hm "] * 50, "</think>", "a", "b"), max_tokens=2)
     assert (text, finish.reason) == ("ab", "stop")
+
+
+UNSEEN = [
+    {"reasoning_content": "hm"},
+    {"reasoning": "hm"},
+    {"content": [{"type": "thinking", "thinking": "hm"}]},
+    {"content": "<think>"},
+    {"content": " "},
+    {"tool_calls": [{"index": 0}]},
+]
+
+
+def deltas(*each):
+    return b"".join(b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n" for delta in each)
+
+
+@pytest.mark.parametrize("delta", UNSEEN, ids=str)
+def test_pieces_without_text_end_an_answer_at_the_room_that_its_member_names(delta):
+    reader = reader_for(max_tokens=2, reasoning_tokens=10)
+    reader.push(deltas(*[delta] * 12))
+    with pytest.raises(BadAnswer, match="more than 12 pieces came without text") as left:
+        reader.push(deltas(delta))
+    assert left.value.reason == "content"
+
+
+@pytest.mark.parametrize("delta", UNSEEN[:3], ids=str)
+def test_thoughts_within_their_room_leave_all_of_the_limit_to_the_text(delta):
+    text, finish = read(deltas(*[delta] * 12) + events("a", "b"), max_tokens=2, reasoning_tokens=10)
+    assert (text, finish.reason) == ("ab", "stop")
+
+
+def test_an_answer_that_thinks_on_after_its_text_is_cut():
+    text, finish = read(
+        events("a")[: -len(events())] + deltas(*[{"reasoning": "hm"}] * 13, {"content": "b"}), max_tokens=2, reasoning_tokens=10
+    )
+    assert (text, finish.reason) == ("a", "length")
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_server_that_thinks_without_end_is_left_long_before_any_limit_of_time(upstream, member_with, streamed):
+    upstream.answers(ENDLESS["endless-thoughts"])
+    error = await fails(member_with(reasoning_tokens=10), ask(max_tokens=8, streamed=streamed))
+    assert (error.reason, "more than 18 pieces came without text, only thoughts" in str(error)) == ("content", True)
+    await upstream.turns[0].left.wait()
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("status", [201, 202, 206])
+async def test_an_answer_is_one_under_any_status_that_says_success(upstream, member_with, status, streamed):
+    whole = {"choices": [{"message": {"content": TEXT}, "finish_reason": "stop"}]}
+
+    async def script(turn):
+        if not turn.body["stream"]:
+            return await turn.refuse(status, whole)
+        await turn.head(status)
+        await says(TEXT)(turn)
+        return await turn.finish()
+
+    upstream.answers(script)
+    assert (await collect(member_with(), ask(streamed=streamed)))[0] == TEXT
+
+
+@pytest.mark.parametrize("status", [200, 201])
+async def test_an_error_under_a_status_that_says_success_keeps_its_reason(upstream, member_with, status):
+    upstream.answers(refusing(status, {"error": {"message": "slow down", "code": 429}}))
+    error = await fails(member_with())
+    assert (error.reason, f"HTTP {status}" in str(error)) == ("overloaded", True)
 
 
 def test_what_stands_before_a_stop_string_is_kept_and_nothing_else_is_read():
