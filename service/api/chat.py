@@ -15,13 +15,14 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from attune.service.api.answers import also, json_response, problems
 from attune.service.api.compatible_shapes import ChatCompletion
 from attune.service.api.conversation import read_turns
 from attune.service.api.generate import Events, GenerateRequest, begin
+from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, UnknownMember, printable
@@ -36,13 +37,6 @@ router = APIRouter(prefix="/v1", tags=["compatible"])
 OWNER = "attune"
 AUTO = "auto"
 DEFAULT_MAX_TOKENS = 128
-_FORMS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
-
-
-class OpenRequest(BaseModel):
-    """Base of compatible requests: unknown fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class StreamOptions(OpenRequest):
@@ -67,7 +61,7 @@ class ChatOptions(NativeRequest):
     score: Annotated[bool, Field(description="true scores the answer before it is sent, and tells the score of each choice")] = False
 
 
-class ChatRequest(OpenRequest):
+class ChatRequest(PromisingRequest):
     """Body of `POST /v1/chat/completions`; in every optional place an empty value stands for none.
 
     Attributes:
@@ -79,17 +73,6 @@ class ChatRequest(OpenRequest):
         stop: one text or up to 8, before the first of which the answer ends
         seed: of the members that can be seeded
         attune: what OpenAI's API has no field for
-        tools: read and not used: members answer with text, and `attune.ignored` of the answer says so
-        tool_choice: `auto` and `none` are taken; anything that demands a call is refused
-        functions: as `tools`, in OpenAI's older form
-        function_call: as `tool_choice`, in OpenAI's older form
-        response_format: `text` is taken; formats that no member can be held to are refused
-        logprobs: true is refused: members' probabilities are not passed on
-        top_logprobs: anything above 0 is refused, as `logprobs`
-        logit_bias: anything but an empty object is refused: tokens are the member's own
-        modalities: `text` is taken, anything else refused
-        audio: refused: answers are text
-        web_search_options: refused: members do not search the web
     """
 
     model: Annotated[Text, Field(max_length=256, description="`auto` routes by `user`; a member's name pins that member")]
@@ -110,24 +93,6 @@ class ChatRequest(OpenRequest):
     seed: int | None = None
     attune: ChatOptions | None = None
 
-    # Promises about the form or content of an answer that no member can be held to: each is refused by its name, see `_promises`.
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    functions: list[Any] | None = None
-    function_call: Any = None
-    response_format: Any = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    logit_bias: dict[str, Any] | None = None
-    modalities: list[str] | None = None
-    audio: Any = None
-    web_search_options: Any = None
-    guided_json: Any = None  # these five as vLLM's clients send them
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    structured_outputs: Any = None
-
     def as_native(self, most_tokens: int) -> GenerateRequest:
         """Returns the same request in native form.
 
@@ -139,7 +104,7 @@ class ChatRequest(OpenRequest):
             ValidationError: a field is out of the native limits.
         """
         turns, wrong = read_turns(self.messages)
-        wrong += self._promises()
+        wrong += self.not_to_be_kept()
         refuse(wrong)
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         options = self.attune or ChatOptions()
@@ -158,32 +123,6 @@ class ChatRequest(OpenRequest):
             score=options.score,
             seed=None if self.seed is None else self.seed % 2**53,  # theirs may be negative and has 64 bits
         )
-
-    @property
-    def ignored(self) -> list[str]:
-        """What was offered and not used: an answer without it is an answer all the same."""
-        return [name for name in ("tools", "functions") if getattr(self, name)]
-
-    def _promises(self) -> list[FieldError]:
-        """Returns every field whose neglect would change what the answer must be or hold."""
-        free = {None, "auto", "none", ""}
-        kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
-        asked = {
-            "tool_choice": "asks for a call of a tool" if _word(self.tool_choice) not in free else "",
-            "function_call": "asks for a call of a function" if _word(self.function_call) not in free else "",
-            "response_format": f"asks for the format {printable(str(kind))!r}" if kind not in {None, "", "text"} else "",
-            "logprobs": "asks for probabilities of tokens" if self.logprobs or self.top_logprobs else "",
-            "logit_bias": "forbids or favours tokens" if self.logit_bias else "",
-            "modalities": "asks for more than text" if set(self.modalities or ()) - {"text"} else "",
-            "audio": "asks for sound" if self.audio else "",
-            "web_search_options": "asks for a search of the web" if self.web_search_options is not None else "",
-        }
-        asked |= {name: "asks for a form" if getattr(self, name) else "" for name in _FORMS}
-        return [FieldError(name, f"{what}, which members behind this service cannot be held to") for name, what in asked.items() if what]
-
-
-def _word(choice: Any) -> str | None:
-    return choice if choice is None or isinstance(choice, str) else "an object"
 
 
 def user_of(request: Request, user: str | None, safety_identifier: str | None = None) -> str | None:

@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from attune.models.seam.hedge import sigmoid
 from attune.service.api.answers import json_response
-from attune.service.api.chat import OpenRequest, user_of
+from attune.service.api.chat import user_of
 from attune.service.api.compatible_shapes import RerankAnswer
+from attune.service.api.promises import OpenRequest
 from attune.service.api.prompted import MAX_USER_CHARS, Text, Written, check_length, refuse, sound_unicode
 from attune.service.errors import FieldError
 from attune.service.ids import new_id
