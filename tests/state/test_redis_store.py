@@ -240,7 +240,7 @@ async def test_a_server_killed_mid_flight_loses_nothing_acknowledged_and_comes_b
     failures = [each for each in results if each is not None]
     assert failures
     assert all(isinstance(each, StoreUnavailable) for each in failures), Counter(map(repr, failures))
-    await asyncio.wait_for(own_server.up(other_than=killed), 10)
+    await asyncio.wait_for(own_server.up(other_than=killed), 120)
 
     logged = {entry.event_id async for entry in store.export(alice) if isinstance(entry, LoggedComparison)}
     assert acknowledged <= logged
