@@ -182,7 +182,9 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         "retry": Retry(NoBackoff(), 0),
     }
     if address.kind == "server":
-        del options["socket_timeout"]  # `Direct` has one for the whole command
+        # `Direct` has one for the whole command. Left out, redis-py would take five seconds, and wait for writes in a way that swallows a
+        # cancellation on Python 3.11.
+        options["socket_timeout"] = None
         if url.startswith("unix:"):
             del options["socket_keepalive"]  # a Unix connection does not take it
         try:
