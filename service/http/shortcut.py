@@ -22,8 +22,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from attune.service.errors import FieldError, InvalidRequest
+
 JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 """As clients write it; other spellings go the long way."""
+_TOO_DEEP = "depth limit exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,11 @@ class ShortRoute:
     headers: Mapping[bytes, str]
 
     def arguments(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | None:
-        """Returns what the route is called with, but for the request; None where FastAPI must say what is wrong, or read it its way."""
+        """Returns what the route is called with, but for the request; None where FastAPI must say what is wrong, or read it its way.
+
+        Raises:
+            InvalidRequest: the body nests deeper than 1,024 levels.
+        """
         sent: dict[str, str | None] = dict.fromkeys(self.headers.values())
         is_json = False
         for name, value in headers:
@@ -56,7 +63,14 @@ class ShortRoute:
             return None
         try:
             return {self.body_name: self.model.model_validate(orjson.loads(body)), **sent}
-        except (orjson.JSONDecodeError, ValidationError):
+        except orjson.JSONDecodeError as error:
+            if error.msg.startswith(_TOO_DEEP):
+                # FastAPI's reader would use up the stack of this thread first, and whatever runs meanwhile (the collector) would fail on it.
+                raise InvalidRequest(
+                    "body: is nested too deeply", [FieldError("body", "is nested too deeply; 1,024 levels at most")]
+                ) from error
+            return None
+        except ValidationError:
             return None
 
 

@@ -121,7 +121,7 @@ def test_a_family_without_a_format_is_named(rng):
     [
         (b"", "families.json is not JSON"),
         (b"{", "families.json is not JSON"),
-        (b"\xff\xfe", "families.json is not JSON"),
+        (b"\xff\xfe", "families.json is not UTF-8: byte 0xff"),
         (b"[]", "families.json holds a list"),
         (b"{}", "schema None"),
         (b'{"schema": 1}', "schema 1"),

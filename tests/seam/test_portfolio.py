@@ -210,7 +210,7 @@ def test_an_unknown_family_has_no_values(portfolio):
     ("content", "message"),
     [
         (b"", "portfolio.json is not JSON"),
-        (b"\xff", "portfolio.json is not JSON"),
+        (b"\xff", "portfolio.json is not UTF-8: byte 0xff"),
         (b"[]", "portfolio.json holds a list"),
         (b"{}", "schema None"),
         (b'{"schema": 7}', "schema 7"),
