@@ -65,10 +65,9 @@ class ShortRoute:
             return {self.body_name: self.model.model_validate(orjson.loads(body)), **sent}
         except orjson.JSONDecodeError as error:
             if error.msg.startswith(_TOO_DEEP):
-                # FastAPI's reader would use up the stack of this thread first, and whatever runs meanwhile (the collector) would fail on it.
-                raise InvalidRequest(
-                    "body: is nested too deeply", [FieldError("body", "is nested too deeply; 1,024 levels at most")]
-                ) from error
+                # FastAPI's reader would use up the stack first, and what runs meanwhile (the collector) would fail on it.
+                limit = "is nested too deeply; 1,024 levels at most"
+                raise InvalidRequest(f"body: {limit}", [FieldError("body", limit)]) from error
             return None
         except ValidationError:
             return None
