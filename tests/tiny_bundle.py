@@ -7,6 +7,7 @@ The heads mean something, so that a story can be told with it: `concise` likes s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from attune.models.seam.bradley_terry import BradleyTerry
-from attune.models.seam.bundle import Probes, basis_id, write_bundle
+from attune.models.seam.bundle import CARDS, Probes, basis_id, write_bundle
 from attune.models.seam.certificate import Certificate
 from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import write_families
@@ -76,6 +77,7 @@ def write_tiny_bundle(
     further: Mapping[str, float] | None = None,
     members: bool = True,
     effects: bool = False,
+    cards: Mapping[str, object] | None = None,
 ) -> Path:
     """Returns the directory of a tiny bundle below `root`.
 
@@ -91,6 +93,7 @@ def write_tiny_bundle(
         further: members beside the three, with what each is worth under every head.
         members: it has a portfolio; without one it scores only.
         effects: it learns what is liked of members beyond their texts.
+        cards: examples of what heads reward, by family and head.
     """
     families = [family for family in tiny_families(salt) if only in {"", family.name}] + (examples.tiny_families() if every else [])
     tokenizer = tiny_tokenizer()
@@ -105,6 +108,7 @@ def write_tiny_bundle(
         **(_portfolio_files(families, further or {}, certified=certified) if members else {}),
         "probes.npz": _probes(graph, TextEncoder(tokenizer, TEMPLATE), probe_error).to_bytes(),
         **files,
+        **({} if cards is None else {CARDS: json.dumps(cards).encode()}),
     }
     return write_bundle(root, name, contents, basis=basis, template=TEMPLATE, metadata={"trained_on": "nothing", "note": note})
 

@@ -1,4 +1,4 @@
-// You: what is known of the person, who answers next, the history with undo, export, and being forgotten.
+// You: what is known of the person, what its words mean, who answers next, the history with undo, export, and being forgotten.
 
 import { body, call, isAbort, read } from "./calls.js";
 import { $, count, make, percent, say, sentence, shares, weights } from "./drawing.js";
@@ -7,6 +7,7 @@ import { overTime, remember } from "./timeline.js";
 
 const SHOWN = 50; // choices of the history that are listed, the latest first
 let look = null;
+let cards = null; // of the bundle: asked once, when a person is first shown
 
 /** Reads and draws the person; a later call stops an earlier one. */
 export async function showPerson(prompt) {
@@ -23,6 +24,8 @@ export async function showPerson(prompt) {
     $("over-time").replaceChildren(...[overTime(who)].filter(Boolean));
     draw(seen, next, prompt);
     list(log, seen.family);
+    cards = cards || (await read("bundle", { signal })).cards;
+    if (look === mine) meanings(cards[seen.family] || {}, Object.keys(seen.families[seen.family].weights));
   } catch (error) {
     if (!isAbort(error) && look === mine) say(error);
   }
@@ -41,6 +44,17 @@ function draw(seen, next, prompt) {
     weights(drawn, state.weights, state.weights_std);
     return make("section", {}, make("h3", { textContent: family + (family === seen.family ? " (serves)" : "") }), drawn);
   }));
+}
+
+/** Draws what heads reward most and least, for those that have examples. */
+function meanings(examples, heads) {
+  const told = heads.filter(head => examples[head]);
+  $("meanings").hidden = !told.length;
+  $("cards").replaceChildren(...told.flatMap(head => [
+    make("dt", { textContent: head }),
+    ...[["Most", examples[head].highest], ["Least", examples[head].lowest]].filter(([, answers]) => answers && answers.length)
+      .map(([end, [answer]]) => make("dd", {}, make("span", { className: "quiet", textContent: `${end}: ` }), `“${answer.response}”`)),
+  ]));
 }
 
 /** Returns the comparisons that stand, the latest first. */

@@ -12,6 +12,7 @@ from attune.service.settings import Settings
 from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import PROMPT, bundle, settings_of
 from tests.endpoints.voices import SAYINGS
+from tests.tiny_bundle import HEADS, write_tiny_bundle
 from tests.ui.browsing import Visit, browser, visiting
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
@@ -270,6 +271,20 @@ async def test_what_is_known_of_a_person_is_shown_undone_and_deleted(visit: Visi
     await visit.says("#forgotten", "Deleted: ")
     assert await visit.comparisons(me) == 0
     assert await visit.person() != me
+
+
+async def test_what_heads_mean_is_shown_by_example_and_as_text(settings_of: Callable[..., Settings], tmp_path: Path):
+    ends = {
+        "highest": [{"prompt": "?", "response": "yes <b>.", "reward": 1.0}],
+        "lowest": [{"prompt": "?", "response": "no .", "reward": -1.0}],
+    }
+    with_cards = write_tiny_bundle(tmp_path, cards={"vrf": {HEADS[0]: ends}})
+    async with browser() as chromium, visiting(chromium, settings_of(bundle=str(with_cards))) as visit:
+        await visit.page.click("nav a[href='#you']")
+        await visit.page.click("#meanings summary")
+        await visit.says("#cards", "Most: “yes <b>.”")
+        assert await visit.text("#cards dt") == HEADS[0]
+        assert "Least: “no .”" in await visit.text("#cards")
 
 
 async def test_an_operator_sees_members_coverage_foresight_and_one_decision(visit: Visit):
