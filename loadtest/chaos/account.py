@@ -19,6 +19,9 @@ USERS = 64
 WORDS = ("tea", "egg", "boil", "water", "friend", "yes", "no", "travel", "lovely", "put", "six", "minutes")
 ANSWER_S = 20.0
 PAUSE_S = 0.02
+AWAY_PAUSE_S = 1.0
+"""Before a server is asked again that did not answer at all: connections that are refused at full speed would take the processor from
+the server that starts."""
 MOST_OPEN = 32
 """So many events wait for an acknowledgement before no new ones are made, however long a server is away."""
 
@@ -77,14 +80,14 @@ class Account:
         return status
 
     async def client(self, session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
-        """Sends until told to stop; waits a little after each refusal."""
+        """Sends until told to stop; waits a little after each refusal, and longer while nobody answers."""
         while not stop.is_set():
             event = self._next()
             times = 2 if self._draw.random() < 0.3 else 1
             statuses = await asyncio.gather(*(self.send(session, event) for _ in range(times)))
             if "200" not in statuses:
                 self._open.append(event)
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(AWAY_PAUSE_S if set(statuses) == {"none"} else PAUSE_S)
 
     async def settle(self, session: aiohttp.ClientSession, within_s: float) -> None:
         """Sends what is open until all of it is acknowledged, and everything else of the last hundred once more.
