@@ -11,7 +11,7 @@ import typer
 
 import attune
 from attune.command_line import aside, plain_group
-from attune.models.commands.options import Out
+from attune.models.commands.options import Out, existing_path
 
 DEMO = Path(attune.__file__).parent / "demo"
 """The demo's artefacts, which are in the wheel; a symbolic link in a checkout."""
@@ -40,9 +40,13 @@ def bundle_demo(
 
 @bundle_app.command("build")
 def bundle_build(
-    families: Annotated[Path, typer.Argument(help="Folder with heads.json, heads.safetensors and trunk.json.")],
-    portfolio: Annotated[Path | None, typer.Option(help="Folder of a portfolio: portfolio.json, values.npz, roster.json.")] = None,
-    roster: Annotated[Path | None, typer.Option(help="Roster file (.json, .toml); unmeasured members begin at the prior.")] = None,
+    families: Annotated[Path, typer.Argument(callback=existing_path, help="Folder with heads.json, heads.safetensors and trunk.json.")],
+    portfolio: Annotated[
+        Path | None, typer.Option(callback=existing_path, help="Folder of a portfolio: portfolio.json, values.npz, roster.json.")
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option(callback=existing_path, help="Roster file (.json, .toml); unmeasured members begin at the prior.")
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact.")
     ] = Precision.fp32,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from attune.command_line import plain_app
-from attune.models.commands.options import Cache, Context, Out, PromptShare, Seed
+from attune.models.commands.options import Cache, Context, Out, PromptShare, Seed, model_source
 from attune.models.commands.reading import TABLE, reads_table
 
 import_app = plain_app("Bring in what was trained elsewhere. Needs the extra `train`.")
@@ -22,7 +22,10 @@ def import_group() -> None:
 @import_app.command("reward")
 @reads_table
 def import_reward(
-    model: Annotated[str, typer.Argument(metavar="ID_OR_DIR", help="A sequence classifier, folder or hub id; its code is never run.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="ID_OR_DIR", callback=model_source, help="A sequence classifier, folder or hub id; its code is never run."),
+    ],
     reading: Any,
     out: Out,
     names: Annotated[str, typer.Option(help="Of its heads, with commas between; the model's labels if not given.")] = "",

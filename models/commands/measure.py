@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attune.command_line import aside, plain_group
-from attune.models.commands.options import Base, Cache, Out, Processes, PromptsOption, RewardsOption, Seed
+from attune.models.commands.options import Base, Cache, Out, Processes, PromptsOption, RewardsOption, Seed, existing_path, model_source
 from attune.models.commands.reading import TABLE, reads_table
 
 measure_app = plain_group("Measure, with seeds and 95 % intervals. Needs the extra `train`.")
@@ -18,11 +18,15 @@ measure_app = plain_group("Measure, with seeds and 95 % intervals. Needs the ext
 @measure_app.command("families")
 @reads_table
 def measure_families(
-    families: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `train families` or `import reward` wrote.")],
+    families: Annotated[
+        Path, typer.Argument(metavar="FOLDER", callback=existing_path, help="What `train families` or `import reward` wrote.")
+    ],
     data: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons of other people: {TABLE}.")],
     reading: Any,
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to write to; `measured` in FOLDER if not given.")] = None,
-    trunk: Annotated[str, typer.Option(metavar="ID_OR_DIR", help="Where the heads' trunk is now, if it has moved.")] = "",
+    trunk: Annotated[
+        str, typer.Option(metavar="ID_OR_DIR", callback=model_source, help="Where the heads' trunk is now, if it has moved.")
+    ] = "",
     apart: Annotated[str, typer.Option(help="`question`: a person's own questions are not in what is predicted of them.")] = "",
     cache: Annotated[Path, typer.Option(file_okay=False, help="Folder that keeps vectors between runs.")] = Path(".attune/cache"),
     processes: Processes = 1,
@@ -58,7 +62,7 @@ def measure_learners(
 
 @measure_app.command("members")
 def measure_members(
-    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member.")],
+    members: Annotated[Path, typer.Argument(callback=existing_path, help="Folder with one adapter folder a member.")],
     base: Base,
     rewards: RewardsOption,
     prompts: PromptsOption,

@@ -7,12 +7,41 @@ from typing import Annotated
 
 import typer
 
+
+class NotThere(ValueError):
+    """What an option names is not there; the message says what was looked for, before anything slow is loaded."""
+
+
+def model_source(value: str) -> str:
+    """Returns the name of a model as given: a folder that is there, something that may be an id of the hub, or nothing.
+
+    Raises:
+        NotThere: it can only be a folder, and none is there, or the folder holds no model.
+    """
+    folder = Path(value)
+    if folder.is_dir():
+        if value and not (folder / "config.json").is_file():
+            raise NotThere(f"{value} is no model: the folder has no config.json")
+    elif value.startswith(("/", ".", "~")) or value.count("/") > 1 or folder.exists():
+        raise NotThere(f"{value} is no folder, and no id of a model on the hub (NAME or OWNER/NAME)")
+    return value
+
+
+def existing_path(path: Path | None) -> Path | None:
+    """Returns the path as given; raises NotThere where nothing is there."""
+    if path is not None and not path.exists():
+        raise NotThere(f"{path}: no such file or folder")
+    return path
+
+
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder to write to; made if absent.")]
 Cache = Annotated[Path | None, typer.Option(file_okay=False, help="Folder that keeps embeddings between runs; none if not given.")]
-Base = Annotated[str, typer.Option(help="Folder or hub id of a causal language model.")]
+Base = Annotated[str, typer.Option(callback=model_source, help="Folder or hub id of a causal language model.")]
 RewardsOption = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")]
-PromptsOption = Annotated[Path, typer.Option(help="Text file, one prompt a line; a tenth is held out, a tenth chooses checkpoints.")]
+PromptsOption = Annotated[
+    Path, typer.Option(callback=existing_path, help="Text file, one prompt a line; a tenth is held out, a tenth chooses checkpoints.")
+]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Of a member: dpo.learning_rate=1e-4, dpo.beta=0.2, answers=4, ...")]
 Processes = Annotated[int, typer.Option(min=1, help="That embed texts, each with a copy of the trunk; not used where there is CUDA.")]
 Context = Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from attune.command_line import plain_group
 from attune.models.commands.bundle import DEMO
-from attune.models.commands.options import Base, Cache, Changes, Out, PromptsOption, Seed
+from attune.models.commands.options import Base, Cache, Changes, Out, PromptsOption, Seed, existing_path
 
 portfolio_app = plain_group("Build, inspect and serve portfolios of members. Needs the extra `train`.")
 
@@ -20,7 +20,9 @@ def portfolio_build(
     base: Base,
     prompts: PromptsOption,
     rewards: Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")] = "",
-    families: Annotated[Path | None, typer.Option(help="Folder of families whose heads are the rewards, in place of --rewards.")] = None,
+    families: Annotated[
+        Path | None, typer.Option(callback=existing_path, help="Folder of families whose heads are the rewards, in place of --rewards.")
+    ] = None,
     family: Annotated[str, typer.Option(help="Whose heads; the folder's default if not given.")] = "",
     out: Out = Path(".attune/portfolio"),
     base_name: Annotated[str, typer.Option(help="What the adapters call their base.")] = "",
@@ -31,13 +33,13 @@ def portfolio_build(
     seed: Seed = 0,
 ) -> None:
     """Search, align, prune and certify a portfolio for any base model and rewards; run again to go on after a kill."""
+    if bool(rewards) == (families is not None):
+        raise typer.BadParameter("give --rewards or --families, one of the two")
     from attune.models.alignment.member import MemberSettings  # noqa: PLC0415 - torch
     from attune.models.portfolio.build import PalmSettings, build_from_files  # noqa: PLC0415 - torch
     from attune.models.portfolio.inputs import changed, load_rewards  # noqa: PLC0415 - torch
 
     settings = PalmSettings(max_calls=max_calls, most_members=most_members, member=changed(MemberSettings(), changes or []))
-    if bool(rewards) == (families is not None):
-        raise typer.BadParameter("give --rewards or --families, one of the two")
     if families is not None:
         from attune.models.portfolio.own_heads import build_over_heads  # noqa: PLC0415 - torch
 
@@ -62,7 +64,12 @@ def portfolio_build(
 
 @portfolio_app.command("show")
 def portfolio_show(
-    path: Annotated[Path, typer.Argument(help="A bundle, or a folder with portfolio.json and heads; the demo's if not given.")] = DEMO,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            callback=existing_path, help="A bundle, or a folder with portfolio.json and heads; the demo's if not given.", show_default=False
+        ),
+    ] = DEMO,
     family: Annotated[str | None, typer.Option(help="Whose values; the certificate's family if not given.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the simplex of users here: .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -75,7 +82,7 @@ def portfolio_show(
 
 @portfolio_app.command("vllm")
 def portfolio_vllm(
-    path: Annotated[Path, typer.Argument(help="A bundle, or a folder with base/ and adapters/.")],
+    path: Annotated[Path, typer.Argument(callback=existing_path, help="A bundle, or a folder with base/ and adapters/.")],
     host: str = "127.0.0.1",
     port: int = 8001,
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable with vLLM's key; none if not given.")] = None,

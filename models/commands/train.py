@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from attune.command_line import aside, plain_group
-from attune.models.commands.options import Base, Changes, Context, Out, Processes, PromptShare, PromptsOption, RewardsOption, Seed
+from attune.models.commands.options import (
+    Base,
+    Changes,
+    Context,
+    Out,
+    Processes,
+    PromptShare,
+    PromptsOption,
+    RewardsOption,
+    Seed,
+    existing_path,
+    model_source,
+)
 from attune.models.commands.reading import TABLE, reads_table
 
 
@@ -32,7 +44,10 @@ def train_families(
     reading: Any,
     out: Out,
     trunk: Annotated[
-        str, typer.Option(metavar="ID_OR_DIR", help="Hugging Face encoder or decoder; a small one for sentences if not given.")
+        str,
+        typer.Option(
+            metavar="ID_OR_DIR", callback=model_source, help="Hugging Face encoder or decoder; a small one for sentences if not given."
+        ),
     ] = "",
     layers: Annotated[str, typer.Option(help="Hidden states that are pooled, such as 0,3,6; early, middle and last if not given.")] = "",
     pooling: Annotated[Pooling, typer.Option(help="How the states of a text become one vector.")] = Pooling.mean,
@@ -73,7 +88,7 @@ def train_families(
 @train_app.command("router")
 @reads_table
 def train_router(
-    bundle: Annotated[Path, typer.Option(help="The bundle that serves.")],
+    bundle: Annotated[Path, typer.Option(callback=existing_path, help="The bundle that serves.")],
     comparisons: Annotated[str, typer.Option(help="Exports of users, or a table with prompt, chosen, rejected, user and context.")],
     reading: Any,
     family: Annotated[str, typer.Option(help="Name of the mixture; not needed where the bundle has one.")] = "",

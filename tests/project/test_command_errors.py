@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from attune.command_line import in_words, plain_app, plain_group
 from attune.models.__main__ import app
+from attune.models.commands.options import model_source
 
 ROW = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
 EXPORT = [{"type": "user", "id": "ada"}, {"type": "comparison", "event_id": "e1", "prompt": "p", "chosen_text": "a", "rejected_text": "b"}]
@@ -75,6 +76,38 @@ def test_a_folder_or_module_that_is_not_there_is_named(tmp_path, monkeypatch, co
     assert shown.exit_code == 1, shown.output
     assert not re.search(r"Traceback|\[Errno", shown.output), shown.output
     assert re.search("none|no_such", shown.output)
+
+
+@pytest.mark.parametrize("named", ["/nonexistent", "./none", "~/none", "one/two/three", "no-model", "file.txt"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["portfolio", "build", "--families", ".", "--prompts", "file.txt", "--base"],
+        ["portfolio", "build", "--prompts", "file.txt", "--base"],
+        ["train", "member", "--weights", "a=1", "--out", "made", "--rewards", "m:R", "--prompts", "file.txt", "--base"],
+        ["train", "families", "file.txt", "--out", "made", "--trunk"],
+        ["measure", "families", ".", "file.txt", "--trunk"],
+        ["import", "reward", "--out", "made"],
+    ],
+    ids=lambda words: " ".join([*words[:2], words[-1]]),
+)
+def test_a_model_that_cannot_be_one_is_refused_in_a_line_before_anything_else_is_looked_at(tmp_path, monkeypatch, command, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("Why?")
+    (tmp_path / "no-model").mkdir()
+    shown = CliRunner().invoke(app, [*command, named])
+    assert shown.exit_code == 1
+    assert len(shown.stderr.splitlines()) == 1
+    assert re.search(rf": {re.escape(named)} is no (folder|model)", shown.stderr)
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_id_of_the_hub_a_model_of_this_folder_and_nothing_are_taken_as_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    for named in ("", "gpt2", "owner/name", "mine", "./mine", str(tmp_path / "mine")):
+        assert model_source(named) == named
 
 
 def test_rewards_of_a_module_in_the_current_folder_are_found(tmp_path, monkeypatch):
