@@ -29,6 +29,11 @@ EXIT_SETTINGS = 2
 EXIT_ADDRESS = 4
 BACKLOG = 2048
 
+BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; goes before ATTUNE_BUNDLE.")]
+DataDirOption = Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")]
+RosterOption = Annotated[Path | None, typer.Option(help="File that names the members, under any names; goes before ATTUNE_ROSTER.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")]
+
 
 class AttachedCommands(PlainGroup):
     """The commands of this package and, once they are asked for, those of `attune.commands`."""
@@ -79,9 +84,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def attune(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Online personalization inference: per-user scores, routing over a portfolio, learning from comparisons."""
     del version
@@ -91,9 +94,9 @@ def attune(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; goes before ATTUNE_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; goes before ATTUNE_PORT.")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; goes before ATTUNE_BUNDLE.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")] = None,
-    roster: Annotated[Path | None, typer.Option(help="File that names the members, under any names; goes before ATTUNE_ROSTER.")] = None,
+    bundle: BundleOption = None,
+    data_dir: DataDirOption = None,
+    roster: RosterOption = None,
 ) -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; every other setting comes from ATTUNE_* or the file ATTUNE_CONFIG."""
     # Before numpy is loaded: its products here are small, and threads started for one wait for cores that the scorer has.
@@ -102,8 +105,7 @@ def serve(
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
     try:
-        named = {name: None if path is None else str(path) for name, path in (("bundle", bundle), ("roster", roster))}
-        settings = read_settings(host=host, port=port, data_dir=data_dir, **named)
+        settings = read_settings(host=host, port=port, data_dir=data_dir, bundle=bundle, roster=roster)
         configure_logging(settings.log_level, settings.log_format)
         if settings.workers > 1:
             _run_many(settings)
@@ -113,18 +115,14 @@ def serve(
 
 
 @app.command()
-def check(
-    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; goes before ATTUNE_BUNDLE.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
-) -> None:
+def check(bundle: BundleOption = None, data_dir: DataDirOption = None, roster: RosterOption = None, *, as_json: JsonOption = False) -> None:
     """Check settings, keys, roster, store, bundle and members as a start would, without serving; exit code 1 if it would not start."""
     from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
     configure_logging("error", "json")
     try:
-        settings = read_settings(bundle=None if bundle is None else str(bundle), data_dir=data_dir)
+        settings = read_settings(data_dir=data_dir, bundle=bundle, roster=roster)
     except SettingsError as error:
         rows = [{"part": "settings", "state": "refused", "detail": str(problem), "setting": problem.name} for problem in error.problems]
         _show(rows, as_json=as_json)

@@ -253,7 +253,7 @@ def read_settings(**arguments: object) -> Settings:
     Raises:
         SettingsError: with every unknown name, malformed value and impossible combination, each with its source.
     """
-    given = {name: value for name, value in arguments.items() if value is not None}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items() if value is not None}
     known = [*map(variable, Settings.model_fields), CONFIG_VARIABLE]
     unknown = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX) and name.upper() not in known]
     problems = [BadSetting(name, "environment", f"no such setting{_did_you_mean(name, known)}") for name in unknown]

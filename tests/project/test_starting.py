@@ -100,6 +100,9 @@ def test_a_check_says_what_a_start_would_do(data_dir, tmp_path):
     for setting in ("ATTUNE_BUNDLE", "ATTUNE_REDIS_URL", "ATTUNE_API_KEYS_FILE"):
         assert setting in run.stdout
     assert attune("check", data_dir=tmp_path, ATTUNE_PORT="many").returncode == 2
+    run = attune("check", "--roster", str(tmp_path / "mine.json"), data_dir=tmp_path)
+    assert run.returncode != 0
+    assert "mine.json" in run.stdout
 
 
 def test_the_end_is_announced_while_requests_are_still_served(data_dir):
