@@ -82,11 +82,10 @@ def train_families(
     settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, processes=processes, seed=seed)
     found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside)
     typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (out / "report.md").read_text(encoding="utf-8"))
-    # What `bundle build` would refuse is said here, with what it would then ask for.
-    refused = found["at_first"].get(found["default"], {}).get("below")
-    aside(
-        f"next: {'train on more comparisons, or ' * bool(refused)}attune bundle build {out} --out .attune/bundles{' --serve-anyway' * bool(refused)}"
-    )
+    packing = f"attune bundle build {out} --out .attune/bundles"
+    if found["at_first"].get(found["default"], {}).get("below"):  # such a folder is refused
+        packing = f"train on more comparisons, or {packing} --serve-anyway"
+    aside(f"next: {packing}")
 
 
 @train_app.command("router")
