@@ -107,10 +107,12 @@ class UpstreamPool:
     Args:
         max_connections: exchanges at once; one more waits. All of them may be kept open for the next.
         environ: where proxies and certificates are named.
+        settle_s: how long what follows a complete answer is waited for, so that its connection can be kept.
     """
 
-    def __init__(self, max_connections: int = 512, *, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, max_connections: int = 512, *, environ: Mapping[str, str] = os.environ, settle_s: float = SETTLE_S) -> None:
         self._environ = environ
+        self._settle_s = settle_s
         self.max_connections = max_connections
         self._permits = asyncio.Semaphore(max_connections)
         self._session: aiohttp.ClientSession | None = None
@@ -197,7 +199,7 @@ class UpstreamPool:
         if exchange.closed or exchange.complete:
             exchange.close()
             return
-        task = asyncio.ensure_future(_read_rest(exchange.handed_over()))
+        task = asyncio.ensure_future(_read_rest(exchange.handed_over(), self._settle_s))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
@@ -210,11 +212,11 @@ class UpstreamPool:
         return self._session
 
 
-async def _read_rest(exchange: Exchange) -> None:
+async def _read_rest(exchange: Exchange, settle_s: float) -> None:
     """Reads what follows a complete answer, so that its connection can serve again, and closes it if that is long or slow."""
     size = 0
     try:
-        async with asyncio.timeout(SETTLE_S):
+        async with asyncio.timeout(settle_s):
             while size < SETTLE_BYTES and (part := await exchange.read()):
                 size += len(part)
     except (TimeoutError, ConnectionFailed):

@@ -101,10 +101,11 @@ async def test_a_pool_that_nobody_needs_reads_no_environment_and_opens_nothing()
         pass
 
 
-async def test_as_many_connections_are_kept_as_may_be_open(upstream, connections):
+async def test_as_many_connections_are_kept_as_may_be_open(upstream):
     upstream.answers(good)
-    member = OpenAIMember("gpt", OpenAISpec(base_url=upstream.base_url, model="m"), connections)
-    for _ in range(2):
-        await asyncio.gather(*(collect(member, ask()) for _ in range(150)))
-        await asyncio.gather(*connections._settling)
-    assert upstream.connections == 150
+    async with UpstreamPool(environ={}, settle_s=60.0) as connections:
+        member = OpenAIMember("gpt", OpenAISpec(base_url=upstream.base_url, model="m"), connections)
+        for _ in range(2):
+            await asyncio.gather(*(collect(member, ask()) for _ in range(150)))
+            await asyncio.gather(*connections._settling)
+        assert upstream.connections == 150
