@@ -49,7 +49,7 @@ class TextLimits:
             ValueError: more tokens are wanted than the model reads.
         """
         if self.max_tokens is not None and self.max_tokens > own:
-            raise ValueError(f"max_tokens is {self.max_tokens}; the model reads {own} at most")
+            raise ValueError(f"a context of {self.max_tokens} tokens is wanted; the model reads {own} at most")
         most = min(own, USUAL_TOKENS) if self.max_tokens is None else self.max_tokens
         return most, int(most * self.prompt_share), int(most * self.context_share)
 
