@@ -209,7 +209,7 @@ def test_a_mistake_on_the_command_line_is_a_line_and_not_a_traceback(tiny, tmp_p
     for options, complaint in (
         (["--weights", "tall=1"], ": weight 'tall=1': the rewards are short, vowels"),
         (["--weights", "short=1", "--set", "dpo.speed=3"], ": setting 'dpo.speed=3' is not known; dpo.rank"),
-        (["--weights", "short=1", "--prompts", str(tmp_path / "none.txt")], f": {tmp_path / 'none.txt'}: no such file or directory"),
+        (["--weights", "short=1", "--prompts", str(tmp_path / "none.txt")], f": {tmp_path / 'none.txt'}: no such file or folder"),
         (["--weights", "short=1", "--base", str(tmp_path / "none")], str(tmp_path / "none")),
         (["--weights", "short=1", "--rewards", "no_such_module:REWARDS"], "'no_such_module:REWARDS' cannot be loaded"),
     ):
