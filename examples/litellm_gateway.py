@@ -8,7 +8,7 @@ In the proxy's config.yaml, name the models as the members of Attune's roster ar
     litellm_settings:
       callbacks: litellm_gateway.attune
 
-Clients ask for the model `auto` and name their `user`. Where Attune does not answer within a second, `FALLBACK` does.
+Clients ask for the model `auto` and name their `user`. Where Attune does not answer within `ATTUNE_WITHIN_S` (1), `FALLBACK` does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import httpx
 URL = os.environ.get("ATTUNE_URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("ATTUNE_KEY", "")
 FALLBACK = os.environ.get("ATTUNE_FALLBACK", "concise")
-_client = httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"} if KEY else {}, timeout=1.0)
+_HEADERS = {"authorization": f"Bearer {KEY}"} if KEY else {}
+_client = httpx.AsyncClient(headers=_HEADERS, timeout=float(os.environ.get("ATTUNE_WITHIN_S", "1")))
 
 
 async def choose(user: str, messages: list[dict[str, Any]]) -> tuple[str, str | None]:

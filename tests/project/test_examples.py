@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -69,13 +70,20 @@ async def test_langchain_asks_and_its_answer_is_rated(url: str):
     assert "[learned: 1 so far]" in printed
 
 
-async def test_behind_a_gateway_the_member_is_chosen_and_the_thumb_learned(url: str, monkeypatch: pytest.MonkeyPatch):
+def gateway_of(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Returns the module as a proxy would load it whose environment names this server."""
+    monkeypatch.setenv("ATTUNE_URL", url)
+    monkeypatch.setenv("ATTUNE_WITHIN_S", "60")  # a busy machine is not out of reach
     found = importlib.util.spec_from_file_location("litellm_gateway", EXAMPLES / "litellm_gateway.py")
     assert found is not None
     assert found.loader is not None
     gateway = importlib.util.module_from_spec(found)
     found.loader.exec_module(gateway)
-    monkeypatch.setattr(gateway, "URL", url)
+    return gateway
+
+
+async def test_behind_a_gateway_the_member_is_chosen_and_the_thumb_learned(url: str, monkeypatch: pytest.MonkeyPatch):
+    gateway = gateway_of(url, monkeypatch)
     turns = [{"role": "user", "content": PROMPT}]
     member, decision = await gateway.choose("bob", turns)
     async with AsyncClient(url) as attune:
@@ -87,8 +95,7 @@ async def test_behind_a_gateway_the_member_is_chosen_and_the_thumb_learned(url: 
         sent = await gateway.attune.async_pre_call_hook(None, None, {"model": "auto", "user": "bob", "messages": turns}, "completion")
         assert sent["model"] != "auto"
         assert sent["metadata"]["attune_decision"]
-    monkeypatch.setattr(gateway, "URL", "http://127.0.0.1:1")
-    assert await gateway.choose("bob", turns) == ("concise", None)
+    assert await gateway_of("http://127.0.0.1:1", monkeypatch).choose("bob", turns) == ("concise", None)
 
 
 async def test_the_notebook_evaluates_a_log_of_this_server(url: str, tmp_path: Path):
