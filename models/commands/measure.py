@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from attune.command_line import aside, plain_group
-from attune.models.commands.options import Base, Cache, Out, Processes, PromptsOption, RewardsOption, Seed, existing_path, model_source
+from attune.models.commands.options import (
+    VECTORS,
+    Apart,
+    AsJson,
+    Base,
+    Cache,
+    KeptVectors,
+    Out,
+    Processes,
+    PromptsOption,
+    RewardsOption,
+    Seed,
+    existing_path,
+    model_source,
+)
 from attune.models.commands.reading import TABLE, reads_table
 
 measure_app = plain_group("Measure, with seeds and 95 % intervals. Needs the extra `train`.")
@@ -27,17 +41,15 @@ def measure_families(
     trunk: Annotated[
         str, typer.Option(metavar="ID_OR_DIR", callback=model_source, help="Where the heads' trunk is now, if it has moved.")
     ] = "",
-    apart: Annotated[str, typer.Option(help="`question`: a person's own questions are not in what is predicted of them.")] = "",
-    cache: Annotated[Path, typer.Option(file_okay=False, help="Folder that keeps vectors between runs.")] = Path(".attune/cache"),
+    apart: Apart = "",
+    cache: KeptVectors = VECTORS,
     processes: Processes = 1,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Curves of heads that are trained already, on people training never met, and a verdict; trains none of them."""
     from attune.models.measuring.families.more_people import MorePeople, measure_more  # noqa: PLC0415 - torch
 
-    if apart not in {"", "question"}:
-        raise typer.BadParameter(f"{apart!r} is not `question`", param_hint="--apart")
     written = out or families / "measured"
     found = measure_more(families, data, reading, written, MorePeople(trunk or None, seed, apart, processes), cache=cache, tell=aside)
     typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (written / "report.md").read_text(encoding="utf-8"))
@@ -83,7 +95,7 @@ def measure_policy(
     decisions: Annotated[Path, typer.Option(help="JSONL: exports of users, or GET /decisions answers.")],
     feedback: Annotated[Path, typer.Option(help="JSONL with the comparisons: exports of users; may be the same file.")],
     out: Out = Path(".attune/policy"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What other routing policies would have been worth, from logged propensities: IPS, SNIPS, DR with 95 % intervals."""
     from attune.models.measuring.policy.report import evaluate_log  # noqa: PLC0415 - scipy

@@ -34,6 +34,13 @@ def existing_path(path: Path | None) -> Path | None:
     return path
 
 
+def apart_from(value: str) -> str:
+    """Returns what is kept apart, as given; raises BadParameter for anything but nothing and `question`."""
+    if value not in {"", "question"}:
+        raise typer.BadParameter(f"{value!r} is not `question`")
+    return value
+
+
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder to write to; made if absent.")]
 Cache = Annotated[Path | None, typer.Option(file_okay=False, help="Folder that keeps embeddings between runs; none if not given.")]
@@ -50,3 +57,7 @@ Context = Annotated[
 PromptShare = Annotated[
     float, typer.Option(min=0.0, max=0.99, help="Of them, that a long prompt keeps beside a long response; what one leaves the other gets.")
 ]
+Apart = Annotated[str, typer.Option(callback=apart_from, help="`question`: a person's own questions are not in what is predicted of them.")]
+KeptVectors = Annotated[Path, typer.Option("--cache", file_okay=False, help="Folder that keeps vectors between runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all figures for programs.")]
+VECTORS = Path(".attune/cache")

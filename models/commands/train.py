@@ -11,9 +11,13 @@ import typer
 
 from attune.command_line import aside, plain_group
 from attune.models.commands.options import (
+    VECTORS,
+    Apart,
+    AsJson,
     Base,
     Changes,
     Context,
+    KeptVectors,
     Out,
     Processes,
     PromptShare,
@@ -55,12 +59,12 @@ def train_families(
     prompt_share: PromptShare = 0.25,
     families: Annotated[str, typer.Option(help="Names with commas between; those that did best if not given.")] = "",
     personalise: Annotated[bool, typer.Option("--personalise", help="Also where no gain was found, or people are few.")] = False,
-    apart: Annotated[str, typer.Option(help="`question`: a person's own questions are not in what is predicted of them.")] = "",
+    apart: Apart = "",
     folds: Annotated[int, typer.Option(min=0, help="How often people are cut anew; 0 decides by how many there are.")] = 0,
-    cache: Annotated[Path, typer.Option(file_okay=False, help="Folder that keeps vectors between runs.")] = Path(".attune/cache"),
+    cache: KeptVectors = VECTORS,
     processes: Processes = 1,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train reward families on your comparisons, measure them on people they never met, and say whether to personalise."""
     from attune.models.data.adapters import read_comparisons  # noqa: PLC0415 - numpy
@@ -68,8 +72,6 @@ def train_families(
     from attune.models.data.trunk import DEMO_TRUNK, load_trunk, spread_layers  # noqa: PLC0415 - torch
     from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
 
-    if apart not in {"", "question"}:
-        raise typer.BadParameter(f"{apart!r} is not `question`", param_hint="--apart")
     if layers and not all(one.strip().isdigit() for one in layers.split(",")):
         raise typer.BadParameter(f"{layers!r} is not numbers with commas between, such as 0,3,6", param_hint="--layers")
     named = tuple(int(one) for one in layers.split(",")) if layers else None
