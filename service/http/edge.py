@@ -92,10 +92,10 @@ class Edge:
                 error = problems.translated(raised, scope["method"])
                 await self._render(scope, answer, raised, error)
             finally:
-                seconds = self._clock() - began_s
-                self._account(scope, answer.status, seconds, timings, error, {"request_id": request_id, **fields})
+                ended_s = self._clock()
+                self._account(scope, answer.status, ended_s - began_s, timings, error, {"request_id": request_id, **fields})
                 if self._spans is not None and trace is not None and noted is not None:
-                    self._spans.export(trace, _served(scope, answer.status, seconds, error))
+                    self._spans.export(trace, _served(scope, answer.status, (began_s, ended_s), error))
 
     def _local(self, path: str) -> str:
         if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
@@ -155,7 +155,7 @@ def _details(scope: Scope, route: str | None, error: AttuneError | None) -> dict
     return found
 
 
-def _served(scope: Scope, status: int, seconds: float, error: AttuneError | None) -> Served:
+def _served(scope: Scope, status: int, lasted: tuple[float, float], error: AttuneError | None) -> Served:
     route, method = _template(scope), scope["asked"]
     told: dict[str, str | int] = {"http.request.method": method, "http.response.status_code": status}
     if route is not None:
@@ -164,7 +164,7 @@ def _served(scope: Scope, status: int, seconds: float, error: AttuneError | None
         told["error.type"] = error.code
     told |= {f"attune.{name}": str(value) for name, value in _details(scope, route, error).items() if name != "client"}
     told["attune.request_id"] = scope["state"]["request_id"]
-    return Served(method if route is None else f"{method} {route}", seconds, status >= 500, told)
+    return Served(method if route is None else f"{method} {route}", *lasted, status >= 500, told)
 
 
 def _stages(timings: Timings) -> dict[str, object]:

@@ -55,7 +55,7 @@ class OtlpSpans:
         return answer.decision is Decision.RECORD_AND_SAMPLE
 
     def export(self, trace: Trace, served: Served) -> None:
-        """Makes the spans of a request that ended now, and leaves them to the thread that sends them."""
+        """Makes the spans of a request that ended, and leaves them to the thread that sends them."""
         now_ns, now_s = time.time_ns(), time.perf_counter()
 
         def unix_ns(at_s: float) -> int:
@@ -67,14 +67,14 @@ class OtlpSpans:
             _under(trace.caller),
             SpanKind.SERVER,
             dict(served.attributes),
-            start_time=unix_ns(now_s - served.seconds),
+            start_time=unix_ns(served.began_s),
         )
         if served.failed:
             span.set_status(Status(StatusCode.ERROR))
-        self._below(span, trace.noted or Noted(), unix_ns, now_s)
-        span.end(now_ns)
+        self._below(span, trace.noted or Noted(), unix_ns, served.ended_s)
+        span.end(unix_ns(served.ended_s))
 
-    def _below(self, request: Span, noted: Noted, unix_ns: Callable[[float], int], now_s: float) -> None:
+    def _below(self, request: Span, noted: Noted, unix_ns: Callable[[float], int], ended_s: float) -> None:
         within = set_span_in_context(request, Context())
         members: list[tuple[Entered, Span]] = []
         for one in noted.stages:
@@ -92,7 +92,7 @@ class OtlpSpans:
             if not 0 < asked.status < 400:
                 span.set_status(Status(StatusCode.ERROR))
             # What still lasts, such as the end of a stream that nobody waits for, ends here with its request.
-            span.end(unix_ns(now_s if asked.ended_s is None else asked.ended_s))
+            span.end(unix_ns(ended_s if asked.ended_s is None else asked.ended_s))
 
     async def aclose(self) -> None:
         """Sends what is left, for as long as OTEL_BSP_EXPORT_TIMEOUT allows."""

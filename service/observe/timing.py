@@ -39,12 +39,14 @@ class Timings:
         self._entered = entered
         self._seconds: dict[Stage, float] = {}
 
-    def add(self, stage: Stage, seconds: float, *, ago_s: float = 0.0) -> None:
-        """Adds time to a stage, which ended `ago_s` before now; a stage may be entered more than once."""
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+    def add(self, *stays: tuple[Stage, float]) -> None:
+        """Adds the seconds of stays that came one after another, the last of which ended now; a stage may be entered more than once."""
+        for stage, seconds in stays:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
         if self._entered is not None:
-            ended_s = self._clock() - ago_s
-            self._entered.append(Entered(stage, ended_s - seconds, ended_s))
+            began_s = self._clock() - sum(seconds for _, seconds in stays)
+            for stage, seconds in stays:
+                self._entered.append(Entered(stage, began_s, began_s := began_s + seconds))
 
     @contextmanager
     def measure(self, stage: Stage) -> Iterator[None]:
@@ -53,7 +55,7 @@ class Timings:
         try:
             yield
         finally:
-            self.add(stage, self._clock() - began_s)
+            self.add((stage, self._clock() - began_s))
 
     @property
     def seconds(self) -> Mapping[Stage, float]:

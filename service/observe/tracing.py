@@ -79,12 +79,13 @@ class Served:
 
     Attributes:
         name: method and route template.
-        seconds: until now.
+        began_s: on the clock of `time.perf_counter`, as `ended_s` is.
         attributes: nothing that a user wrote.
     """
 
     name: str
-    seconds: float
+    began_s: float
+    ended_s: float
     failed: bool
     attributes: Mapping[str, str | int]
 
@@ -97,7 +98,7 @@ class Spans(Protocol):
         ...
 
     def export(self, trace: Trace, served: Served) -> None:
-        """Makes the spans of a request that ended now, and leaves them to be sent."""
+        """Makes the spans of a request that ended, and leaves them to be sent."""
         ...
 
     async def aclose(self) -> None:

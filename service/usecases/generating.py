@@ -127,7 +127,7 @@ async def generate(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        call.timings.add("member", asyncio.get_running_loop().time() - began_s)
+        call.timings.add(("member", asyncio.get_running_loop().time() - began_s))
     yield await _kept(call, decision, drafts, score=score)
 
 

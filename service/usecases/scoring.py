@@ -177,8 +177,7 @@ def _told(reading: TextReading, rows: Sequence[Encoded], fields: Sequence[str], 
 async def submit(call: Call, rows: Sequence[Encoded]) -> list[Row]:
     """Returns the scorer's outputs for each row, by the request's deadline."""
     submitted = await call.serving.batcher.submit(rows, call.left_s)
-    call.timings.add("queue", submitted.queue_s, ago_s=submitted.inference_s)
-    call.timings.add("inference", submitted.inference_s)
+    call.timings.add(("queue", submitted.queue_s), ("inference", submitted.inference_s))
     return submitted.rows
 
 

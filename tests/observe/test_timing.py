@@ -27,8 +27,8 @@ def test_a_stage_that_raises_is_still_timed():
 
 def test_the_header_has_milliseconds_in_the_fixed_order_of_the_stages():
     timings = Timings()
-    timings.add("member", 1.5)
-    timings.add("tokenize", 0.000214)
+    timings.add(("member", 1.5))
+    timings.add(("tokenize", 0.000214))
     assert timings.header() == "tokenize;dur=0.21, member;dur=1500.00"
 
 
@@ -39,8 +39,7 @@ def test_no_stage_makes_an_empty_header():
 def test_stays_in_stages_are_noted_one_by_one_where_somebody_asks_for_them():
     entered: list[Entered] = []
     timings = Timings(clock=lambda: 10.0, entered=entered)
-    timings.add("queue", 2.0, ago_s=3.0)
-    timings.add("inference", 3.0)
-    timings.add("inference", 1.0)
+    timings.add(("queue", 2.0), ("inference", 3.0))
+    timings.add(("inference", 1.0))
     assert entered == [Entered("queue", 5.0, 7.0), Entered("inference", 7.0, 10.0), Entered("inference", 9.0, 10.0)]
     assert timings.seconds == {"queue": 2.0, "inference": 4.0}
