@@ -9,6 +9,7 @@ back what is not decided yet. Pure functions of what was pushed; one of each for
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 REPLACEMENT = "\ufffd"
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -63,29 +64,41 @@ def _sound(text: str) -> str:
     return _LONE.sub(REPLACEMENT, text)
 
 
+@dataclass(frozen=True, slots=True)
+class Thoughts:
+    """How a member tells thoughts from the text for a reader.
+
+    Args:
+        tags: names of the tags between which they stand; none lets everything through.
+        opened: whether an answer begins inside a thought, because the chat template has opened the tag.
+    """
+
+    tags: tuple[str, ...] = ()
+    opened: bool = False
+
+
 class ThoughtFilter:
     """Leaves out thoughts that stand inside the text between two tags.
 
     What begins the answer is a thought until its tag closes, and all of it is one if it never does. Where the tag opens in
-    the middle of a text, what follows is held back: without a closing tag it was text about the tag.
-
-    Args:
-        tag: its name; None lets everything through.
-        inside: whether the answer begins inside a thought, because the chat template has opened the tag.
+    the middle of a text, what follows is held back: without a closing tag it was text about the tag. A thought ends where
+    the tag closes that opened it, whatever other tags it holds.
     """
 
-    __slots__ = ("_begun", "_close", "_held", "_inside", "_open", "left_out")
+    __slots__ = ("_begun", "_closes", "_held", "_inside", "_opens", "_tags", "left_out")
 
-    def __init__(self, tag: str | None, *, inside: bool = False) -> None:
-        self._open, self._close = (f"<{tag}>", f"</{tag}>") if tag else ("", "")
-        self._inside = inside and bool(tag)
+    def __init__(self, thoughts: Thoughts) -> None:
+        self._tags = thoughts.tags
+        self._opens = tuple(f"<{tag}>" for tag in thoughts.tags)
+        self._closes = tuple(f"</{tag}>" for tag in thoughts.tags)  # any of which ends the thought that is being read
+        self._inside = thoughts.opened and bool(thoughts.tags)
         self._held = ""
         self._begun = False  # whether text came before: decides what an unclosed tag is
         self.left_out = False
 
     def push(self, text: str) -> str:
         """Returns the text that is certainly no part of a thought."""
-        if not self._open:
+        if not self._tags:
             return text
         if not self._held and not self._inside and "<" not in text:
             return self._seen(text)
@@ -93,25 +106,25 @@ class ThoughtFilter:
         seen = []
         while self._held:
             if self._inside:
-                at = self._held.find(self._close)
-                if at < 0:
+                at, tag = _first(self._held, self._closes)
+                if not tag:
                     if not self._begun:  # all of it is a thought: only what may begin the closing tag is needed
-                        self._held = self._held[-(len(self._close) - 1) :]
+                        self._held = self._held[1 - max(map(len, self._closes)) :]
                         self.left_out = True
                     break
-                self._held = self._held[at + len(self._close) :]
+                self._held = self._held[at + len(tag) :]
                 self._inside, self.left_out = False, True
             else:
-                at = self._held.find(self._open)
-                if at < 0:
-                    keep = _beginning(self._held, self._open)
+                at, tag = _first(self._held, self._opens)
+                if not tag:
+                    keep = max(_beginning(self._held, tag) for tag in self._opens)
                     seen.append(self._seen(self._held[: len(self._held) - keep]))
                     self._held = self._held[len(self._held) - keep :]
                     break
                 seen.append(self._seen(self._held[:at]))
                 # The tag itself is kept where text came before: it may turn out to be text.
-                self._held = self._held[at if self._begun else at + len(self._open) :]
-                self._inside = True
+                self._held = self._held[at if self._begun else at + len(tag) :]
+                self._inside, self._closes = True, (f"</{tag[1:]}",)
         return "".join(seen)
 
     def close(self) -> str:
@@ -128,6 +141,11 @@ class ThoughtFilter:
                 text = text.lstrip()
             self._begun = bool(text.strip())
         return text
+
+
+def _first(text: str, tags: tuple[str, ...]) -> tuple[int, str]:
+    """Returns where the first of these tags stands in the text, and which it is; an empty one where there is none."""
+    return min(((at, tag) for tag in tags if (at := text.find(tag)) >= 0), default=(-1, ""))
 
 
 def _beginning(text: str, tag: str) -> int:

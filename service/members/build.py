@@ -95,7 +95,7 @@ def build_roster(
         )
         engines[f"{base} ({device}, {dtype})"] = engine
         for name, spec in group.items():
-            members[name] = engine.member(name, name if spec.adapter is not None else None, spec.defaults)
+            members[name] = engine.member(name, name if spec.adapter is not None else None, spec.defaults, spec.thoughts)
     for name, spec in specs.items():
         if not isinstance(spec, LocalSpec):
             observe = partial(observers.breaker, name)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from attune.service.errors import AttuneError
+from attune.service.members.answer_text import Thoughts
 from attune.service.members.local_batch import check_rows_are_independent
 from attune.service.members.local_model import LoadedModel, load
 from attune.service.members.local_worker import DecodingWorker, EngineLoad, Job
@@ -98,7 +99,9 @@ class LocalEngine:
         """Returns how busy the engine is."""
         return EngineLoad(0, self._max_waiting, 0, self._max_batch) if self._worker is None else self._worker.load_now()
 
-    def member(self, member_id: str, adapter: str | None = None, defaults: Defaults | None = None) -> LocalMember:
+    def member(
+        self, member_id: str, adapter: str | None = None, defaults: Defaults | None = None, thoughts: Thoughts | None = None
+    ) -> LocalMember:
         """Returns a member that writes with this adapter, or with the base alone.
 
         Raises:
@@ -107,7 +110,7 @@ class LocalEngine:
         if adapter is not None and adapter not in self._adapters:
             raise UnusableMember(member_id, "adapter", f"{adapter!r} is not among {sorted(self._adapters)}")
         self._members.add(member_id)
-        return LocalMember(member_id, adapter, defaults or Defaults(), self)
+        return LocalMember(member_id, adapter, defaults or Defaults(), self, thoughts or Thoughts())
 
     def worker(self, member_id: str) -> DecodingWorker:
         """Returns the worker.
@@ -140,10 +143,12 @@ class LocalMember:
     adapter: str | None
     defaults: Defaults
     engine: LocalEngine
+    thoughts: Thoughts = field(default_factory=Thoughts)
 
     async def stream(self, request: GenerationRequest, deadline_s: float) -> AsyncGenerator[Event, None]:
         worker = self.engine.worker(self.id)
-        job = Job(self.id, self.adapter, self.defaults.applied_to(request), deadline_s, asyncio.get_running_loop())
+        asked = self.defaults.applied_to(request)
+        job = Job(self.id, self.adapter, asked, self.thoughts, deadline_s, asyncio.get_running_loop())
         worker.submit(job)
         try:
             while True:

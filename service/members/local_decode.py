@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attune.service.errors import AttuneError, TextTooLong
+from attune.service.members.answer_text import Thoughts
 from attune.service.members.local_batch import DecodingBatch, advance, join, prefill, select
 from attune.service.members.local_model import LoadedModel, decoder_of
 from attune.service.members.local_prompt import prompt_ids
@@ -34,11 +35,13 @@ class Task:
         member: id of the member that serves it.
         adapter: the member's adapter, None for the base alone.
         request: what to write, with every default filled in.
+        thoughts: how the member tells them from the text.
     """
 
     member: str
     adapter: str | None
     request: GenerationRequest
+    thoughts: Thoughts
 
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -195,7 +198,8 @@ class Decoder(Generic[TaskT]):
                 f"one less than its context"
             )
         request = task.request
-        return Row(task, prompt, min(request.max_tokens, room), random.Random(request.seed), Writer(self._decode, request.stop))
+        writer = Writer(self._decode, request.stop, task.thoughts)
+        return Row(task, prompt, min(request.max_tokens, room), random.Random(request.seed), writer)
 
     def _groups(self, rows: list[Row[TaskT]]) -> Iterator[list[Row[TaskT]]]:
         """Yields the rows in groups of similar length, each within the budget of padded tokens."""

@@ -53,7 +53,7 @@ class AnswerReader:
         self._body = bytearray()
         self._events = EventReader()
         self._sound = SoundText()
-        self._thoughts = ThoughtFilter(spec.think_tag, inside=spec.starts_in_thought)
+        self._thoughts = ThoughtFilter(spec.thoughts)
         self._scanner = StopScanner(request.stop)
         self._size = 0
         self._lead = ""  # spaces in front of the text

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+from attune.service.members.answer_text import Thoughts
 from attune.service.members.member import Defaults
 
 Device = Literal["cpu", "cuda"]
@@ -63,6 +64,12 @@ def _read_value(value: object) -> str | FromEnvironment:
     raise ValueError('is neither a string nor {"env": "NAME"}')
 
 
+def _read_tags(value: object) -> object:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
 def _check_headers(headers: dict[str, str | FromEnvironment]) -> dict[str, str | FromEnvironment]:
     for name in headers:
         if not _HEADER.fullmatch(name):
@@ -105,6 +112,7 @@ Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Value = Annotated[str | FromEnvironment, PlainValidator(_read_value)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_:-]{0,31}$")]
 System = Annotated[str, Field(max_length=1_048_576)]
 
 
@@ -115,6 +123,9 @@ class _Spec(BaseModel):
         price: of a token, in any currency, the same for all members; routing weighs it where the deployment asks for it.
         latency_s: typical seconds of an answer, likewise.
         system: prompt in front of every conversation.
+        think_tag: thoughts inside the text stand between `<tag>` and `</tag>`, and are left out; one name or several, and null leaves
+            the text as it is.
+        starts_in_thought: whether the chat template has opened the tag already.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
@@ -122,6 +133,13 @@ class _Spec(BaseModel):
     price: Cost = 0.0
     latency_s: Cost = 0.0
     system: System | None = None
+    think_tag: Annotated[tuple[Tag, ...], BeforeValidator(_read_tags)] = ("think", "thinking")
+    starts_in_thought: bool = False
+
+    @property
+    def thoughts(self) -> Thoughts:
+        """How thoughts are told from the text."""
+        return Thoughts(self.think_tag, self.starts_in_thought)
 
 
 class LocalSpec(_Spec):
@@ -168,8 +186,6 @@ class OpenAISpec(_Spec):
         reasoning_effort: sent as it is; None sends none.
         reasoning_tokens: added to the limit that is sent, for thoughts that the server counts as the answer's tokens. An answer with
             more pieces of thought than both is left; 0 leaves thoughts 2,048 pieces beside the limit.
-        think_tag: thoughts inside the text stand between `<tag>` and `</tag>`, and are left out; None leaves the text as it is.
-        starts_in_thought: whether the chat template has opened the tag already.
         connect_s: limit for a connection.
         first_event_s: limit from the request to the first sign of an answer, a thought or an empty event included.
         first_text_s: limit from the request to the first characters of the answer.
@@ -195,8 +211,6 @@ class OpenAISpec(_Spec):
     streaming: Literal["as-asked", "always"] = "as-asked"
     reasoning_effort: Annotated[str, Field(min_length=1, max_length=40)] | None = None
     reasoning_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    think_tag: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")] | None = "think"
-    starts_in_thought: bool = False
     connect_s: Seconds = 2.0
     first_event_s: Seconds = Field(30.0, validation_alias=AliasChoices("first_event_s", "first_token_s"))
     first_text_s: Seconds = 120.0

@@ -1,6 +1,6 @@
 """From tokens to text that may be sent: whole characters only, and nothing of a stop string.
 
-    token ids ── Detokenizer ──> characters ── StopScanner ──> text that can no longer change
+    token ids ── Detokenizer ──> characters ── ThoughtFilter ──> without thoughts ── StopScanner ──> text that can no longer change
 
 Pure functions of what was pushed; one pair for each answer. Knows no model: the tokenizer is a function from ids to
 text.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-REPLACEMENT = "\ufffd"
+from attune.service.members.answer_text import REPLACEMENT, ThoughtFilter, Thoughts
+
 # A character has at most four bytes and a token at least one, so more held tokens are no character in the making; twice
 # that leaves room for tokenizers that decode a whole run of bytes together.
 MAX_HELD_TOKENS = 8
@@ -99,10 +100,11 @@ def _overlap(text: str, stop: str) -> int:
 class Writer:
     """One answer's way from tokens to text."""
 
-    __slots__ = ("_characters", "_scanner")
+    __slots__ = ("_characters", "_scanner", "_thoughts")
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str], thoughts: Thoughts) -> None:
         self._characters = Detokenizer(decode)
+        self._thoughts = ThoughtFilter(thoughts)
         self._scanner = StopScanner(stops)
 
     @property
@@ -112,10 +114,10 @@ class Writer:
 
     def push(self, token: int) -> str:
         """Returns the text that may be sent after this token; empty is common."""
-        text = self._characters.push(token)
+        text = self._thoughts.push(self._characters.push(token))
         return self._scanner.push(text) if text else ""
 
     def close(self) -> str:
         """Returns the rest at the end of an answer that no stop string ended."""
-        text = self._scanner.push(self._characters.close())
+        text = self._scanner.push(self._thoughts.push(self._characters.close()) + self._thoughts.close())
         return text if self._scanner.stopped else text + self._scanner.close()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attune.service.members.answer_text import Thoughts
 from attune.service.members.writing import Detokenizer, StopScanner, Writer
 
 
@@ -92,14 +93,20 @@ def test_where_the_text_is_cut_into_pieces_changes_nothing(text, stops, data):
 
 
 def test_what_was_held_back_for_a_stop_string_comes_out_at_the_end():
-    writer = Writer(decode_bytes, ["stop"])
+    writer = Writer(decode_bytes, ["stop"], Thoughts())
     sent = "".join(writer.push(byte) for byte in b"do not sto")
     assert sent == "do not "
     assert writer.close() == "sto"
 
 
 def test_a_stop_string_completed_by_the_last_characters_is_found_on_closing():
-    writer = Writer(decode_words, ["c"])
+    writer = Writer(decode_words, ["c"], Thoughts())
     assert writer.push(0) == "a"
     assert writer.push(2) == " "
     assert writer.stopped
+
+
+def test_a_local_model_s_thoughts_are_neither_sent_nor_searched_for_stop_strings():
+    writer = Writer(decode_bytes, ["stop"], Thoughts(("think",)))
+    sent = "".join(writer.push(byte) for byte in b"<think>stop or go</think>\nGo, and ")
+    assert (sent + writer.close(), writer.stopped) == ("Go, and ", False)
