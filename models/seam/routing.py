@@ -61,8 +61,11 @@ def sampled_worth(weights: Array, mean: Array, covariance: Array, rng: np.random
         covariance: `[M, K, K]` of the members' rewards.
         rng: source of the draws; `S` times `M` of them are taken.
     """
-    variance = np.sum((weights @ covariance) * weights, axis=2).T
-    drawn: Array = sampled_values(weights, mean) + np.sqrt(np.maximum(variance, 0.0)) * rng.standard_normal((len(weights), len(mean)))
+    members, heads = mean.shape
+    # One product for all members: `[S, K] @ [K, M K]` is a third of the time of `M` small ones.
+    products = (weights @ covariance.transpose(1, 0, 2).reshape(heads, members * heads)).reshape(-1, members, heads)
+    variance = np.einsum("smk,sk->sm", products, weights)
+    drawn: Array = sampled_values(weights, mean) + np.sqrt(np.maximum(variance, 0.0)) * rng.standard_normal((len(weights), members))
     return drawn
 
 
@@ -125,8 +128,9 @@ def keeps_last(mean: Array, last: int | None, hysteresis: float) -> bool:
 
 def best_shares(sampled: Array) -> Array:
     """Returns the share of samples in which each member is best, `[M]`; members that tie share the sample evenly."""
-    best = sampled == np.max(sampled, axis=1, keepdims=True)
-    shares: Array = np.mean(best / np.sum(best, axis=1, keepdims=True), axis=0)
+    by_member = np.ascontiguousarray(sampled.T)  # few members and many samples: sums over the short axis are then sums of rows
+    best = (by_member == by_member.max(axis=0)).astype(np.float64)
+    shares: Array = best @ (1.0 / best.sum(axis=0)) / len(sampled)
     return shares
 
 
@@ -197,6 +201,27 @@ def next_law(law: Array, mean: Array, drawn: tuple[int, ...]) -> Array:
     return certain
 
 
+def drawn_from(law: Array, mean: Array, count: int, rng: np.random.Generator) -> tuple[tuple[int, ...], float]:
+    """Returns `count` different members drawn one after the other, and the probability of that order; see `next_law`.
+
+    Args:
+        law: `[M]` law of the first draw.
+        mean: `[M]` expected value of each member.
+        count: how many, 1..M.
+        rng: source of the draws; one uniform number for each.
+    """
+    order: tuple[int, ...] = ()
+    joint = 1.0
+    for _ in range(count):
+        left = next_law(law, mean, order)
+        until = np.cumsum(left)
+        # Divided by what the sum came to, so that the last is 1 whatever was rounded and every draw below 1 has its member.
+        member = int((until / until[-1]).searchsorted(rng.random(), side="right"))
+        joint *= float(left[member])
+        order = (*order, member)
+    return order, joint
+
+
 def joint_probability(law: Array, mean: Array, members: tuple[int, ...]) -> float:
     """Returns the probability that `choose` draws `members` in this order; over all orders of one length it sums to 1."""
     probability = 1.0
@@ -232,8 +257,8 @@ def choose(
         ValueError: `count` is not within 1..M, `last` is no member, `epsilon` not within [0, 1], `hysteresis` below 0, or `sampled`
             empty or not finite.
     """
-    broken = int(np.sum(~np.isfinite(sampled)))
-    if sampled.ndim != 2 or sampled.size == 0 or broken:
+    if sampled.ndim != 2 or sampled.size == 0 or not np.isfinite(sampled).all():
+        broken = int(np.sum(~np.isfinite(sampled)))
         raise ValueError(f"sampled is {sampled.shape} with {broken} values that are not finite; a finite [S, M] is needed")
     members = sampled.shape[1]
     if not 1 <= count <= members:
@@ -242,12 +267,13 @@ def choose(
         raise ValueError(f"epsilon is {epsilon}; it must be within 0 and 1")
     if (last is not None and not 0 <= last < members) or (hysteresis is not None and not hysteresis >= 0.0):
         raise ValueError(f"last is {last} of {members} members and hysteresis {hysteresis}; a member and at least 0 are needed, or None")
-    mean, std = np.mean(sampled, axis=0) if mean is None else mean, np.std(sampled, axis=0)
+    centre = sampled.mean(axis=0)
+    apart = sampled - centre
+    std = np.sqrt(np.einsum("sm,sm->m", apart, apart) / len(sampled))
+    mean = centre if mean is None else mean
     law = first_law(policy, sampled, epsilon, last=last, hysteresis=hysteresis, mean=mean)
-    order: tuple[int, ...] = ()
-    for _ in range(count):
-        order = (*order, int(rng.choice(members, p=next_law(law, mean, order))))
-    return Choice(order, law, float(law[order[0]]), joint_probability(law, mean, order), mean, std)
+    order, joint = drawn_from(law, mean, count, rng)
+    return Choice(order, law, float(law[order[0]]), joint, mean, std)
 
 
 _NOTHING_LEFT = 1e-12

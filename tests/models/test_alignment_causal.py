@@ -60,24 +60,22 @@ def test_mixing_with_all_weight_on_one_member_is_that_member_and_halves_are_the_
         mixed = mix_answers(model, {"one": 1.0, "two": 0.0}, told, seed=0)
         assert mixed == mix_answers(model, {"one": 1.0}, told, seed=5)
         for prompt, answer in zip(told, mixed, strict=True):
-            assert _greedy(model, prompt, {"one": 1.0}, len(answer.all_ids)) == answer.all_ids
+            assert _likeliest(model, prompt, {"one": 1.0}, answer.all_ids) == answer.all_ids
         shares = {"one": 0.5, BASE: 0.5}
         for prompt, answer in zip(told, mix_answers(model, shares, told, seed=0), strict=True):
-            assert _greedy(model, prompt, shares, len(answer.all_ids)) == answer.all_ids
+            assert _likeliest(model, prompt, shares, answer.all_ids) == answer.all_ids
     finally:
         model.network.generation_config.temperature = 0.9
 
 
-def _greedy(model, prompt, weights, length):
-    """Returns the likeliest tokens under the mixture, without a cache and without neighbours."""
-    ids = model.prompt_ids([prompt])[0]
-    for _ in range(length):
-        total = 0.0
-        for name, weight in weights.items():
-            with model.speaking_as(name) as network, torch.no_grad():
-                total = total + weight * network(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-        ids = [*ids, int(total.argmax())]
-    return tuple(ids[-length:])
+def _likeliest(model, prompt, weights, answer):
+    """Returns the likeliest token under the mixture after each beginning of an answer, without a cache and without neighbours."""
+    start = model.prompt_ids([prompt])[0]
+    ids, total = torch.tensor([[*start, *answer]]), 0.0
+    for name, weight in weights.items():
+        with model.speaking_as(name) as network, torch.no_grad():
+            total = total + weight * network(input_ids=ids).logits[0, len(start) - 1 : -1].log_softmax(-1)
+    return tuple(total.argmax(-1).tolist())
 
 
 def test_mixture_weights_must_be_a_mixture(tiny):

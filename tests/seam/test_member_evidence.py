@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
 from attune.models.seam.member_evidence import GRID, EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import LEAST_SPREAD, Known, drift_of, within_covariance, worth_of
-from attune.models.seam.routing import choose, joint_probability, sampled_worth
+from attune.models.seam.routing import choose, drawn_from, joint_probability, sampled_worth
 
 LAYOUT = EvidenceLayout({"one": 1, "three": 3, "wide": 40})
 
@@ -160,23 +162,21 @@ def test_a_certain_member_is_worth_its_mean(rng):
     assert np.array_equal(sampled, weights)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # a hundred thousand draws, of which a busy machine makes few in a second
 def test_uncertain_members_are_explored_and_the_logged_law_is_that_of_1e5_draws(rng):
     weights = rng.dirichlet(np.ones(2), size=256)
     mean = np.array([[1.0, 0.2], [0.2, 0.8], [0.3, 0.3]])
     covariance = np.array([0.01 * np.eye(2), 0.01 * np.eye(2), np.eye(2)])
     sampled = sampled_worth(weights, mean, covariance, rng)
-    choices = [choose("sample", sampled, count=2, epsilon=0.05, rng=rng) for _ in range(100_000)]
-    law = choices[0].propensities
+    logged = choose("sample", sampled, count=2, epsilon=0.05, rng=np.random.default_rng(7))
+    law, mean = logged.propensities, logged.mean
+    assert (logged.members, logged.joint) == drawn_from(law, mean, 2, np.random.default_rng(7))
+    draws = [drawn_from(law, mean, 2, rng)[0] for _ in range(100_000)]
     assert law[2] > 0.15  # worth less on the average, and nobody knows
-    singles = np.bincount([choice.members[0] for choice in choices], minlength=3)
+    singles = np.bincount([first for first, _ in draws], minlength=3)
     assert chisquare(singles, law * 1e5).pvalue > 1e-3
     pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
-    counts = dict.fromkeys(pairs, 0)
-    for choice in choices:
-        counts[choice.members] += 1
-    expected = np.array([joint_probability(law, choices[0].mean, pair) for pair in pairs])
+    counts = Counter(draws)
+    expected = np.array([joint_probability(law, mean, pair) for pair in pairs])
     assert chisquare([counts[pair] for pair in pairs], expected / expected.sum() * 1e5).pvalue > 1e-3
 
 
