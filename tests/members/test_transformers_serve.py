@@ -1,4 +1,4 @@
-"""The member on a server, against a real server that somebody else wrote: `transformers serve` on the tiny model."""
+"""A server that somebody else wrote, `transformers serve` on tiny models: the member that asks it, and README's lines for own models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 pytest.importorskip("peft")
@@ -25,6 +27,9 @@ from attune.service.members.openai import OpenAIMember  # noqa: E402
 from attune.service.members.spec import OpenAISpec  # noqa: E402
 from tests.members.asking import ask, collect, soon  # noqa: E402
 from tests.members.tiny import write_base  # noqa: E402
+from tests.project.test_own_llms import next_line  # noqa: E402
+from tests.project.tree import ROOT  # noqa: E402
+from tests.tiny_bundle import write_tiny_bundle  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +43,11 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base_url(base):
+    """Each request names the folder of its model."""
     command = shutil.which("transformers", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    assert command, "the transformers package brings this command"
-    arguments = ["serve", str(base), "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--log-level", "info"]
+    if command is None:
+        pytest.skip("the command `transformers` is not installed, which the package of this name brings")
+    arguments = ["serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--log-level", "info"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     server = subprocess.Popen([command, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     said, url = [], None
@@ -52,15 +59,22 @@ def base_url(base):
                 break
         assert url, "the server ended: " + "".join(said[-20:])
         threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
+        load(f"{url}/v1", base)
         yield f"{url}/v1"
     finally:
         server.kill()
         server.wait()
 
 
+def load(base_url, model):
+    """Has the server load a model, which may take longer on a busy machine than a member waits for a first sign."""
+    said = {"model": str(model), "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    httpx.post(f"{base_url}/chat/completions", json=said, timeout=300).raise_for_status()
+
+
 @asynccontextmanager
 async def relay_to(base_url):
-    """Passes bytes between a connections and the server, and says when the connections has closed."""
+    """Passes bytes between a connection and the server, and says when the connection has closed."""
     host, port = re.search(r"//([^:/]+):(\d+)", base_url).groups()
     left = asyncio.Event()
 
@@ -136,3 +150,64 @@ async def test_a_caller_who_leaves_closes_the_connection_and_the_next_is_served(
 async def test_a_model_that_it_does_not_know_is_a_failure_with_its_reason(base_url, connections):
     with pytest.raises(OneMemberFailed, match="HTTP "):
         await collect(OpenAIMember("lost", OpenAISpec(base_url=base_url, model="nobody/nothing"), connections), ask())
+
+
+def told(section):
+    """Returns the first block of a section of README, as somebody would paste it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (body,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
+    block = re.search(r"(?:^(?: {4}.*)?\n)+", body[body.index("\n    ") + 1 :], re.MULTILINE)
+    assert block
+    return re.sub(r"^ {4}", "", block[0], flags=re.MULTILINE).strip() + "\n"
+
+
+@pytest.mark.slow
+def test_two_own_models_serve_a_first_routed_and_learned_request(tmp_path, base_url):
+    block = told("Your own language models")
+    for name, seed in (("qwen-0.6b", 1), ("large", 2)):
+        block = block.replace(f'"model": "{name}"', f'"model": "{write_base(tmp_path / name, seed=seed)}"')
+        load(base_url, tmp_path / name)
+    block = re.sub(r'"base_url": "[^"]*"', f'"base_url": "{base_url}"', block)
+    assert block.count(base_url) == block.count(str(tmp_path)) == 2
+
+    # What `make serve` has made: a virtual environment and a bundle; the tiny one in place of the demo's.
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "attune").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m attune.service "$@"\n')
+    (programs / "attune").chmod(0o755)
+    (programs / "activate").write_text(f'export PATH="{programs}:$PATH"\n')
+    write_tiny_bundle(tmp_path / ".attune" / "bundles")
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"ATTUNE_PORT": "0", "LLM_KEY": "unused", "PYTHONPATH": paths}
+    serving = subprocess.Popen(
+        ["bash", "-euc", block],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        ready = next_line(serving, r"attune ready on (http://[^\s]+) .*$")
+        assert "without member" not in ready[0]
+        url = ready[1]
+        assert serving.stderr
+        threading.Thread(target=serving.stderr.read, daemon=True).start()
+        python = told("From Python")
+        assert 'Client("http://127.0.0.1:8000")' in python
+        asked = python.replace("http://127.0.0.1:8000", url)
+        subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, env=environment, check=True, timeout=120)
+
+        with httpx.Client(base_url=url, timeout=60) as client:
+            assert client.get("/users/ada").json()["user"]["comparisons"] == 1
+            said = {"model": "auto", "user": "ada", "messages": [{"role": "user", "content": "How do I make pancakes?"}], "max_tokens": 8}
+            answered = client.post("/v1/chat/completions", json=said)
+            assert answered.json()["choices"][0]["message"]["content"]
+            assert answered.headers["x-attune-member"] in {"fast", "large"}
+            law = client.post("/route", json={"user": "ada", "prompt": "How do I make pancakes?"}).json()["routing"]["propensities"]
+            assert law.keys() == {"fast", "large"}
+            assert sum(law.values()) == pytest.approx(1.0)
+    finally:
+        os.killpg(serving.pid, signal.SIGKILL)
+        serving.wait(timeout=10)

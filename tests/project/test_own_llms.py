@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -29,20 +30,36 @@ ASK = {"user": "u1", "prompt": "how do i boil an egg ?"}
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Answers chat completions as a stream, in the manner that the model's name says."""
+    """Answers chat completions as a stream, in the manner that the model's name says; `held` begins, and goes on when it is let."""
 
     protocol_version = "HTTP/1.1"
+    let = threading.Event()
 
     def do_GET(self) -> None:
         self._send("application/json", json.dumps({"object": "list", "data": [{"id": name} for name in MANNERS]}).encode())
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        held, asked["model"] = asked["model"] == "held", {"held": "long"}.get(asked["model"], asked["model"])
         events = [{"choices": [{"index": 0, "delta": {"content": MANNERS[asked["model"]]}, "finish_reason": None}]}]
         events += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
         events += [{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}]
         lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
-        self._send("text/event-stream", "".join(lines).encode())
+        if held:
+            self._send_held(lines)
+        else:
+            self._send("text/event-stream", "".join(lines).encode())
+
+    def _send_held(self, lines: list[str]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.wfile.write(lines[0].encode())
+        self.wfile.flush()
+        self.let.wait()
+        self.wfile.write("".join(lines[1:]).encode())
+        self.close_connection = True
 
     def _send(self, kind: str, body: bytes) -> None:
         self.send_response(200)
@@ -78,6 +95,36 @@ def next_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
         if found := re.search(pattern, line):
             return found
     raise AssertionError("the service ended:\n" + "".join(seen))
+
+
+def stays_open_while_its_member_leaves(client: httpx.Client, roster: Path, upstream: str) -> None:
+    """A stream of a member that is taken off the roster goes on to its end, and what it said can be judged."""
+    write_roster(roster, upstream, laconic="short", kind="warm", leaving="held")
+    assert client.post("/admin/reload", json={}).status_code == 200
+    Upstream.let.clear()
+    with client.stream("POST", "/generate", json=ASK | {"member": "leaving", "stream": True}) as answer:
+        told = sse(answer)
+        assert [next(told)[0], next(told)[0]] == ["decision", "token"]
+        write_roster(roster, upstream, laconic="short", kind="warm")
+        assert client.post("/admin/reload", json={}).status_code == 200
+        assert client.post("/generate", json=ASK | {"member": "leaving"}).status_code == 404
+        other = client.post("/generate", json=ASK | {"member": "laconic"}).json()["candidates"][0]
+        Upstream.let.set()
+        name, done = list(told)[-1]
+    assert name == "done"
+    assert (done["candidates"][0]["member"], done["candidates"][0]["text"]) == ("leaving", MANNERS["long"])
+    liked = {"user": "u1", "chosen": other["candidate_id"], "rejected": done["candidates"][0]["candidate_id"]}
+    assert client.post("/feedback", json=liked).json()["result"] == "applied"
+
+
+def sse(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields name and data of every event."""
+    name = "message"
+    for line in answer.iter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
 
 
 def test_a_roster_alone_serves_learns_and_changes_under_traffic(tmp_path, upstream):
@@ -118,6 +165,9 @@ def test_a_roster_alone_serves_learns_and_changes_under_traffic(tmp_path, upstre
         assert set(statuses) == {200}
         assert [member["name"] for member in client.get("/portfolio").json()["members"]] == ["laconic", "kind"]
         assert client.get("/users/u1").json()["user"]["comparisons"] == 8
+
+        stays_open_while_its_member_leaves(client, roster, upstream)
+        assert client.get("/users/u1").json()["user"]["comparisons"] == 9
 
         roster.write_text("{")
         os.kill(process.pid, signal.SIGHUP)
