@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from attune.models.measuring.policy.estimators import Duels, best_single, estimate, predict_wins, target_laws
 from attune.models.measuring.policy.report import ESTIMATORS
 from attune.models.measuring.writing import write_report
+from attune.models.seam.informative import choose_to_learn
 from attune.models.seam.routing import choose
 
 Array = NDArray[np.float64]
@@ -23,14 +24,15 @@ MEMBERS = 4
 EPSILON = 0.1
 
 
-def simulated_log(users: int, rounds: int, rng: np.random.Generator) -> tuple[Duels, Array]:
+def simulated_log(users: int, rounds: int, rng: np.random.Generator, *, learn_rounds: int = 0) -> tuple[Duels, Array]:
     """Returns the duels of a log whose routing learns from each user, and the true `P(a beats b)` of each context, `[N, M, M]`.
 
     A user has a strength for each member; routing samples from a posterior that narrows with what the user chose (so that later laws
-    depend on earlier outcomes), and two members are drawn by `models.seam.routing.choose`.
+    depend on earlier outcomes), and two members are drawn by `models.seam.routing.choose`; in a user's first `learn_rounds` rounds by
+    `models.seam.informative.choose_to_learn`, as a product does that asks a newcomer some questions.
     """
     base = np.array([0.4, 0.1, 0.0, -0.3])
-    rows: list[tuple[int, int, int, float, float, Array, Array]] = []
+    rows: list[tuple[int, int, int, float, float, Array, Array, bool]] = []
     truths = []
     for user in range(users):
         strength = base + rng.normal(0.0, 1.0, size=MEMBERS)
@@ -38,14 +40,18 @@ def simulated_log(users: int, rounds: int, rng: np.random.Generator) -> tuple[Du
         evidence = np.zeros(MEMBERS)
         for number in range(rounds):
             sampled = evidence / (1.0 + 0.3 * number) + rng.normal(0.0, 1.0 / np.sqrt(1.0 + number), size=(64, MEMBERS))
-            choice = choose("sample", sampled, count=2, epsilon=EPSILON, rng=rng)
+            learns = number < learn_rounds
+            if learns:
+                choice = choose_to_learn(sampled, count=2, epsilon=EPSILON, rng=rng, logit_scale=1.0, mean=sampled.mean(axis=0))
+            else:
+                choice = choose("sample", sampled, count=2, epsilon=EPSILON, rng=rng)
             a, b = choice.members
             won = float(rng.random() < wins[a, b])
             evidence += (won - 0.5) * (np.eye(MEMBERS)[a] - np.eye(MEMBERS)[b])
-            rows.append((user, a, b, won, choice.joint, choice.propensities, choice.mean))
+            rows.append((user, a, b, won, choice.joint, choice.propensities, choice.mean, learns))
             truths.append(wins)
-    numbers, first, second, won_by, joint, laws, expected = (np.array(column) for column in zip(*rows, strict=True))
-    return Duels(tuple("abcd"), numbers, first, second, won_by, joint, laws, expected, {}), np.array(truths)
+    columns = (np.array(column) for column in zip(*rows, strict=True))
+    return Duels(tuple("abcd"), *columns, {}), np.array(truths)
 
 
 def true_values(duels: Duels, wins: Array) -> dict[str, float]:
@@ -55,7 +61,14 @@ def true_values(duels: Duels, wins: Array) -> dict[str, float]:
 
 
 def coverage(
-    logs: int, *, users: int = 200, rounds: int = 8, truth_users: int = 40_000, seed: int = 0, progress: Callable[[str], None] | None = None
+    logs: int,
+    *,
+    users: int = 200,
+    rounds: int = 8,
+    learn_rounds: int = 0,
+    truth_users: int = 40_000,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Returns how often the 95 % intervals of each estimator hold the true value, over simulated logs.
 
@@ -64,10 +77,10 @@ def coverage(
     Returns:
         policy -> estimator -> `coverage`, `bias`, `width` (mean of the whole interval) and `truth`.
     """
-    truth = true_values(*simulated_log(truth_users, rounds, np.random.default_rng([seed, 0])))
+    truth = true_values(*simulated_log(truth_users, rounds, np.random.default_rng([seed, 0]), learn_rounds=learn_rounds))
     held: dict[tuple[str, str], list[tuple[bool, float, float, float]]] = {}
     for number in range(logs):
-        duels, _ = simulated_log(users, rounds, np.random.default_rng([seed, 1, number]))
+        duels, _ = simulated_log(users, rounds, np.random.default_rng([seed, 1, number]), learn_rounds=learn_rounds)
         predicted = predict_wins(duels)
         laws = {**target_laws(duels), "best single": best_single(duels)}
         alone = np.array([truth[f"always {member}"] for member in duels.members])

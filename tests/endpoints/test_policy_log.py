@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from attune.models.measuring.policy.estimators import AS_LOGGED
 from attune.models.measuring.policy.report import evaluate_log
 from tests.endpoints.conftest import PROMPT, Service
 
@@ -16,7 +17,8 @@ async def test_an_export_becomes_duels_with_their_logged_propensities(service: S
     with logs.open("w", encoding="utf-8") as file:
         for user in ("ada", "bob", "cleo"):
             for number in range(4):
-                made = await service.post("/generate", {"user": user, "prompt": PROMPT, "candidates": 2})
+                policy = "learn" if number == 0 else "sample"
+                made = await service.post("/generate", {"user": user, "prompt": PROMPT, "candidates": 2, "policy": policy})
                 first, second = made["candidates"]
                 body = {"user": user, "chosen": first["candidate_id"], "rejected": second["candidate_id"], "tie": number == 3}
                 await service.post("/feedback", body)
@@ -29,7 +31,8 @@ async def test_an_export_becomes_duels_with_their_logged_propensities(service: S
     assert (results["duels"], results["users"], sorted(results["members"])) == (duels, 3, ["concise", "detailed", "warm"])
     assert results["left_out"] == {"comparisons of texts": 3, "decisions nobody compared": 3}
     assert results["policies"]["uniform"]["dr"]["value"] == pytest.approx(0.5)
-    assert results["policies"]["sampling"]["unsupported"] == 0.0
+    assert results["drawn_as_pairs"] == 3
+    assert results["policies"][AS_LOGGED]["unsupported"] == 0.0
     decision = await service.get(f"/decisions/{made['decision_id']}")
     kept = [line for line in map(json.loads, logs.read_text("utf-8").splitlines()) if line.get("decision_id") == made["decision_id"]]
     assert kept[0]["routing"]["joint_propensity"] == decision["routing"]["joint_propensity"]

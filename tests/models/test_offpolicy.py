@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from attune.models.measuring.policy.estimators import (
+    AS_LOGGED,
     Duels,
     LogInvalid,
     best_single,
     duels_from,
     estimate,
     evaluate_policies,
+    predict_wins,
     target_laws,
     unsupported,
 )
@@ -24,14 +26,14 @@ from attune.models.measuring.policy.report import evaluate_log, read_log
 from studies.offpolicy_check.run import coverage, simulated_log, true_values
 
 
-def decision(name: str, members: tuple[str, str], joint: float | None = 0.25, user: str = "u1") -> dict:
+def decision(name: str, members: tuple[str, str], joint: float | None = 0.25, user: str = "u1", policy: str = "sample") -> dict:
     laws = {"a": 0.5, "b": 0.25, "c": 0.25}
     return {
         "type": "decision",
         "decision_id": name,
         "user_tag": user,
         "routing": {
-            "policy": "sample",
+            "policy": policy,
             "members": list(members),
             "propensity": None if joint is None else laws[members[0]],
             "joint_propensity": joint,
@@ -101,7 +103,7 @@ def test_the_value_of_uniform_routing_is_one_half_whatever_was_logged():
 @pytest.mark.slow
 def test_the_intervals_hold_the_truth_in_nineteen_of_twenty_logs():
     found = coverage(60, users=80, rounds=5, truth_users=3000, seed=2)
-    for policy in ("sampling", "best", "uniform", "best single"):
+    for policy in (AS_LOGGED, "best", "uniform", "best single"):
         for estimator in ("ips", "snips", "dr"):
             assert found[policy][estimator]["coverage"] >= 0.85  # 57 of 60 expected; fewer than 51 has a chance of 0.3 %
             assert abs(found[policy][estimator]["bias"]) < 0.03
@@ -113,7 +115,7 @@ def test_intervals_that_forget_that_duels_of_a_user_are_alike_would_be_too_short
     repeated = Duels(
         duels.members,
         *(np.concatenate([column] * 3) for column in (duels.users, duels.first, duels.second, duels.won, duels.joint)),
-        *(np.concatenate([table] * 3) for table in (duels.laws, duels.expected)),
+        *(np.concatenate([table] * 3) for table in (duels.laws, duels.expected, duels.as_pair)),
         duels.left_out,
     )
     law = target_laws(duels)["best"]
@@ -137,6 +139,31 @@ def test_halls_transformation_of_what_was_untransformed_is_the_quantile(skewness
         assert moved == pytest.approx(quantile)
 
 
+def test_duels_that_policy_learn_drew_value_other_policies_as_those_of_sampling_do():
+    # 40 logs whose first half was drawn as pairs: no estimator is off by more than chance (four standard errors of a mean).
+    found: dict[tuple[str, str], list[float]] = {}
+    for number in range(40):
+        duels, wins = simulated_log(60, 4, np.random.default_rng([7, number]), learn_rounds=2)
+        assert duels.as_pair.mean() == 0.5
+        truth, laws = true_values(duels, wins), target_laws(duels)
+        predicted = predict_wins(duels)
+        for name in (AS_LOGGED, "best", "always a", "always d"):
+            for estimator, one in estimate(duels, laws[name], predicted).items():
+                found.setdefault((name, estimator), []).append(one.value - truth[name])
+            assert unsupported(duels, laws[name]) == 0.0
+    for values in found.values():
+        assert abs(np.mean(values)) < 4.0 * np.std(values) / np.sqrt(len(values)) + 0.005
+
+
+def test_a_pair_that_learning_drew_could_have_been_any_pair_also_where_its_margins_say_nothing():
+    # Margins of a law of pairs may be so uneven that drawing one member after the other could not give some pairs.
+    duels = duels_from([decision("d1", ("a", "b"), policy="learn")], COMPARISONS[:1])
+    uneven = replace(duels, laws=np.array([[1.0, 0.0, 0.0]]))
+    assert duels.as_pair.tolist() == [True]
+    assert unsupported(uneven, target_laws(uneven)["always c"]) == 0.0
+    assert unsupported(replace(uneven, as_pair=np.array([False])), target_laws(uneven)["always c"]) == 1.0
+
+
 def test_a_policy_that_the_log_could_not_have_drawn_is_marked():
     duels = duels_from(DECISIONS, COMPARISONS)
     certain = replace(duels, laws=np.tile([1.0, 0.0, 0.0], (2, 1)))
@@ -149,7 +176,7 @@ def test_better_routing_has_the_greater_value_and_the_best_member_is_not_chosen_
     duels, wins = simulated_log(300, 8, np.random.default_rng(4))
     truth, found = true_values(duels, wins), evaluate_policies(duels)
     assert truth["best"] > truth["always a"] > truth["uniform"]
-    for name in ("best", "sampling"):
+    for name in ("best", AS_LOGGED):
         assert found[name]["dr"].low > 0.5
     assert found["best single"]["dr"].value == pytest.approx(truth["always a"], abs=0.08)
 

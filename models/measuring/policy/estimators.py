@@ -3,9 +3,10 @@
     decisions (laws, members drawn) + comparisons (who won) ─> duels ─> IPS, SNIPS, DR per policy, with intervals over users
 
 A duel is a decision of two candidates of different members, drawn in order with a logged joint probability `q(a, b)`, that a user
-compared. A policy's value is the chance that the member it routes to wins against one of the others drawn at random,
-`V(pi) = E_x sum_a pi(a | x) mean_{b != a} P(a beats b | x)`; uniform routing has 1/2 by construction. Both roles of a duel count.
-That users compare is taken to depend on nothing but what was logged. Axis letters: `N` duels, `M` members.
+compared; whether drawn one after the other or, by policy `learn`, as one pair, changes `q` and no estimator. A policy's value is the
+chance that the member it routes to wins against one of the others drawn at random, `V(pi) = E_x sum_a pi(a | x) mean_{b != a} P(a beats
+b | x)`; uniform routing has 1/2 by construction. Both roles of a duel count. That users compare is taken to depend on nothing but what
+was logged. Axis letters: `N` duels, `M` members.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ Array = NDArray[np.float64]
 FOLDS = 5
 RIDGE = 1.0
 
+AS_LOGGED = "as logged"
+"""The policy that routes by the law of each decision's first member, whatever policy that was."""
+
 
 class LogInvalid(ValueError):
     """A line of decisions or feedback cannot be used; the message names file, line and field."""
@@ -44,6 +48,8 @@ class Duels:
         joint: `[N]` probability of the pair in this order.
         laws: `[N, M]` logged law of the first draw.
         expected: `[N, M]` expected value of each member, as routing saw it.
+        as_pair: `[N]` whether policy `learn` drew both members as one pair: `laws` are then the margins of the law of pairs, every pair of
+            which has a chance.
         left_out: reason -> how many decisions or comparisons are not among the duels.
     """
 
@@ -55,6 +61,7 @@ class Duels:
     joint: Array
     laws: Array
     expected: Array
+    as_pair: NDArray[np.bool_]
     left_out: Mapping[str, int]
 
 
@@ -79,7 +86,7 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
             raise LogInvalid(f"decision {number} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
     members = tuple(sorted({name for _, routing, _ in known.values() for name in routing["propensities"]}))
     left: Counter[str] = Counter()
-    rows: list[tuple[str, int, int, float, float, Array, Array]] = []
+    rows: list[tuple[str, int, int, float, float, Array, Array, bool]] = []
     used = set()
     owner = {candidate: decision for decision, (_, _, candidates) in known.items() for candidate in candidates}
     for number, comparison in enumerate(comparisons, start=1):
@@ -103,16 +110,15 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
     left["decisions nobody compared"] = len(known) - len(used)
     if not rows:
         raise LogInvalid(f"{len(known)} decisions and {len(comparisons)} comparisons leave no duel: {dict(left)}")
-    tags, first, second, won, joint, laws, expected = zip(*rows, strict=True)
+    tags, first, second, won, joint, laws, expected, as_pair = zip(*rows, strict=True)
     users = np.unique(np.array(tags), return_inverse=True)[1]
-    return Duels(
-        members, users, np.array(first), np.array(second), np.array(won), np.array(joint), np.array(laws), np.array(expected), dict(left)
-    )
+    columns = (np.array(column) for column in (first, second, won, joint, laws, expected, as_pair))
+    return Duels(members, users, *columns, dict(left))
 
 
 def _duel(
     decision: tuple[str, Mapping[str, Any], Mapping[str, Any]], chosen: str, rejected: str, members: tuple[str, ...], number: int
-) -> tuple[str, int, int, float, float, Array, Array] | str:
+) -> tuple[str, int, int, float, float, Array, Array, bool] | str:
     tag, routing, candidates = decision
     try:
         if routing["propensity"] is None or routing["joint_propensity"] is None:
@@ -123,12 +129,12 @@ def _duel(
             return "comparisons that are not of the two members drawn"
         law = np.array([float(routing["propensities"].get(name, 0.0)) for name in members])
         expected = np.array([float(routing["expected"][name]["mean"]) if name in routing["expected"] else -np.inf for name in members])
-        joint = float(routing["joint_propensity"])
+        joint, as_pair = float(routing["joint_propensity"]), routing["policy"] == "learn"
     except (KeyError, TypeError, ValueError) as error:
         raise LogInvalid(f"the decision of comparison {number} has no usable field {error}") from error
     if not 0.0 < joint <= 1.0 or not abs(float(law.sum()) - 1.0) < 1e-6:
         raise LogInvalid(f"the decision of comparison {number} has joint propensity {joint} and a law that sums to {law.sum():g}")
-    return tag, members.index(names[0]), members.index(names[1]), float(chosen == pair[0]), joint, law, expected
+    return tag, members.index(names[0]), members.index(names[1]), float(chosen == pair[0]), joint, law, expected, as_pair
 
 
 # --- policies
@@ -143,17 +149,17 @@ def target_laws(duels: Duels) -> dict[str, Array]:
     best = np.zeros_like(duels.laws)
     best[np.arange(len(best)), np.argmax(duels.expected, axis=1)] = 1.0
     alone = {f"always {name}": np.tile(np.eye(len(duels.members))[index], (len(best), 1)) for index, name in enumerate(duels.members)}
-    return {"sampling": duels.laws, "best": best, "uniform": there / there.sum(axis=1, keepdims=True), **alone}
+    return {AS_LOGGED: duels.laws, "best": best, "uniform": there / there.sum(axis=1, keepdims=True), **alone}
 
 
 def unsupported(duels: Duels, law: Array) -> float:
     """Returns the mean share of a policy's pairs that the log could not have drawn; where it is not 0, its value is not identified."""
     total = 0.0
-    for logged, expected, target in zip(duels.laws, duels.expected, law, strict=True):
+    for logged, expected, as_pair, target in zip(duels.laws, duels.expected, duels.as_pair, law, strict=True):
         known = np.flatnonzero(np.isfinite(expected))  # a member that a decision did not know is no rival in it
         for a in np.flatnonzero(target > 0):
             rivals = [int(b) for b in known if b != a]
-            reached = sum(joint_probability(logged, expected, (int(a), b)) > 0 for b in rivals) if a in known else 0
+            reached = sum(as_pair or joint_probability(logged, expected, (int(a), b)) > 0 for b in rivals) if a in known else 0
             total += target[a] * (1.0 - reached / max(len(rivals), 1))
     return total / len(law)
 
@@ -256,6 +262,7 @@ def _part(duels: Duels, there: NDArray[np.bool_]) -> Duels:
         joint=duels.joint[there],
         laws=duels.laws[there],
         expected=duels.expected[there],
+        as_pair=duels.as_pair[there],
     )
 
 

@@ -63,6 +63,7 @@ def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
         "duels": len(duels.won),
         "users": len(set(duels.users.tolist())),
         "members": duels.members,
+        "drawn_as_pairs": int(duels.as_pair.sum()),
         "left_out": dict(duels.left_out),
         "policies": {
             name: {key: asdict(one) | {"estimable": one.estimable} if key in ESTIMATORS else one for key, one in found.items()}
@@ -78,12 +79,13 @@ def render(results: Mapping[str, Any]) -> str:
     lines = [
         "# Routing policies on the log",
         "",
-        f"{results['duels']} duels of {results['users']} users. Left out: "
+        f"{results['duels']} duels of {results['users']} users, {results['drawn_as_pairs']} of them drawn by policy `learn`. Left out: "
         + (", ".join(f"{count} {reason}" for reason, count in results["left_out"].items() if count) or "nothing")
         + ".",
         "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user. A dash:",
         f"fewer than {LEAST_USERS:g} users of equal weight would say as much, or the log could not have drawn most of it. For",
-        "single members trust DR and SNIPS: what routing seldom draws has great weights.",
+        "single members trust DR and SNIPS: what routing seldom draws has great weights. `as logged` goes by the law that each decision",
+        "logged for its first member; where policy `learn` asked, that is a law for learning, not one for serving.",
         "",
         "| policy | IPS | SNIPS | DR | not in the log |",
         "|---|---|---|---|---|",
