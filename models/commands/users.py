@@ -42,6 +42,9 @@ def users_import(
     began_s = time.monotonic()
 
     def tell(sent: Sent) -> None:
+        if sent.waiting:
+            aside(f"waiting for the server: {sent.waiting}")
+            return
         left_s = (time.monotonic() - began_s) * (sent.total - sent.done) / max(1, sent.done)
         aside(f"{sent.done:,} of {sent.total:,} sent; about {left_s:.0f} s left")
 

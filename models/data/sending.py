@@ -2,7 +2,8 @@
 
     comparisons ─> bodies, event ids made of what they say ─> batches ─> server ─> counts, and what was refused
 
-What the server had no time for is sent again; what it knows already is counted and changes nothing.
+What the server had no time for is sent again, and so is everything that it did not acknowledge before it went away for a while; what it
+knows already is counted and changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from attune.client import Client
+from attune.client import AttuneFailed, AttuneUnreachable, Client
 from attune.models.data.preferences import Comparison
 from attune.models.seam.weighted import IMPLICIT
 
@@ -32,12 +33,18 @@ TRIES, PAUSE_S = 6, 1.0
 
 @dataclass(slots=True)
 class Sent:
-    """What became of a history so far; `refused` are number, status and detail of what a server will never take."""
+    """What became of a history so far.
+
+    Attributes:
+        refused: number, status and detail of what a server will never take.
+        waiting: why the server is waited for; empty where it is not.
+    """
 
     total: int
     applied: int = 0
     duplicate: int = 0
     refused: list[tuple[int, int, str]] = field(default_factory=list)
+    waiting: str = ""
 
     @property
     def done(self) -> int:
@@ -70,18 +77,29 @@ def bodies_of(records: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Sent], None] = lambda _: None) -> Sent:
-    """Returns what became of the bodies; `tell` is told after each batch.
+    """Returns what became of the bodies; `tell` is told after each batch, and when the server is waited for.
+
+    A server that has taken a batch and then goes away is waited for about half a minute: long enough for it to start again.
 
     Raises:
         AttuneFailed: the server refuses batches as such, or has no time for one even after waiting; sending all again goes on.
-        AttuneUnreachable: likewise, it cannot be reached.
+        AttuneUnreachable: it cannot be reached, or went away for longer; likewise.
     """
     sent = Sent(len(bodies))
     for batch in _batches(bodies):
         waiting = batch
         for attempt in range(TRIES):
-            answers = client.feedback_batch([bodies[number] for number in waiting])
-            left = []
+            try:
+                answers = client.feedback_batch([bodies[number] for number in waiting])
+            except (AttuneFailed, AttuneUnreachable) as error:
+                refuses = isinstance(error, AttuneFailed) and error.status not in LATER
+                if refuses or sent.done == 0 or attempt == TRIES - 1:
+                    raise
+                sent.waiting = str(error)
+                tell(sent)
+                time.sleep(PAUSE_S * 2**attempt)
+                continue
+            left, sent.waiting = [], ""
             for number, answer in zip(waiting, answers, strict=True):
                 if "result" in answer:
                     sent.applied += answer["result"] == "applied"

@@ -50,8 +50,8 @@ def simulated_log(users: int, rounds: int, rng: np.random.Generator, *, learn_ro
             evidence += (won - 0.5) * (np.eye(MEMBERS)[a] - np.eye(MEMBERS)[b])
             rows.append((user, a, b, won, choice.joint, choice.propensities, choice.mean, learns))
             truths.append(wins)
-    columns = (np.array(column) for column in zip(*rows, strict=True))
-    return Duels(tuple("abcd"), *columns, {}), np.array(truths)
+    numbers, first, second, won_by, joint, laws, expected, as_pair = (np.array(column) for column in zip(*rows, strict=True))
+    return Duels(tuple("abcd"), numbers, first, second, won_by, joint, laws, expected, as_pair, {}), np.array(truths)
 
 
 def true_values(duels: Duels, wins: Array) -> dict[str, float]:

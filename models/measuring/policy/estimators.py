@@ -112,8 +112,18 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
         raise LogInvalid(f"{len(known)} decisions and {len(comparisons)} comparisons leave no duel: {dict(left)}")
     tags, first, second, won, joint, laws, expected, as_pair = zip(*rows, strict=True)
     users = np.unique(np.array(tags), return_inverse=True)[1]
-    columns = (np.array(column) for column in (first, second, won, joint, laws, expected, as_pair))
-    return Duels(members, users, *columns, dict(left))
+    return Duels(
+        members,
+        users,
+        first=np.array(first),
+        second=np.array(second),
+        won=np.array(won),
+        joint=np.array(joint),
+        laws=np.array(laws),
+        expected=np.array(expected),
+        as_pair=np.array(as_pair),
+        left_out=dict(left),
+    )
 
 
 def _duel(
