@@ -28,7 +28,10 @@ export function say(error) {
 export const percent = share => `${Math.round(100 * share)} %`;
 export const number = value => (value <= -0.005 ? "−" : "") + Math.abs(value).toFixed(2);
 export const count = (many, one, more = one + "s") => `${many.toLocaleString("en")} ${many === 1 ? one : more}`;
-export const within = (value, std) => number(value) + (std === undefined ? "" : ` ± ${std.toFixed(2)}`);
+/** A spread that is small and not nothing is not shown as 0. */
+export const within = (value, std) => number(value) + (std === undefined ? "" : ` ± ${std > 0 && std < 0.005 ? std.toFixed(3) : std.toFixed(2)}`);
+/** Numbers of a document as people read them: four significant digits. */
+export const rounded = (_, value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value);
 
 /** Returns one bar as a list item. Numbers lie between `low` and `high`; a value below 0 goes left of the zero line; `std` is drawn as a band. */
 export function bar(name, value, { low = 0, high = 1, std, text = number(value), title = "" } = {}) {
@@ -36,7 +39,7 @@ export function bar(name, value, { low = 0, high = 1, std, text = number(value),
   const zero = place(0), end = place(value);
   const drawn = svg("svg", {
     class: "track", viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "meter", "aria-label": name,
-    "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": value, "aria-valuetext": text,
+    "aria-valuemin": rounded("", low), "aria-valuemax": rounded("", high), "aria-valuenow": rounded("", value), "aria-valuetext": text,
   }, svg("rect", { class: value < 0 ? "less" : "fill", x: Math.min(zero, end), width: Math.abs(end - zero), y: 0, height: 10 }));
   if (low < 0) drawn.append(svg("rect", { class: "zero", x: zero - .25, width: .5, y: 0, height: 10 }));
   if (std) {

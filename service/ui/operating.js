@@ -2,7 +2,7 @@
 // except for the button that loads a bundle.
 
 import { body, call, isAbort, read } from "./calls.js";
-import { $, bar, count, make, percent, say, shares, svg, within } from "./drawing.js";
+import { $, bar, count, make, percent, rounded, say, shares, svg, within } from "./drawing.js";
 
 let look = null;
 
@@ -17,7 +17,9 @@ export async function showServer() {
     call("metrics", options).then(body).then(exposition => { drawAgreement(exposition); drawLatency(exposition); }),
   ];
   const failed = (await Promise.allSettled(parts)).filter(part => part.status === "rejected").map(part => part.reason);
-  if (look === mine) say(failed.find(reason => !isAbort(reason)) || null);
+  if (look !== mine) return;
+  $("server").hidden = failed.length === parts.length;
+  say(failed.find(reason => !isAbort(reason)) || null);
 }
 
 function drawBundle(bundle) {
@@ -33,31 +35,29 @@ function drawMembers(portfolio, family) {
     const drift = member.drift ? `${member.drift.standard_errors.toFixed(1)} s.e. (${member.drift.head})` : "too few answers";
     return row("td", [member.name, percent(served[at]), ...worth.map(each => each ? within(each.mean, each.std) : "–"), drift]);
   });
-  const title = make("caption", {
-    className: "quiet", textContent: `Share of this month's scored answers, value under each head of ${family}, and by how much the latest answers differ from earlier ones`,
-  });
-  $("members").replaceChildren(title, make("thead", {}, row("th", ["Member", "Share", ...heads, "Drift"])), make("tbody", {}, ...rows));
+  $("members-note").textContent = `Each member’s share of this month’s scored answers, its value under each head of ${family}, and by how much its latest answers differ from earlier ones.`;
+  $("members").replaceChildren(make("thead", {}, row("th", ["Member", "Share", ...heads, "Drift"])), make("tbody", {}, ...rows));
   for (const cell of $("members").querySelectorAll("th")) cell.scope = "col";
 }
 
 function drawCoverage(found) {
   const bins = found.histogram, most = Math.max(1, ...bins.map(bin => bin.users)), width = 360 / Math.max(1, bins.length);
-  const label = bins.map(bin => `${count(bin.users, "user")} from ${bin.lower} to ${bin.upper}`).join("; ");
+  const label = bins.map(bin => `${count(bin.users, "user")} from ${rounded("", bin.lower)} to ${rounded("", bin.upper)}`).join("; ");
   const drawn = svg("svg", { class: "histogram", viewBox: "0 0 360 130", role: "img", "aria-label": "Users by certified ratio: " + label });
   bins.forEach((bin, at) => {
     const height = 90 * bin.users / most, x = at * width;
     drawn.append(svg("rect", { x: x + 2, y: 105 - height, width: width - 4, height: Math.max(1, height) }));
     const texts = [svg("text", { x: x + 2, y: 120 }), svg("text", { x: x + 2, y: 100 - height })];
-    texts[0].textContent = `${bin.lower}`;
+    texts[0].textContent = `${rounded("", bin.lower)}`;
     texts[1].textContent = bin.users ? bin.users : "";
     drawn.append(...texts);
   });
   $("coverage").replaceChildren(...(bins.length ? [drawn] : []));
-  const best = found.members.filter(member => member.share > 0).map(member => `${member.member} ${percent(member.share)}`).join(", ");
+  shares($("served"), found.users ? Object.fromEntries(found.members.map(member => [member.member, member.share])) : {});
   $("coverage-note").textContent = !found.users ? "Nobody was served since this process started."
     : `${count(found.users, "user")} of late. ` + (bins.length ? "Each is certified to get at least this part of the best reward possible. " : "This family has no certificate. ")
       + (found.mean_gap === null ? "" : `On average ${percent(found.mean_gap)} is left to gain at most. `)
-      + `Best served by: ${best}.` + (found.drop ? ` Missed least: ${found.drop}.` : "");
+      + "The bars are the parts of them that each member serves best." + (found.drop ? ` Without ${found.drop} they would lose least.` : "");
 }
 
 /** Draws how often each family foresaw a choice before it was learned, from the exposition of the metrics. */
@@ -88,7 +88,7 @@ function drawLatency(exposition) {
   const most = Math.max(...means.map(([, mean]) => mean), 0);
   means.sort((one, other) => other[1] - one[1]);
   $("latency").replaceChildren(...means.map(([stage, mean, times]) => bar(stage, mean, {
-    high: most, text: `${mean < 10 ? mean.toFixed(1) : Math.round(mean)} ms`, title: count(times, "time"),
+    high: most, text: mean < 10 ? `${mean.toFixed(1)} ms` : mean < 1000 ? `${Math.round(mean)} ms` : `${(mean / 1000).toFixed(1)} s`, title: count(times, "time"),
   })));
   $("latency-note").textContent = means.length ? "Mean of each stage of a request since this process started; a member’s is what its answer took."
     : "No request was measured since this process started.";
@@ -100,7 +100,7 @@ async function inspect(event) {
     const found = await read("decisions/" + encodeURIComponent($("decision-id").value.trim()), { admin: true });
     say(null);
     shares($("law"), found.routing.propensities);
-    $("decision").textContent = JSON.stringify(found, null, 2);
+    $("decision").textContent = JSON.stringify(found, rounded, 2);
     $("decision").hidden = false;
   } catch (error) {
     $("law").replaceChildren();

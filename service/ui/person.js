@@ -3,10 +3,11 @@
 import { body, call, isAbort, read } from "./calls.js";
 import { $, count, make, percent, say, sentence, shares, weights } from "./drawing.js";
 import { newPerson, person } from "./state.js";
-import { overTime, remember } from "./timeline.js";
+import { letGo, overTime, remember } from "./timeline.js";
 
 const SHOWN = 50; // choices of the history that are listed, the latest first
 let look = null;
+let drawn = null; // whose picture is on the screen
 let cards = null; // of the bundle: asked once, when a person is first shown
 
 /** Reads and draws the person; a later call stops an earlier one. */
@@ -14,20 +15,29 @@ export async function showPerson(prompt) {
   if (look) look.abort();
   const mine = look = new AbortController(), who = person(), signal = mine.signal;
   const path = "users/" + encodeURIComponent(who);
+  if (drawn !== who) { // nothing of somebody else stays, and nothing half-drawn moves about
+    drawn = null;
+    $("you-known").hidden = true;
+    $("you-learned").textContent = "Reading what is known …";
+  }
   try {
-    const [seen, log] = await Promise.all([read(path, { signal }), history(path, signal)]);
+    const [seen, log, told] = await Promise.all([read(path, { signal }), history(path, signal), cards || read("bundle", { signal }).then(bundle => bundle.cards)]);
     const next = seen.portfolio ? (await read("route", { body: { user: who, prompt, record: false }, signal })).routing.propensities : null;
     if (look !== mine) return;
+    cards = told;
     say(null);
-    $("you-learned").textContent = sentence(seen, next);
     remember(who, seen, next);
-    $("over-time").replaceChildren(...[overTime(who)].filter(Boolean));
+    $("you-learned").textContent = sentence(seen, next);
+    $("over-time").replaceChildren(...overTime(who));
     draw(seen, next, prompt);
     list(log, seen.family);
-    cards = cards || (await read("bundle", { signal })).cards;
-    if (look === mine) meanings(cards[seen.family] || {}, Object.keys(seen.families[seen.family].weights));
+    meanings(cards[seen.family] || {}, Object.keys(seen.families[seen.family].weights));
+    drawn = who;
+    $("you-known").hidden = false;
   } catch (error) {
-    if (!isAbort(error) && look === mine) say(error);
+    if (isAbort(error) || look !== mine) return;
+    if (drawn !== who) $("you-learned").textContent = "";
+    say(error);
   }
 }
 
@@ -67,10 +77,10 @@ async function history(path, signal) {
 function list(log, family) {
   const shown = log.slice(0, SHOWN);
   $("history").start = log.length;
-  $("history").replaceChildren(...shown.map(entry => {
+  $("history").replaceChildren(...shown.map((entry, at) => {
     const [better, other] = entry.members || [];
     const outcome = entry.tie ? "could not tell" : better && other ? `${better} over ${other}` : "one text over another";
-    const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, undo) });
+    const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, log.length - at, undo) });
     undo.setAttribute("aria-label", `Undo: ${outcome}, ${entry.prompt || "without its text"}`);
     return make("li", {}, make("div", {}, make("span", {},
       make("p", { textContent: entry.prompt || "(the text was not kept)" }),
@@ -85,10 +95,11 @@ function foreseen(entry, family) {
   return entry.tie || !Number.isFinite(chance) ? "" : ` · was given a chance of ${percent(chance)} beforehand`;
 }
 
-async function takeBack(event, button) {
+async function takeBack(event, number, button) {
   button.disabled = true;
   try {
     await read(`users/${encodeURIComponent(person())}/comparisons/${encodeURIComponent(event)}`, { method: "DELETE" });
+    letGo(person(), number); // what was known since then rested on this choice
     document.dispatchEvent(new Event("person-learned"));
     ($("history").querySelector("button:not(:disabled)") || $("export")).focus();
   } catch (error) {
@@ -111,7 +122,8 @@ async function save() {
 async function forget() {
   if (!confirm("Delete everything that this server keeps of you? It cannot be brought back.")) return;
   try {
-    const { deleted } = await read("users/" + encodeURIComponent(person()), { method: "DELETE" });
+    const who = person(), { deleted } = await read("users/" + encodeURIComponent(who), { method: "DELETE" });
+    letGo(who);
     newPerson();
     say(null);
     $("forgotten").textContent = `Deleted: ${count(deleted.comparisons, "choice")} and ${count(deleted.decisions, "decision")}. You are a new person now.`;

@@ -4,12 +4,15 @@
 const PERSON = "attune-person", KEY = "attune-key", ADMIN = "attune-admin-key";
 const watchers = [];
 
-function stored(name) {
+/** Returns what this tab keeps under a name; empty where there is nothing. */
+export function recall(name) {
   try { return sessionStorage.getItem(name) || ""; } catch { return ""; }
 }
 
-function keep(name, value) {
-  try { sessionStorage.setItem(name, value); } catch { /* a browser without storage forgets at reload, and works until then */ }
+/** Keeps a value in this tab, or lets go of it where it is null. */
+export function store(name, value) {
+  // A browser without storage forgets at reload, and works until then.
+  try { if (value === null) sessionStorage.removeItem(name); else sessionStorage.setItem(name, value); } catch { /* said above */ }
 }
 
 function anonymous() {
@@ -17,8 +20,8 @@ function anonymous() {
   return "guest-" + Array.from(bytes, byte => byte.toString(16).padStart(2, "0")).join("");
 }
 
-const now = { person: stored(PERSON) || anonymous(), key: stored(KEY), admin: stored(ADMIN) };
-keep(PERSON, now.person);
+const now = { person: recall(PERSON) || anonymous(), key: recall(KEY), admin: recall(ADMIN) };
+store(PERSON, now.person);
 
 export const person = () => now.person;
 export const keyOf = admin => (admin && now.admin) || now.key;
@@ -31,7 +34,7 @@ export function become(name) {
   const wanted = name.trim() || anonymous();
   if (wanted === now.person) return;
   now.person = wanted;
-  keep(PERSON, wanted);
+  store(PERSON, wanted);
   for (const changed of watchers) changed();
 }
 
@@ -40,8 +43,8 @@ export function newPerson() { become(anonymous()); }
 export function useKeys(key, admin) {
   now.key = key.trim();
   now.admin = admin.trim();
-  keep(KEY, now.key);
-  keep(ADMIN, now.admin);
+  store(KEY, now.key);
+  store(ADMIN, now.admin);
   for (const changed of watchers) changed();
 }
 

@@ -1,40 +1,68 @@
-// How weights and chances have moved, choice by choice, as this tab saw them: kept in the tab's memory and drawn as lines.
+// How weights and chances have moved, choice by choice, as this tab saw them: kept with the tab and drawn as lines, as a place, and as numbers.
 
 import { make, percent, svg, within } from "./drawing.js";
+import { chancesTable, simplex } from "./simplex.js";
+import { recall, store } from "./state.js";
 
-const seenBy = new Map(); // person -> choices -> what was known then
-const MOST = 200, WIDE = 320, HIGH = 120;
-const COLOURS = 6; // classes line-0 to line-5 of the style sheet
+const MOST = 100, WIDE = 320, HIGH = 120;
+const LOOKS = 8; // classes line-0 to line-7 of the style sheet
+const name = person => "attune-seen-" + person;
+
+const short = values => Object.fromEntries(Object.entries(values || {}).map(([key, value]) => [key, Number(value.toFixed(4))]));
+
+/** Returns [choices, what was known then] of a person, the earliest first. */
+function pointsOf(person) {
+  try { return JSON.parse(recall(name(person)) || "[]"); } catch { return []; }
+}
 
 /** Remembers what is known of a person after so many choices; a choice that was undone takes what came after it along. */
 export function remember(person, seen, next) {
-  const points = seenBy.get(person) || new Map(), family = seen.families[seen.family];
-  for (const choices of [...points.keys()]) if (choices > seen.user.comparisons || points.size > MOST) points.delete(choices);
-  points.set(seen.user.comparisons, { weights: family.weights, spread: family.weights_std || {}, next: next || {} });
-  seenBy.set(person, points);
+  const family = seen.families[seen.family], choices = seen.user.comparisons;
+  const kept = pointsOf(person).filter(([at, point]) => at < choices && point.basis === seen.basis);
+  kept.push([choices, { basis: seen.basis, weights: short(family.weights), spread: short(family.weights_std), next: short(next) }]);
+  store(name(person), JSON.stringify(kept.slice(-MOST)));
 }
 
-/** Returns two pictures, weights and chances over the person's choices; null while fewer than two moments are known. */
+/** Lets go of what came with the choice of this number and after it, or of all. */
+export function letGo(person, number = 0) {
+  const kept = pointsOf(person).filter(([at]) => at < number);
+  store(name(person), kept.length ? JSON.stringify(kept) : null);
+}
+
+/** Returns the pictures and their table: weights and chances over the person's choices, and the person among the members. */
 export function overTime(person) {
-  const points = [...(seenBy.get(person) || new Map())].sort(([one], [other]) => one - other);
-  if (points.length < 2) return null;
-  return make("div", { className: "columns" },
-    picture("What you want, over your choices", points, point => point.weights, (point, name) => within(point.weights[name], point.spread[name])),
-    picture("Who answers next, over your choices", points, point => point.next, (point, name) => percent(point.next[name])));
+  const points = pointsOf(person);
+  if (!points.length) return [];
+  const [, last] = points[points.length - 1], look = looks(Object.keys(last.weights), Object.keys(last.next));
+  const lines = points.length < 2 ? [] : [
+    picture("What you want, over your choices", points, point => point.weights, (point, name) => within(point.weights[name], point.spread[name]), look),
+    ...(Object.keys(last.next).length ? [picture("Who answers next, over your choices", points, point => point.next, (point, name) => percent(point.next[name] || 0), look)] : []),
+  ];
+  return [...lines, simplex(points, look), chancesTable(points)].filter(Boolean);
 }
 
-function picture(title, points, values, told) {
-  const last = points[points.length - 1][1], names = Object.entries(values(last)).sort((one, other) => other[1] - one[1]).slice(0, COLOURS).map(([name]) => name);
+/** Returns what gives a name its colour and dashes: the same in every picture, whoever leads. */
+function looks(heads, members) {
+  const all = [...new Set([...members, ...heads])].sort(), apart = [heads, members].map(names => [...names].sort());
+  return name => {
+    const list = all.length <= LOOKS ? all : apart[1].includes(name) ? apart[1] : apart[0];
+    return `line-${list.indexOf(name) % LOOKS}`;
+  };
+}
+
+function picture(title, points, values, told, look) {
+  const last = points[points.length - 1][1], names = Object.entries(values(last)).sort((one, other) => other[1] - one[1]).slice(0, LOOKS).map(([name]) => name);
   const all = points.flatMap(([, point]) => names.map(name => values(point)[name] || 0)), low = Math.min(0, ...all), high = Math.max(...all, low + 0.1);
   const first = points[0][0], span = points[points.length - 1][0] - first;
   const x = choices => 4 + (WIDE - 8) * (choices - first) / span, y = value => HIGH - 6 - (HIGH - 12) * (value - low) / (high - low);
   const label = `${title}: ` + names.map(name => `${name} from ${told(points[0][1], name)} to ${told(last, name)}`).join("; ");
   const drawn = svg("svg", { class: "timeline", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label },
     svg("path", { class: "axis", d: `M4 ${y(0)}H${WIDE - 4}` }));
-  names.forEach((name, at) => drawn.append(svg("path", {
-    class: `line line-${at}`, d: points.map(([choices, point], step) => `${step ? "L" : "M"}${x(choices).toFixed(1)} ${y(values(point)[name] || 0).toFixed(1)}`).join(""),
-  })));
-  const legend = make("ul", { className: "legend" }, ...names.map((name, at) => make("li", {}, svg("svg", { class: "key", viewBox: "0 0 20 4", "aria-hidden": "true" },
-    svg("path", { class: `line line-${at}`, d: "M0 2H20" })), ` ${name} ${told(last, name)}`)));
+  for (const name of names) {
+    const way = points.map(([choices, point], step) => `${step ? "L" : "M"}${x(choices).toFixed(1)} ${y(values(point)[name] || 0).toFixed(1)}`).join("");
+    drawn.append(svg("path", { class: `line ${look(name)}`, d: way }));
+  }
+  const legend = make("ul", { className: "legend" }, ...names.map(name => make("li", {}, svg("svg", { class: "key", viewBox: "0 0 20 4", "aria-hidden": "true" },
+    svg("path", { class: `line ${look(name)}`, d: "M0 2H20" })), ` ${name} ${told(last, name)}`)));
   return make("section", {}, make("h4", { textContent: title }), drawn, legend);
 }

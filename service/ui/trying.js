@@ -3,23 +3,21 @@
 // whether its round is still the newest, so that two rounds never write into the same cards.
 
 import { call, events, isAbort, read, tell } from "./calls.js";
-import { $, bar, make, number, say, sentence } from "./drawing.js";
+import { $, bar, make, number, say, sentence, within } from "./drawing.js";
 import { remember } from "./timeline.js";
 import { newId, person } from "./state.js";
 
-const EXAMPLES = [
-  "How do I make pancakes?", "Why is the sky blue?", "How can I sleep better?", "What is worth seeing in Edinburgh?", "How is a rainbow made?",
-  "How can I save money?", "Can you give me a recipe for tomato soup?", "Hi, how are you?",
-];
+const CHIPS = [...$("example-list").querySelectorAll("button")];
+const EXAMPLES = [...CHIPS.map(chip => chip.textContent), "Can you give me a recipe for tomato soup?", "Hi, how are you?"];
+const WHYS = [$("first-why"), $("second-why")];
 const CARDS = [$("first"), $("second")], PICKS = [$("choose-first"), $("choose-second")];
 const PLACES = ["First answer", "Second answer"];
-const DEMO = "The demo's small models know about a hundred everyday topics: cooking, travel, how things work, advice and small talk. For example:";
+const DEMO = "The demo's small models know about a hundred everyday topics: cooking, travel, how things work, advice and small talk.";
 const HEARD = 600; // characters of an answer that are read out; the whole is in the card
 
 let round = null, rounds = 0, looks = 0, tasks = 0;
 
-const part = (card, name) => card.querySelector("." + name);
-const textOf = place => part(CARDS[place], "text");
+const textOf = place => CARDS[place].querySelector(".text");
 const current = asked => round === asked;
 
 /** Draws the sentence on what was learned; of two that run at once, the later one wins. */
@@ -32,7 +30,7 @@ export async function learned() {
     if (look !== looks) return;
     $("learned").textContent = sentence(seen, next);
     remember(who, seen, next);
-    $("examples-note").textContent = seen.bundle.startsWith("demo") ? DEMO : "For example:";
+    $("examples-note").textContent = seen.bundle.startsWith("demo") ? DEMO : "";
   } catch (error) {
     if (look !== looks) return;
     $("learned").textContent = "";
@@ -71,6 +69,7 @@ async function ask(prompt) {
   say(null);
   $("send").disabled = true;
   $("after").hidden = true;
+  $("why").hidden = true;
   $("choices").hidden = false;
   $("pair").hidden = false;
   $("pair-title").textContent = "Two answers are being written …";
@@ -79,7 +78,6 @@ async function ask(prompt) {
     card.setAttribute("aria-busy", "true");
     card.querySelector("h4").textContent = PLACES[place];
     textOf(place).textContent = "";
-    part(card, "why").hidden = true;
   });
   if ([$("prompt"), $("send"), document.body].includes(document.activeElement)) $("pair").focus({ preventScroll: true });
   try {
@@ -175,14 +173,14 @@ async function explain(asked) {
     const high = Math.max(0.01, ...parts);
     scored.scores.forEach((score, at) => {
       const biggest = [...score.explanation].sort((one, other) => Math.abs(other.contribution) - Math.abs(one.contribution)).slice(0, 6);
-      part(CARDS[at], "why").replaceChildren(
-        make("p", { className: "quiet", textContent: `Why: its score for you is now ${number(score.score)} ± ${score.std.toFixed(2)}, made of` }),
+      WHYS[at].replaceChildren(
+        make("p", { className: "quiet", textContent: `Why the ${at ? "second" : "first"}: its score for you is now ${within(score.score, score.std)}, made of` }),
         make("ul", { className: "bars" }, ...biggest.map(one => bar(one.head, one.contribution, {
           low: -high, high, title: `how much you want of it (${number(one.weight)}) times how much this answer has of it (${number(one.reward)})`,
         }))),
       );
-      part(CARDS[at], "why").hidden = false;
     });
+    $("why").hidden = false;
   } catch (error) {
     if (!isAbort(error) && current(asked)) say(error);
   }
@@ -201,8 +199,8 @@ async function undo() {
     CARDS.forEach((card, place) => {
       card.classList.remove("won");
       card.querySelector("h4").textContent = PLACES[place];
-      part(card, "why").hidden = true;
     });
+    $("why").hidden = true;
     asked.busy = false; // what follows only reads, and nobody has to wait for it with the next choice
     offer(asked);
     $("pair-title").textContent = "Undone. Which one do you like better?";
@@ -231,10 +229,7 @@ $("choose-tie").addEventListener("click", () => choose(null));
 $("undo").addEventListener("click", undo);
 $("again").addEventListener("click", () => { if (round) ask(round.prompt); });
 $("another").addEventListener("click", another);
-$("example-list").replaceChildren(...EXAMPLES.slice(0, 6).map(text => make("li", {}, make("button", {
-  type: "button", textContent: text,
-  onclick: () => { $("prompt").value = text; if (!$("send").disabled) ask(text); },
-}))));
+for (const chip of CHIPS) chip.addEventListener("click", () => { $("prompt").value = chip.textContent; if (!$("send").disabled) ask(chip.textContent); });
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || $("try").hidden) return;
   if (event.target.closest("input, textarea, select")) return;

@@ -43,7 +43,7 @@ class Visit:
     async def says(self, selector: str, part: str) -> None:
         """Waits until an element shows this."""
         await self.page.wait_for_function(
-            "([selector, part]) => document.querySelector(selector).innerText.includes(part)", arg=[selector, part], timeout=PATIENCE_MS
+            "([selector, part]) => document.querySelector(selector)?.innerText.includes(part)", arg=[selector, part], timeout=PATIENCE_MS
         )
 
     async def ask(self, prompt: str = PROMPT) -> None:
@@ -55,7 +55,7 @@ class Visit:
     async def choose(self, button: str = "#choose-first") -> None:
         """Chooses, and waits until the page says that it was learned and why."""
         await self.page.click(button)
-        await self.page.wait_for_selector("#first .why", state="visible")
+        await self.page.wait_for_selector("#why", state="visible")
 
     async def become(self, name: str) -> None:
         """Changes the person, and waits until the page has read them."""
