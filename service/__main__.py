@@ -1,4 +1,4 @@
-"""The command line: `attune serve`, `attune settings`, `attune replay`, and the commands that other packages attach.
+"""The command line: `attune serve`, `attune settings`, `attune reload`, `attune replay`, and the commands that other packages attach.
 
 A package attaches commands through the entry-point group `attune.commands`: each entry names a typer app whose commands appear at the
 top level (`attune bundle demo`). Such a package is imported only when one of its commands or the full help is asked for, so serving
@@ -19,11 +19,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from attune import __version__
-from attune.command_line import PlainGroup, in_words, plain_app
+from attune.command_line import EXIT_FAILED, PlainGroup, in_words, plain_app, refuse
+from attune.service.calling import reload_replicas, replay
 
 COMMAND_GROUP = "attune.commands"
 
-EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 # 3 is uvicorn's own, for a part that could not start; its reason is in the log.
 EXIT_ADDRESS = 4
@@ -111,7 +111,7 @@ def serve(
             _run_many(settings)
         _run(settings, _bind(settings.host, settings.port))
     except SettingsError as error:
-        _refuse("cannot start with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
+        refuse("cannot start with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
 
 
 @app.command()
@@ -152,22 +152,8 @@ def print_settings() -> None:
     typer.echo(settings_table())
 
 
-@app.command()
-def replay(
-    url: Annotated[str, typer.Option(help="Where Attune listens.")] = "http://127.0.0.1:8000",
-    tenant: Annotated[str | None, typer.Option(help="Only users of this tenant; all of them if left out.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only this user, of the tenant named or of the key's own.")] = None,
-    key_env: Annotated[str, typer.Option(help="Environment variable that holds an API key with the admin right.")] = "",
-) -> None:
-    """Learn users' logs anew under the basis that a running Attune serves; safe to break off and to repeat."""
-    from attune.service.replay import ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
-
-    try:
-        for progress in replay_logs(url, tenant=tenant, user=user, key=os.environ.get(key_env, "") if key_env else ""):
-            typer.echo(str(progress))
-    except ReplayFailed as error:
-        _refuse("the replay stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
-
+app.command()(replay)
+app.command("reload")(reload_replicas)
 
 members_app = plain_app("What members are worth, measured before they serve.")
 app.add_typer(members_app, name="members")
@@ -198,14 +184,9 @@ def measure(
         if url:
             typer.echo(import_measured(url, document, os.environ.get(key_env, "") if key_env else ""))
     except SettingsError as error:
-        _refuse("cannot measure with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
+        refuse("cannot measure with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
     except (AttuneError, MeasureFailed) as error:
-        _refuse("the measurement stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
-
-
-def _refuse(what: str, reasons: list[str], code: int) -> NoReturn:
-    typer.echo("\n".join([f"attune: {what}", *(f"  {reason}" for reason in reasons)]), err=True)
-    raise typer.Exit(code)
+        refuse("the measurement stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -232,7 +213,7 @@ def _listen(listener: socket.socket) -> None:
 
 
 def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
-    _refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
+    refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
 
 
 def _run_many(settings: Any) -> NoReturn:

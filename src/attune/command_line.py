@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -121,3 +121,13 @@ def _version() -> str:
 def aside(line: str) -> None:
     """Says a line of progress on standard error, so that standard output stays for results."""
     typer.echo(line, err=True)
+
+
+def refuse(what: str, reasons: Sequence[str], code: int) -> NoReturn:
+    """Says on standard error what a command did not do and why, a line each, and ends it.
+
+    Raises:
+        typer.Exit: with this exit code.
+    """
+    typer.echo("\n".join([f"attune: {what}", *(f"  {reason}" for reason in reasons)]), err=True)
+    raise typer.Exit(code)

@@ -99,6 +99,57 @@ def test_what_is_rendered_is_what_kubernetes_takes(values):
             validate.validate(each, "1.33", strict=True)
 
 
+def paths(value: object, at: str = "") -> set[str]:
+    """Returns the names of all fields of a document, each with those above it; items of a list count as one."""
+    if isinstance(value, dict):
+        return {at}.union(*(paths(each, f"{at}.{name}") for name, each in value.items()))
+    return {at}.union(*(paths(each, at) for each in value)) if isinstance(value, list) else {at}
+
+
+CUSTOM = {
+    "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector.matchLabels", "endpoints.port", "endpoints.path", "endpoints.interval"}),
+    "PrometheusRule": (
+        "monitoring.coreos.com/v1",
+        {f"groups.{name}" for name in ("name", "interval")}
+        | {f"groups.rules.{name}" for name in ("record", "alert", "expr", "for", "labels", "annotations")},
+    ),
+    "ScaledObject": (
+        "keda.sh/v1alpha1",
+        {"scaleTargetRef.name", "minReplicaCount", "maxReplicaCount", "triggers.type"}
+        | {f"triggers.metadata.{name}" for name in ("serverAddress", "query", "threshold")}
+        | {"advanced.horizontalPodAutoscalerConfig.behavior.scaleDown.stabilizationWindowSeconds"},
+    ),
+}
+"""Fields of the operators' resources that are written here: names that a schema does not have would be dropped without a word."""
+
+
+def test_resources_of_operators_have_the_fields_that_their_schemas_know():
+    made = [each for case in ("an init container", "everything on a GPU") for each in rendered(CASES[case]) if each["kind"] in CUSTOM]
+    assert {each["kind"] for each in made} == set(CUSTOM)
+    for each in made:
+        version, fields = CUSTOM[each["kind"]]
+        assert each["apiVersion"] == version
+        free = re.compile(r"\.(labels|annotations|matchLabels)\..*")
+        written = {path for path in paths(each["spec"]) if path and not free.search(path)}
+        assert {path for path in written if not any(f".{field}".startswith(path) for field in fields)} == set()
+        assert all(isinstance(value, str) for trigger in each["spec"].get("triggers", []) for value in trigger["metadata"].values())
+
+
+def test_the_name_of_all_replicas_leads_to_the_servers_pods_and_is_not_scraped_a_second_time():
+    manifests = rendered(CASES["everything on a GPU"])
+    every, service = one(manifests, "Service", "attune-replicas"), one(manifests, "Service")
+    assert (every["spec"]["clusterIP"], every["spec"]["selector"]) == ("None", service["spec"]["selector"])
+    scraped = one(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    assert scraped <= service["metadata"]["labels"].items()
+    assert not scraped <= every["metadata"]["labels"].items()
+    plain = {
+        each["metadata"]["name"]: each
+        for each in yaml.safe_load_all((ROOT / "deploy/kubernetes/base/service.yaml").read_text(encoding="utf-8"))
+    }
+    assert plain["attune-replicas"]["spec"]["selector"] == plain["attune"]["spec"]["selector"]
+    assert plain["attune-replicas"]["metadata"]["labels"] != plain["attune"]["metadata"]["labels"]
+
+
 def test_the_server_of_the_chart_is_that_of_the_plain_manifests():
     (plain,) = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/deployment.yaml").read_text(encoding="utf-8"))
     ours, theirs = one(rendered(SECRET), "Deployment")["spec"], plain["spec"]

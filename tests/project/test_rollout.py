@@ -1,0 +1,106 @@
+"""`attune reload`: every replica is asked, each has its line, and the exit code says whether all of them serve the same bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import uvicorn
+from typer.testing import CliRunner, Result
+
+from attune.service.__main__ import app
+from attune.service.rollout import NameNotFound, find_replicas
+from attune.service.settings import Settings
+from tests.endpoints.conftest import bundle, running, settings_of
+from tests.stores import FreshStore
+from tests.tiny_bundle import write_tiny_bundle
+
+__all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
+
+KEYS = "admin-key-of-acme:acme:admin,other-key-of-acme:acme"
+
+
+@contextlib.asynccontextmanager
+async def listening(settings: Settings) -> AsyncIterator[str]:
+    """Serves on a free port, and gives the URL."""
+    async with running(settings, FreshStore()) as service:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def reload(*args: str, key: str = "admin-key-of-acme") -> Result:
+    return await asyncio.to_thread(CliRunner(env={"KEY": key}).invoke, app, ["reload", "--key-env", "KEY", *args])
+
+
+def told(result: Result) -> list[str]:
+    """Returns the lines of the command; the servers of this process log to the same place."""
+    return [line for line in result.stdout.splitlines() if line.startswith("127.0.0.1:")]
+
+
+async def test_all_replicas_are_moved_one_refusal_does_not_stop_the_others_and_a_difference_is_an_error(
+    settings_of: Callable[..., Settings], tmp_path: Path
+):
+    first, second = write_tiny_bundle(tmp_path / "one"), write_tiny_bundle(tmp_path / "two", salt=0.5)
+    links = [tmp_path / name for name in ("current", "other")]
+    for link in links:
+        link.symlink_to(first)
+    one, other = (settings_of(bundle=str(link), api_keys=KEYS) for link in links)
+    async with listening(one) as here, listening(other) as there:
+        for link in links:
+            link.unlink()
+            link.symlink_to(second)
+        moved = await reload("--url", here, "--url", there)
+        assert moved.exit_code == 0, moved.output
+        lines = told(moved)
+        assert [line.split(": ")[0] for line in lines] == [here.removeprefix("http://"), there.removeprefix("http://")]
+        assert all(" in place of " in line for line in lines)
+        assert told(await reload("--url", here))[0].endswith(" as before")
+
+        links[1].unlink()
+        links[1].symlink_to(first)
+        differ = await reload("--url", here, "--url", there)
+        assert (differ.exit_code, "2 bundles serve side by side" in differ.output) == (1, True)
+
+        nobody = await reload("--url", "http://127.0.0.1:1", "--url", there)
+        assert nobody.exit_code == 1
+        assert "127.0.0.1:1: did not answer: ConnectError" in nobody.output
+        assert f"{there.removeprefix('http://')}: " in nobody.output
+        assert "1 of 2 did not load the bundle" in nobody.output
+
+        refused = await reload("--url", here, "--all", key="other-key-of-acme")
+        assert (refused.exit_code, "403: forbidden" in refused.output) == (1, True)
+
+
+def test_a_name_stands_for_all_its_addresses_where_that_is_asked_and_for_one_replica_otherwise():
+    asked = []
+
+    def addresses(host: str, port: int, **_: object) -> list[object]:
+        asked.append((host, port))
+        places = [("10.0.0.5", port), ("10.0.0.6", port), ("10.0.0.5", port), ("fd00::7", port, 0, 0)]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+
+    found = find_replicas(["http://attune-replicas:8000/", "http://10.0.0.6:8000"], every_address=True, resolve=addresses)
+    assert [replica.address for replica in found] == ["10.0.0.5:8000", "10.0.0.6:8000", "[fd00::7]:8000"]
+    assert {replica.host for replica in found} == {"attune-replicas:8000"}
+    assert asked == [("attune-replicas", 8000), ("10.0.0.6", 8000)]
+    (single,) = find_replicas(["https://attune.example.com/attune"], every_address=False, resolve=addresses)
+    assert f"{single.url}/admin/reload" == "https://attune.example.com/attune/admin/reload"
+
+
+@pytest.mark.parametrize("url", ["attune:8000", "ftp://attune", "http://", "http://[::1", "http://attune"])
+def test_what_is_no_url_and_a_name_without_address_are_told_before_anybody_is_asked(url: str):
+    def nowhere(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(NameNotFound, match=r"is no URL|attune has no address: Name or service not known"):
+        find_replicas([url], every_address=True, resolve=nowhere)
