@@ -169,12 +169,16 @@ def own_members(
     out: Out = Path(".attune/own-members"),
     seeds: Annotated[int, typer.Option(min=1, help="Deployments.")] = 5,
     users: Annotated[int, typer.Option(min=10, help="Users of each.")] = 60,
+    joining: Annotated[int | None, typer.Option(min=1, help="Measure nothing but a member that joins, after so many decisions.")] = None,
     cache: Cache = None,
     seed: Seed = 0,
 ) -> None:
     """Upstreams of whom nothing is known, one that joins and one that changes; and policy `learn` beside `sample` on the demo's members."""
-    from demo.own_members_report import report_own_members  # noqa: PLC0415 - torch
+    from demo.own_members_report import report_joining, report_own_members  # noqa: PLC0415 - torch
 
+    if joining is not None:
+        typer.echo(report_joining(out, seeds=seeds, users=users, seed=seed, decisions=joining, cache=cache))
+        return
     typer.echo(report_own_members(out, seeds=seeds, users=users, seed=seed, cache=cache))
 
 

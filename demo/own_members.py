@@ -22,7 +22,7 @@ from attune.models.seam.member_effects import PERSONAL, SHARED, Everybody, Membe
 from attune.models.seam.member_evidence import EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import Known, Worth, drift_of, within_covariance, worth_of
 from attune.models.seam.routing import Choice, Policy, choose, sampled_values, sampled_worth
-from demo.corpus.tastes import DEFAULT_SHARPNESS, utility
+from demo.corpus.tastes import DEFAULT_SHARPNESS, draw_users, utility
 from demo.corpus.tastes import choose as pick
 from demo.simulate import EPSILON, SAMPLES, Arena
 
@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 
 WINDOW = 100
 ALERT = 6.0
+PARTICLES = 6000
+"""Tastes that stand for all in exact Bayes."""
 READ_EVERY = 10
 """Decisions for which one reading of the members' sums is used: the server's is at most a second old."""
 
@@ -60,6 +62,7 @@ class Deployment:
     Attributes:
         hidden: `[U, V]` utility for each user of what answers of a voice have beyond their texts; None is nothing.
         summed: everybody's sum of member effects, where the families have them.
+        told: by user, `[6]` by how much more of each manner the preferred answer of each comparison had.
     """
 
     families: Families
@@ -71,6 +74,7 @@ class Deployment:
     hidden: Array | None = None
     evidence: list[Array] = field(default_factory=list)
     summed: Array | None = None
+    told: list[list[Array]] = field(default_factory=list)
     _read: tuple[Worth, Everybody | None] | None = None
     _since: int = 0
 
@@ -83,6 +87,7 @@ class Deployment:
     def come(self) -> None:
         """Lets every taste be a new user."""
         self.evidence = [self.families.prior() for _ in self.tastes]
+        self.told = [[] for _ in self.tastes]
 
     @property
     def names(self) -> list[str]:
@@ -113,8 +118,9 @@ class Deployment:
         """One round: a pair by policy `sample`, answers that add to their authors, a choice that is learned."""
         prompt, members = int(self.rng.integers(len(self.arena.prompts))), self.decide(user, "sample", 2).members
         shown = [self._answer(user, member, prompt) for member in members]
-        winner = pick(self.rng, np.array([utility for _, utility in shown]), DEFAULT_SHARPNESS)
+        winner = pick(self.rng, np.array([utility for _, utility, _ in shown]), DEFAULT_SHARPNESS)
         order = (winner, 1 - winner)
+        self.told[user].append(shown[order[0]][2] - shown[order[1]][2])
         codes = self._codes([members[place] for place in order])
         self._learn(user, weighted.pair(shown[order[0]][0], shown[order[1]][0], self.arena.prompts[prompt], codes=codes))
 
@@ -122,7 +128,7 @@ class Deployment:
         """One round: one answer by policy `sample`, and a thumb: up where it is preferred to what the members usually give."""
         prompt, (member,) = int(self.rng.integers(len(self.arena.prompts))), self.decide(user, "sample", 1).members
         usual_rewards = {self.family: self.read()[0].mean.mean(axis=0)}
-        row, liked = self._answer(user, member, prompt)
+        row, liked, _ = self._answer(user, member, prompt)
         usually = float(np.mean([self._utility(user, one.voice, prompt).mean() for one in self.upstreams]))
         up = pick(self.rng, np.array([liked, usually]), DEFAULT_SHARPNESS) == 0
         usual = weighted.usual_answer([self.families[self.family]], row, usual_rewards, {})
@@ -130,13 +136,13 @@ class Deployment:
         codes = None if everybody is None else [everybody[member], np.mean(everybody, axis=0)]
         self._learn(user, weighted.graded(row, usual, self.arena.prompts[prompt], float(up), codes=codes))
 
-    def _answer(self, user: int, member: int, prompt: int) -> tuple[Row, float]:
-        """Returns an answer of a member, added to its sum, and what it is worth to a user."""
+    def _answer(self, user: int, member: int, prompt: int) -> tuple[Row, float, Array]:
+        """Returns an answer of a member, added to its sum, what it is worth to a user, and how much of each manner it has, `[6]`."""
         upstream, answer = self.upstreams[member], int(self.rng.integers(self.arena.scores.shape[2]))
         row = self.arena.answers[prompt][upstream.voice][answer]
         layout = EvidenceLayout({self.family: len(self.families[self.family].heads)})
         upstream.saw(layout.observed(self.family, 1.0, layout.evidence(row)))
-        return row, float(self._utility(user, upstream.voice, prompt)[answer])
+        return row, float(self._utility(user, upstream.voice, prompt)[answer]), self.arena.scores[prompt, upstream.voice, answer]
 
     def _utility(self, user: int, voice: int, prompt: int) -> Array:
         """Returns `[G]` utility of a voice's answers to a prompt."""
@@ -167,6 +173,21 @@ class Deployment:
         """Returns `[users]` whom policy `best` would serve."""
         return np.array([self.decide(user, "best", 1).members[0] for user in users], dtype=np.int64)
 
+    def ideally_served(self) -> Array:
+        """Returns `[U]` whom exact Bayes would serve, from the same comparisons: what no family can beat but by luck.
+
+        It knows the prior of tastes, how sharply people choose, and the manners of every answer and upstream (see
+        `simulate.ideal_observer`).
+        """
+        prior = draw_users(PARTICLES, 1_000_003)
+        worth = self.arena.scores.mean(axis=(0, 2))[[upstream.voice for upstream in self.upstreams]]  # [M, 6]
+        served = []
+        for told in self.told:
+            logs = -np.logaddexp(0.0, -DEFAULT_SHARPNESS * (prior @ np.array(told).T)).sum(axis=1)
+            weights = np.exp(logs - logs.max())
+            served.append(int(np.argmax(worth @ (weights @ prior))))
+        return np.array(served)
+
     def drift(self) -> list[float]:
         """Returns each upstream's drift in standard errors, 0 where too little is known."""
         known = [upstream.known for upstream in self.upstreams]
@@ -176,14 +197,27 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
+class Joining:
+    """What became of a member that joined.
+
+    Attributes:
+        served: `[suited]` 1 where policy `best` serves the newcomer to a user whom it suits best of all.
+        wrong_more: `[others]` 1 where `best` is wrong for somebody else and was right before it joined, -1 the other way round.
+    """
+
+    served: Array
+    wrong_more: Array
+
+
+@dataclass(frozen=True, slots=True)
 class OwnMembers:
     """What one deployment showed.
 
     Attributes:
         best: comparisons -> `[U]` 1 where policy `best` serves the truly best upstream.
         worth: comparisons -> `[U]` utility of the served over that of the best.
-        joined: share of `best` decisions that go to the newcomer, of users whom it suits, 200 decisions after it joined.
-        wrong_more: rise of the share of wrong `best` decisions of everybody else, in those 200 decisions.
+        joining: what became of a member that joined, after 200 decisions.
+        ideal: the same of exact Bayes from the same comparisons.
         false_alert: greatest drift of any member before the change, in standard errors.
         alert_after: answers of the changed upstream until its drift is above `ALERT`; None if it never was.
         recovered: mean utility served over the best possible, after 300 answers of the changed upstream.
@@ -191,8 +225,8 @@ class OwnMembers:
 
     best: dict[int, Array]
     worth: dict[int, Array]
-    joined: float
-    wrong_more: float
+    joining: Joining
+    ideal: Joining
     false_alert: float
     alert_after: int | None
     recovered: float
@@ -251,20 +285,27 @@ def own_members(world: Deployment, newcomer: int, counts: Sequence[int]) -> OwnM
     everybody = list(range(len(world.tastes)))
     best, worth = curve(world, counts)
     false_alert = max(world.drift())
-    joined, wrong_more = _join(world, newcomer, everybody)
+    joining, ideal = join(world, newcomer)
     alert_after, recovered = _change(world, everybody)
-    return OwnMembers(best, worth, joined, wrong_more, false_alert, alert_after, recovered)
+    return OwnMembers(best, worth, joining, ideal, false_alert, alert_after, recovered)
 
 
-def _join(world: Deployment, newcomer: int, everybody: Sequence[int]) -> tuple[float, float]:
-    before = world.served(everybody) != world.truth().argmax(axis=1)
+def join(world: Deployment, newcomer: int, decisions: int = 200) -> tuple[Joining, Joining]:
+    """Returns what became of a voice that joins, after so many decisions of users drawn at random; and the same of exact Bayes."""
+    everybody = list(range(len(world.tastes)))
+    truth_before = world.truth().argmax(axis=1)
+    wrong_before = [served != truth_before for served in (world.served(everybody), world.ideally_served())]
     world.join(newcomer)
-    for user in world.rng.choice(len(world.tastes), size=200):
+    for user in world.rng.choice(len(world.tastes), size=decisions):
         world.compare(int(user))
-    truth, served = world.truth(), world.served(everybody)
-    suited = truth.argmax(axis=1) == len(world.upstreams) - 1
-    wrong = served != truth.argmax(axis=1)
-    return float(np.mean(served[suited] == len(world.upstreams) - 1)), float(np.mean(wrong[~suited]) - np.mean(before[~suited]))
+    truth, new = world.truth().argmax(axis=1), len(world.upstreams) - 1
+    suited = truth == new
+
+    def told(served: Array, before: Array) -> Joining:
+        wrong = (served != truth).astype(np.float64) - before
+        return Joining((served[suited] == new).astype(np.float64), wrong[~suited])
+
+    return told(world.served(everybody), wrong_before[0]), told(world.ideally_served(), wrong_before[1])
 
 
 def _change(world: Deployment, everybody: Sequence[int], limit: int = 300) -> tuple[int | None, float]:

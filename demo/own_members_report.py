@@ -15,14 +15,15 @@ from attune.models.measuring.metrics import bootstrap
 from attune.models.measuring.rows import rows_from_heads
 from attune.models.measuring.writing import made_by, write_report
 from attune.models.seam.attributes import NAME as FAMILY
-from attune.models.seam.portfolio import read_portfolio
+from attune.models.seam.families import Families
+from attune.models.seam.portfolio import Portfolio, read_portfolio
 from attune.models.training.heads import families_of, load_heads
 from demo.corpus.tastes import draw_users
 from demo.heads import DemoSettings
 from demo.members import member_pool
-from demo.own_members import Deployment, curve, deployment, own_members
+from demo.own_members import Deployment, Joining, curve, deployment, join, own_members
 from demo.report import DEMO, arenas
-from demo.simulate import simulate
+from demo.simulate import Arena, simulate
 
 Array = NDArray[np.float64]
 
@@ -43,12 +44,8 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         seed: the first.
         cache: folder of the embedding cache.
     """
-    pool = member_pool(DEMO, "test", DemoSettings(), seed=0)
-    trained, _ = load_heads(DEMO)
-    families = families_of(trained)
-    portfolio = read_portfolio((DEMO / "portfolio.json").read_bytes(), families, (DEMO / "values.npz").read_bytes())
-    feedback, held_out = arenas(pool, rows_from_heads(trained, embed_texts(pool.texts(), load_demo_trunk(), cache)))
-    voices, newcomer = [pool.members.index(name) for name in VOICES], pool.members.index(NEWCOMER)
+    portfolio, families, feedback, held_out, names = _measured(cache)
+    voices, newcomer = [names.index(name) for name in VOICES], names.index(NEWCOMER)
     numbers = range(seed, seed + seeds)
 
     def world(number: int, *, effects: bool, hidden: float = 0.0) -> Deployment:
@@ -87,15 +84,14 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         "users": users,
         "best": {count: _stated(np.concatenate([run.best[count] for run in runs])) for count in COUNTS},
         "worth": {count: _stated(np.concatenate([run.worth[count] for run in runs])) for count in COUNTS},
-        "joined": [run.joined for run in runs],
-        "wrong_more": [run.wrong_more for run in runs],
+        **_joining([run.joining for run in runs]),
+        "ideal": _joining([run.ideal for run in textual]),
         "greatest_drift_without_change": [run.false_alert for run in runs],
         "alert_after_answers": [run.alert_after for run in runs],
         "recovered": [run.recovered for run in runs],
         "texts_alone": {
             "best": {count: _stated(np.concatenate([run.best[count] for run in textual])) for count in COUNTS},
-            "joined": [run.joined for run in textual],
-            "wrong_more": [run.wrong_more for run in textual],
+            **_joining([run.joining for run in textual]),
         },
         "thumbs": {count: _stated(np.concatenate([run[count] for run in thumbs])) for count in THUMBS},
         "beyond_texts": {
@@ -108,6 +104,47 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
     text = _rendered(results)
     write_report(out, results, text)
     return text
+
+
+def report_joining(out: Path, *, seeds: int, users: int, seed: int, decisions: int, cache: Path | None) -> str:
+    """Writes what becomes of a fourth member alone, over many deployments, and returns it; arguments as for `report_own_members`."""
+    _, families, feedback, _, names = _measured(cache)
+    voices, newcomer = [names.index(name) for name in VOICES], names.index(NEWCOMER)
+    runs = []
+    for number in range(seed, seed + seeds):
+        world = deployment(families, FAMILY, feedback, draw_users(users, 10 + number), voices=voices, seed=number, effects=False)
+        curve(world, (COUNTS[-1],))
+        runs.append(join(world, newcomer, decisions))
+    routed, ideal = (_joining([run[which] for run in runs]) for which in (0, 1))
+    lines = [
+        "# A fourth member joins\n",
+        f"{seeds} deployments of {users} users, {COUNTS[-1]} comparisons each before; {decisions} decisions after.\n",
+        "| | served to those whom it suits | wrong decisions of everybody else rose by |\n|---|---|---|",
+        f"| policy `best` | {routed['joined']} | {routed['wrong_more']} |",
+        f"| exact Bayes from the same comparisons | {ideal['joined']} | {ideal['wrong_more']} |",
+    ]
+    text = "\n".join(lines) + "\n"
+    results = {"attune": made_by(), "seeds": seeds, "users": users, "decisions": decisions, "routed": routed, "ideal": ideal}
+    write_report(out, results, text)
+    return text
+
+
+def _measured(cache: Path | None) -> tuple[Portfolio, Families, Arena, Arena, Sequence[str]]:
+    """Returns the demo's members' values, its families, prompts to learn on and to measure on, and the voices' names."""
+    pool = member_pool(DEMO, "test", DemoSettings(), seed=0)
+    trained, _ = load_heads(DEMO)
+    families = families_of(trained)
+    portfolio = read_portfolio((DEMO / "portfolio.json").read_bytes(), families, (DEMO / "values.npz").read_bytes())
+    feedback, held_out = arenas(pool, rows_from_heads(trained, embed_texts(pool.texts(), load_demo_trunk(), cache)))
+    return portfolio, families, feedback, held_out, pool.members
+
+
+def _joining(found: Sequence[Joining]) -> dict[str, str]:
+    """Returns both shares over the users of all deployments, with their intervals."""
+    return {
+        "joined": _stated(np.concatenate([one.served for one in found])),
+        "wrong_more": _stated(np.concatenate([one.wrong_more for one in found])),
+    }
 
 
 def _stated(values: Array) -> str:
@@ -129,13 +166,14 @@ def _rendered(results: dict[str, Any]) -> str:
     lines = [f"# Own members\n\n{results['seeds']} deployments of {results['users']} users; mean [95 % interval over users].\n", head]
     lines += [f"| {name} | " + " | ".join(row[count] for count in COUNTS) + " |" for name, row in rows.items()]
     thumbs = ", ".join(f"{count}: {one}" for count, one in results["thumbs"].items())
-    without = results["texts_alone"]
+    without, ideal = results["texts_alone"], results["ideal"]
     lines += [
         "",
         f"- truly best member by thumbs on single answers, after so many: {thumbs}",
-        f"- 200 decisions after a fourth member joined, `best` serves it to those whom it suits: {_each(results['joined'])}",
-        f"- wrong decisions of everybody else rose by: {_each(results['wrong_more'])}",
-        f"- the same two without member effects: {_each(without['joined'])}; {_each(without['wrong_more'])}",
+        f"- 200 decisions after a fourth member joined, `best` serves it to those whom it suits: {results['joined']}",
+        f"- wrong decisions of everybody else rose by: {results['wrong_more']}",
+        f"- the same two without member effects: {without['joined']}; {without['wrong_more']}",
+        f"- the same two of exact Bayes, which knows how tastes are distributed, without effects: {ideal['joined']}; {ideal['wrong_more']}",
         f"- greatest drift of any member before a change, standard errors: {_each(results['greatest_drift_without_change'])}",
         f"- answers of a member that changed until the alert: {', '.join(map(str, results['alert_after_answers']))}",
         f"- utility served over the best possible after 300 of its answers: {_each(results['recovered'])}",
