@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
+from attune.client import AsyncClient, AttuneUnreachable, Client
 from attune.models.__main__ import app
 from attune.models.data.logged import read_logged
 from attune.models.data.preferences import Comparison, ComparisonInvalid
-from attune.models.data.sending import LINES, bodies_of
+from attune.models.data.sending import LINES, Sent, bodies_of, send
 from tests.client.test_client import url
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, bundle, settings_of
+from tests.project.tree import ROOT
 
 __all__ = ["bundle", "settings_of", "url"]  # fixtures of the service's own tests
 
@@ -44,12 +53,8 @@ def test_what_an_export_says_was_kept_is_sent_as_such_and_weighs_no_more(tmp_pat
 
 
 async def test_a_history_is_imported_once_and_a_second_run_changes_nothing(url: str, tmp_path: Path):
-    rows = [
-        {"user": f"u{number % 7}", "prompt": PROMPT, "chosen": (WARM, SHORT)[number % 2], "rejected": f"{LONG} {number}"}
-        for number in range(LINES + 20)
-    ]
     file = tmp_path / "choices.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_choices(file, LINES + 20)
 
     async def run() -> tuple[int, str, str]:
         result = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(file), "--url", url])
@@ -75,3 +80,96 @@ async def test_what_the_server_refuses_is_named_and_the_rest_is_learned(url: str
     assert result.exit_code == 1
     assert "1 learned, 0 known before, 1 refused" in result.stdout
     assert "comparison 2: 422 user" in result.stderr
+
+
+def write_choices(file: Path, count: int, users: int = 7) -> None:
+    rows = [
+        {"user": f"u{number % users}", "prompt": PROMPT, "chosen": (WARM, SHORT)[number % 2], "rejected": f"{LONG} {number}"}
+        for number in range(count)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+async def counted(url: str, users: int = 7) -> int:
+    """Returns how many comparisons the server knows of all users."""
+    async with AsyncClient(url) as client:
+        return sum([(await client.user(f"u{number}")).comparisons for number in range(users)])
+
+
+async def test_an_import_that_is_killed_in_the_middle_is_started_again_and_each_choice_counts_once(url: str, tmp_path: Path):
+    file, count = tmp_path / "choices.jsonl", 2 * LINES + 30
+    write_choices(file, count)
+    command = [sys.executable, "-m", "attune.models", "users", "import", str(file), "--url", url]
+    importing = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
+    assert importing.stderr is not None
+    assert b"sent; about" in await importing.stderr.readline()
+    importing.kill()
+    await importing.wait()
+    known = await counted(url)
+    assert LINES <= known <= count
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(file), "--url", url])
+    (told,) = re.findall(r"(\d+) learned, (\d+) known before, 0 refused", result.stdout)
+    learned, known_before = map(int, told)
+    # What was under way when it was killed may have been learned after it was counted.
+    assert learned + known_before == count
+    assert known_before >= known
+    assert await counted(url) == count
+
+
+@asynccontextmanager
+async def relay_to(url: str, breaks: list[int]) -> AsyncIterator[str]:
+    """Passes requests on; of the connections whose numbers are given, the answer comes back to nobody: it breaks when it begins."""
+    host, port = url.removeprefix("http://").split(":")
+    numbers = itertools.count()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        upstream, to_upstream = await asyncio.open_connection(host, int(port))
+
+        async def pump_requests() -> None:
+            while part := await reader.read(65536):
+                to_upstream.write(part)
+                await to_upstream.drain()
+
+        requests = asyncio.create_task(pump_requests())
+        while part := await upstream.read(65536):
+            if number in breaks:
+                break
+            writer.write(part)
+            writer.write_eof() if upstream.at_eof() else await writer.drain()
+        requests.cancel()
+        writer.close()
+        to_upstream.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_server_that_goes_away_after_it_learned_a_batch_is_waited_for_and_told_again(url: str):
+    bodies = bodies_of([Comparison(f"u{number % 7}", PROMPT, WARM, f"{LONG} {number}") for number in range(2 * LINES)])
+    waits: list[str] = []
+
+    def tell(sent: Sent) -> None:
+        waits.extend([sent.waiting] if sent.waiting else [])
+
+    async with relay_to(url, breaks=[1]) as relayed:
+
+        def both_batches() -> Sent:
+            # One connection a client: the second batch is what meets the broken one.
+            with Client(relayed, retries=0, transport=httpx.HTTPTransport(limits=httpx.Limits(max_keepalive_connections=0))) as client:
+                return send(client, bodies, tell)
+
+        sent = await asyncio.to_thread(both_batches)
+    assert (sent.applied, sent.duplicate, sent.refused) == (LINES, LINES, [])
+    assert len(waits) == 1
+    assert "did not answer" in waits[0]
+    assert await counted(url) == 2 * LINES
+
+
+async def test_a_server_that_never_answered_is_not_waited_for():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with Client(nowhere, retries=0) as client, pytest.raises(AttuneUnreachable, match="did not answer"):
+            await asyncio.to_thread(send, client, bodies_of([Comparison("ada", PROMPT, WARM, LONG)]))
