@@ -26,7 +26,7 @@ def load_keyring(settings: Settings) -> Keyring:
         try:
             text = f"{text}\n{Path(settings.api_keys_file).read_text(encoding='utf-8')}"
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(BadSetting(variable("api_keys_file"), settings.api_keys_file, f"cannot be read: {error}")) from error
+            raise SettingsError(BadSetting(variable("api_keys_file"), settings.api_keys_file, f"cannot be read: {_said(error)}")) from error
     try:
         keyring = parse_keys(text)
     except ValueError as error:
@@ -44,13 +44,16 @@ def load_user_secret(settings: Settings) -> bytes:
     Losing the secret loses every user: their keys can no longer be computed.
 
     Raises:
-        SettingsError: the file cannot be read or made, or holds fewer than 16 bytes.
+        SettingsError: the data directory or the file cannot be made, the file cannot be read, or holds fewer than 16 bytes.
     """
     if secret := settings.user_secret.get_secret_value():
         return secret.encode()
     path = settings.data_dir / "user.secret"
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(BadSetting(variable("data_dir"), str(settings.data_dir), f"cannot be a folder: {_said(error)}")) from error
+    try:
         if not path.exists():
             # Written aside and linked into place: of two processes that start at once, both read the one that was first.
             fresh = path.with_name(f".user.secret.{secrets.token_hex(8)}")
@@ -64,7 +67,7 @@ def load_user_secret(settings: Settings) -> bytes:
                 fresh.unlink()
         secret_bytes = path.read_bytes().strip()
     except OSError as error:
-        raise SettingsError(BadSetting(variable("user_secret"), str(path), f"cannot be kept: {error}")) from error
+        raise SettingsError(BadSetting(variable("user_secret"), str(path), f"cannot be kept: {_said(error)}")) from error
     if len(secret_bytes) < 16:
         raise SettingsError(BadSetting(variable("user_secret"), str(path), f"needs at least 16 bytes, has {len(secret_bytes)}"))
     return secret_bytes
@@ -130,3 +133,8 @@ def cautions(settings: Settings) -> list[str]:
     if settings.half_life_days and settings.half_life_days * 86_400 > settings.user_ttl_s:
         found.append(f"half_life_days {settings.half_life_days:g} is longer than user_ttl_s {settings.user_ttl_s}")
     return found
+
+
+def _said(error: Exception) -> str:
+    """Returns what an error says, without the number and the path that an operating system's errors have around their words."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

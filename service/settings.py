@@ -304,7 +304,8 @@ def _read_toml(environ: Mapping[str, str]) -> dict[str, object]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(BadSetting(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {error}")) from error
+        said = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(BadSetting(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {said}")) from error
 
 
 # --- the table in README --------------------------------------------------------------------------------------------

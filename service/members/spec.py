@@ -67,7 +67,9 @@ def _read_value(value: object) -> str | FromEnvironment:
 def _read_tags(value: object) -> object:
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, str | list | tuple):
+        raise ValueError("is neither a name, a list of names nor null")  # noqa: TRY004 - pydantic turns these into its own errors
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _check_headers(headers: dict[str, str | FromEnvironment]) -> dict[str, str | FromEnvironment]:

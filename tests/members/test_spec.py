@@ -69,6 +69,8 @@ def test_what_a_server_needs_beside_a_key_can_be_said_and_secrets_are_named_by_v
         (SERVER | {"base_url": "https://u:secret@example.org"}, "base_url", "holds a user, a password, a query"),
         (SERVER | {"base_url": "https://example.org/v1?key=secret"}, "base_url", "a query into query"),
         (SERVER | {"api_key": "sk-123"}, "api_key", "is unknown"),
+        (SERVER | {"think_tag": 5}, "think_tag", "is neither a name, a list of names nor null"),
+        (LOCAL | {"think_tag": ["ok", "<b>"]}, "think_tag.1", "does not match"),
         (SERVER | {"headers": {"x": 1}}, "headers.x", 'is neither a string nor {"env": "NAME"}'),
         (SERVER | {"headers": {"x": {"env": "N", "or": "secret"}}}, "headers.x", "is neither"),
         (SERVER | {"headers": {"x": "secret\r\ny: 1"}}, "headers.x", "cannot be sent"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -47,10 +48,12 @@ def test_a_damaged_secret_file_stops_the_start_instead_of_losing_every_user(tmp_
         load_user_secret(Settings(data_dir=tmp_path))
 
 
-def test_a_data_directory_that_cannot_be_made_is_named(tmp_path):
+@pytest.mark.parametrize(("below", "said"), [("", "File exists"), ("data", "Not a directory")])
+def test_a_data_directory_that_cannot_be_made_is_named_in_words(tmp_path, below, said):
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="ATTUNE_USER_SECRET"):
-        load_user_secret(Settings(data_dir=tmp_path / "file" / "data"))
+    with pytest.raises(SettingsError) as refused:
+        load_user_secret(Settings(data_dir=tmp_path / "file" / below))
+    assert re.search(rf"ATTUNE_DATA_DIR \(.*/file.*\): cannot be a folder: {said}$", str(refused.value))
 
 
 def test_the_newest_complete_bundle_is_found(tmp_path):
