@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 import httpx
 from langchain_core.prompts import ChatPromptTemplate
@@ -27,11 +28,13 @@ def main() -> None:
     answer = chain.invoke({"question": given.question})
     print(answer.content)
     print(f"[{answer.response_metadata['model_name']}]")
-    # LangChain keeps the id of the completion, which holds the decision's; one answer is its candidate 0.
+    # LangChain keeps the id of the completion, which holds the decision's; the decision knows the turns that it was made for.
     decision = answer.response_metadata["id"].removeprefix("chatcmpl-")
-    thumb = {"user": given.user, "prompt": given.question, "response_text": answer.content, "rating": 1.0, "decision_id": decision}
+    thumb = {"user": given.user, "decision_id": decision, "response_text": answer.content, "rating": 1.0}
     told = httpx.post(f"{given.url}/feedback", json=thumb, headers={"authorization": f"Bearer {key}"}, timeout=30)
-    print(f"[learned: {told.json()['user']['comparisons']} so far]" if told.is_success else told.text)
+    if not told.is_success:
+        sys.exit(told.text)
+    print(f"[learned: {told.json()['user']['comparisons']} so far]")
 
 
 if __name__ == "__main__":

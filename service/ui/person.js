@@ -78,8 +78,7 @@ function list(log, family) {
   const shown = log.slice(0, SHOWN);
   $("history").start = log.length;
   $("history").replaceChildren(...shown.map((entry, at) => {
-    const [better, other] = entry.members || [];
-    const outcome = entry.tie ? "could not tell" : better && other ? `${better} over ${other}` : "one text over another";
+    const outcome = said(entry);
     const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, log.length - at, undo) });
     undo.setAttribute("aria-label", `Undo: ${outcome}, ${entry.prompt || "without its text"}`);
     return make("li", {}, make("div", {}, make("span", {},
@@ -88,6 +87,15 @@ function list(log, family) {
   }));
   $("history-note").textContent = !log.length ? "None yet. Choices that you make under “Try” are listed here, and each can be undone."
     : log.length > SHOWN ? `The latest ${SHOWN} of ${count(log.length, "choice")}; the export has all.` : "";
+}
+
+/** Returns what a choice, a rating or a ranking said. */
+function said(entry) {
+  const [better, other] = entry.members || [];
+  if (entry.kind === "rating") return `${better || "an answer"} rated ${percent(entry.rating)}`;
+  if (entry.kind === "ranking") return "ranked: " + (entry.members || []).map(name => name || "a text").join(", ");
+  if (entry.tie) return "could not tell";
+  return better && other ? `${better} over ${other}` : "one text over another";
 }
 
 function foreseen(entry, family) {

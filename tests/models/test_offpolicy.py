@@ -225,6 +225,14 @@ def test_decisions_and_comparisons_without_types_are_read_from_packed_files_with
     assert (len(decisions), len(comparisons)) == (len(DECISIONS), len(COMPARISONS))
 
 
+def test_ratings_and_rankings_are_counted_and_no_duels(tmp_path):
+    others = [{"kind": "rating", "rating": 1.0, "candidate": "d1-0"}, {"kind": "ranking", "ranking": ["d1-0", "d1-1"]}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, others)), encoding="utf-8")
+    with_them, without = duels_from(DECISIONS, COMPARISONS + read_log(tmp_path / "log.jsonl")[1]), duels_from(DECISIONS, COMPARISONS)
+    assert with_them.won.tolist() == without.won.tolist()
+    assert with_them.left_out == {**without.left_out, "ratings of one answer": 1, "rankings": 1}
+
+
 def test_lines_and_fields_that_cannot_be_used_are_named(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"type": "user"}\n{"decision_id"\n', encoding="utf-8")

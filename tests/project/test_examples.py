@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ import uvicorn
 from attune.client import AsyncClient
 from attune.service.members.roster_file import read_roster
 from tests.endpoints.conftest import PROMPT, SHORT, bundle, running, settings_of
+from tests.endpoints.test_stock_clients import python_with
 from tests.project.tree import ROOT
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
@@ -39,10 +41,10 @@ async def url(settings_of) -> AsyncIterator[str]:
             await serving
 
 
-async def run(*arguments: str, typed: str = "", **environment: str) -> str:
+async def run(*arguments: str, typed: str = "", python: str = sys.executable, **environment: str) -> str:
     """Returns what a Python program prints."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        python,
         *arguments,
         cwd=ROOT,
         env={**os.environ, **environment},
@@ -64,9 +66,9 @@ async def test_the_chat_talks_and_its_thumbs_are_learned(url: str):
     assert (EXAMPLES / "chat.py").read_text(encoding="utf-8").count("\n") <= 60
 
 
-@pytest.mark.skipif(importlib.util.find_spec("langchain_openai") is None, reason="langchain-openai is not installed")
 async def test_langchain_asks_and_its_answer_is_rated(url: str):
-    printed = await run("examples/langchain_chat.py", "--url", url, "--user", "grace", PROMPT)
+    python = python_with("langchain_openai")
+    printed = await run("examples/langchain_chat.py", "--url", url, "--user", "grace", PROMPT, python=python, PYTHONPATH="")
     assert "[learned: 1 so far]" in printed
 
 
@@ -107,14 +109,17 @@ async def test_the_notebook_evaluates_a_log_of_this_server(url: str, tmp_path: P
                     pair = await attune.generate(f"user-{user}", PROMPT, candidates=2, policy="uniform", max_tokens=8)
                     better, worse = sorted(pair.candidates, key=lambda one: len(one.text))
                     await attune.prefer(f"user-{user}", better, over=worse)
+                await attune.rate(f"user-{user}", better, 1.0)  # a thumb is no duel
                 written.writelines(json.dumps(line) + "\n" for line in await attune.export(f"user-{user}"))
     notebook = json.loads((EXAMPLES / "off_policy.ipynb").read_text(encoding="utf-8"))
     assert all(not cell.get("outputs") for cell in notebook["cells"])
     program = tmp_path / "notebook.py"
     program.write_text("\n\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"), encoding="utf-8")
     printed = await run(str(program), LOG=str(log))
-    assert "12 decisions, 12 comparisons" in printed
+    assert "12 decisions, 18 comparisons" in printed
     assert "12 duels of 6 users" in printed
+    assert "left out: 6 ratings of one answer" in printed
+    assert re.search(r"^uniform +.*ips 0\.\d\d \[0\.\d\d, [01]\.\d\d\]", printed, re.MULTILINE)
     assert "mostly the best" in printed
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from attune.service.settings import Settings
-from tests.endpoints.conftest import bundle, settings_of
+from tests.endpoints.conftest import PROMPT, bundle, settings_of
 from tests.ui.browsing import browser, visiting
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
@@ -62,10 +62,14 @@ async def test_pictures_survive_a_reload_and_an_undone_choice_takes_what_came_af
             await visit.ask()
             await visit.choose(button)
             await visit.says("#learned", "After 1" if button == "#choose-first" else "After 2")
+        me = await visit.person()
+        made = await visit.service.post("/generate", {"user": me, "prompt": PROMPT})
+        await visit.service.post("/feedback", {"user": me, "candidate": made["candidates"][0]["candidate_id"], "rating": 1.0})
         await page.reload()
         await page.click("nav a[href='#you']")
-        await visit.says("#chances tbody", "2")
-        assert await page.eval_on_selector_all("#chances tbody th", "all => all.map(one => one.textContent)") == ["2", "1", "0"]
+        await visit.says("#chances tbody", "3")
+        assert f"{made['candidates'][0]['member']} rated 100 %" in await visit.text("#history li:first-child")
+        assert await page.eval_on_selector_all("#chances tbody th", "all => all.map(one => one.textContent)") == ["3", "2", "1", "0"]
         assert await page.locator("#over-time svg[role=img]").count() == 3
         shares = await page.eval_on_selector_all("#chances tbody tr:first-child td", "all => all.map(one => parseInt(one.textContent))")
         assert sum(shares) == pytest.approx(100, abs=len(shares))
@@ -73,8 +77,8 @@ async def test_pictures_survive_a_reload_and_an_undone_choice_takes_what_came_af
         assert len({name for name, _ in looks}) == len({tuple(look) for look in looks}), "a name has one colour in every picture"
 
         await page.click("#history li:last-child button")  # the first choice: what was known after it is no longer what happened
-        await visit.says("#you-learned", "After 1 choice")
-        assert await page.eval_on_selector_all("#chances tbody th", "all => all.map(one => one.textContent)") == ["1", "0"]
+        await visit.says("#you-learned", "After 2 choices")
+        assert await page.eval_on_selector_all("#chances tbody th", "all => all.map(one => one.textContent)") == ["2", "0"]
         page.on("dialog", lambda dialog: dialog.accept())
         before = await visit.person()
         await page.click("#forget")

@@ -65,11 +65,15 @@ class Duels:
     left_out: Mapping[str, int]
 
 
+_NO_PAIRS = {"rating": "ratings of one answer", "ranking": "rankings"}
+"""Kinds of feedback that name no chosen and no rejected answer, and what is said of them; of no kind, or `kept`, are pairs."""
+
+
 def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> Duels:
     """Returns the duels that decisions (as `GET /decisions/{id}` or an export gives them) and comparisons (of an export) make.
 
-    Left out and counted: comparisons of texts, of two decisions, of a decision that is not there, or of one member with itself;
-    decisions with a null propensity (forced, or another member served), and decisions that nobody compared.
+    Left out and counted: ratings and rankings; comparisons of texts, of two decisions, of a decision that is not there, or of one
+    member with itself; decisions with a null propensity (forced, or another member served), and decisions that nobody compared.
 
     Raises:
         LogInvalid: a field is missing or of another type, or no duel is left.
@@ -90,10 +94,10 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
     used = set()
     owner = {candidate: decision for decision, (_, _, candidates) in known.items() for candidate in candidates}
     for number, comparison in enumerate(comparisons, start=1):
-        try:
-            chosen, rejected, tie = comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
-        except (KeyError, TypeError) as error:
-            raise LogInvalid(f"comparison {number} lacks {error}; exports of users have it") from error
+        if comparison.get("kind") in _NO_PAIRS:
+            left[_NO_PAIRS[comparison["kind"]]] += 1
+            continue
+        chosen, rejected, tie = _pair(comparison, number)
         if chosen is None or rejected is None:
             left["comparisons of texts"] += 1
         elif chosen not in owner or rejected not in owner:
@@ -124,6 +128,13 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
         as_pair=np.array(as_pair),
         left_out=dict(left),
     )
+
+
+def _pair(comparison: Mapping[str, Any], number: int) -> tuple[str | None, str | None, bool]:
+    try:
+        return comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
+    except (KeyError, TypeError) as error:
+        raise LogInvalid(f"comparison {number} lacks {error}; exports of users have it") from error
 
 
 def _duel(

@@ -44,7 +44,7 @@ def read_log(path: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any
     for number, value in export.plain:
         if "decision_id" in value and "candidates" in value:
             decisions[str(value["decision_id"])] = value
-        elif "chosen" in value or "rejected" in value:
+        elif "chosen" in value or "rejected" in value or "kind" in value:
             comparisons.append(value)
         else:
             raise LogInvalid(f"{path.name} line {number} is neither a decision nor a comparison: {', '.join(sorted(value)) or 'empty'}")
