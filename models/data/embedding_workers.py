@@ -7,10 +7,12 @@ The cache and its keys are the same in each case, so a run that was broken off m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
 import numpy as np
 import torch
@@ -67,6 +69,15 @@ _held: list[Trunk] = []
 def _hold(trunk: Trunk, threads: int) -> None:
     torch.set_num_threads(threads)
     _held.append(trunk)
+    # A parent that is killed says nothing, and a worker holds the other end of its own queue: it would wait for ever.
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _embed(rows: list[Encoded]) -> NDArray[np.float32]:

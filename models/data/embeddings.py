@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from attune.models.data.preferences import Texts
 from attune.models.data.progress import Steps
+from attune.models.seam.staging import LEFT_BEHIND_S
 from attune.models.seam.text import Encoded, TextEncoder
 
 Progress = Callable[[int, int], None]
@@ -150,7 +153,10 @@ def _read(cache: Path | None, trunk: Embedder, place: Mapping[bytes, int], vecto
             table = np.load(file, mmap_mode="r", allow_pickle=False)
             shape = table["vector"].shape[1:]
         except (ValueError, IndexError, EOFError) as error:
-            raise EmbeddingInvalid(f"{file} is damaged; delete it, and its vectors are computed again ({error})") from error
+            # A machine that lost its power leaves such a file; what it held can be had again.
+            sys.stderr.write(f"{file} is damaged and was deleted; its vectors are computed again ({error})\n")
+            file.unlink(missing_ok=True)
+            continue
         if shape != (trunk.width,):
             raise EmbeddingInvalid(f"{file.parent.name}/{file.name} holds vectors {shape}; this trunk gives ({trunk.width},)")
         here = [(row, key) for row, key in enumerate(map(bytes, table["key"])) if key in place]
@@ -185,9 +191,17 @@ class _Shards:
             table["vector"] = np.concatenate(self.parts)
             target = folder / f"{hashlib.sha256(joined).hexdigest()[:16]}.npy"
             staging = target.with_suffix(f".{os.getpid()}.tmp")
-            with staging.open("wb") as stream:
-                np.save(stream, table, allow_pickle=False)
-            staging.replace(target)
+            try:
+                with staging.open("wb") as stream:
+                    np.save(stream, table, allow_pickle=False)
+                staging.replace(target)
+            except OSError as error:
+                staging.unlink(missing_ok=True)
+                raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+            for left in folder.glob("*.tmp"):  # of runs that were killed while they wrote
+                with suppress(FileNotFoundError):
+                    if left.stat().st_mtime < target.stat().st_mtime - LEFT_BEHIND_S:
+                        left.unlink()
         self.keys, self.parts, self.since = [], [], time.monotonic()
 
     def __enter__(self) -> Self:

@@ -63,16 +63,16 @@ class Steps:
 
     def _line(self, done: int, total: int, taken_s: float) -> str:
         if not total:
-            return f"{self.what.format(f'{done:,}')}, {_duration(taken_s)} so far"
+            return f"{self.what.format(f'{done:,}')}, {duration(taken_s)} so far"
         counts = self.what.format(f"{done:,} of {total:,}")
         if done >= total:
-            return f"{counts} in {_duration(taken_s)}"
+            return f"{counts} in {duration(taken_s)}"
         if not done:
-            return f"{counts}, {_duration(taken_s)} so far"
-        return f"{counts}, {'at most ' if self.at_most else ''}{_duration(taken_s / done * (total - done))} left"
+            return f"{counts}, {duration(taken_s)} so far"
+        return f"{counts}, {'at most ' if self.at_most else ''}{duration(taken_s / done * (total - done))} left"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns `0:07`, `12:30` or `1:02:03`."""
     whole = round(seconds)
     minutes, hours = whole // 60 % 60, whole // 3600

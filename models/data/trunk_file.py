@@ -19,14 +19,17 @@ FILE = "trunk.json"
 SCHEMA = 1
 
 
-def write_trunk_file(folder: Path, trunk: Trunk) -> None:
-    """Writes `trunk.json` into `folder`, made if absent; a source inside the folder is named relative to it, another one absolutely."""
+def write_trunk_file(folder: Path, trunk: Trunk, *, home: Path | None = None) -> None:
+    """Writes `trunk.json` into `folder`, made if absent; a source inside the folder is named relative to it, another one absolutely.
+
+    `home` is where the file will be moved to, if that is elsewhere.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    home = (home or folder).resolve()
     source = Path(trunk.source)
     if source.is_dir():
         whole = source.resolve()
-        inside = whole.is_relative_to(folder.resolve())
-        named = whole.relative_to(folder.resolve()).as_posix() if inside else str(whole)
+        named = whole.relative_to(home).as_posix() if whole.is_relative_to(home) else str(whole)
     else:
         named = trunk.source
     document = {

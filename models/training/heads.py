@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 
 from attune.models.seam.documents import read_document
@@ -101,7 +101,8 @@ def save_heads(folder: Path, families: Sequence[TrainedFamily], default: str) ->
             for name, layers in trained.heads.outputs.items()
         }
         entries.append({"name": trained.family.name, "outputs": described, "summary": dict(trained.summary)})
-    save_file({name: np.array(array, order="C") for name, array in sorted(tensors.items())}, folder / "heads.safetensors")
+    # Not `save_file`, whose files nobody else may read and whose errors are not OSError.
+    (folder / "heads.safetensors").write_bytes(save({name: np.array(array, order="C") for name, array in sorted(tensors.items())}))
     document = {"schema": 1, "families": json.loads(files["families.json"]), "heads": entries}
     (folder / "heads.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -19,6 +19,7 @@ from attune.models.data.templates import TextLimits
 from attune.models.data.trunk import open_model
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.training.cards import write_cards
+from attune.models.training.family_folder import expect_writable, family_folder
 from attune.models.training.heads import save_heads
 from attune.models.training.hierarchical import PopulationSettings
 from attune.models.training.imported import NAME, PROMPTS, RESPONSES, check_against_transformers, check_rows, head_names, import_family
@@ -65,7 +66,8 @@ def import_reward_model(
         ImportRefused: names do not fit, or answers are not transformers'; nothing was written.
         ComparisonInvalid, SplitInvalid: the table cannot be used; nothing was written.
     """
-    # 0. The table, which takes less time to refuse than a model to load.
+    # 0. The folder and the table, which take less time to refuse than a model to load.
+    expect_writable(out)
     told_by = read_comparisons(users, reading) if users else None
     if told_by is not None and told_by.tie.all():
         raise ComparisonInvalid(f"{users}: all {len(told_by):,} comparisons are ties, which say nothing of what people want")
@@ -83,14 +85,10 @@ def import_reward_model(
     settings = PopulationSettings()
     family = import_family(trunk, named.names, data, settings)
     # 4. The folder.
-    save_heads(out, [family], NAME)
-    write_trunk_file(out, trunk)
     texts = (
         data.train.texts if data else Texts(tuple((prompt, None) for prompt in PROMPTS), tuple((p, r) for p in PROMPTS for r in RESPONSES))
     )
-    write_probes(out, draw_probes(texts, seed))
-    write_met(out, people_of(data.train) + people_of(data.validation) if data else [])
-    write_cards(out, [family], texts, data.vectors.candidates if data else trunk.embed(check_rows(trunk)))
+    vectors = data.vectors.candidates if data else trunk.embed(check_rows(trunk))
     summary = {
         "heads": list(named.names),
         "difference_from_transformers": worst,
@@ -99,7 +97,13 @@ def import_reward_model(
         **family.summary,
     }
     provenance = {"imported": summary, "seed": seed, "settings": asdict(settings)}
-    (out / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    with family_folder(out) as staging:
+        save_heads(staging, [family], NAME)
+        write_trunk_file(staging, trunk, home=out)
+        write_probes(staging, draw_probes(texts, seed))
+        write_met(staging, people_of(data.train) + people_of(data.validation) if data else [])
+        write_cards(staging, [family], texts, vectors)
+        (staging / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Imported(summary, tuple(told))
 
 

@@ -8,6 +8,7 @@ the program itself are each said in words. Usage errors and exit codes that a co
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -26,6 +27,8 @@ EXTRAS: Mapping[str, str] = {
     "pyarrow": "datasets",
 }
 """Import names and the smallest extra of this package that installs each; commands that train need `train`, which holds `local`."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _OWN_NAMES = ("KeyError", "IndexError", "TypeError", "AttributeError", "AssertionError", "NameError", "ZeroDivisionError")
 
@@ -86,7 +89,8 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not UTF-8: {error.reason} at byte {error.start}"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}" if error.filename is not None else error.strerror.lower()
+        what = f"{error.filename}: {error.strerror.lower()}" if error.filename is not None else error.strerror.lower()
+        return f"{what}; make room and run the same command again" if error.errno in _FULL else what
     if isinstance(error, RecursionError):
         return "a file is nested too deeply to be read"
     if isinstance(error, MemoryError):

@@ -94,6 +94,18 @@ def test_a_cache_of_another_width_is_refused_by_its_name(tmp_path):
         embed_texts(TEXTS, BagOfWords(WORDS, width=33), tmp_path, progress=silent)
 
 
+def test_a_file_that_was_cut_off_is_computed_again_and_said(tmp_path, capsys):
+    first = embed_texts(TEXTS, BagOfWords(WORDS), tmp_path, progress=silent)
+    (file,) = (tmp_path / "vectors-bag-of-words").iterdir()
+    for kept in (300, 40, 0):
+        file.write_bytes(file.read_bytes()[:kept])
+        trunk = BagOfWords(WORDS)
+        again = embed_texts(TEXTS, trunk, tmp_path, progress=silent)
+        assert sum(trunk.asked) == 7
+        assert np.array_equal(first.candidates, again.candidates)
+        assert f"{file} is damaged and was deleted; its vectors are computed again" in capsys.readouterr().err
+
+
 def test_many_tokens_are_computed_and_reported_in_parts_whatever_the_number_of_rows():
     trunk, said = BagOfWords(WORDS), []
     trunk.tokens_at_once = 8

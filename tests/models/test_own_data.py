@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +15,7 @@ from attune.models.data.probes import read_probes
 from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.measuring.families.own_data import OwnData, train_own
+from attune.models.training.family_folder import family_folder
 from attune.models.training.heads import load_heads
 from tests.models.tiny_trunk import write_tiny_trunk
 
@@ -97,16 +103,85 @@ def test_what_cannot_be_learned_from_is_said_before_anything_is_done(trunk, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_was_killed_after_a_fold_goes_on_with_the_next_and_finds_the_same(trunk, tmp_path):
-    comparisons, said = told(50, 6, opposed=False), []
-    settings = OwnData(names=("bradley_terry",), folds=2, axes=2, steps=40)
-    whole = train_own(comparisons, trunk, tmp_path / "a", settings, cache=tmp_path / "cache", tell=said.append)
-    kept = sorted((tmp_path / "cache" / "folds").iterdir())
-    assert len(kept) == 2
-    kept[1].unlink()
-    again = train_own(comparisons, trunk, tmp_path / "b", settings, cache=tmp_path / "cache", tell=said.append)
-    assert again["curves"] == whole["curves"]
+TWO_FOLDS = OwnData(names=("bradley_terry", "additive"), folds=2, axes=2, steps=20)
+
+
+def families_trained(said):
+    return [line.split()[1].rstrip(",") for line in said if line.startswith("  family")]
+
+
+class Killed(BaseException):
+    """What ends a run at any place."""
+
+
+@pytest.fixture(scope="module")
+def whole(trunk, tmp_path_factory):
+    """A run that nothing interrupts: its comparisons, folder, cache and what it found."""
+    comparisons, folder, said = told(50, 6, opposed=True), tmp_path_factory.mktemp("whole"), []
+    found = train_own(comparisons, trunk, folder / "fam", TWO_FOLDS, cache=folder / "cache", tell=said.append)
+    assert families_trained(said) == ["bradley_terry", "additive"] * 3
+    return comparisons, folder / "fam", folder / "cache", found
+
+
+def test_a_run_that_is_killed_while_it_trains_goes_on_with_that_family_and_writes_the_same(trunk, tmp_path, whole):
+    comparisons, expected, _, found = whole
+    said = []
+
+    def until_killed(line):
+        said.append(line)
+        if families_trained(said) == ["bradley_terry", "additive"] * 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_own(comparisons, trunk, tmp_path / "fam", TWO_FOLDS, cache=tmp_path / "cache", tell=until_killed)
+    assert not list((tmp_path / "fam").iterdir())
+    said.clear()
+    again = train_own(comparisons, trunk, tmp_path / "fam", TWO_FOLDS, cache=tmp_path / "cache", tell=said.append)
+    assert len(families_trained(said)) == 3
+    assert again == found
+    for name in ("heads.json", "heads.safetensors", "report.md", "results.json", "cards.json", "people.json", "trunk.json", "probes.jsonl"):
+        assert (tmp_path / "fam" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_what_was_half_written_or_of_other_settings_counts_as_not_there(trunk, tmp_path, whole):
+    comparisons, _, cache, found = whole
+    shutil.copytree(cache, tmp_path / "cache")
+    (fold,) = (tmp_path / "cache" / "folds").glob("*-1.json")
+    fold.write_bytes(fold.read_bytes()[:-20])
+    (heads,) = (tmp_path / "cache" / "folds").glob("*-kept/additive/heads.safetensors")
+    heads.write_bytes(heads.read_bytes()[:100])
+    (vectors,) = (tmp_path / "cache").glob("vectors-*/*.npy")
+    vectors.write_bytes(vectors.read_bytes()[:500])
+    said = []
+    assert train_own(comparisons, trunk, tmp_path / "fam", TWO_FOLDS, cache=tmp_path / "cache", tell=said.append) == found
+    assert families_trained(said) == ["bradley_terry", "additive", "additive"]
     assert [line for line in said if "measured before" in line] == ["fold 1 of 2 was measured before"]
-    changed = OwnData(names=("bradley_terry",), folds=1, axes=2, steps=41)
-    train_own(comparisons, trunk, tmp_path / "c", changed, cache=tmp_path / "cache", tell=said.append)
-    assert len([line for line in said if "measured before" in line]) == 1
+    said.clear()
+    train_own(comparisons, trunk, tmp_path / "other", replace(TWO_FOLDS, steps=21), cache=tmp_path / "cache", tell=said.append)
+    assert len(families_trained(said)) == 6
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(trunk, tmp_path):
+    said = []
+    (tmp_path / "file").write_text("")
+    for out, cache in ((tmp_path / "file" / "fam", None), (tmp_path / "fam", tmp_path / "file" / "cache")):
+        with pytest.raises(OSError, match="file"):
+            train_own(told(8, 6, opposed=False), trunk, out, TWO_FOLDS, cache=cache, tell=said.append)
+    assert not said
+
+
+def test_an_older_training_stays_whole_until_a_newer_one_is_and_leaves_nothing_then(tmp_path):
+    for name in ("heads.json", "provenance.json"):
+        (tmp_path / name).write_text("old")
+
+    def fills_the_disk():
+        with family_folder(tmp_path) as staging:
+            (staging / "heads.json").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=re.escape(f"{tmp_path}'")):
+        fills_the_disk()
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"heads.json": "old", "provenance.json": "old"}
+    with family_folder(tmp_path) as staging:
+        (staging / "heads.json").write_text("new")
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"heads.json": "new"}

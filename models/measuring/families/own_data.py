@@ -9,8 +9,10 @@ beside every family, and a family that does not beat the best of them for people
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +22,22 @@ from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
 from attune.models.data.probes import draw_probes, write_probes
+from attune.models.data.progress import duration
 from attune.models.data.splits import SplitInvalid, split
 from attune.models.data.trunk import Trunk
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.measuring.families.curves import Observed
 from attune.models.measuring.families.held_out import FRACTIONS, hold_out
+from attune.models.measuring.families.kept import FOLDER, LAST, Kept, training_key
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_own
-from attune.models.measuring.families.strangers import (
-    LEAST_MEASURED,
-    curves_of,
-    fold_key,
-    most_told,
-    observe_strangers,
-    read_fold,
-    write_fold,
-)
+from attune.models.measuring.families.strangers import LEAST_MEASURED, curves_of, most_told, observe_strangers
 from attune.models.measuring.writing import made_by, write_report
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
 from attune.models.training.cards import write_cards
+from attune.models.training.family_folder import expect_writable, family_folder
 from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.loop import TrainingData
@@ -52,8 +49,9 @@ from attune.models.training.trusting import LEAST_PEOPLE, with_trust
 
 Tell = Callable[[str], None]
 
-FOLDS = "folds"
-"""Folder in the cache with what was measured of each fold."""
+
+LEAST_GAIN = 0.001
+"""Nats of log-loss that validation people must gain by a personal view before one serves; what is less rounds to nothing in the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +82,14 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     """Trains families on `comparisons`, writes the folder `out`, and returns what was found.
 
     Written: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `cards.json`, `people.json`, `report.md`,
-    `results.json`. Vectors are kept in `cache` by content and folds as they end, so a run that was killed goes on where it was.
+    `results.json`, all at the end and together. In `cache` are kept vectors by content, families as they are trained and folds as
+    they are measured, so a run that was killed goes on where it was.
 
     Raises:
         ComparisonInvalid: there is nothing to learn: no rows, or ties alone.
         SplitInvalid: all comparisons are on one prompt and of one person.
         ValueError: a family of this name cannot be trained.
+        OSError: `out` or `cache` cannot be written to; said before the work, or where a disk is full, with all kept that was finished.
     """
     if not len(comparisons) or comparisons.tie.all():
         raise ComparisonInvalid(f"of {len(comparisons):,} comparisons all are ties: there is nothing to learn")
@@ -97,17 +97,20 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     unknown = sorted(set(settings.names) - set(trainers()))
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: no such family; there are {', '.join(trainers())}")
+    for folder in filter(None, (out, cache)):
+        expect_writable(folder)
     people = len(np.unique(comparisons.user[~comparisons.anonymous]))
     with quick(trunk, settings.processes) as embedder:
         vectors = embed_texts(comparisons.texts, embedder, cache)
     how = {"settings": asdict(replace(settings, processes=1)), "line_up": asdict(line_up), "by": made_by()}
-    named = fold_key(comparisons=comparisons.sha256(), trunk=trunk.sha256, template=trunk.template.to_json(), **how)
-    kept = None if cache is None else (cache / FOLDS, named)
-    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell, kept=kept)
+    named = training_key(comparisons=comparisons.sha256(), trunk=trunk.sha256, template=trunk.template.to_json(), **how)
+    kept = Kept(None if cache is None else cache / FOLDER, named)
+    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell, kept)
     tell("training the families that are kept, on everybody but validation people")
     data = _final(comparisons, vectors, settings.seed)
     asked = Yardstick.of(data)
-    standing = [with_standing(one, data, asked) for one in _trained(line_up, data, settings, people)]
+    trained_last = _trained(line_up, data, settings, people, _Part(kept, LAST, tell))
+    standing = [with_standing(one, data, asked) for one in trained_last]
     # Everybody's head is kept whatever it is worth, for what is found of it is told; `bundle build` refuses it then.
     trained = [one for one in standing if one.family.name == BASELINE or settings.personalise or not below(one)]
     default, verdict = _verdict(trained, people, settings)
@@ -115,11 +118,6 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     left_out = [below(one) for one in standing if one.family.name not in names]
     for sentence in [*left_out, *filter(None, map(below, trained))]:
         tell(f"below a simple head: {sentence}")
-    save_heads(out, trained, default)
-    write_trunk_file(out, trunk)
-    write_probes(out, draw_probes(comparisons.texts, settings.seed))
-    write_met(out, people_of(comparisons))
-    write_cards(out, trained, comparisons.texts, vectors.candidates)
     results = {
         "comparisons": len(comparisons),
         "people": people,
@@ -137,8 +135,23 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
         "curves": measured,
         "not_measured": why_not,
     }
-    write_report(out, results, render_own(results))
+    with family_folder(out) as staging:
+        save_heads(staging, trained, default)
+        write_trunk_file(staging, trunk, home=out)
+        write_probes(staging, draw_probes(comparisons.texts, settings.seed))
+        write_met(staging, people_of(comparisons))
+        write_cards(staging, trained, comparisons.texts, vectors.candidates)
+        write_report(staging, results, render_own(results))
     return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One training of all families: a fold, or the one whose families are kept."""
+
+    kept: Kept
+    name: str
+    tell: Tell
 
 
 def _line_up(comparisons: int, settings: OwnData) -> LineUp:
@@ -147,16 +160,18 @@ def _line_up(comparisons: int, settings: OwnData) -> LineUp:
     return LineUp(Subspace(axes, everybody=True), axes=axes, heads=min(8, max(2, axes)), steps=settings.steps)
 
 
-def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int) -> list[TrainedFamily]:
+def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int, part: _Part) -> list[TrainedFamily]:
     personal = people >= LEAST_PEOPLE or settings.personalise
     wanted = settings.names or [name for name, kind in KINDS.items() if kind.by_default]
     names = [name for name in trainers() if name == BASELINE or (name in wanted and personal)]
-    found = []
-    for name in names:
+
+    def train(name: str) -> TrainedFamily:
+        part.tell(f"  family {name}, {names.index(name) + 1} of {len(names)}")
         one = trainers()[name](data, line_up, settings.seed)
-        trusted = one if name == BASELINE else with_trust(one, data)
-        found.append(replace(trusted, trust=0.0) if settings.personalise and trusted.trust == NEVER else trusted)
-    return found
+        return one if name == BASELINE else with_trust(one, data)
+
+    found = [part.kept.family(part.name, name, partial(train, name)) for name in names]
+    return [replace(one, trust=0.0) if settings.personalise and one.trust == NEVER else one for one in found]
 
 
 def _measure(
@@ -166,16 +181,15 @@ def _measure(
     people: int,
     settings: OwnData,
     tell: Tell,
-    *,
-    kept: tuple[Path, str] | None,
+    kept: Kept,
 ) -> tuple[dict[str, Any], str]:
     """Returns the curves of strangers, or nothing and the reason."""
     folds = settings.folds or (5 if people < 100 else 3 if people < 400 else 1)
     context = most_told(comparisons)
     parts: list[Observed] = []
+    taken_s: list[float] = []
     for fold in range(folds):
-        path = None if kept is None else kept[0] / f"{kept[1]}-{fold}.json"
-        found = None if path is None else read_fold(path)
+        found = kept.fold(str(fold))
         if found is not None:
             tell(f"fold {fold + 1} of {folds} was measured before")
             parts.append(found)
@@ -185,16 +199,22 @@ def _measure(
         except SplitInvalid as error:
             return {}, f"there are too few people to keep some apart: {error}"
         data = TrainingData(held.train, held.validation, vectors)
-        tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons")
-        trained = _trained(line_up, data, settings, len(np.unique(held.train.user)))
+        tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons{_left(taken_s, folds - fold + 1)}")
+        began = time.monotonic()
+        trained = _trained(line_up, data, settings, len(np.unique(held.train.user)), _Part(kept, str(fold), tell))
         learners = [*served_learners(trained, vectors), *(train(data) for train in SIMPLE.values())]
         found = observe_strangers(learners, *held.unseen)
         if found is None:
             return {}, f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"
         parts.append(found)
-        if path is not None:
-            write_fold(path, found)
+        kept.keep_fold(str(fold), found)
+        taken_s.append(time.monotonic() - began)
     return curves_of(parts, BASELINE), ""
+
+
+def _left(taken_s: Sequence[float], trainings: int) -> str:
+    """Returns how long so many trainings will take, the last one among them, where one was timed."""
+    return f", about {duration(sum(taken_s) / len(taken_s) * trainings)} left in all" if taken_s else ""
 
 
 def _final(comparisons: Comparisons, vectors: Vectors, seed: int) -> TrainingData:
@@ -226,7 +246,7 @@ def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -
         if not found
         else (f"everybody's head {found['nll']:.3f}, {found['best_simple']} alone {found['best_simple_nll']:.3f} (validation log-loss)")
     )
-    if chosen is not None and (settings.personalise or _gain_less(chosen) < 0):
+    if chosen is not None and (settings.personalise or _gain_less(chosen) <= -LEAST_GAIN):
         gain = -_gain_less(chosen)
         said = f"Serve `{chosen.family.name}`: validation people gained {gain:.4f} of log-loss by it over everybody's view."
         return chosen.family.name, {"serve": chosen.family.name, "personalise": "yes", "why": said, "baselines": compared}

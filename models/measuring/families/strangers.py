@@ -7,10 +7,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +15,7 @@ import numpy as np
 from attune.models.data.preferences import Comparisons
 from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
 from attune.models.measuring.metrics import Interval
-from attune.models.measuring.writing import write_json
-from attune.models.training.learner import Learner, Predicted
+from attune.models.training.learner import Learner
 
 COUNTS = (0, 1, 3, 5, 10, 20, 50)
 LEAST_MEASURED = 8
@@ -64,29 +60,6 @@ def curves_of(parts: Sequence[Observed], baseline: str) -> dict[str, Any]:
             "losing": float(np.mean(last < -HARM)),
         }
     return curves
-
-
-def fold_key(**what: Any) -> str:
-    """Returns the name under which one fold is kept: another table, trunk, setting or version of this package is another fold."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def write_fold(path: Path, observed: Observed) -> None:
-    """Keeps what a curve needs of one fold, so that a run that is killed later goes on after it."""
-    said = {name: [[one.probabilities.tolist() for one in user] for user in users] for name, users in observed.said.items()}
-    write_json(path, {"counts": list(observed.counts), "users": list(observed.users), "said": said, "skipped": observed.skipped})
-
-
-def read_fold(path: Path) -> Observed | None:
-    """Returns a fold that was kept; None where there is none, or none that can be read."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        said = {
-            name: [[Predicted(np.array(one), np.zeros(len(one))) for one in user] for user in users] for name, users in kept["said"].items()
-        }
-        return Observed(tuple(kept["counts"]), tuple(kept["users"]), said, int(kept["skipped"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _numbers(found: Interval) -> dict[str, float]:
