@@ -38,11 +38,19 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A client that connects when first used, what it is called in messages, and how to close it."""
+    """A client that connects when first used.
+
+    Attributes:
+        where: what it is called in messages.
+        clustered: whether keys of one command must be on one slot.
+        limit_s: for a command with all that it needs: asking one sentinel or node after the other, the command, a repeat.
+        aclose: closes every connection.
+    """
 
     client: Client
     where: str
     clustered: bool
+    limit_s: float
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -167,7 +175,8 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
     Args:
         url: one of the forms above; `redis://`, `rediss://` and `unix://` take redis-py's query fields too.
         max_connections: to each node behind Sentinel or of a cluster; to one server as many as there are commands at a time.
-        timeout_s: for a command to one server; else for connecting, for each read of a reply and for each write.
+        timeout_s: for a command to one server; else for connecting, for each read of a reply and for each write. Behind Sentinel and on
+            a cluster a command may take as many of them as the URL names nodes, each of which may hang, and one more.
 
     Raises:
         ValueError: the URL is malformed.
@@ -192,7 +201,8 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         except (ValueError, TypeError) as error:
             raise ValueError(f"the query of the URL for {address.where} is malformed") from error
         direct = Direct(pool, timeout_s)
-        return Connected(direct, address.where, False, direct.aclose)
+        return Connected(direct, address.where, False, 2 * timeout_s, direct.aclose)
+    limit_s = (len(address.nodes) + 1) * timeout_s
     login: dict[str, Any] = {name: value for name, value in address.credentials.items() if not name.startswith("sentinel_")}
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.nodes]
@@ -200,11 +210,10 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         cluster = RedisCluster(
             startup_nodes=nodes, max_connections=max_connections, ssl=address.tls, reinitialize_steps=0, **login, **options
         )
-        return Connected(cast("Client", cluster), address.where, True, cluster.aclose)
+        return Connected(cast("Client", cluster), address.where, True, limit_s, cluster.aclose)
     to_sentinels = {name.removeprefix("sentinel_"): value for name, value in address.credentials.items() if name.startswith("sentinel_")}
-    timeouts = {name: value for name, value in options.items() if name != "retry"}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        list(address.nodes), sentinel_kwargs={**timeouts, **to_sentinels}
+        list(address.nodes), sentinel_kwargs={**options, **to_sentinels}
     )
     primary = sentinel.master_for(address.service, db=address.db, max_connections=max_connections, ssl=address.tls, **login, **options)
 
@@ -212,4 +221,4 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         await primary.aclose()
         await sentinel.aclose()
 
-    return Connected(cast("Client", primary), address.where, False, close_both)
+    return Connected(cast("Client", primary), address.where, False, limit_s, close_both)

@@ -121,12 +121,13 @@ class Wire:
 
         A server that restarted or was demoted costs nobody a request that way. Every command that is sent here may be repeated:
         it leaves the same state the second time, and where the answer matters (`add_comparison`, `take_back`) the script knows the
-        request by its token and gives the answer that was lost.
+        request by its token and gives the answer that was lost. Both times together end within the limit, whatever hangs.
         """
-        try:
-            return await self._connected.client.execute_command(*args)
-        except RedisConnectionError:
-            return await self._connected.client.execute_command(*args)
+        async with asyncio.timeout(self._connected.limit_s):
+            try:
+                return await self._connected.client.execute_command(*args)
+            except RedisConnectionError:
+                return await self._connected.client.execute_command(*args)
 
     async def scan(self, pattern: str, place: tuple[int, int], count: int) -> tuple[list[bytes], tuple[int, int] | None]:
         """Returns some names of keys that match, and the place to go on from: number of the node and its cursor; None after the last.
@@ -139,11 +140,12 @@ class Wire:
             following, names = await self.command(*arguments)
             return names, (0, int(following)) if int(following) else None
         cluster: Any = self._connected.client
-        await cluster.initialize()
-        nodes = sorted(cluster.get_primaries(), key=lambda node: str(node.name))
-        if number >= len(nodes):
-            return [], None
-        cursors, names = await cluster.execute_command(*arguments, target_nodes=nodes[number])
+        async with asyncio.timeout(self._connected.limit_s):
+            await cluster.initialize()
+            nodes = sorted(cluster.get_primaries(), key=lambda node: str(node.name))
+            if number >= len(nodes):
+                return [], None
+            cursors, names = await cluster.execute_command(*arguments, target_nodes=nodes[number])
         following = int(next(iter(cursors.values())))
         if following:
             return names, (number, following)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
+from attune.service.errors import StoreUnavailable
 from attune.service.state.connect import connect, parse
+from attune.service.state.wire import Wire
 
 
 @pytest.mark.parametrize(
@@ -55,3 +60,23 @@ def test_the_password_reaches_the_client_decoded() -> None:
     assert parse("redis+cluster://me:p%40ss@a").credentials == {"username": "me", "password": "p@ss"}
     sentinel = parse("redis+sentinel://:one@a/main?sentinel_password=two")
     assert sentinel.credentials == {"password": "one", "sentinel_password": "two"}
+
+
+@pytest.mark.parametrize("layout", ["redis+sentinel://{}/main", "redis+cluster://{}"])
+async def test_nodes_that_take_connections_and_never_answer_are_each_asked_for_one_time_limit(layout) -> None:
+    asked = []
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        await reader.read()
+        writer.close()
+
+    async with contextlib.AsyncExitStack() as servers:
+        nodes = [await servers.enter_async_context(await asyncio.start_server(hang, "127.0.0.1", 0)) for _ in range(3)]
+        ports = [node.sockets[0].getsockname()[1] for node in nodes]
+        url = layout.format(",".join(f"127.0.0.1:{port}" for port in ports))
+        wire = Wire(url, max_connections=2, timeout_s=0.1, observe=lambda *_told: None)
+        with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}.* did not answer get"):
+            await wire.run("get", lambda: wire.command("GET", "a"))
+        await wire.aclose()
+    assert len(asked) <= 4  # three nodes and one more limit; repeats of the library's own would ask dozens of times
