@@ -52,9 +52,10 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         tastes = draw_users(users, 10 + number)
         return deployment(families, FAMILY, feedback, tastes, voices=voices, seed=number, effects=effects, hidden=hidden)
 
-    runs = [own_members(world(number, effects=True), newcomer, COUNTS) for number in numbers]
-    textual = [own_members(world(number, effects=False), newcomer, COUNTS) for number in numbers]
-    thumbs = [curve(world(number, effects=True), THUMBS, thumbs=True)[0] for number in numbers]
+    # Bundles learn no member effects unless they are asked to, so what is promised is measured without them.
+    runs = [own_members(world(number, effects=False), newcomer, COUNTS) for number in numbers]
+    with_effects = [own_members(world(number, effects=True), newcomer, COUNTS) for number in numbers]
+    thumbs = [curve(world(number, effects=False), THUMBS, thumbs=True)[0] for number in numbers]
     beyond = {
         name: [curve(world(number, effects=with_them, hidden=HIDDEN), COUNTS)[0] for number in numbers]
         for name, with_them in (("texts alone", False), ("with member effects", True))
@@ -85,13 +86,13 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         "best": {count: _stated(np.concatenate([run.best[count] for run in runs])) for count in COUNTS},
         "worth": {count: _stated(np.concatenate([run.worth[count] for run in runs])) for count in COUNTS},
         **_joining([run.joining for run in runs]),
-        "ideal": _joining([run.ideal for run in textual]),
+        "ideal": _joining([run.ideal for run in runs]),
         "greatest_drift_without_change": [run.false_alert for run in runs],
         "alert_after_answers": [run.alert_after for run in runs],
         "recovered": [run.recovered for run in runs],
-        "texts_alone": {
-            "best": {count: _stated(np.concatenate([run.best[count] for run in textual])) for count in COUNTS},
-            **_joining([run.joining for run in textual]),
+        "with_effects": {
+            "best": {count: _stated(np.concatenate([run.best[count] for run in with_effects])) for count in COUNTS},
+            **_joining([run.joining for run in with_effects]),
         },
         "thumbs": {count: _stated(np.concatenate([run[count] for run in thumbs])) for count in THUMBS},
         "beyond_texts": {
@@ -157,23 +158,23 @@ def _rendered(results: dict[str, Any]) -> str:
     rows = {
         "own upstreams: truly best member": results["best"],
         "own upstreams: utility of the best": results["worth"],
-        "own upstreams, texts alone: truly best member": results["texts_alone"]["best"],
-        "upstreams with something beyond their texts, texts alone: truly best member": results["beyond_texts"]["texts alone"],
-        "upstreams with something beyond their texts, with member effects": results["beyond_texts"]["with member effects"],
+        "own upstreams, with member effects: truly best member": results["with_effects"]["best"],
+        "upstreams with something beyond their texts: truly best member": results["beyond_texts"]["texts alone"],
+        "the same, with member effects: truly best member": results["beyond_texts"]["with member effects"],
         "demo's members, policy sample: truly best member": results["learn"]["sample"],
         "demo's members, policy learn: truly best member": results["learn"]["learn"],
     }
     lines = [f"# Own members\n\n{results['seeds']} deployments of {results['users']} users; mean [95 % interval over users].\n", head]
     lines += [f"| {name} | " + " | ".join(row[count] for count in COUNTS) + " |" for name, row in rows.items()]
     thumbs = ", ".join(f"{count}: {one}" for count, one in results["thumbs"].items())
-    without, ideal = results["texts_alone"], results["ideal"]
+    effects, ideal = results["with_effects"], results["ideal"]
     lines += [
         "",
         f"- truly best member by thumbs on single answers, after so many: {thumbs}",
         f"- 200 decisions after a fourth member joined, `best` serves it to those whom it suits: {results['joined']}",
         f"- wrong decisions of everybody else rose by: {results['wrong_more']}",
-        f"- the same two without member effects: {without['joined']}; {without['wrong_more']}",
-        f"- the same two of exact Bayes, which knows how tastes are distributed, without effects: {ideal['joined']}; {ideal['wrong_more']}",
+        f"- the same two of exact Bayes, which knows how tastes are distributed: {ideal['joined']}; {ideal['wrong_more']}",
+        f"- the same two with member effects: {effects['joined']}; {effects['wrong_more']}",
         f"- greatest drift of any member before a change, standard errors: {_each(results['greatest_drift_without_change'])}",
         f"- answers of a member that changed until the alert: {', '.join(map(str, results['alert_after_answers']))}",
         f"- utility served over the best possible after 300 of its answers: {_each(results['recovered'])}",

@@ -28,7 +28,8 @@ BYTES = 1_000_000
 """Of one batch, unless one line alone has more; servers take two million as they come."""
 
 LATER = frozenset({429, 503, 504})
-TRIES, PAUSE_S = 6, 1.0
+TRIES, PAUSE_S, LONGEST_PAUSE_S = 10, 1.0, 30.0
+"""Pauses double up to the longest: two and a half minutes in all, in which a server starts again also on a busy machine."""
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ def bodies_of(records: Sequence[Comparison]) -> list[dict[str, Any]]:
 def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Sent], None] = lambda _: None) -> Sent:
     """Returns what became of the bodies; `tell` is told after each batch, and when the server is waited for.
 
-    A server that has taken a batch and then goes away is waited for about half a minute: long enough for it to start again.
+    A server that has taken a batch and then goes away is waited for until all tries are used.
 
     Raises:
         AttuneFailed: the server refuses batches as such, or has no time for one even after waiting; sending all again goes on.
@@ -97,7 +98,7 @@ def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Se
                     raise
                 sent.waiting = str(error)
                 tell(sent)
-                time.sleep(PAUSE_S * 2**attempt)
+                time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2**attempt))
                 continue
             left, sent.waiting = [], ""
             for number, answer in zip(waiting, answers, strict=True):
@@ -111,7 +112,7 @@ def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Se
             if not left:
                 break
             waiting = left
-            time.sleep(PAUSE_S * 2**attempt)
+            time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2**attempt))
         tell(sent)
     return sent
 
