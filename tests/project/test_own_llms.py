@@ -83,7 +83,9 @@ def upstream() -> Iterator[str]:
 
 
 def write_roster(path: Path, upstream: str, **members: str) -> Path:
-    path.write_text(json.dumps({name: {"kind": "openai", "base_url": upstream, "model": model} for name, model in members.items()}))
+    # A busy machine may let an answer wait between two pieces for longer than a member is usually waited for.
+    place = {"kind": "openai", "base_url": upstream, "between_events_s": 300}
+    path.write_text(json.dumps({name: place | {"model": model} for name, model in members.items()}))
     return path
 
 
@@ -100,13 +102,13 @@ def next_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 def stays_open_while_its_member_leaves(client: httpx.Client, roster: Path, upstream: str) -> None:
     """A stream of a member that is taken off the roster goes on to its end, and what it said can be judged."""
     write_roster(roster, upstream, laconic="short", kind="warm", leaving="held")
-    assert client.post("/admin/reload", json={}).status_code == 200
+    assert client.post("/admin/reload", json={}, timeout=120).status_code == 200
     Upstream.let.clear()
     with client.stream("POST", "/generate", json=ASK | {"member": "leaving", "stream": True}) as answer:
         told = sse(answer)
         assert [next(told)[0], next(told)[0]] == ["decision", "token"]
         write_roster(roster, upstream, laconic="short", kind="warm")
-        assert client.post("/admin/reload", json={}).status_code == 200
+        assert client.post("/admin/reload", json={}, timeout=120).status_code == 200
         assert client.post("/generate", json=ASK | {"member": "leaving"}).status_code == 404
         other = client.post("/generate", json=ASK | {"member": "laconic"}).json()["candidates"][0]
         Upstream.let.set()
