@@ -140,10 +140,10 @@ def test_halls_transformation_of_what_was_untransformed_is_the_quantile(skewness
 
 
 def test_duels_that_policy_learn_drew_value_other_policies_as_those_of_sampling_do():
-    # 40 logs whose first half was drawn as pairs: no estimator is off by more than chance (four standard errors of a mean).
+    # 20 logs whose first half was drawn as pairs: no estimator is off by more than chance (four standard errors of a mean).
     found: dict[tuple[str, str], list[float]] = {}
-    for number in range(40):
-        duels, wins = simulated_log(60, 4, np.random.default_rng([7, number]), learn_rounds=2)
+    for number in range(20):
+        duels, wins = simulated_log(40, 4, np.random.default_rng([7, number]), learn_rounds=2)
         assert duels.as_pair.mean() == 0.5
         truth, laws = true_values(duels, wins), target_laws(duels)
         predicted = predict_wins(duels)
