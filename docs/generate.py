@@ -22,7 +22,8 @@ NOTE = "<!-- Written by docs/generate.py: `make reference`. Change what it reads
 
 _PROGRAMS = (
     "The same for programs: `GET /openapi.json`, valid OpenAPI 3.1. Types for TypeScript: "
-    "`npx openapi-typescript http://localhost:8000/openapi.json -o attune.ts`; the result compiles under `tsc --strict`."
+    "`npx openapi-typescript http://localhost:8000/openapi.json --default-non-nullable=false -o attune.ts`; the result compiles under "
+    "`tsc --strict`. Without that option the generator has requests name every field that has a default."
 )
 
 PLACES = {

@@ -1,9 +1,10 @@
 """CPU time of one request by its kind, ms: of the event loop, of other threads (the scorer), and of children (the store).
 
-    python -m loadtest.request_cpu BUNDLE [--beside NAME=CHECKOUT ...] [--requests 150] [--clients 8] [--rounds 3]
+    python -m loadtest.request_cpu BUNDLE [--beside NAME=CHECKOUT ...] [--tracing] [--requests 150] [--clients 8] [--rounds 3]
 
 Kinds: a chat through `/v1`, whole and streamed, `/route`, `/score` of one text, and `/feedback` by ids. `--beside` runs another checkout of
-this repository in the same rounds, and a plain proxy is there for the chats. Medians over rounds, and the least; answers are not scored
+this repository in the same rounds, `--tracing` this one with its spans exported to a collector that throws them away, and a plain proxy is
+there for the chats. Medians over rounds, and the least; answers are not scored
 later (`ATTUNE_SCORE_LATER_SHARE=0`), so that the scorer's work is not spread over whoever comes next.
 """
 
@@ -110,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--beside", nargs="*", default=[], help="NAME=CHECKOUT")
+    parser.add_argument("--tracing", action="store_true", help="also with spans of every request, exported over OTLP")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--requests", type=int, default=150)
     parser.add_argument("--clients", type=int, default=8)
@@ -129,6 +131,12 @@ def main() -> None:
         for name, tree in (("attune", None), *(each.split("=", 1) for each in options.beside)):
             where = {} if tree is None else {"PYTHONPATH": f"{tree}/src:{tree}"}
             asked[name] = attune(options.bundle, own["route"], parts, **changes, **where), own
+        if options.tracing:
+            sink = free_port()
+            collector = [sys.executable, str(HERE.parent / "collector.py"), str(sink)]
+            parts.enter_context(started("collector", collector, sink, [http("/v1/traces", {})]))
+            traced = {"ATTUNE_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{sink}"}
+            asked["traced"] = attune(options.bundle, own["route"], parts, **changes, **traced), own
         port = free_port()
         plain = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "plain_proxy:app", "--port", str(port), "--log-level", "warning"]
         others = bodies(own=False)

@@ -79,7 +79,7 @@ async function ask(prompt) {
     card.querySelector("h4").textContent = PLACES[place];
     textOf(place).textContent = "";
   });
-  if ([$("prompt"), $("send"), document.body].includes(document.activeElement)) $("pair").focus({ preventScroll: true });
+  if ([$("prompt"), $("send"), document.body, ...CHIPS].includes(document.activeElement)) $("pair").focus({ preventScroll: true });
   try {
     const body = { user: asked.person, prompt, candidates: 2, stream: true };
     const answer = await call("generate", { body, signal: asked.abort.signal });

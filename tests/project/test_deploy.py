@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 import yaml
@@ -44,6 +45,20 @@ def test_a_manifest_is_yaml_and_sets_only_settings_that_exist(path):
 def test_the_image_sets_only_settings_that_exist():
     text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     assert set(re.findall(r"ATTUNE_[A-Z_]+", text)) <= {CONFIG_VARIABLE, *map(variable, Settings.model_fields)}
+
+
+def test_what_the_image_is_built_from_is_there_let_in_and_whole():
+    text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    copied = {source for line in re.findall(r"^COPY (?!--)(.+)$", text, re.MULTILINE) for source in line.split()[:-1]}
+    ignored = (ROOT / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {f"!{source}" for source in copied} == {line for line in ignored if line.startswith("!")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = set(project["tool"]["setuptools"]["packages"]["find"]["where"]) | {project["project"]["readme"]}
+    links = [path for path in (ROOT / "src" / "attune").iterdir() if path.is_symlink()]
+    needed |= {path.resolve().relative_to(ROOT).as_posix() for path in links}
+    assert len(links) == 3
+    assert needed - copied == set()
+    assert [source for source in copied if not (ROOT / source).exists()] == []
 
 
 def test_rules_and_dashboard_ask_for_metrics_that_exist():

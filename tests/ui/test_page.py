@@ -211,6 +211,10 @@ async def test_a_round_by_keyboard_alone_and_what_a_screen_reader_is_told(visit:
     await visit.page.keyboard.press("2")
     await visit.says("#pair-title", "the second one")
     assert await visit.page.evaluate("document.activeElement.id") == "another"
+    await visit.page.locator("#example-list button").first.press("Enter")
+    await visit.page.wait_for_selector("#choose-first:enabled")
+    assert await visit.page.evaluate("document.activeElement.id") == "pair"
+    await visit.page.keyboard.press("1")
     await visit.page.wait_for_selector("#why", state="visible")
     meters = await visit.page.eval_on_selector_all(
         "#try [role=meter]",
