@@ -54,7 +54,7 @@ reference: $(VENV)/.stamp-dev ## write the pages of docs/reference anew from the
 	$(BIN)/python docs/generate.py
 
 docs: $(VENV)/.stamp-docs ## build the documentation into build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build --quiet
 
 demo: $(VENV)/.stamp-dev ## train the demo from its seeds: language model, adapters, heads, bundle, report
 	PATH="$(abspath $(BIN)):$$PATH" demo/build.sh
