@@ -62,7 +62,7 @@ def main() -> None:
     options.add_argument("--key", default="")
     given_options = options.parse_args()
     headers = {"x-api-key": given_options.key} if given_options.key else {}
-    schema = schemathesis.openapi.from_url(f"{given_options.url}/openapi.json")
+    schema = schemathesis.openapi.from_url(f"{given_options.url}/openapi.json", timeout=LIMIT_S)
     total: Counter[int] = Counter()
     failures: list[str] = []
     for result in schema.get_all_operations():

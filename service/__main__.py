@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from attune import __version__
-from attune.command_line import EXIT_FAILED, PlainGroup, in_words, plain_app, refuse
+from attune.command_line import EXIT_FAILED, KeyEnv, PlainGroup, in_words, key_in, plain_app, refuse
 from attune.service.calling import reload_replicas, replay
 
 COMMAND_GROUP = "attune.commands"
@@ -166,7 +166,7 @@ def measure(
     prompts: Annotated[Path, typer.Option(help="A prompt a line: text, or JSON with `prompt`.", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Option(help="What was measured, as JSON; answers are kept beside it, and a broken run goes on.")],
     url: Annotated[str, typer.Option(help="A running Attune that is to take it as evidence; empty: none.")] = "",
-    key_env: Annotated[str, typer.Option(help="Environment variable that holds an API key with the admin right.")] = "",
+    key_env: KeyEnv = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
     together: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     per_second: Annotated[float, typer.Option(min=0.0, help="Requests begun each second at most; 0 sets no limit.")] = 0.0,
@@ -176,13 +176,14 @@ def measure(
     from attune.service.measure import Asking, MeasureFailed, import_measured, measure_members, read_prompts  # noqa: PLC0415  the same
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
+    key = key_in(key_env)
     try:
         settings = read_settings(bundle=str(bundle), roster=str(roster))
         asking = Asking(max_tokens=max_tokens, together=together, per_second=per_second)
         document = measure_members(settings, read_prompts(prompts), out, asking, lambda line: typer.echo(line, err=True))
         typer.echo(f"{len(document['members'])} members measured; largest loss by choosing from them: {document['certificate']['gap']}")
         if url:
-            typer.echo(import_measured(url, document, os.environ.get(key_env, "") if key_env else ""))
+            typer.echo(import_measured(url, document, key))
     except SettingsError as error:
         refuse("cannot measure with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
     except (AttuneError, MeasureFailed) as error:

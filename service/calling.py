@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
-from attune.command_line import EXIT_FAILED, refuse
+from attune.command_line import EXIT_FAILED, KeyEnv, key_in, refuse
 
 
 def replay(
     url: Annotated[str, typer.Option(help="Where Attune listens.")] = "http://127.0.0.1:8000",
     tenant: Annotated[str | None, typer.Option(help="Only users of this tenant; all of them if left out.")] = None,
     user: Annotated[str | None, typer.Option(help="Only this user, of the tenant named or of the key's own.")] = None,
-    key_env: Annotated[str, typer.Option(help="Environment variable that holds an API key with the admin right.")] = "",
+    key_env: KeyEnv = "",
 ) -> None:
     """Learn users' logs anew under the basis that a running Attune serves; safe to break off and to repeat."""
     from attune.service.replay import ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
 
     try:
-        for progress in replay_logs(url, tenant=tenant, user=user, key=os.environ.get(key_env, "") if key_env else ""):
+        for progress in replay_logs(url, tenant=tenant, user=user, key=key_in(key_env)):
             typer.echo(str(progress))
     except ReplayFailed as error:
         refuse("the replay stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
@@ -31,14 +30,14 @@ def reload_replicas(
     *,
     everyone: Annotated[bool, typer.Option("--all", help="Every address of a name is a replica, as with a headless Service.")] = False,
     bundle: Annotated[str | None, typer.Option(help="Folder of the bundle on the servers; the configured one if left out.")] = None,
-    key_env: Annotated[str, typer.Option(help="Environment variable that holds an API key with the admin right.")] = "",
+    key_env: KeyEnv = "",
 ) -> None:
     """Have every replica load the newest bundle; exit code 1 unless all of them serve the same one."""
     import httpx  # noqa: PLC0415  the other commands stay fast without it
 
     from attune.service.rollout import NameNotFound, find_replicas, reload_replica, verdict  # noqa: PLC0415  the same
 
-    done, key = [], os.environ.get(key_env, "") if key_env else ""
+    done, key = [], key_in(key_env)
     try:
         replicas = find_replicas(url or ["http://127.0.0.1:8000"], every_address=everyone)
     except NameNotFound as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import aside, plain_group
+from attune.command_line import KeyEnv, aside, key_in, plain_group
 from attune.models.commands.reading import TABLE, reads_table
 
 SHOWN = 10
@@ -27,7 +27,8 @@ def users_import(
     source: Annotated[str, typer.Argument(metavar="FILE", help=f"Exports of users, or a table: {TABLE}")],
     reading: Any,
     url: Annotated[str, typer.Option(help="Of the server.")] = "http://127.0.0.1:8000",
-    key: Annotated[str, typer.Option(envvar="ATTUNE_API_KEY", help="An API key of the tenant; better in the environment.")] = "",
+    key_env: KeyEnv = "",
+    key: Annotated[str, typer.Option(envvar="ATTUNE_API_KEY", hidden=True)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print counts and refusals for programs.")] = False,
 ) -> None:
     """Teach a running server what users chose before it; each choice counts once, so that a run that was broken off is started again.
@@ -38,6 +39,9 @@ def users_import(
     from attune.models.data.logged import read_logged  # noqa: PLC0415 - numpy
     from attune.models.data.sending import Sent, bodies_of, send  # noqa: PLC0415 - numpy
 
+    if key:
+        aside("--key and ATTUNE_API_KEY will go: name the variable that holds the key with --key-env, where no list of processes shows it")
+    key = key_in(key_env) or key
     logged = read_logged(source, reading)
     began_s = time.monotonic()
 

@@ -9,10 +9,11 @@ the program itself are each said in words. Usage errors and exit codes that a co
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +28,9 @@ EXTRAS: Mapping[str, str] = {
     "pyarrow": "datasets",
 }
 """Import names and the smallest extra of this package that installs each; commands that train need `train`, which holds `local`."""
+
+KeyEnv = Annotated[str, typer.Option("--key-env", metavar="NAME", help="Environment variable that holds an API key of the server.")]
+"""How every command that talks to a server is told its key: a key on the command line would be seen by whoever lists processes."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -120,6 +124,17 @@ def _version() -> str:
         return version("attune-serve")
     except ImportError:
         return "VERSION"
+
+
+def key_in(variable: str) -> str:
+    """Returns the API key that an environment variable holds; none where none is named.
+
+    Raises:
+        typer.BadParameter: it holds nothing, so that a request would go without the key that was meant.
+    """
+    if variable and not os.environ.get(variable):
+        raise typer.BadParameter(f"{variable} is not set; it names the environment variable that holds the key", param_hint="--key-env")
+    return os.environ[variable] if variable else ""
 
 
 def aside(line: str) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from attune.command_line import in_words, plain_app, plain_group
 from attune.models.__main__ import app
 from attune.models.commands.options import model_source
+from attune.service.__main__ import app as serving
 
 ROW = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
 EXPORT = [{"type": "user", "id": "ada"}, {"type": "comparison", "event_id": "e1", "prompt": "p", "chosen_text": "a", "rejected_text": "b"}]
@@ -164,3 +165,29 @@ def test_the_whole_error_is_shown_where_it_is_asked_for():
 )
 def test_errors_are_put_into_words(error, said):
     assert re.search(said, in_words(error))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["replay"],
+        ["reload"],
+        ["users", "import", "choices.jsonl"],
+        ["members", "measure", "--bundle", "b", "--roster", "r", "--prompts", "choices.jsonl", "--out", "o"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_key_is_named_by_its_variable_everywhere_and_one_that_is_not_set_stops_the_command(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "choices.jsonl").write_text('{"user": "u", "prompt": "p", "chosen": "a", "rejected": "b"}\n', encoding="utf-8")
+    commands = app if command[0] == "users" else serving
+    result = CliRunner(env={"EMPTY_KEY": ""}).invoke(commands, [*command, "--key-env", "EMPTY_KEY"])
+    assert result.exit_code == 2, result.output
+    assert "EMPTY_KEY is not set" in result.stderr
+
+
+def test_a_key_on_the_command_line_is_still_taken_and_told_what_is_better(tmp_path):
+    (tmp_path / "none.jsonl").write_text("", encoding="utf-8")
+    result = CliRunner().invoke(app, ["users", "import", str(tmp_path / "none.jsonl"), "--key", "not-to-be-shown"])
+    assert "name the variable that holds the key with --key-env" in result.stderr
+    assert "not-to-be-shown" not in result.output
