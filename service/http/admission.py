@@ -8,6 +8,7 @@ What is open to everybody (health, metrics, the page) passes by. The one deadlin
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ OPEN_PATHS = HEALTH_PATHS | {"/", "/version", "/docs", "/openapi.json", "/favico
 LONG_PATHS = ("/generate", "/v1/chat/completions", "/admin/", "/users/")
 """Where the longer deadline holds: generations, reloads, and exports of a long history."""
 
+_HOST = re.compile(r"([^:\[\]@]+|\[[^\[\]@]+\])(?::\d*)?")
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """Without keys, "only this machine reaches it" must not become "any page whose name is rebound to this machine"."""
 
@@ -154,8 +156,8 @@ class Admission:
     def _known_host(self, headers: Mapping[bytes, bytes]) -> None:
         if not self._hosts or (host := headers.get(b"host")) is None:
             return
-        name = host.decode("latin-1").lower()
-        name = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        parts = _HOST.fullmatch(host.decode("latin-1").lower())
+        name = parts[1] if parts is not None else None
         if name not in self._hosts and "*" not in self._hosts:
             raise UnknownHost(
                 "the Host of this request is none that this server answers for"

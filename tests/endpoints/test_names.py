@@ -13,7 +13,11 @@ from tests.stores import FreshStore
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]:8000", "attune"]
+    "host",
+    [
+        *("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]:8000", "attune"),
+        *("localhost:8000@evil.example", "localhost:evil", "[::1].evil.example", "[::1", ""),
+    ],
 )
 async def test_without_keys_only_this_machines_names_are_taken(service: Service, host: str):
     for method, path in (("GET", "/users/ada/export"), ("DELETE", "/users/ada"), ("POST", "/admin/reload"), ("GET", "/")):
