@@ -10,10 +10,11 @@ let look = null;
 export async function showServer() {
   if (look) look.abort();
   const mine = look = new AbortController(), options = { signal: mine.signal, admin: true };
+  const [bundle, portfolio] = [read("bundle", options), read("portfolio", options)];
   const parts = [
-    read("bundle", options).then(drawBundle),
-    Promise.all([read("portfolio", options), read("bundle", options)]).then(([portfolio, bundle]) => drawMembers(portfolio, bundle.family)),
-    read("portfolio/coverage", options).then(drawCoverage),
+    bundle.then(drawBundle),
+    Promise.all([portfolio, bundle]).then(([members, { family }]) => drawMembers(members, family)),
+    Promise.all([read("portfolio/coverage", options), portfolio]).then(([found, { certificate }]) => drawCoverage(found, Boolean(certificate))),
     call("metrics", options).then(body).then(exposition => { drawAgreement(exposition); drawLatency(exposition); }),
   ];
   const failed = (await Promise.allSettled(parts)).filter(part => part.status === "rejected").map(part => part.reason);
@@ -40,7 +41,15 @@ function drawMembers(portfolio, family) {
   for (const cell of $("members").querySelectorAll("th")) cell.scope = "col";
 }
 
-function drawCoverage(found) {
+/** Returns what is proved of the users of late, in words. */
+function proved(found, hasCertificate) {
+  if (!hasCertificate) return "This family has no certificate. ";
+  if (!found.certified) return "The certificate speaks of those who are against none of its rewards, and they are against some; nothing is proved of them. ";
+  const whom = found.certified === found.users ? "Each" : `${found.certified} of them are those that the certificate speaks of: each`;
+  return `${whom} is certified to get at least this part of the best reward possible. `;
+}
+
+function drawCoverage(found, hasCertificate) {
   const bins = found.histogram, most = Math.max(1, ...bins.map(bin => bin.users)), width = 360 / Math.max(1, bins.length);
   const label = bins.map(bin => `${count(bin.users, "user")} from ${rounded("", bin.lower)} to ${rounded("", bin.upper)}`).join("; ");
   const drawn = svg("svg", { class: "histogram", viewBox: "0 0 360 130", role: "img", "aria-label": "Users by certified ratio: " + label });
@@ -55,7 +64,7 @@ function drawCoverage(found) {
   $("coverage").replaceChildren(...(bins.length ? [drawn] : []));
   shares($("served"), found.users ? Object.fromEntries(found.members.map(member => [member.member, member.share])) : {});
   $("coverage-note").textContent = !found.users ? "Nobody was served since this process started."
-    : `${count(found.users, "user")} of late. ` + (bins.length ? "Each is certified to get at least this part of the best reward possible. " : "This family has no certificate. ")
+    : `${count(found.users, "user")} of late. ` + proved(found, hasCertificate)
       + (found.mean_gap === null ? "" : `On average ${percent(found.mean_gap)} is left to gain at most. `)
       + "The bars are the parts of them that each member serves best." + (found.drop ? ` Without ${found.drop} they would lose least.` : "");
 }
