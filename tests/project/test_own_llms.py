@@ -179,3 +179,15 @@ def test_a_roster_alone_serves_learns_and_changes_under_traffic(tmp_path, upstre
     finally:
         process.kill()
         process.wait(timeout=10)
+
+
+def test_four_commands_are_told_from_a_checkout_to_a_request_that_is_routed_and_learned():
+    page = (ROOT / "docs" / "howto" / "own-llms.md").read_text(encoding="utf-8")
+    section = page.split("\n## ")[1]
+    assert section.startswith("From nothing")
+    told = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    roster = re.search(r"<<'END'\n(.*?)^END\n", told, re.MULTILINE | re.DOTALL)
+    assert roster
+    assert len(json.loads(roster[1])) == 2
+    commands = re.sub(r"\|\n", "| ", told.replace(roster[0], "\n")).strip().split("\n")
+    assert [command.split()[0] for command in commands] == ["make", "cat", "ATTUNE_DATA_DIR=.attune", "curl"]
