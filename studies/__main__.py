@@ -185,13 +185,14 @@ def certificates(
 def offpolicy_check(
     logs: Annotated[int, typer.Option(min=1, help="Simulated logs.")] = 1000,
     users: Annotated[int, typer.Option(min=5, help="Users of each log, eight duels each.")] = 200,
+    learn: Annotated[int, typer.Option(min=0, max=8, help="Of a user's eight duels, how many policy `learn` draws first.")] = 0,
     out: Out = Path(".attune/policy"),
     seed: Seed = 0,
 ) -> None:
     """Do the 95 % intervals of off-policy values hold the truth, on simulated logs of routing that learns?"""
     from studies.offpolicy_check.run import check_estimators  # noqa: PLC0415 - scipy
 
-    check_estimators(logs, out, users=users, seed=seed, progress=aside)
+    check_estimators(logs, out, users=users, learn_rounds=learn, seed=seed, progress=aside)
     typer.echo((out / "coverage.md").read_text(encoding="utf-8"))
 
 

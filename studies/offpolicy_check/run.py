@@ -100,14 +100,15 @@ def coverage(
 
 
 def check_estimators(
-    logs: int, out: Path, *, users: int = 200, seed: int = 0, progress: Callable[[str], None] | None = None
+    logs: int, out: Path, *, users: int = 200, learn_rounds: int = 0, seed: int = 0, progress: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
     """Writes `coverage.md` and `coverage.json` into `out` and returns the figures of `coverage`."""
-    found = coverage(logs, users=users, seed=seed, progress=progress)
+    found = coverage(logs, users=users, learn_rounds=learn_rounds, seed=seed, progress=progress)
     lines = [
         "# Coverage of the 95 % intervals",
         "",
-        f"{logs} simulated logs of {users} users and 8 duels each, routing that learns, exploration {EPSILON:g}, seed {seed}.",
+        f"{logs} simulated logs of {users} users and 8 duels each, of which policy `learn` drew {learn_rounds}. Routing learns; exploration "
+        + f"is {EPSILON:g}, the seed {seed}.",
         "",
         "| policy | truth | " + " | ".join(f"{key} coverage (bias, width)" for key in ESTIMATORS) + " |",
         "|---" * (2 + len(ESTIMATORS)) + "|",
@@ -117,7 +118,7 @@ def check_estimators(
         lines.append(f"| {name} | {row['dr']['truth']:.3f} | {cells} |")
     write_report(
         out,
-        {"logs": logs, "users": users, "seed": seed, "policies": found},
+        {"logs": logs, "users": users, "learn_rounds": learn_rounds, "seed": seed, "policies": found},
         "\n".join(lines) + "\n",
         names=("coverage.json", "coverage.md"),
     )
