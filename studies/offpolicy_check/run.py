@@ -107,8 +107,7 @@ def check_estimators(
     lines = [
         "# Coverage of the 95 % intervals",
         "",
-        f"{logs} simulated logs of {users} users and 8 duels each, of which policy `learn` drew {learn_rounds}. Routing learns; exploration "
-        + f"is {EPSILON:g}, the seed {seed}.",
+        f"{logs} simulated logs of {users} users who meet 8 duels each, {learn_rounds} of policy `learn`; exploration {EPSILON:g}, seed {seed}.",
         "",
         "| policy | truth | " + " | ".join(f"{key} coverage (bias, width)" for key in ESTIMATORS) + " |",
         "|---" * (2 + len(ESTIMATORS)) + "|",
