@@ -107,7 +107,7 @@ def check_estimators(
     lines = [
         "# Coverage of the 95 % intervals",
         "",
-        f"{logs} simulated logs of {users} users who meet 8 duels each, {learn_rounds} of policy `learn`; exploration {EPSILON:g}, seed {seed}.",
+        f"{logs} simulated logs of {users} users, 8 duels each, {learn_rounds} of them by `learn`; exploration {EPSILON:g}, seed {seed}.",
         "",
         "| policy | truth | " + " | ".join(f"{key} coverage (bias, width)" for key in ESTIMATORS) + " |",
         "|---" * (2 + len(ESTIMATORS)) + "|",
