@@ -21,6 +21,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attune.models.alignment.adapter_fit import check_adapter
+from attune.models.data.hub import located
 
 BASE = None
 """The member that is the base itself, without an adapter."""
@@ -128,10 +129,11 @@ def load(base: Path | str, adapters: Mapping[str, Path] | None = None) -> Langua
         adapters: name to folder in peft's format.
 
     Raises:
-        OSError: there is no such model.
+        NotOnHub, OSError: there is no such model.
         AdapterMisfit: an adapter does not fit the base (`check_adapter`).
     """
     cuda = torch.cuda.is_available()
+    base = located(str(base))
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

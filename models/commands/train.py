@@ -68,6 +68,7 @@ def train_families(
 ) -> None:
     """Train reward families on your comparisons, measure them on people they never met, and say whether to personalise."""
     from attune.models.data.adapters import read_comparisons  # noqa: PLC0415 - numpy
+    from attune.models.data.hub import located  # noqa: PLC0415
     from attune.models.data.templates import TextLimits  # noqa: PLC0415
     from attune.models.data.trunk import DEMO_TRUNK, load_trunk, spread_layers  # noqa: PLC0415 - torch
     from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
@@ -75,6 +76,8 @@ def train_families(
     if layers and not all(one.strip().isdigit() for one in layers.split(",")):
         raise typer.BadParameter(f"{layers!r} is not numbers with commas between, such as 0,3,6", param_hint="--layers")
     named = tuple(int(one) for one in layers.split(",")) if layers else None
+    if trunk and trunk != DEMO_TRUNK:
+        located(trunk)  # before a table is read, which may take minutes
     comparisons = read_comparisons(source, reading)
     aside(f"{len(comparisons):,} comparisons of {len(comparisons.users):,} people")
     limits = TextLimits(context, prompt_share)

@@ -174,7 +174,7 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
     if parser is None:
         if problems:
             raise RowsInvalid(tuple(problems), bad, number)
-        raise TableInvalid("the table has no rows")
+        raise TableInvalid("the table has no rows: there is nothing in it, or column names alone")
     records = tuple(parser.records())
     return Table(parser.shape, records, number, bad, tuple(problems), parser.equal, parser.possible, parser.anonymous)
 
@@ -307,7 +307,11 @@ def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     unread = _unread(values, shape, reading, numeric)
     if unread:
         known = ", ".join((*REQUIRED[shape], *OPTIONAL[shape]))
-        raise TableInvalid(f"{where}: nothing reads the column {', '.join(unread)}; {shape} reads {known}. Rename it or ignore it")
+        named, first = ", ".join(one or "(without a name)" for one in unread), unread[0] or "''"
+        raise TableInvalid(
+            f"{where}: nothing reads the column {named}; {shape} reads {known}. "
+            f"Say which of them it is, --column OURS={first}, or that nothing shall read it, --ignore {first}"
+        )
     return _Parser(shape, reading, numeric)
 
 

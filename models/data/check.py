@@ -89,7 +89,8 @@ def survey(source: str | Path, reading: Reading, *, write: Path | None = None, p
         write_pairs(table.records, write)
     problems = tuple(map(str, table.problems))
     if not table.records:
-        warnings = (f"no comparison is left; {table.equal:,} pairs are of equal scores or texts",)
+        why = f"all {table.equal:,} possible pairs are of equal scores or texts" if table.equal else "no good row is left to compare"
+        warnings = (f"there is no comparison: {why}",)
         nothing = (0, 0, 0, 0, 0, 0, table.anonymous)
         return Survey(table.shape, table.rows, table.bad, problems, warnings, *nothing, (0, 0.0, 0), (), "")
     comparisons = Comparisons.from_records(table.records)

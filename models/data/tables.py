@@ -20,8 +20,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from attune.models.data.hub import NotOnHub, expect_dataset
 from attune.models.data.preferences import ComparisonInvalid
-from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, open_bytes, parse_json, read_json_lines
+from attune.models.seam.json_lines import OTHER_MARKS, JsonInvalid, LinesInvalid, kind_of, open_bytes, parse_json, read_json_lines
 
 BATCH = 1024
 HUB = "hf:"
@@ -64,7 +65,7 @@ def read_rows(source: str | Path) -> Iterator[TableRow]:
         yield from _saved_rows(path)
         return
     if not path.is_file():
-        what = "is a pipe or a device; write it to a file first" if path.exists() else "is not a file or folder"
+        what = "is a pipe or a device; write it to a file first" if path.exists() else "is not there: there is no such file or folder"
         raise TableInvalid(f"{path} {what}")
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     match suffixes[-1] if suffixes else "":
@@ -92,6 +93,7 @@ def _json_lines(path: Path) -> Iterator[TableRow]:
 def _separated(path: Path, separator: str) -> Iterator[TableRow]:
     """Yields the rows of a file of separated values; all values are texts, and empty cells are None."""
     csv.field_size_limit(sys.maxsize)  # an answer may be longer than the 128 KiB that are allowed otherwise
+    line = 1
     try:
         with open_bytes(path) as packed, io.TextIOWrapper(packed, encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
@@ -109,27 +111,44 @@ def _separated(path: Path, separator: str) -> Iterator[TableRow]:
                 elif cells:
                     yield TableRow(where, None, f"has {len(cells)} cells; the first line names {len(header)} columns")
     except csv.Error as error:
-        raise TableInvalid(f"{path.name} cannot be read as separated values: {error}") from error
+        why = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+        raise TableInvalid(f"{path.name} line {line} and what follows it cannot be read as separated values: {why}") from error
     except UnicodeDecodeError as error:
-        raise TableInvalid(f"{path.name} is not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8") from error
+        raise TableInvalid(f"{_not_utf8(path, error)}; save it as UTF-8") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TableInvalid(f"{path.name} is cut off or not gzip: {error}") from error
 
 
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
+    """Returns which line is not UTF-8: the decoder reads ahead, so that its own position says nothing of the file."""
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if number == 1 and line.startswith(OTHER_MARKS):
+                return f"{path.name} is UTF-16"
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as found:
+                return f"{path.name} line {number} is not UTF-8: byte 0x{line[found.start]:02x} at position {found.start + 1}"
+    return f"{path.name} is not UTF-8: {error.reason}"
+
+
 def _row(where: str, value: object) -> TableRow:
-    return TableRow(where, value) if isinstance(value, dict) else TableRow(where, None, f"is a {type(value).__name__}; an object is needed")
+    return TableRow(where, value) if isinstance(value, dict) else TableRow(where, None, f"is {kind_of(value)}; an object is needed")
 
 
 def _json_list(path: Path) -> Iterator[TableRow]:
     try:
         with open_bytes(path) as stream:
-            values = parse_json(stream.read().removeprefix(b"\xef\xbb\xbf"))
+            content = stream.read()
+        if content.startswith(OTHER_MARKS):
+            raise TableInvalid(f"{path.name} is UTF-16; save it as UTF-8")
+        values = parse_json(content.removeprefix(b"\xef\xbb\xbf"))
     except JsonInvalid as error:
         raise TableInvalid(f"{path.name} {error}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TableInvalid(f"{path.name} is cut off or not gzip: {error}") from error
     if not isinstance(values, list):
-        raise TableInvalid(f"{path.name} holds a {type(values).__name__}; a list of objects is needed")
+        raise TableInvalid(f"{path.name} holds {kind_of(values)}; a list of objects is needed")
     for number, value in enumerate(values, start=1):
         yield _row(f"{path.name} entry {number}", value)
 
@@ -157,7 +176,7 @@ def _saved_rows(folder: Path) -> Iterator[TableRow]:
     try:
         dataset = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise TableInvalid(f"{folder.name} is not a saved dataset: {error}") from error
+        raise TableInvalid(f"{folder} is a folder, and none that the library `datasets` saved; name a file in it") from error
     if isinstance(dataset, dict):
         raise TableInvalid(f"{folder.name} has the splits {', '.join(sorted(dataset))}; name one of its folders")
     yield from dataset_rows(dataset, folder.name)
@@ -167,8 +186,9 @@ def _hub_rows(source: str) -> Iterator[TableRow]:
     name, _, split = source.removeprefix(HUB).partition(":")
     datasets = _datasets(source)
     try:
+        expect_dataset(name, Path(datasets.config.HF_DATASETS_CACHE))
         dataset = datasets.load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as error:
+    except (NotOnHub, OSError, ValueError) as error:
         raise TableInvalid(f"{source} cannot be loaded: {error}") from error
     yield from dataset_rows(dataset, source)
 

@@ -97,7 +97,7 @@ def _conversation(column: str, value: object) -> Messages:
     if isinstance(value, str):
         turns = parse_transcript(value)
         if len(turns) < _LEAST_TURNS or turns[-1][0] != "assistant":
-            raise ValueInvalid(column, "is a plain answer, and there is no prompt column")
+            raise ValueInvalid(column, "is a plain answer, and there is no prompt")
         return turns
     return _ending(column, _messages(column, value))
 

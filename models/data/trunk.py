@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from attune.models.data.hub import NotOnHub, located
 from attune.models.data.templates import TemplateKind, TemplateUnusable, TextLimits, text_template
 from attune.models.seam import padding
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
@@ -218,12 +219,14 @@ def open_model(source: str) -> tuple[str, Any, Any]:
     """
     from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - as above
 
-    location = str(demo_trunk_folder()) if source == DEMO_TRUNK else source
     try:
+        location = str(demo_trunk_folder()) if source == DEMO_TRUNK else located(source)
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
         if config.is_encoder_decoder:
             raise TrunkUnavailable(f"trunk {source!r} is an encoder-decoder; an encoder or a causal decoder is needed")
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    except NotOnHub as error:
+        raise TrunkUnavailable(str(error)) from error
     except (OSError, ValueError) as error:
         raise TrunkUnavailable(f"trunk {source!r} could not be loaded: {error}") from error
     if not tokenizer.is_fast:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from attune.models.seam.bundle import PORTFOLIO, VALUES
+from attune.models.seam.json_lines import kind_of
 
 ROSTER = "roster.json"
 _FOLDERS = ("base", "adapter")
@@ -107,7 +108,7 @@ def _object(content: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise MembersInvalid(f"{name} is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise MembersInvalid(f"{name} holds a {type(document).__name__}; an object is needed")
+        raise MembersInvalid(f"{name} holds {kind_of(document)}; an object is needed")
     return document
 
 

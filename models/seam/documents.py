@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attune.models.seam.json_lines import JsonInvalid, parse_json
+from attune.models.seam.json_lines import JsonInvalid, kind_of, parse_json
 
 
 def read_document(content: bytes, *, file: str, schema: int, invalid: type[ValueError]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def read_document(content: bytes, *, file: str, schema: int, invalid: type[Value
     except JsonInvalid as error:
         raise invalid(f"{file} {error}") from error
     if not isinstance(document, dict):
-        raise invalid(f"{file} holds a {type(document).__name__}; an object is needed")
+        raise invalid(f"{file} holds {kind_of(document)}; an object is needed")
     if document.get("schema") != schema:
         raise invalid(f"{file} has schema {document.get('schema')!r}; this version reads {schema}")
     return document

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from attune.models.seam.json_lines import read_json_lines
+from attune.models.seam.json_lines import kind_of, read_json_lines
 
 SHOWN = 5
 """Bad lines that an error names; the others are counted."""
@@ -169,7 +169,7 @@ def read_export(path: Path) -> Export:
     bad: list[str] = []
     for line in read_json_lines(path):
         if line.broken or not isinstance(line.value, dict):
-            bad.append(f"line {line.number} {line.broken or f'is a {type(line.value).__name__}; an object is needed'}")
+            bad.append(f"line {line.number} {line.broken or f'is {kind_of(line.value)}; an object is needed'}")
             continue
         try:
             kind = _kind(line.value)

@@ -19,7 +19,8 @@ from typing import IO, Any
 
 GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
-_OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+"""With which a file in UTF-16 begins, in either order of bytes."""
 
 
 class LinesInvalid(ValueError):
@@ -55,7 +56,7 @@ def read_json_lines(path: Path) -> Iterator[JsonLine]:
         with open_bytes(path) as stream:
             for number, line in enumerate(stream, start=1):
                 content = line.removeprefix(_UTF8_MARK) if number == 1 else line
-                if number == 1 and content.startswith(_OTHER_MARKS):
+                if number == 1 and content.startswith(OTHER_MARKS):
                     raise LinesInvalid(f"{path.name} is UTF-16; save it as UTF-8")
                 if content.strip():
                     yield _line(number, content)
@@ -97,6 +98,25 @@ def open_bytes(path: Path) -> IO[bytes]:
     with path.open("rb") as stream:
         packed = stream.read(2) == GZIP
     return gzip.open(path, "rb") if packed or path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]  # reads alike
+
+
+def kind_of(value: object) -> str:
+    """Returns what a value of JSON is, in words that follow `is`: a list, null."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case dict():
+            return "an object"
+        case _:
+            return f"a {type(value).__name__}"
 
 
 def parse_json(content: bytes) -> Any:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from attune.models.seam.certificate import Certificate, read_certificate
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families, Row
+from attune.models.seam.json_lines import kind_of
 from attune.models.seam.member_values import POOLED, ValueHeads, read_values
 
 SCHEMA = 1
@@ -225,7 +226,7 @@ def _read_certificate(document: Any, members: int, families: Families) -> Certif
     if document is None:
         return None
     if not isinstance(document, Mapping):
-        raise PortfolioInvalid(f"portfolio.json: certificate is a {type(document).__name__}; an object or null is needed")
+        raise PortfolioInvalid(f"portfolio.json: certificate is {kind_of(document)}; an object or null is needed")
     if document.get("family") not in families.names:
         raise PortfolioInvalid(
             f"portfolio.json: the certificate is of family {document.get('family')!r}, and the bundle has {', '.join(families.names)}; "

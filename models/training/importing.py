@@ -12,6 +12,7 @@ from attune.models.data.adapters import Reading, read_comparisons
 from attune.models.data.classifier import ClassifierTrunk, load_classifier
 from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import embed_texts
+from attune.models.data.hub import located
 from attune.models.data.preferences import ComparisonInvalid, Comparisons, Texts
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.splits import split
@@ -62,12 +63,13 @@ def import_reward_model(
         seed: of the split of users and of the probes.
 
     Raises:
-        TrunkUnavailable: it is no sequence classifier with a trained head.
+        NotOnHub, TrunkUnavailable: there is no such model, or it is no sequence classifier with a trained head.
         ImportRefused: names do not fit, or answers are not transformers'; nothing was written.
         ComparisonInvalid, SplitInvalid: the table cannot be used; nothing was written.
     """
     # 0. The folder and the table, which take less time to refuse than a model to load.
     expect_writable(out)
+    located(model)
     told_by = read_comparisons(users, reading) if users else None
     if told_by is not None and told_by.tie.all():
         raise ComparisonInvalid(f"{users}: all {len(told_by):,} comparisons are ties, which say nothing of what people want")

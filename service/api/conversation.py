@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from attune.models.seam.json_lines import kind_of
 from attune.service.api.prompted import Message, sound_unicode
 from attune.service.errors import FieldError, printable
 
@@ -65,7 +66,7 @@ def _text(content: Any, at: str, wrong: list[FieldError]) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        wrong.append(FieldError(at, f"is a {type(content).__name__}; a string, a list of parts or null is needed"))
+        wrong.append(FieldError(at, f"is {kind_of(content)}; a string, a list of parts or null is needed"))
         return ""
     pieces = []
     for index, part in enumerate(content):
@@ -87,7 +88,7 @@ def _calls(message: Mapping[str, Any], at: str, called: dict[str, str], wrong: l
     old = message.get("function_call")
     calls = message.get("tool_calls") or ([{"function": old}] if old else [])
     if not isinstance(calls, list):
-        wrong.append(FieldError(f"{at}.tool_calls", f"is a {type(calls).__name__}; a list or null is needed"))
+        wrong.append(FieldError(f"{at}.tool_calls", f"is {kind_of(calls)}; a list or null is needed"))
         return []
     said = []
     for call in calls:

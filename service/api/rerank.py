@@ -13,6 +13,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from attune.models.seam.hedge import sigmoid
+from attune.models.seam.json_lines import kind_of
 from attune.service.api.answers import json_response
 from attune.service.api.chat import user_of
 from attune.service.api.compatible_shapes import RerankAnswer
@@ -100,7 +101,7 @@ def _texts(documents: list[Any]) -> list[str]:
         if text is None:
             text = ""
         if not isinstance(text, str):
-            wrong.append(FieldError(f"documents[{index}]", f"is a {type(document).__name__}; a text or an object with `text` is needed"))
+            wrong.append(FieldError(f"documents[{index}]", f"is {kind_of(document)}; a text or an object with `text` is needed"))
             continue
         try:
             texts.append(sound_unicode(text))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attune.models.seam.json_lines import kind_of
 from attune.service.members.member import UnusableMember
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -110,5 +111,5 @@ def _read_object(name: str, file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UnusableMember(name, str(file), f"is not JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
-        raise UnusableMember(name, str(file), f"is JSON of type {type(value).__name__}; an object is needed")
+        raise UnusableMember(name, str(file), f"is {kind_of(value)}; an object is needed")
     return value

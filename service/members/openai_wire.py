@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from attune.models.seam.json_lines import kind_of
 from attune.service.members.member import GenerationRequest, Reason
 from attune.service.members.spec import OpenAISpec
 
@@ -148,7 +149,7 @@ def read_whole(body: bytes) -> Chunk:
     """
     answer = read_json(body, "the body")
     if not isinstance(answer, dict):
-        raise BadAnswer("protocol", f"the body is JSON of type {type(answer).__name__}, not an object")
+        raise BadAnswer("protocol", f"the body is {kind_of(answer)}; an object is needed")
     chunk = _read(answer, "message")
     if not chunk.alive:
         raise BadAnswer("protocol", "the body is a JSON object without choices")

@@ -174,7 +174,7 @@ def test_a_file_cut_off_by_gzip_a_missing_one_and_an_unknown_format_are_refused(
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TableInvalid, match=r"cut\.jsonl\.gz is cut off"):
         read_comparisons(tmp_path / "cut.jsonl.gz")
-    with pytest.raises(TableInvalid, match="is not a file or folder"):
+    with pytest.raises(TableInvalid, match="is not there: there is no such file or folder"):
         read_comparisons(tmp_path / "absent.jsonl")
     (tmp_path / "a.xlsx").write_bytes(b"")
     with pytest.raises(TableInvalid, match=r"a\.xlsx is of no known format"):

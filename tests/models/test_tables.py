@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from attune.models.__main__ import app
 from attune.models.data.adapters import Reading, RowsInvalid, read_comparisons
 from attune.models.data.check import survey
-from attune.models.data.preferences import Comparison
+from attune.models.data.preferences import Comparison, ComparisonInvalid
 from attune.models.data.tables import TableInvalid, read_rows
 
 DAY = 1_800_000_000.0
@@ -43,7 +43,7 @@ def test_a_bad_row_of_separated_values_is_named_by_the_line_where_it_begins(tmp_
     with pytest.raises(RowsInvalid, match=r"a\.csv line 4: has 2 cells; the first line names 3 columns"):
         told(path)
     path.write_bytes(b"prompt,chosen,rejected\nWhy?,\xff,No.\n")
-    with pytest.raises(TableInvalid, match=r"a\.csv is not UTF-8: byte 0xff"):
+    with pytest.raises(TableInvalid, match=r"a\.csv line 2 is not UTF-8: byte 0xff"):
         told(path)
     path.write_text("prompt,prompt\n")
     with pytest.raises(TableInvalid, match="names a column twice"):
@@ -150,3 +150,43 @@ def test_a_parquet_table_that_names_a_column_twice_is_refused(tmp_path):
     parquet.write_table(pyarrow.table([pyarrow.array([name]) for name in "pqxy"], names=names), tmp_path / "a.parquet")
     with pytest.raises(TableInvalid, match="names a column twice: prompt, prompt"):
         told(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.csv",
+            b'chosen,rejected\na,b\nc,"never closed\nd,e\n',
+            "a.csv line 3 and what follows it .*: a quote is opened and never closed",
+        ),
+        ("a.csv", "chosen,rejected\na,b\nc,é\n".encode("latin-1"), "a.csv line 3 is not UTF-8: byte 0xe9 at position 3; save it as UTF-8"),
+        ("a.csv", "chosen,rejected\na,b\n".encode("utf-16"), "a.csv is UTF-16; save it as UTF-8"),
+        ("a.json", "[]".encode("utf-16"), "a.json is UTF-16; save it as UTF-8"),
+        (
+            "a.jsonl",
+            b'null\n"text"\n[1]\ntrue\n3\n',
+            "line 1: is null; an .*line 2: is a text; .*line 3: is a list; .*line 4: is true or false; .*line 5: is a",
+        ),
+        ("a.json", b"3", "a.json holds a number; a list of objects is needed"),
+        ("a.csv", b"chosen,rejected\n", "the table has no rows: there is nothing in it, or column names alone"),
+        ("a.csv", b"chosen,,rejected\na,b,c\n", r"line 2: nothing reads the column \(without a name\); .*, --ignore ''"),
+        ("a.jsonl", b'{"chosen": "a", "rejected": "b", "id": 1}', "nothing reads the column id; .*, --column OURS=id, or .*, --ignore id"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_line_and_with_what_to_do(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ComparisonInvalid, match=f"(?s){said}"):
+        read_comparisons(tmp_path / name)
+
+
+def test_a_folder_in_place_of_a_file_is_named_as_one(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(TableInvalid, match=r"a\.jsonl is a folder, and none that the library `datasets` saved; name a file in it"):
+        read_comparisons(tmp_path / "a.jsonl")
+
+
+def test_a_column_without_a_name_can_be_ignored(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,,rejected\np,a,b,c\n")
+    assert len(read_comparisons(tmp_path / "a.csv", Reading.from_words("", [], [""]))) == 1
