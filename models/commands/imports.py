@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import plain_app
+from attune.command_line import aside, plain_app
 from attune.models.commands.options import Cache, Context, Out, PromptShare, Seed, model_source
 from attune.models.commands.reading import TABLE, reads_table
 
@@ -42,5 +42,6 @@ def import_reward(
     given = [name.strip() for name in names.split(",")] if names else []
     done = import_reward_model(model, out, given, users, reading=reading, limits=TextLimits(context, prompt_share), cache=cache, seed=seed)
     for line in done.told:
-        typer.echo(line, err=True)
+        aside(line)
     typer.echo(json.dumps(done.summary, indent=1))
+    aside(f"next: attune bundle build {out} --out .attune/bundles")

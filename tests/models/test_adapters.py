@@ -154,7 +154,7 @@ def test_conversations_that_differ_before_the_answer_are_no_pair(tmp_path):
 
 
 def test_answers_without_a_question_are_refused(tmp_path):
-    with pytest.raises(RowsInvalid, match="chosen: is a plain answer, and there is no prompt column"):
+    with pytest.raises(RowsInvalid, match="chosen: is a plain answer, and there is no prompt"):
         read_comparisons(write_lines(tmp_path / "a.jsonl", [{"chosen": "Because.", "rejected": "No idea."}]))
 
 
