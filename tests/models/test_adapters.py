@@ -245,7 +245,7 @@ def test_equal_ratings_leave_nothing_and_the_check_says_why(tmp_path):
     rows = [{"user": "ann", "response": text, "rating": 3} for text in "abc"]
     found = survey(write_lines(tmp_path / "a.jsonl", rows), Reading())
     assert found.comparisons == 0
-    assert found.warnings == ("no comparison is left; 3 pairs are of equal scores or texts",)
+    assert found.warnings == ("there is no comparison: all 3 possible pairs are of equal scores or texts",)
 
 
 def test_the_command_prints_the_survey_and_fails_on_bad_rows(tmp_path):
