@@ -1,0 +1,61 @@
+"""Text in pieces, wherever it is cut: characters are whole, and thoughts are left out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attune.service.members.answer_text import SoundText, ThoughtFilter, Thoughts, sound_text
+from attune.service.members.roster_file import parse_member
+
+
+@given(st.text(st.characters()), st.lists(st.integers(0, 60), max_size=6))
+def test_any_text_cut_anywhere_is_sound_and_the_same_as_whole(text, cuts):
+    units = text.encode("utf-16-le", "surrogatepass")
+    halves = [units[at : at + 2].decode("utf-16-le", "surrogatepass") for at in range(0, len(units), 2)]
+    cuts = sorted(min(cut, len(halves)) for cut in cuts)
+    sound = SoundText()
+    got = "".join(sound.push("".join(halves[a:b])) for a, b in zip([0, *cuts], [*cuts, len(halves)], strict=True)) + sound.close()
+    assert got == sound_text("".join(halves))
+    got.encode()  # raises where it is not sound
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("<think>hm</think>\n\nYes.", "Yes."),
+        ("  <think>hm</think>Yes.", "Yes."),
+        ("<think></think>Yes.", "Yes."),
+        ("Well, <think>hm</think>yes.", "Well, yes."),
+        ("The tag <think> opens a thought.", "The tag <think> opens a thought."),
+        ("a < b and <thin", "a < b and <thin"),
+        ("<think>never closed", ""),
+        ("<think>a</think><think>b</think>c", "c"),
+        ("<thinking>hm</thinking>Yes.", "Yes."),
+        ("<thinking>a <think>b</think> c</thinking>d", "d"),  # it ends where its own tag closes
+        ("<think>a</thinking>b</think>c", "c"),
+        ("Well, <thinking>hm</thinking>yes <think>so</think>so.", "Well, yes so."),
+        ("a <thinkings> and </thinking>", "a <thinkings> and </thinking>"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_thoughts_are_left_out_of_the_text_however_they_are_cut(text, seen, size):
+    thoughts = ThoughtFilter(Thoughts(("think", "thinking")))
+    got = "".join(thoughts.push(text[at : at + size]) for at in range(0, len(text), size)) + thoughts.close()
+    assert got.strip() == seen.strip()
+
+
+@pytest.mark.parametrize(
+    ("tags", "seen"),
+    [
+        (None, "<think>a</think><thinking>b</thinking><seed:think>c</seed:think>Yes."),
+        ([], "<think>a</think><thinking>b</thinking><seed:think>c</seed:think>Yes."),
+        ("seed:think", "<think>a</think><thinking>b</thinking>Yes."),
+        (["think", "seed:think"], "<thinking>b</thinking>Yes."),
+    ],
+)
+def test_a_roster_says_between_which_tags_thoughts_stand(tags, seen):
+    spec = parse_member("m", {"kind": "openai", "base_url": "http://h/v1", "model": "m", "think_tag": tags})
+    thoughts = ThoughtFilter(spec.thoughts)
+    assert thoughts.push("<think>a</think><thinking>b</thinking><seed:think>c</seed:think>Yes.") + thoughts.close() == seen
