@@ -1,6 +1,6 @@
 """The image's steps without an engine: the commands of `Dockerfile`, in its order, in a root file system made of Debian packages.
 
-    sudo python docker/bare_root.py --bundle FOLDER [--extras cpu,otlp] [--target serve] [--work DIR]
+    sudo python docker/bare_root.py --bundle FOLDER [--extras cpu,otlp] [--target serve] [--work DIR] [--bind PATH ...]
 
 Needs Linux, root, apt, and a Debian whose Python is the image's. A stage is a folder, RUN is `chroot` in a mount namespace of its own,
 COPY is a copy. At the end the image's command is started as its user: it has to refuse without keys and to be healthy with them. What this
@@ -26,9 +26,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCKERFILE = REPOSITORY / "docker" / "Dockerfile"
-PACKAGES = ("python3.11", "python3.11-venv", "dash", "coreutils", "passwd", "base-passwd", "bash", "sed", "grep", "libgomp1", "libstdc++6")
-FROM_HERE = ("/etc/resolv.conf", "/etc/ssl", "/etc/pip.conf", "/root/.config/pip/pip.conf", "/opt/wheels", "/opt/pypi", "/opt/pypi-more")
-"""What this machine reaches its package index with; bound where it is there."""
+PACKAGES = ("python3.11", "python3.11-venv", "dash", "coreutils", "passwd", "login", "base-passwd", "bash", "sed", "grep", "libstdc++6")
+FROM_HERE = ["/etc/resolv.conf", "/etc/ssl", "/etc/pip.conf", "/root/.config/pip/pip.conf"]
+"""What this machine reaches its package index with; bound where it is there, with what `--bind` names."""
 PASSED = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "PIP_CERT", "PIP_FIND_LINKS", "PIP_INDEX_URL")
 START_S = 180.0
 
@@ -176,7 +176,7 @@ def start(stage: Stage, bundle: Path, folder: Path) -> None:
         SystemExit: it starts without keys, is not healthy with them, or does not end in order.
     """
     serve = stage.command["ENTRYPOINT"] + stage.command["CMD"]
-    names = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["portfolio"]["members"]
+    names = [each["name"] for each in json.loads((bundle / "portfolio.json").read_text(encoding="utf-8"))["members"]]
     roster = {name: {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "none"} for name in names}
     (folder / "roster.json").write_text(json.dumps(roster), encoding="utf-8")
     binds = {"/bundles": bundle.parent, "/roster": folder}
@@ -212,7 +212,9 @@ def main() -> None:
     parser.add_argument("--extras", default="cpu,otlp", help="build argument EXTRAS; `local` adds torch")
     parser.add_argument("--target", default="serve")
     parser.add_argument("--work", type=Path, help="where stages are made; a temporary folder if left out")
+    parser.add_argument("--bind", action="append", default=[], help="a folder that pip needs to see inside as it is here")
     options = parser.parse_args()
+    FROM_HERE.extend(options.bind)
     if os.geteuid() != 0:
         sys.exit("this needs root, for chroot and mounts")
     with tempfile.TemporaryDirectory(prefix="attune-root-") as temporary:
