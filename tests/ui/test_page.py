@@ -20,7 +20,9 @@ __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
 
 pytestmark = pytest.mark.slow
 TEXTS = {"".join(pieces): member for member, pieces in SAYINGS.items()}
-_CUT = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.textContent)"
+_CUT = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent || one.value)"
+_PLACEHOLDER = """() => getComputedStyle(document.querySelector("#prompt"), "::placeholder").color
+  === getComputedStyle(document.querySelector(".quiet")).color"""
 CHOICES = ("#choose-first", "#choose-tie", "#choose-second")
 
 
@@ -235,10 +237,11 @@ async def test_texts_stand_out_and_nothing_scrolls_sideways_from_phone_to_desk(s
             await visit.page.click(f"nav a[href='#{view}']")
             await visit.says(ready, "concise" if view != "try" else "After 1 choice")
             assert await visit.page.evaluate(contrast) == []
+            assert await visit.page.evaluate(_PLACEHOLDER)
             for width in (390, 700, 1600):
                 await visit.page.set_viewport_size({"width": width, "height": 800})
                 assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width
-                assert await visit.page.eval_on_selector_all("button", _CUT) == []
+                assert await visit.page.eval_on_selector_all("button, #user", _CUT) == []
 
 
 async def test_on_a_phone_both_choices_stay_in_reach_of_long_answers(settings_of: Callable[..., Settings]):
