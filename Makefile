@@ -44,14 +44,14 @@ check: lint ## lint, formatting, types, import layers and the tests of the proje
 
 lint: ruff types layers ## the same without the tests, which `make test` runs; one beside the other with `make -j lint`
 
-ruff: $(VENV)/.stamp-dev
+ruff: $(VENV)/.stamp-dev ## check lint and formatting, nothing else
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.stamp-dev
+types: $(VENV)/.stamp-dev ## check types, nothing else
 	$(BIN)/mypy
 
-layers: $(VENV)/.stamp-dev
+layers: $(VENV)/.stamp-dev ## check the layers of imports, nothing else
 	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.stamp-dev ## let ruff format and fix what it can

@@ -27,7 +27,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCKERFILE = REPOSITORY / "docker" / "Dockerfile"
 PACKAGES = ("python3.11", "python3.11-venv", "dash", "coreutils", "passwd", "login", "base-passwd", "bash", "sed", "grep", "libstdc++6")
-FROM_HERE = ["/etc/resolv.conf", "/etc/ssl", "/etc/pip.conf", "/root/.config/pip/pip.conf"]
+FROM_HERE = ["/etc/resolv.conf", "/etc/ssl", "/etc/pip.conf", str(Path.home() / ".config" / "pip" / "pip.conf")]
 """What this machine reaches its package index with; bound where it is there, with what `--bind` names."""
 PASSED = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "PIP_CERT", "PIP_FIND_LINKS", "PIP_INDEX_URL")
 START_S = 180.0
