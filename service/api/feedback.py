@@ -34,6 +34,7 @@ from attune.service.errors import (
     invalid,
 )
 from attune.service.http.problems import document, invalid_fields
+from attune.service.http.shortcut import refuse_names_twice
 from attune.service.http.streaming import failed_in_stream
 from attune.service.live.runtime import Call, TextReading
 from attune.service.observe.metrics import FeedbackResult
@@ -170,11 +171,14 @@ def _body_of(line: bytes) -> FeedbackRequest:
         InvalidRequest: it is no JSON, or its fields are wrong.
     """
     try:
-        return FeedbackRequest.model_validate(orjson.loads(line))
+        read = orjson.loads(line)
+        body = FeedbackRequest.model_validate(read)
     except orjson.JSONDecodeError as error:
         raise invalid([FieldError("body", f"is not JSON: {error.msg} at character {error.pos}")]) from None
     except ValidationError as error:
         raise invalid_fields(error.errors()) from None
+    refuse_names_twice(line, read)
+    return body
 
 
 async def _result(call: Call, body: FeedbackRequest) -> bytes:

@@ -5,11 +5,12 @@
 
 FastAPI stays what describes the routes and what refuses requests: a body that is not taken here goes to it unchanged, so there is one
 set of messages. What is left out of the short way: matching by regular expressions, four exit stacks, dependencies, and Starlette's
-handling of exceptions, which the edge does for both ways.
+handling of exceptions, which the edge does for both ways. On both, a name that stands twice in one object is refused.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class ShortRoute:
         """Returns what the route is called with, but for the request; None where FastAPI must say what is wrong, or read it its way.
 
         Raises:
-            InvalidRequest: the body nests deeper than 1,024 levels.
+            InvalidRequest: the body nests deeper than 1,024 levels, or has a name twice in one object.
         """
         sent: dict[str, str | None] = dict.fromkeys(self.headers.values())
         is_json = False
@@ -62,7 +63,8 @@ class ShortRoute:
         if not is_json:
             return None
         try:
-            return {self.body_name: self.model.model_validate(orjson.loads(body)), **sent}
+            read = orjson.loads(body)
+            model = self.model.model_validate(read)
         except orjson.JSONDecodeError as error:
             if error.msg.startswith(_TOO_DEEP):
                 # FastAPI's reader would use up the stack first, and what runs meanwhile (the collector) would fail on it.
@@ -71,6 +73,8 @@ class ShortRoute:
             return None
         except ValidationError:
             return None
+        refuse_names_twice(body, read)
+        return {self.body_name: model, **sent}
 
 
 class Shortcut:
@@ -88,11 +92,16 @@ class Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         short = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if short is None:
+        if short is None and (scope["type"] != "http" or scope["method"] != "POST"):
             await self._app(scope, receive, send)
             return
         message = await receive()
         whole = message["type"] == "http.request" and not message.get("more_body", False)
+        if short is None:
+            if whole and any(name == b"content-type" and value.lower() in JSON_TYPES for name, value in scope["headers"]):
+                _refuse_names_twice_of(message["body"])
+            await self._app(scope, _after(message, receive), send)
+            return
         arguments = short.arguments(scope["headers"], message["body"]) if whole else None
         if arguments is None:
             await self._app(scope, _after(message, receive), send)
@@ -118,6 +127,47 @@ def short_route(route: BaseRoute) -> ShortRoute | None:
         return None
     headers = {each.alias.encode("latin-1"): each.name for each in dependant.header_params}
     return ShortRoute(route, route.endpoint, model, body.name, dependant.request_param_name, headers)
+
+
+def refuse_names_twice(body: bytes, read: object) -> None:
+    """Returns if no name stands twice in an object of the body: only the last would be taken, and nobody would be told.
+
+    Args:
+        body: UTF-8, which was read as JSON already.
+        read: what was read; where it has as many names as the body has colons, the body need not be looked at again.
+
+    Raises:
+        InvalidRequest: a name does.
+    """
+    try:
+        if body.count(b":") != _names_in(read):
+            _DECODER.decode(body.decode())
+    except RecursionError as error:
+        raise InvalidRequest("body: is nested too deeply", [FieldError("body", "is nested too deeply")]) from error
+
+
+def _refuse_names_twice_of(body: bytes) -> None:
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError:  # the route says what is wrong
+        return
+    refuse_names_twice(body, read)
+
+
+def _names_in(value: object) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(_names_in(each) for each in value.values() if isinstance(each, dict | list))
+    return sum(_names_in(each) for each in value if isinstance(each, dict | list)) if isinstance(value, list) else 0
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)[:64]
+        raise InvalidRequest(f"{twice}: stands twice; only one of the two could be taken", [FieldError(twice, "stands twice")])
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str)
 
 
 def _after(message: Message, receive: Receive) -> Receive:

@@ -180,16 +180,44 @@ async def test_a_body_that_is_no_json_object_is_refused(service: Service, conten
     assert message in problem["errors"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "name"),
+    [
+        ("/score", '{"user": "u1", "user": "u2", "prompt": "p", "responses": ["a"]}', "user"),
+        ("/score", '{"user": "u1", "prompt": "a: b", "responses": ["a"], "\\u0070rompt": "q"}', "prompt"),
+        ("/score", '{"user": "u1", "messages": [{"role": "user", "content": "a", "content": "b"}], "responses": ["a"]}', "content"),
+        ("/users/u1/merge", '{"from": "u2", "from": "u3"}', "from"),
+        ("/admin/replay", '{"user": "u1", "user": "u2"}', "user"),
+        ("/v1/chat/completions", '{"model": "auto", "user": "a", "user": "b", "messages": [{"role": "user", "content": "x"}]}', "user"),
+    ],
+)
+async def test_a_name_that_stands_twice_is_refused_for_only_one_could_be_taken(service: Service, path: str, content: str, name: str):
+    answer = await service.client.post(path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == (400 if path.startswith("/v1/") else 422), answer.text
+    assert f"{name}: stands twice" in answer.text
+
+
+async def test_equal_names_in_different_objects_colons_in_texts_and_deep_fields_are_read(service: Service):
+    turns = [{"role": "user", "content": 'a: "b": {"c": 1}'}, {"role": "user", "content": "::"}]
+    answer = await service.client.post("/score", json=changed(SCORE, prompt=ABSENT, messages=turns))
+    assert answer.status_code == 200, answer.text
+    deep = '{"model": "auto", "messages": [{"role": "user", "content": "x:"}], "metadata": ' + "[" * 900 + "]" * 900 + "}"
+    answer = await service.client.post("/v1/chat/completions", content=deep, headers={"content-type": "application/json"})
+    assert answer.status_code in {200, 400}, answer.text
+
+
+async def test_a_line_of_a_batch_in_which_a_name_stands_twice_is_refused_alone(service: Service):
+    lines = ['{"user": "u1", "user": "u2", "prompt": "p", "chosen_text": "a", "rejected_text": "b"}', json.dumps(FEEDBACK)]
+    answer = await service.client.post("/feedback/batch", content="\n".join(lines), headers={"content-type": "application/x-ndjson"})
+    first, second = map(json.loads, answer.text.splitlines())
+    assert first["detail"].startswith("user: stands twice")
+    assert second["result"] == "applied"
+
+
 async def test_a_body_that_is_not_sent_as_json_is_told_so(service: Service):
     answer = await service.client.post("/score", content=json.dumps(SCORE), headers={"content-type": "text/plain"})
     assert answer.status_code == 422
     assert "application/json" in answer.json()["detail"]
-
-
-async def test_of_a_key_that_stands_twice_the_last_one_counts(service: Service):
-    content = json.dumps(SCORE)[:-1] + ', "user": "u2"}'
-    answer = await service.client.post("/score", content=content, headers={"content-type": "application/json"})
-    assert answer.json()["user"]["id"] == "u2"
 
 
 @pytest.mark.parametrize(
