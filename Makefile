@@ -62,7 +62,7 @@ reference: $(VENV)/.stamp-dev ## write the pages of docs/reference anew from the
 	$(BIN)/python docs/generate.py
 
 docs: $(VENV)/.stamp-docs ## build the documentation into build/site; a broken link is an error
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 demo: $(VENV)/.stamp-dev ## train the demo from its seeds: language model, adapters, heads, bundle, report
 	PATH="$(abspath $(BIN)):$$PATH" demo/build.sh
@@ -78,7 +78,7 @@ bench-peers: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure beside other g
 clients: $(VENV)/.stamp-dev ## run stock clients of others' APIs against the server: Cohere, LangChain, instructor, LiteLLM, LlamaIndex
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip --disable-pip-version-check install -qq --requirement tests/endpoints/stock_clients.txt
-	$(BIN)/python -m pytest tests/endpoints/test_stock_clients.py
+	$(BIN)/python -m pytest tests/endpoints/test_stock_clients.py tests/project/test_examples.py
 
 clean: ## remove the virtual environment, builds and caches; users and bundles in the data directory stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
