@@ -22,6 +22,7 @@ from attune.models.commands.options import (
     RewardsOption,
     Seed,
     existing_path,
+    makeable,
     model_source,
 )
 from attune.models.commands.reading import TABLE, reads_table
@@ -37,7 +38,9 @@ def measure_families(
     ],
     data: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons of other people: {TABLE}.")],
     reading: Any,
-    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to write to; `measured` in FOLDER if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, callback=makeable, help="Folder to write to; `measured` in FOLDER if not given.")
+    ] = None,
     trunk: Annotated[
         str, typer.Option(metavar="ID_OR_DIR", callback=model_source, help="Where the heads' trunk is now, if it has moved.")
     ] = "",

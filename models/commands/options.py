@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,22 @@ def existing_path(path: Path | None) -> Path | None:
     return path
 
 
+def makeable(path: Path | None) -> Path | None:
+    """Returns a folder to write to as given, whether or not it is there yet; nothing is left behind.
+
+    Raises:
+        NotThere: it cannot be written to or made, which would else be found when the work is done.
+    """
+    if path is not None:
+        found = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+        try:
+            with tempfile.TemporaryDirectory(dir=found):
+                pass
+        except OSError as error:
+            raise NotThere(f"{path} cannot be written to: {found}: {(error.strerror or str(error)).lower()}") from error
+    return path
+
+
 def apart_from(value: str) -> str:
     """Returns what is kept apart, as given; raises BadParameter for anything but nothing and `question`."""
     if value not in {"", "question"}:
@@ -42,7 +59,7 @@ def apart_from(value: str) -> str:
 
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
-Out = Annotated[Path, typer.Option(file_okay=False, help="Folder to write to; made if absent.")]
+Out = Annotated[Path, typer.Option(file_okay=False, callback=makeable, help="Folder to write to; made if absent.")]
 Cache = Annotated[Path | None, typer.Option(file_okay=False, help="Folder that keeps embeddings between runs; none if not given.")]
 Base = Annotated[str, typer.Option(callback=model_source, help="Folder or hub id of a causal language model.")]
 RewardsOption = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")]

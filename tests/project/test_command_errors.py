@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from attune.command_line import in_words, plain_app, plain_group
 from attune.models.__main__ import app
-from attune.models.commands.options import model_source
+from attune.models.commands.options import makeable, model_source
 from attune.service.__main__ import app as serving
 
 ROW = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
@@ -191,3 +191,13 @@ def test_a_key_on_the_command_line_is_still_taken_and_told_what_is_better(tmp_pa
     result = CliRunner().invoke(app, ["users", "import", str(tmp_path / "none.jsonl"), "--key", "not-to-be-shown"])
     assert "name the variable that holds the key with --key-env" in result.stderr
     assert "not-to-be-shown" not in result.output
+
+
+@pytest.mark.parametrize("command", [["bundle", "demo"], ["measure", "policy", "--decisions", "d", "--feedback", "f"]], ids=" ".join)
+def test_a_folder_that_cannot_be_made_is_said_before_the_work_and_none_is_left_behind(tmp_path, command):
+    (tmp_path / "file").touch()
+    shown = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "file" / "below" / "out")])
+    assert shown.exit_code == 1, shown.output
+    assert re.search(r"out cannot be written to: .*file: not a directory", shown.output.replace("\n", " ")), shown.output
+    assert makeable(tmp_path / "new" / "out") == tmp_path / "new" / "out"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
