@@ -37,7 +37,7 @@ test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
 	$(BIN)/python -m pytest -n $$($(BIN)/python -c '$(WORKERS)') --dist loadfile $(TESTFLAGS)
 
 fast: $(VENV)/.stamp-dev ## run the tests that a change to seam, batching, state or service needs, in half a minute
-	$(BIN)/python -m pytest -q -m "not slow" $(FAST)
+	$(BIN)/python -m pytest -q -m "not slow" --hypothesis-profile fast -p no:schemathesis $(FAST)
 
 check: lint ## lint, formatting, types, import layers and the tests of the project's own rules
 	$(BIN)/python -m pytest -q $(RULES)

@@ -16,6 +16,8 @@ from hypothesis import settings
 
 settings.register_profile("attune", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("attune")
+# For `make fast`, which is asked after every change; `make test` draws the full number.
+settings.register_profile("fast", settings.get_profile("attune"), max_examples=10)
 
 # Without a configuration, structlog draws tracebacks with every local variable, which takes tens of seconds and holds up the event loop.
 _plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)

@@ -131,6 +131,7 @@ def big_gpu(n: int, longest: int) -> float:
     return 0.02 + n * longest / 1_600_000
 
 
+@pytest.mark.slow
 def test_budgets_double_until_time_or_speed_ends_them_so_a_large_card_gets_what_it_needs() -> None:
     scorer = CostedScorer(big_gpu)
     found = calibrate(scorer, max_text_tokens=256, limit_s=30.0, clock=scorer.clock)

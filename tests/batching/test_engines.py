@@ -23,6 +23,7 @@ def openvino(tmp_path: Path):
     return OpenVinoScorer(write_toy_scorer(tmp_path / "scorer.onnx"), "fp32", threads=1)
 
 
+@pytest.mark.slow
 def test_openvino_gives_the_same_rows_as_onnx_runtime(openvino, tmp_path: Path) -> None:
     session = ScorerSession(tmp_path / "scorer.onnx", threads=1)
     assert set(openvino.outputs) == set(session.outputs)

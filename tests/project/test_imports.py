@@ -21,6 +21,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["attune.service.app", "attune.service.__main__", "attune.models.__main__"])
 def test_starting_needs_no_torch(module):
     assert loaded_by(f"import {module}") & HEAVY == set()
@@ -46,6 +47,7 @@ def test_the_seam_imports_numpy_tokenizers_and_the_standard_library_only(path):
     assert {name for name in outside if not name.startswith("attune.models.seam")} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "service").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_torch_is_named_only_where_local_members_are(path):
     if path.parent.name == "members" and path.name.startswith("local"):
@@ -53,6 +55,7 @@ def test_torch_is_named_only_where_local_members_are(path):
     assert {name.split(".")[0] for name in imports_of(path)} & HEAVY == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in tracked() if path.endswith(".py")])
 def test_no_file_imports_our_source_folders_by_their_own_names(path):
     # A module that is imported under two names has two copies of every class.

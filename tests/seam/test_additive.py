@@ -124,7 +124,7 @@ def test_a_comparison_told_twice_counts_twice(rng):
     assert spreads == sorted(spreads, reverse=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds)
 def test_a_tie_is_the_same_comparison_in_either_order_and_draws_the_user_to_no_preference(seed):
     rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def test_a_tie_is_the_same_comparison_in_either_order_and_draws_the_user_to_no_p
 # --- the family
 
 
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds)
 def test_the_score_on_the_simplex_is_the_linear_taste(seed):
     rng = np.random.default_rng(seed)
@@ -156,7 +156,7 @@ def test_the_score_on_the_simplex_is_the_linear_taste(seed):
         assert (scored.scores[candidate], scored.stds[candidate]) == (alone.scores[0], alone.stds[0])  # to the last bit
 
 
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds, times=st.floats(0.1, 60))
 def test_weights_and_their_samples_stay_on_the_simplex(seed, times):
     rng = np.random.default_rng(seed)

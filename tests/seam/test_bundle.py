@@ -94,6 +94,7 @@ def test_metadata_with_keys_that_json_turns_into_strings_still_gives_a_bundle(tm
     assert bundle.manifest["pair"] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 8])
 def test_concurrent_writers_of_one_bundle_agree(tmp_path, workers):
     barrier = Barrier(workers)
@@ -128,6 +129,7 @@ assert write(root) == races[1]
 """
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_overtaken_at_the_last_moment_agrees(tmp_path):
     finished = subprocess.run(
         [sys.executable, "-c", RACE, str(tmp_path)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False

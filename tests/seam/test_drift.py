@@ -37,6 +37,7 @@ def tastes():
     return 3.0 * drawn / np.linalg.norm(drawn, axis=2, keepdims=True)
 
 
+@pytest.mark.slow
 def test_within_fifty_comparisons_a_change_is_followed_at_a_half_life_and_not_without_one(tastes):
     faded = [followed(before, after, half_life=HALF_LIFE, seed=seed) for seed, (before, after) in enumerate(tastes)]
     kept = [followed(before, after, half_life=None, seed=seed) for seed, (before, after) in enumerate(tastes)]
@@ -44,6 +45,7 @@ def test_within_fifty_comparisons_a_change_is_followed_at_a_half_life_and_not_wi
     assert np.mean(kept) < np.mean(faded) - 0.3
 
 
+@pytest.mark.slow
 def test_people_who_stay_as_they_are_lose_little_by_forgetting(tastes):
     faded = [followed(taste, taste, half_life=HALF_LIFE, seed=seed) for seed, (taste, _) in enumerate(tastes)]
     kept = [followed(taste, taste, half_life=None, seed=seed) for seed, (taste, _) in enumerate(tastes)]

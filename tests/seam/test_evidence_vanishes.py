@@ -34,7 +34,7 @@ def precision_of(family: Family, evidence: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", LEARNING)
-@settings(max_examples=20)
+@settings(max_examples=min(20, settings.default.max_examples))
 @given(seed=seeds, tie=st.booleans())
 def test_equal_texts_and_ties_between_them_add_nothing(name, seed, tie):
     rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ def test_equal_texts_and_ties_between_them_add_nothing(name, seed, tie):
 
 
 @pytest.mark.parametrize("name", LEARNING)
-@settings(max_examples=20)
+@settings(max_examples=min(20, settings.default.max_examples))
 @given(seed=seeds, share=st.floats(1e-4, 1e-2), tie=st.booleans())
 def test_halving_a_small_difference_halves_the_vote_and_quarters_the_precision(name, seed, share, tie):
     rng = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def test_halving_a_small_difference_halves_the_vote_and_quarters_the_precision(n
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNING if name in {"vrf", "additive", "attributes"}])
-@settings(max_examples=20)
+@settings(max_examples=min(20, settings.default.max_examples))
 @given(seed=seeds)
 def test_texts_that_differ_more_are_not_less_informative_near_nothing(name, seed):
     rng = np.random.default_rng(seed)

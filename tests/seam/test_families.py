@@ -17,8 +17,9 @@ from tests.seam.users import FAMILY_NAMES, LN3, evidence_of, hedge_pair, seeds
 # --- scoring
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds, candidates=st.integers(1, 9))
 def test_contributions_sum_to_the_score(name, seed, candidates):
     rng = np.random.default_rng(seed)
@@ -34,7 +35,7 @@ def test_contributions_sum_to_the_score(name, seed, candidates):
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds)
 def test_a_candidates_score_does_not_depend_on_its_neighbours(name, seed):
     rng = np.random.default_rng(seed)
@@ -57,7 +58,8 @@ def test_no_candidates_give_no_scores(rng, name):
     assert (scored.scores.shape, scored.stds.shape) == ((0,), (0,))
 
 
-@settings(max_examples=50)
+@pytest.mark.slow
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(seed=seeds, comparisons=st.integers(0, 40))
 def test_weights_and_their_samples_stay_on_the_simplex(seed, comparisons):
     rng = np.random.default_rng(seed)
@@ -175,7 +177,7 @@ def test_the_prediction_of_the_gaussian_user_is_the_formula_written_out(rng):
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds)
 def test_the_two_sides_of_a_prediction_sum_to_one(name, seed):
     rng = np.random.default_rng(seed)

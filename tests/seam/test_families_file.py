@@ -225,6 +225,7 @@ def test_a_file_that_is_no_archive_is_refused(files, content):
         read_families(files["families.json"], content)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.integers(0, 10**6), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_harmless(position, change):
@@ -239,7 +240,7 @@ def test_a_flipped_byte_is_refused_or_harmless(position, change):
     assert behaviour(families) == behaviour(Families(written))  # the archive's dates and flags carry nothing
 
 
-@settings(max_examples=100)
+@settings(max_examples=min(100, settings.default.max_examples))
 @given(st.integers(0, 10**6))
 def test_a_cut_file_is_refused(length):
     files = write_families(examples.families(np.random.default_rng(2)), "vrf")

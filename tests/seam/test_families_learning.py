@@ -37,7 +37,7 @@ def test_one_comparison_gives_every_familys_vector_side_by_side_on_the_grid(rng)
         assert families.part(name, learned).tobytes() == half(quantise(alone)).tobytes()
 
 
-@settings(max_examples=50)
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(seed=seeds)
 def test_swapping_winner_and_loser_moves_the_user_the_other_way(seed):
     rng = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def test_swapping_winner_and_loser_moves_the_user_the_other_way(seed):
     assert (np.argmin(theirs), np.argmax(theirs)) == (worst, best)
 
 
-@settings(max_examples=50)
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(seed=seeds)
 def test_a_tie_is_the_same_comparison_in_either_order(seed):
     rng = np.random.default_rng(seed)
@@ -68,7 +68,7 @@ def test_a_tie_is_the_same_comparison_in_either_order(seed):
     assert families.part("vrf", forward)[: examples.LATENT].tobytes() == untied[: examples.LATENT].tobytes()
 
 
-@settings(max_examples=30)
+@settings(max_examples=min(30, settings.default.max_examples))
 @given(seed=seeds, order=st.permutations(range(8)))
 def test_the_order_of_comparisons_does_not_matter_and_one_can_be_taken_back(seed, order):
     rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def test_the_order_of_comparisons_does_not_matter_and_one_can_be_taken_back(seed
     assert (second - events[7]).tobytes() == without.tobytes()
 
 
-@settings(max_examples=100)
+@settings(max_examples=min(100, settings.default.max_examples))
 @given(
     rewards=st.tuples(arrays(np.float32, examples.HEADS, elements=finite), arrays(np.float32, examples.HEADS, elements=finite)),
     cumulative=arrays(np.float64, examples.HEADS, elements=st.floats(-20, 20)),

@@ -86,6 +86,7 @@ def test_a_prompt_is_drawn_with_the_pair_and_both_laws_are_those_of_all_together
     assert pair_law(information, 0.1).sum() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_prompts_pairs_and_firsts_follow_the_logged_law():
     rng = np.random.default_rng(11)
     sampled = rng.normal(size=(3, 64, 3)) * np.array([1.0, 0.6, 0.2])[:, None, None]

@@ -35,7 +35,7 @@ def block(author: str, rival: str, *, margin: float = 0.0, variance: float = 0.0
     return EFFECTS.evidence(EFFECTS.direction(author, rival), (margin, variance), apart, tie=tie)
 
 
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 @given(seed=seeds)
 def test_evidence_of_authors_adds_up_in_any_order_and_is_taken_back_to_the_bit(seed):
     rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def test_evidence_of_authors_adds_up_in_any_order_and_is_taken_back_to_the_bit(s
     assert (forwards - added[4]).tolist() == np.sum(added[:4] + added[5:], axis=0).tolist()
 
 
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 @given(seed=seeds)
 def test_one_author_or_an_unknown_one_adds_nothing_of_authors_and_the_rest_stays_as_it_is(seed):
     rng = np.random.default_rng(seed)
@@ -63,7 +63,7 @@ def test_one_author_or_an_unknown_one_adds_nothing_of_authors_and_the_rest_stays
     assert of_two[: plain.evidence_size].tolist() == plain.learn(*rows).tolist()
 
 
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds, apart=st.floats(1e-4, 1e-2), tie=st.booleans())
 def test_what_a_choice_says_of_authors_vanishes_with_the_difference_of_their_texts(seed, apart, tie):
     margin = float(np.random.default_rng(seed).normal())

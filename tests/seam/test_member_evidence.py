@@ -162,6 +162,7 @@ def test_a_certain_member_is_worth_its_mean(rng):
     assert np.array_equal(sampled, weights)
 
 
+@pytest.mark.slow
 def test_uncertain_members_are_explored_and_the_logged_law_is_that_of_1e5_draws(rng):
     weights = rng.dirichlet(np.ones(2), size=256)
     mean = np.array([[1.0, 0.2], [0.2, 0.8], [0.3, 0.3]])

@@ -129,6 +129,7 @@ def test_a_choice_logs_the_law_it_was_drawn_from(sampled, policy, epsilon, seed)
         np.testing.assert_allclose(choice.std, sampled.std(axis=0))
 
 
+@pytest.mark.slow
 @every_case
 def test_first_draws_follow_the_logged_propensities(policy, epsilon, name):
     rng, sampled = np.random.default_rng(20261121), SAMPLED[name]
@@ -137,6 +138,7 @@ def test_first_draws_follow_the_logged_propensities(policy, epsilon, name):
     assert follows(Counter(choice.members for choice in choices), law)
 
 
+@pytest.mark.slow
 @every_case
 def test_ordered_pairs_follow_the_logged_joint_law(policy, epsilon, name):
     rng, sampled = np.random.default_rng(20261122), SAMPLED[name]

@@ -46,6 +46,7 @@ def test_a_whole_bundle_is_kept_and_not_written_again(tmp_path):
     assert (path.stat().st_ino, (path / "scorer.onnx").stat().st_ino) == before
 
 
+@pytest.mark.slow
 def test_writers_that_find_it_damaged_at_once_agree(tmp_path):
     barrier = Barrier(6)
 
@@ -75,6 +76,7 @@ write(Path(sys.argv[1]), tokenizer__json=Kill())
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[2], timeout=120, check=False)
     assert [path.name.startswith(".writing-") for path in tmp_path.iterdir()] == [True]

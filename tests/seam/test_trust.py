@@ -31,7 +31,7 @@ def test_the_share_is_the_logistic_of_the_difference_of_losses():
     assert trust.share(np.array([0.0, 9.0]), trust.NEVER) == 0.0
 
 
-@settings(max_examples=60)
+@settings(max_examples=min(60, settings.default.max_examples))
 @given(seed=seeds, prior=st.sampled_from([-1.0, 0.0, 2.0]))
 def test_the_mixture_never_loses_more_than_its_prior_odds_to_either_view(seed, prior):
     rng = np.random.default_rng(seed)

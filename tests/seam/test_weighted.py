@@ -150,6 +150,7 @@ def row_of(family: Family, rewards: np.ndarray) -> Row:
     return {"micro_rewards": rewards.astype(np.float32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["micro", "additive"])
 def test_thumbs_on_single_answers_recover_known_tastes(name: str):
     ends = ("x+", "y+", "z+", "x-", "y-", "z-")

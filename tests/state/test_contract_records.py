@@ -151,6 +151,7 @@ async def test_an_old_basis_fades_while_the_new_one_is_used(bench: Bench, alice:
 # --- export and deletion --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_an_export_holds_everything_in_order_over_several_pages(store: Store, alice: UserKey, bob: UserKey) -> None:
     for number in range(230):
         await store.add_comparison(
@@ -218,6 +219,7 @@ async def test_a_deleted_user_starts_afresh(store: Store, alice: UserKey) -> Non
     assert added.sum.evidence.tolist() == [5.0, 6.0]
 
 
+@pytest.mark.slow
 async def test_a_user_with_many_decisions_is_deleted_whole(store: Store, alice: UserKey, user: Callable[[str], UserKey]) -> None:
     for number in range(620):
         await store.write_decision(alice, f"decision-{number}", b"record", 100.0)

@@ -24,6 +24,8 @@ from attune.service.state.store import LoggedComparison
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import BINARY
 
+pytestmark = pytest.mark.slow  # every test starts a server of its own
+
 ALICE = key_of("acme", "alice")
 
 # Another Attune: starts the server, adds one comparison, says so, and waits to be killed.

@@ -56,6 +56,7 @@ async def add(store: RedisStore, event_id: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 async def test_nothing_is_acknowledged_that_a_full_disk_did_not_take(small_disk: Path) -> None:
     acknowledged: list[str] = []
     async with EmbeddedRedis(small_disk, binary=BINARY, least_free_bytes=0) as server:
@@ -114,6 +115,7 @@ async def test_concurrent_writes_share_the_question(own_server: EmbeddedRedis) -
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_a_write_around_a_restart_is_acknowledged_once_it_is_certain(own_server: EmbeddedRedis) -> None:
     store = RedisStore(own_server.url, confirm=True)
     for number in range(3):
@@ -129,6 +131,7 @@ async def test_a_write_around_a_restart_is_acknowledged_once_it_is_certain(own_s
     await store.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["maxmemory", "read-only", "no scripts"])
 async def test_a_store_that_reads_and_does_not_write_says_so(own_server: EmbeddedRedis, trouble: str) -> None:
     store = RedisStore(own_server.url)

@@ -148,6 +148,7 @@ async def test_a_merge_that_was_broken_off_goes_on(store: Store, raw: Redis, ali
     await check(store, alice, bob)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", range(1, 24, 2))
 async def test_a_merge_that_stops_anywhere_is_finished_by_the_next(
     server: EmbeddedRedis, store: Store, raw: Redis, alice: UserKey, bob: UserKey, commands: int

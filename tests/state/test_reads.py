@@ -78,6 +78,7 @@ async def test_what_fails_fails_for_each_with_an_error_of_its_own(alice: UserKey
 # --- listing --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_users_are_listed_in_pages_with_what_is_known_of_them(store: Store, tenant: str) -> None:
     expected = {}
     for number in range(120):

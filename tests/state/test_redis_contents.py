@@ -62,6 +62,7 @@ async def test_a_record_of_another_user_is_refused_and_counted(server: EmbeddedR
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_a_log_and_a_pointer_of_somebody_else_are_refused(store: RedisStore, raw: Redis, alice: UserKey, bob: UserKey) -> None:
     for key in (alice, bob):
         await store.add_comparison(key, comparison("event", [1.0]))
@@ -125,6 +126,7 @@ async def test_a_sum_is_stored_in_the_fewest_bytes_that_hold_it_exactly(
     assert same((await store.read(alice, BASIS)).sum, UserSum.unpack(expected))
 
 
+@pytest.mark.slow
 async def test_nothing_of_a_deleted_user_is_left_anywhere(
     server: EmbeddedRedis, store: RedisStore, raw: Redis, alice: UserKey, bob: UserKey
 ) -> None:

@@ -217,6 +217,7 @@ async def test_a_server_that_hangs_is_unavailable_after_the_timeout_and_used_aga
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_a_server_killed_mid_flight_loses_nothing_acknowledged_and_comes_back(own_server: EmbeddedRedis) -> None:
     alice = key_of("acme", "alice")
     store = RedisStore(own_server.url, max_connections=8, timeout_s=60.0)  # on a busy machine places are waited for

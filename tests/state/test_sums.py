@@ -17,7 +17,7 @@ from attune.service.state.store import LoggedComparison, NewComparison, Store, T
 from tests.state.conftest import BASIS, comparison, key_of
 
 SIZE = 5
-shared_server = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared_server = settings(max_examples=min(60, settings.default.max_examples), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # A grid of 2^-20 up to 2^20 leaves 12 of a double's 53 bits for the sum of thousands of comparisons: every partial sum is exact.
 on_the_grid = st.integers(-(2**40), 2**40).map(lambda numerator: numerator / 2**20)

@@ -21,6 +21,8 @@ from attune.service.state.store import Limits, LoggedComparison, UserKey
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import raw_server
 
+pytestmark = pytest.mark.slow  # starts a cluster and a sentinel
+
 
 def free_ports(count: int) -> list[int]:
     """Returns ports of the loopback that were free a moment ago."""

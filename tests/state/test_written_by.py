@@ -23,6 +23,8 @@ from attune.service.state.written_by import (
 )
 from tests.state.servers import BINARY
 
+pytestmark = pytest.mark.slow  # the same servers as in test_embedded
+
 
 def pretender(folder: Path, name: str, says: str) -> Path:
     """Returns a program that says that it is this server, and does nothing else."""
