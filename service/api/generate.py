@@ -42,7 +42,7 @@ class GenerateRequest(RouteRequest):
 
     Attributes:
         stream: true answers with server-sent events: `decision`, `token` for each piece of text, then `done` or `error`
-        max_tokens: of each answer; at most `max_new_tokens` (a setting)
+        max_tokens: of each answer; at most `max_new_tokens` (a setting), which is also the default where it is lower
         temperature: of the member's sampling, 0 to 2; null is the member's own
         top_p: share of probability that the member samples from, above 0 and at most 1; null is the member's own
         stop: the answer ends before the first of these; at most 8, each of at most 64 characters
@@ -154,12 +154,13 @@ async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[De
         InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
     """
     limit = call.runtime.limits.max_new_tokens
-    refuse([FieldError("max_tokens", f"is {body.max_tokens}; at most {limit} are generated")] if body.max_tokens > limit else [])
+    most = body.max_tokens if "max_tokens" in body.model_fields_set else min(body.max_tokens, limit)
+    refuse([FieldError("max_tokens", f"is {most}; at most {limit} are generated")] if most > limit else [])
     check_route(body, call)
     # What is streamed names the decision at once; else one write after the generation is enough.
     decision = await decide(call, replace(wish_of(body, user), at_once=body.stream))
     messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", decision.prompt),)
-    ask = GenerationRequest(messages, body.max_tokens, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
+    ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
     return decision, generate(call, decision, ask, score=body.score)
 
 

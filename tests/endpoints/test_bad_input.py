@@ -274,3 +274,12 @@ async def test_a_user_in_the_path_is_held_to_the_same_rules(service: Service, us
         answer = await service.client.request(method, f"/users/{user}{path}")
         assert answer.status_code == 422, answer.text
         assert answer.json()["errors"][0]["field"] == "user"
+
+
+async def test_a_limit_below_the_default_holds_where_no_length_is_asked_for_and_refuses_only_what_was(settings_of: Callable[..., Settings]):
+    async with running(settings_of(max_new_tokens=8), FreshStore()) as service:
+        answer = await service.client.post("/generate", json=GENERATE)
+        assert answer.status_code == 200, answer.text
+        assert [asked.max_tokens for voice in service.members.values() for asked in voice.asked] == [8]
+        answer = await service.client.post("/generate", json=changed(GENERATE, max_tokens=9))
+        assert (answer.status_code, "max_tokens: is 9; at most 8" in answer.text) == (422, True)
