@@ -5,7 +5,7 @@
 Kinds: a chat through `/v1`, whole and streamed, `/route`, `/score` of one text, and `/feedback` by ids. `--beside` runs another checkout of
 this repository in the same rounds, `--tracing` this one with its spans exported to a collector that throws them away, and a plain proxy is
 there for the chats. Medians over rounds, and the least; answers are not scored
-later (`ATTUNE_SCORE_LATER_SHARE=0`), so that the scorer's work is not spread over whoever comes next.
+later (`ATTUNE_SCORE_LATER_SHARE=0`, `ATTUNE_SCORE_LATER_UNTIL=0`), so that the scorer's work is not spread over whoever comes next.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def main() -> None:
         roster.write_text(json.dumps({name: {"kind": "openai", "base_url": base, "model": "fixed"} for name in names}), encoding="utf-8")
         asked: dict[str, tuple[Target, dict[str, list[bytes]]]] = {}
         own = bodies(own=True)
-        changes = {"ATTUNE_ROSTER": str(roster), "ATTUNE_SCORE_LATER_SHARE": "0"}
+        changes = {"ATTUNE_ROSTER": str(roster), "ATTUNE_SCORE_LATER_SHARE": "0", "ATTUNE_SCORE_LATER_UNTIL": "0"}
         for name, tree in (("attune", None), *(each.split("=", 1) for each in options.beside)):
             where = {} if tree is None else {"PYTHONPATH": f"{tree}/src:{tree}"}
             asked[name] = attune(options.bundle, own["route"], parts, **changes, **where), own

@@ -92,7 +92,13 @@ class Settings(BaseSettings):
     max_log_entries: int = Field(10_000, ge=0, le=1_000_000, description="comparisons kept a user for export, replay and taking back")
     keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: only features are kept")
     score_later_share: float = Field(
-        1.0, ge=0, le=1, description="share of unscored answers that are scored afterwards; the others when feedback names them"
+        0.25,
+        ge=0,
+        le=1,
+        description="share of unscored answers that are scored afterwards once the members are known; the others when feedback names them",
+    )
+    score_later_until: int = Field(
+        200, ge=0, le=1_000_000, description="answers of each member of which all are scored afterwards, whatever the share"
     )
 
     # what is served

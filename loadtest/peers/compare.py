@@ -197,7 +197,7 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
 
     auto = [request for user in range(100) for request in chats("auto", user=f"load-{user}")]
     at = {"ATTUNE_ROSTER": str(folder / "roster.json")}
-    unscored = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="0", **at)
+    unscored = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="0", ATTUNE_SCORE_LATER_UNTIL="0", **at)
     targets = [attune(bundle.path, auto, parts, **at), replace(unscored, name="attune, unscored")]
     del upstream
     if "plain" in peers:

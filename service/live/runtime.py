@@ -83,11 +83,16 @@ class RoutingNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What is kept of a request: for how long its decision, whether prompts and answers are, and the share scored after they were sent."""
+    """What is kept of a request: for how long its decision, whether prompts and answers are, and what is scored after it was sent.
+
+    Attributes:
+        score_later_share: of the answers that nobody asked to have scored, once `score_later_until` of each member are known.
+    """
 
     decision_ttl_s: float
     keep_text: bool
     score_later_share: float
+    score_later_until: int
 
 
 @dataclass(frozen=True, slots=True)

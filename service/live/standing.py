@@ -25,6 +25,9 @@ from attune.service.state.store import MemberSum, Part
 Array = NDArray[np.float64]
 Sums = Mapping[str, MemberSum]
 
+DRIFTING = 4.0
+"""Standard errors of drift from which on a member may have changed; the alert is at 6."""
+
 INTERVAL = 1.96
 """Standard errors in the half width of a portfolio's 95 % intervals."""
 
@@ -149,6 +152,18 @@ class Standings:
     def last(self, tenant: str) -> Standing:
         """Returns the standing as it was when the sums were last read; that of the bundle's measurement before that."""
         return self._known.get(tenant) or Standing(self._portfolio, self._layout, {}, self._effects)
+
+    def settled(self, tenant: str, answers: int) -> bool:
+        """Returns whether a tenant's members are known by so many scored answers each, and none of them seems to change.
+
+        As they stood when the sums were last read. A member that has answered less keeps all of them unsettled, so that at any one time
+        the same share of everybody's answers is scored, and the shares of the answers that were scored are those of the answers.
+        """
+        sums = self.last(tenant).sums
+        if any(drift >= DRIFTING for drift in self._drift.get(tenant, {}).values()):
+            return False
+        counts = (sums[name].total.count if name in sums else 0.0 for name in self._portfolio.names)
+        return all(count >= answers for count in counts)
 
     def of(self, tenant: str, sums: Sums) -> Standing:
         """Returns the standing under these sums.

@@ -47,11 +47,13 @@ async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tup
 def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
     """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it.
 
-    Of answers whose texts are kept, or that nobody can name, a stated share; the seed of the draw decides, which knows nothing of them.
+    Of answers whose texts are kept, or that nobody can name, a stated share once the members are known and as long as none of them
+    changes; the seed of the draw decides, which knows nothing of the answers.
     """
     keeping = call.runtime.keeping
     needed = decision.id is not None and not keeping.keep_text
-    if not needed and decision.record.routing.seed % PARTS >= keeping.score_later_share * PARTS:
+    left_out = decision.record.routing.seed % PARTS >= keeping.score_later_share * PARTS
+    if not needed and left_out and call.serving.standings.settled(call.caller.tenant, keeping.score_later_until):
         return
 
     async def kept(rows: Sequence[Row]) -> None:

@@ -123,6 +123,28 @@ async def test_a_member_that_changes_its_manner_drifts_and_is_routed_by_what_it_
         assert told["gpt-warm"]["drift"]["head"] in {"concise", "detailed", "warm"}
 
 
+async def test_of_members_that_are_known_a_share_of_answers_is_scored_and_of_one_that_changes_all_again(strangers):
+    settings = strangers().model_copy(update={"score_later_share": 0.0, "score_later_until": 290})
+    unscored = ASK | {"score": False}
+    async with running(settings, FreshStore(), speaking()) as service:
+        later = service.app.state.live.runtime.later
+
+        async def scored() -> float:
+            await service.post("/generate", unscored | {"member": "gpt-long"})
+            await later.idle()
+            return await service.metric("attune_answers_scored_later_total", result="scored") or 0.0
+
+        for name in ("gpt-short", "gpt-long", "gpt-warm"):
+            assert await scored() >= 1.0  # not all are known yet
+            for _ in range(3):
+                await saw(service, name, VOICES[name], 100)
+        before = await scored()
+        assert await scored() == before == 3.0
+        for _ in range(3):
+            await saw(service, "gpt-warm", LONG, 100)
+        assert await scored() == 4.0
+
+
 async def saw(service: Service, member: str, text: str, times: int) -> None:
     """Adds one and the same answer of a member many times to its sum."""
     serving, tally = service.serving, service.app.state.live.runtime.tally

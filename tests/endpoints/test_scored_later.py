@@ -158,7 +158,7 @@ async def test_a_prompt_too_long_is_refused_or_told_though_nothing_reads_it(serv
 async def test_a_share_of_none_leaves_scoring_to_feedback_where_there_are_texts_for_it(
     settings_of: Callable[..., Settings], keep_text: bool, scored: int
 ):
-    async with running(settings_of(keep_text=keep_text, score_later_share=0.0), FreshStore()) as service:
+    async with running(settings_of(keep_text=keep_text, score_later_share=0.0, score_later_until=0), FreshStore()) as service:
         answer = await service.post("/generate", UNSCORED)
         await scored_later(service)
         assert await service.metric("attune_answers_scored_later_total", result="scored") == scored
