@@ -73,6 +73,11 @@ def load_user_secret(settings: Settings) -> bytes:
     return secret_bytes
 
 
+_NONE_THERE = (
+    "no bundle-* there; `attune bundle demo` makes the demo's, `attune bundle build` your own, and --bundle names one that is elsewhere"
+)
+
+
 def find_bundle(settings: Settings) -> Path:
     """Returns the folder of the bundle to load: the one that is named, else the newest complete one in the data directory.
 
@@ -83,12 +88,15 @@ def find_bundle(settings: Settings) -> Path:
     """
     if settings.bundle:
         if not (Path(settings.bundle) / "manifest.json").is_file():
-            raise SettingsError(BadSetting(variable("bundle"), settings.bundle, "no manifest.json there, so it is no complete bundle"))
+            found = "no manifest.json there, so it is no complete bundle"
+            if (Path(settings.bundle) / "heads.json").is_file():
+                found = f"a folder of families, which is packed first: attune bundle build {settings.bundle}"
+            raise SettingsError(BadSetting(variable("bundle"), settings.bundle, found))
         return Path(settings.bundle).resolve()  # a link may be moved while its bundle is read
     folder = settings.data_dir / "bundles"
     manifests = sorted(folder.glob("bundle-*/manifest.json"), key=lambda path: (path.stat().st_mtime, path.parent.name))
     if not manifests:
-        raise SettingsError(BadSetting(variable("bundle"), str(folder), "no bundle-* there; make the demo with `make bundle` or name one"))
+        raise SettingsError(BadSetting(variable("bundle"), str(folder), _NONE_THERE))
     return manifests[-1].parent
 
 

@@ -8,15 +8,19 @@ The cache and its keys are the same in each case, so a run that was broken off m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
 
 from attune.models.data.embeddings import Embedder
 from attune.models.data.trunk import Trunk
@@ -39,7 +43,9 @@ def quick(trunk: Trunk, processes: int = 1) -> Iterator[Embedder]:
             trunk.to("cpu")
     elif processes > 1:
         # Not a fork: torch's threads do not survive one.
-        with ProcessPoolExecutor(processes, get_context("spawn"), _hold, (trunk, max(1, torch.get_num_threads() // processes))) as pool:
+        with ProcessPoolExecutor(
+            processes, get_context("spawn"), _hold, (_sendable(trunk), max(1, torch.get_num_threads() // processes))
+        ) as pool:
             yield _Together(trunk, pool, processes)
     else:
         yield trunk
@@ -63,12 +69,36 @@ class _Together:
         return vectors
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A trunk in parts: transformers hooks a model from which hidden states were asked, and such a one goes to no other process."""
+
+    kind: type[Any]
+    config: Any
+    weights: Mapping[str, Tensor]
+    tokenizer_json: bytes
+    rest: tuple[Any, ...]
+
+    def __call__(self) -> Trunk:
+        """Returns the trunk, made anew."""
+        model = self.kind(self.config)
+        model.load_state_dict(self.weights)
+        return Trunk(model, Tokenizer.from_str(self.tokenizer_json.decode()), *self.rest)
+
+
+def _sendable(trunk: Trunk) -> Trunk | _Parts:
+    if not trunk.layers:
+        return trunk
+    rest = (trunk.template, trunk.name, trunk.layers, trunk.pooling, trunk.source)
+    return _Parts(type(trunk.model), trunk.model.config, trunk.model.state_dict(), trunk.tokenizer_json, rest)
+
+
 _held: list[Trunk] = []
 
 
-def _hold(trunk: Trunk, threads: int) -> None:
+def _hold(trunk: Trunk | _Parts, threads: int) -> None:
     torch.set_num_threads(threads)
-    _held.append(trunk)
+    _held.append(trunk if isinstance(trunk, Trunk) else trunk())
     # A parent that is killed says nothing, and a worker holds the other end of its own queue: it would wait for ever.
     Thread(target=_end_with_parent, daemon=True).start()
 
