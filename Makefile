@@ -10,8 +10,6 @@ DATA_DIR ?= .attune
 BUNDLES := $(DATA_DIR)/bundles
 BIN := $(VENV)/bin
 FAST := tests/seam tests/batching tests/state tests/settings tests/observe tests/project/test_imports.py
-# Half as many again as there are processors, for tests that wait for a server leave theirs to others; at most six, for memory.
-WORKERS := import os; print(min(6, os.cpu_count() * 3 // 2))
 RULES := tests/project/test_tree.py tests/project/test_imports.py tests/project/test_dead_code.py
 
 # The demo bundle is built from the committed heads and the trunk in a Python package; nothing is fetched.
@@ -34,7 +32,7 @@ serve: $(VENV)/.stamp-serve $(BUNDLES)/.stamp-demo ## install, build the demo bu
 bundle: $(BUNDLES)/.stamp-demo ## build the demo bundle
 
 test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
-	$(BIN)/python -m pytest -n $$($(BIN)/python -c '$(WORKERS)') --dist loadfile $(TESTFLAGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTFLAGS)
 
 fast: $(VENV)/.stamp-dev ## run the tests that a change to seam, batching, state or service needs, in half a minute
 	$(BIN)/python -m pytest -q -m "not slow" --hypothesis-profile fast -p no:schemathesis $(FAST)

@@ -72,10 +72,7 @@ class Settings(BaseSettings):
     )
 
     workers: int = Field(
-        1,
-        ge=1,
-        le=256,
-        description="processes that take requests; above 1 one more process owns the scorer, and a parent watches all of them",
+        1, ge=1, le=256, description="processes that take requests; above 1 one more owns the scorer, and a parent watches all of them"
     )
 
     # where things are kept
@@ -92,10 +89,7 @@ class Settings(BaseSettings):
     max_log_entries: int = Field(10_000, ge=0, le=1_000_000, description="comparisons kept a user for export, replay and taking back")
     keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: only features are kept")
     score_later_share: float = Field(
-        0.25,
-        ge=0,
-        le=1,
-        description="share of unscored answers that are scored afterwards once the members are known; the others when feedback names them",
+        0.25, ge=0, le=1, description="share of unscored answers that are scored afterwards once members are known; the others by feedback"
     )
     score_later_until: int = Field(
         200, ge=0, le=1_000_000, description="answers of each member of which all are scored afterwards, whatever the share"

@@ -20,7 +20,7 @@ _numbers = itertools.count()
 
 
 class FreshStore(RedisStore):
-    """A store with a database of its own.
+    """A store with a database of its own, which waits long enough for a machine that does other things.
 
     Attributes:
         url: of the database, for a plain client.
@@ -28,7 +28,7 @@ class FreshStore(RedisStore):
 
     def __init__(self, **options: Any) -> None:
         self.url = f"unix://{_socket()}?db={next(_numbers)}"
-        super().__init__(self.url, **options)
+        super().__init__(self.url, **{"timeout_s": 30.0} | options)
 
     def pass_time(self, seconds: float) -> None:
         """Lets `seconds` pass for every key: times to live shrink, and stored times of expiry come nearer."""

@@ -29,10 +29,10 @@ FILES = (
 
 
 def expect_writable(folder: Path) -> None:
-    """Makes the folder if absent, and raises OSError with its name where nothing can be written there: before the work, not after it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Raises OSError with its name where it cannot be made or written to: before the work, not after it; nothing is left behind."""
+    found = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
+        with tempfile.TemporaryFile(dir=found) as probe:
             probe.write(b"probe")
     except OSError as error:
         raise _named(error, folder) from error

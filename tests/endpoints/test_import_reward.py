@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
+from attune.models.data.hub import NotOnHub
 from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.trunk import TrunkUnavailable, load_trunk
 from attune.models.data.trunk_file import load_trunk_of
@@ -113,14 +114,14 @@ def test_people_who_could_not_tell_anything_apart_are_refused_before_the_model_i
     rows = [{"user": f"u{user}", "prompt": "p", "chosen": "a", "rejected": "b", "tie": True} for user in range(12)]
     (tmp_path / "ties.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ComparisonInvalid, match="all 12 comparisons are ties"):
-        import_reward_model(str(tmp_path / "nowhere"), tmp_path / "fam", [], str(tmp_path / "ties.jsonl"))
+        import_reward_model(str(tmp_path), tmp_path / "fam", [], str(tmp_path / "ties.jsonl"))
 
 
 def test_what_is_no_reward_model_is_refused_and_says_what_it_is(tmp_path):
     trunk = write_architecture(tmp_path / "trunk", "Llama")
     with pytest.raises(TrunkUnavailable, match="no trained head"):
         import_reward_model(str(trunk), tmp_path / "fam", [], "")
-    with pytest.raises(TrunkUnavailable, match="nowhere"):
+    with pytest.raises(NotOnHub, match="nowhere"):
         import_reward_model(str(tmp_path / "nowhere"), tmp_path / "fam", [], "")
     assert not (tmp_path / "fam").exists()
 

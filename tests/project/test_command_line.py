@@ -118,5 +118,5 @@ def test_a_port_in_use_is_told_at_once_with_exit_code_4():
 def test_no_bundle_stops_the_start_with_the_way_to_make_one(tmp_path):
     run = attune("serve", "--port", "0", "--data-dir", str(tmp_path))
     assert run.returncode == 2
-    assert "make bundle" in run.stderr
+    assert "`attune bundle demo` makes the demo's" in run.stderr
     assert "Traceback" not in run.stderr

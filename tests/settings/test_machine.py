@@ -71,7 +71,7 @@ def test_a_named_bundle_goes_before_the_newest(tmp_path):
 
 
 def test_no_bundle_is_refused_with_the_way_to_make_one(tmp_path):
-    with pytest.raises(SettingsError, match="make bundle"):
+    with pytest.raises(SettingsError, match="`attune bundle demo` makes the demo's"):
         find_bundle(Settings(data_dir=tmp_path))
 
 
