@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from attune.models.training.family_folder import expect_writable
 
 
 class NotThere(ValueError):
@@ -42,12 +43,10 @@ def makeable(path: Path | None) -> Path | None:
         NotThere: it cannot be written to or made, which would else be found when the work is done.
     """
     if path is not None:
-        found = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
         try:
-            with tempfile.TemporaryDirectory(dir=found):
-                pass
+            expect_writable(path)
         except OSError as error:
-            raise NotThere(f"{path} cannot be written to: {found}: {(error.strerror or str(error)).lower()}") from error
+            raise NotThere(f"{path} cannot be written to: {error.filename}: {(error.strerror or str(error)).lower()}") from error
     return path
 
 

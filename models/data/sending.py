@@ -98,7 +98,7 @@ def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Se
                     raise
                 sent.waiting = str(error)
                 tell(sent)
-                time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2**attempt))
+                _pause(attempt)
                 continue
             left, sent.waiting = [], ""
             for number, answer in zip(waiting, answers, strict=True):
@@ -112,9 +112,13 @@ def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Se
             if not left:
                 break
             waiting = left
-            time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2**attempt))
+            _pause(attempt)
         tell(sent)
     return sent
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2**attempt))
 
 
 def _batches(bodies: Sequence[Mapping[str, Any]]) -> Iterator[list[int]]:

@@ -29,13 +29,17 @@ FILES = (
 
 
 def expect_writable(folder: Path) -> None:
-    """Raises OSError with its name where it cannot be made or written to: before the work, not after it; nothing is left behind."""
+    """Does nothing where a folder can be made and written to; to be asked before the work, not after it.
+
+    Raises:
+        OSError: it cannot, with the name of what stands in its place or above it. Nothing is left behind either way.
+    """
     found = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=found) as probe:
             probe.write(b"probe")
     except OSError as error:
-        raise _named(error, folder) from error
+        raise _named(error, found) from error
 
 
 @contextmanager

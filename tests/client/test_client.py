@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
-import uvicorn
 
 from attune.client import AsyncClient, AttuneFailed, AttuneUnreachable, Client, Done, Started, Token, requests
 from attune.client.events import Events
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, bundle, running, settings_of
+from tests.socket_server import on_socket
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
 
@@ -24,15 +23,8 @@ Calling = Callable[..., Awaitable[object]]
 @pytest.fixture
 async def url(settings_of) -> AsyncIterator[str]:
     """Where the application listens, started as a server of its own on this loop."""
-    async with running(settings_of()) as service:
-        listening = socket.create_server(("127.0.0.1", 0))  # callers may connect from here on; they wait until it serves
-        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None))
-        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await serving
+    async with running(settings_of()) as service, on_socket(service.app) as (url, _):
+        yield url
 
 
 @pytest.fixture(params=[Client, AsyncClient])

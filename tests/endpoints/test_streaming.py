@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from attune.service.errors import MemberFailed
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.streams import events
 from tests.endpoints.voices import SAYINGS, voices
+from tests.socket_server import on_socket
 from tests.stores import FreshStore
 
 ASK: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "stream": True}
@@ -25,14 +24,8 @@ ASK: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "stream": True}
 @contextlib.asynccontextmanager
 async def listening(service: Service) -> AsyncIterator[httpx.AsyncClient]:
     """Serves the application on a real socket, where a disconnect is one; its lifespan is already running."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None, http="httptools", timeout_graceful_shutdown=5))
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20) as client:
-            yield client
-        server.should_exit = True
-        await serving
+    async with on_socket(service.app, leave_s=5) as (url, _), httpx.AsyncClient(base_url=url, timeout=20) as client:
+        yield client
 
 
 @pytest.fixture

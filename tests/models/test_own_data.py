@@ -14,7 +14,7 @@ from attune.models.data.preferences import Comparison, ComparisonInvalid, Compar
 from attune.models.data.probes import read_probes
 from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
-from attune.models.measuring.families.own_data import OwnData, train_own
+from attune.models.measuring.families.own_data import OwnData, _verdict, train_own
 from attune.models.training.family_folder import family_folder
 from attune.models.training.heads import load_heads
 from tests.models.tiny_trunk import write_tiny_trunk
@@ -159,6 +159,13 @@ def test_what_was_half_written_or_of_other_settings_counts_as_not_there(trunk, t
     said.clear()
     train_own(comparisons, trunk, tmp_path / "other", replace(TWO_FOLDS, steps=21), cache=tmp_path / "cache", tell=said.append)
     assert len(families_trained(said)) == 6
+
+
+@pytest.mark.parametrize(("gain", "serves"), [(-0.01, "bradley_terry"), (0.0009, "bradley_terry"), (0.0011, "additive")])
+def test_a_gain_that_rounds_to_nothing_personalises_nobody(whole, gain, serves):
+    families = [replace(one, summary={"trust": {"gain_nll": gain}}, trust=0.0) for one in load_heads(whole[1])[0]]
+    default, verdict = _verdict(families, 60, OwnData())
+    assert (default, verdict["personalise"]) == (serves, "yes" if serves == "additive" else "no")
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(trunk, tmp_path):

@@ -7,20 +7,19 @@ import importlib.util
 import json
 import os
 import re
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from attune.client import AsyncClient
 from attune.service.members.roster_file import read_roster
 from tests.endpoints.conftest import PROMPT, SHORT, bundle, running, settings_of
 from tests.endpoints.test_stock_clients import python_with
 from tests.project.tree import ROOT
+from tests.socket_server import on_socket
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
 
@@ -30,15 +29,8 @@ EXAMPLES = ROOT / "examples"
 @pytest.fixture
 async def url(settings_of) -> AsyncIterator[str]:
     """Where the application listens."""
-    async with running(settings_of()) as service:
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None))
-        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await serving
+    async with running(settings_of()) as service, on_socket(service.app) as (url, _):
+        yield url
 
 
 async def run(*arguments: str, typed: str = "", python: str = sys.executable, **environment: str) -> str:

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import uvicorn
 from typer.testing import CliRunner, Result
 
 from attune.service.__main__ import app
 from attune.service.rollout import NameNotFound, find_replicas
 from attune.service.settings import Settings
 from tests.endpoints.conftest import bundle, running, settings_of
+from tests.socket_server import on_socket
 from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -27,15 +27,8 @@ KEYS = "admin-key-of-acme:acme:admin,other-key-of-acme:acme"
 @contextlib.asynccontextmanager
 async def listening(settings: Settings) -> AsyncIterator[str]:
     """Serves on a free port, and gives the URL."""
-    async with running(settings, FreshStore()) as service:
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await serving
+    async with running(settings, FreshStore()) as service, on_socket(service.app) as (url, _):
+        yield url
 
 
 async def reload(*args: str, key: str = "admin-key-of-acme") -> Result:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ import uvicorn
 from attune.service.settings import Settings
 from attune.service.state.store import Store
 from tests.endpoints.conftest import PROMPT, Service, running
+from tests.socket_server import on_socket
 from tests.stores import FreshStore
 
 if TYPE_CHECKING:
@@ -88,19 +87,15 @@ async def browser() -> AsyncIterator[Browser]:
 @contextlib.asynccontextmanager
 async def visiting(browser: Browser, settings: Settings, store: Store | None = None, **context: Any) -> AsyncIterator[Visit]:
     """Starts the application on a free port and opens its page in a fresh context."""
-    async with running(settings, FreshStore() if store is None else store) as service:
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(service.app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
-        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    on_real = FreshStore() if store is None else store
+    async with running(settings, on_real) as service, on_socket(service.app) as (url, server):
         opened = await browser.new_context(**context)
         opened.set_default_timeout(PATIENCE_MS)
         try:
-            visit = Visit(await opened.new_page(), service, f"http://127.0.0.1:{listening.getsockname()[1]}", server)
+            visit = Visit(await opened.new_page(), service, url, server)
             visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
             visit.page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
             await visit.page.goto(f"{visit.url}{settings.root_path}/")
             yield visit
         finally:
             await opened.close()
-            server.should_exit = True
-            await serving
