@@ -13,13 +13,12 @@ import httpx
 import psutil
 import pytest
 
-from tests.project.test_serving import COMMAND, data_dir, environment, serving  # noqa: F401  a fixture
+from tests.project.test_serving import COMMAND, PATIENCE_S, data_dir, environment, serving  # noqa: F401  a fixture
 from tests.project.tree import ROOT
 from tests.tiny_bundle import write_tiny_bundle
 
 BODY = {"user": "anna", "prompt": "tell me about tea", "responses": ["yes .", "put it in water for six minutes"]}
 PAIR = {"user": "anna", "prompt": "tell me about tea", "chosen_text": "yes", "rejected_text": "put it in water for six minutes"}
-PATIENCE_S = 60.0
 
 
 class Many:
@@ -34,10 +33,10 @@ class Many:
         return [child for child in self.process.children() if f"serve-{role}" in child.cmdline()]
 
     def post(self, path: str, body: object) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30.0)  # a connection of its own each time
+        return httpx.post(self.url + path, json=body, timeout=PATIENCE_S)  # a connection of its own each time
 
     def metric(self, line: str) -> float:
-        text = httpx.get(f"{self.url}/metrics").text
+        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
         return sum(float(each.rsplit(" ", 1)[1]) for each in text.splitlines() if each.startswith(line))
 
     def until_served(self, path: str, body: object) -> list[int]:
@@ -86,18 +85,18 @@ def test_an_event_counts_once_whichever_process_hears_it(many: Many) -> None:
 def test_refusals_and_their_kinds_cross_the_socket(many: Many) -> None:
     too_many = BODY | {"responses": ["yes ."] * 65}
     assert many.post("/score", too_many).status_code == 422
-    assert httpx.get(f"{many.url}/livez").status_code == 200
+    assert httpx.get(f"{many.url}/livez", timeout=PATIENCE_S).status_code == 200
 
 
 def test_a_reload_reaches_every_process(many: Many, tmp_path: Path) -> None:
     other = write_tiny_bundle(tmp_path, salt=0.25)
     assert many.post("/admin/reload", {"bundle": str(other)}).status_code == 200
-    served = {httpx.get(f"{many.url}/version").json()["bundle"] for _ in range(12)}
+    served = {httpx.get(f"{many.url}/version", timeout=PATIENCE_S).json()["bundle"] for _ in range(12)}
     assert served == {other.name.removeprefix("bundle-")}
     assert many.post("/score", BODY).status_code == 200
     damaged = write_tiny_bundle(tmp_path / "damaged", probe_error=0.5)
     assert many.post("/admin/reload", {"bundle": str(damaged)}).status_code == 409
-    assert {httpx.get(f"{many.url}/version").json()["bundle"] for _ in range(8)} == served
+    assert {httpx.get(f"{many.url}/version", timeout=PATIENCE_S).json()["bundle"] for _ in range(8)} == served
 
 
 def test_the_scorer_is_started_again_after_kill_9_and_nothing_but_503_is_answered_meanwhile(many: Many) -> None:
@@ -107,7 +106,7 @@ def test_the_scorer_is_started_again_after_kill_9_and_nothing_but_503_is_answere
     assert set(statuses) <= {200, 503}
     many.until_restarted("scorer")
     assert many.children("scorer")[0].pid != scorer.pid
-    assert httpx.get(f"{many.url}/livez").status_code == 200
+    assert httpx.get(f"{many.url}/livez", timeout=PATIENCE_S).status_code == 200
 
 
 def test_a_process_that_takes_requests_is_started_again_after_kill_9(many: Many) -> None:

@@ -35,7 +35,11 @@ def environment(data_dir: Path) -> dict[str, str]:
     """Returns the shell's environment with settings for these tests alone."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTUNE_")}
     roster = {"ATTUNE_ROSTER": str(data_dir / "roster.json")} if (data_dir / "roster.json").exists() else {}
-    return inherited | {"ATTUNE_DATA_DIR": str(data_dir), "ATTUNE_PORT": "0"} | roster
+    return inherited | {"ATTUNE_DATA_DIR": str(data_dir), "ATTUNE_PORT": "0", "ATTUNE_REDIS_TIMEOUT_MS": "20000"} | roster
+
+
+PATIENCE_S = 60.0
+"""For an answer that takes milliseconds, or a reload; a machine that runs other tests beside these may take a thousand times that."""
 
 
 @contextmanager
@@ -59,15 +63,15 @@ def serving(data_dir: Path, **more: str) -> Iterator[tuple[subprocess.Popen[str]
 def test_it_says_in_one_line_where_it_serves_what(data_dir):
     with serving(data_dir) as (_process, url, line):
         assert re.search(r"\(bundle \S*tiny-[0-9a-f]+, 3 members, redis embedded\)", json.loads(line)["event"])
-        assert httpx.get(f"{url}/livez").status_code == 200
-        exposed = httpx.get(f"{url}/metrics").text
+        assert httpx.get(f"{url}/livez", timeout=PATIENCE_S).status_code == 200
+        exposed = httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
         # Nobody serves the members of this roster, which the line says, and the gauges as well as /readyz.
         assert "without member concise" in line
         assert float(re.search(r"\nattune_frozen_objects (\S+)", exposed)[1]) > 50_000, "a process that only serves freezes its heap"
         assert 'attune_ready_part{part="scorer"} 1.0' in exposed
         assert 'attune_ready_part{part="members"} 0.0' in exposed
         assert exposed.count("attune_ready 0.0") == 1
-        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 503
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
@@ -82,12 +86,12 @@ def test_a_signal_ends_it_in_order_with_exit_code_0(data_dir, stop):
 def test_what_was_acknowledged_is_there_after_a_restart(data_dir):
     body = {"user": "anna", "prompt": "tell me about tea", "chosen_text": "yes", "rejected_text": "put it in water for six minutes"}
     with serving(data_dir) as (process, url, _line):
-        assert httpx.post(f"{url}/feedback", json=body | {"event_id": "first"}).json()["user"]["comparisons"] == 1
+        assert httpx.post(f"{url}/feedback", json=body | {"event_id": "first"}, timeout=PATIENCE_S).json()["user"]["comparisons"] == 1
         process.kill()  # no orderly end: an acknowledgement must not depend on one
         process.wait(timeout=10)
     with serving(data_dir) as (_process, url, _line):
-        assert httpx.get(f"{url}/users/anna").json()["user"]["comparisons"] == 1
-        assert httpx.post(f"{url}/feedback", json=body | {"event_id": "first"}).json()["result"] == "duplicate"
+        assert httpx.get(f"{url}/users/anna", timeout=PATIENCE_S).json()["user"]["comparisons"] == 1
+        assert httpx.post(f"{url}/feedback", json=body | {"event_id": "first"}, timeout=PATIENCE_S).json()["result"] == "duplicate"
 
 
 def test_a_damaged_bundle_stops_the_start_with_its_reason(tmp_path):
@@ -110,14 +114,14 @@ def test_replay_carries_users_over_to_a_bundle_of_another_basis(tmp_path, data_d
     with serving(tmp_path) as (_process, url, _line):
         for index in range(12):
             texts = {"prompt": "tell me about tea", "chosen_text": "lovely friend", "rejected_text": "yes ."}
-            httpx.post(f"{url}/feedback", json={"user": f"u{index % 3}", **texts}).raise_for_status()
+            httpx.post(f"{url}/feedback", json={"user": f"u{index % 3}", **texts}, timeout=PATIENCE_S).raise_for_status()
         other = write_tiny_bundle(tmp_path / "bundles", salt=0.5)
-        httpx.post(f"{url}/admin/reload", json={"bundle": str(other)}).raise_for_status()
-        assert httpx.get(f"{url}/users/u1").json()["user"]["comparisons"] == 0
+        httpx.post(f"{url}/admin/reload", json={"bundle": str(other)}, timeout=PATIENCE_S).raise_for_status()
+        assert httpx.get(f"{url}/users/u1", timeout=PATIENCE_S).json()["user"]["comparisons"] == 0
         done = attune("replay", "--url", url, data_dir=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "done: 12 comparisons of 3 users replayed" in done.stdout.splitlines()[-1]
-        assert httpx.get(f"{url}/users/u1").json()["user"]["comparisons"] == 4
+        assert httpx.get(f"{url}/users/u1", timeout=PATIENCE_S).json()["user"]["comparisons"] == 4
     away = attune("replay", "--url", url, data_dir=tmp_path)
     assert away.returncode == 1
     assert "did not answer" in away.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.project.test_serving import COMMAND, ROOT, attune, data_dir, environment, serving
+from tests.project.test_serving import COMMAND, PATIENCE_S, ROOT, attune, data_dir, environment, serving
 from tests.tiny_bundle import write_tiny_bundle
 
 __all__ = ["data_dir"]  # the fixture
@@ -106,7 +106,7 @@ def test_a_check_says_what_a_start_would_do(data_dir, tmp_path):
 
 
 def test_the_end_is_announced_while_requests_are_still_served(data_dir):
-    with serving(data_dir) as (process, url, _line), httpx.Client(base_url=url) as client:
+    with serving(data_dir) as (process, url, _line), httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
         assert client.get("/users/anna").status_code == 200
         process.send_signal(signal.SIGTERM)
         statuses = set()
