@@ -18,6 +18,7 @@ Reason = Literal[
     "breaker-open",  # not tried: it failed too often a moment ago
     "connect",  # no connection, or it closed before a byte of the answer
     "cooling-down",  # not tried: it asked to be left alone until a later time
+    "silent",  # not tried, or left: another request has waited for a sign in vain, and somebody can stand in
     "timeout",  # a limit of this member passed: connect, first event, first text, between events or total
     "status",  # an HTTP status other than 200
     "protocol",  # what came is no answer at all, or the connection broke in its middle
@@ -213,13 +214,13 @@ class UnusableMember(ValueError):
     """A member cannot be set up: its description or its files are wrong. An operator's error, never a client's.
 
     Args:
-        member: its id, or the adapter's or base's name.
+        member: its id, or the adapter's or base's name; empty where it is about the roster as a whole.
         field: what is wrong: a field of the description, or a file.
         message: what was found and what is needed.
     """
 
     def __init__(self, member: str, field: str, message: str) -> None:
-        super().__init__(f"member {member!r}, {field}: {message}")
+        super().__init__(f"member {member!r}, {field}: {message}" if member else f"{field}: {message}")
         self.member = member
         self.field = field
         self.message = message

@@ -66,12 +66,14 @@ class Asked:
         by_caller: fields of the body whose values the caller chose.
         patience: its limits.
         whole: whether it is asked for in one piece.
+        late_s: seconds after which its caller goes to another member if it shows no sign; those of `patience` where nobody can stand in.
     """
 
     request: GenerationRequest
     by_caller: frozenset[str]
     patience: Patience
     whole: bool
+    late_s: float
 
 
 class OpenAIServer:

@@ -2,8 +2,8 @@
 
     asked ── opening ──> first event ──> first text ──> between events ──> after the finish ──> end        total, deadline
 
-One timer for an answer, moved by writing a number: it looks at the number when it rings. Where others can stand in, the
-limit for a first sign is shared out, so that members that hang do not use up the time of the one that is well.
+One timer for an answer, moved by writing a number: it looks at the number when it rings. Where others can stand in, a
+first sign is late long before its limit, so that members that hang do not use up the time of the one that is well.
 """
 
 from __future__ import annotations
@@ -19,44 +19,54 @@ AFTER_FINISH_S = 1.0
 USUAL_SHARE = 4.0
 """A first sign that takes this many times the usual is late where others can stand in."""
 
+LATE_SHARE = 1 / 8
+"""The share of its limit after which a first sign may be late, however quick the member usually is."""
+
+LATE_S = 0.5
+"""Nothing is late before so many seconds: a busy machine, a long prompt."""
+
 
 class MemberPace:
-    """How long a member usually takes: moving averages over its answers, begun with a guess.
-
-    Args:
-        first_event_s: the operator's limit for a first event, from which the guess is made.
-    """
+    """How long a member usually takes: moving averages over its answers, None while there is none."""
 
     __slots__ = ("first_s", "whole_s")
 
-    def __init__(self, first_event_s: float) -> None:
-        self.first_s = first_event_s / 8
-        self.whole_s = first_event_s / 16
+    def __init__(self) -> None:
+        self.first_s: float | None = None
+        self.whole_s: float | None = None
 
     def answered(self, first_s: float | None, whole_s: float) -> None:
         """Takes note of a complete answer; `first_s` is None where it came in one piece."""
         if first_s is not None:
-            self.first_s += (first_s - self.first_s) / 4
-        self.whole_s += (whole_s - self.whole_s) / 4
+            self.first_s = _moved(self.first_s, first_s)
+        self.whole_s = _moved(self.whole_s, whole_s)
+
+    def began_late(self, first_s: float) -> None:
+        """Takes note of a first sign that came after its caller had gone to another member."""
+        self.first_s = max(self.first_s or 0.0, first_s)
 
     def was_late(self) -> None:
         """Takes note of a whole answer that did not come in time: the next ones are streamed, and show signs of life."""
-        self.whole_s *= 4
+        self.whole_s = None if self.whole_s is None else self.whole_s * 4
 
 
-def first_limit_s(limit_s: float, usual_s: float, stand_ins: int, left_s: float) -> float:
-    """Returns the seconds that a first sign may take.
+def _moved(average_s: float | None, seconds: float) -> float:
+    return seconds if average_s is None else average_s + (seconds - average_s) / 4
+
+
+def late_after_s(limit_s: float, usual_s: float | None, stand_ins: int, left_s: float) -> float:
+    """Returns the seconds after which a request that waits for a first sign goes to another member.
 
     Args:
         limit_s: the operator's limit; it holds alone where nobody can stand in.
-        usual_s: what this member usually takes.
+        usual_s: what this member usually takes; None where it has not answered yet.
         stand_ins: how many members may still be asked.
         left_s: until the request's deadline.
     """
     if stand_ins == 0:
         return limit_s
-    share_s = max(limit_s / (stand_ins + 1), USUAL_SHARE * usual_s)
-    return min(limit_s, share_s, left_s / (stand_ins + 1))
+    late_s = max(LATE_S, limit_s * LATE_SHARE, USUAL_SHARE * (usual_s or 0.0))
+    return min(limit_s, late_s, left_s / (stand_ins + 1))
 
 
 class Patience:
@@ -76,6 +86,7 @@ class Patience:
         self.began_s = self._loop.time()
         self.first_s = first_s
         self.deadline_s = deadline_s
+        self._last_sign_s = self.began_s
         self._by_s = self.began_s + first_s
         self._text_by_s = self.began_s + (first_s if whole else max(first_s, spec.first_text_s))
         self._total_by_s = deadline_s if spec.total_s is None else self.began_s + spec.total_s
@@ -94,11 +105,16 @@ class Patience:
 
     def heard(self, *, begun: bool, finishing: bool) -> None:
         """Moves the limit: the server has shown a sign of the answer, and whether its text has begun or is complete."""
-        now_s = self._loop.time()
+        now_s = self._last_sign_s = self._loop.time()
         if not self._heard:
             self._heard, self.first_event_s = True, now_s - self.began_s
         self._begun, self._finishing = begun, finishing and begun
         self._by_s = now_s + (AFTER_FINISH_S if self._finishing else self._spec.between_events_s)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last sign of the answer, or since it was asked for."""
+        return self._loop.time() - self._last_sign_s
 
     def arm(self, ring: Callable[[], None]) -> None:
         """Calls `ring` when the limit passes that holds by then, unless `disarm` comes first."""
@@ -139,8 +155,11 @@ class Patience:
         if until_s == self._total_by_s and self._spec.total_s is not None:
             return f"the answer was not complete within {self._spec.total_s:g} s (total_s)"
         if not self._heard:
-            what = "no whole answer" if self._whole else "no first event"
-            return f"{what} came within {self.first_s:g} s"
+            return self.said_late(self.first_s)
         if until_s == self._text_by_s and not self._begun:
             return f"no first text came within {self._text_by_s - self.began_s:g} s (first_text_s)"
         return f"no next event came within {self._spec.between_events_s:g} s (between_events_s)"
+
+    def said_late(self, seconds: float) -> str:
+        """Returns that no sign of the answer came within so many seconds."""
+        return f"{'no whole answer' if self._whole else 'no first event'} came within {seconds:g} s"

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from attune.models.seam.artefacts import ROSTER, it_is
 from attune.service.members.member import UnusableMember
 from attune.service.members.spec import KINDS, MemberSpec
 
@@ -44,8 +45,12 @@ _BOUNDS = {
 def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if len(content) > MAX_FILE_BYTES:
-        raise UnusableMember("(all)", str(path), f"has {len(content)} bytes; a roster has at most {MAX_FILE_BYTES}")
+        raise _unreadable(path, f"has {len(content)} bytes; a roster has at most {MAX_FILE_BYTES}")
     return content
+
+
+def _unreadable(path: Path, why: str) -> UnusableMember:
+    return UnusableMember("", f"roster {path}", why)
 
 
 class _Object(dict[str, Any]):
@@ -64,20 +69,23 @@ def read_roster(path: Path) -> Mapping[str, MemberSpec]:
         text = _content(path).decode("utf-8-sig")
         described = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text, object_pairs_hook=_object)
         return parse_roster(described)
-    except OSError as error:
-        raise UnusableMember("(all)", str(path), f"cannot be read: {error.strerror or type(error).__name__}") from error
-    except UnicodeDecodeError as error:
-        raise UnusableMember("(all)", str(path), f"is not UTF-8: {error.reason} at byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        raise UnusableMember("(all)", str(path), f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UnusableMember("(all)", str(path), f"is not TOML: {_without_texts(str(error))}") from error
-    except UnusableMember:
+    except UnusableMember as error:
+        if error.member and (found := it_is(path)) and ROSTER not in found:
+            raise _unreadable(path, f"describes no members{found}") from error
         raise
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read: {error.strerror or type(error).__name__}{it_is(path)}") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"is not UTF-8: {error.reason} at byte {error.start}{it_is(path)}") from error
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} in line {error.lineno}, column {error.colno}"
+        raise _unreadable(path, f"is not JSON: {where}{it_is(path)}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise _unreadable(path, f"is not TOML: {_without_texts(str(error))}") from error
     except (RecursionError, MemoryError) as error:
-        raise UnusableMember("(all)", str(path), "is nested too deeply to be read; a roster has about five levels") from error
-    except ValueError as error:  # a number with more digits than Python reads
-        raise UnusableMember("(all)", str(path), "holds a value that cannot be read") from error
+        raise _unreadable(path, "is nested too deeply to be read; a roster has about five levels") from error
+    except ValueError as error:  # a number with more digits than Python reads, a path that cannot be one
+        raise _unreadable(path, "holds a value that cannot be read, or is no path") from error
 
 
 def parse_roster(described: object) -> Mapping[str, MemberSpec]:
@@ -87,7 +95,7 @@ def parse_roster(described: object) -> Mapping[str, MemberSpec]:
         UnusableMember: a description is wrong; the message names the member and the field.
     """
     if not isinstance(described, Mapping):
-        raise UnusableMember("(all)", "members", f"is {_kind_of(described)}; a table of name to description is needed")
+        raise UnusableMember("", "roster", f"is {_kind_of(described)}; a table of name to description is needed")
     _names_stand_once(described, None, ())
     return {_checked_name(name): parse_member(name, entry) for name, entry in described.items()}
 

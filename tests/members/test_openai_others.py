@@ -8,7 +8,7 @@ import pytest
 
 from attune.service.members.member import OneMemberFailed
 from attune.service.members.openai import OpenAIMember
-from attune.service.members.patience import first_limit_s
+from attune.service.members.patience import MemberPace, late_after_s
 from attune.service.members.roster import AnotherMember, Roster
 from attune.service.members.spec import OpenAISpec
 from loadtest.upstream import running_upstream
@@ -88,15 +88,17 @@ async def test_members_that_hang_do_not_use_up_the_time_of_the_one_that_is_well(
         fallback, text = await answer(Roster(members), [*members])
     assert (fallback.served, text) == ("well", "Hello there!")
     limits_s = [float(reason.removeprefix("no first event came within ").removesuffix(" s")) for reason in fallback.attempts.values()]
-    assert limits_s == [0.6] * 5  # four times the guess of what is usual, and half of what each may take alone
+    assert limits_s == [0.5] * 5
 
 
-def test_the_limit_of_a_first_sign_is_shared_out_and_leaves_a_usual_answer_its_time():
-    assert first_limit_s(30.0, 1.0, 0, 120.0) == 30.0
-    assert first_limit_s(30.0, 1.0, 5, 120.0) == 5.0
-    assert first_limit_s(30.0, 3.0, 5, 120.0) == 12.0
-    assert first_limit_s(30.0, 60.0, 5, 120.0) == 20.0  # the deadline is shared out too
-    assert first_limit_s(30.0, 60.0, 1, 120.0) == 30.0
+def test_a_first_sign_is_late_early_where_others_can_stand_in_and_a_usual_answer_keeps_its_time():
+    assert late_after_s(30.0, 1.0, 0, 120.0) == 30.0
+    assert late_after_s(30.0, None, 1, 120.0) == 3.75
+    assert late_after_s(30.0, 0.2, 5, 120.0) == 3.75
+    assert late_after_s(30.0, 3.0, 5, 120.0) == 12.0
+    assert late_after_s(30.0, 60.0, 5, 120.0) == 20.0  # the deadline is shared out
+    assert late_after_s(30.0, 60.0, 1, 120.0) == 30.0
+    assert late_after_s(1.0, None, 1, 120.0) == 0.5  # nothing is late at once
 
 
 @pytest.mark.parametrize("script", [stalls, comments_only])
@@ -182,14 +184,33 @@ async def test_an_upstream_that_refuses_the_question_for_counts_is_not_asked_aga
     assert ["stream_options" in turn.body for turn in upstream.turns] == [True, False, False]
 
 
-async def test_a_member_whose_whole_answers_are_slow_is_streamed_where_others_can_stand_in(upstream, member_with):
-    upstream.answers(never_answers)
-    member = member_with(first_event_s=2.0, failures_to_open=100)
-    for _ in range(2):
-        await fails(member, ask(streamed=False, stand_ins=5))
+async def test_only_a_member_that_is_known_to_answer_early_is_asked_for_whole_answers_where_others_can_stand_in(upstream, member_with):
     upstream.answers(good)
-    await collect(member, ask(streamed=False, stand_ins=5))
-    assert [turn.body["stream"] for turn in upstream.turns] == [False, True, True]
+    member = member_with()
+    for _ in range(2):
+        await collect(member, ask(streamed=False, stand_ins=5))
+    assert [turn.body["stream"] for turn in upstream.turns] == [True, False]
+
+
+async def test_a_member_whose_whole_answers_are_slow_is_streamed_where_others_can_stand_in(upstream, member_with):
+    async def paced(turn):
+        turn.pause_s = 0.05
+        await good(turn)
+
+    upstream.answers(paced)
+    member = member_with(first_event_s=40.0)
+    for _ in range(2):
+        await collect(member, ask(streamed=False, stand_ins=799), soon(8000.0))  # each may take a twentieth of a second
+    assert [turn.body["stream"] for turn in upstream.turns] == [True, True]
+
+
+def test_a_whole_answer_that_was_late_makes_the_usual_one_longer():
+    pace = MemberPace()
+    pace.was_late()
+    assert pace.whole_s is None
+    pace.answered(None, 2.0)
+    pace.was_late()
+    assert (pace.first_s, pace.whole_s) == (None, 8.0)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------------
