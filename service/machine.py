@@ -11,6 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
+from attune.models.seam.artefacts import it_is
 from attune.service.auth import Keyring, parse_keys
 from attune.service.settings import BadSetting, Settings, SettingsError, variable
 
@@ -88,9 +89,7 @@ def find_bundle(settings: Settings) -> Path:
     """
     if settings.bundle:
         if not (Path(settings.bundle) / "manifest.json").is_file():
-            found = "no manifest.json there, so it is no complete bundle"
-            if (Path(settings.bundle) / "heads.json").is_file():
-                found = f"a folder of families, which is packed first: attune bundle build {settings.bundle}"
+            found = f"no manifest.json there, so it is no complete bundle{it_is(settings.bundle)}"
             raise SettingsError(BadSetting(variable("bundle"), settings.bundle, found))
         return Path(settings.bundle).resolve()  # a link may be moved while its bundle is read
     folder = settings.data_dir / "bundles"

@@ -23,6 +23,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.seam.artefacts import it_is
 from attune.models.seam.families import Families, Row
 from attune.models.seam.json_lines import LinesInvalid, read_text_lines
 from attune.service.errors import AttuneError
@@ -92,7 +93,7 @@ def read_prompts(file: Path) -> list[str]:
             kept = _kept(text)
             said = str(kept["prompt"]).strip() if isinstance(kept, dict) and isinstance(kept.get("prompt"), str) else ""
             if not said:
-                raise MeasureFailed(f"{file}: {text[:60]}: an object with the text `prompt` is needed")
+                raise MeasureFailed(f"{file}: {text[:60]}: an object with the text `prompt` is needed{it_is(file)}")
             found[said] = None
         else:
             found[text] = None

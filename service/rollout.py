@@ -34,6 +34,11 @@ class Replica:
         """Host and port, as a line names it."""
         return self.url.netloc.decode("ascii")
 
+    @property
+    def name(self) -> str:
+        """The host without its port, for which a certificate is."""
+        return httpx.URL(f"//{self.host}").host
+
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
@@ -67,15 +72,15 @@ def find_replicas(urls: Iterable[str], *, every_address: bool, resolve: Callable
             url = httpx.URL(text.rstrip("/"))
         except httpx.InvalidURL as error:
             raise NameNotFound(f"{text} is no URL: {error}") from error
-        if url.scheme not in {"http", "https"} or not url.host:
+        if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
             raise NameNotFound(f"{text} is no URL of a server; http://host:port is meant")
         places = [url]
         if every_address:
             port = url.port or (443 if url.scheme == "https" else 80)
             try:
                 answers = resolve(url.host, port, type=socket.SOCK_STREAM)
-            except OSError as error:
-                raise NameNotFound(f"{url.host} has no address: {error.strerror or error}") from error
+            except (OSError, UnicodeError) as error:  # a name that is no name of a host
+                raise NameNotFound(f"{url.host} has no address: {getattr(error, 'strerror', None) or error}") from error
             places = [url.copy_with(host=answer[4][0], port=port) for answer in answers]
         for place in places:
             found.setdefault(place, Replica(place, url.netloc.decode("ascii")))
@@ -92,15 +97,18 @@ def reload_replica(replica: Replica, *, bundle: str | None, key: str, client: ht
         client: sends the request; left open.
     """
     headers = {"host": replica.host} | ({"authorization": f"Bearer {key}"} if key else {})
-    named = {"sni_hostname": replica.host.rsplit(":", 1)[0]}  # a certificate is for the name, not for an address
+    named = {"sni_hostname": replica.name}  # a certificate is for the name, not for an address
     try:
         answer = client.post(f"{replica.url}/admin/reload", json={"bundle": bundle}, headers=headers, extensions=named, timeout=CALL_S)
     except httpx.HTTPError as error:
         return Reloaded(replica.address, reason=f"did not answer: {type(error).__name__}: {error}")
     if answer.status_code != httpx.codes.OK:
         return Reloaded(replica.address, reason=f"{answer.status_code}: {_told(answer)}")
-    told = answer.json()
-    return Reloaded(replica.address, bundle=str(told["bundle"]), before=str(told["before"]))
+    try:
+        told = answer.json()
+        return Reloaded(replica.address, bundle=str(told["bundle"]), before=str(told["before"]))
+    except (ValueError, KeyError, TypeError):
+        return Reloaded(replica.address, reason="answered, and names no bundle; is it an Attune?")
 
 
 def _told(answer: httpx.Response) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attune.models.alignment.adapter_fit import CONFIG, AdapterMisfit, check_adapter, empty_network
+from attune.models.seam.artefacts import it_is
 
 # The ranks for which vLLM compiles LoRA kernels (`--max-lora-rank`); an adapter runs under the next larger one.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -101,4 +102,4 @@ def members_in(folder: Path) -> tuple[Path, dict[str, Path]]:
         if (root / "base" / "config.json").is_file():
             below = root / "adapters" if (root / "adapters").is_dir() else root
             return root / "base", {path.parent.name: path.parent for path in sorted(below.glob(f"*/{CONFIG}"))}
-    raise ValueError(f"{folder} holds neither a roster.json nor a base/ with adapters")
+    raise ValueError(f"{folder} holds neither a roster.json nor a base/ with adapters{it_is(folder)}")

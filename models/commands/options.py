@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attune.models.seam.artefacts import it_is
 from attune.models.training.family_folder import expect_writable
 
 
@@ -23,9 +24,9 @@ def model_source(value: str) -> str:
     folder = Path(value)
     if folder.is_dir():
         if value and not (folder / "config.json").is_file():
-            raise NotThere(f"{value} is no model: the folder has no config.json")
+            raise NotThere(f"{value} is no model: the folder has no config.json{it_is(folder)}")
     elif value.startswith(("/", ".", "~")) or value.count("/") > 1 or folder.exists():
-        raise NotThere(f"{value} is no folder, and no id of a model on the hub (NAME or OWNER/NAME)")
+        raise NotThere(f"{value} is no folder, and no id of a model on the hub (NAME or OWNER/NAME){it_is(folder)}")
     return value
 
 

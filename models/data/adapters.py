@@ -23,6 +23,7 @@ from attune.models.data.progress import Steps
 from attune.models.data.tables import TableInvalid, TableRow, read_rows
 from attune.models.data.transcripts import ValueInvalid, parse_answer, parse_pair, parse_prompt
 from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of
+from attune.models.seam.artefacts import COMPARISONS, recognised
 
 Shape = Literal["pairs", "votes", "ratings", "scores"]
 Progress = Callable[[int], None]
@@ -143,10 +144,25 @@ def read_comparisons(source: str | Path, reading: Reading | None = None, *, prog
         RowsInvalid: some rows are bad; nothing is returned of the others.
         ComparisonInvalid: there are no comparisons.
     """
-    table = read_table(read_rows(source), reading or Reading(), progress=progress)
+    table = table_of(source, reading or Reading(), progress=progress)
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
     return Comparisons.from_records(table.records)
+
+
+def table_of(source: str | Path, reading: Reading, *, progress: Progress | None = None) -> Table:
+    """Returns what a source of `read_rows` holds, bad rows counted and left out; what is no table is told with what it is instead.
+
+    Raises:
+        TableInvalid, RowsInvalid: as `read_table`.
+    """
+    try:
+        return read_table(read_rows(source), reading, progress=progress)
+    except TableInvalid as error:
+        found = recognised(source)
+        if not found or found.startswith(COMPARISONS):
+            raise
+        raise TableInvalid(f"{error}; it is {found}") from error
 
 
 def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress | None = None) -> Table:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attune.models.data.adapters import Progress, Reading, Shape, Table, read_table
+from attune.models.data.adapters import Progress, Reading, Shape, Table, table_of
 from attune.models.data.preferences import ANONYMOUS, Comparison, Comparisons
-from attune.models.data.tables import read_rows
 
 USERS_SHOWN = 5
 FEW = 20
@@ -84,7 +83,7 @@ def survey(source: str | Path, reading: Reading, *, write: Path | None = None, p
     Raises:
         TableInvalid, RowsInvalid: nothing of it can be read; nothing is written.
     """
-    table = read_table(read_rows(source), reading, progress=progress)
+    table = table_of(source, reading, progress=progress)
     if write is not None:
         write_pairs(table.records, write)
     problems = tuple(map(str, table.problems))

@@ -8,14 +8,15 @@ passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from attune.models.data.adapters import Reading, RowsInvalid, read_table
+from attune.models.data.adapters import Reading, RowsInvalid, Table, read_table, table_of
 from attune.models.data.preferences import Comparison, ComparisonInvalid
-from attune.models.data.tables import TableRow, read_rows
+from attune.models.data.tables import TableInvalid, TableRow
+from attune.models.seam.artefacts import it_is
 from attune.models.seam.exports import ComparisonLine, ExportInvalid, read_export
 from attune.models.seam.json_lines import LinesInvalid
 
@@ -56,7 +57,7 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
     reading = reading or Reading()
     path = Path(source)
     if not path.is_file() or not {suffix.lower() for suffix in path.suffixes[-2:]} & set(LINES):
-        return Logged(_records(read_rows(source), reading), 0, {})
+        return Logged(_records(table_of(source, reading)), 0, {})
     try:
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
@@ -69,12 +70,15 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
             without += record is None
             records += [] if record is None else [record]
     if export.plain:
-        records += _records((TableRow(f"{path.name} line {number}", value) for number, value in export.plain), reading)
+        rows = (TableRow(f"{path.name} line {number}", value) for number, value in export.plain)
+        try:
+            records += _records(read_table(rows, reading))
+        except TableInvalid as error:
+            raise TableInvalid(f"{error}{it_is(path)}") from error
     return Logged(tuple(records), without, export.unknown)
 
 
-def _records(rows: Iterable[TableRow], reading: Reading) -> tuple[Comparison, ...]:
-    table = read_table(rows, reading)
+def _records(table: Table) -> tuple[Comparison, ...]:
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
     return table.records

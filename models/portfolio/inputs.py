@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from attune.models.alignment.answers import Rewards, RewardsInvalid
 from attune.models.alignment.member import MemberSettings, Prompts
+from attune.models.seam.artefacts import recognised
 from attune.models.seam.json_lines import read_text_lines
 
 Array = NDArray[np.float64]
@@ -74,8 +75,10 @@ def read_prompts(file: Path) -> Prompts:
 
     Raises:
         LinesInvalid: the file cannot be read.
-        SettingsInvalid: a part has fewer than two prompts.
+        SettingsInvalid: a part has fewer than two prompts, or the file is something else that this product wrote.
     """
+    if found := recognised(file):
+        raise SettingsInvalid(f"{file.name} holds no prompts: it is {found}")
     parts: dict[str, list[str]] = {"training": [], "validation": [], "held_out": []}
     for line in dict.fromkeys(read_text_lines(file)):
         digit = hashlib.sha256(line.encode()).digest()[0] % 10

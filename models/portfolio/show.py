@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.models.portfolio.picture import draw_portfolio
+from attune.models.seam.artefacts import it_is
 from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import read_families
@@ -23,8 +24,7 @@ def load_portfolio(path: Path) -> tuple[Portfolio, Mapping[str, tuple[str, ...]]
 
     Raises:
         BundleInvalid: it is a bundle and damaged.
-        PortfolioInvalid: `portfolio.json` does not fit the heads.
-        FileNotFoundError: it is neither.
+        PortfolioInvalid: it is neither, or `portfolio.json` does not fit the heads.
     """
     if (path / "manifest.json").is_file():
         bundle = read_bundle(path)
@@ -34,6 +34,8 @@ def load_portfolio(path: Path) -> tuple[Portfolio, Mapping[str, tuple[str, ...]]
             f"{path} was built for rewards in Python: its members have no values under heads ({ACCOUNT} is its account). "
             "With --families instead of --rewards the heads of a folder are the rewards, and members are measured under them"
         )
+    if not (path / "portfolio.json").is_file():
+        raise PortfolioInvalid(f"{path} is neither a bundle nor a folder with portfolio.json{it_is(path)}")
     families = _families_beside(path)
     portfolio = read_portfolio((path / "portfolio.json").read_bytes(), families)
     return portfolio, {name: families[name].heads for name in families.names}

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.seam.artefacts import it_is
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import read_families
@@ -291,8 +292,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         content = (path / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise BundleInvalid(f"{path} has no {MANIFEST}: it is not a bundle, or its writing was cut short") from None
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a path with a NUL in it is a ValueError
+        raise BundleInvalid(f"{str(path)!r} has no {MANIFEST}, so it is no complete bundle{it_is(path)}") from None
     manifest = read_document(content, file=f"{MANIFEST} of {path.name}", schema=SCHEMA, invalid=BundleInvalid)
     absent = sorted(_FIELDS - manifest.keys())
     if absent:

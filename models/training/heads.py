@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 
+from attune.models.seam.artefacts import it_is
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import read_families, write_families
@@ -115,7 +116,9 @@ def load_heads(folder: Path) -> tuple[list[TrainedFamily], str]:
         FileNotFoundError: the weights are absent.
     """
     if not (folder / "heads.json").is_file():
-        raise HeadsInvalid(f"{folder} has no heads.json: it is no folder of families; `train families` and `import reward` write one")
+        raise HeadsInvalid(
+            f"{folder} has no heads.json, as `train families` and `import reward` write into a folder of families{it_is(folder)}"
+        )
     document = read_document((folder / "heads.json").read_bytes(), file=str(folder / "heads.json"), schema=1, invalid=HeadsInvalid)
     try:
         tensors: dict[str, NDArray[Any]] = load_file(folder / "heads.safetensors")

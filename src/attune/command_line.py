@@ -130,11 +130,18 @@ def key_in(variable: str) -> str:
     """Returns the API key that an environment variable holds; none where none is named.
 
     Raises:
-        typer.BadParameter: it holds nothing, so that a request would go without the key that was meant.
+        typer.BadParameter: it holds nothing, so that a request would go without the key that was meant, or something that no header
+            can hold, which a library would refuse with the key in its message.
     """
-    if variable and not os.environ.get(variable):
+    if not variable:
+        return ""
+    key = os.environ.get(variable, "").strip()  # a secret from a file ends in a line break
+    if not key:
         raise typer.BadParameter(f"{variable} is not set; it names the environment variable that holds the key", param_hint="--key-env")
-    return os.environ[variable] if variable else ""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        signs = "spaces, line breaks or others that are no ASCII"
+        raise typer.BadParameter(f"{variable} holds signs that no key has: {signs}", param_hint="--key-env")
+    return key
 
 
 def aside(line: str) -> None:

@@ -154,3 +154,11 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments():
     one, other = methods(Client), methods(AsyncClient)
     other["close"] = other.pop("aclose")
     assert one == other
+
+
+@pytest.mark.parametrize("made", [Client, AsyncClient])
+@pytest.mark.parametrize("key", ["secret\nx-other: 1", "secret key", "sécret"])
+def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(made, key):
+    with pytest.raises(ValueError, match="signs that no key has") as caught:
+        made("http://127.0.0.1:1", key)
+    assert key not in str(caught.value)

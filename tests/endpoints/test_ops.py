@@ -118,6 +118,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "damaged": (lambda root: damaged(write_tiny_bundle(root)), "scorer.onnx"),
     "wrong probes": (lambda root: write_tiny_bundle(root, probe_error=0.01), "probe 0 differs by 0.0"),
     "too long a name": (lambda root: root / ("x" * 300), "File name too long"),
+    "an address": (lambda _: Path("https://bundles.example.com/bundle-x"), "`attune bundle fetch` brings a bundle"),
+    "a folder of bundles": (lambda root: write_tiny_bundle(root).parent, "name one of them: bundle-"),
 }
 
 

@@ -160,3 +160,14 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 def test_every_field_is_documented(kind):
     page = (Path(__file__).parents[2] / "docs" / "howto" / "roster.md").read_text()
     assert [name for name in KINDS[kind].model_fields if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"{", b"[]", b"1", b'{"a"', b"{" + b" " * MAX_FILE_BYTES + b"}"])
+@pytest.mark.parametrize("name", ["roster.json", "roster.toml"])
+def test_what_is_wrong_with_a_whole_roster_is_said_of_the_roster_and_of_no_member(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnusableMember) as caught:
+        read_roster(tmp_path / name)
+    assert str(caught.value).startswith("roster")
+    assert "member" not in str(caught.value)

@@ -8,11 +8,12 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
 from attune.service.__main__ import app
-from attune.service.rollout import NameNotFound, find_replicas
+from attune.service.rollout import NameNotFound, find_replicas, reload_replica
 from attune.service.settings import Settings
 from tests.endpoints.conftest import bundle, running, settings_of
 from tests.socket_server import on_socket
@@ -90,10 +91,34 @@ def test_a_name_stands_for_all_its_addresses_where_that_is_asked_and_for_one_rep
     assert f"{single.url}/admin/reload" == "https://attune.example.com/attune/admin/reload"
 
 
-@pytest.mark.parametrize("url", ["attune:8000", "ftp://attune", "http://", "http://[::1", "http://attune"])
+@pytest.mark.parametrize(
+    "url", ["attune:8000", "ftp://attune", "http://", "http://[::1", "http://attune", "http://attune?x=1", f"http://{'a' * 70}"]
+)
 def test_what_is_no_url_and_a_name_without_address_are_told_before_anybody_is_asked(url: str):
-    def nowhere(*_: object, **__: object) -> list[object]:
+    def nowhere(host: str, *_: object, **__: object) -> list[object]:
+        if len(host) > 63:
+            raise UnicodeError("label too long")
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    with pytest.raises(NameNotFound, match=r"is no URL|attune has no address: Name or service not known"):
+    with pytest.raises(NameNotFound, match=r"is no URL|has no address: (Name or service not known|label too long)"):
         find_replicas([url], every_address=True, resolve=nowhere)
+
+
+async def test_a_server_that_is_none_of_ours_is_a_reason_and_not_a_mistake_of_the_program():
+    def answers(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text="<html>hello</html>")
+
+    with httpx.Client(transport=httpx.MockTransport(answers)) as client:
+        (replica,) = find_replicas(["http://[::1]:8000"], every_address=False)
+        assert replica.name == "::1"
+        done = reload_replica(replica, bundle=None, key="", client=client)
+    assert done.reason == "answered, and names no bundle; is it an Attune?"
+
+
+async def test_a_key_that_no_header_can_hold_is_refused_without_being_shown_and_a_line_break_at_its_end_is_none_of_it():
+    refused = await reload("--url", "http://127.0.0.1:1", key="secret-of-acme\nx-other: 1")
+    assert refused.exit_code == 2
+    assert "KEY holds signs that no key has" in " ".join(refused.output.replace("│", " ").split())
+    assert "secret-of-acme" not in refused.output
+    taken = await reload("--url", "http://127.0.0.1:1", key="secret-of-acme\n")
+    assert "did not answer: ConnectError" in taken.output

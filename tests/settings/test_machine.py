@@ -80,6 +80,28 @@ def test_an_incomplete_named_bundle_is_refused_with_its_path(tmp_path):
         find_bundle(Settings(bundle=str(tmp_path / "bundle-x")))
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("https://bundles.example.com/bundle-x", "`attune bundle fetch` brings a bundle"),
+        ("s3://bucket/bundle-x", "`attune bundle fetch` brings a bundle"),
+        ("families", "`attune bundle build` packs into a bundle"),
+        ("adapter", "it is a member's adapter"),
+        ("model", "it is a model"),
+        ("roster.json", "it is a roster"),
+        ("\0", "no complete bundle"),
+    ],
+)
+def test_what_stands_in_place_of_a_bundle_is_told(tmp_path, value, said):
+    for folder, file in {"families": "heads.json", "adapter": "adapter_config.json", "model": "config.json"}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("{}", encoding="utf-8")
+    (tmp_path / "roster.json").write_text('{"m": {"kind": "local", "base": "b"}}', encoding="utf-8")
+    there = tmp_path / value
+    with pytest.raises(SettingsError, match=said):
+        find_bundle(Settings(bundle=str(there) if value.isprintable() and there.exists() else value))
+
+
 def test_keys_come_from_the_variable_and_the_file_together(tmp_path):
     path = tmp_path / "keys"
     path.write_text("# made in spring\nsecond-key:globex\n\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any
 from attune.models.measuring.policy.estimators import LogInvalid, duels_from, evaluate_policies
 from attune.models.measuring.policy.intervals import LEAST_USERS
 from attune.models.measuring.writing import write_report
+from attune.models.seam.artefacts import it_is
 from attune.models.seam.exports import ExportInvalid, line_object, read_export
 from attune.models.seam.json_lines import LinesInvalid
 
@@ -33,7 +34,7 @@ def read_log(path: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any
     try:
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
-        raise LogInvalid(str(error)) from error
+        raise LogInvalid(f"{error}{it_is(path)}") from error
     decisions: dict[str, Mapping[str, Any]] = {}
     comparisons: list[Mapping[str, Any]] = []
     for log in export.logs.values():
@@ -47,7 +48,8 @@ def read_log(path: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any
         elif "chosen" in value or "rejected" in value or "kind" in value:
             comparisons.append(value)
         else:
-            raise LogInvalid(f"{path.name} line {number} is neither a decision nor a comparison: {', '.join(sorted(value)) or 'empty'}")
+            found = ", ".join(sorted(value)) or "empty"
+            raise LogInvalid(f"{path.name} line {number} is neither a decision nor a comparison: {found}{it_is(path)}")
     return list(decisions.values()), comparisons
 
 

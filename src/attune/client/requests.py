@@ -68,6 +68,19 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
+def key_header(key: str | None) -> dict[str, str]:
+    """Returns the header that carries an API key; none for an open server.
+
+    Raises:
+        ValueError: no header can hold it; the message says so without the key, which a library would repeat.
+    """
+    if not key:
+        return {}
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("the key holds signs that no key has: spaces, line breaks or others that are no ASCII")
+    return {"authorization": f"Bearer {key}"}
+
+
 def score(user: str, prompt: str | Sequence[Mapping[str, str]], responses: Sequence[str], **options: Any) -> Request:
     """Returns a `/score`."""
     return Request("POST", "/score", {"user": user, **_prompt(prompt), "responses": list(responses), **_given(options)}, repeatable=True)

@@ -34,7 +34,7 @@ class Client:
     def __init__(
         self, url: str, key: str | None = None, *, timeout_s: float = 120.0, retries: int = 3, transport: httpx.BaseTransport | None = None
     ) -> None:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = requests.key_header(key)
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
         self._retries = retries
 
