@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from attune.service.auth import Caller, Keyring
-from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, RateLimited, UnknownHost
+from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, Overloaded, RateLimited, UnknownHost
 from attune.service.http.bodies import Bodies, ClientLeft, run_while_heard
 from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
@@ -145,6 +145,9 @@ class Admission:
         counts = True
         try:
             await self._admitted(scope, body, receive, send, caller, self._door.long_deadline_s if long else self._door.deadline_s)
+        except Overloaded as error:
+            counts = False
+            raise pace.overran(error.detail) from error
         except (CallerError, ComeBackLater, ClientLeft):
             counts = False
             raise

@@ -140,6 +140,15 @@ class Pace:
                 now_s = self.clock()
                 self._asked_s = {name: asked_s for name, asked_s in self._asked_s.items() if now_s - asked_s < ACTIVE_S}
 
+    def overran(self, detail: str) -> Overloaded:
+        """Returns the error of a request that was let in and found a bounded queue inside full; its permit is not given back yet.
+
+        What is under way without it is what fits, so the limit goes below that: at the door a refusal costs little, and in there it cost
+        a decision. Not below `least`: one large request that finds no room says little about small ones.
+        """
+        self.limit = max(float(min(self.least, self.most)), min(self.limit, (self.count - 1) * SHRINK))
+        return self.refusal(detail)
+
     def done(self, seconds: float) -> None:
         """Learns from an answer that took so long; to be called for answers and deadlines, not for what was refused."""
         now_s = self.clock()

@@ -7,6 +7,7 @@ before.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ DIGEST_BYTES = 16
 MAX_EVIDENCE_DOUBLES = 2048
 MAX_EVENT_ID_BYTES = 256
 _MAX_EPOCH = 2**40
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def checked_event_id(event_id: str) -> str:
         raise ValueError(f"event id holds a lone surrogate at character {error.start}") from error
     if not 1 <= size <= MAX_EVENT_ID_BYTES:
         raise ValueError(f"event id has {size} bytes; it must have 1 to {MAX_EVENT_ID_BYTES}")
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in event_id):
+    if _CONTROL.search(event_id):
         raise ValueError("event id holds a control character")
     return event_id
 

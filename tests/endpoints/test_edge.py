@@ -9,7 +9,7 @@ import httpx
 import pytest
 import structlog
 
-from attune.service.errors import RateLimited
+from attune.service.errors import Overloaded, RateLimited
 from attune.service.http.admission import RateLimit
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
@@ -94,6 +94,25 @@ async def test_over_the_bound_of_requests_in_flight_the_next_is_refused_at_once_
         await service.post("/score", SCORE)
         assert await service.metric("attune_http_requests_in_flight") == 0
         assert await service.metric("attune_errors_total", code="overloaded") == 1
+
+
+async def test_after_a_full_queue_inside_no_more_are_let_in_than_fit(settings_of: Callable[..., Settings]):
+    members = voices()
+    members["concise"].gate.clear()
+    members["warm"].failure = Overloaded("member 'warm': its queue holds 64 of 64 requests")
+    async with running(settings_of(), FreshStore(), members) as service, asyncio.TaskGroup() as group:
+        held = [group.create_task(service.post("/generate", GENERATE | {"member": "concise"})) for _ in range(16)]
+        while members["concise"].open_streams < len(held):  # noqa: ASYNC110  a voice tells of its first stream only
+            await asyncio.sleep(0.01)
+        full = await service.client.post("/generate", json=GENERATE | {"member": "warm"})
+        assert full.status_code == 429
+        assert "its queue holds 64 of 64 requests" in full.json()["detail"]
+        asked = len(members["warm"].asked)
+        refused = await service.client.post("/generate", json=GENERATE | {"member": "warm"})
+        assert refused.status_code == 429
+        assert "16 of 16 requests are in flight" in refused.json()["detail"]
+        assert len(members["warm"].asked) == asked
+        members["concise"].gate.set()
 
 
 async def test_a_full_scoring_queue_refuses_with_both_numbers(settings_of: Callable[..., Settings]):

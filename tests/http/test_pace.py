@@ -14,15 +14,19 @@ DEADLINE_S = 30.0
 
 
 class Machine:
-    """Serves requests one after another, each in `service_s`; callers ask again when answered, or when they were told to."""
+    """Serves requests one after another, each in `service_s`; callers ask again when answered, or when they were told to.
 
-    def __init__(self, service_s: float, pace: Pace) -> None:
+    `inside` requests have room behind the door.
+    """
+
+    def __init__(self, service_s: float, pace: Pace, inside: int = 1_000_000) -> None:
         self.now_s = 0.0
         self.free_at_s = 0.0
         self.service_s = service_s
         self.pace = pace
         pace.clock = lambda: self.now_s
-        self.in_time = self.late = self.refused = 0
+        self.inside = inside
+        self.in_time = self.late = self.refused = self.overran = 0
         self.slowest_s = 0.0
 
     def run(self, callers: int, seconds: float, key: str = "k") -> None:
@@ -43,13 +47,21 @@ class Machine:
                 self.in_time += took_s <= DEADLINE_S
                 self.late += took_s > DEADLINE_S
             try:
-                self.pace.take(key)
+                self._come_in(key)
             except Overloaded as told:
                 self.refused += 1
                 heapq.heappush(events, (at_s + max(1, round(told.retry_after_s)), next(number), None))
             else:
                 self.free_at_s = max(self.free_at_s, at_s) + self.service_s
                 heapq.heappush(events, (self.free_at_s, next(number), at_s))
+
+    def _come_in(self, key: str) -> None:
+        self.pace.take(key)
+        if self.pace.count > self.inside:
+            told = self.pace.overran("a queue is full")
+            self.pace.give_back(key)
+            self.overran += 1
+            raise told
 
 
 def pace(most: int = 256, patience_s: float = 2.0, deadline_s: float = DEADLINE_S) -> Pace:
@@ -66,6 +78,23 @@ def test_overload_leaves_nine_tenths_of_the_capacity_and_nobody_who_came_in_is_l
     assert machine.late == 0
     assert machine.slowest_s <= 0.6 * DEADLINE_S
     assert machine.refused > 0
+
+
+def test_a_queue_that_is_full_inside_is_guarded_at_the_door():
+    machine = Machine(1 / 20, pace(deadline_s=600.0, patience_s=60.0), inside=80)
+    machine.run(callers=800, seconds=60)
+    assert machine.refused > 1_000
+    assert machine.overran <= 0.05 * machine.refused
+    assert machine.in_time >= 0.9 * 60 * 20
+
+
+def test_a_large_request_that_finds_no_room_inside_shuts_nobody_out():
+    room = pace()
+    room.take("k")
+    room.overran("a queue is full")
+    room.give_back("k")
+    for _ in range(room.least):
+        room.take("k")
 
 
 def test_a_slow_machine_admits_fewer_than_a_fast_one():
