@@ -29,7 +29,7 @@ def language_model(out: Out = ARTEFACTS / "language_model", seed: Seed = 0) -> N
 @app.command("judge-language-model")
 def judge_language_model(
     folder: Annotated[Path, typer.Argument(help="Folder with base/ and adapters/.")] = ARTEFACTS / "language_model",
-    prompts: Annotated[int, typer.Option(min=8, help="Held-out prompts that every member answers.")] = 40,
+    prompts: Annotated[int, typer.Option(min=8, help="Number of held-out prompts that every member answers.")] = 40,
     seed: Seed = 0,
 ) -> None:
     """Do the base and its members answer fluently, on topic and in the manner asked for? Prints figures and samples."""
@@ -58,8 +58,12 @@ def cards(out: Out = ARTEFACTS, seed: Seed = 0, cache: Cache = None) -> None:
 def portfolio(
     out: Out = ARTEFACTS,
     seed: Seed = 0,
-    work: Annotated[Path, typer.Option(help="Keeps adapters and answers; a run that was broken off goes on.")] = Path(".attune/portfolio"),
-    jobs: Annotated[int, typer.Option(min=1, help="Adapters trained at the same time where the search allows it, a thread each.")] = 1,
+    work: Annotated[Path, typer.Option(help="Folder that keeps adapters and answers; a run that was broken off goes on.")] = Path(
+        ".attune/portfolio"
+    ),
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Number of adapters trained at the same time where the search allows it, each by one thread.")
+    ] = 1,
 ) -> None:
     """Find members by lazy search, align them by DPO, prune and certify them, and measure what they are worth."""
     from demo.portfolio import train_portfolio  # noqa: PLC0415 - torch
@@ -77,7 +81,7 @@ def values(out: Out = ARTEFACTS, seed: Seed = 0, cache: Cache = None) -> None:
 
 @app.command("member")
 def member(
-    weights: Annotated[str, typer.Option(help="Over the manners, as in concise=1,formal=0.5.")],
+    weights: Annotated[str, typer.Option(help="Weights over the manners, such as concise=1,formal=0.5.")],
     out: Annotated[Path, typer.Option(help="Folder of this member.")],
     settings: Changes = None,
     seed: Seed = 0,
@@ -94,8 +98,10 @@ def member(
 
 @app.command("members")
 def members(
-    folder: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member.")] = ARTEFACTS / "language_model" / "adapters",
-    answers: Annotated[int, typer.Option(min=1, help="To each prompt, of base and member.")] = 2,
+    folder: Annotated[Path, typer.Argument(help="Folder that holds a folder with the adapter of each member.")] = ARTEFACTS
+    / "language_model"
+    / "adapters",
+    answers: Annotated[int, typer.Option(min=1, help="Number of answers to each prompt, by the base and by each member.")] = 2,
     out: Out = Path(".attune/members"),
     seed: Seed = 1,
 ) -> None:
@@ -109,8 +115,8 @@ def members(
 @app.command("data")
 def data(
     out: Out = Path(".attune/demo"),
-    users: Annotated[int, typer.Option(min=1, help="Simulated users.")] = 500,
-    per_user: Annotated[int, typer.Option(min=1, help="Comparisons of each.")] = 40,
+    users: Annotated[int, typer.Option(min=1, help="Number of simulated users.")] = 500,
+    per_user: Annotated[int, typer.Option(min=1, help="Number of comparisons of each user.")] = 40,
     seed: Seed = 0,
 ) -> None:
     """Write prefs.jsonl and prompts.txt, from which `demo/build.sh` makes a bundle by public commands alone."""
@@ -121,9 +127,9 @@ def data(
 
 @app.command("sample")
 def sample(
-    out: Annotated[Path, typer.Option(help="A .jsonl file.")] = Path("examples/prefs-sample.jsonl"),
-    users: Annotated[int, typer.Option(min=1, help="Simulated users.")] = 20,
-    per_user: Annotated[int, typer.Option(min=1, help="Comparisons of each.")] = 10,
+    out: Annotated[Path, typer.Option(help="File to write, as .jsonl.")] = Path("examples/prefs-sample.jsonl"),
+    users: Annotated[int, typer.Option(min=1, help="Number of simulated users.")] = 20,
+    per_user: Annotated[int, typer.Option(min=1, help="Number of comparisons of each user.")] = 10,
     seed: Seed = 0,
 ) -> None:
     """Write preference data of simulated users on generated answers, in the shape that `attune data check` reads."""
@@ -137,7 +143,7 @@ def report(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to evaluate; the committed heads if not given.")] = None,
     out: Out = Path(".attune/evaluation"),
     seed: Seed = 1,
-    users: Annotated[int, typer.Option(min=10, help="Simulated users.")] = 200,
+    users: Annotated[int, typer.Option(min=10, help="Number of simulated users.")] = 200,
 ) -> None:
     """Simulated users with known tastes, through the server's own functions; writes report.md and results.json."""
     from demo.report import evaluate_demo  # noqa: PLC0415 - torch
@@ -149,10 +155,14 @@ def report(
 def curves(
     out: Out = Path(".attune/curves"),
     heads: Annotated[Path, typer.Option(help="Folder with heads.json and heads.safetensors.")] = ARTEFACTS,
-    users: Annotated[int, typer.Option(min=2, help="Simulated users of each of three seeds.")] = 40,
-    half_life: Annotated[float | None, typer.Option(help="Comparisons after which one counts half; none if not given.")] = None,
+    users: Annotated[int, typer.Option(min=2, help="Number of simulated users for each of three seeds.")] = 40,
+    half_life: Annotated[
+        float | None, typer.Option(help="Number of comparisons after which one counts half; none ever does if not given.")
+    ] = None,
     change: Annotated[int, typer.Option(min=0, help="Every user is somebody else after so many comparisons; 0 for never.")] = 0,
-    counts: Annotated[str, typer.Option(help="Numbers of comparisons.")] = "0,5,10,20,50,200,1000",
+    counts: Annotated[
+        str, typer.Option(help="Numbers of comparisons after which is measured, with commas between them.")
+    ] = "0,5,10,20,50,200,1000",
     cache: Cache = None,
 ) -> None:
     """Accuracy, log-loss and calibration of every family, from the first comparison of a user to the thousandth."""
@@ -167,9 +177,11 @@ def curves(
 @app.command("own-members")
 def own_members(
     out: Out = Path(".attune/own-members"),
-    seeds: Annotated[int, typer.Option(min=1, help="Deployments.")] = 5,
-    users: Annotated[int, typer.Option(min=10, help="Users of each.")] = 60,
-    joining: Annotated[int | None, typer.Option(min=1, help="Measure nothing but a member that joins, after so many decisions.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of deployments.")] = 5,
+    users: Annotated[int, typer.Option(min=10, help="Number of users of each deployment.")] = 60,
+    joining: Annotated[
+        int | None, typer.Option(min=1, help="Measure a member that joins and nothing else, after so many decisions.")
+    ] = None,
     cache: Cache = None,
     seed: Seed = 0,
 ) -> None:
@@ -183,7 +195,7 @@ def own_members(
 
 
 @app.command("precision")
-def precision(texts: Annotated[int, typer.Option(min=16, help="Held-out answers to compare on.")] = 256, seed: Seed = 0) -> None:
+def precision(texts: Annotated[int, typer.Option(min=16, help="Number of held-out answers to compare on.")] = 256, seed: Seed = 0) -> None:
     """Accuracy loss and batch dependence of the int8 scorer against fp32."""
     from demo.precision import precision_loss  # noqa: PLC0415 - torch
 
@@ -192,10 +204,10 @@ def precision(texts: Annotated[int, typer.Option(min=16, help="Held-out answers 
 
 @app.command("simulated-users")
 def simulated_users(
-    url: Annotated[str, typer.Option(help="Where Attune listens.")] = "http://127.0.0.1:8000",
-    users: Annotated[int, typer.Option(min=2, help="How many.")] = 50,
-    together: Annotated[int, typer.Option(min=1, help="Users at the same time.")] = 8,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write the table here as well.")] = None,
+    url: Annotated[str, typer.Option(help="Address of a running Attune.")] = "http://127.0.0.1:8000",
+    users: Annotated[int, typer.Option(min=2, help="Number of simulated users.")] = 50,
+    together: Annotated[int, typer.Option(min=1, help="Number of users at the same time.")] = 8,
+    as_json: Annotated[Path | None, typer.Option("--json", help="File to write the table to as well, as JSON.")] = None,
     seed: Seed = 7,
 ) -> None:
     """Users with known tastes against a running server, over HTTP alone; prints a table with 95 % intervals over users."""

@@ -29,10 +29,10 @@ EXIT_SETTINGS = 2
 EXIT_ADDRESS = 4
 BACKLOG = 2048
 
-BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; goes before ATTUNE_BUNDLE.")]
-DataDirOption = Annotated[Path | None, typer.Option(help="Data directory; goes before ATTUNE_DATA_DIR.")]
-RosterOption = Annotated[Path | None, typer.Option(help="File that names the members, under any names; goes before ATTUNE_ROSTER.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")]
+BundleOption = Annotated[Path | None, typer.Option(help="Folder of the bundle; it goes before ATTUNE_BUNDLE.")]
+DataDirOption = Annotated[Path | None, typer.Option(help="Data directory; it goes before ATTUNE_DATA_DIR.")]
+RosterOption = Annotated[Path | None, typer.Option(help="File that names the language models; it goes before ATTUNE_ROSTER.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines, for programs.")]
 
 
 class AttachedCommands(PlainGroup):
@@ -92,8 +92,8 @@ def attune(
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; goes before ATTUNE_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; goes before ATTUNE_PORT.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; it goes before ATTUNE_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; it goes before ATTUNE_PORT.")] = None,
     bundle: BundleOption = None,
     data_dir: DataDirOption = None,
     roster: RosterOption = None,
@@ -161,15 +161,22 @@ app.add_typer(members_app, name="members")
 
 @members_app.command("measure")
 def measure(
-    bundle: Annotated[Path, typer.Option(help="Bundle that scores.")],
-    roster: Annotated[Path, typer.Option(help="File that names the members.")],
-    prompts: Annotated[Path, typer.Option(help="A prompt a line: text, or JSON with `prompt`.", exists=True, dir_okay=False)],
-    out: Annotated[Path, typer.Option(help="What was measured, as JSON; answers are kept beside it, and a broken run goes on.")],
-    url: Annotated[str, typer.Option(help="A running Attune that is to take it as evidence; empty: none.")] = "",
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle that scores the answers.")],
+    roster: Annotated[Path, typer.Option(help="File that names the language models.")],
+    prompts: Annotated[
+        Path, typer.Option(help="File with one prompt on each line: text, or JSON with `prompt`.", exists=True, dir_okay=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write what was measured to, as JSON; answers are kept beside it, and a run that was broken off goes on."
+        ),
+    ],
+    url: Annotated[str, typer.Option(help="Address of a running Attune that takes what was measured as evidence; none if not given.")] = "",
     key_env: KeyEnv = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
-    together: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    per_second: Annotated[float, typer.Option(min=0.0, help="Requests begun each second at most; 0 sets no limit.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens of an answer at most.")] = 512,
+    together: Annotated[int, typer.Option(min=1, help="Number of requests at the same time at most.")] = 8,
+    per_second: Annotated[float, typer.Option(min=0.0, help="Number of requests begun in a second at most; 0 sets no limit.")] = 0.0,
 ) -> None:
     """Ask members the same prompts, score the answers, and say what each is worth, with intervals and a certificate."""
     from attune.service.errors import AttuneError  # noqa: PLC0415  the other commands stay fast without it

@@ -10,12 +10,15 @@ from attune.command_line import EXIT_FAILED, KeyEnv, key_in, refuse
 
 
 def replay(
-    url: Annotated[str, typer.Option(help="Where Attune listens.")] = "http://127.0.0.1:8000",
-    tenant: Annotated[str | None, typer.Option(help="Only users of this tenant; all of them if left out.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only this user, of the tenant named or of the key's own.")] = None,
+    url: Annotated[str, typer.Option(help="Address of a running Attune.")] = "http://127.0.0.1:8000",
+    tenant: Annotated[str | None, typer.Option(help="Replay only users of this tenant; those of all tenants if not given.")] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(help="Replay only this user, of the tenant that is named or else of the key's own; all users if not given."),
+    ] = None,
     key_env: KeyEnv = "",
 ) -> None:
-    """Learn users' logs anew under the basis that a running Attune serves; safe to break off and to repeat."""
+    """Learn what users chose anew under the bundle that a running Attune serves; safe to break off and to repeat."""
     from attune.service.replay import ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
 
     try:
@@ -26,10 +29,14 @@ def replay(
 
 
 def reload_replicas(
-    url: Annotated[list[str] | None, typer.Option(help="Where a replica listens; may be given several times.")] = None,
+    url: Annotated[
+        list[str] | None, typer.Option(help="Address of a replica; may be given several times, and is http://127.0.0.1:8000 if not given.")
+    ] = None,
     *,
-    everyone: Annotated[bool, typer.Option("--all", help="Every address of a name is a replica, as with a headless Service.")] = False,
-    bundle: Annotated[str | None, typer.Option(help="Folder of the bundle on the servers; the configured one if left out.")] = None,
+    everyone: Annotated[
+        bool, typer.Option("--all", help="Take every address of a name as a replica, as behind a headless Service.")
+    ] = False,
+    bundle: Annotated[str | None, typer.Option(help="Folder of the bundle on the servers; the configured one if not given.")] = None,
     key_env: KeyEnv = "",
 ) -> None:
     """Have every replica load the newest bundle; exit code 1 unless all of them serve the same one."""

@@ -22,9 +22,13 @@ def families(
     folder: Annotated[Path, typer.Argument(help="Folder of the public set; neither is distributed with this project.")],
     out: Out = Path(".attune/families"),
     cache: Cache = CACHE,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the main run: splits, trainings and contexts.")] = 3,
-    users: Annotated[int, typer.Option(min=10, help="Most users of each kind and seed.")] = 400,
-    only: Annotated[list[str] | None, typer.Option(help="Runs by name; all if not given.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds of the main run; each has its own splits, trainings and contexts.")
+    ] = 3,
+    users: Annotated[int, typer.Option(min=10, help="Number of users of each kind and seed at most.")] = 400,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Name of a run to do; may be given several times, and all are done if not given.")
+    ] = None,
 ) -> None:
     """Few-shot curves of every family and baseline on real people's choices; writes report.md, results.json and plots."""
     from studies.families.run import evaluate_set  # noqa: PLC0415 - torch
@@ -34,10 +38,14 @@ def families(
 
 @app.command("small-data")
 def small_data(
-    folder: Annotated[Path, typer.Argument(help="With jester5k, ukpconvarg1, hidden_context_hh, summeval_op; absent ones are skipped.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with jester5k, ukpconvarg1, hidden_context_hh, summeval_op; absent ones are skipped.")
+    ],
     out: Out = Path(".attune/small-data"),
     cache: Cache = CACHE,
-    only: Annotated[list[str] | None, typer.Option(help="Sets by name; all if not given.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Name of a set; may be given several times, and all are measured if not given.")
+    ] = None,
 ) -> None:
     """Families and simple heads on real sets cut to 500, 1,000 and 2,000 comparisons; writes report.md and results.json."""
     from studies.small_data.run import evaluate_small_data  # noqa: PLC0415 - torch
@@ -47,7 +55,7 @@ def small_data(
 
 @app.command("member-effects")
 def member_effects(
-    folder: Annotated[Path, typer.Argument(help="With summeval_op.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with summeval_op.")],
     out: Out = Path(".attune/member-effects"),
     cache: Cache = CACHE,
 ) -> None:
@@ -61,8 +69,8 @@ def member_effects(
 def oracle(
     out: Out = Path(".attune/oracle"),
     seed: Seed = 0,
-    instances: Annotated[int, typer.Option(min=10, help="Random worlds for each number of rewards.")] = 334,
-    seeds: Annotated[int, typer.Option(min=2, help="Portfolios of each kind whose sizes are compared.")] = 12,
+    instances: Annotated[int, typer.Option(min=10, help="Number of random worlds for each number of rewards.")] = 334,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of portfolios of each kind whose sizes are compared.")] = 12,
     cache: Cache = None,
 ) -> None:
     """Lazy search with an exact oracle: promise against truth, calls against the grid, sizes against chance."""
@@ -77,8 +85,8 @@ def zeroeval(
     data: Annotated[Path, typer.Argument(help="Folder with gsm, crux and math-l5 response matrices.")],
     out: Out = Path(".attune/zeroeval"),
     seed: Seed = 0,
-    splits: Annotated[int, typer.Option(min=2, help="Random halves of the questions.")] = 10,
-    without: Annotated[str, typer.Option(help="Models whose names start so are left out: o1 hides what it writes.")] = "o1",
+    splits: Annotated[int, typer.Option(min=2, help="Number of random halves of the questions.")] = 10,
+    without: Annotated[str, typer.Option(help="Models whose names start with this are left out; o1 hides what it writes.")] = "o1",
     cache: Cache = CACHE,
 ) -> None:
     """Real LLMs as a portfolio for users who weigh correctness against length: routing against the best single model."""
@@ -91,7 +99,7 @@ def zeroeval(
 def routing(
     bundle: Annotated[Path, typer.Argument(help="A demo bundle with a certificate.")],
     out: Out = Path(".attune/routing"),
-    users: Annotated[int, typer.Option(min=10, help="Simulated users for each of three seeds.")] = 100,
+    users: Annotated[int, typer.Option(min=10, help="Number of simulated users for each of three seeds.")] = 100,
 ) -> None:
     """Users of the portfolio round by round, against bandits that start anew with each; writes report.md and regret.png."""
     from studies.bandits.routing import evaluate_demo_routing  # noqa: PLC0415 - torch
@@ -103,9 +111,11 @@ def routing(
 def sparserm(
     data: Annotated[Path, typer.Option(help="Folder with ukpconvarg1, hidden_context_hh, summeval_op; absent ones are skipped.")],
     out: Out = Path(".attune/sparserm"),
-    cache: Annotated[Path, typer.Option(help="Keeps vectors, token states and the autoencoder.")] = CACHE,
-    seeds: Annotated[int, typer.Option(min=2, help="Cuts, starts and random directions.")] = 10,
-    autoencoder: Annotated[Path | None, typer.Option(help="A public one (SAELens or Gemma Scope) of the same layer.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps vectors, token states and the autoencoder.")] = CACHE,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of cuts, starts and random directions.")] = 10,
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Public autoencoder (SAELens or Gemma Scope) of the same layer to compare with; none if not given.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Directions of a sparse autoencoder against random ones, the dense state and latents; writes report.md, results.json, sweep.png."""
@@ -141,8 +151,8 @@ def controlled(out: Out = Path(".attune/controlled"), seed: Seed = 1) -> None:
 
 @app.command("approximations")
 def approximations(
-    members: Annotated[Path, typer.Argument(help="Folder with one adapter folder a member of the demo's base, each made for one manner.")],
-    pair: Annotated[list[str], typer.Option(help="Two manners, as in concise,formal; may be repeated.")],
+    members: Annotated[Path, typer.Argument(help="Folder that holds a folder with an adapter of the demo's base for each manner.")],
+    pair: Annotated[list[str], typer.Option(help="Two manners, such as concise,formal; may be given several times.")],
     out: Out = Path(".attune/approximations"),
     seed: Seed = 1,
 ) -> None:
@@ -156,11 +166,11 @@ def approximations(
 
 @app.command("portfolio-users")
 def portfolio_users(
-    work: Annotated[Path, typer.Option(help="Of `python -m demo portfolio`; users' models join its members.")] = WORK,
+    work: Annotated[Path, typer.Option(help="Folder that `python -m demo portfolio` worked in; users' models join its members.")] = WORK,
     out: Out = Path(".attune/compare"),
-    users: Annotated[int, typer.Option(min=8, help="Users with a model of their own, a minute or two of one core each.")] = 30,
-    draws: Annotated[int, typer.Option(min=2, help="Random portfolios of each size.")] = 20,
-    jobs: Annotated[int, typer.Option(min=1, help="Models trained at the same time, one thread each.")] = 1,
+    users: Annotated[int, typer.Option(min=8, help="Number of users with a model of their own, a minute or two of one core each.")] = 30,
+    draws: Annotated[int, typer.Option(min=2, help="Number of random portfolios of each size.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of models trained at the same time, each by one thread.")] = 1,
     seed: Seed = 0,
 ) -> None:
     """What users lose with the demo's members against a model aligned to them alone, and what random portfolios lose."""
@@ -171,7 +181,7 @@ def portfolio_users(
 
 @app.command("certificates")
 def certificates(
-    trials: Annotated[int, typer.Option(min=1, help="Of each world and method.")] = 1000,
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials of each world and method.")] = 1000,
     out: Out = Path(".attune/certificates"),
     seed: Seed = 0,
 ) -> None:
@@ -183,9 +193,9 @@ def certificates(
 
 @app.command("offpolicy-check")
 def offpolicy_check(
-    logs: Annotated[int, typer.Option(min=1, help="Simulated logs.")] = 1000,
-    users: Annotated[int, typer.Option(min=5, help="Users of each log, eight duels each.")] = 200,
-    learn: Annotated[int, typer.Option(min=0, max=8, help="Of a user's eight duels, how many policy `learn` draws first.")] = 0,
+    logs: Annotated[int, typer.Option(min=1, help="Number of simulated logs.")] = 1000,
+    users: Annotated[int, typer.Option(min=5, help="Number of users of each log, with eight duels each.")] = 200,
+    learn: Annotated[int, typer.Option(min=0, max=8, help="How many of a user's eight duels policy `learn` draws first.")] = 0,
     out: Out = Path(".attune/policy"),
     seed: Seed = 0,
 ) -> None:

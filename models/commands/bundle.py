@@ -31,7 +31,8 @@ class Precision(StrEnum):
 def bundle_demo(
     out: Out = Path(".attune/bundles"),
     precision: Annotated[
-        Precision, typer.Option(help="fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact.")
+        Precision,
+        typer.Option(help="Number format of the trunk: fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact."),
     ] = Precision.fp32,
 ) -> None:
     """Export the trunk with the demo's heads and pack the bundle; prints its directory. Needs the extra `train`."""
@@ -40,21 +41,34 @@ def bundle_demo(
 
 @bundle_app.command("build")
 def bundle_build(
-    families: Annotated[Path, typer.Argument(callback=existing_path, help="Folder with heads.json, heads.safetensors and trunk.json.")],
+    families: Annotated[
+        Path, typer.Argument(callback=existing_path, metavar="FOLDER", help="What `train families` or `import reward` wrote.")
+    ],
     portfolio: Annotated[
-        Path | None, typer.Option(callback=existing_path, help="Folder of a portfolio: portfolio.json, values.npz, roster.json.")
+        Path | None,
+        typer.Option(callback=existing_path, help="Folder that `portfolio build` wrote; its members are packed with what they are worth."),
     ] = None,
     roster: Annotated[
-        Path | None, typer.Option(callback=existing_path, help="Roster file (.json, .toml); unmeasured members begin at the prior.")
+        Path | None,
+        typer.Option(
+            callback=existing_path,
+            help="File that names the language models (.json, .toml); what they are worth is learned while they serve.",
+        ),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact.")
+        Precision,
+        typer.Option(help="Number format of the trunk: fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact."),
     ] = Precision.fp32,
-    name: Annotated[str, typer.Option(help="Of the bundle: letters, digits and _.")] = "own",
+    name: Annotated[str, typer.Option(help="Name of the bundle, in letters, digits and _.")] = "own",
     out: Out = Path(".attune/bundles"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print directory and remarks for programs.")] = False,
-    serve_anyway: Annotated[bool, typer.Option("--serve-anyway", help="Also a family that is worse than a simple head.")] = False,
-    member_effects: Annotated[bool, typer.Option("--member-effects", help="Also learn what is liked of a member for itself.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the directory and all remarks as JSON, for programs.")] = False,
+    serve_anyway: Annotated[
+        bool,
+        typer.Option("--serve-anyway", help="Pack a family even if it predicts worse than a simple head, such as the length of an answer."),
+    ] = False,
+    member_effects: Annotated[
+        bool, typer.Option("--member-effects", help="Learn also what is liked of a member beyond its texts.")
+    ] = False,
 ) -> None:
     """Pack a folder of families into a bundle, with a portfolio, a roster, or neither (scores only); prints its directory."""
     from attune.models.export.pack import pack  # noqa: PLC0415 - torch
@@ -84,7 +98,9 @@ def bundle_fetch(
         str, typer.Argument(help="A folder, or file://, http(s)://, s3://, gs:// or az:// address with manifest.json in it.")
     ],
     out: Out = Path(".attune/bundles"),
-    link: Annotated[str, typer.Option(help="Name in the folder of a link that is moved to the bundle; servers that poll swap.")] = "",
+    link: Annotated[
+        str, typer.Option(help="Name of a link in the folder that is moved to the bundle, for servers that watch it; no link if not given.")
+    ] = "",
 ) -> None:
     """Bring a bundle into a folder, whole and verified or not at all; prints its directory. Object stores need the extra `store`."""
     from attune.models.export.fetching import NotFetched, fetch_bundle  # noqa: PLC0415 - hashing is for those who ask

@@ -25,9 +25,9 @@ def data() -> None:
 def data_check(
     source: Annotated[str, typer.Argument(metavar="FILE", help=TABLE)],
     reading: Any,
-    write: Annotated[Path | None, typer.Option(help="Write the good comparisons here, as .jsonl that needs no options.")] = None,
-    shown: Annotated[int, typer.Option(min=1, help="Bad rows to name; the others are counted.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    write: Annotated[Path | None, typer.Option(help="File to write the good comparisons to, as .jsonl that needs no options.")] = None,
+    shown: Annotated[int, typer.Option(min=1, help="Number of bad rows that are named; the others are counted.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the survey as JSON, for programs.")] = False,
 ) -> None:
     """Read comparisons, votes, ratings or scores, and print counts, users, hash and what is wrong with which line; exits 1 on bad rows."""
     from attune.models.data.check import survey  # noqa: PLC0415 - numpy

@@ -24,12 +24,18 @@ def import_group() -> None:
 def import_reward(
     model: Annotated[
         str,
-        typer.Argument(metavar="ID_OR_DIR", callback=model_source, help="A sequence classifier, folder or hub id; its code is never run."),
+        typer.Argument(
+            metavar="ID_OR_DIR",
+            callback=model_source,
+            help="Folder or hub id of a sequence classifier; code that comes with it is never run.",
+        ),
     ],
     reading: Any,
     out: Out,
-    names: Annotated[str, typer.Option(help="Of its heads, with commas between; the model's labels if not given.")] = "",
-    users: Annotated[str, typer.Option(metavar="FILE", help=f"Comparisons of people, to fit how they weigh the heads: {TABLE}.")] = "",
+    names: Annotated[str, typer.Option(help="Names of the heads, with commas between them; the model's labels if not given.")] = "",
+    users: Annotated[
+        str, typer.Option(metavar="FILE", help=f"Comparisons of people, from which is learned how they weigh the heads: {TABLE}.")
+    ] = "",
     context: Context = None,
     prompt_share: PromptShare = 0.25,
     cache: Cache = None,

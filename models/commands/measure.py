@@ -27,7 +27,7 @@ from attune.models.commands.options import (
 )
 from attune.models.commands.reading import TABLE, reads_table
 
-measure_app = plain_group("Measure, with seeds and 95 % intervals. Needs the extra `train`.")
+measure_app = plain_group("Measure what heads, members and routing policies are worth, with 95 % intervals. Needs the extra `train`.")
 
 
 @measure_app.command("families")
@@ -39,10 +39,11 @@ def measure_families(
     data: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons of other people: {TABLE}.")],
     reading: Any,
     out: Annotated[
-        Path | None, typer.Option(file_okay=False, callback=makeable, help="Folder to write to; `measured` in FOLDER if not given.")
+        Path | None,
+        typer.Option(file_okay=False, callback=makeable, help="Folder to write the report to; `measured` in FOLDER if not given."),
     ] = None,
     trunk: Annotated[
-        str, typer.Option(metavar="ID_OR_DIR", callback=model_source, help="Where the heads' trunk is now, if it has moved.")
+        str, typer.Option(metavar="ID_OR_DIR", callback=model_source, help="Folder or hub id of the heads' trunk, where it has moved.")
     ] = "",
     apart: Apart = "",
     cache: KeptVectors = VECTORS,
@@ -65,9 +66,13 @@ def measure_learners(
     reading: Any,
     out: Out = Path(".attune/families"),
     cache: Cache = Path(".attune/cache"),
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the main run: splits, trainings and contexts.")] = 3,
-    users: Annotated[int, typer.Option(min=10, help="Most users of each kind and seed.")] = 400,
-    only: Annotated[list[str] | None, typer.Option(help="Runs by name; all if not given.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds of the main run; each has its own splits, trainings and contexts.")
+    ] = 3,
+    users: Annotated[int, typer.Option(min=10, help="Number of users of each kind and seed at most.")] = 400,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Name of a run to do; may be given several times, and all are done if not given.")
+    ] = None,
 ) -> None:
     """Train every family and baseline on a part of a table and compare them on the rest; writes report.md, results.json and plots."""
     from attune.models.measuring.families.runs import evaluate_file  # noqa: PLC0415 - torch
@@ -77,11 +82,11 @@ def measure_learners(
 
 @measure_app.command("members")
 def measure_members(
-    members: Annotated[Path, typer.Argument(callback=existing_path, help="Folder with one adapter folder a member.")],
+    members: Annotated[Path, typer.Argument(callback=existing_path, help="Folder that holds a folder with the adapter of each member.")],
     base: Base,
     rewards: RewardsOption,
     prompts: PromptsOption,
-    answers: Annotated[int, typer.Option(min=1, help="To each prompt, of base and member.")] = 2,
+    answers: Annotated[int, typer.Option(min=1, help="Number of answers to each prompt, by the base and by each member.")] = 2,
     out: Out = Path(".attune/members"),
     seed: Seed = 1,
 ) -> None:
@@ -95,8 +100,8 @@ def measure_members(
 
 @measure_app.command("policy")
 def measure_policy(
-    decisions: Annotated[Path, typer.Option(help="JSONL: exports of users, or GET /decisions answers.")],
-    feedback: Annotated[Path, typer.Option(help="JSONL with the comparisons: exports of users; may be the same file.")],
+    decisions: Annotated[Path, typer.Option(help="JSON lines with the decisions: exports of users, or answers of GET /decisions.")],
+    feedback: Annotated[Path, typer.Option(help="JSON lines with the comparisons: exports of users; this may be the same file.")],
     out: Out = Path(".attune/policy"),
     as_json: AsJson = False,
 ) -> None:

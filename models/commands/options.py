@@ -58,23 +58,58 @@ def apart_from(value: str) -> str:
     return value
 
 
-Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
-Out = Annotated[Path, typer.Option(file_okay=False, callback=makeable, help="Folder to write to; made if absent.")]
-Cache = Annotated[Path | None, typer.Option(file_okay=False, help="Folder that keeps embeddings between runs; none if not given.")]
-Base = Annotated[str, typer.Option(callback=model_source, help="Folder or hub id of a causal language model.")]
-RewardsOption = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")]
-PromptsOption = Annotated[
-    Path, typer.Option(callback=existing_path, help="Text file, one prompt a line; a tenth is held out, a tenth chooses checkpoints.")
+Seed = Annotated[int, typer.Option(help="Seed of everything that is random in this command.")]
+Out = Annotated[Path, typer.Option(file_okay=False, callback=makeable, help="Folder to write to; it is made where it is absent.")]
+Cache = Annotated[
+    Path | None, typer.Option(file_okay=False, help="Folder that keeps the vectors of texts between runs; without it nothing is kept.")
 ]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="Of a member: dpo.learning_rate=1e-4, dpo.beta=0.2, answers=4, ...")]
-Processes = Annotated[int, typer.Option(min=1, help="That embed texts, each with a copy of the trunk; not used where there is CUDA.")]
+Base = Annotated[str, typer.Option(callback=model_source, help="Folder or hub id of a causal language model.")]
+RewardsOption = Annotated[
+    str, typer.Option(metavar="MODULE:NAME", help="Rewards as functions in Python; modules of the current folder are found first.")
+]
+PromptsOption = Annotated[
+    Path,
+    typer.Option(
+        callback=existing_path, help="Text file with one prompt on each line; a tenth is held out, and another tenth chooses checkpoints."
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="How members are trained, such as dpo.learning_rate=1e-4 or answers=4; may be given several times.",
+    ),
+]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Number of processes that embed texts, each with a copy of the trunk; not used where there is CUDA.")
+]
 Context = Annotated[
-    int | None, typer.Option("--context", "--max-tokens", min=8, help="Tokens of a text; the model's own limit up to 2048 if not given.")
+    int | None,
+    typer.Option(
+        "--context",
+        "--max-tokens",
+        min=8,
+        help="Number of tokens of a text that are read; the model's own limit, at most 2,048, if not given.",
+    ),
 ]
 PromptShare = Annotated[
-    float, typer.Option(min=0.0, max=0.99, help="Of them, that a long prompt keeps beside a long response; what one leaves the other gets.")
+    float,
+    typer.Option(
+        min=0.0,
+        max=0.99,
+        help="Share of the context that a long prompt keeps beside a long response; what one of them leaves, the other gets.",
+    ),
 ]
-Apart = Annotated[str, typer.Option(callback=apart_from, help="`question`: a person's own questions are not in what is predicted of them.")]
-KeptVectors = Annotated[Path, typer.Option("--cache", file_okay=False, help="Folder that keeps vectors between runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print all figures for programs.")]
+Apart = Annotated[
+    str,
+    typer.Option(
+        callback=apart_from,
+        help="`question` keeps the questions that a person answered out of what is predicted of them; nothing is kept apart if not given.",
+    ),
+]
+KeptVectors = Annotated[
+    Path, typer.Option("--cache", file_okay=False, help="Folder that keeps the vectors of texts, and what was trained, between runs.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all figures as JSON, for programs.")]
 VECTORS = Path(".attune/cache")

@@ -19,15 +19,19 @@ portfolio_app = plain_group("Build, inspect and serve portfolios of members. Nee
 def portfolio_build(
     base: Base,
     prompts: PromptsOption,
-    rewards: Annotated[str, typer.Option(metavar="MODULE:NAME", help="Rewards; modules of the current folder are found first.")] = "",
+    rewards: Annotated[
+        str, typer.Option(metavar="MODULE:NAME", help="Rewards as functions in Python; modules of the current folder are found first.")
+    ] = "",
     families: Annotated[
-        Path | None, typer.Option(callback=existing_path, help="Folder of families whose heads are the rewards, in place of --rewards.")
+        Path | None, typer.Option(callback=existing_path, help="Folder of families whose heads are the rewards; give this or --rewards.")
     ] = None,
-    family: Annotated[str, typer.Option(help="Whose heads; the folder's default if not given.")] = "",
+    family: Annotated[str, typer.Option(help="Name of the family whose heads are the rewards; the folder's default if not given.")] = "",
     out: Out = Path(".attune/portfolio"),
-    base_name: Annotated[str, typer.Option(help="What the adapters call their base.")] = "",
-    max_calls: Annotated[int, typer.Option(min=2, help="Most members that are trained.")] = 12,
-    most_members: Annotated[int | None, typer.Option(min=1, help="That are kept; as many as the promise takes if not given.")] = None,
+    base_name: Annotated[str, typer.Option(help="Name that the adapters' configuration gives their base; none if not given.")] = "",
+    max_calls: Annotated[int, typer.Option(min=2, help="Number of members that are trained at most.")] = 12,
+    most_members: Annotated[
+        int | None, typer.Option(min=1, help="Number of members that are kept at most; as many as the promise takes if not given.")
+    ] = None,
     changes: Changes = None,
     cache: Cache = None,
     seed: Seed = 0,
@@ -67,12 +71,12 @@ def portfolio_show(
     path: Annotated[
         Path,
         typer.Argument(
-            callback=existing_path, help="A bundle, or a folder with portfolio.json and heads; the demo's if not given.", show_default=False
+            callback=existing_path, help="A bundle, or a folder that `portfolio build` wrote; the demo's if not given.", show_default=False
         ),
     ] = DEMO,
-    family: Annotated[str | None, typer.Option(help="Whose values; the certificate's family if not given.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the simplex of users here: .png, .svg or .pdf.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    family: Annotated[str | None, typer.Option(help="Name of the family whose values are shown; the certificate's if not given.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="File to draw the simplex of users into: .png, .svg or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for programs.")] = False,
 ) -> None:
     """Print members, weights, values with intervals and the certificate; draw who is served by whom and what is proved."""
     from attune.models.portfolio.show import show_portfolio  # noqa: PLC0415 - torch
@@ -82,10 +86,12 @@ def portfolio_show(
 
 @portfolio_app.command("vllm")
 def portfolio_vllm(
-    path: Annotated[Path, typer.Argument(callback=existing_path, help="A bundle, or a folder with base/ and adapters/.")],
-    host: str = "127.0.0.1",
-    port: int = 8001,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with vLLM's key; none if not given.")] = None,
+    path: Annotated[Path, typer.Argument(callback=existing_path, help="A bundle, or a folder that `portfolio build` wrote.")],
+    host: Annotated[str, typer.Option(help="Address at which vLLM will listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port at which vLLM will listen.")] = 8001,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that will hold vLLM's key; vLLM asks for no key if not given.")
+    ] = None,
 ) -> None:
     """Print the command that serves the members with vLLM, and the roster that reaches them."""
     from attune.models.alignment.vllm import members_in, plan_vllm  # noqa: PLC0415 - torch

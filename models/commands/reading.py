@@ -18,15 +18,23 @@ TABLE = ".jsonl, .csv, .tsv (also .gz), .json, .parquet, a saved dataset, or hf:
 
 
 def _options(
-    shape: Annotated[str, typer.Option(help="pairs, votes, ratings or scores; found from the columns if not given.")] = "",
+    shape: Annotated[
+        str, typer.Option(help="What the table holds: pairs, votes, ratings or scores; found from the names of its columns if not given.")
+    ] = "",
     column: Annotated[
-        list[str] | None, typer.Option(help="OURS=THEIRS, where the table calls a column otherwise; meta.user.id is inside of meta.")
+        list[str] | None,
+        typer.Option(
+            metavar="OURS=THEIRS",
+            help="Where the table calls a column otherwise; meta.user.id lies inside of meta. May be given several times.",
+        ),
     ] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="A column that nothing should read.")] = None,
-    least_gap: Annotated[float, typer.Option(min=0.0, help="Scores or ratings that differ by no more are not compared.")] = 0.0,
+    ignore: Annotated[list[str] | None, typer.Option(help="A column that nothing should read; may be given several times.")] = None,
+    least_gap: Annotated[float, typer.Option(min=0.0, help="Scores or ratings that differ by no more than this are not compared.")] = 0.0,
     most_pairs: Annotated[
         int,
-        typer.Option(min=1, help="Of one user's ratings of one prompt's answers; a fair sample where more are possible."),
+        typer.Option(
+            min=1, help="Most comparisons of one user's ratings of one prompt's answers; where more are possible, a fair sample is taken."
+        ),
     ] = 200,
 ) -> None:
     """Its parameters are the options."""

@@ -50,17 +50,32 @@ def train_families(
     trunk: Annotated[
         str,
         typer.Option(
-            metavar="ID_OR_DIR", callback=model_source, help="Hugging Face encoder or decoder; a small one for sentences if not given."
+            metavar="ID_OR_DIR",
+            callback=model_source,
+            help="Folder or hub id of an encoder or decoder; a small encoder of sentences if not given.",
         ),
     ] = "",
-    layers: Annotated[str, typer.Option(help="Hidden states that are pooled, such as 0,3,6; early, middle and last if not given.")] = "",
-    pooling: Annotated[Pooling, typer.Option(help="How the states of a text become one vector.")] = Pooling.mean,
+    layers: Annotated[
+        str, typer.Option(help="Hidden states that are pooled, such as 0,3,6; an early, a middle and the last one if not given.")
+    ] = "",
+    pooling: Annotated[Pooling, typer.Option(help="How the states of a text's tokens become one vector.")] = Pooling.mean,
     context: Context = None,
     prompt_share: PromptShare = 0.25,
-    families: Annotated[str, typer.Option(help="Names with commas between; those that did best if not given.")] = "",
-    personalise: Annotated[bool, typer.Option("--personalise", help="Also where no gain was found, or people are few.")] = False,
+    families: Annotated[
+        str,
+        typer.Option(help="Names of families to train, with commas between them; those that did best in every measurement if not given."),
+    ] = "",
+    personalise: Annotated[
+        bool,
+        typer.Option("--personalise", help="Personalise even where no gain was found, or people are too few to learn how they differ."),
+    ] = False,
     apart: Apart = "",
-    folds: Annotated[int, typer.Option(min=0, help="How often people are cut anew; 0 decides by how many there are.")] = 0,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=0, help="How often people are divided anew into those who train and strangers; 0 decides by how many people there are."
+        ),
+    ] = 0,
     cache: KeptVectors = VECTORS,
     processes: Processes = 1,
     seed: Seed = 0,
@@ -99,10 +114,10 @@ def train_router(
     bundle: Annotated[Path, typer.Option(callback=existing_path, help="The bundle that serves.")],
     comparisons: Annotated[str, typer.Option(help="Exports of users, or a table with prompt, chosen, rejected, user and context.")],
     reading: Any,
-    family: Annotated[str, typer.Option(help="Name of the mixture; not needed where the bundle has one.")] = "",
+    family: Annotated[str, typer.Option(help="Name of the mixture to retrain; not needed where the bundle has only one.")] = "",
     out: Out = Path(".attune/bundles"),
-    tau: Annotated[float, typer.Option(help="Temperature of the targets; the paper has 1e-3 and 1e-4.")] = 1e-3,
-    audit: Annotated[bool, typer.Option(help="Mask heads that harm on held-out comparisons.")] = True,
+    tau: Annotated[float, typer.Option(help="Temperature of the targets; the paper uses 0.001 and 0.0001.")] = 1e-3,
+    audit: Annotated[bool, typer.Option(help="Mask heads that do harm on held-out comparisons.")] = True,
     seed: Seed = 0,
 ) -> None:
     """Retrain the router of a mixture on logged comparisons with contexts (MiCRo, stage 2); users keep what they taught."""
@@ -122,13 +137,15 @@ def train_router(
 
 @train_app.command("member")
 def train_member(
-    weights: Annotated[str, typer.Option(help="Over the rewards, as in concise=1,formal=0.5; used as they are.")],
-    out: Annotated[Path, typer.Option(help="Folder of this member; run again with the same options to go on after a kill.")],
+    weights: Annotated[str, typer.Option(help="Weights over the rewards, such as concise=1,formal=0.5; they are used as they are.")],
+    out: Annotated[Path, typer.Option(help="Folder of this member; the same command goes on after a kill.")],
     base: Base,
     rewards: RewardsOption,
     prompts: PromptsOption,
-    shared: Annotated[Path | None, typer.Option(help="Where the base's answers are kept for all members.")] = None,
-    base_name: Annotated[str, typer.Option(help="What the adapter calls its base.")] = "",
+    shared: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the base's answers for several members; the member's own folder if not given.")
+    ] = None,
+    base_name: Annotated[str, typer.Option(help="Name that the adapter's configuration gives its base; none if not given.")] = "",
     settings: Changes = None,
     seed: Seed = 0,
 ) -> None:

@@ -24,12 +24,12 @@ def users() -> None:
 @users_app.command("import")
 @reads_table
 def users_import(
-    source: Annotated[str, typer.Argument(metavar="FILE", help=f"Exports of users, or a table: {TABLE}")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help=f"Exports of users, or a table: {TABLE}.")],
     reading: Any,
-    url: Annotated[str, typer.Option(help="Of the server.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
     key_env: KeyEnv = "",
     key: Annotated[str, typer.Option(envvar="ATTUNE_API_KEY", hidden=True)] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print counts and refusals for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print counts and refusals as JSON, for programs.")] = False,
 ) -> None:
     """Teach a running server what users chose before it; each choice counts once, so that a run that was broken off is started again.
 

@@ -29,7 +29,12 @@ EXTRAS: Mapping[str, str] = {
 }
 """Import names and the smallest extra of this package that installs each; commands that train need `train`, which holds `local`."""
 
-KeyEnv = Annotated[str, typer.Option("--key-env", metavar="NAME", help="Environment variable that holds an API key of the server.")]
+KeyEnv = Annotated[
+    str,
+    typer.Option(
+        "--key-env", metavar="NAME", help="Environment variable that holds an API key of the server; no key is sent if not given."
+    ),
+]
 """How every command that talks to a server is told its key: a key on the command line would be seen by whoever lists processes."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -24,8 +24,8 @@ from studies.sparserm.comparison import DENSE, PROPOSED, RANDOM, StudySettings, 
 from studies.sparserm.tasks import MOST, read_tasks, training_states
 
 LAYER = DEMO_LAYERS[0]
-"""The middle layer of three to choose from: on validation prompts of UKPConvArg1 a dense head is right in .779, .782, .785, .779,
-.764 and .712 of pairs from layers 1 to 6, each ± .012 to .020."""
+"""The middle layer of three to choose from: on validation prompts of UKPConvArg1 a dense head is right in 0.779, 0.782, 0.785, 0.779,
+0.764 and 0.712 of pairs from layers 1 to 6, each ± 0.012 to 0.020."""
 
 GAIN_LEAST, WITHIN, SHARE_MOST = 0.015, 0.005, 0.01
 
