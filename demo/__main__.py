@@ -17,6 +17,9 @@ app = plain_app("Make and measure the demo, from seeds.")
 ARTEFACTS = Path(__file__).parent / "artefacts"
 BASE = ARTEFACTS / "language_model" / "base"
 
+Users = Annotated[int, typer.Option(min=1, help="Number of simulated users.")]
+PerUser = Annotated[int, typer.Option(min=1, help="Number of comparisons of each user.")]
+
 
 @app.command("language-model")
 def language_model(out: Out = ARTEFACTS / "language_model", seed: Seed = 0) -> None:
@@ -115,8 +118,8 @@ def members(
 @app.command("data")
 def data(
     out: Out = Path(".attune/demo"),
-    users: Annotated[int, typer.Option(min=1, help="Number of simulated users.")] = 500,
-    per_user: Annotated[int, typer.Option(min=1, help="Number of comparisons of each user.")] = 40,
+    users: Users = 500,
+    per_user: PerUser = 40,
     seed: Seed = 0,
 ) -> None:
     """Write prefs.jsonl and prompts.txt, from which `demo/build.sh` makes a bundle by public commands alone."""
@@ -128,8 +131,8 @@ def data(
 @app.command("sample")
 def sample(
     out: Annotated[Path, typer.Option(help="File to write, as .jsonl.")] = Path("examples/prefs-sample.jsonl"),
-    users: Annotated[int, typer.Option(min=1, help="Number of simulated users.")] = 20,
-    per_user: Annotated[int, typer.Option(min=1, help="Number of comparisons of each user.")] = 10,
+    users: Users = 20,
+    per_user: PerUser = 10,
     seed: Seed = 0,
 ) -> None:
     """Write preference data of simulated users on generated answers, in the shape that `attune data check` reads."""

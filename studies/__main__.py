@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attune.command_line import aside, plain_app
-from attune.models.commands.options import Cache, Out, Seed
+from attune.models.commands.options import Cache, OnlyRuns, Out, Seed, Seeds, UsersAtMost
 from demo.__main__ import ARTEFACTS, BASE
 
 app = plain_app("Studies of papers and of the demo; each writes a report and its figures.")
@@ -22,13 +22,9 @@ def families(
     folder: Annotated[Path, typer.Argument(help="Folder of the public set; neither is distributed with this project.")],
     out: Out = Path(".attune/families"),
     cache: Cache = CACHE,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Number of seeds of the main run; each has its own splits, trainings and contexts.")
-    ] = 3,
-    users: Annotated[int, typer.Option(min=10, help="Number of users of each kind and seed at most.")] = 400,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Name of a run to do; may be given several times, and all are done if not given.")
-    ] = None,
+    seeds: Seeds = 3,
+    users: UsersAtMost = 400,
+    only: OnlyRuns = None,
 ) -> None:
     """Few-shot curves of every family and baseline on real people's choices; writes report.md, results.json and plots."""
     from studies.families.run import evaluate_set  # noqa: PLC0415 - torch

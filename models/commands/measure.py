@@ -16,11 +16,14 @@ from attune.models.commands.options import (
     Base,
     Cache,
     KeptVectors,
+    OnlyRuns,
     Out,
     Processes,
     PromptsOption,
     RewardsOption,
     Seed,
+    Seeds,
+    UsersAtMost,
     existing_path,
     makeable,
     model_source,
@@ -66,13 +69,9 @@ def measure_learners(
     reading: Any,
     out: Out = Path(".attune/families"),
     cache: Cache = Path(".attune/cache"),
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Number of seeds of the main run; each has its own splits, trainings and contexts.")
-    ] = 3,
-    users: Annotated[int, typer.Option(min=10, help="Number of users of each kind and seed at most.")] = 400,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Name of a run to do; may be given several times, and all are done if not given.")
-    ] = None,
+    seeds: Seeds = 3,
+    users: UsersAtMost = 400,
+    only: OnlyRuns = None,
 ) -> None:
     """Train every family and baseline on a part of a table and compare them on the rest; writes report.md, results.json and plots."""
     from attune.models.measuring.families.runs import evaluate_file  # noqa: PLC0415 - torch

@@ -3,5 +3,6 @@
     edge ─ admission ─> one file a route: model ─> checks ─> plain request ─> use case ─> plain result ─> answer
 
 What a client sends and what it is answered stand beside each other; what several routes share is in `prompted` (requests) and `answers`.
-A route holds no decisions.
+A route holds no decisions. Answers repeat the fields of the results that they are made of: what the contract says must not change because
+something inside is renamed.
 """

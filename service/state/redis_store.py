@@ -51,7 +51,7 @@ def unobserved(operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT00
 
 
 class RedisStore:
-    """Keeps users in Redis; see `Store` for what each operation promises.
+    """Keeps users in Redis; see `Store` for what each operation promises. Its signatures stand here again, and mypy compares them.
 
     Args:
         url: see `service.state.connect`.

@@ -58,8 +58,23 @@ class OracleTask:
         return per_prompt.mean(axis=0), quantile * per_prompt.std(axis=0, ddof=1) / np.sqrt(count)
 
 
+class _Untrained:
+    """What oracles that train nothing have alike: their rewards, and no price of moving away from the base."""
+
+    __slots__ = ()
+    asked: OracleTask
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.asked.rewards.names)
+
+    @property
+    def beta(self) -> float:
+        return 0.0
+
+
 @dataclass(frozen=True, slots=True)
-class MixingOracle:
+class MixingOracle(_Untrained):
     """MOD: no training; the members of `model` write together (`mix_answers`), in the proportions that come nearest to the weights.
 
     Attributes:
@@ -71,14 +86,6 @@ class MixingOracle:
     model: LanguageModel
     made_for: Mapping[str, Array]
     asked: OracleTask
-
-    @property
-    def dimensions(self) -> int:
-        return len(self.asked.rewards.names)
-
-    @property
-    def beta(self) -> float:
-        return 0.0
 
     def solve(self, weights: Array) -> Solution:
         weights = expect_weights(weights, self.dimensions)
@@ -94,7 +101,7 @@ class MixingOracle:
 
 
 @dataclass(frozen=True, slots=True)
-class SoupOracle:
+class SoupOracle(_Untrained):
     """Soups: no training; members' adapters are averaged (`average_adapters`) in the proportions that come nearest to the weights.
 
     Attributes:
@@ -112,14 +119,6 @@ class SoupOracle:
     asked: OracleTask
     out: Path
     rank: int | None = None
-
-    @property
-    def dimensions(self) -> int:
-        return len(self.asked.rewards.names)
-
-    @property
-    def beta(self) -> float:
-        return 0.0
 
     def solve(self, weights: Array) -> Solution:
         weights = expect_weights(weights, self.dimensions)

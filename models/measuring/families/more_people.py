@@ -26,8 +26,8 @@ from attune.models.measuring.families.fewshot import cut
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_more
-from attune.models.measuring.families.strangers import LEAST_MEASURED, LEAST_TARGETS, curves_of, most_told, observe_strangers
-from attune.models.measuring.writing import made_by, write_report
+from attune.models.measuring.families.strangers import LEAST_MEASURED, LEAST_TARGETS, curves_of, measured_on, most_told, observe_strangers
+from attune.models.measuring.writing import write_report
 from attune.models.seam.trust import NEVER
 from attune.models.training.heads import TrainedFamily, load_heads
 from attune.models.training.learner import Learner, Predicted
@@ -85,16 +85,9 @@ def measure_more(
         )
     curves = curves_of([observed], baseline)
     results = {
-        "comparisons": len(comparisons),
-        "people": len(np.unique(comparisons.user[~comparisons.anonymous])),
+        **measured_on(comparisons, trunk, settings.seed),
         "met": met,
         "left_out": left_out,
-        "without_person": int(comparisons.anonymous.sum()),
-        "texts": len(comparisons.texts.candidates),
-        "sha256": comparisons.sha256(),
-        "trunk": {"source": trunk.source, "sha256": trunk.sha256},
-        "seed": settings.seed,
-        "made_by": made_by(),
         "families": {one.family.name: {"trust": "never" if one.trust == NEVER else one.trust} for one in trained},
         "default": default,
         "baseline": baseline,

@@ -32,7 +32,7 @@ from attune.models.measuring.families.kept import FOLDER, LAST, Kept, training_k
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_own
-from attune.models.measuring.families.strangers import LEAST_MEASURED, curves_of, most_told, observe_strangers
+from attune.models.measuring.families.strangers import LEAST_MEASURED, curves_of, measured_on, most_told, observe_strangers
 from attune.models.measuring.writing import made_by, write_report
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
@@ -119,14 +119,7 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     for sentence in [*left_out, *filter(None, map(below, trained))]:
         tell(f"below a simple head: {sentence}")
     results = {
-        "comparisons": len(comparisons),
-        "people": people,
-        "without_person": int(comparisons.anonymous.sum()),
-        "texts": len(comparisons.texts.candidates),
-        "sha256": comparisons.sha256(),
-        "trunk": {"source": trunk.source, "sha256": trunk.sha256},
-        "seed": settings.seed,
-        "made_by": made_by(),
+        **measured_on(comparisons, trunk, settings.seed),
         "families": {one.family.name: one.summary.get("trust", {}) | {"validation_nll": one.summary["validation_nll"]} for one in trained},
         "default": default,
         "verdict": verdict,

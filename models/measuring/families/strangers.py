@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from attune.models.data.preferences import Comparisons
+from attune.models.data.trunk import Trunk
 from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
 from attune.models.measuring.metrics import Interval
+from attune.models.measuring.writing import made_by
 from attune.models.training.learner import Learner
 
 COUNTS = (0, 1, 3, 5, 10, 20, 50)
@@ -32,6 +34,20 @@ def most_told(comparisons: Comparisons) -> int:
     told = decided[decided > 0]
     fitting = [count for count in COUNTS if len(told) and np.mean(told >= count + 2 * LEAST_TARGETS) >= 0.25]
     return max(fitting, default=1)
+
+
+def measured_on(comparisons: Comparisons, trunk: Trunk, seed: int) -> dict[str, Any]:
+    """Returns what a report says of the data that it is about: sizes and hashes, as JSON data."""
+    return {
+        "comparisons": len(comparisons),
+        "people": len(np.unique(comparisons.user[~comparisons.anonymous])),
+        "without_person": int(comparisons.anonymous.sum()),
+        "texts": len(comparisons.texts.candidates),
+        "sha256": comparisons.sha256(),
+        "trunk": {"source": trunk.source, "sha256": trunk.sha256},
+        "seed": seed,
+        "made_by": made_by(),
+    }
 
 
 def observe_strangers(learners: Sequence[Learner], context: Comparisons, targets: Comparisons) -> Observed | None:
