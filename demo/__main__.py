@@ -183,7 +183,8 @@ def own_members(
     seeds: Annotated[int, typer.Option(min=1, help="Number of deployments.")] = 5,
     users: Annotated[int, typer.Option(min=10, help="Number of users of each deployment.")] = 60,
     joining: Annotated[
-        int | None, typer.Option(min=1, help="Measure a member that joins and nothing else, after so many decisions.")
+        int | None,
+        typer.Option(min=1, help="Measure a member that joins, after so many decisions, and nothing else; everything else if not given."),
     ] = None,
     cache: Cache = None,
     seed: Seed = 0,
@@ -210,7 +211,9 @@ def simulated_users(
     url: Annotated[str, typer.Option(help="Address of a running Attune.")] = "http://127.0.0.1:8000",
     users: Annotated[int, typer.Option(min=2, help="Number of simulated users.")] = 50,
     together: Annotated[int, typer.Option(min=1, help="Number of users at the same time.")] = 8,
-    as_json: Annotated[Path | None, typer.Option("--json", help="File to write the table to as well, as JSON.")] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="File to write the table to as well, as JSON; it is only printed if not given.")
+    ] = None,
     seed: Seed = 7,
 ) -> None:
     """Users with known tastes against a running server, over HTTP alone; prints a table with 95 % intervals over users."""

@@ -46,13 +46,16 @@ def bundle_build(
     ],
     portfolio: Annotated[
         Path | None,
-        typer.Option(callback=existing_path, help="Folder that `portfolio build` wrote; its members are packed with what they are worth."),
+        typer.Option(
+            callback=existing_path,
+            help="Folder that `portfolio build` wrote; its members are packed with what they are worth. No members if not given.",
+        ),
     ] = None,
     roster: Annotated[
         Path | None,
         typer.Option(
             callback=existing_path,
-            help="File that names the language models (.json, .toml); what they are worth is learned while they serve.",
+            help="File that names the language models, whose worth is learned while they serve; the portfolio's if not given.",
         ),
     ] = None,
     precision: Annotated[

@@ -23,9 +23,12 @@ def data() -> None:
 @data_app.command("check")
 @reads_table
 def data_check(
-    source: Annotated[str, typer.Argument(metavar="FILE", help=TABLE)],
+    source: Annotated[str, typer.Argument(metavar="FILE", help=f"Comparisons, votes, ratings or scores: {TABLE}.")],
     reading: Any,
-    write: Annotated[Path | None, typer.Option(help="File to write the good comparisons to, as .jsonl that needs no options.")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="File to write the good comparisons to, as .jsonl that needs no options; nothing is written if not given."),
+    ] = None,
     shown: Annotated[int, typer.Option(min=1, help="Number of bad rows that are named; the others are counted.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the survey as JSON, for programs.")] = False,
 ) -> None:

@@ -34,7 +34,10 @@ def import_reward(
     out: Out,
     names: Annotated[str, typer.Option(help="Names of the heads, with commas between them; the model's labels if not given.")] = "",
     users: Annotated[
-        str, typer.Option(metavar="FILE", help=f"Comparisons of people, from which is learned how they weigh the heads: {TABLE}.")
+        str,
+        typer.Option(
+            metavar="FILE", help=f"Comparisons of people, to learn how they weigh the heads; nothing is learned if not given. {TABLE}."
+        ),
     ] = "",
     context: Context = None,
     prompt_share: PromptShare = 0.25,

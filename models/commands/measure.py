@@ -46,7 +46,10 @@ def measure_families(
         typer.Option(file_okay=False, callback=makeable, help="Folder to write the report to; `measured` in FOLDER if not given."),
     ] = None,
     trunk: Annotated[
-        str, typer.Option(metavar="ID_OR_DIR", callback=model_source, help="Folder or hub id of the heads' trunk, where it has moved.")
+        str,
+        typer.Option(
+            metavar="ID_OR_DIR", callback=model_source, help="Folder or hub id of the heads' trunk; where it was in training if not given."
+        ),
     ] = "",
     apart: Apart = "",
     cache: KeptVectors = VECTORS,

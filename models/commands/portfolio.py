@@ -20,7 +20,11 @@ def portfolio_build(
     base: Base,
     prompts: PromptsOption,
     rewards: Annotated[
-        str, typer.Option(metavar="MODULE:NAME", help="Rewards as functions in Python; modules of the current folder are found first.")
+        str,
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="Rewards as functions in Python, of a module that may lie in the current folder; give this or --families.",
+        ),
     ] = "",
     families: Annotated[
         Path | None, typer.Option(callback=existing_path, help="Folder of families whose heads are the rewards; give this or --rewards.")
@@ -75,7 +79,9 @@ def portfolio_show(
         ),
     ] = DEMO,
     family: Annotated[str | None, typer.Option(help="Name of the family whose values are shown; the certificate's if not given.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="File to draw the simplex of users into: .png, .svg or .pdf.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="File to draw the simplex of users into (.png, .svg, .pdf); nothing is drawn if not given.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for programs.")] = False,
 ) -> None:
     """Print members, weights, values with intervals and the certificate; draw who is served by whom and what is proved."""

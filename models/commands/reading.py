@@ -33,7 +33,8 @@ def _options(
     most_pairs: Annotated[
         int,
         typer.Option(
-            min=1, help="Most comparisons of one user's ratings of one prompt's answers; where more are possible, a fair sample is taken."
+            min=1,
+            help="Number of comparisons at most of a user's ratings of one prompt's answers; a fair sample where more are possible.",
         ),
     ] = 200,
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -48,7 +47,7 @@ def test_a_command_and_every_option_are_described_in_sentences(path):
 @pytest.mark.parametrize("path", ALL)
 def test_an_option_that_may_be_left_out_says_what_holds_then(path):
     for one in ALL[path].params:
-        if not isinstance(one, click.Option) or one.required or one.is_flag or getattr(one, "hidden", False) or one.name in SHELLS:
+        if one.param_type_name != "option" or one.required or one.is_flag or getattr(one, "hidden", False) or one.name in SHELLS:
             continue
         if one.default in (None, "", []):
             words = ("if not given", "without it", "may be given several times", "not needed", "goes before", "or --")
