@@ -26,8 +26,6 @@ class FieldError:
 class AttuneError(Exception):
     """A failure that nobody foresaw; the log has it under the request id.
 
-    It is also the base of every other error, each with a documented status and code.
-
     Args:
         detail: one sentence with the numbers that matter; shown to the client, so never prompt text.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -48,6 +49,9 @@ def reads_table(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_reading(**given: Any) -> None:
+        # Before numpy is loaded: the products of a training are small, so that a second thread waits more than it works, and beside
+        # other work takes ten times the processor time. torch, which embeds texts, has threads of its own.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from attune.models.data.adapters import Reading  # noqa: PLC0415 - numpy
 
         said = {name: given.pop(name) for name in options}
