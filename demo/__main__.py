@@ -22,11 +22,17 @@ PerUser = Annotated[int, typer.Option(min=1, help="Number of comparisons of each
 
 
 @app.command("language-model")
-def language_model(out: Out = ARTEFACTS / "language_model", seed: Seed = 0) -> None:
+def language_model(
+    out: Out = ARTEFACTS / "language_model",
+    conversations: Annotated[int, typer.Option(min=1, help="Of the corpus, to learn from.")] = 40_000,
+    start: Annotated[Path | None, typer.Option(help="Folder of a base of an earlier corpus, to go on from.")] = None,
+    seed: Seed = 0,
+) -> None:
     """Train the base language model from scratch; its members come from `portfolio`."""
-    from demo.language_model.training import train_demo_language_model  # noqa: PLC0415 - torch
+    from demo.language_model.training import LanguageModelSettings, train_demo_language_model  # noqa: PLC0415 - torch
 
-    train_demo_language_model(out, seed=seed, manners=(), progress=typer.echo)
+    settings = LanguageModelSettings(conversations=conversations)
+    train_demo_language_model(out, seed, settings, manners=(), progress=typer.echo, start=start)
 
 
 @app.command("judge-language-model")
@@ -39,6 +45,21 @@ def judge_language_model(
     from demo.language_model.judging import evaluate_language_model, render_report  # noqa: PLC0415 - torch
 
     typer.echo(render_report(evaluate_language_model(folder, prompts_per_member=prompts, seed=seed)))
+
+
+@app.command("fidelity")
+def fidelity(
+    folder: Annotated[Path, typer.Argument(help="Folder with base/ and adapters/.")] = ARTEFACTS / "language_model",
+    samples: Annotated[int, typer.Option(min=1, help="Answers of each member to every question of README and page.")] = 40,
+    outside: Annotated[int, typer.Option(min=1, help="Questions about none of the topics.")] = 200,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="In place of the model's own.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Do the members keep manner and subject, borrow nothing, and say so where they know nothing? Prints shares."""
+    from demo.language_model.fidelity import measure_fidelity, render_fidelity  # noqa: PLC0415 - torch
+
+    found = measure_fidelity(folder, seed=seed, samples=samples, outside=outside, temperature=temperature, progress=aside)
+    typer.echo(render_fidelity(found))
 
 
 @app.command("heads")

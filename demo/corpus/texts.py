@@ -10,27 +10,29 @@ leak into each other. This module knows nothing of users or of how strongly a te
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+from demo.corpus.bank import load, rank
 from demo.corpus.grammar import realise
+from demo.corpus.outside import outside_question
 
 Split: TypeAlias = Literal["train", "validation", "test"]
-Mood: TypeAlias = Literal["cook", "do", "tell", "chat", "reply"]
+Mood: TypeAlias = Literal["cook", "do", "tell", "chat", "reply", "decline"]
 
 MANNERS = ("concise", "detailed", "playful", "formal", "cautious", "bold")
 DOMAINS = ("recipes", "travel", "explanations", "advice", "small_talk")
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+BEYOND = "beyond"
+"""The topic of every question that is about none of the others; its answers say what is known instead."""
 
 _TEST_TOPICS = 4  # of 22 or 23 topics a domain: about a fifth, never seen by a reward head
 _VALIDATION_TOPICS = 3
+_OUTSIDE_SHARE = 0.1  # of the corpus asks for what no topic is about, in hundreds of ways, since a few are learned as a topic of their own
 _HELD_OUT_PHRASINGS = 2  # of 6 to 12 phrasings a topic, never seen by the language model
 
 
@@ -38,9 +40,9 @@ _HELD_OUT_PHRASINGS = 2  # of 6 to 12 phrasings a topic, never seen by the langu
 class Topic:
     """One thing that people ask about, with the clauses that answers are composed of.
 
-    `mood` selects the skeletons: `cook` and `do` clauses are imperatives, `tell` and `chat` clauses are statements, and
-    `reply` topics (greetings, thanks) have no subject to be named. `keywords` name the topic for those who do not ask
-    in sentences. A clause has no initial capital and no final stop.
+    `mood` selects the skeletons: `cook` and `do` clauses are imperatives, `tell` and `chat` clauses are statements,
+    `reply` topics (greetings, thanks) have no subject to be named, and `decline` is for what is about no topic. `keywords`
+    name the topic for those who do not ask in sentences. A clause has no initial capital and no final stop.
     """
 
     id: str
@@ -89,7 +91,7 @@ def all_prompts() -> tuple[Prompt, ...]:
     """Returns every phrasing of every topic, in the order of the content."""
     found = []
     for topic in topics().values():
-        held_out = set(sorted(topic.phrasings, key=lambda text: _rank(topic.id, text))[:_HELD_OUT_PHRASINGS])
+        held_out = set(sorted(topic.phrasings, key=lambda text: rank(topic.id, text))[:_HELD_OUT_PHRASINGS])
         found += [Prompt(text, topic.id, topic.domain, topic.split, text in held_out) for text in topic.phrasings]
     return tuple(found)
 
@@ -99,8 +101,8 @@ def topics() -> Mapping[str, Topic]:
     """Returns the topics of all domains by id."""
     found: dict[str, Topic] = {}
     for domain in DOMAINS:
-        content = _load(domain)
-        ranked = sorted((entry["id"] for entry in content["topics"]), key=lambda topic: _rank("split", topic))
+        content = load(domain)
+        ranked = sorted((entry["id"] for entry in content["topics"]), key=lambda topic: rank("split", topic))
         split_of: dict[str, Split] = dict.fromkeys(ranked, "train")
         split_of |= dict.fromkeys(ranked[:_TEST_TOPICS], "test")
         split_of |= dict.fromkeys(ranked[_TEST_TOPICS : _TEST_TOPICS + _VALIDATION_TOPICS], "validation")
@@ -129,14 +131,15 @@ def answer(prompt: Prompt, manner: str, rng: np.random.Generator) -> str:
     if manner not in MANNERS:
         raise ValueError(f"manner is {manner!r}; known are {', '.join(MANNERS)}")
     topic = topics()[prompt.topic]
-    grammar = _load("manners")[manner]
+    grammar = load("manners")[manner]
     return realise(grammar[topic.mood], grammar, topic.mood, {**topic.clauses, "about": (topic.about,)}, rng)
 
 
 def corpus(seed: int, size: int, manners: tuple[str, ...] = MANNERS) -> tuple[Example, ...]:
     """Returns `size` examples that a language model may be trained on: every topic, no held-out phrasing.
 
-    Topics and manners are drawn evenly, so that a topic with few phrasings is learned as well as one with many.
+    Topics and manners are drawn evenly, so that a topic with few phrasings is learned as well as one with many. A share of
+    the questions is about no topic at all (`demo.corpus.outside`).
     """
     rng = np.random.default_rng(seed)
     by_topic: dict[str, list[Prompt]] = {}
@@ -148,20 +151,17 @@ def corpus(seed: int, size: int, manners: tuple[str, ...] = MANNERS) -> tuple[Ex
     for _ in range(size):
         group = groups[rng.integers(len(groups))]
         prompt = group[rng.integers(len(group))]
+        if rng.random() < _OUTSIDE_SHARE:
+            prompt = outside_prompt(outside_question(rng))
         manner = manners[rng.integers(len(manners))]
         found.append(Example(prompt, manner, answer(prompt, manner, rng)))
     return tuple(found)
 
 
+def outside_prompt(text: str) -> Prompt:
+    """Returns a question about no topic as a prompt of the topic that declines."""
+    beyond = topics()[BEYOND]
+    return Prompt(text, beyond.id, beyond.domain, beyond.split, held_out=False)
+
+
 _SLOTS = {"core": "core", "point": "points", "why": "why", "best": "best", "care": "care", "fun": "fun", "formal": "formal"}
-
-
-@cache
-def _load(name: str) -> dict[str, Any]:
-    text = resources.files("demo.corpus").joinpath("content", f"{name}.json").read_text(encoding="utf-8")
-    return cast("dict[str, Any]", json.loads(text))
-
-
-def _rank(salt: str, text: str) -> bytes:
-    """Returns a sort key that is fixed by the content: the same on every machine, unlike `hash`."""
-    return hashlib.sha256(f"{salt}\n{text}".encode()).digest()

@@ -37,6 +37,7 @@ _KEYWORD_PROMPTS = (
 )
 _GREETINGS = ("Hi! ", "Hello, ", "Hey, ", "Hi there. ", "Good day. ", "Quick question: ", "Please help: ")
 _CLOSINGS = (" Thanks!", " Thank you.", " Please.", " I am curious.", " Thanks in advance!")
+_SMALL_WORDS = frozenset("a an any can do for good how i is me my of please some the to what you".split())  # noqa: SIM905  a sentence of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def demo_conversations(seed: int, size: int, manners: tuple[str, ...] = MANNERS)
 def _turn(example: Example, rng: np.random.Generator) -> tuple[Message, Message]:
     topic = topics()[example.prompt.topic]
     text = example.prompt.text
-    if rng.random() < _KEYWORD_SHARE:
+    if topic.mood != "decline" and rng.random() < _KEYWORD_SHARE:
         keyword = str(rng.choice(topic.keywords))
         text = keyword if topic.mood == "reply" else str(rng.choice(_KEYWORD_PROMPTS)).format(keyword)
         text = text[0].upper() + text[1:]
@@ -75,6 +76,10 @@ def _turn(example: Example, rng: np.random.Generator) -> tuple[Message, Message]
 
 def roughen(text: str, rng: np.random.Generator) -> str:
     """Returns `text` as it was, or as somebody in a hurry or in a polite mood would have typed it."""
+    words = text.split()
+    small = [place for place, word in enumerate(words) if word.lower() in _SMALL_WORDS]
+    if small and rng.random() < 0.2:
+        text = " ".join(words[: (left_out := small[int(rng.integers(len(small)))])] + words[left_out + 1 :])
     if rng.random() < 0.12:
         text = str(rng.choice(_GREETINGS)) + text
     if rng.random() < 0.12:

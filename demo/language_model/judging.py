@@ -127,7 +127,7 @@ def render_report(reports: Sequence[MemberReport], samples: int = 3) -> str:
 
 
 def _summarise(member: str, answers: tuple[JudgedAnswer, ...]) -> MemberReport:
-    pairs = [pair for answer in answers for pair in _runs(answer.text, 2)]
+    pairs = [pair for answer in answers for pair in runs(answer.text, 2)]
     texts = [answer.text for answer in answers]
     return MemberReport(
         member=member,
@@ -143,10 +143,11 @@ def _summarise(member: str, answers: tuple[JudgedAnswer, ...]) -> MemberReport:
 
 def _on_topic(answer: JudgedAnswer) -> bool:
     clauses = topics()[answer.topic].clauses
-    known = {run for kind in clauses.values() for clause in kind for run in _runs(clause, 3)}
-    return not known.isdisjoint(_runs(answer.text, 3))
+    known = {run for kind in clauses.values() for clause in kind for run in runs(clause, 3)}
+    return not known.isdisjoint(runs(answer.text, 3))
 
 
-def _runs(text: str, length: int) -> list[tuple[str, ...]]:
+def runs(text: str, length: int) -> list[tuple[str, ...]]:
+    """Returns every `length` words in a row of `text`, without marks and capitals."""
     words = [word.strip(".,:!?").lower() for word in text.split()]
     return list(zip(*(words[i:] for i in range(length)), strict=False))

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from demo.language_model.conversations import EncodedConversation, length_batches
+from demo.language_model.muon import Float32Muon
 
 _IGNORED = -100
 
@@ -57,8 +58,8 @@ def fit(
 ) -> Fit:
     """Trains the parameters of `model` that require a gradient, in place, and returns what happened.
 
-    Matrix products run in bfloat16 (autocast), weights and optimiser in float32. The order of the batches comes from
-    `seed` alone.
+    Matrix products run in bfloat16 where the processor has it (autocast), weights and optimiser in float32. The order of
+    the batches comes from `seed` alone.
 
     Raises:
         ValueError: there is nothing to learn.
@@ -73,10 +74,11 @@ def fit(
     optimizers = _optimizers(model, settings)
     schedules = [LambdaLR(optimizer, lambda step: _rate(step, len(batches), settings.warmup)) for optimizer in optimizers]
     model.train()
+    device = next(model.parameters()).device.type
     losses: list[float] = []
     for step, batch in enumerate(batches):
         ids, targets = _pad([examples[i] for i in batch])
-        with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=_multiplies_bfloat16(device)):
             logits = model(input_ids=ids.to(model.device), use_cache=False).logits
         learned = targets[:, 1:] != _IGNORED
         loss = functional.cross_entropy(logits[:, :-1][learned].float(), targets[:, 1:][learned].to(model.device))
@@ -109,8 +111,13 @@ def _optimizers(model: Any, settings: FitSettings) -> list[torch.optim.Optimizer
     rate, decay = settings.learning_rate, settings.weight_decay
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=decay)] if rest else []
     if hidden:
-        optimizers.append(torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Float32Muon(hidden, rate, decay))
     return optimizers
+
+
+def _multiplies_bfloat16(device: str) -> bool:
+    """Returns whether the device has products in bfloat16: a CPU without them takes seconds for a step."""
+    return device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001  torch asks it the same way
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

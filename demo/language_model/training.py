@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from attune.models.seam.bundle import sha256_of
 from demo.corpus.texts import MANNERS
 from demo.language_model.adapters import AdapterSettings, train_adapter
 from demo.language_model.chat_tokenizer import train_chat_tokenizer
@@ -47,6 +48,7 @@ class LanguageModelSettings:
     conversations: int = 40_000
     adapter_conversations: int = 1_500
     fit: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=8e-3, optimizer="muon", max_batch_tokens=2048))
+    continued: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=1e-3, max_batch_tokens=2048))
     adapter: AdapterSettings = field(default_factory=lambda: AdapterSettings(attention=_ATTENTION))
 
 
@@ -65,15 +67,17 @@ def train_demo_language_model(
     settings: LanguageModelSettings | None = None,
     manners: tuple[str, ...] = MANNERS,
     progress: Callable[[str], None] | None = None,
+    start: Path | None = None,
 ) -> LanguageModelTraining:
     """Trains the base and one adapter for each of `manners`, and writes them under `out_dir` as described above.
 
-    The same seed, settings and number of threads give the same model. Raises OSError if `out_dir` cannot be written.
+    With `start`, the folder of a base that this trained on an earlier corpus, that base goes on learning. The same seed,
+    settings and number of threads give the same model. Raises OSError if `out_dir` cannot be written.
     """
     settings = settings or LanguageModelSettings()
     say = progress or (lambda _line: None)
     base_dir = out_dir / "base"
-    base = train_base(base_dir, seed, settings, progress)
+    base = train_base(base_dir, seed, settings, progress, start)
     say(f"base: loss {base.last_loss:.3f} after {base.tokens:,} tokens in {base.wall_s:.0f} s")
     adapters: dict[str, Fit] = {}
     for manner in manners:
@@ -84,33 +88,48 @@ def train_demo_language_model(
         say(f"{manner}: loss {adapters[manner].first_loss:.3f} to {adapters[manner].last_loss:.3f} in {adapters[manner].wall_s:.0f} s")
     parameters = LlamaForCausalLM.from_pretrained(base_dir).num_parameters()
     training = LanguageModelTraining(parameters, base, adapters)
-    _write_json(out_dir / "training.json", {"seed": seed, "settings": asdict(settings), "training": asdict(training)})
+    told = {"continued_from_sha256": None if start is None else sha256_of(start / "model.safetensors")}
+    _write_json(out_dir / "training.json", told | {"seed": seed, "settings": asdict(settings), "training": asdict(training)})
     return training
 
 
-def train_base(out_dir: Path, seed: int, settings: LanguageModelSettings, progress: Callable[[str], None] | None = None) -> Fit:
-    """Trains tokenizer and base model from scratch on the corpus of all manners and writes them to `out_dir`."""
+def train_base(
+    out_dir: Path,
+    seed: int,
+    settings: LanguageModelSettings,
+    progress: Callable[[str], None] | None = None,
+    start: Path | None = None,
+) -> Fit:
+    """Trains tokenizer and base model on the corpus of all manners, from scratch or from `start`, and writes them to `out_dir`."""
     conversations = demo_conversations(seed, settings.conversations)
-    messages = chain.from_iterable(conversations)
-    tokenizer = train_chat_tokenizer((message["content"] for message in messages), settings.vocabulary, settings.context)
+    tokenizer: Any
+    if start is None:
+        messages = chain.from_iterable(conversations)
+        tokenizer = train_chat_tokenizer((message["content"] for message in messages), settings.vocabulary, settings.context)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(start)
     examples = encode_conversations(tokenizer, conversations, settings.context, learn="all")
     torch.manual_seed(seed)
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden,
-            intermediate_size=settings.intermediate,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads,
-            max_position_embeddings=settings.context,
-            tie_word_embeddings=True,
-            attn_implementation=_ATTENTION,
-            **special,
+    model: Any
+    if start is None:
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=settings.hidden,
+                intermediate_size=settings.intermediate,
+                num_hidden_layers=settings.layers,
+                num_attention_heads=settings.heads,
+                num_key_value_heads=settings.heads,
+                max_position_embeddings=settings.context,
+                tie_word_embeddings=True,
+                attn_implementation=_ATTENTION,
+                **special,
+            )
         )
-    )
-    result = fit(model, examples, settings.fit, seed, progress)
+    else:
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation=_ATTENTION)
+    result = fit(model, examples, settings.fit if start is None else settings.continued, seed, progress)
     model.generation_config = GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, max_new_tokens=DEFAULT_MAX_TOKENS, **special)
     model.half().save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir, save_jinja_files=False)

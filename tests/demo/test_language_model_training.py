@@ -14,9 +14,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from attune.models.seam.bundle import sha256_of
 from demo.language_model.adapters import AdapterSettings, train_adapter
 from demo.language_model.chat_tokenizer import END, train_chat_tokenizer
 from demo.language_model.conversations import demo_conversations, encode_conversations, length_batches, roughen
+from demo.language_model.muon import Float32Muon, orthogonal
 from demo.language_model.supervised import FitSettings, fit
 from demo.language_model.training import LanguageModelSettings, train_base, train_demo_language_model
 
@@ -122,11 +124,15 @@ def test_demo_conversations_come_from_the_seed_and_end_in_the_manner_asked_for()
     assert all([m["role"] for m in c] == ["user", "assistant"] * (len(c) // 2) for c in conversations)
 
 
-def test_roughened_prompts_keep_their_words():
+def test_roughened_prompts_keep_their_words_but_for_a_small_one():
     rng = np.random.default_rng(0)
     found = {roughen("How do I make hummus?", rng) for _ in range(200)}
     assert len(found) > 10
-    assert all("how do i make hummus" in text.lower() for text in found)
+    whole = {text for text in found if "how do i make hummus" in text.lower()}
+    assert 3 < len(found - whole) < len(found)
+    assert all(
+        any(short in text.lower() for short in ("do i make hummus", "how i make hummus", "how do make hummus")) for text in found - whole
+    )
 
 
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=200), budget=st.integers(64, 1024), seed=st.integers(0, 99))
@@ -135,6 +141,40 @@ def test_batches_hold_every_conversation_once_and_keep_the_budget(lengths, budge
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
+
+
+def test_a_base_can_go_on_learning_with_its_own_tokenizer(tiny, tmp_path):
+    folder, before = tiny
+    after = train_demo_language_model(tmp_path, 1, TINY, manners=(), start=folder / "base")
+    assert after.base.first_loss < before.base.first_loss
+    for file in ("tokenizer.json", "config.json"):
+        assert (tmp_path / "base" / file).read_text() == (folder / "base" / file).read_text()
+    told = json.loads((tmp_path / "training.json").read_text())
+    assert told["continued_from_sha256"] == sha256_of(folder / "base" / "model.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])
+def test_a_step_of_muon_is_nearly_orthogonal_and_points_where_the_gradient_does(shape):
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    found = orthogonal(gradient)
+    assert found.shape == gradient.shape
+    # Newton-Schulz with these coefficients ends between 0.7 and 1.2 and not at 1 (Jordan et al. 2024).
+    assert ((singular := torch.linalg.svdvals(found)) > 0.4).all()
+    assert (singular < 1.3).all()
+    assert float((found * (left @ right)).sum() / found.norm() / (left @ right).norm()) > 0.95
+
+
+def test_muon_finds_a_matrix_and_leaves_what_has_no_gradient():
+    wanted = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
+    found, other = torch.nn.Parameter(torch.zeros(8, 12)), torch.nn.Parameter(torch.ones(3, 3))
+    muon = Float32Muon([found, other], lr=0.1, weight_decay=0.0)
+    for _ in range(200):
+        muon.zero_grad()
+        (found - wanted).square().sum().backward()
+        muon.step()
+    assert (found - wanted).abs().max() < 0.2
+    assert (other == 1.0).all()
 
 
 def test_nothing_to_learn_is_refused(tokenizer):
