@@ -21,6 +21,7 @@ attune bundle build "$work/families" --portfolio "$work/portfolio" --name own
 python -m demo heads                                  # answers + simulated users -> every family's heads
 python -m demo portfolio --jobs 2                     # rewards -> lazy search, a DPO adapter per call -> pruned, certified members and their values
 attune bundle build demo/artefacts --portfolio demo/artefacts --name demo
+python -m demo fidelity                               # do members keep manner and subject, and say so where they know nothing?
 python -m demo report                                 # simulated users through the server's own functions -> report.md
 python -m demo precision                              # what int8 would cost
 python -m studies routing "$(ls -td .attune/bundles/bundle-demo-* | head -1)"   # the same users against bandits
