@@ -24,8 +24,8 @@ PerUser = Annotated[int, typer.Option(min=1, help="Number of comparisons of each
 @app.command("language-model")
 def language_model(
     out: Out = ARTEFACTS / "language_model",
-    conversations: Annotated[int, typer.Option(min=1, help="Of the corpus, to learn from.")] = 40_000,
-    start: Annotated[Path | None, typer.Option(help="Folder of a base of an earlier corpus, to go on from.")] = None,
+    conversations: Annotated[int, typer.Option(min=1, help="Number of conversations to learn from.")] = 40_000,
+    start: Annotated[Path | None, typer.Option(help="Base of an earlier corpus to go on from; from scratch if not given.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train the base language model from scratch; its members come from `portfolio`."""
@@ -50,9 +50,9 @@ def judge_language_model(
 @app.command("fidelity")
 def fidelity(
     folder: Annotated[Path, typer.Argument(help="Folder with base/ and adapters/.")] = ARTEFACTS / "language_model",
-    samples: Annotated[int, typer.Option(min=1, help="Answers of each member to every question of README and page.")] = 40,
-    outside: Annotated[int, typer.Option(min=1, help="Questions about none of the topics.")] = 200,
-    temperature: Annotated[float | None, typer.Option(min=0.01, help="In place of the model's own.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Number of answers of each member to every question of README and page.")] = 40,
+    outside: Annotated[int, typer.Option(min=1, help="Number of questions about none of the topics.")] = 200,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling; the model's own if not given.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Do the members keep manner and subject, borrow nothing, and say so where they know nothing? Prints shares."""
