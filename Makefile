@@ -70,8 +70,8 @@ bench: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure: scoring against the
 
 bench-peers: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure beside other gateways and scorers, each in a virtual environment of its own
 	loadtest/peers/install.sh .venv-peers
-	$(BIN)/python loadtest/peers/compare.py gateways "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)" $(BENCH_ARGS)
-	$(BIN)/python loadtest/peers/compare.py scorers "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)" $(BENCH_ARGS)
+	$(BIN)/python -m loadtest.peers.compare gateways "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)" $(BENCH_ARGS)
+	$(BIN)/python -m loadtest.peers.compare scorers "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)" $(BENCH_ARGS)
 
 clients: $(VENV)/.stamp-dev ## run stock clients of others' APIs against the server: Cohere, LangChain, instructor, LiteLLM, LlamaIndex
 	$(PYTHON) -m venv .venv-clients

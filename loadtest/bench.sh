@@ -19,13 +19,13 @@ until curl --silent --fail --output /dev/null "$url/readyz"; do
 done
 
 title() { printf '\n== %s\n' "$1"; }
-title "feedback by ids, one at a time";                    python loadtest/feedback.py --url "$url"
-title "score, equal and skewed lengths, 1, 4 and 32 texts a request, against raw ORT"; python loadtest/score_ceiling.py "$bundle" --url "$url"
+title "feedback by ids, one at a time";                    python -m loadtest.feedback --url "$url"
+title "score, equal and skewed lengths, 1, 4 and 32 texts a request, against raw ORT"; python -m loadtest.score_ceiling "$bundle" --url "$url"
 title "simulated users over HTTP";                         python -m demo simulated-users --url "$url" --users "${BENCH_USERS:-50}"
 kill -TERM $server; wait $server || true
-title "bytes in Redis";                                    python loadtest/state_memory.py
-title "the seam, microseconds";                            python loadtest/seam_cost.py
+title "bytes in Redis";                                    python -m loadtest.state_memory
+title "the seam, microseconds";                            python -m loadtest.seam_cost
 title "requests from the OpenAPI document";              loadtest/fuzz.sh "$bundle"
 title "faults under load, with exact counts";            python -m loadtest.chaos --bundle "$bundle"
 title "ten minutes at 60 % of capacity";                 python -m loadtest.soak --bundle "$bundle" --minutes "${BENCH_SOAK_MINUTES:-10}"
-title "generation, tokens per second";                     python loadtest/generation.py
+title "generation, tokens per second";                     python -m loadtest.generation

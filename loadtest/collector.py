@@ -1,4 +1,4 @@
-"""A collector that takes what is exported over OTLP and throws it away; `python loadtest/collector.py PORT`."""
+"""A collector that takes what is exported over OTLP and throws it away; `python -m loadtest.collector PORT`."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Every request is a new event on candidates of one of several decisions made beforehand, so each is a full read, predict, learn and
 atomic add. `GET /livez` on the same connection, alternating, shows how much of it is HTTP alone.
 
-    python loadtest/feedback.py --url http://127.0.0.1:8000
+    python -m loadtest.feedback --url http://127.0.0.1:8000
 """
 
 from __future__ import annotations

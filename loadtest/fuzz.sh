@@ -22,7 +22,7 @@ fuzz() {  # title, key of the server, key of the caller
     sleep 0.2
   done
   printf '== %s\n' "$1"
-  python loadtest/fuzz.py --url "$url" --examples "$examples" ${3:+--key "$3"}
+  python -m loadtest.fuzz --url "$url" --examples "$examples" ${3:+--key "$3"}
   kill -TERM $server; wait $server || true
   rm -rf "$scratch"
 }

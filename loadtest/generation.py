@@ -17,7 +17,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -53,10 +55,10 @@ def write_random_model(root: Path) -> None:
         get_peft_model(LlamaForCausalLM.from_pretrained(root / "base"), lora).save_pretrained(root / "adapters" / name)
 
 
-def never_ending(end_tokens: frozenset[int]):
+def never_ending(end_tokens: frozenset[int]) -> Callable[..., Any]:
     """Returns a hook that keeps a network from ending its answers, so that every way writes equally many tokens."""
 
-    def hook(_network, _args, output):
+    def hook(_network: Any, _args: Any, output: Any) -> Any:
         output.logits[..., list(end_tokens)] = float("-inf")
 
     return hook
@@ -89,7 +91,7 @@ class Members:
 class Generate:
     """The yardstick: transformers' generate, one call a batch."""
 
-    def __init__(self, args: argparse.Namespace, adapters: dict[str, Path], tokenizer) -> None:
+    def __init__(self, args: argparse.Namespace, adapters: dict[str, Path], tokenizer: Any) -> None:
         dtype = torch.float32 if args.device == "cpu" else "auto"
         self.network = AutoModelForCausalLM.from_pretrained(args.base, dtype=dtype, local_files_only=True)
         for index, (name, path) in enumerate(adapters.items()):
@@ -109,7 +111,7 @@ class Generate:
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=tokens, min_new_tokens=tokens,
                 do_sample=True, temperature=1.0, top_p=0.95, top_k=0, **mixed,
             )  # fmt: skip
-        return (written.shape[1] - inputs["input_ids"].shape[1]) * len(prompts)
+        return int(written.shape[1] - inputs["input_ids"].shape[1]) * len(prompts)
 
 
 def main() -> None:
@@ -136,7 +138,7 @@ def main() -> None:
             args.base, args.adapters = Path(made) / "base", Path(made) / "adapters"
         adapters = {path.name: path for path in sorted(args.adapters.iterdir()) if path.is_dir()} if args.adapters else {}
         tokenizer = AutoTokenizer.from_pretrained(args.base, local_files_only=True)
-        ways = {
+        ways: dict[str, Members | Generate] = {
             "members": Members(args, adapters),
             "generate, mixed": Generate(args, adapters, tokenizer),
             "generate, base": Generate(args, {}, tokenizer),

@@ -21,9 +21,9 @@ exact=$($python -m attune.service bundle demo --out "$scratch/fp32" | tail -1)
 fast=$($python -m attune.service bundle demo --out "$scratch/fast" --precision $half | tail -1)
 title "raw graph"
 # shellcheck disable=SC2086 - a list of words
-timeout 150 $python loadtest/raw_precisions.py "$exact" "$fast" --precisions $precisions --texts $texts --limit-s $limit || cut_off
+timeout 150 $python -m loadtest.raw_precisions "$exact" "$fast" --precisions $precisions --texts $texts --limit-s $limit || cut_off
 title "batcher alone, $half"
-timeout 90 $python loadtest/score_ceiling.py "$fast" --precision $half --texts $texts --rounds 2 --clients 512 --laws skewed --responses 32 --open-loop-s 0 || cut_off
+timeout 90 $python -m loadtest.score_ceiling "$fast" --precision $half --texts $texts --rounds 2 --clients 512 --laws skewed --responses 32 --open-loop-s 0 || cut_off
 title "through HTTP: $workers processes, $half"
 env -u ATTUNE_CONFIG ATTUNE_WORKERS="$workers" ATTUNE_PRECISION=$half ATTUNE_DATA_DIR="$scratch/data" ATTUNE_BUNDLE="$fast" ATTUNE_PORT=8769 \
   ATTUNE_LOG_LEVEL=warning ATTUNE_MAX_IN_FLIGHT=4096 $python -m attune.service serve >"$scratch/log" 2>&1 &
@@ -33,5 +33,5 @@ until curl --silent --fail --output /dev/null http://127.0.0.1:8769/livez; do
   [ $SECONDS -lt 420 ] || { tail "$scratch/log" >&2; exit 1; }
   sleep 0.5
 done
-timeout 100 $python loadtest/through_http.py "$fast" --url http://127.0.0.1:8769 --clients $clients --seconds $seconds || cut_off
+timeout 100 $python -m loadtest.through_http "$fast" --url http://127.0.0.1:8769 --clients $clients --seconds $seconds || cut_off
 title "done"

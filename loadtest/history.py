@@ -139,7 +139,7 @@ async def run(given: argparse.Namespace, folder: Path) -> bool:
     of_import = "" if given.kill else f", {per * import_s:.2f} ms of the import"
     print(f"CPU a comparison: {per * spent_s:.2f} ms of server and store{of_import}")
     print(f"{there:,} count; {'each once' if there == given.comparisons else f'{there - given.comparisons:+,} is wrong'}")
-    return there == given.comparisons
+    return bool(there == given.comparisons)
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ class OverloadTarget:
         """Returns the bytes of one request; each feedback is an event of its own."""
         number = next(self._numbers)
         user = f"overload-{number % 256}"
+        body: dict[str, object]
         if route == "/score":
             body = {"user": user, "prompt": PROMPT, "responses": [f"{PROMPT} Answer {n}: mix flour, milk and eggs." for n in range(4)]}
         elif route == "/feedback":
@@ -94,7 +95,7 @@ async def ask(target: OverloadTarget, route: str, counts_s: float, ends_s: float
     reader = writer = None
     while (began_s := time.perf_counter()) < ends_s:
         try:
-            if writer is None:
+            if reader is None or writer is None:
                 reader, writer = await asyncio.open_connection(target.host, target.port)
             writer.write(target.request(route))
             head = await reader.readuntil(b"\r\n\r\n")

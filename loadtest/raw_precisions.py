@@ -1,6 +1,6 @@
 """The bundle's graph in every precision that this machine can run, with nothing around it: texts/s by budget, and how far the scores move.
 
-    python loadtest/raw_precisions.py BUNDLE... [--precisions fp32 tf32 fp16]
+    python -m loadtest.raw_precisions BUNDLE... [--precisions fp32 tf32 fp16]
 
 Skewed texts (`workloads`), sorted by length over all of them and cut at each budget; budgets double until the speed falls. Differences are
 in units of an output's greatest answer (`probe_difference`): against fp32 in ONNX Runtime on the CPU, and of each text alone against in one
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from workloads import CLEARLY_FALLING, LEAST_BUDGET, MOST_BUDGET, make_requests, sorted_batches
 
 from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.families import Row
@@ -23,6 +22,7 @@ from attune.models.seam.text import Encoded
 from attune.service.batching.cores import usable_cores
 from attune.service.batching.engines import Engine, open_engine
 from attune.service.batching.session import CPU, ScorerRefused, ScorerSession
+from loadtest.workloads import CLEARLY_FALLING, LEAST_BUDGET, MOST_BUDGET, make_requests, sorted_batches
 
 
 def together(rows: list[Row]) -> dict[str, np.ndarray]:

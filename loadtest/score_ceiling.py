@@ -1,7 +1,7 @@
 """Scoring throughput of Attune against the ceiling that raw ONNX Runtime sets on the same texts, alternating in one run.
 
-    python loadtest/score_ceiling.py BUNDLE                              the batcher, in this process
-    python loadtest/score_ceiling.py BUNDLE --url http://127.0.0.1:8000  a running server, through POST /score
+    python -m loadtest.score_ceiling BUNDLE                              the batcher, in this process
+    python -m loadtest.score_ceiling BUNDLE --url http://127.0.0.1:8000  a running server, through POST /score
 
 For equal and skewed lengths (`workloads`) and for 1, 4 and 32 texts a request, `--clients` concurrent clients (32) take requests from one
 seeded list. The ceiling is one session in this process on the same texts, as arrays made beforehand, sorted by length over all of them and
@@ -28,7 +28,6 @@ from statistics import median
 import httpx
 import numpy as np
 import onnxruntime
-from workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, run_raw, sorted_batches, summary
 
 from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.padding import pad
@@ -39,6 +38,7 @@ from attune.service.batching.cores import usable_cores
 from attune.service.batching.engines import open_engine
 from attune.service.batching.session import installed_runtime
 from attune.service.batching.submission import BatchReport
+from loadtest.workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, run_raw, sorted_batches, summary
 
 DEADLINE_S = 120.0
 

@@ -46,10 +46,11 @@ def example_families(heads: int, latent: int, rng: np.random.Generator) -> Famil
     bases = Bases(rng.normal(size=(heads, latent)), rng.uniform(0.2, 1.0, size=(heads, latent)), 0.5 * latent)
     encoder = PairEncoder(
         ((rng.normal(size=(HIDDEN, FEATURES + PROMPT_FEATURES)) / 10, np.zeros(HIDDEN)),),
-        rng.normal(size=(latent, HIDDEN)) / 8,
-        rng.normal(size=(latent, HIDDEN)) / 8,
-        np.zeros(latent),
-        8.0,
+        vote=rng.normal(size=(latent, HIDDEN)) / 8,
+        gate=rng.normal(size=(latent, FEATURES)) / 8,
+        precision=rng.normal(size=(latent, HIDDEN)) / 8,
+        precision_bias=np.zeros(latent),
+        scale=8.0,
     )
     prior = np.full(heads, -np.log(heads))
     return Families(

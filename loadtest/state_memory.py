@@ -93,7 +93,7 @@ async def fill(
     raw: Redis, url: str, rng: np.random.Generator, users: int, comparisons: int, size: int, limits: Limits
 ) -> tuple[float, dict[str, float]]:
     """Returns bytes a user, and MEMORY USAGE of each of a user's keys on average over a hundred users."""
-    await raw.execute_command("FLUSHALL", "SYNC")
+    await raw.flushall(asynchronous=False)
     store = RedisStore(url, limits=limits, max_connections=IN_FLIGHT)
     before, keys = await used_bytes(raw), [key_of(number) for number in range(users)]
     places = asyncio.Semaphore(IN_FLIGHT)
@@ -124,7 +124,7 @@ async def measure_decisions(store: RedisStore, raw: Redis, rng: np.random.Genera
     print("\nbytes a decision: record, pointer and index entry, over 20 a user")
     print(f"{'record':>12} {'in Redis':>10}")
     for record_bytes in (200, 1000, 4000):
-        await raw.execute_command("FLUSHALL", "SYNC")
+        await raw.flushall(asynchronous=False)
         before = await used_bytes(raw)
         for n in range(users):
             for _ in range(20):

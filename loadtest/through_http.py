@@ -1,6 +1,6 @@
 """What a running server delivers to several load generators: /score of 4 and of 32 candidates, and /route; texts/s, latency, CPU time.
 
-    python loadtest/through_http.py BUNDLE --url http://127.0.0.1:8000 [--clients 64] [--generators 4]
+    python -m loadtest.through_http BUNDLE --url http://127.0.0.1:8000 [--clients 64] [--generators 4]
 
 The generators are processes of their own, with prepared bytes and no parsing, so that one Python process is not what is measured.
 """
@@ -11,20 +11,16 @@ import argparse
 import asyncio
 import multiprocessing
 import re
-import sys
 import time
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from workloads import make_requests
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
-
-from compare import http, run_block
 
 from attune.models.seam.bundle import read_bundle
+from loadtest.peers.compare import http, run_block
+from loadtest.workloads import make_requests
 
 
 def server_cpu_s(url: str) -> float:

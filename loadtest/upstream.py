@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,7 +136,7 @@ class Upstream:
 
 
 @asynccontextmanager
-async def running_upstream(port: int = 0):
+async def running_upstream(port: int = 0) -> AsyncIterator[Upstream]:
     """A server on loopback, on a free port unless one is named."""
     upstream = Upstream()
     server = await asyncio.start_server(upstream.serve_connection, "127.0.0.1", port)

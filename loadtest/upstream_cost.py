@@ -1,6 +1,6 @@
 """CPU time that one answer of an upstream costs this process, streamed and in one piece, with one client and with eight.
 
-    python loadtest/upstream_cost.py [--answers 400] [--pieces 20]
+    python -m loadtest.upstream_cost [--answers 400] [--pieces 20]
 
 The upstream runs in a process of its own, so that its time is not counted.
 """

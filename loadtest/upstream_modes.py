@@ -114,7 +114,7 @@ async def hang_up(turn: Turn) -> None:
     turn.hang_up()
 
 
-def without_end(**delta: object) -> Script:
+def without_end(**delta: str | None) -> Script:
     """The same piece until the client leaves, whatever `max_tokens` says."""
 
     async def script(turn: Turn) -> None:

@@ -59,7 +59,13 @@ class Account:
             return self._open.pop(self._draw.randrange(len(self._open)))
         user, event = f"chaos-{self._draw.randrange(USERS)}", f"{self.seed}-{len(self.sent)}"
         chosen, rejected = (" ".join(self._draw.choices(WORDS, k=6)) for _ in range(2))
-        body = {"user": user, "event_id": event, "prompt": "tell me about tea", "chosen_text": chosen, "rejected_text": f"{rejected} ."}
+        body: dict[str, object] = {
+            "user": user,
+            "event_id": event,
+            "prompt": "tell me about tea",
+            "chosen_text": chosen,
+            "rejected_text": f"{rejected} .",
+        }
         self.sent[user, event] = body
         return user, event
 
@@ -68,7 +74,7 @@ class Account:
         began_s = time.perf_counter()
         try:
             async with session.post(f"{self.url}/feedback", json=self.sent[event]) as answer:
-                found = await answer.json(content_type=None)
+                found: dict[str, object] = await answer.json(content_type=None)
                 status = str(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError):
             status, found = "none", {}

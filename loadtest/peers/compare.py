@@ -1,7 +1,7 @@
 """Attune beside its peers, in alternating rounds: requests/s, latency, and the CPU time of a request of whoever answers.
 
-    python loadtest/peers/compare.py gateways BUNDLE [--peers plain litellm] [--streamed]     one local upstream behind all of them
-    python loadtest/peers/compare.py scorers BUNDLE [--peers litserve]                                 the same graph, the same token ids
+    python -m loadtest.peers.compare gateways BUNDLE [--peers plain litellm] [--streamed]     one local upstream behind all of them
+    python -m loadtest.peers.compare scorers BUNDLE [--peers litserve]                                 the same graph, the same token ids
 
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
@@ -31,12 +31,10 @@ from statistics import median
 import numpy as np
 import psutil
 
+from attune.models.seam.bundle import Bundle, read_bundle
+from loadtest.workloads import ScoreWork, make_requests
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from workloads import ScoreWork, make_requests  # noqa: E402  beside this folder
-
-from attune.models.seam.bundle import Bundle, read_bundle  # noqa: E402  after it
 
 START_S = 180.0
 REFUSED_S = 0.2

@@ -17,7 +17,7 @@ import onnxruntime
 BUDGET = 512
 
 
-class LitServeScorer(litserve.LitAPI):
+class LitServeScorer(litserve.LitAPI):  # type: ignore[misc]  installed beside the other peers only
     """One session; a request is a list of texts as token ids."""
 
     def setup(self, device: str) -> None:
@@ -26,7 +26,7 @@ class LitServeScorer(litserve.LitAPI):
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         self.session = onnxruntime.InferenceSession(f"{sys.argv[1]}/scorer.onnx", options, providers=["CPUExecutionProvider"])
 
-    def decode_request(self, request):  # LitServe takes an annotation here for FastAPI's, and then asks for a query parameter
+    def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe takes an annotation here for FastAPI's, and then asks for a query parameter
         return request["ids"]
 
     def batch(self, inputs: list[list[list[int]]]) -> list[list[list[int]]]:
