@@ -26,7 +26,8 @@ class LitServeScorer(litserve.LitAPI):  # type: ignore[misc]  installed beside t
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         self.session = onnxruntime.InferenceSession(f"{sys.argv[1]}/scorer.onnx", options, providers=["CPUExecutionProvider"])
 
-    def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe takes an annotation here for FastAPI's, and then asks for a query parameter
+    def decode_request(self, request):  # type: ignore[no-untyped-def]
+        # LitServe takes an annotation here for FastAPI's, and then asks for a query parameter.
         return request["ids"]
 
     def batch(self, inputs: list[list[list[int]]]) -> list[list[list[int]]]:
