@@ -17,7 +17,7 @@ import onnxruntime
 BUDGET = 512
 
 
-class LitServeScorer(litserve.LitAPI):  # type: ignore[misc]  installed beside the other peers only
+class LitServeScorer(litserve.LitAPI):  # type: ignore[misc]  # installed beside the other peers only
     """One session; a request is a list of texts as token ids."""
 
     def setup(self, device: str) -> None:
