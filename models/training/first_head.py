@@ -65,9 +65,7 @@ def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation:
         ValueError: see `fit_ridge`.
     """
     turns = _turns(train, validation)
-    judging = turns[0][1]
-    for _, part in turns[1:]:
-        judging = judging.join(part)
+    judging = _all_who_judge(turns)
     width = vectors.shape[1]
     every = np.eye(width)
     found = [_judged(vectors, train, turns, judging, "vectors", every)]
@@ -90,6 +88,12 @@ def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation:
     return Ridge(weights, best[0].strength, nll, ", ".join(one.inputs for one in best))
 
 
+def fit_in_turns(inputs: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> Array:
+    """Returns weights `[F]` on `inputs` `[candidates, F]`, fitted on `train`, of the strength that is judged best; see `fit_first_head`."""
+    turns = _turns(train, validation)
+    return _judged(inputs, train, turns, _all_who_judge(turns), "", np.eye(inputs.shape[1])).weights
+
+
 def style_directions(vectors: NDArray[np.float32], train: Comparisons) -> Array:
     """Returns `[<= S, D]` directions along which a text's style features stand in its vector; none where too few texts show them."""
     used = np.unique(np.concatenate([train.chosen, train.rejected]))
@@ -102,6 +106,13 @@ def style_directions(vectors: NDArray[np.float32], train: Comparisons) -> Array:
         return np.zeros((0, vectors.shape[1]))
     read = fit_linear_map(vectors[used].astype(np.float64), (seen - seen.mean(axis=0)) / seen.std(axis=0), seed=0)
     return read.weight[read.r2 > READABLE]
+
+
+def _all_who_judge(turns: list[tuple[Comparisons, Comparisons]]) -> Comparisons:
+    judging = turns[0][1]
+    for _, part in turns[1:]:
+        judging = judging.join(part)
+    return judging
 
 
 def _turns(train: Comparisons, validation: Comparisons) -> list[tuple[Comparisons, Comparisons]]:

@@ -36,14 +36,32 @@ class SimpleHead:
         return Predicted(found, np.zeros(len(targets)))
 
 
+def length_of(data: TrainingData) -> NDArray[np.float32]:
+    """Returns how long each text is, `[candidates, 1]`."""
+    return data.vectors.candidates[:, -1:]
+
+
+def style_of(data: TrainingData) -> NDArray[np.float32]:
+    """Returns plain features of how each text is written, `[candidates, S]`, without a trunk."""
+    return style_features([text for _, text in data.train.texts.candidates])
+
+
+INPUTS: Mapping[str, Callable[[TrainingData], NDArray[np.float32]]] = {
+    "length": length_of,
+    "style": style_of,
+    "ridge": lambda data: data.vectors.candidates,
+}
+"""What each simple head sees of the texts."""
+
+
 def train_length(data: TrainingData) -> SimpleHead:
     """Returns the head that sees how long a text is and nothing else."""
-    return _head("length", data, data.vectors.candidates[:, -1:])
+    return _head("length", data, length_of(data))
 
 
 def train_style(data: TrainingData) -> SimpleHead:
     """Returns the head on plain features of how a text is written, without a trunk."""
-    return _head("style", data, style_features([text for _, text in data.train.texts.candidates]))
+    return _head("style", data, style_of(data))
 
 
 def train_ridge(data: TrainingData) -> SimpleHead:

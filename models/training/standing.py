@@ -2,7 +2,8 @@
 
     validation people ─> log-loss under the family's prior, and under length, style and ridge ─> behind the best of them, or not
 
-All are asked about the same comparisons, and the difference is taken person by person.
+All are asked about the same comparisons, and the difference is taken person by person. Where validation people are few, how strongly a
+simple head is held back is chosen as for the first head, by all people in turns: chosen by the few who judge, it flatters the simple head.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
 from attune.models.seam.family import Row
+from attune.models.training.first_head import fit_in_turns
 from attune.models.training.heads import TrainedFamily, compute_outputs
 from attune.models.training.loop import TrainingData
-from attune.models.training.simple_heads import SIMPLE, SimpleHead
+from attune.models.training.simple_heads import INPUTS
 
 Array = NDArray[np.float64]
 
@@ -42,10 +44,10 @@ class Yardstick:
         rows = np.flatnonzero(~data.validation.tie)
         told = data.validation.take(np.sort(np.random.default_rng(0).permutation(rows)[:MOST]))
         losses = {}
-        for name, train in SIMPLE.items():
-            head = train(data)
-            assert isinstance(head, SimpleHead)
-            losses[name] = np.logaddexp(0.0, head.utilities[told.rejected] - head.utilities[told.chosen])
+        for name, inputs_of in INPUTS.items():
+            inputs = inputs_of(data)
+            utilities = inputs.astype(np.float64) @ fit_in_turns(inputs, data.train, data.validation)
+            losses[name] = np.logaddexp(0.0, utilities[told.rejected] - utilities[told.chosen])
         return cls(told, losses)
 
 

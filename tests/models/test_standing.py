@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,9 @@ from attune.models.data.trunk import load_trunk
 from attune.models.export.pack import NotWorthServing, pack
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
+from attune.models.training.first_head import fit_in_turns
 from attune.models.training.heads import TrainedFamily, load_heads, save_heads
+from attune.models.training.loop import TrainingData
 from attune.models.training.standing import Yardstick, below, with_standing
 from tests.models.small_world import small_world
 from tests.models.test_pack import global_family, write_families_folder
@@ -36,6 +39,20 @@ def test_everybodys_head_stands_above_the_simple_heads_and_the_opposite_one_belo
     worse = with_standing(turned_round(trained), data, asked)
     assert "bradley_terry loses" in below(worse)
     assert worse.summary["at_first"]["behind_nll"] > 0
+
+
+def test_the_few_who_judge_do_not_choose_how_strongly_the_simple_heads_are_held_back():
+    data, _ = small_world(users=40)
+    few = data.validation.take(np.isin(data.validation.user, np.unique(data.validation.user)[:3]))
+    data = TrainingData(data.train, few, data.vectors)
+    inputs = data.vectors.candidates
+    in_turns = inputs.astype(np.float64) @ fit_in_turns(inputs, data.train, data.validation)
+    chosen_by_them = inputs.astype(np.float64) @ data.ridge().weights
+    told = Yardstick.of(data)
+    lost = told.losses["ridge"]
+    np.testing.assert_allclose(lost, np.logaddexp(0.0, in_turns[told.comparisons.rejected] - in_turns[told.comparisons.chosen]), atol=1e-9)
+    flattered = np.logaddexp(0.0, chosen_by_them[told.comparisons.rejected] - chosen_by_them[told.comparisons.chosen])
+    assert lost.mean() > flattered.mean()
 
 
 def test_a_family_that_was_never_compared_is_taken_as_it_is():
