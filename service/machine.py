@@ -89,7 +89,8 @@ def find_bundle(settings: Settings) -> Path:
     """
     if settings.bundle:
         if not (Path(settings.bundle) / "manifest.json").is_file():
-            found = f"no manifest.json there, so it is no complete bundle{it_is(settings.bundle)}"
+            there = "" if Path(settings.bundle).exists() else "; there is no such folder"
+            found = f"no manifest.json there, so it is no complete bundle{there}{it_is(settings.bundle)}"
             raise SettingsError(BadSetting(variable("bundle"), settings.bundle, found))
         return Path(settings.bundle).resolve()  # a link may be moved while its bundle is read
     folder = settings.data_dir / "bundles"

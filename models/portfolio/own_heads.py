@@ -149,7 +149,10 @@ def _with_several_heads(trained: Sequence[TrainedFamily], wanted: str, default: 
     if wanted and wanted not in several:
         raise RewardsInvalid(f"there is no family {wanted!r} with two heads or more; there is {', '.join(several) or 'none'}")
     if not several:
-        raise RewardsInvalid(f"a portfolio weighs two rewards or more; {', '.join(by_name)} have one head each")
+        raise RewardsInvalid(
+            f"a portfolio weighs two rewards or more, and no family here has two heads ({', '.join(by_name)}): train families with "
+            "--personalise, import a reward model with several labels, or give functions with --rewards"
+        )
     return by_name[wanted or (default if default in several else several[0])]
 
 

@@ -121,7 +121,7 @@ def check_against_transformers(trunk: ClassifierTrunk, tokenizer: Any) -> float:
             elif list(row.input_ids) != ids:
                 raise ImportRefused(
                     f"{prompt!r} with {response!r} becomes {len(row)} tokens here and {len(ids)} other ones by the model's tokenizer: "
-                    "its template cannot be cut at the texts"
+                    "its template cannot be cut at the texts, which a chat template with a special token on both sides of each text can"
                 )
             found = head(torch.from_numpy(trunk.embed([row])))[0]
             expected = trunk.model(**asked).logits[0].float()

@@ -68,7 +68,7 @@ def test_heads_that_cannot_be_weighed_are_refused_before_anything_is_sampled(tmp
     model = write_classifier(tmp_path / "model", "Llama", 1)
     import_reward_model(str(model), tmp_path / "fam", [], "")
     arguments = {"settings": PalmSettings(), "seed": 0}
-    with pytest.raises(RewardsInvalid, match="two rewards or more; imported have one head each"):
+    with pytest.raises(RewardsInvalid, match=r"no family here has two heads \(imported\): train .*--personalise"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", **arguments)
     with pytest.raises(RewardsInvalid, match="no family 'other' with two heads"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", family="other", **arguments)

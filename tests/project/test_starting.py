@@ -55,7 +55,7 @@ def test_a_bundle_that_is_damaged_is_the_reason(tmp_path, data_dir):
         ("ATTUNE_ROSTER", "roster-without-url.json", "base_url: is missing"),
         ("ATTUNE_REDIS_URL", "http://:secret-word@x", "scheme 'http'"),
         ("ATTUNE_API_KEYS_FILE", "/nope/keys", "cannot be read"),
-        ("ATTUNE_BUNDLE", "/nope", "no manifest.json there"),
+        ("ATTUNE_BUNDLE", "/nope", "no complete bundle; there is no such folder"),
         ("ATTUNE_BUNDLE", "deep", "manifest.json of deep is nested too deeply"),
     ],
 )
