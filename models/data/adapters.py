@@ -103,7 +103,8 @@ class RowsInvalid(ComparisonInvalid):
 
     def __init__(self, problems: tuple[BadRow, ...], count: int, rows: int) -> None:
         more = f"\n  and {count - len(problems)} more" if count > len(problems) else ""
-        super().__init__(f"{count} of {rows} rows are bad:\n  " + "\n  ".join(map(str, problems)) + more)
+        others = "\n  `attune data check … --write good.jsonl` writes the others into a file that can be used" if count < rows else ""
+        super().__init__(f"{count} of {rows} rows are bad:\n  " + "\n  ".join(map(str, problems)) + more + others)
         self.problems = problems
         self.count = count
 

@@ -165,7 +165,8 @@ def test_broken_lines_are_named_and_only_the_first_are_shown(tmp_path):
     text = str(caught.value)
     assert text.startswith("22 of 23 rows are bad:\n  a.jsonl line 2: is not JSON")
     assert "line 3: is a list; an object is needed" in text
-    assert text.endswith("and 19 more")
+    assert "\n  and 19 more\n" in text
+    assert text.endswith("--write good.jsonl` writes the others into a file that can be used")
     assert len(caught.value.problems) == 3
 
 
