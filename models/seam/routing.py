@@ -7,7 +7,10 @@ joint law is logged. `M` members, `K` heads, `S` samples. This module does not k
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
+from math import fsum
 from typing import Literal, assert_never
 
 import numpy as np
@@ -189,16 +192,19 @@ def next_law(law: Array, mean: Array, drawn: tuple[int, ...]) -> Array:
         mean: `[M]` expected value of each member.
         drawn: members drawn so far, fewer than `M`.
     """
+    return np.array(_next_shares(law.tolist(), mean, drawn))
+
+
+def _next_shares(shares: list[float], mean: Array, drawn: tuple[int, ...]) -> list[float]:
+    """Returns what `next_law` does, of plain numbers: of a handful of members a call of numpy takes longer than the sum itself."""
     if not drawn:
-        return law
-    left = law.copy()
-    left[list(drawn)] = 0.0
-    total = float(np.sum(left))
+        return shares
+    left = [0.0 if member in drawn else share for member, share in enumerate(shares)]
+    total = fsum(left)
     if total > _NOTHING_LEFT:
-        return left / total
-    certain = np.zeros_like(law)
-    certain[next(member for member in np.argsort(-mean, kind="stable") if member not in drawn)] = 1.0
-    return certain
+        return [share / total for share in left]
+    best = next(int(member) for member in np.argsort(-mean, kind="stable") if member not in drawn)
+    return [float(member == best) for member in range(len(shares))]
 
 
 def drawn_from(law: Array, mean: Array, count: int, rng: np.random.Generator) -> tuple[tuple[int, ...], float]:
@@ -210,23 +216,25 @@ def drawn_from(law: Array, mean: Array, count: int, rng: np.random.Generator) ->
         count: how many, 1..M.
         rng: source of the draws; one uniform number for each.
     """
+    shares: list[float] = law.tolist()
     order: tuple[int, ...] = ()
     joint = 1.0
     for _ in range(count):
-        left = next_law(law, mean, order)
-        until = np.cumsum(left)
+        left = _next_shares(shares, mean, order)
+        until = list(accumulate(left))
         # Divided by what the sum came to, so that the last is 1 whatever was rounded and every draw below 1 has its member.
-        member = int((until / until[-1]).searchsorted(rng.random(), side="right"))
-        joint *= float(left[member])
+        member = bisect_right([reached / until[-1] for reached in until], rng.random())
+        joint *= left[member]
         order = (*order, member)
     return order, joint
 
 
 def joint_probability(law: Array, mean: Array, members: tuple[int, ...]) -> float:
     """Returns the probability that `choose` draws `members` in this order; over all orders of one length it sums to 1."""
+    shares: list[float] = law.tolist()
     probability = 1.0
     for position, member in enumerate(members):
-        probability *= float(next_law(law, mean, members[:position])[member])
+        probability *= _next_shares(shares, mean, members[:position])[member]
     return probability
 
 
