@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def tracked() -> list[str]:
+@functools.cache
+def tracked() -> tuple[str, ...]:
     """Returns the tracked files and those that will be (neither ignored nor committed yet), as paths from the root."""
     listing = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"], check=True, capture_output=True, text=True
     )
-    return sorted(path for path in listing.stdout.split("\0") if path and (ROOT / path).is_file())
+    return tuple(sorted(path for path in listing.stdout.split("\0") if path and (ROOT / path).is_file()))
 
 
 def exported(target: Path) -> None:
