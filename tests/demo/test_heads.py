@@ -20,6 +20,7 @@ from attune.models.training.additive import AdditiveSettings
 from attune.models.training.bradley_terry import BradleyTerrySettings
 from attune.models.training.features import Subspace
 from attune.models.training.heads import load_heads
+from attune.models.training.hierarchical import PopulationSettings
 from attune.models.training.micro import MicroSettings
 from attune.models.training.vrf import VrfSettings
 from demo.corpus.texts import MANNERS, prompts
@@ -50,9 +51,9 @@ SETTINGS = DemoSettings(
 WRITTEN = ("heads.json", "heads.safetensors", "values.npz", "portfolio.json", "provenance.json")
 
 
-def install_manners(folder):
+def install_manners(folder, settings=SETTINGS):
     """The grammar's manners as members, measured under all heads, without a certificate."""
-    pool = member_pool(folder, "train", SETTINGS, seed=0)
+    pool = member_pool(folder, "train", settings, seed=0)
     values = member_values(load_heads(folder)[0], pool, trunk(), None, seed=0)
     (folder / "values.npz").write_bytes(write_values(pool.members, {name: value.head for name, value in values.items()}))
     portfolio = portfolio_of(pool, values, {name: {name: 1.0} for name in pool.members}, None)
@@ -73,11 +74,16 @@ def demo(tmp_path_factory):
 
 
 def test_two_trainings_of_the_demo_from_one_seed_write_equal_bytes(tmp_path):
-    few = replace(SETTINGS, users=120, regulars=4)
-    hasty = replace(few, **{name: replace(getattr(few, name), loop=HASTY) for name in ("bradley_terry", "micro", "vrf")})
+    few = replace(SETTINGS, users=50, per_user=12, validation_users=10, prompts=12, regulars=3, per_regular=30, member_prompts=6)
+    population = PopulationSettings(rounds=4, widths=(0.5, 1.0), sizes=(0.7, 1.0))
+    hasty = replace(
+        few,
+        **{name: replace(getattr(few, name), loop=HASTY) for name in ("bradley_terry", "micro", "vrf")},
+        **{name: replace(getattr(few, name), population=population) for name in ("attributes", "additive")},
+    )
     for folder in (tmp_path / "one", tmp_path / "other"):
         train_demo(folder, seed=0, settings=hasty, trunk=trunk())
-        install_manners(folder)
+        install_manners(folder, hasty)
     for name in WRITTEN:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes(), name
 

@@ -59,12 +59,13 @@ def test_a_choice_logs_a_law(sampled, epsilon, seed):
 def test_pairs_and_firsts_follow_the_logged_law(rng):
     sampled = rng.normal(size=(64, 4)) * np.array([1.0, 1.0, 0.5, 0.1])
     law = pair_law(pair_information(sampled, 2.0), 0.05)
-    draws = [choose_to_learn(sampled, count=2, epsilon=0.05, rng=rng, logit_scale=2.0, mean=sampled.mean(axis=0)) for _ in range(20_000)]
+    asked = {"count": 2, "epsilon": 0.05, "rng": rng, "logit_scale": 2.0, "mean": sampled.mean(axis=0)}
+    assert all(choice.joint == pytest.approx(law[choice.members]) for choice in (choose_to_learn(sampled, **asked) for _ in range(100)))
+    draws = [choose_to_learn(sampled, pairs=law, **asked) for _ in range(20_000)]
     pairs = list(permutations(range(4), 2))
     counts = Counter(choice.members for choice in draws)
     expected = np.array([law[pair] for pair in pairs])
     assert chisquare([counts[pair] for pair in pairs], expected / expected.sum() * len(draws)).pvalue > 1e-3
-    assert all(choice.joint == pytest.approx(law[choice.members]) for choice in draws[:100])
     first = np.bincount([choice.members[0] for choice in draws], minlength=4)
     assert chisquare(first, law.sum(axis=1) / law.sum() * len(draws)).pvalue > 1e-3
 
