@@ -234,6 +234,7 @@ async def _start(
         tally=tally,
         later=later,
         user_header=settings.user_header,
+        root_path=settings.root_path,
     )
     if joined is not None:
         joined.take(live, load, reloader)

@@ -35,7 +35,7 @@ from attune.service.errors import (
 )
 from attune.service.http.problems import document, invalid_fields
 from attune.service.http.shortcut import refuse_names_twice
-from attune.service.http.streaming import failed_in_stream
+from attune.service.http.streaming import problem_in_stream
 from attune.service.live.runtime import Call, TextReading
 from attune.service.observe.metrics import FeedbackResult
 from attune.service.usecases.learning import learn
@@ -44,6 +44,9 @@ router = APIRouter(tags=["users"])
 
 MOST_LINES = 1000
 """Lines in one batch."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""With which some editors begin a file."""
 
 TOGETHER = 8
 """Lines of a batch that are learned side by side, of different users: enough to fill a batch of the scorer."""
@@ -135,7 +138,7 @@ async def feedback_batch(request: Request) -> Response:
     has an event id.
     """
     call: Call = request.state.call
-    lines = [line for line in (await request.body()).splitlines() if line.strip()]
+    lines = [line for line in (await request.body()).removeprefix(BYTE_ORDER_MARK).splitlines() if line.strip()]
     if not lines:
         raise invalid([FieldError("body", "has no lines; send a body of `POST /feedback` a line")])
     if len(lines) > MOST_LINES:
@@ -186,8 +189,8 @@ async def _result(call: Call, body: FeedbackRequest) -> bytes:
     try:
         return to_json(await _applied(replace(call, reading=TextReading()), body, None))
     except Exception as error:  # noqa: BLE001  the others are learned: what is wrong with one line is told in its place
-        return to_json(_problem(call, failed_in_stream(call, error)))
+        return to_json(problem_in_stream(call, error))
 
 
 def _problem(call: Call, error: AttuneError) -> Mapping[str, Any]:
-    return document(error, call.request_id)
+    return document(error, call.request_id, call.runtime.root_path)

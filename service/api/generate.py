@@ -21,8 +21,7 @@ from attune.service.api.answers import UserSeen, also, json_response, problems, 
 from attune.service.api.prompted import refuse, sound_unicode
 from attune.service.api.route import RouteRequest, RoutingAnswer, check_route, route_answer, routing_answer, wish_of
 from attune.service.errors import FieldError
-from attune.service.http.problems import document
-from attune.service.http.streaming import EventStream, failed_in_stream
+from attune.service.http.streaming import EventStream, problem_in_stream
 from attune.service.live.runtime import Call
 from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.usecases.generating import Generated, Piece, Ping, finished, generate
@@ -199,7 +198,7 @@ async def _as_events(call: Call, decision: Decision, events: Events) -> AsyncGen
             async for event in events:
                 yield _rendered(event)
     except Exception as error:  # noqa: BLE001  the status is sent already: what went wrong is the last event
-        yield _event("error", orjson.dumps(document(failed_in_stream(call, error), call.request_id)))
+        yield _event("error", orjson.dumps(problem_in_stream(call, error)))
 
 
 def _rendered(event: Piece | Ping | Generated) -> bytes:

@@ -23,9 +23,8 @@ from attune.models.seam.exports import (
 from attune.service.api.answers import also, fields_of, problems, rfc3339, to_json
 from attune.service.api.decisions import decision_answer
 from attune.service.api.users import checked_user
-from attune.service.http.problems import document
 from attune.service.http.segments import Segment
-from attune.service.http.streaming import EventStream, failed_in_stream
+from attune.service.http.streaming import EventStream, problem_in_stream
 from attune.service.live.runtime import Call
 from attune.service.state.store import (
     Exported,
@@ -71,7 +70,7 @@ async def _lines(
             async for entry in source:
                 yield _encoded(_line(key, entry))
     except Exception as error:  # noqa: BLE001  the status is sent: an export that is cut short says so in its last line
-        yield to_json({"error": document(failed_in_stream(call, error), call.request_id)}) + b"\n"
+        yield to_json({"error": problem_in_stream(call, error)}) + b"\n"
 
 
 def _line(key: UserKey, entry: Exported) -> ExportLine:

@@ -47,6 +47,8 @@ _PLAIN_WORDS = {
     "extra_forbidden": "is not a field of this request",
     "string_unicode": "holds a lone surrogate, which is no Unicode text",
     "model_attributes_type": "must be a JSON object, sent as application/json",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
     "json_invalid": "is not JSON",
 }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from attune.service.errors import AttuneError
-from attune.service.http.problems import translated
+from attune.service.http.problems import document, translated
 from attune.service.live.runtime import Call
 from attune.service.observe.logs import get_logger
 
@@ -31,6 +32,11 @@ class EventStream(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self._events):
             await super().stream_response(send)
+
+
+def problem_in_stream(call: Call, error: Exception) -> dict[str, Any]:
+    """Returns the problem document to send as the last event of a stream; see `failed_in_stream`."""
+    return document(failed_in_stream(call, error), call.request_id, call.runtime.root_path)
 
 
 def failed_in_stream(call: Call, error: Exception) -> AttuneError:

@@ -145,6 +145,7 @@ class Runtime:
         user_secret: hashes user ids.
         clock: Unix seconds.
         user_header: names the user of a compatible request that names nobody; empty: none.
+        root_path: what a proxy puts in front of our paths.
         reload: loads and checks another bundle and puts it in place; its caller gets the new `Serving`.
         tally: takes in what members answered.
         later: scores answers after they were sent.
@@ -163,6 +164,7 @@ class Runtime:
     tally: MemberTally
     later: ScoringLater
     user_header: str = ""
+    root_path: str = ""
     _unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:

@@ -138,10 +138,12 @@ def load(
         raise UnusableMember(owner, "base", f"{base} lacks {_counted('tensor', sorted(found['missing_keys']))} of its own architecture")
 
     _check_vocabulary(owner, base, network, tokenizer)
+    _check_template(owner, base, tokenizer)
     config = network.config.get_text_config()
     limit = context or getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if not limit:
-        raise UnusableMember(owner, "context", f"{base}/config.json names no context length; set it")
+    if not limit or limit < 1:
+        found = f"the context length {limit}" if limit else "no context length"
+        raise UnusableMember(owner, "context", f"{base}/config.json names {found}; 1 token or more is needed")
     ends = _end_tokens(network, tokenizer)
     optional = frozenset(inspect.signature(network.forward).parameters) & {"position_ids", "logits_to_keep"}
     slots = {name: f"adapter{index}" for index, name in enumerate(sorted(adapters))}
@@ -223,9 +225,19 @@ def _check_vocabulary(owner: str, base: Path, network: Any, tokenizer: Any) -> N
         raise UnusableMember(owner, "base", f"{base}: its tokenizer has ids up to {last}, and its embedding has {rows} rows")
 
 
+def _check_template(owner: str, base: Path, tokenizer: Any) -> None:
+    """Raises `UnusableMember` if the chat template cannot write the least conversation: each request would be refused as its caller's."""
+    if not tokenizer.chat_template:
+        return
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # whatever a template raises
+        raise UnusableMember(owner, "base", f"{base}: its chat template writes no conversation: {_why(error)}") from error
+
+
 def _why(error: Exception) -> str:
     """Returns the kind of an error and the beginning of its message on one line, and what to install if that may be it."""
-    install = f"; the package {error.name} is missing, perhaps: {INSTALL}" if isinstance(error, ImportError) else ""
+    install = f"; the package {error.name} is missing, perhaps: {INSTALL}" if isinstance(error, ImportError) and error.name else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:600] + install
 
 

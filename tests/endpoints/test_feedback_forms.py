@@ -229,6 +229,12 @@ async def test_a_batch_answers_line_by_line_and_a_bad_line_costs_only_itself(ser
     assert await evidence(service, "alone") == await evidence(service, "together")
 
 
+async def test_a_byte_order_mark_in_front_of_a_batch_is_no_part_of_its_first_line(service: Service):
+    made = json.dumps((await bodies(service))["kept-text"])
+    (told,) = await batch(service, [f"\ufeff{made}"])
+    assert told["result"] == "applied"
+
+
 async def test_a_batch_has_lines_and_not_too_many(service: Service):
     assert (await batch(service, ["", " "], status=422))[0]["errors"][0]["field"] == "body"
     problem = (await batch(service, ["{}"] * 1001, status=413))[0]

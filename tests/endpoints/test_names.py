@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import httpx
@@ -64,6 +65,15 @@ async def test_a_prefix_may_be_taken_off_by_the_proxy_or_not(settings_of: Callab
         assert (await service.get(f"{prefix}/users/a%2Fb"))["user"]["id"] == "a/b"
         assert (await service.get(f"{prefix}/readyz"))["status"] == "ready"
         assert (await service.get(f"{prefix}/nothing", status=404))["type"] == "/attune/errors/not-found"
+
+
+async def test_every_problem_names_its_page_behind_the_prefix_also_inside_of_an_answer(settings_of: Callable[..., Settings]):
+    async with running(settings_of(root_path="/attune"), FreshStore()) as service:
+        lines = b'{}\n{"user": "u1", "chosen": "x.0", "rejected": "x.1"}\n[]'
+        batch = await service.client.post("/feedback/batch", content=lines, headers={"content-type": "application/x-ndjson"})
+        told = [json.loads(line) for line in batch.text.splitlines()]
+        assert {one["type"] for one in told} == {"/attune/errors/invalid-request", "/attune/errors/unknown-candidate"}
+        assert told[2]["detail"] == "body: must be a JSON object"
 
 
 async def test_a_compressed_body_is_415_and_says_so(service: Service):

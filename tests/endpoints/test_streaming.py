@@ -96,11 +96,12 @@ async def test_a_member_that_breaks_off_ends_the_stream_with_an_error_event(sett
 async def test_a_stream_that_passes_its_deadline_ends_with_an_error_event(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].gate.clear()
-    async with running(settings_of(generate_deadline_ms=1000), FreshStore(), members) as service, listening(service) as wired:
+    settings = settings_of(generate_deadline_ms=1000, root_path="/attune")
+    async with running(settings, FreshStore(), members) as service, listening(service) as wired:
         async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
             found = [event async for event in events(answer)]
         assert [name for name, _ in found] == ["decision", "error"]
-        assert found[-1][1]["code"] == "deadline-exceeded"
+        assert (found[-1][1]["code"], found[-1][1]["type"]) == ("deadline-exceeded", "/attune/errors/deadline-exceeded")
         assert members["warm"].open_streams == 0
 
 

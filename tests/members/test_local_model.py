@@ -158,6 +158,24 @@ def test_whatever_a_library_says_of_a_base_it_is_one_sentence_with_the_members_a
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ nobody_knows_this() }}", "{{ raise_exception('never') }}", "{{ messages[5].content }}"]
+)
+def test_a_chat_template_that_writes_no_conversation_is_refused_at_load_and_not_by_each_request(language_model, tmp_path, template):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    (base / "chat_template.jinja").write_text(template)
+    with pytest.raises(UnusableMember, match=r"base: .* its chat template writes no conversation: \w+: "):
+        load(base, {})
+
+
+def test_a_context_in_which_nothing_has_room_is_refused_with_its_number(language_model, tmp_path):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    edit = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(edit | {"max_position_embeddings": -5}))
+    with pytest.raises(UnusableMember, match="names the context length -5; 1 token or more is needed"):
+        load(base, {})
+
+
 def test_deeply_nested_files_are_refused_in_a_sentence(language_model, adapter):
     (adapter / "adapter_config.json").write_text("[" * 100_000)
     assert "is not JSON" in refused(language_model / "base", adapter)
