@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, Summary, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -35,6 +35,7 @@ FeedbackResult = Literal[
 ]
 Personalization = Literal["applied", "prior", "unavailable"]
 DropReason = Literal["abandoned", "expired", "failed", "refused"]
+_OUR_FAILURES = ("overloaded", "deadline-exceeded", "internal", "member-failed", "scorer-failed", "store-unavailable")
 
 
 class Metrics:
@@ -68,7 +69,7 @@ class Metrics:
         self._connections_refused = self._count(
             "attune_connections_refused", "Connections and request heads refused before they were a request.", ["reason"]
         )
-        self._errors = self._count("attune_errors", "Answers with a problem document, by its code.", ["code"])
+        self._errors = self._count("attune_errors", "Answers with a problem document, by its code.", ["code"], _OUR_FAILURES)
         self._stage_seconds = self._seconds(
             "attune_stage_duration_seconds", "Time of one request in a stage.", ["stage"], buckets=(*_SHORT_SECONDS, 10.0, 60.0)
         )
@@ -79,7 +80,7 @@ class Metrics:
         self._frozen = self._gauge("attune_frozen_objects", "Objects of the heap that collections pass over.")
         self._build = self._gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"])
         self._bundle = self._gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"])
-        self._reloads = self._count("attune_bundle_reloads", "Attempts to load another bundle.", ["result"])
+        self._reloads = self._count("attune_bundle_reloads", "Attempts to load another bundle.", ["result"], ("loaded", "refused"))
 
     def _declare_scoring(self) -> None:
         self._batch_items = Histogram("attune_batch_texts", "Texts in a batch.", buckets=_ITEMS, registry=self.registry)
@@ -89,13 +90,14 @@ class Metrics:
         self._batch_tokens = self._count("attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"])
         self._queue_wait = self._seconds("attune_queue_wait_seconds", "Wait of a text before its batch.")
         self._inference = self._seconds("attune_inference_seconds", "Time of the scorer on one batch.")
-        self._dropped = self._count("attune_texts_dropped", "Texts that got no score.", ["reason"])
+        self._dropped = self._count("attune_texts_dropped", "Texts that got no score.", ["reason"], get_args(DropReason))
         self._queue_items = self._gauge("attune_queue_texts", "Texts that wait for the scorer.")
         self._queue_tokens = self._gauge("attune_queue_tokens", "Tokens that wait for the scorer.")
         self._budget = self._gauge("attune_batch_budget_tokens", "Padded tokens that a batch may have.")
 
     def _declare_learning(self) -> None:
-        self._scored = self._count("attune_personalizations", "Answers by what was known of the user.", ["outcome"])
+        outcomes = get_args(Personalization)
+        self._scored = self._count("attune_personalizations", "Answers by what was known of the user.", ["outcome"], outcomes)
         self._nobody = self._count("attune_requests_without_user", "Compatible requests that named no user, so that nothing was personal.")
         self._decisions = self._count("attune_decisions", "Members chosen.", ["policy", "member"])
         self._fallbacks = self._count("attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"])
@@ -110,7 +112,7 @@ class Metrics:
         )
         self._user_gap = self._gauge("attune_portfolio_gap_ratio", "Mean of that share over users routed of late, each once.")
         self._recent_users = self._gauge("attune_portfolio_recent_users", "Users routed of late.")
-        self._feedback = self._count("attune_feedback", "Comparisons received.", ["result"])
+        self._feedback = self._count("attune_feedback", "Comparisons received.", ["result"], get_args(FeedbackResult))
         self._agreement = self._count(
             "attune_prequential_comparisons", "Comparisons predicted before they were learned.", ["family", "agreed"]
         )
@@ -135,15 +137,17 @@ class Metrics:
             "Standard errors between a member's latest 100 to 200 answers and those of the month before, under the head with the greatest.",
             ["member"],
         )
-
         self._unscorable = self._count(
             "attune_member_answers_unscorable",
             "Answers of a member for which the scorer had no finite numbers; they are sent unscored.",
             ["member"],
         )
 
-    def _count(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+    def _count(self, name: str, text: str, labels: Iterable[str] = (), values: Iterable[str] = ()) -> Counter:
+        counter = Counter(name, text, labels, registry=self.registry)
+        for value in values:  # Prometheus sees no increase in a series that begins with its first event
+            counter.labels(value)
+        return counter
 
     def _gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
@@ -294,8 +298,7 @@ class Metrics:
     def store_ran(self, operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT001  the callback of the store has this shape
         """Observes one operation of the store."""
         self._redis_seconds.labels(operation).observe(seconds)
-        if not ok:
-            self._redis_errors.labels(operation).inc()
+        self._redis_errors.labels(operation).inc(0 if ok else 1)
 
     def member_ran(
         self, member: str, result: str, seconds: float, first_token_s: float | None, prompt_tokens: int, new_tokens: int
@@ -324,6 +327,7 @@ class Metrics:
             self._drift.labels(member).set(0.0)
             self._breaker.labels(member)
             self._fallbacks.labels(member)
+            self._member_requests.labels(member, "ok")
 
     def breaker_moved(self, member: str, *, is_open: bool) -> None:
         """States whether a member is passed over."""

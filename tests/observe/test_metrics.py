@@ -123,7 +123,7 @@ def test_one_overflowing_prediction_does_not_spoil_the_log_loss_for_good(metrics
 
 
 def test_only_a_failed_operation_counts_as_an_error(metrics):
-    assert sample(metrics, "attune_redis_errors_total", operation="add_comparison") is None
+    assert sample(metrics, "attune_redis_errors_total", operation="add_comparison") == 0
     metrics.store_ran("add_comparison", 1.0, ok=False)
     assert sample(metrics, "attune_redis_errors_total", operation="add_comparison") == 1
     assert sample(metrics, "attune_redis_operation_duration_seconds_count", operation="add_comparison") == 2
@@ -138,4 +138,26 @@ def test_a_member_that_gave_no_token_has_no_time_to_first_token(metrics):
 def test_two_services_in_one_process_count_apart():
     first, second = Metrics(), Metrics()
     first.refused("overloaded")
-    assert sample(second, "attune_errors_total", code="overloaded") is None
+    assert sample(second, "attune_errors_total", code="overloaded") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("attune_bundle_reloads_total", {"result": "refused"}),
+        ("attune_errors_total", {"code": "overloaded"}),
+        ("attune_errors_total", {"code": "internal"}),
+        ("attune_feedback_total", {"result": "failed"}),
+        ("attune_feedback_total", {"result": "unavailable"}),
+        ("attune_personalizations_total", {"outcome": "unavailable"}),
+        ("attune_texts_dropped_total", {"reason": "expired"}),
+    ],
+)
+def test_what_has_not_happened_yet_is_a_zero_so_that_its_first_time_is_an_increase(name, labels):
+    assert sample(Metrics(), name, **labels) == 0
+
+
+def test_members_that_were_not_asked_yet_have_requests_of_zero():
+    metrics = Metrics()
+    metrics.has_members(["bold"])
+    assert sample(metrics, "attune_member_requests_total", member="bold", result="ok") == 0
