@@ -21,7 +21,7 @@ LOOKED_AT = 1 << 20
 _MANIFEST = "manifest.json"
 _BUNDLE = "a bundle, which `attune serve`, `attune check` and `attune train router` read with --bundle, and `attune bundle show` shows"
 _FAMILIES = "a folder of families, which `attune bundle build` packs into a bundle and `attune measure families` measures"
-COMPARISONS = "comparisons"
+COMPARISONS = "a table of comparisons"
 ROSTER = "a roster"
 _COMPARISONS = f"{COMPARISONS}, which `attune data check`, `attune train` and `attune users import` read"
 _EXPORT = "an export of users, which `attune users import`, `attune train router` and `attune measure policy` read"
@@ -96,7 +96,7 @@ def _of_file(path: Path) -> str:
 def _of_line(line: Mapping[str, Any]) -> str:
     kinds: tuple[tuple[bool, str], ...] = (
         (isinstance(line.get("type"), str) and line["type"] in _EXPORTED, _EXPORT),
-        ("decision_id" in line and "candidates" in line, "decisions, which `attune measure policy --decisions` reads"),
+        ("decision_id" in line and "candidates" in line, "a file of decisions, which `attune measure policy --decisions` reads"),
         ("chosen" in line and "rejected" in line, _COMPARISONS),
         ("member" in line and "prompt" in line, "what `attune members measure` keeps beside its --out, and reads itself"),
     )

@@ -16,7 +16,7 @@ from attune.models.data.logged import read_logged
 from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.tables import TableInvalid
 from attune.models.measuring.policy.estimators import LogInvalid
-from attune.models.measuring.policy.report import read_log
+from attune.models.measuring.policy.report import evaluate_log, read_log
 from attune.models.portfolio.inputs import SettingsInvalid
 from attune.models.portfolio.inputs import read_prompts as read_training_prompts
 from attune.models.portfolio.show import load_portfolio
@@ -71,8 +71,8 @@ def written(tmp_path):
         ("export.jsonl", "an export of users, which `attune users import`"),
         ("export.jsonl.gz", "an export of users"),
         ("export.json", "an export of users"),
-        ("pairs.jsonl", "comparisons, which `attune data check`"),
-        ("decisions.jsonl", "decisions, which `attune measure policy"),
+        ("pairs.jsonl", "a table of comparisons, which `attune data check`"),
+        ("decisions.jsonl", "a file of decisions, which `attune measure policy"),
         ("roster.json", "a roster, which `attune serve --roster`"),
         ("members.toml", "a roster"),
         ("measured.json", "what `attune members measure` found"),
@@ -111,7 +111,7 @@ def test_a_reader_of_tables_says_what_it_was_given(written, name, read):
 def test_a_table_that_lacks_a_column_is_not_told_that_it_is_one(written):
     with pytest.raises(TableInvalid) as caught:
         read_comparisons(written / "pairs.jsonl", Reading(columns={"prompt": "question"}))
-    assert "it is comparisons" not in str(caught.value)
+    assert "it is a table" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["families", "bundle", "roster.json", "decisions.jsonl"])
@@ -136,6 +136,7 @@ def test_the_reader_of_exports_says_what_it_was_given(written, name):
         (lambda path: model_source(str(path)), "bundle", NotThere),
         (lambda path: model_source(str(path)), "export.jsonl", NotThere),
         (read_log, "roster.json", LogInvalid),
+        (lambda path: evaluate_log(path, path, path.parent / "out"), "pairs.jsonl", LogInvalid),
         (read_training_prompts, "export.jsonl", SettingsInvalid),
         (read_prompts, "export.jsonl", MeasureFailed),
         (read_roster, "export.json", UnusableMember),

@@ -13,7 +13,7 @@ from typing import Any
 from attune.models.measuring.policy.estimators import LogInvalid, duels_from, evaluate_policies
 from attune.models.measuring.policy.intervals import LEAST_USERS
 from attune.models.measuring.writing import write_report
-from attune.models.seam.artefacts import it_is
+from attune.models.seam.artefacts import COMPARISONS, it_is, recognised
 from attune.models.seam.exports import ExportInvalid, line_object, read_export
 from attune.models.seam.json_lines import LinesInvalid
 
@@ -59,7 +59,10 @@ def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
     Raises:
         LogInvalid: see `read_log` and `duels_from`.
     """
-    duels = duels_from(read_log(decisions)[0], read_log(feedback)[1])
+    try:
+        duels = duels_from(read_log(decisions)[0], read_log(feedback)[1])
+    except LogInvalid as error:
+        raise LogInvalid(f"{error}{it_is(feedback)}" if recognised(feedback).startswith(COMPARISONS) else str(error)) from error
     values = evaluate_policies(duels)
     results: dict[str, Any] = {
         "duels": len(duels.won),
