@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 
 from attune.models.data.graph import answers_of
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
+from attune.models.data.unvaried import unvaried_ends
 from attune.models.export.onnx import ExportFailed, difference
 from attune.models.export.router_graph import RouterLayers, find_router, put_router
 from attune.models.seam.bundle import Bundle, read_bundle, write_bundle
@@ -41,6 +42,11 @@ LEAST_CONTEXTS = 20
 """Comparisons with a context: a router learns from nothing else, and from fewer only noise."""
 VECTORS = "attune_pooled_vectors"
 _OWN_FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
+
+
+_LEAST_CHANCE = 1e-12
+_MOST = {"accuracy": 1.0, "nll": float(-np.log(_LEAST_CHANCE))}
+"""The greatest possible gain of one comparison."""
 
 
 class RouterNotBetter(RuntimeError):
@@ -109,7 +115,7 @@ def retrain_router(
     gained = measured["gain"]
     # At the paper's temperatures a router is surer than it is right: log-loss decides only where accuracy has nothing to lose.
     if not (gained["accuracy"]["low"] > 0 or (gained["accuracy"]["mean"] >= 0 and gained["nll"]["low"] > 0)):
-        raise RouterNotBetter(f"on {len(decided)} held-out comparisons: {json.dumps(measured)}; a gain above chance is needed")
+        raise RouterNotBetter(f"on {len(decided)} held-out comparisons {_in_words(measured)}; a gain above chance is needed")
     audited = audit_heads(_gate(router, data.vectors[decided]), data.margins[decided], comparisons.user[decided], mask=mixture.mask)
     summary = {
         "settings": asdict(settings),
@@ -198,15 +204,31 @@ def _probabilities(log_gate: Array, margins: Array, mask: NDArray[np.bool_]) -> 
 def _measured(before: Array, after: Array) -> dict[str, Any]:
     """Returns accuracy and mean log-loss with the old and the new router, and the paired gains with their 95 % intervals."""
     right = [(one > 0.5) + 0.5 * (one == 0.5) for one in (before, after)]
-    loss = [-np.log(np.maximum(one, 1e-12)) for one in (before, after)]
+    loss = [-np.log(np.maximum(one, _LEAST_CHANCE)) for one in (before, after)]
     gains = {"accuracy": right[1] - right[0], "nll": loss[0] - loss[1]}
     told = [{"accuracy": round(float(was.mean()), 4), "nll": round(float(lost.mean()), 4)} for was, lost in zip(right, loss, strict=True)]
-    return {"before": told[0], "after": told[1], "gain": {name: _interval(gain) for name, gain in gains.items()}}
+    return {"before": told[0], "after": told[1], "gain": {name: _interval(gain, _MOST[name]) for name, gain in gains.items()}}
 
 
-def _interval(gain: Array) -> dict[str, float]:
-    mean, error = float(gain.mean()), 1.96 * float(gain.std(ddof=1)) / float(np.sqrt(len(gain)))
-    return {"mean": round(mean, 4), "low": round(mean - error, 4), "high": round(mean + error, 4)}
+def _in_words(measured: dict[str, Any]) -> str:
+    """Returns what became of accuracy and log-loss, each with the interval of its gain."""
+    names = {"accuracy": "accuracy", "nll": "log-loss"}
+    told = []
+    for key, name in names.items():
+        gain = measured["gain"][key]
+        went = f"{name} goes from {measured['before'][key]:.3f} to {measured['after'][key]:.3f}"
+        told.append(f"{went} (gain {gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}])")
+    return " and ".join(told)
+
+
+def _interval(gain: Array, most: float) -> dict[str, float]:
+    mean = float(gain.mean())
+    if np.ptp(gain) == 0.0:
+        low, high = unvaried_ends(mean, len(gain), (-most, most))
+    else:
+        error = 1.96 * float(gain.std(ddof=1)) / float(np.sqrt(len(gain)))
+        low, high = mean - error, mean + error
+    return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def _audit_table(family: Micro, audited: HeadAudit) -> list[dict[str, Any]]:

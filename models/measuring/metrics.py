@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.data.unvaried import unvaried_ends
+
 Array = NDArray[np.float64]
+Bounds = tuple[float, float]
+
+LEAST_CHANCE = 1e-12
+ACCURACY: Bounds = (0.0, 1.0)
+LOG_LOSS: Bounds = (0.0, float(-np.log(LEAST_CHANCE)))
+GAIN: Bounds = (-1.0, 1.0)
+"""Of a difference in accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ def accuracy(probabilities: Array) -> float:
 
 def negative_log_likelihood(probabilities: Array) -> float:
     """Returns the mean of `-log p` over `[N]`, nats; a probability of 0 counts as 1e-12."""
-    return float(-np.mean(np.log(np.maximum(probabilities, 1e-12))))
+    return float(-np.mean(np.log(np.maximum(probabilities, LEAST_CHANCE))))
 
 
 def calibration_error(probabilities: Array, *, bins: int = 10) -> float:
@@ -49,8 +58,17 @@ def calibration_error(probabilities: Array, *, bins: int = 10) -> float:
     return float(np.sum(gaps) / len(probabilities))
 
 
-def bootstrap(per_user: Array, *, seed: int = 0, resamples: int = 2000) -> Interval:
+def bootstrap(per_user: Array, *, seed: int = 0, resamples: int = 2000, bounds: Bounds | None = None) -> Interval:
     """Returns the mean of one number per user `[U]` with the 2.5 and 97.5 percentiles over resampled users.
+
+    Resampling equal numbers would give an interval of width zero: where all users have one number, the interval is as wide as
+    what is possible allows, see `unvaried_ends`.
+
+    Args:
+        per_user: the numbers.
+        seed: of the resamples.
+        resamples: how many.
+        bounds: least and greatest possible number; None where nobody can say, and then equal numbers stay without a width.
 
     Raises:
         ValueError: there is no user, or a number is not finite.
@@ -58,6 +76,8 @@ def bootstrap(per_user: Array, *, seed: int = 0, resamples: int = 2000) -> Inter
     values = np.asarray(per_user, dtype=np.float64)
     if values.size == 0 or not np.all(np.isfinite(values)):
         raise ValueError(f"an interval needs finite numbers; {int(np.sum(~np.isfinite(values)))} of {values.size} are not")
+    if bounds is not None and np.ptp(values) == 0.0:
+        return Interval(float(values[0]), *unvaried_ends(float(values[0]), len(values), bounds), len(values))
     picked = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
     low, high = np.percentile(values[picked].mean(axis=1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high), len(values))

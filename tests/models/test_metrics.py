@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune.models.measuring.metrics import accuracy, bootstrap, calibration_error, negative_log_likelihood
+from attune.models.measuring.metrics import ACCURACY, GAIN, accuracy, bootstrap, calibration_error, negative_log_likelihood
 
 
 def test_accuracy_counts_one_half_as_half_right():
@@ -42,3 +42,22 @@ def test_an_interval_of_equal_users_has_no_width_and_says_how_many_there_are():
 def test_an_interval_needs_finite_numbers(values):
     with pytest.raises(ValueError, match="needs finite numbers"):
         bootstrap(values)
+
+
+@pytest.mark.parametrize(("count", "low"), [(1, 0.025), (4, 0.3976), (100, 0.9638)])
+def test_equal_numbers_of_few_users_are_no_certainty(count, low):
+    found = bootstrap(np.ones(count), bounds=ACCURACY)
+    assert (found.mean, found.high, found.users) == (1.0, 1.0, count)
+    assert found.low == pytest.approx(low, abs=1e-4)  # Clopper and Pearson: 0.025 ** (1 / count)
+
+
+def test_a_gain_of_nothing_that_all_users_have_may_hide_both_ways():
+    found = bootstrap(np.zeros(8), bounds=GAIN)
+    assert found.mean == 0.0
+    assert found.high == pytest.approx(0.3694, abs=1e-4)
+    assert found.low == -found.high
+
+
+def test_bounds_change_nothing_where_numbers_vary():
+    values = np.array([0.1, 0.9, 0.4, 0.6])
+    assert bootstrap(values, bounds=ACCURACY) == bootstrap(values)

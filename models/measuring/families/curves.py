@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
 from attune.models.data.progress import Steps
-from attune.models.measuring.metrics import Interval, accuracy, bootstrap, calibration_error, negative_log_likelihood
+from attune.models.measuring.metrics import GAIN, Bounds, Interval, accuracy, bootstrap, calibration_error, negative_log_likelihood
 from attune.models.training.learner import Learner, Predicted
 
 Array = NDArray[np.float64]
@@ -100,16 +100,17 @@ def paired_gain(parts: Sequence[Observed], name: str, baseline: str, at: int) ->
 
     A user who is in several parts (seeds) is one user: their differences are averaged before users are resampled.
     """
-    return over_users(parts, [part.per_user(name, at)[0] - part.per_user(baseline, at)[0] for part in parts])
+    differences = [part.per_user(name, at)[0] - part.per_user(baseline, at)[0] for part in parts]
+    return over_users(parts, differences, GAIN if name != baseline else (0.0, 0.0))
 
 
-def over_users(parts: Sequence[Observed], values: Sequence[Array]) -> Interval:
-    """Returns the mean of one number per user and part, with its 95 % interval over different users."""
+def over_users(parts: Sequence[Observed], values: Sequence[Array], bounds: Bounds | None = None) -> Interval:
+    """Returns the mean of one number per user and part, within `bounds` if given, with its 95 % interval over different users."""
     of_user: dict[str, list[float]] = {}
     for part, mine in zip(parts, values, strict=True):
         for user, value in zip(part.users, mine, strict=True):
             of_user.setdefault(user, []).append(float(value))
-    return bootstrap(np.array([np.mean(found) for found in of_user.values()]))
+    return bootstrap(np.array([np.mean(found) for found in of_user.values()]), bounds=bounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attune.models.data.preferences import Comparisons
 from attune.models.measuring.families.curves import observe
 from attune.models.measuring.families.learners import ServedLearner
-from attune.models.measuring.metrics import Interval, bootstrap, calibration_error
+from attune.models.measuring.metrics import ACCURACY, GAIN, LOG_LOSS, Interval, bootstrap, calibration_error
 from attune.models.measuring.rows import Rows
 from attune.models.seam.families import Families
 
@@ -51,7 +51,8 @@ class FewShot:
 
     def gain(self, family: str, baseline: str, count_index: int) -> Interval:
         """Returns the paired difference in accuracy to `baseline` at one count, with its interval over users."""
-        return bootstrap(self.per_user[family][:, count_index] - self.per_user[baseline][:, count_index])
+        differences = self.per_user[family][:, count_index] - self.per_user[baseline][:, count_index]
+        return bootstrap(differences, bounds=GAIN if family != baseline else (0.0, 0.0))
 
 
 def few_shot(
@@ -77,7 +78,12 @@ def few_shot(
         of_user = [observed.per_user(name, at) for at in range(len(counts))]
         per_user[name] = np.column_stack([right for right, _ in of_user])
         curves[name] = tuple(
-            Point(count, bootstrap(right), bootstrap(loss), calibration_error(observed.probabilities(name, at)))
+            Point(
+                count,
+                bootstrap(right, bounds=ACCURACY),
+                bootstrap(loss, bounds=LOG_LOSS),
+                calibration_error(observed.probabilities(name, at)),
+            )
             for at, (count, (right, loss)) in enumerate(zip(counts, of_user, strict=True))
         )
     return FewShot(curves, per_user, len(observed.users), observed.skipped)

@@ -34,7 +34,7 @@ from attune.models.measuring.families.held_out import HeldOut, hold_out
 from attune.models.measuring.families.line_up import BASELINE, train_line_up
 from attune.models.measuring.families.plots import draw_plots
 from attune.models.measuring.families.render import render_families
-from attune.models.measuring.metrics import Interval
+from attune.models.measuring.metrics import ACCURACY, LOG_LOSS, Interval
 from attune.models.measuring.writing import made_by, write_text
 from attune.models.training.loop import TrainingData
 from attune.models.training.trainers import LineUp
@@ -196,8 +196,8 @@ def summary(parts: Sequence[Observed]) -> dict[str, Any]:
             curve.append(
                 {
                     "comparisons": count,
-                    "accuracy": _interval(over_users(parts, [right for right, _ in found])),
-                    "nll": _interval(over_users(parts, [loss for _, loss in found])),
+                    "accuracy": _interval(over_users(parts, [right for right, _ in found], ACCURACY)),
+                    "nll": _interval(over_users(parts, [loss for _, loss in found], LOG_LOSS)),
                     "ece": reliability(parts, name, index).ece,
                     "gain": _interval(paired_gain(parts, name, BASELINE, index)),
                 }

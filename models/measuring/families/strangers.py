@@ -15,7 +15,7 @@ import numpy as np
 from attune.models.data.preferences import Comparisons
 from attune.models.data.trunk import Trunk
 from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
-from attune.models.measuring.metrics import Interval
+from attune.models.measuring.metrics import ACCURACY, LOG_LOSS, Interval
 from attune.models.measuring.writing import made_by
 from attune.models.training.learner import Learner
 
@@ -64,8 +64,8 @@ def curves_of(parts: Sequence[Observed], baseline: str) -> dict[str, Any]:
     names = [name for name in parts[0].said if all(name in part.said for part in parts)]
     curves: dict[str, Any] = {"counts": list(counts), "people": len({user for part in parts for user in part.users}), "learners": {}}
     for name in names:
-        accuracy = [over_users(parts, [part.per_user(name, at)[0] for part in parts]) for at in range(len(counts))]
-        nll = [over_users(parts, [part.per_user(name, at)[1] for part in parts]) for at in range(len(counts))]
+        accuracy = [over_users(parts, [part.per_user(name, at)[0] for part in parts], ACCURACY) for at in range(len(counts))]
+        nll = [over_users(parts, [part.per_user(name, at)[1] for part in parts], LOG_LOSS) for at in range(len(counts))]
         gain = [paired_gain(parts, name, baseline, at) for at in range(len(counts))]
         last = np.concatenate([part.per_user(name, len(counts) - 1)[0] - part.per_user(baseline, len(counts) - 1)[0] for part in parts])
         curves["learners"][name] = {
