@@ -181,7 +181,7 @@ def test_two_own_models_serve_a_first_routed_and_learned_request(tmp_path, base_
     (programs / "activate").write_text(f'export PATH="{programs}:$PATH"\n')
     write_tiny_bundle(tmp_path / ".attune" / "bundles")
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"ATTUNE_PORT": "0", "LLM_KEY": "unused", "PYTHONPATH": paths}
+    environment = os.environ | {"ATTUNE_PORT": "0", "ATTUNE_BATCH_BUDGET_TOKENS": "256", "LLM_KEY": "unused", "PYTHONPATH": paths}
     serving = subprocess.Popen(
         ["bash", "-euc", block],
         cwd=tmp_path,

@@ -145,7 +145,7 @@ def test_the_installed_wheel_serves_from_such_a_folder(hostile):
     write_tiny_bundle(folder / "data" / "bundles")
     nowhere = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "none"}
     (folder / "roster.json").write_text(json.dumps(dict.fromkeys(MEMBERS, nowhere)), encoding="utf-8")
-    settings = {"ATTUNE_DATA_DIR": "data", "ATTUNE_PORT": "0", "ATTUNE_ROSTER": "roster.json"}
+    settings = {"ATTUNE_DATA_DIR": "data", "ATTUNE_PORT": "0", "ATTUNE_ROSTER": "roster.json", "ATTUNE_BATCH_BUDGET_TOKENS": "256"}
     command = [sys.executable, "-m", "attune.service", "serve"]
     with subprocess.Popen(command, cwd=folder, env=environment | settings, stderr=subprocess.PIPE, text=True) as process:
         try:

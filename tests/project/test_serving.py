@@ -32,10 +32,11 @@ def data_dir(tmp_path_factory) -> Path:
 
 
 def environment(data_dir: Path) -> dict[str, str]:
-    """Returns the shell's environment with settings for these tests alone."""
+    """Returns the shell's environment with settings for these tests alone; a budget, because measuring takes seconds."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTUNE_")}
     roster = {"ATTUNE_ROSTER": str(data_dir / "roster.json")} if (data_dir / "roster.json").exists() else {}
-    return inherited | {"ATTUNE_DATA_DIR": str(data_dir), "ATTUNE_PORT": "0", "ATTUNE_REDIS_TIMEOUT_MS": "20000"} | roster
+    here = {"ATTUNE_DATA_DIR": str(data_dir), "ATTUNE_PORT": "0", "ATTUNE_REDIS_TIMEOUT_MS": "20000"}
+    return inherited | here | {"ATTUNE_BATCH_BUDGET_TOKENS": "256", "ATTUNE_THREADS": "1"} | roster
 
 
 PATIENCE_S = 60.0

@@ -74,7 +74,9 @@ def test_what_costs_nothing_to_check_is_refused_before_anything_starts(tmp_path,
 
 def test_nothing_is_a_warning_before_the_ready_line(data_dir):
     lines = []
-    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(data_dir), stderr=subprocess.PIPE, text=True)
+    # With nothing but its defaults: it measures how much a batch should hold, on all the cores that there are.
+    defaults = environment(data_dir) | {"ATTUNE_BATCH_BUDGET_TOKENS": "0", "ATTUNE_THREADS": "0"}
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=defaults, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     try:
         for line in process.stderr:
