@@ -11,12 +11,13 @@ import pytest
 
 from attune.service.settings import Settings
 from tests.endpoints.conftest import bundle, settings_of
-from tests.ui.browsing import Visit, browser, visiting
+from tests.ui.browsing import Visit, visiting
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason="axe-core (PyPI: axe-playwright-python) is not installed"),
 ]
 _SHIFTS = """window.shifted = 0;
@@ -35,9 +36,9 @@ async def violations(visit: Visit) -> list[str]:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
-async def test_axe_finds_nothing_and_nothing_jumps(settings_of: Callable[..., Settings], scheme: str, width: int):
+async def test_axe_finds_nothing_and_nothing_jumps(chromium, settings_of: Callable[..., Settings], scheme: str, width: int):
     look = {"color_scheme": scheme, "viewport": {"width": width, "height": 844}}
-    async with browser() as chromium, visiting(chromium, settings_of(), **look) as visit:
+    async with visiting(chromium, settings_of(), **look) as visit:
         await visit.page.add_init_script(_SHIFTS)
         await visit.page.reload()
         await visit.says("#learned", "Nothing is known of you yet")
@@ -65,8 +66,8 @@ async def test_axe_finds_nothing_and_nothing_jumps(settings_of: Callable[..., Se
         assert visit.errors == []
 
 
-async def test_the_reference_is_drawn_from_the_document_searched_and_used(settings_of: Callable[..., Settings]):
-    async with browser() as chromium, visiting(chromium, settings_of()) as visit:
+async def test_the_reference_is_drawn_from_the_document_searched_and_used(chromium, settings_of: Callable[..., Settings]):
+    async with visiting(chromium, settings_of()) as visit:
         asked: list[str] = []
         visit.page.on("request", lambda request: asked.append(request.url))
         await visit.page.goto(f"{visit.url}/docs")

@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from attune.service.settings import Settings
 from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import PROMPT, bundle, settings_of
 from tests.endpoints.voices import SAYINGS
 from tests.tiny_bundle import HEADS, write_tiny_bundle
-from tests.ui.browsing import Visit, browser, visiting
+from tests.ui.browsing import Visit, visiting
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 TEXTS = {"".join(pieces): member for member, pieces in SAYINGS.items()}
 _CUT = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent || one.value)"
 _PLACEHOLDER = """() => getComputedStyle(document.querySelector("#prompt"), "::placeholder").color
@@ -26,9 +27,9 @@ _PLACEHOLDER = """() => getComputedStyle(document.querySelector("#prompt"), "::p
 CHOICES = ("#choose-first", "#choose-tie", "#choose-second")
 
 
-@pytest.fixture
-async def visit(settings_of: Callable[..., Settings]) -> AsyncIterator[Visit]:
-    async with browser() as chromium, visiting(chromium, settings_of()) as opened:
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(chromium, settings_of: Callable[..., Settings]) -> AsyncIterator[Visit]:
+    async with visiting(chromium, settings_of()) as opened:
         yield opened
 
 
@@ -105,8 +106,8 @@ async def test_a_change_of_person_stops_the_round_and_shows_nothing_of_it(visit:
     assert await visit.comparisons("grace") == 1
 
 
-async def test_a_key_is_asked_for_kept_at_reload_and_clears_the_refusal(settings_of: Callable[..., Settings]):
-    async with browser() as chromium, visiting(chromium, settings_of(api_keys="key-of-acme:acme")) as visit:
+async def test_a_key_is_asked_for_kept_at_reload_and_clears_the_refusal(chromium, settings_of: Callable[..., Settings]):
+    async with visiting(chromium, settings_of(api_keys="key-of-acme:acme")) as visit:
         await visit.says("#said", "needs an API key")
         assert await visit.page.input_value("#key") == ""
         await visit.page.fill("#key", "key-of-acme")
@@ -191,9 +192,9 @@ async def test_a_stream_that_breaks_and_a_server_that_is_gone_are_told_in_senten
     assert "generate: " in await visit.text("#said small")
 
 
-async def test_with_the_store_away_answers_come_and_the_page_says_what_cannot_be_done(settings_of, tmp_path: Path):
+async def test_with_the_store_away_answers_come_and_the_page_says_what_cannot_be_done(chromium, settings_of, tmp_path: Path):
     store = RedisStore(f"unix://{tmp_path}/nobody.sock", timeout_s=0.2)
-    async with browser() as chromium, visiting(chromium, settings_of(), store) as visit:
+    async with visiting(chromium, settings_of(), store) as visit:
         await visit.says("#said", "What is known of people is out of reach")
         assert "store-unavailable" in await visit.text("#said small")
         await visit.page.fill("#prompt", PROMPT)
@@ -228,9 +229,9 @@ async def test_a_round_by_keyboard_alone_and_what_a_screen_reader_is_told(visit:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_texts_stand_out_and_nothing_scrolls_sideways_from_phone_to_desk(settings_of: Callable[..., Settings], scheme: str):
+async def test_texts_stand_out_and_nothing_scrolls_sideways_from_phone_to_desk(chromium, settings_of: Callable[..., Settings], scheme: str):
     contrast = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
-    async with browser() as chromium, visiting(chromium, settings_of(), color_scheme=scheme) as visit:
+    async with visiting(chromium, settings_of(), color_scheme=scheme) as visit:
         await visit.ask()
         await visit.choose()
         for view, ready in (("try", "#learned"), ("you", "#weights"), ("operate", "#members")):
@@ -244,8 +245,8 @@ async def test_texts_stand_out_and_nothing_scrolls_sideways_from_phone_to_desk(s
                 assert await visit.page.eval_on_selector_all("button, #user", _CUT) == []
 
 
-async def test_on_a_phone_both_choices_stay_in_reach_of_long_answers(settings_of: Callable[..., Settings]):
-    async with browser() as chromium, visiting(chromium, settings_of(), viewport={"width": 390, "height": 700}) as visit:
+async def test_on_a_phone_both_choices_stay_in_reach_of_long_answers(chromium, settings_of: Callable[..., Settings]):
+    async with visiting(chromium, settings_of(), viewport={"width": 390, "height": 700}) as visit:
         for voice in visit.service.members.values():
             voice.pieces = tuple(f"{voice.id} {line}\n" for line in range(60))
         await visit.ask()
@@ -283,13 +284,13 @@ async def test_what_is_known_of_a_person_is_shown_undone_and_deleted(visit: Visi
     assert await visit.person() != me
 
 
-async def test_what_heads_mean_is_shown_by_example_and_as_text(settings_of: Callable[..., Settings], tmp_path: Path):
+async def test_what_heads_mean_is_shown_by_example_and_as_text(chromium, settings_of: Callable[..., Settings], tmp_path: Path):
     ends = {
         "highest": [{"prompt": "?", "response": "yes <b>.", "reward": 1.0}],
         "lowest": [{"prompt": "?", "response": "no .", "reward": -1.0}],
     }
     with_cards = write_tiny_bundle(tmp_path, cards={"vrf": {HEADS[0]: ends}})
-    async with browser() as chromium, visiting(chromium, settings_of(bundle=str(with_cards))) as visit:
+    async with visiting(chromium, settings_of(bundle=str(with_cards))) as visit:
         await visit.page.click("nav a[href='#you']")
         await visit.page.click("#meanings summary")
         await visit.says("#cards", "Most: “yes <b>.”")
@@ -321,8 +322,8 @@ async def test_an_operator_sees_members_coverage_foresight_and_one_decision(visi
     await visit.says("#said", "no decision with this id")
 
 
-async def test_behind_a_prefix_the_page_finds_its_files_and_routes(settings_of: Callable[..., Settings]):
-    async with browser() as chromium, visiting(chromium, settings_of(root_path="/attune")) as visit:
+async def test_behind_a_prefix_the_page_finds_its_files_and_routes(chromium, settings_of: Callable[..., Settings]):
+    async with visiting(chromium, settings_of(root_path="/attune")) as visit:
         await visit.page.goto(f"{visit.url}/attune")
         assert visit.page.url.endswith("/attune/")
         asked: list[str] = []

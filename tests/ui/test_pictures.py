@@ -8,11 +8,11 @@ import pytest
 
 from attune.service.settings import Settings
 from tests.endpoints.conftest import PROMPT, bundle, settings_of
-from tests.ui.browsing import browser, visiting
+from tests.ui.browsing import visiting
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 DRAW = """async counts => {
   const { simplex } = await import("./ui/simplex.js");
@@ -42,8 +42,10 @@ DRAW = """async counts => {
 LOOKS = "all => all.map(one => [one.textContent.trim().split(' ')[0], one.querySelector('path').getAttribute('class')])"
 
 
-async def test_a_person_stands_at_the_corner_of_a_sure_member_and_in_the_middle_of_equal_ones(settings_of: Callable[..., Settings]):
-    async with browser() as chromium, visiting(chromium, settings_of(), viewport={"width": 390, "height": 844}) as visit:
+async def test_a_person_stands_at_the_corner_of_a_sure_member_and_in_the_middle_of_equal_ones(
+    chromium, settings_of: Callable[..., Settings]
+):
+    async with visiting(chromium, settings_of(), viewport={"width": 390, "height": 844}) as visit:
         drawn = await visit.page.evaluate(DRAW, list(range(1, 10)))
         assert (drawn["1"], drawn["9"]) == (None, None)
         for members in range(2, 9):
@@ -55,8 +57,10 @@ async def test_a_person_stands_at_the_corner_of_a_sure_member_and_in_the_middle_
             assert "is nearest to a-member-with-a-long-name-0, with 100 %, after 1 choice." in seen["said"]
 
 
-async def test_pictures_survive_a_reload_and_an_undone_choice_takes_what_came_after_it_along(settings_of: Callable[..., Settings]):
-    async with browser() as chromium, visiting(chromium, settings_of()) as visit:
+async def test_pictures_survive_a_reload_and_an_undone_choice_takes_what_came_after_it_along(
+    chromium, settings_of: Callable[..., Settings]
+):
+    async with visiting(chromium, settings_of()) as visit:
         page = visit.page
         for button in ("#choose-first", "#choose-second"):
             await visit.ask()
