@@ -21,7 +21,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help serve bundle test fast check lint ruff types layers format reference docs demo bench bench-peers clients clean
+.PHONY: help serve bundle test collect fast check lint ruff types layers format reference docs demo bench bench-peers clients clean
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,10 @@ serve: $(VENV)/.stamp-serve $(BUNDLES)/.stamp-demo ## install, build the demo bu
 bundle: $(BUNDLES)/.stamp-demo ## build the demo bundle
 
 test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTFLAGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTFLAGS)
+
+collect: $(VENV)/.stamp-dev ## import every test and run none: what a fresh environment would compile in each process of `make test`
+	$(BIN)/python -m pytest --collect-only -qq $(TESTFLAGS) >/dev/null
 
 fast: $(VENV)/.stamp-dev ## run the tests that a change to seam, batching, state or service needs, in half a minute
 	$(BIN)/python -m pytest -q -m "not slow" --hypothesis-profile fast -p no:schemathesis $(FAST)

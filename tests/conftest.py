@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Set before any test module imports numpy, tokenizers, torch or transformers; a test that needs another value sets its own.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,6 +23,29 @@ settings.register_profile("fast", settings.get_profile("attune"), max_examples=1
 # Without a configuration, structlog draws tracebacks with every local variable, which takes tens of seconds and holds up the event loop.
 _plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
+
+LONGEST = (
+    "models/test_measuring_members.py",
+    "demo/test_heads.py",
+    "ui/test_page.py",
+    "models/test_alignment_member.py",
+    "endpoints/test_any_trunk.py",
+    "models/test_alignment_causal.py",
+    "models/test_training_population.py",
+    "models/test_training_families.py",
+    "project/test_serving.py",
+    "project/test_starting.py",
+    "project/test_processes.py",
+    "members/test_transformers_serve.py",
+    "project/test_environment.py",
+)
+"""Files that take longest, some half a minute: they begin, so that none of them runs alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files; `make test` has xdist keep this order, which would otherwise put the files of fewest tests last."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(autouse=True)
