@@ -138,6 +138,7 @@ def test_a_run_that_is_killed_while_it_trains_goes_on_with_that_family_and_write
     said.clear()
     again = train_own(comparisons, trunk, tmp_path / "fam", TWO_FOLDS, cache=tmp_path / "cache", tell=said.append)
     assert len(families_trained(said)) == 3
+    assert "  trained before, and taken as they are: bradley_terry" in said
     assert again == found
     for name in ("heads.json", "heads.safetensors", "report.md", "results.json", "cards.json", "people.json", "trunk.json", "probes.jsonl"):
         assert (tmp_path / "fam" / name).read_bytes() == (expected / name).read_bytes(), name

@@ -160,10 +160,15 @@ def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int
 
     def train(name: str) -> TrainedFamily:
         part.tell(f"  family {name}, {names.index(name) + 1} of {len(names)}")
+        anew.add(name)
         one = trainers()[name](data, line_up, settings.seed)
         return one if name == BASELINE else with_trust(one, data)
 
+    anew: set[str] = set()
     found = [part.kept.family(part.name, name, partial(train, name)) for name in names]
+    before = [name for name in names if name not in anew]
+    if before:
+        part.tell(f"  trained before, and taken as they are: {', '.join(before)}")
     return [replace(one, trust=0.0) if settings.personalise and one.trust == NEVER else one for one in found]
 
 
