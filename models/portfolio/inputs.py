@@ -42,6 +42,8 @@ def load_rewards(where: str) -> Rewards:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise RewardsInvalid(f"rewards {where!r} cannot be loaded: {error}; give module:name") from error
+    except Exception as error:  # whatever the module of somebody else raises while it is imported
+        raise RewardsInvalid(f"rewards {where!r} cannot be loaded: {module} raises {type(error).__name__}: {error}") from error
     if not isinstance(found, Rewards):
         raise RewardsInvalid(f"rewards {where!r} are {type(found).__name__}; attune.models.alignment.answers.Rewards was expected")
     return found

@@ -116,6 +116,8 @@ def how_to_install(extra: str) -> str:
 
 
 def _import_in_words(error: ImportError) -> str:
+    if error.name is None and isinstance(error.__cause__, ImportError):  # a library that loads its parts late, around what was missing
+        return _import_in_words(error.__cause__)
     name = (error.name or "").partition(".")[0]
     if name in EXTRAS and isinstance(error, ModuleNotFoundError):
         extra = EXTRAS[name]

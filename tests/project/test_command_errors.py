@@ -201,3 +201,22 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work_and_none_is_left_b
     assert re.search(r"out cannot be written to: .*file: not a directory", shown.output.replace("\n", " ")), shown.output
     assert makeable(tmp_path / "new" / "out") == tmp_path / "new" / "out"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_package_that_a_library_misses_is_named_and_not_the_library_s_own_part():
+    missing = ModuleNotFoundError("No module named 'scipy'", name="scipy")
+    around = ModuleNotFoundError("Could not import module 'BertModel'. Are this object's requirements defined correctly?")
+    around.__cause__ = missing
+    assert in_words(around) == in_words(missing)
+    assert in_words(around).startswith("this needs scipy: pip install")
+
+
+@pytest.mark.parametrize("content", ["def broken(:", "raise RuntimeError('boom')", "raise KeyError('x')", "import torch.nobody_has_this"])
+def test_rewards_whose_module_fails_while_it_is_imported_are_named(tmp_path, monkeypatch, content):
+    from attune.models.portfolio.inputs import load_rewards
+
+    name = f"failing_{abs(hash(content))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"rewards '{name}:MINE' cannot be loaded: "):
+        load_rewards(f"{name}:MINE")
