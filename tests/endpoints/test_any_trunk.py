@@ -19,7 +19,7 @@ from attune.models.training.heads import save_heads
 from attune.models.training.loop import TrainingData
 from tests.endpoints.conftest import running
 from tests.models.architectures import DECODERS, ENCODERS, write_architecture
-from tests.models.small_world import SHORT
+from tests.models.small_world import HASTY
 from tests.stores import FreshStore
 
 PROMPT, RESPONSES = "how are you today?", ["hello", "boil the egg for nine minutes", "perhaps " * 60, "日本語"]
@@ -38,7 +38,7 @@ async def scores_of(settings_of, folder, source: str, **options) -> tuple[list[f
     quiet = embed_texts(comparisons.texts, trunk, progress=lambda done, total: None)
     half = np.arange(len(comparisons)) % 2 == 0
     data = TrainingData(comparisons.take(half), comparisons.take(~half), quiet)
-    family = train_bradley_terry(data, BradleyTerrySettings(subspace=Subspace(components=4), loop=SHORT), 0)
+    family = train_bradley_terry(data, BradleyTerrySettings(subspace=Subspace(components=4), loop=HASTY), 0)
     save_heads(folder / "families", [family], "bradley_terry")
     write_trunk_file(folder / "families", trunk)
     write_probes(folder / "families", draw_probes(comparisons.texts, 0, candidates=4))

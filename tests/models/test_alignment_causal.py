@@ -123,7 +123,7 @@ def test_an_adapter_of_another_base_is_refused_with_names_and_shapes(tiny, tmp_p
 
 def test_kept_answers_are_found_again_and_a_line_cut_short_is_sampled_anew(tiny, tmp_path):
     _, _, model = tiny
-    prompts = [f"{prompt} {number}" for number in range(6) for prompt in PROMPTS]  # more than one batch
+    prompts = [f"{prompt} {number}" for number in range(3) for prompt in PROMPTS]  # more than one batch
     file = tmp_path / "answers.jsonl"
     fresh = sample_answers(model, BASE, prompts, 1, seed=1, file=file)
     content = file.read_text()
