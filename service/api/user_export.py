@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import cast
 
 from fastapi import APIRouter, Request
@@ -56,7 +55,7 @@ async def export_user(user: Segment, request: Request) -> Response:
     source = cast("AsyncGenerator[Exported, None]", call.runtime.store.export(key))
     # The first page is read before the status is sent: a store that is away is an error with a status, not a cut-off 200.
     first = await anext(source, None)
-    return EventStream(_lines(call, user, key, first, source), media_type="application/x-ndjson")
+    return EventStream(_lines(call, user, key, first, source), media_type="application/x-ndjson", begun=source)
 
 
 async def _lines(
@@ -64,11 +63,10 @@ async def _lines(
 ) -> AsyncGenerator[bytes, None]:
     yield _encoded(UserLine(user, key.tag, rfc3339(call.runtime.clock())))
     try:
-        async with aclosing(source):
-            if first is not None:
-                yield _encoded(_line(key, first))
-            async for entry in source:
-                yield _encoded(_line(key, entry))
+        if first is not None:
+            yield _encoded(_line(key, first))
+        async for entry in source:
+            yield _encoded(_line(key, entry))
     except Exception as error:  # noqa: BLE001  the status is sent: an export that is cut short says so in its last line
         yield to_json({"error": problem_in_stream(call, error)}) + b"\n"
 

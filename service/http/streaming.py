@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -18,19 +18,31 @@ _log = get_logger(__name__)
 
 
 class EventStream(StreamingResponse):
-    """A stream whose source is closed at once when the reader leaves, and not when it is collected."""
+    """A stream whose source is closed at once when the reader leaves, and not when it is collected.
 
-    def __init__(self, events: AsyncGenerator[bytes, None], media_type: str = "text/event-stream") -> None:
+    Args:
+        events: what is sent.
+        media_type: of the whole.
+        begun: what `events` reads from, where that has begun already: it is closed even if the reader left before the first event.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], media_type: str = "text/event-stream", begun: AsyncGenerator[Any, None] | None = None
+    ) -> None:
         # Proxies of the nginx kind gather a response before they pass it on, unless they are asked not to.
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"}, media_type=media_type)
         self._events = events
+        self._begun = begun
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         # Without the two tasks in which Starlette listens for a reader who leaves: `http.bodies` does that for every request.
         await self.stream_response(send)
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self._events):
+        async with AsyncExitStack() as closing:
+            for source in (self._begun, self._events):
+                if source is not None:
+                    await closing.enter_async_context(aclosing(source))
             await super().stream_response(send)
 
 

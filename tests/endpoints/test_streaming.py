@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from attune.service.errors import MemberFailed
+from attune.service.http.streaming import EventStream
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.streams import events
@@ -185,3 +186,29 @@ async def test_shutting_down_waits_for_a_comparison_that_is_being_added(settings
             asyncio.get_running_loop().call_soon(store.gate.set)
         assert store.added.is_set()
     assert telling.done()
+
+
+async def test_what_has_begun_is_closed_even_if_the_reader_left_before_the_first_event():
+    closed = []
+
+    async def pages() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        yield b"{}\n"
+
+    async def away(_message: object) -> None:
+        raise OSError("the reader left")
+
+    async def nothing() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    begun = pages()
+    assert await anext(begun) == 1
+    with pytest.raises(OSError, match="the reader left"):
+        await EventStream(lines(), begun=begun)({"type": "http"}, nothing, away)
+    assert closed == [True]

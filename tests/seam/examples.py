@@ -86,7 +86,8 @@ def additive() -> Additive:
 def attributes(rng: np.random.Generator) -> Attributes:
     """Returns a linear taste over named rewards."""
     mean = rng.normal(size=HEADS)
-    return Attributes("attributes", NAMES, float(np.abs(mean).sum()), mean, np.linalg.cholesky(np.cov(rng.normal(size=(HEADS, 50)))))
+    spread: Array = np.linalg.cholesky(np.cov(rng.normal(size=(HEADS, 50)))).astype(np.float64)
+    return Attributes("attributes", NAMES, float(np.abs(mean).sum()), mean, spread)
 
 
 def families(rng: np.random.Generator) -> list[Family]:
@@ -141,4 +142,5 @@ def tiny_outputs(warm: Array, length: Array, heads: Array, gate: Array) -> dict[
 
 
 def log_softmax(logits: Array) -> Array:
-    return logits - np.log(np.sum(np.exp(logits)))
+    normalised: Array = logits - np.log(np.sum(np.exp(logits)))
+    return normalised
