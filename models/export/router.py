@@ -45,8 +45,6 @@ _OWN_FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
 
 
 _LEAST_CHANCE = 1e-12
-_MOST = {"accuracy": 1.0, "nll": float(-np.log(_LEAST_CHANCE))}
-"""The greatest possible gain of one comparison."""
 
 
 class RouterNotBetter(RuntimeError):
@@ -207,7 +205,8 @@ def _measured(before: Array, after: Array) -> dict[str, Any]:
     loss = [-np.log(np.maximum(one, _LEAST_CHANCE)) for one in (before, after)]
     gains = {"accuracy": right[1] - right[0], "nll": loss[0] - loss[1]}
     told = [{"accuracy": round(float(was.mean()), 4), "nll": round(float(lost.mean()), 4)} for was, lost in zip(right, loss, strict=True)]
-    return {"before": told[0], "after": told[1], "gain": {name: _interval(gain, _MOST[name]) for name, gain in gains.items()}}
+    most = {"accuracy": 1.0, "nll": float(np.max(loss))}  # no comparison was seen to lose more than the worst of them
+    return {"before": told[0], "after": told[1], "gain": {name: _interval(gain, most[name]) for name, gain in gains.items()}}
 
 
 def _in_words(measured: dict[str, Any]) -> str:
