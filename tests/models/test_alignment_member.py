@@ -143,7 +143,7 @@ def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_no
     assert any("rolled back" in line for line in told)
 
 
-def test_the_demo_model_learns_to_please_beyond_chance_and_stays_itself(tmp_path):
+def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itself(tmp_path):
     base = Path(attune.__file__).parent / "demo" / "language_model" / "base"
     playful = Rewards(MANNERS, lambda _prompts, responses: np.array([manner_scores(text) for text in responses]))
     sizes = {"train": 60, "validation": 8, "test": 40}
@@ -153,7 +153,7 @@ def test_the_demo_model_learns_to_please_beyond_chance_and_stays_itself(tmp_path
     chosen = MemberSettings(answers=6, pairs=2, dpo=dpo, limits=lax, held_out_answers=2)
     member = train_member(base, playful, np.eye(len(MANNERS))[MANNERS.index("playful")], tmp_path, asked, seed=0, settings=chosen)
     found = member.document["held_out"]
-    assert found["own"]["gain"] > 2.5 * found["own"]["se"]
+    assert found["own"]["gain"] > 5 * found["own"]["se"]
     assert found["rewards"]["playful"]["gain"] == pytest.approx(found["own"]["gain"])
     assert found["ratios"]["perplexity"] < 2
     assert found["ratios"]["distinct_2"] > 0.8
