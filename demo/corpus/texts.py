@@ -108,7 +108,7 @@ def topics() -> Mapping[str, Topic]:
         split_of |= dict.fromkeys(ranked[_TEST_TOPICS : _TEST_TOPICS + _VALIDATION_TOPICS], "validation")
         for entry in content["topics"]:
             mood = entry.get("mood", content["mood"])
-            templates = [] if mood == "reply" else [text.format(name=entry["name"]) for text in content["prompts"]]
+            templates = [] if mood in {"reply", "decline"} else [text.format(name=entry["name"]) for text in content["prompts"]]
             found[entry["id"]] = Topic(
                 id=entry["id"],
                 domain=domain,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import demo
+from attune.models.portfolio.pool import read_pool
 from demo.corpus.grammar import realise
 from demo.corpus.texts import DOMAINS, MANNERS, SPLITS, all_prompts, answer, corpus, prompts, topics
+
+ARTEFACTS = Path(demo.__file__).parent / "artefacts"
 
 
 def test_the_same_seed_gives_the_same_corpus_and_another_seed_another():
@@ -99,3 +104,9 @@ def test_an_unknown_manner_is_refused_by_name():
 def test_a_skeleton_that_asks_for_too_many_clauses_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match=r"3 clauses of kind 'why'.*has 2"):
         realise(["{why} {why} {Why}"], {}, "do", {"why": ("a", "b")}, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("kept", "split", "start"), [("base", "train", 0), ("train", "train", 480), ("test", "test", 0)])
+def test_the_prompts_of_a_split_are_those_that_the_kept_answers_are_about(kept, split, start):
+    asked = read_pool(ARTEFACTS / "answers" / f"{kept}.jsonl").prompts
+    assert asked == tuple(prompt.text for prompt in prompts(split, 0))[start : start + len(asked)]
