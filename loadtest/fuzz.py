@@ -30,7 +30,7 @@ from schemathesis.core.result import Err
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
-from loadtest.fuzz_bodies import Known, fit_path, fitted, known_of
+from loadtest.fuzz_bodies import GivenOut, fit_path, fitted, known_of
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LIMIT_S = 180.0
@@ -41,7 +41,7 @@ schemathesis.serializer.alias("application/x-ndjson", "text/plain")
 
 
 @dataclass(slots=True)
-class Caller:
+class Fuzzer:
     """What the cases of one process share.
 
     Attributes:
@@ -53,7 +53,7 @@ class Caller:
 
     operations: Mapping[str, Operation]
     headers: Mapping[str, str]
-    known: Known | None
+    known: GivenOut | None
     session: requests.Session
 
 
@@ -75,7 +75,7 @@ def with_few_fields(body: dict[str, object], kept: set[int]) -> dict[str, object
     return {name: value for name, value in body.items() if name in ALWAYS or (others.index(name) in kept)}
 
 
-def prepared(case: Any, seed: int, caller: Caller, mode: GenerationMode) -> None:
+def prepared(case: Any, seed: int, caller: Fuzzer, mode: GenerationMode) -> None:
     """Changes a case: half of those as documented fit the server, of the others every second has few fields."""
     rng = random.Random(seed)
     if caller.known and mode is GenerationMode.POSITIVE and rng.random() < 0.5:
@@ -89,7 +89,7 @@ def prepared(case: Any, seed: int, caller: Caller, mode: GenerationMode) -> None
             del case.headers[name]
 
 
-def fuzz(caller: Caller, label: str, mode: GenerationMode, examples: int) -> tuple[Counter[int], list[str]]:
+def fuzz(caller: Fuzzer, label: str, mode: GenerationMode, examples: int) -> tuple[Counter[int], list[str]]:
     """Returns the statuses of so many cases, and what failed."""
     statuses: Counter[int] = Counter()
     failed: list[str] = []
@@ -113,12 +113,12 @@ def fuzz(caller: Caller, label: str, mode: GenerationMode, examples: int) -> tup
     return statuses, failed
 
 
-_caller: Caller | None = None
+_caller: Fuzzer | None = None
 
 
-def _begin(url: str, headers: Mapping[str, str], known: Known | None) -> None:
+def _begin(url: str, headers: Mapping[str, str], known: GivenOut | None) -> None:
     global _caller  # noqa: PLW0603 - what one process of the pool has
-    _caller = Caller(operations_of(url), headers, known, requests.Session())
+    _caller = Fuzzer(operations_of(url), headers, known, requests.Session())
 
 
 def _work(label: str, mode: GenerationMode, examples: int) -> tuple[str, str, Counter[int], list[str], float]:

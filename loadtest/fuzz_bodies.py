@@ -1,6 +1,6 @@
 """Bodies and paths that fit a running server: what a schema cannot say, so that cases reach what lies behind the checks.
 
-    what the server gave (users, candidates, decisions, events, names) ─> Known ─> fitted(case): one form of a body, ids that are there
+    what the server gave (users, candidates, decisions, events, names) ─> GivenOut ─> fitted(case): one form of a body, ids that are there
 
 A case made from a schema alone is nearly always refused for rules between fields, or for an id that nobody gave out.
 """
@@ -45,7 +45,7 @@ _OFTEN = 0.7
 
 
 @dataclass(slots=True)
-class Known:
+class GivenOut:
     """What a server gave out.
 
     Attributes:
@@ -61,9 +61,9 @@ class Known:
     families: list[str] = field(default_factory=list)
 
 
-def known_of(url: str, headers: Mapping[str, str]) -> Known:
+def known_of(url: str, headers: Mapping[str, str]) -> GivenOut:
     """Returns what a server gives: a few decisions of two users, and feedback on them."""
-    known = Known()
+    known = GivenOut()
     bundle = requests.get(f"{url}/bundle", headers=headers, timeout=60).json()
     known.families = list(bundle["families"])
     known.members = [member["name"] for member in requests.get(f"{url}/portfolio", headers=headers, timeout=60).json()["members"]]
@@ -81,7 +81,7 @@ def known_of(url: str, headers: Mapping[str, str]) -> Known:
     return known
 
 
-def fit_path(parameters: dict[str, Any], known: Known, rng: random.Random, *, removes: bool) -> None:
+def fit_path(parameters: dict[str, Any], known: GivenOut, rng: random.Random, *, removes: bool) -> None:
     """Puts ids that are there into the parameters of a path; users that shall be there later are not removed."""
     there = {
         "user": ["fuzz-gone"] if removes else list(USERS),
@@ -94,7 +94,7 @@ def fit_path(parameters: dict[str, Any], known: Known, rng: random.Random, *, re
             parameters[name] = rng.choice(there[name])
 
 
-def fitted(path: str, body: dict[str, Any], known: Known, rng: random.Random) -> dict[str, Any]:
+def fitted(path: str, body: dict[str, Any], known: GivenOut, rng: random.Random) -> dict[str, Any]:
     """Returns a body of one form: its fields, a few of the others, and ids that are there in place of made-up ones."""
     forms = FORMS.get(path)
     if forms is None:
@@ -117,14 +117,14 @@ def fitted(path: str, body: dict[str, Any], known: Known, rng: random.Random) ->
     return found
 
 
-def _ids(user: str, form: tuple[str, ...], known: Known, rng: random.Random) -> dict[str, Any]:
+def _ids(user: str, form: tuple[str, ...], known: GivenOut, rng: random.Random) -> dict[str, Any]:
     first, second = rng.sample(rng.choice(known.candidates[user]), 2)
     every = [candidate for pair in known.candidates[user] for candidate in pair]
     ids: dict[str, Any] = {"chosen": first, "rejected": second, "candidate": first, "ranking": rng.sample(every, rng.randrange(2, 5))}
     return ids if "prompt" in form else ids | {"kept": first, "over": second}
 
 
-def _fillings(known: Known, rng: random.Random) -> dict[str, Any]:
+def _fillings(known: GivenOut, rng: random.Random) -> dict[str, Any]:
     one, other = rng.sample(TEXTS, 2)
     return {
         "prompt": PROMPT,

@@ -66,6 +66,8 @@ def _of_address(text: str) -> str:
 def _of_folder(path: Path) -> str:
     if not path.is_dir():
         return ""
+    if (path / "scorer.onnx").is_file() and not (path / _MANIFEST).is_file():  # the manifest is written last
+        return "what is left of a bundle whose writing was cut short; build it again"
     for name, what in _FOLDERS:
         if (path / name).is_file():
             return what
