@@ -113,6 +113,7 @@ def test_a_process_that_takes_requests_is_started_again_after_kill_9(many: Many)
     worker = many.children("worker")[0]
     before = many.post("/feedback", PAIR | {"event_id": "kept"}).json()["user"]["comparisons"]
     worker.kill()
+    worker.wait(PATIENCE_S)  # what it had accepted is reset with it
     end_s = time.monotonic() + PATIENCE_S
     while many.metric('attune_processes{role="worker"}') < 2.0:
         assert time.monotonic() < end_s
