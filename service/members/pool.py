@@ -119,6 +119,7 @@ class UpstreamPool:
         self._tls: ssl.SSLContext | None = None
         self._settling: set[asyncio.Task[None]] = set()
         self._checks: UpstreamPool | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,7 +128,8 @@ class UpstreamPool:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes every connection; exchanges that are open break."""
+        """Closes every connection; exchanges that are open break, and nothing is opened any more."""
+        self._closed = True
         for task in tuple(self._settling):
             task.cancel()
         if self._checks is not None:
@@ -159,7 +161,7 @@ class UpstreamPool:
         """Returns the answer with its body unread; no redirect is followed, for a key goes where the roster says.
 
         Raises:
-            ConnectionFailed: nothing was received.
+            ConnectionFailed: nothing was received, or the pool is closed.
             PoolFull: every connection was in use for `connect_s`.
         """
         if self._permits.locked():
@@ -170,6 +172,9 @@ class UpstreamPool:
                 raise PoolFull(f"no connection of {self.max_connections} was free for {connect_s:g} s") from None
         else:
             await self._permits.acquire()  # free, so it does not wait
+        if self._closed:  # somebody who tries again once their connection broke; a session opened now would be closed by nobody
+            self._permits.release()
+            raise ConnectionFailed("the connections to members' servers are closed")
         through = f" through the proxy {shown_proxy(proxy)}" if proxy else ""
         traced, outbound = begin_outbound(method, url.host or "", url.port or 0)
         try:

@@ -109,3 +109,13 @@ async def test_as_many_connections_are_kept_as_may_be_open(upstream):
             await asyncio.gather(*(collect(member, ask()) for _ in range(150)))
             await asyncio.gather(*connections._settling)
         assert upstream.connections == 150
+
+
+async def test_a_pool_that_is_closed_opens_nothing_any_more(upstream):
+    upstream.answers(good)
+    pool = UpstreamPool()
+    member = OpenAIMember("gpt", OpenAISpec(base_url=upstream.base_url, model="m"), pool)
+    await collect(member, ask())
+    await pool.aclose()
+    assert "closed" in str(await fails(member, ask()))
+    assert len(upstream.turns) == 1
