@@ -130,7 +130,7 @@ def train_base(
     else:
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation=_ATTENTION)
     result = fit(model, examples, settings.fit if start is None else settings.continued, seed, progress)
-    model.generation_config = GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, max_new_tokens=DEFAULT_MAX_TOKENS, **special)
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, max_new_tokens=DEFAULT_MAX_TOKENS, **special)
     model.half().save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir, save_jinja_files=False)
     config: dict[str, Any] = json.loads((out_dir / "config.json").read_text(encoding="utf-8"))
