@@ -6,7 +6,8 @@
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
 the target's whole process tree, store included; what was refused (429, 503) is not counted. `attune` scores the answers after it has sent
-them, which no peer does, and `attune, unscored` leaves that out. All of it shares one machine, so only the ratios mean anything.
+them, which no peer does; `attune, members known` scores one in four, as a deployment does by default once 200 answers of each member are
+known, and `attune, unscored` none. All of it shares one machine, so only the ratios mean anything.
 """
 
 from __future__ import annotations
@@ -195,8 +196,11 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
 
     auto = [request for user in range(100) for request in chats("auto", user=f"load-{user}")]
     at = {"ATTUNE_ROSTER": str(folder / "roster.json")}
+    # A member is known after 200 of its answers, which takes longer than a block: from the first answer here, so that every block is alike.
+    known = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_UNTIL="0", **at)
     unscored = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="0", ATTUNE_SCORE_LATER_UNTIL="0", **at)
-    targets = [attune(bundle.path, auto, parts, **at), replace(unscored, name="attune, unscored")]
+    every = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="1", **at)
+    targets = [every, replace(known, name="attune, members known"), replace(unscored, name="attune, unscored")]
     del upstream
     if "plain" in peers:
         port = free_port()
