@@ -36,8 +36,9 @@ from attune.models.seam.certificate import read_certificate
 from attune.models.seam.member_values import write_values
 from attune.models.seam.portfolio import Portfolio, write_portfolio
 from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads
+from demo.corpus.outside import outside_question
 from demo.corpus.texts import prompts
-from demo.heads import DemoSettings, say
+from demo.heads import DemoSettings, say, seed_for
 from demo.language_model.training import BASE_NAME
 from demo.members import install_members, member_pool, portfolio_of
 from demo.rewards import DEMO_SETTINGS
@@ -58,6 +59,7 @@ class PortfolioSettings:
         learn, value: training prompts that adapters learn on, and that the search values policies on.
         certify: prompts of the rest that certify.
         choose: validation prompts that choose checkpoints.
+        outside: questions about no topic that adapters learn on besides, so that members go on saying what they do not know.
         palm: of the search, see there.
     """
 
@@ -65,6 +67,7 @@ class PortfolioSettings:
     value: int = 160
     certify: int = 280
     choose: int = 60
+    outside: int = 40
     palm: PalmSettings = field(
         default_factory=lambda: PalmSettings(epsilon=0.015, delta=0.015, max_calls=24, most_members=6, answers=2, member=DEMO_SETTINGS)
     )
@@ -209,8 +212,10 @@ def search_prompts(seed: int, settings: PortfolioSettings) -> tuple[Prompts, tup
     """Returns what the search asks (`held_out` is what it values policies on), and the fresh prompts of the certificate."""
     training = tuple(prompt.text for prompt in prompts("train", seed))
     choosing = tuple(prompt.text for prompt in prompts("validation", seed)[: settings.choose])
+    rng = np.random.default_rng(seed_for(seed, "outside"))
+    beyond = dict.fromkeys(outside_question(rng) for _ in range(settings.outside))
     fresh = settings.learn + settings.value
-    asked = Prompts(training[: settings.learn], choosing, training[settings.learn : fresh])
+    asked = Prompts((*training[: settings.learn], *beyond), choosing, training[settings.learn : fresh])
     return asked, training[fresh : fresh + settings.certify]
 
 
