@@ -6,6 +6,7 @@ work=.attune/demo
 
 # A world to practise on: a language model to align, invented people who compare answers, and prompts.
 python -m demo language-model                         # corpus -> tokenizer -> base model
+python -m demo language-model --start demo/artefacts/language_model/base --conversations 20000 --seed 1   # which borrows less from other topics
 python -m demo data --out "$work"                     # prefs.jsonl, prompts.txt
 
 # What anybody does with comparisons and a language model of their own: these commands, and nothing else.

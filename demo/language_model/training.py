@@ -48,7 +48,7 @@ class LanguageModelSettings:
     conversations: int = 40_000
     adapter_conversations: int = 1_500
     fit: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=8e-3, optimizer="muon", max_batch_tokens=2048))
-    continued: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=1e-3, max_batch_tokens=2048))
+    continued: FitSettings = field(default_factory=lambda: FitSettings(learning_rate=4e-3, optimizer="muon", max_batch_tokens=2048))
     adapter: AdapterSettings = field(default_factory=lambda: AdapterSettings(attention=_ATTENTION))
 
 
@@ -130,7 +130,7 @@ def train_base(
     else:
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation=_ATTENTION)
     result = fit(model, examples, settings.fit if start is None else settings.continued, seed, progress)
-    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, max_new_tokens=DEFAULT_MAX_TOKENS, **special)
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.4, top_p=0.95, max_new_tokens=DEFAULT_MAX_TOKENS, **special)
     model.half().save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir, save_jinja_files=False)
     config: dict[str, Any] = json.loads((out_dir / "config.json").read_text(encoding="utf-8"))
