@@ -33,6 +33,7 @@ class AttuneError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    fixed_headers: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         # The title is the code in words, but for a class that says its own.
@@ -49,7 +50,7 @@ class AttuneError(Exception):
 
     def headers(self) -> Mapping[str, str]:
         """Returns response headers that belong to this error."""
-        return {}
+        return self.fixed_headers
 
 
 # --- the caller changes something ---------------------------------------------------------------------------------
@@ -92,9 +93,7 @@ class Unauthenticated(CallerError):
 
     status = 401
     code = "unauthenticated"
-
-    def headers(self) -> Mapping[str, str]:
-        return {"www-authenticate": "Bearer"}
+    fixed_headers: ClassVar[Mapping[str, str]] = {"www-authenticate": "Bearer"}
 
 
 class Forbidden(CallerError):
@@ -181,9 +180,7 @@ class UnsupportedEncoding(CallerError):
 
     status = 415
     code = "unsupported-encoding"
-
-    def headers(self) -> Mapping[str, str]:
-        return {"accept-encoding": "identity"}
+    fixed_headers: ClassVar[Mapping[str, str]] = {"accept-encoding": "identity"}
 
 
 class UnknownHost(CallerError):
@@ -212,6 +209,12 @@ class UserDeleted(CallerError):
 
     status = 409
     code = "user-deleted"
+
+
+class UserMerged(UserDeleted):
+    """The user was merged into another one after this request began; nothing was kept. It may be sent again for the user who is left."""
+
+    code = "user-merged"
 
 
 class BundleRefused(CallerError):
@@ -274,9 +277,7 @@ class StoreUnavailable(DependencyError):
     """Redis did not answer; a write may or may not have happened, and sending it again with the same id is safe."""
 
     code = "store-unavailable"
-
-    def headers(self) -> Mapping[str, str]:
-        return {"retry-after": "1"}
+    fixed_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
 
 
 class NotReady(DependencyError):
@@ -288,6 +289,7 @@ class NotReady(DependencyError):
     """
 
     code = "not-ready"
+    fixed_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
 
     def __init__(self, detail: str, parts: Mapping[str, object] | None = None) -> None:
         super().__init__(detail)
@@ -295,9 +297,6 @@ class NotReady(DependencyError):
 
     def extra(self) -> Mapping[str, object]:
         return self.parts
-
-    def headers(self) -> Mapping[str, str]:
-        return {"retry-after": "1"}
 
 
 class ScorerFailed(DependencyError):

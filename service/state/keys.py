@@ -10,6 +10,7 @@
     {t:<tenant>:u:<tag>}:deleting          zset     decision ids whose pointers a deletion has yet to remove
     {t:<tenant>:u:<tag>}:deleted           string   for a while after a deletion: a random era
     {t:<tenant>:u:<tag>}:refused           set      as long: hashes of the event ids that were deleted
+    {t:<tenant>:u:<tag>}:moved             hash     after a merge into another user: hash of an event id -> what is known of it
     {t:<tenant>:u:<tag>}:parted            string   while the user is merged into another; sum, events, log and replayed then lie behind it
     {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user
     {t:<tenant>:m}:sum:<basis>             hash     member -> what is known of it, from all users together
@@ -139,6 +140,10 @@ class UserKey:
     def refused(self) -> str:
         return f"{self.base}:refused"
 
+    @property
+    def moved(self) -> str:
+        return f"{self.base}:moved"
+
     def sum(self, basis: str) -> str:
         return self.sum_prefix + checked_name("basis", basis)
 
@@ -147,6 +152,11 @@ class UserKey:
 
     def decision(self, decision_id: str) -> str:
         return self.decision_prefix + checked_name("decision id", decision_id)
+
+
+def key_with(tenant: str, raw_tag: bytes) -> UserKey:
+    """Returns the key of the user whose tag stands for these 16 bytes."""
+    return UserKey(tenant, base64.urlsafe_b64encode(raw_tag).rstrip(b"=").decode("ascii"))
 
 
 def member_sums_key(tenant: str, basis: str) -> str:
@@ -214,4 +224,4 @@ def unpack_pointer(tenant: str, decision_id: str, pointer: bytes) -> UserKey:
     end = 1 + TAG_BYTES
     if pointer[:1] != POINTER or pointer[end:] != _id_check(decision_id):
         raise WrongUser(f"asked for the pointer of a decision, got {len(pointer)} bytes that are of another one")
-    return UserKey(tenant, base64.urlsafe_b64encode(pointer[1:end]).rstrip(b"=").decode("ascii"))
+    return key_with(tenant, pointer[1:end])

@@ -1,6 +1,6 @@
 """Merging one user into another: two users are two slots, so it is a few steps, each atomic, each safe to repeat.
 
-    1. part_user      on the first slot: what was learned goes aside; late sendings to the first user are refused from here on
+    1. part_user      on the first slot: what was learned goes aside; its events stay known there, as moved
     2. receive_sums   on the second: sums added, event ids known, a receipt under the merging event
     3. receive_entry  on the second: the log, entry by entry, with what was replayed of it
     4. decisions      written again under the second user, with the time that they had left
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,13 +31,14 @@ from attune.service.state.codec import (
 )
 from attune.service.state.durable import Durable
 from attune.service.state.export import PAGE, bases_of, replayed_under
-from attune.service.state.keys import DECISION, ERA_BYTES, SUM, UserKey, seal_of
+from attune.service.state.keys import DECISION, ERA_BYTES, SUM, TAG_BYTES, UserKey, key_with, seal_of
 from attune.service.state.records import UserSum, checked_event_id
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
 from attune.service.state.wire import Wire
 
 _TAKEN_BACK = 0x80000000
+_RECEIPT = b"\x04"
 _TOGETHER = 16
 
 WriteDecision = Callable[[UserKey, str, bytes, float], Awaitable[bool]]
@@ -69,7 +70,7 @@ class Merging:
         replies: reads records.
         write_decision: keeps a record for a user for so many seconds.
         ttl_ms: life of what is received.
-        mark_ms: how long the first user's event ids are refused.
+        mark_ms: how long what began before a merge is refused, and how long marks outlive a deletion.
         max_log: entries of a log.
     """
 
@@ -87,13 +88,13 @@ class Merging:
         if source.tenant != target.tenant or source.tag == target.tag:
             raise ValueError("two users are merged that are different ones of one tenant")
         event, aside = event_digest(checked_event_id(event_id)), PartedKey(source.tenant, source.tag)
-        if await self._read("HEXISTS", target.events, b"\x04" + event) and not await self._read("EXISTS", aside.base):
+        if await self._read("HEXISTS", target.events, _RECEIPT + event) and not await self._read("EXISTS", aside.base):
             # Made before, and nothing waits: what the source has learned since is another merge's, and would be lost in this one.
             return Merged("duplicate", 0, await self._move_decisions(source, target))
         outcome = await self._part(source, aside, event)
         if outcome == b"other":
             raise EventConflict("this user is being merged under another event id; send that request again first")
-        receipt = await self._read("HEXISTS", target.events, b"\x04" + event)
+        receipt = await self._read("HEXISTS", target.events, _RECEIPT + event)
         moved = 0
         if outcome == b"parted":
             moved = await self._receive(aside, target, event)
@@ -108,8 +109,21 @@ class Merging:
         for name in [*names, aside.log, aside.events, aside.base]:
             await self._write("UNLINK", name)
 
+    async def shorten_marks(self, target: UserKey) -> None:
+        """Before `target` is deleted: what others moved to it is known there no longer than a deletion is remembered."""
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", _RECEIPT + b"*", "COUNT", 1000)
+            for tag in fields.values():
+                if len(tag) == TAG_BYTES:
+                    moved = key_with(target.tenant, tag).moved
+                    if await self._read("PTTL", moved) > self._mark_ms:
+                        await self._write("PEXPIRE", moved, self._mark_ms)
+            if not int(cursor):
+                return
+
     async def _part(self, source: UserKey, aside: PartedKey, event: bytes) -> bytes:
-        keys = [source.events, source.log, source.deleted, source.refused, aside.base, aside.events, aside.log]
+        keys = [source.events, source.log, source.deleted, source.moved, aside.base, aside.events, aside.log]
         prefixes = [source.sum_prefix, source.replayed_prefix, aside.sum_prefix, aside.replayed_prefix]
         arguments = [event, secrets.token_bytes(ERA_BYTES), self._mark_ms, *prefixes]
         outcome: bytes = (await self._writes.write("merge_users", lambda: self._wire.script(PART_USER, keys, arguments)))[0]
@@ -123,25 +137,30 @@ class Merging:
                 body = self._replies.unseal(SUM, aside, record)
                 moved = max(moved, UserSum.from_record(body).count)
                 records += [basis, seal_of(SUM, target) + body]
-        ids = await self._ids(aside)
-        arguments = [seal_of(SUM, target), event, self._ttl_ms, target.sum_prefix, ids, *records]
+        ids, receipts = await self._ids(aside)
+        arguments = [seal_of(SUM, target), event, self._ttl_ms, target.sum_prefix, ids, aside.raw_tag, receipts, *records]
         outcome, *rest = await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_SUMS, [target.events], arguments))
         if outcome not in {b"applied", b"duplicate"}:
             raise self._replies.refused(outcome, rest, ", ".join(bases), None)
         await self._receive_log(aside, target, bases)
         return moved if outcome == b"applied" else 0
 
-    async def _ids(self, aside: PartedKey) -> bytes:
-        """Returns every event of the user: its hash, and its value with a place in no log, 24 bytes each."""
-        cursor, found = b"0", dict[bytes, bytes]()
+    async def _ids(self, aside: PartedKey) -> tuple[bytes, bytes]:
+        """Returns every event of the user, and who was merged into them.
+
+        Events are a hash and a value with a place in no log, 24 bytes each; the others the hash of a merge's event and a tag, 28 bytes.
+        """
+        cursor, found, receipts = b"0", dict[bytes, bytes](), dict[bytes, bytes]()
         while True:
             cursor, fields = await self._read("HSCAN", aside.events, cursor, "COUNT", 1000)
             for field, value in fields.items():
                 if len(field) == EVENT_BYTES:
                     (place,) = struct.unpack_from("<I", value, BODY_DIGEST_BYTES)
                     found[field] = value[:BODY_DIGEST_BYTES] + struct.pack("<I", _TAKEN_BACK if place >= _TAKEN_BACK else 0)
+                elif field[:1] == _RECEIPT and len(value) == TAG_BYTES:
+                    receipts[field[1:]] = value
             if not int(cursor):
-                return b"".join(field + value for field, value in found.items())
+                return _joined(found), _joined(receipts)
 
     async def _receive_log(self, aside: PartedKey, target: UserKey, bases: list[str]) -> None:
         number = 1
@@ -193,3 +212,7 @@ class Merging:
 
     async def _write(self, *command: Any) -> Any:
         return await self._writes.write("merge_users", lambda: self._wire.command(*command))
+
+
+def _joined(fields: Mapping[bytes, bytes]) -> bytes:
+    return b"".join(field + value for field, value in fields.items())

@@ -13,7 +13,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from attune.service.errors import EventConflict, ExpiredCandidate, UnknownDecision, UserDeleted
+from attune.service.errors import EventConflict, ExpiredCandidate, UnknownDecision, UserDeleted, UserMerged
 from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, event_digest, new_token, pack_event_id, pack_vector
 from attune.service.state.durable import Durable, WriteHealth
 from attune.service.state.export import log_without, pages
@@ -109,7 +109,10 @@ class RedisStore:
     async def find_event(self, key: UserKey, event_id: str) -> KnownEvent | None:
         if not is_event_id(event_id):
             return None
-        value = await self._wire.run("find_event", lambda: self._wire.command("HGET", key.events, event_digest(event_id)))
+        event = event_digest(event_id)
+        value = await self._wire.run("find_event", lambda: self._wire.command("HGET", key.events, event))
+        if value is None:
+            value = await self._wire.run("find_event", lambda: self._wire.command("HGET", key.moved, event))
         if value is None:
             return None
         (place,) = struct.unpack_from("<I", value, BODY_DIGEST_BYTES)
@@ -222,7 +225,7 @@ class RedisStore:
 
     async def add_comparison(self, key: UserKey, comparison: NewComparison, *, era: bytes | None = None) -> Added:
         self._limits.check_payload(comparison.payload)
-        keys = [key.sum(comparison.basis), key.events, key.log, key.deleted, key.refused]
+        keys = [key.sum(comparison.basis), key.events, key.log, key.deleted, key.refused, key.moved]
         packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence)
         arguments = [
             seal_of(SUM, key),
@@ -251,6 +254,8 @@ class RedisStore:
                 raise UserDeleted(f"event {comparison.event_id!r} was sent before the user was deleted; nothing was kept")
             case b"deleted":
                 raise UserDeleted("the user was deleted while this comparison was on its way; nothing was kept")
+            case b"merged":
+                raise UserMerged("the user was merged into another one while this comparison was on its way; send it for that one")
         raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
     async def replay_comparison(self, key: UserKey, comparison: NewComparison) -> Replayed:
@@ -274,7 +279,7 @@ class RedisStore:
         return await take_back(self._wire, self._writes, self._replies, key, basis, event_id, self._user_ttl_ms, self._limits.max_log)
 
     async def delete_user(self, key: UserKey) -> Deleted:
-        keys = [key.events, key.log, key.decisions, key.deleting, key.last, key.deleted, key.refused]
+        keys = [key.events, key.log, key.decisions, key.deleting, key.last, key.deleted, key.refused, key.moved]
         arguments = [key.sum_prefix, key.decision_prefix, key.replayed_prefix, secrets.token_bytes(ERA_BYTES), self._tombstone_ms]
 
         async def delete() -> Deleted:
@@ -286,6 +291,7 @@ class RedisStore:
         aside = PartedKey(key.tenant, key.tag)
         if await self._wire.run("delete_user", lambda: self._wire.command("EXISTS", aside.base)):  # a merge that was broken off
             await self._merging.drop(aside)
+        await self._merging.shorten_marks(key)
         return await self._writes.write("delete_user", delete)
 
     async def merge_users(self, source: UserKey, target: UserKey, event_id: str) -> Merged:

@@ -193,6 +193,7 @@ class Store(Protocol):
 
         Raises:
             UserDeleted: the user was deleted since the request began, or since the event was first sent; nothing changed.
+            UserMerged: the user was merged into another one since the request began; nothing changed.
             EventConflict: the event id was used with another digest, or was taken back; nothing changed.
             ValueError: the stored evidence has another length, or the payload is over its limit; nothing changed.
         """
@@ -307,8 +308,8 @@ class Store(Protocol):
     async def merge_users(self, source: UserKey, target: UserKey, event_id: str) -> Merged:
         """Adds everything that was learned of `source` to `target`, moves log and decisions, and leaves `source` at the prior.
 
-        Every step is atomic and is made once; if it raises or is broken off, the same call goes on with the rest. Late sendings of
-        the events of `source` to either user are told from new ones for as long as `target` lives, and `Limits.tombstone_s`.
+        Every step is atomic and is made once; if it raises or is broken off, the same call goes on with the rest. What was learned of
+        `source` stays known there as moved: its repeat is a duplicate, for either user, for as long as that user would have lived.
 
         Args:
             source: who is not to be any more, as after a login.

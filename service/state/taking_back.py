@@ -79,6 +79,10 @@ async def _entry(
     """
     known, names, left = await wire.command("HMGET", key.events, event_digest(event_id), "\x02", "\x03")
     if known is None:
+        if await wire.command("HEXISTS", key.moved, event_digest(event_id)):
+            raise UnknownEvent(
+                f"the comparison with event {event_id!r} went along when this user was merged; take it back from the user who is left"
+            )
         raise UnknownEvent(f"no comparison with event {event_id!r} is kept for this user")
     (place,) = struct.unpack_from("<I", known, BODY_DIGEST_BYTES)
     if place >= _TAKEN_BACK:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.weighted import Compared, agrees
-from attune.service.errors import EventConflict, ExpiredCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
+from attune.service.errors import EventConflict, ExpiredCandidate, NotYourCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
 from attune.service.state.store import NewComparison, UserKey, UserSum
 from attune.service.usecases.authors import TOLD, Everyone, add_for_everybody, for_everybody, take_back_for_everybody
@@ -70,14 +70,16 @@ async def learn(call: Call, told: Told) -> Learned:
             an event that was applied.
         EventConflict: the event id was used with another body; nothing was applied.
         UserDeleted: the user was deleted since this began, or since the event was first sent; nothing was applied.
+        UserMerged: the user was merged into another one since this began; nothing was applied.
         ScorerFailed: the scorer gave numbers that are not finite; nothing was applied.
         StoreUnavailable: it may or may not be applied; sending it again with the same event id is safe.
     """
     key = key_of(call, told.user)
     try:
         seen, found = await find_answers(call, key, told.named)
-    except (ExpiredCandidate, UnknownCandidate, UnknownDecision):
-        # A repeat may come when its decisions have gone: what was applied is known for longer than what it was applied from.
+    except (ExpiredCandidate, NotYourCandidate, UnknownCandidate, UnknownDecision):
+        # A repeat may come when its decisions have gone, by their age or to the user into whom this one was merged: what was applied is
+        # known for longer than what it was applied from.
         known, total = await _repeated(call, key, told)
         if not known:
             raise

@@ -10,6 +10,7 @@ import numpy as np
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, WARM, Service, running
 from tests.endpoints.test_feedback import TEXTS, evidence, pair_of
+from tests.endpoints.test_feedback_forms import batch, bodies
 from tests.stores import FreshStore
 
 
@@ -38,6 +39,45 @@ async def test_what_is_learned_after_a_merge_is_moved_by_another_event(service: 
     assert (await service.get("/users/anonymous"))["user"]["comparisons"] == 1
     merged = await service.post("/users/anonymous/merge", {"into": "known", "event_id": "second-login"})
     assert (merged["result"], merged["user"]["comparisons"]) == ("applied", 2)
+
+
+async def test_what_is_sent_again_for_a_user_who_was_merged_is_a_duplicate_and_counts_for_nobody(service: Service):
+    sent = [body | {"event_id": form} for form, body in (await bodies(service, "anonymous")).items()]
+    for body in sent:
+        assert (await service.post("/feedback", body))["result"] == "applied", body
+    await service.post("/users/anonymous/merge", {"into": "known"})
+    before = await service.get("/users/known")
+    for body in sent:
+        again = await service.post("/feedback", body)
+        assert (again["result"], again["user"]) == ("duplicate", {"id": "anonymous", "comparisons": 0}), body
+    assert [line["result"] for line in await batch(service, [json.dumps(body) for body in sent])] == ["duplicate"] * len(sent)
+    assert await service.get("/users/known") == before
+
+
+async def test_another_body_and_what_was_taken_back_are_told_of_a_user_who_was_merged_too(service: Service):
+    by_ids = (await pair_of(service, "anonymous")) | {"event_id": "ids"}
+    by_texts = TEXTS | {"user": "anonymous", "event_id": "texts"}
+    for body in (by_ids, by_texts):
+        await service.post("/feedback", body)
+    await service.client.delete("/users/anonymous/comparisons/ids")
+    await service.post("/users/anonymous/merge", {"into": "known"})
+    assert "was taken back" in (await service.post("/feedback", by_ids, status=409))["detail"]
+    turned = by_texts | {"chosen_text": TEXTS["rejected_text"], "rejected_text": TEXTS["chosen_text"]}
+    assert "with another body" in (await service.post("/feedback", turned, status=409))["detail"]
+    undone = await service.client.delete("/users/anonymous/comparisons/texts")
+    assert (undone.status_code, undone.json()["code"]) == (404, "unknown-event")
+    assert "take it back from the user who is left" in undone.json()["detail"]
+    assert (await service.client.delete("/users/known/comparisons/texts")).json()["user"]["comparisons"] == 0
+
+
+async def test_what_was_never_learned_is_no_duplicate_after_a_merge(service: Service):
+    by_ids = await pair_of(service, "anonymous")
+    await service.post("/feedback", TEXTS | {"user": "anonymous", "event_id": "texts"})
+    await service.post("/users/anonymous/merge", {"into": "known"})
+    assert (await service.post("/feedback", by_ids | {"event_id": "new"}, status=403))["code"] == "not-your-candidate"
+    assert (await service.post("/feedback", by_ids | {"event_id": "new", "user": "known"}))["result"] == "applied"
+    assert (await service.client.delete("/users/anonymous")).status_code == 200
+    assert (await service.post("/feedback", TEXTS | {"user": "anonymous", "event_id": "texts"}, status=409))["code"] == "user-deleted"
 
 
 async def test_a_merge_into_the_same_user_is_refused(service: Service):

@@ -5,8 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from attune.models.data.embeddings import EmbeddingInvalid, embed_texts
+from attune.models.data.embeddings import SHARD_ROWS, EmbeddingInvalid, embed_rows, embed_texts
 from attune.models.data.preferences import Texts
+from attune.models.seam.text import Encoded
 from tests.models.small_world import BagOfWords
 
 WORDS = ["boil the egg for nine minutes ask a cook why not never now hello there"]
@@ -80,6 +81,19 @@ def test_what_is_written_grows_with_what_is_computed_and_not_with_what_was_there
     assert [len(files) for files in written] == [1, 2, 3, 4]
     assert all(earlier.items() <= later.items() for earlier, later in pairwise(written))
     assert all(len(np.load(file)) <= 2 for file in (tmp_path / "vectors-bag-of-words").iterdir())
+
+
+class Ones(BagOfWords):
+    def embed(self, rows):
+        return np.ones((len(rows), self.width), dtype=np.float32)
+
+
+def test_within_one_run_no_vector_is_written_twice(tmp_path):
+    rows = [Encoded((1, number), 0, 1) for number in range(2 * SHARD_ROWS + 5)]
+    embed_rows(rows, Ones(WORDS, width=2), tmp_path, progress=silent)
+    files = list((tmp_path / "vectors-bag-of-words").iterdir())
+    assert len(files) >= 3
+    assert sum(len(np.load(file)) for file in files) == len(rows)
 
 
 def test_progress_tells_what_is_done_of_what_was_missing(tmp_path):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import pytest
 import redis
 from redis.asyncio import Redis
 
-from attune.service.errors import EventConflict, StoreUnavailable, UserDeleted
+from attune.service.errors import EventConflict, StoreUnavailable, UserDeleted, UserMerged
 from attune.service.state.codec import event_digest
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.merging import PartedKey
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.scripts import PART_USER
-from attune.service.state.store import LoggedComparison, ReplayedEvidence, Store, TakenBack, UserKey
+from attune.service.state.store import Limits, LoggedComparison, ReplayedEvidence, Store, TakenBack, UserKey
 from tests.state.conftest import BASIS, Bench, comparison, exported
 
 
@@ -52,7 +53,7 @@ async def test_a_merged_user_is_the_sum_of_both_and_the_first_is_at_the_prior(
     assert (merged.result, merged.comparisons, merged.decisions) == ("applied", 3, 1)
     await check(store, alice, bob)
     left = await raw.keys(f"{alice.base}:*")
-    assert sorted(left) == [alice.deleted.encode(), alice.refused.encode()]
+    assert sorted(left) == [alice.deleted.encode(), alice.moved.encode()]
     assert all([await raw.pttl(name) > 0 for name in await raw.keys(f"{bob.base}:*")])
 
 
@@ -87,13 +88,65 @@ async def test_what_was_sent_before_is_not_learned_again_by_either(store: Store,
     await live(store, alice, bob)
     begun = await store.read(alice, BASIS)
     await store.merge_users(alice, bob, "login-1")
+    with pytest.raises(UserMerged, match="merged into another one"):
+        await store.add_comparison(alice, comparison("under way", [1.0, -1.0]), era=begun.era)
+    for key in (alice, bob):
+        assert (await store.add_comparison(key, comparison("a0", [1.0, -1.0]))).result == "duplicate"
+        with pytest.raises(EventConflict, match="taken back"):
+            await store.add_comparison(key, comparison("a3", [8.0, -1.0]))
+        with pytest.raises(EventConflict, match="another body"):
+            await store.add_comparison(key, comparison("a1", [2.0, -1.0], body=b"another"))
+    await check(store, alice, bob)
+
+
+async def test_what_was_moved_is_known_as_long_as_the_first_user_would_have_lived(bench: Bench, alice: UserKey, bob: UserKey) -> None:
+    store = bench.limited(Limits(user_ttl_s=1000.0, tombstone_s=10.0))
+    await live(store, alice, bob)
+    await store.merge_users(alice, bob, "login-1")
+    await bench.pass_time(50.0)
+    assert (await store.add_comparison(alice, comparison("a0", [1.0, -1.0]))).result == "duplicate"
+    await store.add_comparison(alice, comparison("later", [1.0, -1.0]))  # the mark has gone
+    await store.merge_users(alice, bob, "login-2")
+    for event in ("a0", "later"):
+        assert (await store.add_comparison(alice, comparison(event, [1.0, -1.0]))).result == "duplicate"
+    held = (await store.read(bob, BASIS)).sum
+    assert held is not None
+    assert held.count == 5
+
+
+async def test_users_that_are_merged_one_after_another_know_every_event(
+    store: Store, user: Callable[[str], UserKey], alice: UserKey, bob: UserKey
+) -> None:
+    carol = user("carol")
+    await live(store, alice, bob)
+    await store.merge_users(alice, bob, "login-1")
+    await store.merge_users(bob, carol, "login-2")
+    for key in (alice, bob, carol):
+        assert (await store.add_comparison(key, comparison("a0", [1.0, -1.0]))).result == "duplicate"
+    await store.merge_users(carol, alice, "login-3")
+    for key in (alice, bob, carol):
+        assert (await store.add_comparison(key, comparison("a0", [1.0, -1.0]))).result == "duplicate"
+    held = (await store.read(alice, BASIS)).sum
+    assert held is not None
+    assert held.count == 4
+
+
+async def test_a_deletion_leaves_marks_of_a_merge_for_its_own_time_at_most(
+    bench: Bench, user: Callable[[str], UserKey], raw: Redis, alice: UserKey, bob: UserKey
+) -> None:
+    carol = user("carol")
+    store = bench.limited(Limits(user_ttl_s=1000.0, tombstone_s=10.0))
+    await live(store, alice, bob)
+    await store.merge_users(alice, bob, "login-1")
+    await store.merge_users(bob, carol, "login-2")
+    await store.delete_user(carol)
+    for key in (alice, bob):
+        assert 0 < await raw.pttl(key.moved) <= 10_000
+        assert (await store.add_comparison(key, comparison("a0", [1.0, -1.0]))).result == "duplicate"
+    await store.delete_user(alice)
+    assert not await raw.exists(alice.moved)
     with pytest.raises(UserDeleted):
         await store.add_comparison(alice, comparison("a0", [1.0, -1.0]))
-    with pytest.raises(UserDeleted):
-        await store.add_comparison(alice, comparison("under way", [1.0, -1.0]), era=begun.era)
-    assert (await store.add_comparison(bob, comparison("a0", [1.0, -1.0]))).result == "duplicate"
-    with pytest.raises(EventConflict, match="taken back"):
-        await store.add_comparison(bob, comparison("a3", [8.0, -1.0]))
 
 
 async def test_what_was_moved_can_be_taken_back(store: Store, alice: UserKey, bob: UserKey) -> None:
@@ -134,7 +187,7 @@ async def test_two_users_of_one_tenant_are_needed(store: Store, alice: UserKey) 
 async def part(raw: Redis, alice: UserKey, event_id: str) -> None:
     """Leaves what a merge that was broken off after its first step leaves."""
     aside = PartedKey(alice.tenant, alice.tag)
-    keys = [alice.events, alice.log, alice.deleted, alice.refused, aside.base, aside.events, aside.log]
+    keys = [alice.events, alice.log, alice.deleted, alice.moved, aside.base, aside.events, aside.log]
     prefixes = [alice.sum_prefix, alice.replayed_prefix, aside.sum_prefix, aside.replayed_prefix]
     await PART_USER.run(raw.execute_command, keys, [event_digest(event_id), b"era12345", 60_000, *prefixes])
 

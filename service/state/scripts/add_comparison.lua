@@ -1,4 +1,4 @@
--- add_comparison(sum, events, log, deleted, refused; seal, event, digest, basis, vector, body, max_log, ttl_ms, token, replayed_prefix, era)
+-- add_comparison(sum, events, log, deleted, refused, moved; seal, event, digest, basis, vector, body, max_log, ttl_ms, token, replayed_prefix, era)
 --   -> {outcome [, sum record]}
 --
 -- Adds one comparison to a user's sum, once per event id for as long as the user lives, and logs it. Uses sum_records and user_log.
@@ -8,6 +8,7 @@
 -- KEYS[3] list    {user}:log           see user_log                                                                written here
 -- KEYS[4] string  {user}:deleted       the mark of a deletion, for a while: its era, 8 bytes
 -- KEYS[5] set     {user}:refused       the events that were deleted with the user, as long as the mark
+-- KEYS[6] hash    {user}:moved         the events that went to another user when this one was merged
 -- ARGV[1] seal     17 bytes that open the user's sum record
 -- ARGV[2] event    12 bytes of the event id's hash
 -- ARGV[3] digest   8 bytes of the canonical body's
@@ -21,7 +22,8 @@
 -- ARGV[11] era     "=" and the mark that this request saw when it began, which may be empty; or "" to ask for none
 --
 -- Result: {"applied", record} | {"duplicate", record or nil} | {"conflict"} | {"taken-back"} | {"shape", doubles held} | {"wrong-user"}
---         | {"refused"}: the event was deleted with the user | {"deleted"}: the user was, since this request began.
+--         | {"refused"}: the event was deleted with the user | {"deleted"}: the user was, since this request began, or
+--         {"merged"}: into another one.
 --         Only the first "applied" changes anything.
 -- Cluster: all keys carry the user's hash tag, those named by the prefix too, so they are on one slot. No other key is touched.
 
@@ -41,9 +43,17 @@ if known then
   end
   return {sent == token and 'applied' or 'duplicate', redis.call('GET', KEYS[1])}
 end
+local moved = redis.call('HGET', KEYS[6], event)
+if moved then
+  if place_of(moved) >= TAKEN_BACK then return {'taken-back'} end
+  if moved:sub(1, 8) ~= digest then return {'conflict'} end
+  return {'duplicate', redis.call('GET', KEYS[1])}
+end
 if redis.call('SISMEMBER', KEYS[5], event) == 1 then return {'refused'} end
 local mark = redis.call('GET', KEYS[4])
-if ARGV[11] ~= '' and mark and '=' .. mark ~= ARGV[11] then return {'deleted'} end
+if ARGV[11] ~= '' and mark and '=' .. mark ~= ARGV[11] then
+  return {redis.call('EXISTS', KEYS[6]) == 1 and 'merged' or 'deleted'}
+end
 
 local stored = redis.call('GET', KEYS[1])
 local refused = stored and misfit(stored, seal, vector)

@@ -1,4 +1,4 @@
--- delete_user(events, log, index, deleting, last, deleted, refused; sum_prefix, decision_prefix, replayed_prefix, era, mark_ms)
+-- delete_user(events, log, index, deleting, last, deleted, refused, moved; sum_prefix, decision_prefix, replayed_prefix, era, mark_ms)
 --   -> {keys, comparisons, decisions}
 --
 -- Removes everything of a user that is on the user's slot, in one step, leaves in `deleting` the ids of decisions whose pointers are still
@@ -11,6 +11,7 @@
 -- KEYS[5] string  {user}:last       the member that served last
 -- KEYS[6] string  {user}:deleted    becomes `era`, for mark_ms                                                      written here
 -- KEYS[7] set     {user}:refused    12 bytes of every event's hash, for mark_ms                                     written here
+-- KEYS[8] hash    {user}:moved      the events that went to another user in a merge; they are refused from here on, as the others
 -- ARGV[1] sum_prefix       "{user}:sum:"
 -- ARGV[2] decision_prefix  "{user}:decision:"
 -- ARGV[3] replayed_prefix  "{user}:replayed:"
@@ -33,6 +34,7 @@ for i = 1, #events, 2 do
     redis.call('SADD', KEYS[7], events[i])
   end
 end
+for _, event in ipairs(redis.call('HKEYS', KEYS[8])) do redis.call('SADD', KEYS[7], event) end
 redis.call('SET', KEYS[6], ARGV[4], 'PX', ARGV[5])
 redis.call('PEXPIRE', KEYS[7], ARGV[5])
 
@@ -44,5 +46,5 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   redis.call('ZUNIONSTORE', KEYS[4], 2, KEYS[4], KEYS[3], 'AGGREGATE', 'MAX')
   if left_ms > redis.call('PTTL', KEYS[4]) then redis.call('PEXPIRE', KEYS[4], left_ms) end
 end
-keys = keys + decisions + redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[5])
+keys = keys + decisions + redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[8])
 return {keys, comparisons, decisions}

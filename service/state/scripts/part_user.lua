@@ -1,4 +1,4 @@
--- part_user(events, log, deleted, refused, parted, parted_events, parted_log; event, era, mark_ms, sum_prefix, replayed_prefix, parted_sum_prefix,
+-- part_user(events, log, deleted, moved, parted, parted_events, parted_log; event, era, mark_ms, sum_prefix, replayed_prefix, parted_sum_prefix,
 --           parted_replayed_prefix) -> {outcome}
 --
 -- Puts what was learned of a user aside, to be moved to another one, in one step; from then on the user is at the prior. Uses user_log.
@@ -6,7 +6,8 @@
 -- KEYS[1] hash    {user}:events         see user_log; goes to KEYS[6]
 -- KEYS[2] list    {user}:log            see user_log; goes to KEYS[7]
 -- KEYS[3] string  {user}:deleted        becomes `era`, for mark_ms: what began before is refused                       written here
--- KEYS[4] set     {user}:refused        12 bytes of every event's hash, for mark_ms                                    written here
+-- KEYS[4] hash    {user}:moved          every event as KEYS[1] has it, with a place in no log, as long as KEYS[1] would have lived, and at
+--                                       least for mark_ms: its repeat is still one                                  written here
 -- KEYS[5] string  {user}:parted         12 bytes of the hash of the event that parts it                                written here
 -- KEYS[6] hash    {user}:parted:events  as KEYS[1]                                                                     written here
 -- KEYS[7] list    {user}:parted:log     as KEYS[2]                                                                     written here
@@ -28,11 +29,16 @@ for _, basis in ipairs(bases_of(KEYS[1])) do
   if redis.call('EXISTS', ARGV[4] .. basis) == 1 then redis.call('RENAME', ARGV[4] .. basis, ARGV[6] .. basis) end
   if redis.call('EXISTS', ARGV[5] .. basis) == 1 then redis.call('RENAME', ARGV[5] .. basis, ARGV[7] .. basis) end
 end
-for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if #field == 12 then redis.call('SADD', KEYS[4], field) end
+local events = redis.call('HGETALL', KEYS[1])
+for i = 1, #events, 2 do
+  if #events[i] == 12 then
+    local flag = place_of(events[i + 1]) >= TAKEN_BACK and TAKEN_BACK or 0
+    redis.call('HSET', KEYS[4], events[i], events[i + 1]:sub(1, 8) .. struct.pack('<I4', flag))
+  end
 end
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
-redis.call('PEXPIRE', KEYS[4], ARGV[3])
+local kept_ms = math.max(life_ms, tonumber(ARGV[3]))
+if redis.call('PTTL', KEYS[4]) < kept_ms then redis.call('PEXPIRE', KEYS[4], kept_ms) end
 redis.call('RENAME', KEYS[1], KEYS[6])
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[7]) end
 redis.call('SET', KEYS[5], ARGV[1], 'PX', life_ms)

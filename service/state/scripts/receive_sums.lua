@@ -1,4 +1,4 @@
--- receive_sums(events; seal, event, ttl_ms, sum_prefix, ids, basis, record...) -> {outcome [, doubles held]}
+-- receive_sums(events; seal, event, ttl_ms, sum_prefix, ids, tag, receipts, basis, record...) -> {outcome [, doubles held]}
 --
 -- Adds the sums of a user who was parted to those of another one, once per event, and makes the events known. Uses sum_records and user_log.
 --
@@ -8,14 +8,16 @@
 -- ARGV[3] ttl_ms      time to live of sums and events, set together
 -- ARGV[4] sum_prefix  "{user}:sum:"; with a basis it names a sum to add to                                            written here
 -- ARGV[5] ids         24 bytes for each event: its hash, and its value with a place that is in no log
--- ARGV[6...] pairs    basis; record of the sum to add, under this user's seal
+-- ARGV[6] tag         16 bytes of the tag of the user who was parted
+-- ARGV[7] receipts    28 bytes for each user that had been merged into that one: the hash of the event, and the tag
+-- ARGV[8...] pairs    basis; record of the sum to add, under this user's seal
 --
 -- Result: {"applied"} | {"duplicate"}: it has the receipt | {"shape", doubles held}: a sum has another length; only "applied" changes anything.
 -- Cluster: all keys carry the receiving user's hash tag, so they are on one slot. No other key is touched.
 
 local seal, receipt, ttl_ms = ARGV[1], '\4' .. ARGV[2], ARGV[3]
 if redis.call('HEXISTS', KEYS[1], receipt) == 1 then return {'duplicate'} end
-for at = 6, #ARGV, 2 do
+for at = 8, #ARGV, 2 do
   local held = redis.call('GET', ARGV[4] .. ARGV[at])
   if held then
     if held:sub(1, #seal) ~= seal then return {'wrong-user'} end
@@ -23,12 +25,13 @@ for at = 6, #ARGV, 2 do
     if size ~= #opened(ARGV[at + 1], seal) - 4 then return {'shape', size} end
   end
 end
-for at = 6, #ARGV, 2 do
+for at = 8, #ARGV, 2 do
   local name = ARGV[4] .. ARGV[at]
   redis.call('SET', name, merged(redis.call('GET', name), seal, ARGV[at + 1]), 'PX', ttl_ms)
   basis_number(KEYS[1], ARGV[at])
 end
 for at = 1, #ARGV[5], 24 do redis.call('HSETNX', KEYS[1], ARGV[5]:sub(at, at + 11), ARGV[5]:sub(at + 12, at + 23)) end
-redis.call('HSET', KEYS[1], receipt, '')
+for at = 1, #ARGV[7], 28 do redis.call('HSETNX', KEYS[1], '\4' .. ARGV[7]:sub(at, at + 11), ARGV[7]:sub(at + 12, at + 27)) end
+redis.call('HSET', KEYS[1], receipt, ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ttl_ms)
 return {'applied'}
