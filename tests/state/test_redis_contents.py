@@ -242,7 +242,7 @@ async def test_a_take_back_sent_again_by_the_client_is_answered_not_refused(stor
 async def test_a_comparison_sent_again_by_the_client_is_applied_not_a_duplicate(
     server: EmbeddedRedis, raw: Redis, alice: UserKey, max_log: int
 ) -> None:
-    one, keys = comparison("one", [1.0]), [alice.sum(BASIS), alice.events, alice.log, alice.deleted, alice.refused]
+    one, keys = comparison("one", [1.0]), [alice.sum(BASIS), alice.events, alice.log, alice.deleted, alice.refused, alice.moved]
 
     async def send(token: bytes) -> bytes:
         packed = [one.digest[:8], BASIS, one.packed(), pack_event_id("one") + pack_vector(0, 1.0, one.evidence)]
