@@ -7,11 +7,11 @@ needs nothing that training needs, and a package that cannot be imported is an e
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sys
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from attune import __version__
-from attune.command_line import EXIT_FAILED, KeyEnv, PlainGroup, in_words, key_in, plain_app, refuse
+from attune.command_line import EXIT_FAILED, AsJson, KeyEnv, PlainGroup, aside, in_words, key_in, plain_app, print_document, refuse
 from attune.service.calling import reload_replicas, replay
 
 COMMAND_GROUP = "attune.commands"
@@ -32,7 +32,6 @@ BACKLOG = 2048
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of the bundle; it goes before ATTUNE_BUNDLE.")]
 DataDirOption = Annotated[Path | None, typer.Option(help="Data directory; it goes before ATTUNE_DATA_DIR.")]
 RosterOption = Annotated[Path | None, typer.Option(help="File that names the language models; it goes before ATTUNE_ROSTER.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines, for programs.")]
 
 
 class AttachedCommands(PlainGroup):
@@ -115,7 +114,7 @@ def serve(
 
 
 @app.command()
-def check(bundle: BundleOption = None, data_dir: DataDirOption = None, roster: RosterOption = None, *, as_json: JsonOption = False) -> None:
+def check(bundle: BundleOption = None, data_dir: DataDirOption = None, roster: RosterOption = None, *, as_json: AsJson = False) -> None:
     """Check settings, keys, roster, store, bundle and members as a start would, without serving; exit code 1 if it would not start."""
     from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
@@ -138,17 +137,20 @@ def check(bundle: BundleOption = None, data_dir: DataDirOption = None, roster: R
 def _show(rows: list[dict[str, str]], *, as_json: bool) -> None:
     if as_json:
         starts = not any(row["state"] == "refused" for row in rows)
-        typer.echo(json.dumps({"starts": starts, "checks": rows}, indent=1, ensure_ascii=False))
+        print_document({"starts": starts, "checks": rows})
         return
     for row in rows:
         typer.echo(f"{row['state']:8} {row['part']}: {row['detail']}" + (f" (see {row['setting']})" if row["setting"] else ""))
 
 
 @app.command("settings")
-def print_settings() -> None:
+def print_settings(*, as_json: AsJson = False) -> None:
     """Print every setting as the Markdown table of docs/reference/settings.md."""
-    from attune.service.settings import settings_table  # noqa: PLC0415  the help stays fast without pydantic
+    from attune.service.settings import describe_settings, settings_table  # noqa: PLC0415  the help stays fast without pydantic
 
+    if as_json:
+        print_document({"settings": [asdict(row) for row in describe_settings()]})
+        return
     typer.echo(settings_table())
 
 
@@ -177,6 +179,8 @@ def measure(
     max_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens of an answer at most.")] = 512,
     together: Annotated[int, typer.Option(min=1, help="Number of requests at the same time at most.")] = 8,
     per_second: Annotated[float, typer.Option(min=0.0, help="Number of requests begun in a second at most; 0 sets no limit.")] = 0.0,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Ask members the same prompts, score the answers, and say what each is worth, with intervals and a certificate."""
     from attune.service.errors import AttuneError  # noqa: PLC0415  the other commands stay fast without it
@@ -187,10 +191,14 @@ def measure(
     try:
         settings = read_settings(bundle=str(bundle), roster=str(roster))
         asking = Asking(max_tokens=max_tokens, together=together, per_second=per_second)
-        document = measure_members(settings, read_prompts(prompts), out, asking, lambda line: typer.echo(line, err=True))
+        document = measure_members(settings, read_prompts(prompts), out, asking, aside)
+        taken = import_measured(url, document, key) if url else None
+        if as_json:
+            print_document({**document, "written": str(out), "imported": taken})
+            return
         typer.echo(f"{len(document['members'])} members measured; largest loss by choosing from them: {document['certificate']['gap']}")
-        if url:
-            typer.echo(import_measured(url, document, key))
+        if taken is not None:
+            typer.echo(taken)
     except SettingsError as error:
         refuse("cannot measure with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
     except (AttuneError, MeasureFailed) as error:

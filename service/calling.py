@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from attune.command_line import EXIT_FAILED, KeyEnv, key_in, refuse
+from attune.command_line import EXIT_FAILED, AsJson, KeyEnv, aside, key_in, print_document, refuse
 
 
 def replay(
@@ -17,15 +18,20 @@ def replay(
         typer.Option(help="Replay only this user, of the tenant that is named or else of the key's own; all users if not given."),
     ] = None,
     key_env: KeyEnv = "",
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Learn what users chose anew under the bundle that a running Attune serves; safe to break off and to repeat."""
-    from attune.service.replay import ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
+    from attune.service.replay import Replayed, ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
 
+    so_far = Replayed()
     try:
-        for progress in replay_logs(url, tenant=tenant, user=user, key=key_in(key_env)):
-            typer.echo(str(progress))
+        for so_far in replay_logs(url, tenant=tenant, user=user, key=key_in(key_env)):
+            (aside if as_json else typer.echo)(str(so_far))
     except ReplayFailed as error:
         refuse("the replay stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
+    if as_json:
+        print_document(asdict(so_far))
 
 
 def reload_replicas(
@@ -38,6 +44,7 @@ def reload_replicas(
     ] = False,
     bundle: Annotated[str | None, typer.Option(help="Folder of the bundle on the servers; the configured one if not given.")] = None,
     key_env: KeyEnv = "",
+    as_json: AsJson = False,
 ) -> None:
     """Have every replica load the newest bundle; exit code 1 unless all of them serve the same one."""
     import httpx  # noqa: PLC0415  the other commands stay fast without it
@@ -52,7 +59,9 @@ def reload_replicas(
     with httpx.Client() as client:
         for replica in replicas:
             done.append(reload_replica(replica, bundle=bundle, key=key, client=client))
-            typer.echo(str(done[-1]))
+            (aside if as_json else typer.echo)(str(done[-1]))
     wrong = verdict(done)
+    if as_json:
+        print_document({"same": not wrong, "replicas": [asdict(replica) for replica in done]})
     if wrong:
         refuse("the replicas differ", [wrong], EXIT_FAILED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 import attune
-from attune.command_line import aside, plain_group
+from attune.command_line import AsJson, aside, plain_group, print_document
 from attune.models.commands.options import Out, existing_path
 
 DEMO = Path(attune.__file__).parent / "demo"
@@ -34,9 +33,10 @@ def bundle_demo(
         Precision,
         typer.Option(help="Number format of the trunk: fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact."),
     ] = Precision.fp32,
+    as_json: AsJson = False,
 ) -> None:
     """Export the trunk with the demo's heads and pack the bundle; prints its directory. Needs the extra `train`."""
-    bundle_build(DEMO, portfolio=DEMO, precision=precision, name="demo", out=out)
+    bundle_build(DEMO, portfolio=DEMO, precision=precision, name="demo", out=out, as_json=as_json)
 
 
 @bundle_app.command("build")
@@ -64,7 +64,7 @@ def bundle_build(
     ] = Precision.fp32,
     name: Annotated[str, typer.Option(help="Name of the bundle, in letters, digits and _.")] = "own",
     out: Out = Path(".attune/bundles"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the directory and all remarks as JSON, for programs.")] = False,
+    as_json: AsJson = False,
     serve_anyway: Annotated[
         bool,
         typer.Option("--serve-anyway", help="Pack a family even if it predicts worse than a simple head, such as the length of an answer."),
@@ -88,7 +88,7 @@ def bundle_build(
         member_effects=member_effects,
     )
     if as_json:
-        typer.echo(json.dumps({"bundle": str(done.path), "told": list(done.told)}, indent=1))
+        print_document({"bundle": str(done.path), "told": done.told})
         return
     for line in done.told:
         aside(line)
@@ -104,16 +104,21 @@ def bundle_fetch(
     link: Annotated[
         str, typer.Option(help="Name of a link in the folder that is moved to the bundle, for servers that watch it; no link if not given.")
     ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Bring a bundle into a folder, whole and verified or not at all; prints its directory. Object stores need the extra `store`."""
     from attune.models.export.fetching import NotFetched, fetch_bundle  # noqa: PLC0415 - hashing is for those who ask
     from attune.models.seam.bundle import BundleInvalid  # noqa: PLC0415 - the same
 
     try:
-        typer.echo(fetch_bundle(source, out, link, lambda line: typer.echo(line, err=True)))
+        path = fetch_bundle(source, out, link, aside)
     except (NotFetched, BundleInvalid, OSError) as error:
-        typer.echo(f"not fetched: {error}", err=True)
+        aside(f"not fetched: {error}")
         raise typer.Exit(1) from None
+    if as_json:
+        print_document({"bundle": str(path)})
+    else:
+        typer.echo(path)
 
 
 @bundle_app.command("show")
@@ -125,4 +130,4 @@ def bundle_show(path: Annotated[Path, typer.Argument(help="A bundle directory.")
     shown = {key: value for key, value in bundle.manifest.items() if key != "files"}
     shown["families"] = {name: list(bundle.families[name].heads) for name in bundle.families.names}
     shown["members"] = list(bundle.portfolio.names)
-    typer.echo(json.dumps(shown, indent=1, sort_keys=True))
+    print_document(dict(sorted(shown.items())))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import aside, plain_group
+from attune.command_line import AsJson, aside, plain_group, print_document
 from attune.models.commands.reading import TABLE, reads_table
 
 data_app = plain_group("Look at data before training on it.")
@@ -30,13 +29,16 @@ def data_check(
         typer.Option(help="File to write the good comparisons to, as .jsonl that needs no options; nothing is written if not given."),
     ] = None,
     shown: Annotated[int, typer.Option(min=1, help="Number of bad rows that are named; the others are counted.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the survey as JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read comparisons, votes, ratings or scores, and print counts, users, hash and what is wrong with which line; exits 1 on bad rows."""
     from attune.models.data.check import survey  # noqa: PLC0415 - numpy
 
     found = survey(source, replace(reading, shown=shown), write=write)
-    typer.echo(json.dumps(asdict(found), indent=1) if as_json else "\n".join(found.lines()))
+    if as_json:
+        print_document(asdict(found))
+    else:
+        typer.echo("\n".join(found.lines()))
     if write is not None:
         aside(f"wrote {found.comparisons:,} comparisons to {write}" + (f"; {found.bad:,} bad rows are not in it" if found.bad else ""))
     raise typer.Exit(1 if found.bad or not found.comparisons else 0)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import aside, plain_app
+from attune.command_line import aside, plain_app, print_document
 from attune.models.commands.options import Cache, Context, Out, PromptShare, Seed, model_source
 from attune.models.commands.reading import TABLE, reads_table
 
@@ -52,5 +51,5 @@ def import_reward(
     done = import_reward_model(model, out, given, users, reading=reading, limits=TextLimits(context, prompt_share), cache=cache, seed=seed)
     for line in done.told:
         aside(line)
-    typer.echo(json.dumps(done.summary, indent=1))
+    print_document(done.summary)
     aside(f"next: attune bundle build {out} --out .attune/bundles")

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import aside, plain_group
+from attune.command_line import AsJson, aside, plain_group, print_document
 from attune.models.commands.options import (
     VECTORS,
     Apart,
-    AsJson,
     Base,
     Cache,
     KeptVectors,
@@ -62,7 +61,10 @@ def measure_families(
 
     written = out or families / "measured"
     found = measure_more(families, data, reading, written, MorePeople(trunk or None, seed, apart, processes), cache=cache, tell=aside)
-    typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (written / "report.md").read_text(encoding="utf-8"))
+    if as_json:
+        print_document(found)
+    else:
+        typer.echo((written / "report.md").read_text(encoding="utf-8"))
 
 
 @measure_app.command("learners")
@@ -75,11 +77,16 @@ def measure_learners(
     seeds: Seeds = 3,
     users: UsersAtMost = 400,
     only: OnlyRuns = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train every family and baseline on a part of a table and compare them on the rest; writes report.md, results.json and plots."""
     from attune.models.measuring.families.runs import evaluate_file  # noqa: PLC0415 - torch
 
-    typer.echo(evaluate_file(data, reading, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))
+    report = evaluate_file(data, reading, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ()))
+    if as_json:
+        print_document(json.loads((out / "results.json").read_bytes()))
+    else:
+        typer.echo(report)
 
 
 @measure_app.command("members")
@@ -91,13 +98,18 @@ def measure_members(
     answers: Annotated[int, typer.Option(min=1, help="Number of answers to each prompt, by the base and by each member.")] = 2,
     out: Out = Path(".attune/members"),
     seed: Seed = 1,
+    as_json: AsJson = False,
 ) -> None:
     """What aligning did to each member on held-out prompts: rewards, KL, perplexity, diversity; writes members.md and .json."""
     from attune.models.measuring.members import judge  # noqa: PLC0415 - torch
     from attune.models.portfolio.inputs import load_rewards, read_prompts  # noqa: PLC0415 - torch
 
     asked = read_prompts(prompts).held_out
-    typer.echo(judge(base, members, load_rewards(rewards), asked, answers, out, seed=seed, progress=aside))
+    table = judge(base, members, load_rewards(rewards), asked, answers, out, seed=seed, progress=aside)
+    if as_json:
+        print_document(json.loads((out / "members.json").read_bytes()))
+    else:
+        typer.echo(table)
 
 
 @measure_app.command("policy")
@@ -111,4 +123,7 @@ def measure_policy(
     from attune.models.measuring.policy.report import evaluate_log  # noqa: PLC0415 - scipy
 
     evaluate_log(decisions, feedback, out)
-    typer.echo((out / ("results.json" if as_json else "report.md")).read_text(encoding="utf-8"))
+    if as_json:
+        print_document(json.loads((out / "results.json").read_bytes()))
+    else:
+        typer.echo((out / "report.md").read_text(encoding="utf-8"))

@@ -111,7 +111,6 @@ Apart = Annotated[
 KeptVectors = Annotated[
     Path, typer.Option("--cache", file_okay=False, help="Folder that keeps the vectors of texts, and what was trained, between runs.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print all figures as JSON, for programs.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds of the main run; each has its own splits, trainings and contexts.")]
 UsersAtMost = Annotated[int, typer.Option(min=10, help="Number of users of each kind and seed at most.")]
 OnlyRuns = Annotated[list[str] | None, typer.Option(help="Name of a run to do; may be given several times, and all are done if not given.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attune.command_line import plain_group
+from attune.command_line import AsJson, aside, plain_group, print_document
 from attune.models.commands.bundle import DEMO
 from attune.models.commands.options import Base, Cache, Changes, Out, PromptsOption, Seed, existing_path
 
@@ -39,6 +39,7 @@ def portfolio_build(
     changes: Changes = None,
     cache: Cache = None,
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Search, align, prune and certify a portfolio for any base model and rewards; run again to go on after a kill."""
     if bool(rewards) == (families is not None):
@@ -46,6 +47,7 @@ def portfolio_build(
     from attune.models.alignment.member import MemberSettings  # noqa: PLC0415 - torch
     from attune.models.portfolio.build import PalmSettings, build_from_files  # noqa: PLC0415 - torch
     from attune.models.portfolio.inputs import changed, load_rewards  # noqa: PLC0415 - torch
+    from attune.models.portfolio.show import ACCOUNT  # noqa: PLC0415 - torch
 
     settings = PalmSettings(max_calls=max_calls, most_members=most_members, member=changed(MemberSettings(), changes or []))
     if families is not None:
@@ -61,13 +63,15 @@ def portfolio_build(
             seed=seed,
             base_name=base_name,
             cache=cache,
-            progress=typer.echo,
+            progress=aside,
         )
+    else:
+        judged_by = load_rewards(rewards)
+        told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=aside)
+    if as_json:
+        print_document({"portfolio": str(out), **json.loads((out / ACCOUNT).read_bytes())})
+    else:
         typer.echo(told)
-        return
-    judged_by = load_rewards(rewards)
-    told = build_from_files(base, judged_by, prompts, out, settings=settings, seed=seed, base_name=base_name, progress=typer.echo)
-    typer.echo(told)
 
 
 @portfolio_app.command("show")
@@ -82,7 +86,7 @@ def portfolio_show(
     picture: Annotated[
         Path | None, typer.Option(help="File to draw the simplex of users into (.png, .svg, .pdf); nothing is drawn if not given.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print members, weights, values with intervals and the certificate; draw who is served by whom and what is proved."""
     from attune.models.portfolio.show import show_portfolio  # noqa: PLC0415 - torch
@@ -98,11 +102,16 @@ def portfolio_vllm(
     api_key_env: Annotated[
         str | None, typer.Option(help="Environment variable that will hold vLLM's key; vLLM asks for no key if not given.")
     ] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Print the command that serves the members with vLLM, and the roster that reaches them."""
     from attune.models.alignment.vllm import members_in, plan_vllm  # noqa: PLC0415 - torch
 
     base, adapters = members_in(path)
     plan = plan_vllm(base, adapters, host=host, port=port, api_key_env=api_key_env)
+    if as_json:
+        print_document({"command": plan.command, "roster": plan.members})
+        return
     typer.echo(plan.shell())
     typer.echo("\n# roster file (ATTUNE_ROSTER)\n" + json.dumps(plan.members, indent=1))

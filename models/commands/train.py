@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import aside, plain_group
+from attune.command_line import AsJson, aside, plain_group, print_document
 from attune.models.commands.options import (
     VECTORS,
     Apart,
-    AsJson,
     Base,
     Changes,
     Context,
@@ -101,7 +99,10 @@ def train_families(
     wanted = tuple(one.strip() for one in families.split(",")) if families else ()
     settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, processes=processes, seed=seed)
     found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside)
-    typer.echo(json.dumps(found, indent=1, sort_keys=True) if as_json else (out / "report.md").read_text(encoding="utf-8"))
+    if as_json:
+        print_document(found)
+    else:
+        typer.echo((out / "report.md").read_text(encoding="utf-8"))
     packing = f"attune bundle build {out} --out .attune/bundles"
     if found["at_first"].get(found["default"], {}).get("below"):  # such a folder is refused
         packing = f"train on more comparisons, or {packing} --serve-anyway"
@@ -132,7 +133,7 @@ def train_router(
         aside(f"{count:,} lines of the kind {kind!r} passed over")
     told = Comparisons.from_records(logged.records)
     done = retrain_router(bundle, told, out, family=family, settings=RouterSettings(tau=tau), audit=audit, seed=seed)
-    typer.echo(json.dumps({"bundle": str(done.path), "without_texts": logged.without_texts, **done.summary}, indent=1))
+    print_document({"bundle": str(done.path), "without_texts": logged.without_texts, **done.summary})
 
 
 @train_app.command("member")
@@ -164,6 +165,6 @@ def train_member(
         seed=seed,
         shared=shared,
         base_name=base_name,
-        progress=typer.echo,
+        progress=aside,
     )
-    typer.echo(json.dumps(document["held_out"], indent=1))
+    print_document(document["held_out"])

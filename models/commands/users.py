@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import KeyEnv, aside, key_in, plain_group
+from attune.command_line import AsJson, KeyEnv, aside, key_in, plain_group, print_document
 from attune.models.commands.reading import TABLE, reads_table
 
 SHOWN = 10
@@ -29,7 +28,7 @@ def users_import(
     url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
     key_env: KeyEnv = "",
     key: Annotated[str, typer.Option(envvar="ATTUNE_API_KEY", hidden=True)] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print counts and refusals as JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Teach a running server what users chose before it; each choice counts once, so that a run that was broken off is started again.
 
@@ -57,7 +56,7 @@ def users_import(
     if as_json:
         refused = [{"comparison": number + 1, "status": status, "detail": detail} for number, status, detail in sent.refused]
         counts = {"applied": sent.applied, "duplicate": sent.duplicate, "without_texts": logged.without_texts, "refused": refused}
-        typer.echo(json.dumps(counts, indent=1))
+        print_document(counts)
         raise typer.Exit(1 if refused else 0)
     typer.echo(f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused")
     if logged.without_texts:

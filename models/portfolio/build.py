@@ -34,6 +34,7 @@ from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.prune import Pruned, prune, prune_to
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.search import Search, SearchSettings, lazy_search
+from attune.models.portfolio.show import ACCOUNT
 from attune.models.seam.certificate import Certificate
 
 Array = NDArray[np.float64]
@@ -299,7 +300,7 @@ def _lay_out(palm: Palm, base: str, pruned: Pruned, measured: Array, settings: P
     _write(out / "roster.json", roster)
     error = 1.96 * measured.std(axis=0, ddof=1) / np.sqrt(len(measured))
     _write(
-        out / "palm.json",
+        out / ACCOUNT,
         {
             "members": palm.made_for,
             "policies": {

@@ -9,6 +9,8 @@ the program itself are each said in words. Usage errors and exit codes that a co
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +38,12 @@ KeyEnv = Annotated[
     ),
 ]
 """How every command that talks to a server is told its key: a key on the command line would be seen by whoever lists processes."""
+
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on standard output and nothing else there, for programs."),
+]
+"""How every command that prints a result is asked for it by a program; see `print_document`."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -149,6 +157,19 @@ def key_in(variable: str) -> str:
         signs = "spaces, line breaks or others that are no ASCII"
         raise typer.BadParameter(f"{variable} holds signs that no key has: {signs}", param_hint="--key-env")
     return key
+
+
+def print_document(document: object) -> None:
+    """Prints a result for programs on standard output: one JSON document, in which a number that is none is null, as JSON has it."""
+    typer.echo(json.dumps(_finite(document), indent=1, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def aside(line: str) -> None:

@@ -149,6 +149,12 @@ def test_the_table_shows_every_member_whose_weights_are_known(tiny, tmp_path):
     assert f"| short | {rows[0].measured.before[:, 0].mean():.3f} | {rows[0].measured.after[:, 0].mean():.3f} |" in table
     again = evaluate_members(base, root / "adapters", rewards(), PROMPTS[:8], answers=4, seed=0, cache=tmp_path)
     assert render_members(again) == table
+    (tmp_path / "prompts.txt").write_text("\n".join(f"{prompt} {number}" for prompt in PROMPTS for number in range(2)))
+    command = ["measure", "members", str(root / "adapters"), "--base", str(base), "--rewards", "tests.models.tiny_causal:REWARDS"]
+    where = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "judged"), "--answers", "1", "--json"]
+    found = json.loads(CliRunner().invoke(app, [*command, *where]).stdout)
+    assert set(found) == set(NAMES)
+    assert found["short"]["own"]["gain"] == pytest.approx(found["short"]["own"]["after"] - found["short"]["own"]["before"])
     with pytest.raises(ValueError, match="no adapter whose weights over short, vowels are known"):
         evaluate_members(base, tmp_path, rewards(), PROMPTS[:8], answers=4, seed=0)
 
@@ -192,12 +198,13 @@ def test_the_command_builds_a_portfolio_for_any_model_rewards_and_prompts(tiny, 
     changes = [f"limits.{limit}" for limit in lax] + ["dpo.checkpoints=1", "answers=4", "least_margin=0"]
     options = [option for change in changes for option in ("--set", change)]
     where = ["--base", str(base), "--rewards", "tests.models.tiny_causal:REWARDS", "--prompts", str(file), "--out", str(tmp_path / "out")]
-    shown = CliRunner().invoke(app, ["portfolio", "build", *where, "--max-calls", "2", *options])
+    shown = CliRunner().invoke(app, ["portfolio", "build", *where, "--max-calls", "2", *options, "--json"])
     assert shown.exit_code == 0, shown.output
-    last = shown.output.strip().splitlines()[-1]
-    assert "every user gets at least 0." in last or "every user gets at least 1." in last
-    document = json.loads((tmp_path / "out" / "palm.json").read_text())
-    assert f"{document['certificate']['worst_ratio']:.3f} of what 2 trained members can give" in last
+    found = json.loads(shown.stdout)
+    assert found == {"portfolio": str(tmp_path / "out"), **json.loads((tmp_path / "out" / "palm.json").read_text())}
+    assert found["search"]["calls"] == 2
+    assert 0.0 <= found["certificate"]["worst_ratio"] <= 1.0
+    assert " of 2 members kept: " in shown.stderr.splitlines()[-1]
 
 
 def test_a_mistake_on_the_command_line_is_a_line_and_not_a_traceback(tiny, tmp_path):
@@ -257,6 +264,9 @@ def test_the_vllm_command_is_printed_for_a_folder_and_for_a_roster(tiny, tmp_pat
     assert shown.exit_code == 0, shown.output
     assert shown.output.startswith(f"vllm serve {base} \\\n  --host 127.0.0.1 \\\n  --port 9000")
     assert json.loads(shown.output.split("ATTUNE_ROSTER)\n")[1])["short"]["base_url"] == "http://127.0.0.1:9000/v1"
+    told = json.loads(CliRunner().invoke(app, ["portfolio", "vllm", str(root), "--port", "9000", "--json"]).stdout)
+    assert told["command"][:4] == ["vllm", "serve", str(base), "--host"]
+    assert told["roster"]["short"]["base_url"] == "http://127.0.0.1:9000/v1"
     (root / "roster.json").write_text(json.dumps({"it": {"kind": "local", "base": "base", "adapter": "adapters/short"}}))
     assert members_in(root) == (base, {"it": root / "adapters" / "short"})
     (root / "roster.json").unlink()

@@ -47,6 +47,9 @@ def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_pa
     built = run.invoke(app, ["portfolio", "build", *where, "--out", str(tmp_path / "pf"), "--max-calls", "2", *options])
     assert built.exit_code == 0, built.output
     assert "rewards are the heads of 'imported', 0 to 1 over what the base gives: helpful" in built.output
+    proved = json.loads((tmp_path / "pf" / "palm.json").read_text())["certificate"]["worst_ratio"]
+    assert f"every user gets at least {proved:.3f} of what 2 trained members can give" in built.stdout.splitlines()[-1]
+    assert "members kept" not in built.stdout
     shown = run.invoke(app, ["portfolio", "show", str(tmp_path / "pf")])
     assert shown.exit_code == 0, shown.output
     assert "certificate, over helpful, short of 'imported'" in shown.output

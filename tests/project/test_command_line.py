@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -33,7 +34,7 @@ def serve():
 
 def attune(*arguments: str, path: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTUNE_")}
-    search = os.pathsep.join(part for part in (path, str(ROOT)) if part)
+    search = os.pathsep.join(part for part in (path, str(ROOT / "src"), str(ROOT)) if part)
     return subprocess.run(
         [sys.executable, "-m", "attune.service", *arguments],
         env=inherited | {"PYTHONPATH": search, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "160"} | environment,
@@ -72,6 +73,12 @@ def test_settings_prints_the_table_of_the_reference():
     printed = attune("settings").stdout.strip()
     assert printed == settings_table()
     assert printed in (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_settings_are_printed_for_programs_with_what_the_table_has():
+    rows = json.loads(attune("settings", "--json").stdout)["settings"]
+    assert [f"| `{row['variable']}` | " in settings_table() for row in rows] == [True] * len(rows)
+    assert len(rows) == settings_table().count("| `ATTUNE_")
 
 
 def test_commands_of_an_attached_package_stand_beside_the_own_ones(attach):

@@ -18,6 +18,16 @@ APPS = {"attune (service)": serving, "attune (models)": offline, "python -m demo
 FRAGMENTS = ("Of", "That", "Also", "Over", "To", "For", "With", "By", "In", "Whose", "Most", "Keeps")
 """How a text begins that is no sentence without the option's name before it."""
 
+ALWAYS_JSON = "prints one JSON document in any case"
+WITHOUT_JSON = {
+    "attune (service) serve": "runs until a signal; what it says is a log, whose format is a setting",
+    "attune (models) bundle show": ALWAYS_JSON,
+    "attune (models) import reward": ALWAYS_JSON,
+    "attune (models) train member": ALWAYS_JSON,
+    "attune (models) train router": ALWAYS_JSON,
+}
+"""Commands for which no program asks by `--json`, and why; `--install-completion` and `--show-completion` are options and no commands."""
+
 SHELLS = {"install_completion", "show_completion"}
 
 
@@ -42,6 +52,17 @@ def test_a_command_and_every_option_are_described_in_sentences(path):
         first = said.split(" ")[0]
         assert not first[0].islower(), f"{path} {one.name} begins with a small letter: {said!r}"
         assert first.strip(":,") not in FRAGMENTS, f"{path} {one.name} is no sentence without its name: {said!r}"
+
+
+@pytest.mark.parametrize("path", [path for path, command in ALL.items() if path.startswith("attune") and not hasattr(command, "commands")])
+def test_a_command_that_prints_a_result_prints_it_for_programs_too(path):
+    """Commands of `demo` and `studies` are for this repository, and write what they find to files."""
+    flags = {flag for one in ALL[path].params for flag in one.opts}
+    assert ("--json" in flags) == (path not in WITHOUT_JSON), f"{path}: it has --json, or stands in WITHOUT_JSON with a reason, not both"
+
+
+def test_every_command_that_is_said_to_lack_json_is_there():
+    assert set(WITHOUT_JSON) <= set(ALL)
 
 
 @pytest.mark.parametrize("path", ALL)

@@ -12,7 +12,9 @@ from attune.service.measure import Asking, MeasureFailed, half_widths, measure_m
 from attune.service.settings import Settings
 from tests.endpoints.conftest import running
 from tests.endpoints.voices import Voice
+from tests.project.test_command_line import attune
 from tests.project.test_own_llms import MANNERS, upstream, write_roster
+from tests.socket_server import on_socket
 from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -58,6 +60,19 @@ async def test_a_deployment_takes_a_measurement_once_as_evidence(tmp_path, setti
         assert "rewards mean something else" in wrong["detail"]
         broken = body | {"event_id": "other", "members": {"kind": body["members"]["kind"] | {"means": {"vrf": [1.0]}}}}
         assert "needs 3 means" in (await service.post("/admin/members", broken, status=422))["detail"]
+
+
+async def test_the_command_prints_what_was_measured_and_what_a_deployment_said_of_it_for_programs(tmp_path, settings):
+    where = ["--bundle", settings.bundle, "--roster", settings.roster, "--out", str(tmp_path / "V.json")]
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    command = ["members", "measure", *where, "--prompts", str(tmp_path / "prompts.txt"), "--json"]
+    async with running(settings, FreshStore()) as service, on_socket(service.app) as (url, _):
+        done = await as_thread(lambda: attune(*command, "--url", url, ATTUNE_DATA_DIR=str(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"written", "imported"} == set(found) - set(json.loads((tmp_path / "V.json").read_text()))
+    assert found["imported"]["members"] == {"terse": "applied", "kind": "applied"}
+    assert {name: one["answers"] for name, one in found["members"].items()} == {"terse": 3, "kind": 3}
 
 
 def test_a_member_that_does_not_answer_is_told(tmp_path, settings):

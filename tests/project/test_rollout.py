@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from attune.service.__main__ import app
 from attune.service.rollout import NameNotFound, find_replicas, reload_replica
 from attune.service.settings import Settings
 from tests.endpoints.conftest import bundle, running, settings_of
+from tests.project.test_command_line import attune
 from tests.socket_server import on_socket
 from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
@@ -62,6 +64,16 @@ async def test_all_replicas_are_moved_one_refusal_does_not_stop_the_others_and_a
 
         links[1].unlink()
         links[1].symlink_to(first)
+        # A process of its own: the servers of this one log to standard output too.
+        apart = await asyncio.to_thread(
+            attune, "reload", "--json", "--key-env", "KEY", "--url", here, "--url", there, KEY=KEYS.partition(":")[0]
+        )
+        found = json.loads(apart.stdout)
+        assert (apart.returncode, found["same"]) == (1, False)
+        assert [each["address"] for each in found["replicas"]] == [url.removeprefix("http://") for url in (here, there)]
+        assert found["replicas"][1]["before"] == found["replicas"][0]["bundle"] != found["replicas"][1]["bundle"]
+        assert "2 bundles serve side by side" in apart.stderr
+
         differ = await reload("--url", here, "--url", there)
         assert (differ.exit_code, "2 bundles serve side by side" in differ.output) == (1, True)
 

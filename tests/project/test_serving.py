@@ -123,6 +123,11 @@ def test_replay_carries_users_over_to_a_bundle_of_another_basis(tmp_path, data_d
         assert done.returncode == 0, done.stderr
         assert "done: 12 comparisons of 3 users replayed" in done.stdout.splitlines()[-1]
         assert httpx.get(f"{url}/users/u1", timeout=PATIENCE_S).json()["user"]["comparisons"] == 4
-    away = attune("replay", "--url", url, data_dir=tmp_path)
+        again = attune("replay", "--json", "--url", url, data_dir=tmp_path)
+        told = json.loads(again.stdout)
+        assert (told["done"], told["users"], told["replayed"]) == (True, 3, 0)
+        assert "done: 0 comparisons of 3 users replayed" in again.stderr
+    away = attune("replay", "--json", "--url", url, data_dir=tmp_path)
+    assert away.stdout == ""
     assert away.returncode == 1
     assert "did not answer" in away.stderr
