@@ -59,6 +59,14 @@ def train_families(
     pooling: Annotated[Pooling, typer.Option(help="How the states of a text's tokens become one vector.")] = Pooling.mean,
     context: Context = None,
     prompt_share: PromptShare = 0.25,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            callback=existing_path,
+            help="What `import reward` wrote: its heads are kept beside those trained here, on its trunk; none if not given.",
+        ),
+    ] = None,
     families: Annotated[
         str,
         typer.Option(help="Names of families to train, with commas between them; those that did best in every measurement if not given."),
@@ -85,20 +93,26 @@ def train_families(
     from attune.models.data.templates import TextLimits  # noqa: PLC0415
     from attune.models.data.trunk import DEMO_TRUNK, load_trunk, spread_layers  # noqa: PLC0415 - torch
     from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
+    from attune.models.training.beside import read_beside  # noqa: PLC0415 - torch
 
     if layers and not all(one.strip().isdigit() for one in layers.split(",")):
         raise typer.BadParameter(f"{layers!r} is not numbers with commas between, such as 0,3,6", param_hint="--layers")
     named = tuple(int(one) for one in layers.split(",")) if layers else None
+    if beside is not None and (trunk or layers or context or pooling is not Pooling.mean):
+        raise typer.BadParameter("the trunk is that of the imported heads, with its layers, pooling and context", param_hint="--beside")
     if trunk and trunk != DEMO_TRUNK:
         located(trunk)  # before a table is read, which may take minutes
     comparisons = read_comparisons(source, reading)
     aside(f"{len(comparisons):,} comparisons of {len(comparisons.users):,} people")
     limits = TextLimits(context, prompt_share)
     named_trunk = trunk or DEMO_TRUNK
-    loaded = load_trunk(named_trunk, layers=named or spread_layers(named_trunk), pooling=pooling.value, limits=limits)
+    if beside is not None:
+        imported, loaded = read_beside(beside)
+    else:
+        imported, loaded = None, load_trunk(named_trunk, layers=named or spread_layers(named_trunk), pooling=pooling.value, limits=limits)
     wanted = tuple(one.strip() for one in families.split(",")) if families else ()
     settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, processes=processes, seed=seed)
-    found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside)
+    found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside, beside=imported)
     if as_json:
         print_document(found)
     else:

@@ -66,6 +66,46 @@ async def test_logits_are_those_of_transformers_through_score(settings_of, tmp_p
         assert (each["std"] > 0) == (labels > 1)
 
 
+@pytest.mark.parametrize("architecture", ["Bert", "Llama"])
+async def test_families_are_trained_beside_a_reward_model_of_one_head_and_are_served_together(settings_of, tmp_path, architecture):
+    folder, fam = write_classifier(tmp_path / "model", architecture, 1), str(tmp_path / "fam")
+    rows = [
+        {"user": f"u{user}", "prompt": f"ask {item}", "chosen": short if user % 2 else long, "rejected": long if user % 2 else short}
+        for user in range(40)
+        for item, (short, long) in enumerate([("hello", "boil the egg for nine minutes"), ("egg", "perhaps someone is hello today")] * 2)
+    ]
+    (tmp_path / "prefs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = CliRunner()
+    assert run.invoke(app, ["import", "reward", str(folder), "--out", fam]).exit_code == 0
+    options = ["--families", "additive", "--folds", "1", "--personalise", "--cache", str(tmp_path / "cache"), "--json"]
+    train = ["train", "families", str(tmp_path / "prefs.jsonl"), "--out", fam, "--beside", fam, *options]
+    for again in range(2):  # what was trained beside it before is trained anew, and the imported head stays what it was
+        done = run.invoke(app, train)
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        assert [one.family.name for one in load_heads(tmp_path / "fam")[0]] == ["bradley_terry", "additive", "imported"], again
+    assert {"imported", "additive", "length"} <= set(found["curves"]["learners"])
+    assert "`imported` 0." in found["verdict"]["baselines"]
+    assert json.loads((tmp_path / "fam" / "provenance.json").read_text())["imported"]["heads"] == ["reward"]
+    packed = run.invoke(app, ["bundle", "build", fam, "--out", str(tmp_path / "b"), "--serve-anyway", "--json"])
+    assert packed.exit_code == 0, packed.output
+    async with running(settings_of(bundle=json.loads(packed.stdout)["bundle"]), FreshStore(), {}) as service:
+        ask = {"user": "u", "prompt": PROMPT, "responses": RESPONSES, "explain": True}
+        scored = (await service.post("/score", ask | {"family": "imported"}))["scores"]
+        assert [each["explanation"][0]["reward"] for each in scored] == pytest.approx([one for (one,) in logits_of(folder)], abs=1e-4)
+        assert (await service.post("/score", ask | {"family": "additive"}))["family"] == "additive"
+
+
+def test_beside_what_was_not_imported_or_on_another_trunk_nothing_is_trained(tmp_path):
+    (tmp_path / "prefs.jsonl").write_text(json.dumps({"user": "u", "prompt": "p", "chosen": "a", "rejected": "b"}))
+    train = ["train", "families", str(tmp_path / "prefs.jsonl"), "--out", str(tmp_path / "out"), "--beside", str(tmp_path)]
+    other = CliRunner().invoke(app, [*train, "--layers", "0,1"])
+    assert (other.exit_code, "the trunk is that of the imported heads" in " ".join(other.output.replace("│", " ").split())) == (2, True)
+    nothing = CliRunner().invoke(app, train)
+    assert (nothing.exit_code, "has no heads.json" in nothing.stderr) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
 async def test_users_over_imported_heads_learn_from_comparisons(settings_of, tmp_path):
     folder = write_classifier(tmp_path / "model", "Llama", 3, names={0: "helpful", 1: "short", 2: "kind"})
     import_reward_model(str(folder), tmp_path / "fam", [], "")

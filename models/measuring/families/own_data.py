@@ -36,6 +36,7 @@ from attune.models.measuring.families.strangers import LEAST_MEASURED, curves_of
 from attune.models.measuring.writing import made_by, write_report
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
+from attune.models.training.beside import PROVENANCE, Beside
 from attune.models.training.cards import write_cards
 from attune.models.training.family_folder import expect_writable, family_folder
 from attune.models.training.features import Subspace
@@ -78,8 +79,19 @@ class OwnData:
     seed: int = 0
 
 
-def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnData, *, cache: Path | None, tell: Tell) -> dict[str, Any]:
+def train_own(
+    comparisons: Comparisons,
+    trunk: Trunk,
+    out: Path,
+    settings: OwnData,
+    *,
+    cache: Path | None,
+    tell: Tell,
+    beside: Beside | None = None,
+) -> dict[str, Any]:
     """Trains families on `comparisons`, writes the folder `out`, and returns what was found.
+
+    Families `beside` are imported ones on the same trunk: measured with the others, in the folder whatever they are worth, not trained.
 
     Written: `heads.json`, `heads.safetensors`, `trunk.json`, `probes.jsonl`, `cards.json`, `people.json`, `report.md`,
     `results.json`, all at the end and together. In `cache` are kept vectors by content, families as they are trained and folds as
@@ -103,16 +115,19 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
     with quick(trunk, settings.processes) as embedder:
         vectors = embed_texts(comparisons.texts, embedder, cache)
     how = {"settings": asdict(replace(settings, processes=1)), "line_up": asdict(line_up), "by": made_by()}
+    imported = beside.families if beside else ()
+    how |= {"beside": beside.sha256} if beside else {}
     named = training_key(comparisons=comparisons.sha256(), trunk=trunk.sha256, template=trunk.template.to_json(), **how)
     kept = Kept(None if cache is None else cache / FOLDER, named)
-    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, tell, kept)
+    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, imported, _Part(kept, "", tell))
     tell("training the families that are kept, on everybody but validation people")
     data = _final(comparisons, vectors, settings.seed)
     asked = Yardstick.of(data)
     trained_last = _trained(line_up, data, settings, people, _Part(kept, LAST, tell))
-    standing = [with_standing(one, data, asked) for one in trained_last]
+    standing = [with_standing(one, data, asked) for one in (*trained_last, *(with_trust(one, data) for one in imported))]
     # Everybody's head is kept whatever it is worth, for what is found of it is told; `bundle build` refuses it then.
-    trained = [one for one in standing if one.family.name == BASELINE or settings.personalise or not below(one)]
+    asked_for = {BASELINE, *(one.family.name for one in imported)}
+    trained = [one for one in standing if one.family.name in asked_for or settings.personalise or not below(one)]
     default, verdict = _verdict(trained, people, settings)
     names = {one.family.name for one in trained}
     left_out = [below(one) for one in standing if one.family.name not in names]
@@ -120,7 +135,7 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
         tell(f"below a simple head: {sentence}")
     results = {
         **measured_on(comparisons, trunk, settings.seed),
-        "families": {one.family.name: one.summary.get("trust", {}) | {"validation_nll": one.summary["validation_nll"]} for one in trained},
+        "families": {one.family.name: one.summary.get("trust", {}) | _validation_loss(one) for one in trained},
         "default": default,
         "verdict": verdict,
         "at_first": {one.family.name: one.summary.get("at_first", {}) for one in standing},
@@ -135,6 +150,8 @@ def train_own(comparisons: Comparisons, trunk: Trunk, out: Path, settings: OwnDa
         write_met(staging, people_of(comparisons))
         write_cards(staging, trained, comparisons.texts, vectors.candidates)
         write_report(staging, results, render_own(results))
+        if beside and beside.provenance:
+            (staging / PROVENANCE).write_bytes(beside.provenance)
     return results
 
 
@@ -178,8 +195,8 @@ def _measure(
     line_up: LineUp,
     people: int,
     settings: OwnData,
-    tell: Tell,
-    kept: Kept,
+    imported: Sequence[TrainedFamily],
+    part: _Part,
 ) -> tuple[dict[str, Any], str]:
     """Returns the curves of strangers, or nothing and the reason."""
     folds = settings.folds or (5 if people < 100 else 3 if people < 400 else 1)
@@ -187,9 +204,9 @@ def _measure(
     parts: list[Observed] = []
     taken_s: list[float] = []
     for fold in range(folds):
-        found = kept.fold(str(fold))
+        found = part.kept.fold(str(fold))
         if found is not None:
-            tell(f"fold {fold + 1} of {folds} was measured before")
+            part.tell(f"fold {fold + 1} of {folds} was measured before")
             parts.append(found)
             continue
         try:
@@ -197,15 +214,16 @@ def _measure(
         except SplitInvalid as error:
             return {}, f"there are too few people to keep some apart: {error}"
         data = TrainingData(held.train, held.validation, vectors)
-        tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons{_left(taken_s, folds - fold + 1)}")
+        part.tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons{_left(taken_s, folds - fold + 1)}")
         began = time.monotonic()
-        trained = _trained(line_up, data, settings, len(np.unique(held.train.user)), _Part(kept, str(fold), tell))
+        trained = _trained(line_up, data, settings, len(np.unique(held.train.user)), replace(part, name=str(fold)))
+        trained += [with_trust(one, data) for one in imported]
         learners = [*served_learners(trained, vectors), *(train(data) for train in SIMPLE.values())]
         found = observe_strangers(learners, *held.unseen)
         if found is None:
             return {}, f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"
         parts.append(found)
-        kept.keep_fold(str(fold), found)
+        part.kept.keep_fold(str(fold), found)
         taken_s.append(time.monotonic() - began)
     return curves_of(parts, BASELINE), ""
 
@@ -237,14 +255,17 @@ def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -
     """Returns the family that serves, and why; by validation people alone."""
     personal = [one for one in trained if one.family.name != BASELINE and one.trust != NEVER]
     chosen = min(personal, key=_gain_less, default=None)
-    globally = next(one for one in trained if one.family.name == BASELINE)
-    found = globally.summary.get("at_first")
+    globally = {one.family.name: one.summary["at_first"] for one in trained if not one.family.evidence_size and "at_first" in one.summary}
+    found = globally.get(BASELINE)
+    serve = min(globally, key=lambda name: float(globally[name]["nll"]), default=BASELINE)
     compared = (
         "nothing to compare with"
         if not found
         else (f"everybody's head {found['nll']:.3f}, {found['best_simple']} alone {found['best_simple_nll']:.3f} (validation log-loss)")
+        + "".join(f", `{name}` {told['nll']:.3f}" for name, told in globally.items() if name != BASELINE)
     )
-    if chosen is not None and (settings.personalise or _gain_less(chosen) <= -LEAST_GAIN):
+    beaten = chosen is not None and serve != BASELINE and not settings.personalise and _beaten(chosen, globally[serve])
+    if chosen is not None and not beaten and (settings.personalise or _gain_less(chosen) <= -LEAST_GAIN):
         gain = -_gain_less(chosen)
         said = f"Serve `{chosen.family.name}`: validation people gained {gain:.4f} of log-loss by it over everybody's view."
         return chosen.family.name, {"serve": chosen.family.name, "personalise": "yes", "why": said, "baselines": compared}
@@ -252,7 +273,20 @@ def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -
         why = f"Do not personalise: {people} people are fewer than the {LEAST_PEOPLE} from which on it can be learned how people differ."
     else:
         why = "Do not personalise: no gain was found on validation people."
-    return BASELINE, {"serve": BASELINE, "personalise": "no", "why": why, "baselines": compared}
+    if serve != BASELINE:
+        why += f" Serve `{serve}`, which loses less on validation people than what was trained here."
+    return serve, {"serve": serve, "personalise": "no", "why": why, "baselines": compared}
+
+
+def _beaten(chosen: TrainedFamily, globally: Mapping[str, Any]) -> bool:
+    """Returns whether a head that is the same for everybody loses less than a family does with what it gains by knowing people."""
+    at_first: Mapping[str, Any] = chosen.summary.get("at_first", {})
+    return bool(at_first) and float(globally["nll"]) < float(at_first["nll"]) + _gain_less(chosen)
+
+
+def _validation_loss(trained: TrainedFamily) -> dict[str, Any]:
+    """Returns what training found on validation people; nothing for a family that was not trained here."""
+    return {name: trained.summary[name] for name in ("validation_nll",) if name in trained.summary}
 
 
 def _gain_less(trained: TrainedFamily) -> float:

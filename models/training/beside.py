@@ -1,0 +1,49 @@
+"""Imported heads beside which families are trained: read from the folder that `attune import reward` wrote, and kept as they are.
+
+folder ─> trunk (the reward model up to its final layer), imported family, provenance ─> `train_own` ─> one folder with all of them
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attune.models.data.trunk import Trunk
+from attune.models.data.trunk_file import load_trunk_of
+from attune.models.seam.artefacts import it_is
+from attune.models.training.heads import HeadsInvalid, TrainedFamily, load_heads
+from attune.models.training.imported import NAME
+
+PROVENANCE = "provenance.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Imported families, the content of their provenance file (empty where there is none), and a digest of their weights."""
+
+    families: Sequence[TrainedFamily]
+    provenance: bytes
+    sha256: str
+
+
+def read_beside(folder: Path) -> tuple[Beside, Trunk]:
+    """Returns what a folder has of imported heads, and the trunk on which they and all that is trained beside them stand.
+
+    Raises:
+        HeadsInvalid: the folder has no imported head.
+        TrunkUnavailable: the reward model is not where it was, or another one is there.
+    """
+    trained, _ = load_heads(folder)
+    kept = tuple(one for one in trained if one.family.name == NAME)
+    if not kept:
+        names = ", ".join(one.family.name for one in trained)
+        raise HeadsInvalid(f"{folder} has no head that `attune import reward` wrote; it has {names}{it_is(folder)}")
+    digest = hashlib.sha256()
+    for one in kept:
+        for name, tensor in sorted(one.heads.state_dict().items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+    file = folder / PROVENANCE
+    beside = Beside(kept, file.read_bytes() if file.is_file() else b"", digest.hexdigest())
+    return beside, load_trunk_of(folder)
