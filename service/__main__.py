@@ -185,11 +185,13 @@ def measure(
     """Ask members the same prompts, score the answers, and say what each is worth, with intervals and a certificate."""
     from attune.service.errors import AttuneError  # noqa: PLC0415  the other commands stay fast without it
     from attune.service.measure import Asking, MeasureFailed, import_measured, measure_members, read_prompts  # noqa: PLC0415  the same
+    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the same
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
     key = key_in(key_env)
     try:
         settings = read_settings(bundle=str(bundle), roster=str(roster))
+        configure_logging(settings.log_level, settings.log_format)  # to standard error, as the server's
         asking = Asking(max_tokens=max_tokens, together=together, per_second=per_second)
         document = measure_members(settings, read_prompts(prompts), out, asking, aside)
         taken = import_measured(url, document, key) if url else None
