@@ -13,7 +13,7 @@ python -m demo data --out "$work"                     # prefs.jsonl, prompts.txt
 attune data check "$work/prefs.jsonl"
 attune train families "$work/prefs.jsonl" --layers 3,6 --out "$work/families"
 attune portfolio build --base demo/artefacts/language_model/base --families "$work/families" --prompts "$work/prompts.txt" --out "$work/portfolio" \
-  --set answers=16 --set pairs=2 --set held_out_answers=1 --set limits.least_diversity=0.2 \
+  --set answers=16 --set temperature=0.8 --set pairs=2 --set held_out_answers=1 --set limits.least_diversity=0.2 \
   --set dpo.imitation=1 --set dpo.learning_rate=2e-3 --set dpo.epochs=2 --set dpo.checkpoints=8
 attune portfolio show "$work/portfolio"
 attune bundle build "$work/families" --portfolio "$work/portfolio" --name own

@@ -104,6 +104,7 @@ def sample_answers(
     file: Path | None = None,
     source: str = "",
     progress: Callable[[str], None] | None = None,
+    temperature: float | None = None,
 ) -> Answers:
     """Returns `per_prompt` answers of one member to each prompt.
 
@@ -116,6 +117,7 @@ def sample_answers(
         file: where finished batches are kept and found again; of other prompts, members, seeds or sources it is overwritten.
         source: tells two models apart that were asked the same.
         progress: told a line now and then.
+        temperature: in place of the model's own.
 
     Raises:
         ValueError: there is nothing to ask, or a prompt leaves no room for an answer.
@@ -123,18 +125,20 @@ def sample_answers(
     if not prompts or per_prompt < 1:
         raise ValueError(f"{len(prompts)} prompts and {per_prompt} answers to each; at least one of both is needed")
     asked = [prompt for prompt in prompts for _ in range(per_prompt)]
-    told = {
+    told: dict[str, object] = {
         "source": source,
         "member": member,
         "per_prompt": per_prompt,
         "seed": seed,
         "asked": hashlib.sha256("\0".join(asked).encode()).hexdigest(),
     }
+    if temperature is not None:
+        told["temperature"] = temperature
     with _kept(file) as lines:
         found = _read(lines, told)
         for start in range(len(found), len(asked), BATCH):
             batch_seed = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
-            part = sample(model, member, asked[start : start + BATCH], batch_seed, BATCH)
+            part = sample(model, member, asked[start : start + BATCH], batch_seed, BATCH, temperature=temperature)
             found += part
             lines.write(json.dumps([[answer.text, answer.ids, answer.end] for answer in part], ensure_ascii=False) + "\n")
             lines.flush()

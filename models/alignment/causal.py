@@ -156,6 +156,7 @@ def sample(
     seed: int,
     batch: int = 128,
     progress: Callable[[int], None] | None = None,
+    temperature: float | None = None,
 ) -> list[Answer]:
     """Returns one sampled answer to each prompt, with the model's own generation settings (temperature, nucleus, length).
 
@@ -166,10 +167,12 @@ def sample(
         seed: of the sampling; equal seeds, prompts, batches and threads give equal texts. The global generator is left as it was.
         batch: answers written side by side; a small model spends its time between the products, not in them.
         progress: told how many answers there are, after each batch.
+        temperature: in place of the model's own.
 
     Raises:
         ValueError: a prompt leaves no room for an answer.
     """
+    changed = {} if temperature is None else {"temperature": temperature}
     ids = model.prompt_ids(prompts)
     longest = max(map(len, ids), default=0)
     if longest + 1 > model.context:
@@ -181,7 +184,11 @@ def sample(
             padded = model.tokenizer.pad({"input_ids": ids[start : start + batch]}, padding_side="left", return_tensors="pt")
             width = padded["input_ids"].shape[1]
             output = network.generate(
-                **padded.to(network.device), do_sample=True, max_new_tokens=min(model.max_tokens, model.context - width), max_length=None
+                **padded.to(network.device),
+                do_sample=True,
+                max_new_tokens=min(model.max_tokens, model.context - width),
+                max_length=None,
+                **changed,
             )
             found += [answer_of(row, model.tokenizer, ends_of(model)) for row in output[:, width:].tolist()]
             if progress is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -70,6 +71,8 @@ class MemberSettings:
 
     Attributes:
         answers: of the base to each training prompt.
+        temperature: of the base as it answers them; 0 for its own. A higher one shows more of what it can say, also where it serves with
+            a low one.
         pairs: most pairs of one prompt.
         least_margin: of a pair's `w·r`.
         only_ended: whether answers that were cut off are kept out of the pairs, see `choose_pairs`.
@@ -79,6 +82,7 @@ class MemberSettings:
     """
 
     answers: int = 4
+    temperature: float = 0.0
     pairs: int = 1
     least_margin: float = 0.05
     only_ended: bool = True
@@ -86,6 +90,10 @@ class MemberSettings:
     limits: GuardLimits = field(default_factory=GuardLimits)
     validation_answers: int = 1
     held_out_answers: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; at least 0 was expected, which is the base's own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +150,8 @@ def train_member(
     shared = shared or work
     source = str(arguments["base"])
     model = load(base)
-    learned = sample_answers(model, BASE, prompts.training, settings.answers, seed, shared / "training.jsonl", source, tell)
+    file = shared / "training.jsonl"
+    learned = sample_answers(model, BASE, prompts.training, settings.answers, seed, file, source, tell, settings.temperature or None)
     judged = learned.rewards(rewards)
     pairs = choose_pairs(learned, judged, wanted, settings.pairs, settings.least_margin, only_ended=settings.only_ended)
     aligned = train_dpo(base, pairs, work, seed, settings.dpo, tell)

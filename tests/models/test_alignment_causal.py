@@ -137,6 +137,16 @@ def test_kept_answers_are_found_again_and_a_line_cut_short_is_sampled_anew(tiny,
     assert sample_answers(model, BASE, prompts, 1, seed=2, file=file) != fresh
 
 
+def test_answers_at_another_temperature_are_others_and_are_kept_apart(tiny, tmp_path):
+    _, _, model = tiny
+    file = tmp_path / "answers.jsonl"
+    usual = sample_answers(model, BASE, PROMPTS[:4], 3, seed=1, file=file)
+    cold = sample_answers(model, BASE, PROMPTS[:4], 3, seed=1, file=file, temperature=1e-4)
+    assert all(len({answer.text for answer in group}) == 1 for group in cold.answers)
+    assert any(len({answer.text for answer in group}) > 1 for group in usual.answers)
+    assert sample_answers(model, BASE, PROMPTS[:4], 3, seed=1, file=file) == usual
+
+
 def test_rewards_outside_the_unit_interval_or_of_another_width_are_refused():
     with pytest.raises(RewardsInvalid, match=r"'b' lies in \[0\.2, 1\.5\]"):
         Rewards(("a", "b"), lambda _p, r: np.tile([0.2, 1.5], (len(r), 1))).of(["x"], ["y"])
