@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam import weighted
-from attune.models.seam.authored import tell_everybody
 from attune.models.seam.families import Families, Row
 from attune.models.seam.member_effects import PERSONAL, SHARED, Everybody, MemberEffects, code_of
 from attune.models.seam.member_evidence import EvidenceLayout, ObservedRewards, nothing_observed
@@ -158,7 +157,7 @@ class Deployment:
         known, (_, everybody) = self.evidence[user], self.read()
         added, _ = self.families.study_all(known, told)
         if everybody is not None:
-            share, losses = tell_everybody(self.families, known, told, everybody)
+            share, losses = self.families.tell_everybody(known, told, everybody)
             vector = np.concatenate([share * self.families.effects_part(added), losses])
             self.summed = vector if self.summed is None else self.summed + vector
         self.evidence[user] = known + added

@@ -32,7 +32,7 @@ from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.server_process import Fsync
 from attune.service.state.store import Limits, NewComparison, UserKey, user_tag
-from attune.service.usecases.payload import pack_payload
+from attune.service.usecases.forms_of_feedback import pack_payload
 
 BASIS = "3f2a9c41d07be586"
 ROWS = ((1, 1), (20, 8), (1000, 200))

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.authored import evidence_of_authors
 from attune.models.seam.evidence import MAX_EVIDENCE, half, quantise
-from attune.models.seam.family import Family, Row, Scored, logit_of, mixed_scores
-from attune.models.seam.member_effects import MemberEffects
+from attune.models.seam.family import Family, Row, Scored, logit_of, mixed_scores, reward_difference
+from attune.models.seam.member_effects import Everybody, MemberEffects, gate, with_effects
 from attune.models.seam.trust import ALWAYS, LOSSES, losses, share
 from attune.models.seam.weighted import Compared
 
@@ -148,7 +147,7 @@ class Families:
             if name in self._losses:
                 each = [one.weight * losses(own, anybody, tie=one.tie) for one, (_, own, anybody) in zip(comparisons, found, strict=True)]
                 scored.append(np.sum(each, axis=0))
-        return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored, evidence_of_authors(self, known, comparisons)]))), told
+        return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored, self._evidence_of_authors(known, comparisons)]))), told
 
     def text_logit(self, name: str, known: Array, one: Compared) -> tuple[float, float]:
         """Returns mean and variance of the logit that a family gives a choice, mixed as its weights are."""
@@ -193,6 +192,55 @@ class Families:
         family = self._families[name]
         mixed: Array = trusted * personal + (1.0 - trusted) * family.weights(np.zeros(family.evidence_size), prompt)
         return mixed
+
+    # --- comparisons whose authors are known: what they say of members beside the texts -----------------------------
+
+    def predict_with_effects(self, known: Array, one: Compared, everybody: Everybody) -> float:
+        """Returns the probability of a choice, text and effects together as far as effects are trusted; the text's without authors."""
+        assert self.effects is not None
+        text = self.text_logit(self.effects.family, known, one)
+        alone = with_effects(text, (0.0, 0.0))
+        if one.direction is None or not one.direction.any():
+            return alone
+        together = with_effects(text, everybody.along(self.effects_part(known), one.direction))
+        return everybody.trusted * together + (1.0 - everybody.trusted) * alone
+
+    def tell_everybody(self, known: Array, comparisons: Sequence[Compared], everybody: Everybody) -> tuple[float, Array]:
+        """Returns how much of what was told of authors counts for everybody, and two losses `[2]`: with effects, and by the texts alone.
+
+        Args:
+            known: `[E]`, the user's sum as it stood.
+            comparisons: told as one.
+            everybody: what was known of the members.
+        """
+        effects = self.effects
+        assert effects is not None
+        own, lost, counts = self.effects_part(known), np.zeros(2), 1.0
+        for one in comparisons:
+            if one.direction is None or not one.direction.any():
+                continue
+            text = self.text_logit(effects.family, known, one)
+            both = with_effects(text, everybody.along(own, one.direction)), with_effects(text, (0.0, 0.0))
+            lost += one.weight * gate(_apart(self._families[effects.family], one)) * losses(*both, tie=one.tie)
+            counts = min(counts, effects.discount(own, one.direction))
+        return counts, lost
+
+    def _evidence_of_authors(self, known: Array, comparisons: Sequence[Compared]) -> Array:
+        """Returns the slice of member effects that comparisons add to a user's sum `known` `[E]`; empty where there are none."""
+        effects = self.effects
+        if effects is None:
+            return _NO_EVIDENCE
+        total = np.zeros(effects.evidence_size)
+        for one in comparisons:
+            if one.direction is not None and one.direction.any():
+                text = self.text_logit(effects.family, known, one)
+                total += effects.evidence(one.direction, text, _apart(self._families[effects.family], one), weight=one.weight, tie=one.tie)
+        return total
+
+
+def _apart(family: Family, one: Compared) -> float:
+    """Returns the greatest difference of two texts under any head, logits."""
+    return family.logit_scale * float(np.abs(reward_difference(f"{family.name}_rewards", one.chosen, one.rejected)).max())
 
 
 _NO_EVIDENCE = np.zeros(0)

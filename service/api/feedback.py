@@ -1,6 +1,6 @@
 """`POST /feedback`, and `/feedback/batch` for many lines of it: which answers a user liked.
 
-    body ─> feedback_forms.told_by ─> usecases.learning.learn ─> answer
+    body ─> feedback_body.told_by ─> usecases.learning.learn ─> answer
 
 A batch is the same for each line: what goes wrong with one is its line of the result, and the others are learned.
 """
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from attune.service.api.answers import UserSeen, also, json_response, problems, to_json
-from attune.service.api.feedback_forms import FeedbackRequest, told_by
+from attune.service.api.feedback_body import FeedbackRequest, told_by
 from attune.service.errors import (
     AttuneError,
     CallerError,

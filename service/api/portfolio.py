@@ -15,8 +15,8 @@ from attune.service.api.shapes import PortfolioAnswer
 from attune.service.live.runtime import Call
 from attune.service.live.standing import Standing
 from attune.service.state.store import MemberSum
+from attune.service.usecases.authors import read_standing
 from attune.service.usecases.coverage import MemberCoverage, RatioBin, Suggestion, WorstDecile, coverage
-from attune.service.usecases.member_standing import read_standing
 
 router = APIRouter(tags=["operations"])
 

@@ -36,7 +36,7 @@ from attune.service.state.store import (
     UserKey,
 )
 from attune.service.usecases.decision_record import RecordUnreadable, unpack
-from attune.service.usecases.payload import read_payload
+from attune.service.usecases.forms_of_feedback import read_payload
 from attune.service.usecases.people import key_of
 
 router = APIRouter(tags=["users"])

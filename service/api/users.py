@@ -17,7 +17,7 @@ from attune.service.http.segments import Segment
 from attune.service.live.runtime import Call
 from attune.service.state.records import checked_event_id
 from attune.service.usecases import learning
-from attune.service.usecases.member_standing import read_standing
+from attune.service.usecases.authors import read_standing
 from attune.service.usecases.people import delete_person, look_up, merge_people, under_families, weights_under
 from attune.service.usecases.routing import UsualRouting, usual_routing
 

@@ -33,13 +33,12 @@ from attune.service.state.keys import (
 from attune.service.state.listing import ListedUsers, list_users, users_with_a_log
 from attune.service.state.member_sums import MemberSum, MemberSums, Vector
 from attune.service.state.merging import Merged, Merging, PartedKey
-from attune.service.state.reads import Reads
 from attune.service.state.records import Exported, KnownEvent, LoggedComparison, NewComparison, UserSum, is_event_id
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
 from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UserRead, UsersPage
 from attune.service.state.taking_back import find_logged, take_back
-from attune.service.state.wire import Wire
+from attune.service.state.wire import Reads, Wire
 
 _POINTERS_AT_ONCE = 500
 _TAKEN_BACK = 0x80000000

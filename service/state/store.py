@@ -16,7 +16,6 @@ from typing import Literal, Protocol
 
 from attune.service.state.durable import WriteHealth
 from attune.service.state.keys import UserKey, user_tag
-from attune.service.state.limits import Limits
 from attune.service.state.listing import ListedUser, ListedUsers
 from attune.service.state.member_sums import MemberSum, Part
 from attune.service.state.merging import Merged
@@ -24,6 +23,7 @@ from attune.service.state.records import (
     Exported,
     KnownEvent,
     LastMember,
+    Limits,
     LoggedComparison,
     NewComparison,
     ReplayedEvidence,

@@ -1,6 +1,7 @@
 """One command at a time to Redis: bounded, finished whatever its caller does, repeated once, its failure translated.
 
     caller ──> permit (cancellable) ──> a task that owns the connection until its reply is read ──> reply or StoreUnavailable
+    reads  ──> gathered until the loop has gone round ──> one MGET ──> each its own records
 
 A caller may leave at any await; its command is still awaited to the end by its task, so that a connection never returns to the pool with
 a reply unread, which redis-py would hand to the next caller (redis-py #2624, #2665). Exceptions of redis-py are translated here and
@@ -17,11 +18,14 @@ from typing import Any, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 
-from attune.service.errors import Overloaded, StoreUnavailable
+from attune.service.errors import AttuneError, Overloaded, StoreUnavailable
 from attune.service.state.connect import connect
 from attune.service.state.scripts import Script
 
 T = TypeVar("T")
+
+KEYS_AT_ONCE = 512
+"""A command that reads is not longer than this, unless one read alone is."""
 
 
 class Wire:
@@ -154,6 +158,67 @@ class Wire:
     async def script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
         result: list[Any] = await script.run(self.command, keys, arguments)
         return result
+
+
+class Reads:
+    """Reads of strings that are asked for in one turn of the event loop, as one command.
+
+    On a cluster, where one command reaches one slot, each read is a command of its own.
+
+    Args:
+        wire: to Redis.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._waiting: list[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]] = []
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def get(self, names: Sequence[str]) -> list[bytes | None]:
+        """Returns the string of each key, None where there is none.
+
+        Raises:
+            StoreUnavailable, Overloaded: see `Wire.run`.
+        """
+        if self._wire.clustered:
+            return await self._wire.run("read", lambda: self._wire.command("MGET", *names))
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        answer: asyncio.Future[list[bytes | None]] = loop.create_future()
+        self._waiting.append((names, answer))
+        return await answer
+
+    def _send(self) -> None:
+        gathered, self._waiting = self._waiting, []
+        while gathered:
+            size = many = 0
+            while many < len(gathered) and (not many or size + len(gathered[many][0]) <= KEYS_AT_ONCE):
+                size += len(gathered[many][0])
+                many += 1
+            task = asyncio.create_task(self._fetch(gathered[:many]), name="redis reads")
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+            gathered = gathered[many:]
+
+    async def _fetch(self, gathered: Sequence[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]]) -> None:
+        names = [name for wanted, _ in gathered for name in wanted]
+        try:
+            records: list[bytes | None] = await self._wire.run("read", lambda: self._wire.command("MGET", *names))
+        except AttuneError as error:
+            for _, answer in gathered:
+                if not answer.done():  # its caller may have left
+                    answer.set_exception(type(error)(error.detail))
+            return
+        except BaseException:
+            for _, answer in gathered:
+                answer.cancel()
+            raise
+        at = 0
+        for wanted, answer in gathered:
+            if not answer.done():
+                answer.set_result(records[at : at + len(wanted)])
+            at += len(wanted)
 
 
 def _reason(error: BaseException) -> str:

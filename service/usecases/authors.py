@@ -1,10 +1,11 @@
-"""What a comparison tells of the members who wrote its answers: for this user, beside everything else, and discounted for everybody.
+"""The members as authors of answers: what they are worth now, and what scored answers and comparisons add to that.
 
+    tenant's sums of members, read at most once a second ─> Standing     scored answers ─> tally ─> those sums, within a second
     authors' names ─> codes of the comparisons ─> Families.study_all ─> the user's slice ─> log, sum
                                               └─> Everyone ─> the tenant's sum of everybody, with the members' sums, within a second
 
-How much counted for everybody stands in the log, so that taking a comparison back takes that back as well. Deleting a user leaves it: a
-sum over all users holds nobody.
+With the store away routing goes on from what was read last, or from the bundle's measurement. How much counted for everybody stands in
+the log, so that taking a comparison back takes that back as well. Deleting a user leaves it: a sum over all users holds nobody.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.authored import tell_everybody
 from attune.models.seam.evidence import quantise
+from attune.models.seam.family import Row
 from attune.models.seam.member_effects import code_of
 from attune.models.seam.weighted import Codes, Compared
+from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.live.runtime import Call
-from attune.service.live.standing import EVERYBODY, kept_under
+from attune.service.live.standing import EVERYBODY, Standing, kept_under
+from attune.service.observe.logs import get_logger
 from attune.service.state.store import LoggedComparison
-from attune.service.usecases.member_standing import read_standing
 
 Array = NDArray[np.float64]
+_log = get_logger(__name__)
 
 TOLD = "everybody"
 """Field of a comparison in the log: how much of it counts for everybody, and its two losses."""
@@ -36,6 +39,31 @@ class Everyone:
 
     share: float
     losses: tuple[float, float]
+
+
+async def read_standing(call: Call) -> Standing:
+    """Returns what the members are worth to the caller's tenant; as last known where the sums cannot be read."""
+    serving, tenant = call.serving, call.caller.tenant
+    try:
+        return serving.standings.of(tenant, await call.runtime.store.read_members(tenant, kept_under(serving.bundle.basis)))
+    except (StoreUnavailable, Overloaded):  # counted as an operation of the store that failed
+        return serving.standings.last(tenant)
+    except ValueError as error:
+        _log.error("the sums of the members cannot be read; routing goes by what was measured", tenant=tenant, reason=str(error))
+        return serving.standings.last(tenant)
+
+
+def saw_answers(call: Call, members: Sequence[str], rows: Sequence[Row]) -> None:
+    """Takes in scored answers of members, for their sums.
+
+    Args:
+        call: the request that they answer.
+        members: the author of each.
+        rows: the scorer's outputs for each.
+    """
+    layout, basis = call.serving.standings.layout, kept_under(call.serving.bundle.basis)
+    for member, row in zip(members, rows, strict=True):
+        call.runtime.tally.saw(call.caller.tenant, basis, member, layout.evidence(row))
 
 
 def codes_of(call: Call, authors: Sequence[str] | None) -> Codes:
@@ -67,7 +95,7 @@ async def for_everybody(call: Call, known: Array, comparisons: Sequence[Compared
     everybody = (await read_standing(call)).everybody()
     if everybody is None:
         return None
-    share, lost = tell_everybody(call.serving.bundle.families, known, comparisons, everybody)
+    share, lost = call.serving.bundle.families.tell_everybody(known, comparisons, everybody)
     return Everyone(share, (float(lost[0]), float(lost[1])))
 
 

@@ -23,9 +23,8 @@ from attune.service.errors import EventConflict, ExpiredCandidate, NotYourCandid
 from attune.service.live.runtime import Call
 from attune.service.state.store import NewComparison, UserKey, UserSum
 from attune.service.usecases.authors import TOLD, Everyone, add_for_everybody, for_everybody, take_back_for_everybody
-from attune.service.usecases.kinds_of_feedback import Form, comparisons_of, content_of
+from attune.service.usecases.forms_of_feedback import Form, comparisons_of, content_of, pack_payload, read_payload
 from attune.service.usecases.named_answers import FoundAnswers, Named, find_answers
-from attune.service.usecases.payload import pack_payload, read_payload
 from attune.service.usecases.people import Person, key_of, person, weights_under
 
 Array = NDArray[np.float64]

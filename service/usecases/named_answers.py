@@ -1,11 +1,12 @@
 """The answers that feedback names, as rows of the scorer, whatever way they were named.
 
-Stored candidates bring their rows with them, or are scored from their texts (`kept_rows`); texts go through the scorer.
+Texts go through the scorer. Stored candidates bring their rows with them; what is missing is computed from their texts: where an answer
+was sent unscored, where nothing needed the prompt's row, and where another basis serves by now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from attune.models.seam.family import Row
@@ -14,8 +15,7 @@ from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, digest_of, unpack
-from attune.service.usecases.kept_rows import rows_of_kept, settled
-from attune.service.usecases.scoring import both, encode, submit_with_prompt
+from attune.service.usecases.scoring import both, encode, submit, submit_with_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, Foun
             raise invalid([FieldError(field, told)])
     texts = tuple(candidate.text for candidate in found)
     kept = [(records[decision], candidate) for (decision, _), candidate in zip(places, found, strict=True)]
-    rows, prompt = await rows_of_kept(call, kept)
+    rows, prompt = await _rows_of_kept(call, kept)
     members = tuple(candidate.member for candidate in found)
     return seen, FoundAnswers(rows, prompt, tuple(records), members, first.prompt, first.context, texts)
 
@@ -134,8 +134,11 @@ def _split(field: str, candidate: str) -> tuple[str, int]:
 
 
 async def read_records(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
-    """Returns the user and the records of `wanted` (decision id -> field that named it), all of them."""
-    await settled(call, wanted)
+    """Returns the user and the records of `wanted` (decision id -> field that named it), all of them.
+
+    Answers of theirs that this process is still to score are waited for.
+    """
+    await call.runtime.later.settled(wanted, call.left_s)
     with call.timings.measure("redis"):
         seen = await call.runtime.store.read(key, call.kept_under, decisions=tuple(wanted))
     records = {}
@@ -159,6 +162,39 @@ async def _missing(call: Call, key: UserKey, decision_id: str, field: str) -> Ex
         case "unknown":
             kind = UnknownDecision if field == "decision_id" else UnknownCandidate
             return kind(f"{field}: no decision {decision_id} is known")
+
+
+async def _rows_of_kept(call: Call, kept: Sequence[tuple[DecisionRecord, KeptCandidate]]) -> tuple[tuple[Row, ...], Row]:
+    """Returns the rows of these candidates, in their order, and the row of the prompt that all of them answer.
+
+    Raises:
+        ExpiredCandidate: rows are missing, and so are the texts to compute them from.
+        Overloaded, DeadlineExceeded, ScorerFailed, NotReady: see `Batcher.submit`.
+    """
+    serving = call.serving
+    rows = [_known(record, serving.bundle.basis, candidate.outputs, serving.candidate_outputs) for record, candidate in kept]
+    prompts = (_known(record, serving.bundle.basis, record.prompt_outputs, serving.prompt_outputs) for record, _ in kept)
+    prompt_row = next((row for row in prompts if row is not None), None)
+    if None not in rows and prompt_row is not None:
+        return tuple(row for row in rows if row is not None), prompt_row
+    first, missing = kept[0][0], [candidate.text for (_, candidate), row in zip(kept, rows, strict=True) if row is None]
+    texts = [text for text in missing if text is not None]
+    if first.prompt is None or len(texts) < len(missing):
+        basis = serving.bundle.basis
+        made = "were sent before they were scored" if first.basis == basis else f"were made under basis {first.basis}, {basis} serves now"
+        raise ExpiredCandidate(f"the candidates {made}, and no texts were kept; send them as texts")
+    with_prompt = prompt_row is None
+    encoded = await encode(call, first.prompt, texts, context=first.context, with_prompt=with_prompt)
+    found = await (submit_with_prompt if with_prompt else submit)(call, encoded)
+    if prompt_row is None:
+        prompt_row = found.pop()
+    computed = iter(found)
+    return tuple(next(computed) if row is None else row for row in rows), prompt_row
+
+
+def _known(record: DecisionRecord, basis: str, outputs: Row, wanted: Collection[str]) -> Row | None:
+    """Returns what a record has of a row; None if it means something else under this basis, or is not whole."""
+    return outputs if record.basis == basis and outputs.keys() >= set(wanted) else None
 
 
 # --- by texts -----------------------------------------------------------------------------------------------------

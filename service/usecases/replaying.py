@@ -21,9 +21,8 @@ from attune.service.errors import FieldError, InvalidRequest, Overloaded, Scorer
 from attune.service.live.runtime import Call
 from attune.service.state.store import LoggedComparison, NewComparison, UserKey, UsersPage, user_tag
 from attune.service.usecases.authors import add_for_everybody, for_everybody
-from attune.service.usecases.kinds_of_feedback import comparisons_of, logged
+from attune.service.usecases.forms_of_feedback import comparisons_of, logged, read_payload
 from attune.service.usecases.learning import study
-from attune.service.usecases.payload import read_payload
 from attune.service.usecases.people import person
 from attune.service.usecases.scoring import encode, submit
 

@@ -26,8 +26,8 @@ from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.ids import new_decision_id
 from attune.service.live.runtime import Call, Serving
 from attune.service.live.standing import Standing
+from attune.service.usecases.authors import read_standing
 from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, PromptDraw, Routing, digest_of, keep, pack
-from attune.service.usecases.member_standing import read_standing
 from attune.service.usecases.people import Person, read_person
 from attune.service.usecases.scoring import both, encode, submit, submit_with_prompt
 

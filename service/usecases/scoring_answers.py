@@ -17,8 +17,8 @@ from attune.models.seam.text import Encoded
 from attune.service.live.runtime import Call
 from attune.service.live.scoring_later import Later
 from attune.service.observe.logs import get_logger
+from attune.service.usecases.authors import saw_answers
 from attune.service.usecases.decision_record import keep
-from attune.service.usecases.member_standing import saw_answers
 from attune.service.usecases.routing import Decision, write
 from attune.service.usecases.scoring import encode, score_candidates, submit
 

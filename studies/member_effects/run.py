@@ -25,7 +25,6 @@ from attune.models.data.trunk import load_trunk
 from attune.models.measuring.metrics import bootstrap
 from attune.models.measuring.rows import Rows, rows_from_heads
 from attune.models.measuring.writing import made_by
-from attune.models.seam.authored import predict, tell_everybody
 from attune.models.seam.families import Families
 from attune.models.seam.member_effects import MemberEffects
 from attune.models.seam.weighted import Compared
@@ -156,8 +155,8 @@ class _Deployment:
             one, known = self.compared(table, row), self.known.get(user, self.families.prior())
             everybody = self.effects.everybody(self._names, self.summed)
             if not one.tie:
-                lost, counted = lost - float(np.log(predict(self.families, known, one, everybody))), counted + 1
-            share, losses = tell_everybody(self.families, known, (one,), everybody)
+                lost, counted = lost - float(np.log(self.families.predict_with_effects(known, one, everybody))), counted + 1
+            share, losses = self.families.tell_everybody(known, (one,), everybody)
             added, _ = self.families.study_all(known, (one,))
             self.summed = self.summed + np.concatenate([share * self.families.effects_part(added), losses])
             self.known[user], self.count[user] = known + added, self.count.get(user, 0) + 1
@@ -179,9 +178,13 @@ def _curve(world: _Deployment, told: Comparisons, tested: Comparisons, counts: S
             known, one = world.known.get(user, world.families.prior()), world.compared(tested, row)
             without = known.copy()
             without[len(known) - world.effects.evidence_size :] = 0.0
-            text = world.families.predict(known, one.chosen, one.rejected, one.prompt)[name]
+            text, predict = world.families.predict(known, one.chosen, one.rejected, one.prompt)[name], world.families.predict_with_effects
             people.setdefault(user, []).append(
-                [text, predict(world.families, without, one, everybody), predict(world.families, known, one, everybody)]
+                [
+                    text,
+                    predict(without, one, everybody),
+                    predict(known, one, everybody),
+                ]
             )
         table = [np.clip(np.array(said), 1e-9, 1.0) for _, said in sorted(people.items())]
         found[count] = np.array([np.stack([(said > 0.5).mean(axis=0), -np.log(said).mean(axis=0)], axis=1) for said in table])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from attune.service.ids import candidate_id, new_decision_id
-from attune.service.usecases.payload import pack_payload, read_payload
+from attune.service.usecases.forms_of_feedback import pack_payload, read_payload
 
 ONE, TWO = new_decision_id(1.8e9), new_decision_id(1.8e9 + 1)
 PLAIN: dict[str, Any] = {

@@ -11,7 +11,7 @@ from tests.project.tree import ROOT, tracked
 SOURCES = ("service/", "models/", "demo/", "studies/", "loadtest/")
 SAME_WORD = {
     "models/training/direction_head.py": "`bradley_terry` is a loss there",
-    "service/usecases/payload.py": "a sample of what is packed, in a dictionary that never changes",
+    "service/usecases/forms_of_feedback.py": "a sample of what is packed, in a dictionary that never changes",
     "studies/__main__.py": "`sparserm` is a study there",
 }
 

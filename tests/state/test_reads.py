@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 from attune.service.errors import StoreUnavailable
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.keys import UserKey
-from attune.service.state.reads import KEYS_AT_ONCE
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.store import ListedUser, Store
+from attune.service.state.wire import KEYS_AT_ONCE
 from tests.state.conftest import BASIS, comparison, key_of
 
 

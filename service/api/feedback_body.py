@@ -20,7 +20,7 @@ from attune.service.errors import FieldError
 from attune.service.ids import new_id, split_candidate
 from attune.service.live.runtime import RequestLimits
 from attune.service.state.records import checked_event_id
-from attune.service.usecases.kinds_of_feedback import Form, Graded, Preferred, Ranked
+from attune.service.usecases.forms_of_feedback import Form, Graded, Preferred, Ranked
 from attune.service.usecases.learning import Told
 from attune.service.usecases.named_answers import ById, ByText, EditedFrom, Named
 
