@@ -111,7 +111,7 @@ def member(
     seed: Seed = 0,
 ) -> None:
     """Align one member of the demo's base to manners, as `attune train member` does for any base and rewards."""
-    from attune.models.measuring.members import train_one  # noqa: PLC0415 - torch
+    from attune.models.measuring.aligned_members import train_one  # noqa: PLC0415 - torch
     from attune.models.portfolio.inputs import changed  # noqa: PLC0415 - torch
     from demo.rewards import DEMO_SETTINGS, MANNER_REWARDS, demo_prompts  # noqa: PLC0415 - torch
 
@@ -130,7 +130,7 @@ def members(
     seed: Seed = 1,
 ) -> None:
     """What aligning did to each member on test prompts, judged by the manners themselves."""
-    from attune.models.measuring.members import judge  # noqa: PLC0415 - torch
+    from attune.models.measuring.aligned_members import judge  # noqa: PLC0415 - torch
     from demo.rewards import MANNER_REWARDS, demo_prompts  # noqa: PLC0415 - torch
 
     typer.echo(judge(BASE, folder, MANNER_REWARDS, demo_prompts().held_out, answers, out, seed=seed, progress=aside))

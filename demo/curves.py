@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.metrics import bootstrap, calibration_error
+from attune.models.measuring.figures import bootstrap, calibration_error
+from attune.models.measuring.report_files import interval, made_by, table, write_report
 from attune.models.measuring.rows import Rows, rows_from_heads
-from attune.models.measuring.writing import interval, made_by, table, write_report
 from attune.models.seam.bundle import sha256_of
 from attune.models.seam.families import Families, Row
 from attune.models.training.heads import families_of, load_heads

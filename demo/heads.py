@@ -35,10 +35,10 @@ from attune.models.training.heads import TrainedFamily, compute_outputs, load_he
 from attune.models.training.latents import learn_latents
 from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
+from attune.models.training.prior_trust import with_trust
 from attune.models.training.sparse_autoencoder import AutoencoderSettings
 from attune.models.training.sparserm import SparseRmSettings, train_sparserm
 from attune.models.training.sureness import with_sureness
-from attune.models.training.trusting import with_trust
 from attune.models.training.vrf import VrfSettings, train_vrf
 from demo.corpus.tastes import DEFAULT_CONCENTRATION, DEFAULT_SHARPNESS, draw_users, manner_scores, utility
 from demo.corpus.texts import MANNERS, Split, prompts
@@ -211,7 +211,7 @@ def base_pools(demo: Path, settings: DemoSettings, *, seed: int) -> list[Pool]:
     """Returns what the language model of `demo`, without an adapter, answers to training prompts; nothing where there is none."""
     if not has_language_model(demo):
         return []
-    from demo.answers import BASE_NAME, generate_pool  # noqa: PLC0415 - peft takes seconds and only this branch needs it
+    from demo.answer_pools import BASE_NAME, generate_pool  # noqa: PLC0415 - peft takes seconds and only this branch needs it
 
     asked = [prompt.text for prompt in prompts("train", seed)[: settings.base_prompts]]
     number, cache = seed_for(seed, "base-train"), demo / "answers" / "base.jsonl"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
-from attune.models.portfolio.measure import Values
 from attune.models.portfolio.pool import Pool
+from attune.models.portfolio.pool_values import Values
 from attune.models.seam.certificate import Certificate
 from attune.models.seam.portfolio import Portfolio, PortfolioMember
 from demo.corpus.texts import MANNERS, Split, prompts
@@ -55,7 +55,7 @@ def member_pool(demo: Path, part: Split, settings: DemoSettings, *, seed: int, s
     asked = prompts(part, seed)[skip : skip + settings.member_prompts]
     if not has_language_model(demo):
         return grammar_pool(asked, settings.member_answers, seed=seed_for(seed, f"members-{part}"))
-    from demo.answers import generate_pool  # noqa: PLC0415 - peft takes seconds and only this branch needs it
+    from demo.answer_pools import generate_pool  # noqa: PLC0415 - peft takes seconds and only this branch needs it
 
     return generate_pool(
         demo / "language_model",

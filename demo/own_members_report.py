@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.metrics import bootstrap
+from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.report_files import made_by, write_report
 from attune.models.measuring.rows import rows_from_heads
-from attune.models.measuring.writing import made_by, write_report
 from attune.models.seam.attributes import NAME as FAMILY
 from attune.models.seam.families import Families
 from attune.models.seam.portfolio import Portfolio, read_portfolio

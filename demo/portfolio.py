@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Rewards
-from attune.models.alignment.member import DOCUMENT, Prompts
+from attune.models.alignment.base_answers import Rewards
+from attune.models.alignment.trained_member import DOCUMENT, Prompts
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.preferences import Texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.portfolio.build import PalmSettings, build_portfolio
-from attune.models.portfolio.measure import Values
+from attune.models.portfolio.end_to_end import PalmSettings, build_portfolio
 from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.own_heads import member_values
+from attune.models.portfolio.pool_values import Values
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.seam.attributes import NAME as FAMILY
 from attune.models.seam.certificate import read_certificate

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from attune.models.data.trunk import load_demo_trunk
+from attune.models.export.faster_graphs import PrecisionLoss, measure_precision, row_scaled_int8
 from attune.models.export.onnx import ScorerGraph, export_scorer
-from attune.models.export.precision import PrecisionLoss, measure_precision, row_scaled_int8
 from attune.models.training.heads import load_heads
 from demo.corpus.texts import MANNERS, answer, prompts
 

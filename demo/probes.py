@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from attune.models.data.probes import FILE
-from attune.models.measuring.writing import write_text
+from attune.models.measuring.report_files import write_text
 from demo.corpus.texts import prompts
 
 RESPONSES = (

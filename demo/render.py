@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attune.models.measuring.writing import bar, interval, table
+from attune.models.measuring.report_files import bar, interval, table
 
 AFTER = 10
 """Comparisons at which the demo's promises are held."""

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.metrics import bootstrap
+from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.report_files import made_by, write_report
 from attune.models.measuring.rows import Rows, rows_from_bundle, rows_from_heads
-from attune.models.measuring.writing import made_by, write_report
 from attune.models.portfolio.pool import Pool
 from attune.models.seam.attributes import NAME as ATTRIBUTES
 from attune.models.seam.bradley_terry import NAME as BASELINE

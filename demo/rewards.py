@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Rewards
+from attune.models.alignment.base_answers import Rewards
 from attune.models.alignment.dpo import DpoSettings
 from attune.models.alignment.guard import GuardLimits
-from attune.models.alignment.member import MemberSettings, Prompts
+from attune.models.alignment.trained_member import MemberSettings, Prompts
 from attune.models.portfolio.pool import Pool
 from demo.corpus.tastes import manner_scores
 from demo.corpus.texts import MANNERS, Prompt, answer, prompts

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from attune.models.data.check import write_pairs
-from attune.models.measuring.writing import write_text
+from attune.models.measuring.report_files import write_text
 from demo.corpus.tastes import DEFAULT_SHARPNESS, draw_users, manner_scores, utility
 from demo.drawn import bradley_terry_choice, draw_comparisons
 from demo.heads import DemoSettings, seed_for, written_pool

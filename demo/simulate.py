@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.measuring.metrics import accuracy
+from attune.models.measuring.figures import accuracy
 from attune.models.seam import routing
 from attune.models.seam.families import Families, Row
 from attune.models.seam.informative import choose_to_learn

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.measuring.writing import write_json
+from attune.models.measuring.report_files import write_json
 from attune.models.seam.attributes import NAME as ATTRIBUTES
 from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
 from attune.models.seam.micro import NAME as MICRO

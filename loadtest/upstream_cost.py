@@ -17,9 +17,9 @@ import uvloop
 
 from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.members.openai import OpenAIMember
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Roster
 from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import UpstreamPool
 from loadtest.upstream import Turn, running_upstream
 
 

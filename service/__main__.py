@@ -126,7 +126,7 @@ def check(bundle: BundleOption = None, data_dir: DataDirOption = None, roster: R
         rows = [{"part": "settings", "state": "refused", "detail": str(problem), "setting": problem.name} for problem in error.problems]
         _show(rows, as_json=as_json)
         raise typer.Exit(EXIT_SETTINGS) from None
-    from attune.service.checking import run_checks  # noqa: PLC0415  imports what serving needs
+    from attune.service.start_check import run_checks  # noqa: PLC0415  imports what serving needs
 
     rows = [row.to_json() for row in run_checks(settings)]
     _show(rows, as_json=as_json)
@@ -184,9 +184,9 @@ def measure(
 ) -> None:
     """Ask members the same prompts, score the answers, and say what each is worth, with intervals and a certificate."""
     from attune.service.errors import AttuneError  # noqa: PLC0415  the other commands stay fast without it
-    from attune.service.measure import Asking, MeasureFailed, import_measured, measure_members, read_prompts  # noqa: PLC0415  the same
     from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the same
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
+    from attune.service.upstream_measurement import Asking, MeasureFailed, import_measured, measure_members, read_prompts  # noqa: PLC0415  the same
 
     key = key_in(key_env)
     try:
@@ -284,9 +284,9 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     from attune.service.http.connections import bounded  # noqa: PLC0415  the same
     from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
     from attune.service.http.server import AnnouncingServer, quiet  # noqa: PLC0415  the same
-    from attune.service.live.reloading import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
+    from attune.service.live.hangup import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
-    from attune.service.observe.loop import settle_heap  # noqa: PLC0415  the same
+    from attune.service.observe.stalls import settle_heap  # noqa: PLC0415  the same
     from attune.service.parts import check_cheap  # noqa: PLC0415  the same
 
     check_cheap(settings)

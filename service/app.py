@@ -52,16 +52,16 @@ from attune.service.live.health import Health
 from attune.service.live.joined import Joined
 from attune.service.live.loading import Reloader, load_serving
 from attune.service.live.member_tally import MemberTally
+from attune.service.live.metric_adapters import watch_health, watch_live
+from attune.service.live.opened_scorer import LoadPlan, open_own_scorer
 from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
-from attune.service.live.scorers import LoadPlan, open_own_scorer
-from attune.service.live.scoring_later import ScoringLater
-from attune.service.live.watching import watch_health, watch_live
+from attune.service.live.score_queue import ScoringLater
 from attune.service.machine import bundle_there, cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.member import Member
-from attune.service.members.pool import UpstreamPool
+from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.logs import get_logger, log_ready
-from attune.service.observe.loop import LoopWatch
 from attune.service.observe.metrics import Metrics
+from attune.service.observe.stalls import LoopWatch
 from attune.service.parts import Refusal, explain, find_spans, open_store, store_bounds
 from attune.service.settings import Settings, SettingsError, numbers_for
 from attune.service.state import store as state

@@ -1,4 +1,4 @@
-"""Commands that call an Attune that runs somewhere: `attune reload` and `attune replay`; what they send is in `rollout` and `replay`."""
+"""Commands that call an Attune that runs somewhere: `attune reload` (see `rollout`) and `attune replay` (see `replay_client`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Learn what users chose anew under the bundle that a running Attune serves; safe to break off and to repeat."""
-    from attune.service.replay import Replayed, ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
+    from attune.service.replay_client import Replayed, ReplayFailed, replay_logs  # noqa: PLC0415  the other commands stay fast without httpx
 
     so_far = Replayed()
     try:

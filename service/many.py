@@ -19,10 +19,10 @@ import uvloop
 
 from attune.service.batching.cores import usable_cores
 from attune.service.errors import AttuneError, BundleRefused
+from attune.service.live.hangup import begin_reload, reloads_at_hangup
+from attune.service.live.opened_scorer import LoadPlan
 from attune.service.live.processes import Processes, ProcessPlan, Role, StartFailed, shared_sockets
-from attune.service.live.reloading import begin_reload, reloads_at_hangup
 from attune.service.live.scorer_process import serve_scorer
-from attune.service.live.scorers import LoadPlan
 from attune.service.machine import cautions, find_bundle, load_user_secret
 from attune.service.observe.logs import get_logger, log_ready
 from attune.service.settings import Settings, SettingsError, numbers_for, variable

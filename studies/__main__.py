@@ -98,7 +98,7 @@ def routing(
     users: Annotated[int, typer.Option(min=10, help="Number of simulated users for each of three seeds.")] = 100,
 ) -> None:
     """Users of the portfolio round by round, against bandits that start anew with each; writes report.md and regret.png."""
-    from studies.bandits.routing import evaluate_demo_routing  # noqa: PLC0415 - torch
+    from studies.bandits.portfolio_routing import evaluate_demo_routing  # noqa: PLC0415 - torch
 
     evaluate_demo_routing(bundle, ARTEFACTS, out, users=users)
 
@@ -154,7 +154,7 @@ def approximations(
 ) -> None:
     """What soups and logit mixing give users between two members, without training, on held-out prompts."""
     from demo.rewards import MANNER_REWARDS, demo_prompts  # noqa: PLC0415 - torch
-    from studies.approximations.compare import compare, render  # noqa: PLC0415 - torch
+    from studies.approximations.run import compare, render  # noqa: PLC0415 - torch
 
     pairs = [(one.partition(",")[0].strip(), one.partition(",")[2].strip()) for one in pair]
     typer.echo(render(compare(BASE, members, MANNER_REWARDS, demo_prompts().held_out, pairs, out, seed=seed)))

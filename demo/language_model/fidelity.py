@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from attune.models.alignment.causal import BASE, load, sample
-from attune.models.measuring.writing import table
+from attune.models.measuring.report_files import table
 from demo.corpus.bank import load as load_content
 from demo.corpus.outside import outside_question
 from demo.corpus.tastes import manner_scores

@@ -24,9 +24,9 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 
 from attune.models.seam.bundle import sha256_of
 from demo.corpus.texts import MANNERS
-from demo.language_model.adapters import AdapterSettings, train_adapter
 from demo.language_model.chat_tokenizer import train_chat_tokenizer
 from demo.language_model.conversations import demo_conversations, encode_conversations
+from demo.language_model.lora_adapters import AdapterSettings, train_adapter
 from demo.language_model.supervised import Fit, FitSettings, fit
 
 BASE_NAME = "attune-demo"

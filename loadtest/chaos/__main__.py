@@ -21,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtest.chaos import callers, stores
-from loadtest.chaos.rows import FaultRow, Skipped
 from loadtest.chaos.stores import Scene
+from loadtest.chaos.table_row import FaultRow, Skipped
 from loadtest.upstream import running_upstream
 from loadtest.upstream_modes import MODES
 

@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from loadtest.chaos.account import Account, session
-from loadtest.chaos.rows import FaultRow
 from loadtest.chaos.stores import Scene
+from loadtest.chaos.table_row import FaultRow
 from loadtest.own_server import OwnServer
 from loadtest.upstream import Upstream, running_upstream
 from loadtest.upstream_modes import COMPLETE, ENDLESS, MODES

@@ -18,7 +18,7 @@ import redis.asyncio as redis
 
 from attune.service.state.written_by import find_server
 from loadtest.chaos.account import Account, session
-from loadtest.chaos.rows import FaultRow, Skipped
+from loadtest.chaos.table_row import FaultRow, Skipped
 from loadtest.own_server import OwnServer
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Answers, Rewards
+from attune.models.alignment.base_answers import Answers, Rewards
 from attune.models.alignment.causal import BASE, LanguageModel, token_statistics
 from attune.models.alignment.guard import AnswerHealth, GuardLimits, health, ratios, violations
 

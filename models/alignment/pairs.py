@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Answers
+from attune.models.alignment.base_answers import Answers
 from attune.models.alignment.causal import Answer
 
 Array = NDArray[np.float64]

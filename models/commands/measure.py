@@ -101,7 +101,7 @@ def measure_members(
     as_json: AsJson = False,
 ) -> None:
     """What aligning did to each member on held-out prompts: rewards, KL, perplexity, diversity; writes members.md and .json."""
-    from attune.models.measuring.members import judge  # noqa: PLC0415 - torch
+    from attune.models.measuring.aligned_members import judge  # noqa: PLC0415 - torch
     from attune.models.portfolio.inputs import load_rewards, read_prompts  # noqa: PLC0415 - torch
 
     asked = read_prompts(prompts).held_out
@@ -120,7 +120,7 @@ def measure_policy(
     as_json: AsJson = False,
 ) -> None:
     """What other routing policies would have been worth, from logged propensities: IPS, SNIPS, DR with 95 % intervals."""
-    from attune.models.measuring.policy.report import evaluate_log  # noqa: PLC0415 - scipy
+    from attune.models.measuring.policy.values_report import evaluate_log  # noqa: PLC0415 - scipy
 
     evaluate_log(decisions, feedback, out)
     if as_json:

@@ -44,8 +44,8 @@ def portfolio_build(
     """Search, align, prune and certify a portfolio for any base model and rewards; run again to go on after a kill."""
     if bool(rewards) == (families is not None):
         raise typer.BadParameter("give --rewards or --families, one of the two")
-    from attune.models.alignment.member import MemberSettings  # noqa: PLC0415 - torch
-    from attune.models.portfolio.build import PalmSettings, build_from_files  # noqa: PLC0415 - torch
+    from attune.models.alignment.trained_member import MemberSettings  # noqa: PLC0415 - torch
+    from attune.models.portfolio.end_to_end import PalmSettings, build_from_files  # noqa: PLC0415 - torch
     from attune.models.portfolio.inputs import changed, load_rewards  # noqa: PLC0415 - torch
     from attune.models.portfolio.show import ACCOUNT  # noqa: PLC0415 - torch
 

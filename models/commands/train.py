@@ -165,8 +165,8 @@ def train_member(
     seed: Seed = 0,
 ) -> None:
     """Align one member of a portfolio with DPO and a guard; writes a peft adapter and member.json."""
-    from attune.models.alignment.member import MemberSettings  # noqa: PLC0415 - torch
-    from attune.models.measuring.members import train_one  # noqa: PLC0415 - torch
+    from attune.models.alignment.trained_member import MemberSettings  # noqa: PLC0415 - torch
+    from attune.models.measuring.aligned_members import train_one  # noqa: PLC0415 - torch
     from attune.models.portfolio.inputs import changed, load_rewards, read_prompts  # noqa: PLC0415 - torch
 
     document = train_one(

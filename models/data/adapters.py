@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attune.models.data.pairing import pair_up
 from attune.models.data.preferences import ANONYMOUS, Comparison, ComparisonInvalid, Comparisons
 from attune.models.data.progress import Steps
+from attune.models.data.rated_pairs import pair_up
 from attune.models.data.tables import TableInvalid, TableRow, read_rows
 from attune.models.data.transcripts import ValueInvalid, parse_answer, parse_pair, parse_prompt
 from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of

@@ -23,9 +23,9 @@ import numpy as np
 from attune.models.data.probes import read_probes
 from attune.models.data.trunk import Trunk, text_config
 from attune.models.data.trunk_file import load_trunk_of
-from attune.models.export.members import MemberFiles, read_members, without_certificate
+from attune.models.export.faster_graphs import fused_fp16, row_scaled_int8, scorer_entry, tolerance
 from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files
-from attune.models.export.precision import fused_fp16, row_scaled_int8, scorer_entry, tolerance
+from attune.models.export.portfolio_files import MemberFiles, read_members, without_certificate
 from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, expect_name, write_bundle
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
@@ -33,7 +33,7 @@ from attune.models.seam.member_effects import PERSONAL, SHARED, MemberEffects
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.seam.text import Encoded, TextEncoder
 from attune.models.training.heads import Heads, TrainedFamily, families_of, load_heads
-from attune.models.training.standing import below
+from attune.models.training.yardstick import below
 
 Precision = Literal["fp32", "fp16", "int8"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Rewards, RewardsInvalid
-from attune.models.alignment.member import MemberSettings, Prompts
+from attune.models.alignment.base_answers import Rewards, RewardsInvalid
+from attune.models.alignment.trained_member import MemberSettings, Prompts
 from attune.models.seam.artefacts import recognised
 from attune.models.seam.json_lines import read_text_lines
 
@@ -45,7 +45,7 @@ def load_rewards(where: str) -> Rewards:
     except Exception as error:  # whatever the module of somebody else raises while it is imported
         raise RewardsInvalid(f"rewards {where!r} cannot be loaded: {module} raises {type(error).__name__}: {error}") from error
     if not isinstance(found, Rewards):
-        raise RewardsInvalid(f"rewards {where!r} are {type(found).__name__}; attune.models.alignment.answers.Rewards was expected")
+        raise RewardsInvalid(f"rewards {where!r} are {type(found).__name__}; attune.models.alignment.base_answers.Rewards was expected")
     return found
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from attune.models.alignment.answers import Rewards
+from attune.models.alignment.base_answers import Rewards
 from attune.models.alignment.dpo import DpoSettings
-from attune.models.alignment.member import MemberRefused, MemberSettings, Prompts, TrainedMember, train_member
 from attune.models.alignment.pairs import PairsMissing
+from attune.models.alignment.trained_member import MemberRefused, MemberSettings, Prompts, TrainedMember, train_member
 from attune.models.portfolio.oracles import OracleFailed, Solution, expect_weights
 
 Array = NDArray[np.float64]

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Rewards, RewardsInvalid, sample_answers
+from attune.models.alignment.base_answers import Rewards, RewardsInvalid, sample_answers
 from attune.models.alignment.causal import BASE, load
-from attune.models.alignment.member import fingerprint
+from attune.models.alignment.trained_member import fingerprint
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.preferences import Texts
 from attune.models.data.trunk_file import load_trunk_of
-from attune.models.portfolio.build import Palm, PalmSettings, build_portfolio, told_of
+from attune.models.portfolio.end_to_end import Palm, PalmSettings, build_portfolio, told_of
 from attune.models.portfolio.inputs import read_prompts
-from attune.models.portfolio.measure import Values, fit_values
 from attune.models.portfolio.pool import Pool
+from attune.models.portfolio.pool_values import Values, fit_values
 from attune.models.portfolio.rewards import Normalisation, fit_normalisation
 from attune.models.seam.families_file import write_families
 from attune.models.seam.member_values import write_values

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
-from attune.service.api.answers import json_response, problems
+from attune.service.api.answer_json import json_response, problems
 from attune.service.api.prompted import NativeRequest, User, sound_unicode
 from attune.service.api.shapes import ReloadAnswer
 from attune.service.auth import require_admin
 from attune.service.errors import BundleRefused
 from attune.service.live.runtime import Call
-from attune.service.usecases.replaying import ReplayScope, replay
+from attune.service.usecases.log_replay import ReplayScope, replay
 
 router = APIRouter(prefix="/admin", tags=["operations"])
 

@@ -18,10 +18,10 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from attune.service.api.answers import also, json_response, problems
+from attune.service.api.answer_json import also, json_response, problems
 from attune.service.api.compatible_shapes import ChatCompletion
-from attune.service.api.conversation import read_turns
 from attune.service.api.generate import Events, GenerateRequest, begin
+from attune.service.api.openai_turns import read_turns
 from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
@@ -30,8 +30,8 @@ from attune.service.http.problems import openai_object
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
-from attune.service.usecases.generating import Generated, GeneratedCandidate, Piece, Ping, finished
-from attune.service.usecases.routing import Decision
+from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping, finished
+from attune.service.usecases.member_choice import Decision
 
 router = APIRouter(prefix="/v1", tags=["compatible"])
 OWNER = "attune"

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from attune.service.api.answers import json_response, problems, rfc3339
+from attune.service.api.answer_json import json_response, problems, rfc3339
 from attune.service.api.generate import GenerationUsage
 from attune.service.api.prompted import NativeRequest, Prompted, User, Written, check_length, check_prompt_length, refuse
 from attune.service.api.route import RoutingAnswer, routing_answer

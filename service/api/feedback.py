@@ -17,7 +17,7 @@ from fastapi import APIRouter, Header, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from attune.service.api.answers import UserSeen, also, json_response, problems, to_json
+from attune.service.api.answer_json import UserSeen, also, json_response, problems, to_json
 from attune.service.api.feedback_body import FeedbackRequest, told_by
 from attune.service.errors import (
     AttuneError,

@@ -17,16 +17,16 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
-from attune.service.api.answers import UserSeen, also, json_response, problems, to_json
+from attune.service.api.answer_json import UserSeen, also, json_response, problems, to_json
 from attune.service.api.prompted import refuse, sound_unicode
 from attune.service.api.route import RouteRequest, RoutingAnswer, check_route, route_answer, routing_answer, wish_of
 from attune.service.errors import FieldError
 from attune.service.http.streaming import EventStream, problem_in_stream
 from attune.service.live.runtime import Call
 from attune.service.members.member import ChatTurn, GenerationRequest
-from attune.service.usecases.generating import Generated, Piece, Ping, finished, generate
+from attune.service.usecases.member_answers import Generated, Piece, Ping, finished, generate
+from attune.service.usecases.member_choice import Decision, decide
 from attune.service.usecases.people import Personalization
-from attune.service.usecases.routing import Decision, decide
 
 router = APIRouter(tags=["users"])
 _STREAM = also("text/event-stream", "JSON, or events with `stream: true`")

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from attune.models.seam.member_evidence import EvidenceLayout
-from attune.service.api.answers import json_response, problems
+from attune.service.api.answer_json import json_response, problems
 from attune.service.api.prompted import Id, NativeRequest
 from attune.service.api.shapes import MeasurementsAnswer
 from attune.service.auth import require_admin

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from attune import __version__
-from attune.service.api.answers import json_response, problems
+from attune.service.api.answer_json import json_response, problems
 from attune.service.api.shapes import AliveAnswer, BundleAnswer, ErrorAnswer, ReadyAnswer, VersionAnswer
 from attune.service.errors import AttuneError, NotFound, NotReady
 from attune.service.live.health import Health

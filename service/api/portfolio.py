@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from attune.models.seam.member_worth import Drift
-from attune.service.api.answers import json_response, problems
+from attune.service.api.answer_json import json_response, problems
 from attune.service.api.shapes import PortfolioAnswer
 from attune.service.live.runtime import Call
 from attune.service.live.standing import Standing

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from attune.models.seam.hedge import sigmoid
 from attune.models.seam.json_lines import kind_of
-from attune.service.api.answers import json_response
+from attune.service.api.answer_json import json_response
 from attune.service.api.chat import user_of
 from attune.service.api.compatible_shapes import RerankAnswer
 from attune.service.api.promises import OpenRequest
@@ -22,7 +22,7 @@ from attune.service.api.prompted import MAX_USER_CHARS, Text, Written, check_len
 from attune.service.errors import FieldError
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
-from attune.service.usecases.scoring import Scoring, score_responses
+from attune.service.usecases.text_scores import Scoring, score_responses
 
 router = APIRouter(tags=["compatible"])
 

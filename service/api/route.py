@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from attune.service.api.answers import UserSeen, json_response, problems
+from attune.service.api.answer_json import UserSeen, json_response, problems
 from attune.service.api.prompted import (
     Context,
     Prompted,
@@ -25,8 +25,8 @@ from attune.service.api.prompted import (
 from attune.service.errors import FieldError, NoMembers, UnknownMember, printable
 from attune.service.live.runtime import Call
 from attune.service.usecases.decision_record import CertifiedUser, Routing
+from attune.service.usecases.member_choice import Decision, RoutingWish, decide
 from attune.service.usecases.people import Personalization
-from attune.service.usecases.routing import Decision, RoutingWish, decide
 
 _POLICIES = (
     "`sample` draws by the chance that a member is best for this user (Thompson sampling); `best` takes the highest expected value; "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from attune.service.api.answers import UserSeen, json_response, problems
+from attune.service.api.answer_json import UserSeen, json_response, problems
 from attune.service.api.prompted import (
     Context,
     Prompted,
@@ -24,7 +24,7 @@ from attune.service.errors import FieldError
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call, RequestLimits, TextReading
 from attune.service.usecases.people import Personalization
-from attune.service.usecases.scoring import Contribution, Scoring, score_responses
+from attune.service.usecases.text_scores import Contribution, Scoring, score_responses
 
 router = APIRouter(tags=["users"])
 

@@ -19,7 +19,7 @@ from attune.models.seam.exports import (
     UserLine,
     line_object,
 )
-from attune.service.api.answers import also, fields_of, problems, rfc3339, to_json
+from attune.service.api.answer_json import also, fields_of, problems, rfc3339, to_json
 from attune.service.api.decisions import decision_answer
 from attune.service.api.users import checked_user
 from attune.service.http.segments import Segment

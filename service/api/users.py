@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from attune.service.api.answers import UserSeen, json_response, problems, rfc3339
+from attune.service.api.answer_json import UserSeen, json_response, problems, rfc3339
 from attune.service.api.prompted import MAX_USER_CHARS, Id, NativeRequest, User, sound_unicode
 from attune.service.api.route import CertificateAnswer, Expected, certificate_answer, expected_answer
 from attune.service.auth import require_admin
@@ -18,8 +18,8 @@ from attune.service.live.runtime import Call
 from attune.service.state.records import checked_event_id
 from attune.service.usecases import learning
 from attune.service.usecases.authors import read_standing
+from attune.service.usecases.member_choice import UsualRouting, usual_routing
 from attune.service.usecases.people import delete_person, look_up, merge_people, under_families, weights_under
-from attune.service.usecases.routing import UsualRouting, usual_routing
 
 router = APIRouter(tags=["users"])
 

@@ -19,8 +19,8 @@ from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.errors import NotReady
 from attune.service.live.control import Body, Control, call_parent
 from attune.service.live.loading import Reloader
+from attune.service.live.opened_scorer import LoadPlan, OpenedScorer
 from attune.service.live.runtime import Live, Serving
-from attune.service.live.scorers import LoadPlan, OpenedScorer
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 

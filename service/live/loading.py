@@ -11,11 +11,11 @@ from pathlib import Path
 
 from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
 from attune.service.errors import BundleRefused
+from attune.service.live.opened_scorer import LoadPlan, ScorerOpener, open_own_scorer
 from attune.service.live.runtime import Live, Serving
-from attune.service.live.scorers import LoadPlan, ScorerOpener, open_own_scorer
 from attune.service.live.seating import GivenMembers, costs_of_members, load_members, read_specs, seated
 from attune.service.live.standing import Standings
-from attune.service.members.pool import UpstreamPool
+from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 

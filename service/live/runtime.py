@@ -28,7 +28,7 @@ from attune.service.live.leases import Leases
 from attune.service.live.member_tally import MemberTally
 from attune.service.live.prompt_rows import PromptRows
 from attune.service.live.recent_users import RecentUsers
-from attune.service.live.scoring_later import ScoringLater
+from attune.service.live.score_queue import ScoringLater
 from attune.service.live.standing import Standings
 from attune.service.members.roster import Roster
 from attune.service.observe.metrics import Metrics

@@ -22,7 +22,7 @@ from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.service.batching.frames import Answered, FrameKind, Frames, pack_error, pack_rows, unpack_submit
 from attune.service.errors import BundleRefused, NotReady
 from attune.service.live.control import Body, Control, call_parent
-from attune.service.live.scorers import LoadPlan, OpenedScorer, open_own_scorer
+from attune.service.live.opened_scorer import LoadPlan, OpenedScorer, open_own_scorer
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from attune.models.seam.bundle import Bundle
 from attune.models.seam.routing import member_costs
 from attune.service.errors import BundleRefused
-from attune.service.live.watching import member_observers
+from attune.service.live.metric_adapters import member_observers
 from attune.service.members.build import build_roster, check_members
 from attune.service.members.member import Member, UnusableMember
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Roster
 from attune.service.members.roster_file import read_roster
 from attune.service.members.spec import MemberSpec
+from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 

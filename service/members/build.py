@@ -19,9 +19,9 @@ from attune.service.members.local_files import check_adapter_files, check_base_f
 from attune.service.members.member import Member, UnusableMember
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.openai_server import values_of
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Observers, Roster
 from attune.service.members.spec import LocalSpec, MemberSpec
+from attune.service.members.upstream_pool import UpstreamPool
 
 
 @dataclass(frozen=True, slots=True)

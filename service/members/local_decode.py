@@ -21,7 +21,7 @@ from attune.service.members.local_prompt import prompt_ids
 from attune.service.members.local_sampling import NO_TOKEN, Draw, choose
 from attune.service.members.member import Event, Finish, GenerationRequest, OneMemberFailed, TextPiece
 from attune.service.members.redaction import without_request
-from attune.service.members.writing import Writer
+from attune.service.members.text_of_tokens import Writer
 
 if TYPE_CHECKING:
     import torch

@@ -25,9 +25,9 @@ from attune.service.members.openai_answer import AnswerReader
 from attune.service.members.openai_server import Asked, OpenAIServer
 from attune.service.members.openai_wire import BadAnswer
 from attune.service.members.patience import MemberPace, Patience, late_after_s
-from attune.service.members.pool import ConnectionFailed, Exchange, UpstreamPool
 from attune.service.members.silence import Silence, Waiting
 from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import ConnectionFailed, Exchange, UpstreamPool
 
 log = logging.getLogger(__name__)
 

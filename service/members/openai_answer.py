@@ -15,7 +15,7 @@ from attune.service.members.answer_text import SoundText, ThoughtFilter, sound_t
 from attune.service.members.member import Finish, GenerationRequest
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
 from attune.service.members.spec import OpenAISpec
-from attune.service.members.writing import StopScanner
+from attune.service.members.text_of_tokens import StopScanner
 
 MAX_ANSWER_BYTES = 32 << 20
 """Bytes of a body, thoughts and JSON around the text included."""

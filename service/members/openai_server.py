@@ -22,9 +22,9 @@ from attune.service.members.member import GenerationRequest, OneMemberFailed, Re
 from attune.service.members.openai_errors import ServerRefusal, read_refusal, refusal_in
 from attune.service.members.openai_wire import BadAnswer, request_body
 from attune.service.members.patience import Patience
-from attune.service.members.pool import ConnectionFailed, Exchange, PoolFull, UpstreamPool
 from attune.service.members.redaction import told_word
 from attune.service.members.spec import FromEnvironment, OpenAISpec
+from attune.service.members.upstream_pool import ConnectionFailed, Exchange, PoolFull, UpstreamPool
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from attune.service.state.codec import (
     unpack_entry,
 )
 from attune.service.state.durable import Durable
-from attune.service.state.export import PAGE, bases_of, replayed_under
+from attune.service.state.export_pages import PAGE, bases_of, replayed_under
 from attune.service.state.keys import DECISION, ERA_BYTES, SUM, TAG_BYTES, UserKey, key_with, seal_of
 from attune.service.state.records import UserSum, checked_event_id
 from attune.service.state.replies import Replies

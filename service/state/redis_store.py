@@ -16,7 +16,7 @@ from typing import Any
 from attune.service.errors import EventConflict, ExpiredCandidate, UnknownDecision, UserDeleted, UserMerged
 from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, event_digest, new_token, pack_event_id, pack_vector
 from attune.service.state.durable import Durable, WriteHealth
-from attune.service.state.export import log_without, pages
+from attune.service.state.export_pages import log_without, pages
 from attune.service.state.keys import (
     DECISION,
     ERA_BYTES,

@@ -17,7 +17,7 @@ import numpy as np
 from attune.service.errors import ExpiredEvent, StoreUnavailable, UnknownEvent
 from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, PackedVector, event_digest, new_token, pack_event_id, unpack_vector
 from attune.service.state.durable import Durable
-from attune.service.state.export import read_entry
+from attune.service.state.export_pages import read_entry
 from attune.service.state.keys import SUM, UserKey, WrongUser, seal_of
 from attune.service.state.records import LoggedComparison, UserSum, is_event_id, packed_doubles
 from attune.service.state.replies import Replies

@@ -14,12 +14,12 @@ from typing import Literal
 from attune.service.errors import EventConflict, ExpiredCandidate, FieldError, UnknownDecision, UserDeleted, invalid, printable
 from attune.service.ids import as_decision_id
 from attune.service.live.runtime import Call
+from attune.service.usecases.answer_scores import score_now
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, Routing, StandIn, digest_of
+from attune.service.usecases.member_choice import Decision, write
 from attune.service.usecases.named_answers import read_records
 from attune.service.usecases.people import key_of, person
-from attune.service.usecases.routing import Decision, write
-from attune.service.usecases.scoring import encode
-from attune.service.usecases.scoring_answers import score_now
+from attune.service.usecases.text_scores import encode
 
 OTHER_GATEWAY = "another member answered than the one drawn"
 

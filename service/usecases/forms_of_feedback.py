@@ -26,7 +26,7 @@ from attune.service.ids import candidate_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.usecases.authors import code_of_usual, codes_of, read_standing
 from attune.service.usecases.named_answers import ById, EditedFrom, FoundAnswers, Named
-from attune.service.usecases.scoring import encode, submit
+from attune.service.usecases.text_scores import encode, submit
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, digest_of, unpack
-from attune.service.usecases.scoring import both, encode, submit, submit_with_prompt
+from attune.service.usecases.text_scores import both, encode, submit, submit_with_prompt
 
 
 @dataclass(frozen=True, slots=True)

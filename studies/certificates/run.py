@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.measuring.writing import made_by, table, write_report
-from attune.models.portfolio.certificate import Evidence, certify
+from attune.models.measuring.report_files import made_by, table, write_report
+from attune.models.portfolio.certify import Evidence, certify
 from attune.models.portfolio.geometry import simplex_lattice
 from attune.models.portfolio.mean_bounds import Method
 from attune.models.portfolio.rewards import Normalisation

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from attune.command_line import aside
 from attune.models.measuring.expert_cards import expert_cards, weight_shift
-from attune.models.measuring.metrics import accuracy, bootstrap
+from attune.models.measuring.figures import accuracy, bootstrap
+from attune.models.measuring.report_files import bar, interval, made_by, table, write_report
 from attune.models.measuring.rows import Rows, rows_from_heads
-from attune.models.measuring.writing import bar, interval, made_by, table, write_report
 from attune.models.seam.bradley_terry import NAME as BASELINE
 from attune.models.seam.family import Family
 from attune.models.seam.sparse_moe import NAME as MIXTURE

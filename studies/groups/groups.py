@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from attune.models.data.preferences import Comparisons
 from attune.models.measuring.families.fewshot import COUNTS, FewShot, few_shot
-from attune.models.measuring.metrics import accuracy
+from attune.models.measuring.figures import accuracy
 from attune.models.measuring.rows import Rows, rows_from_heads
 from attune.models.seam.families import Family
 from attune.models.seam.sparse_moe import SparseMoe

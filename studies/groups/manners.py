@@ -17,8 +17,8 @@ from attune.command_line import aside
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.preferences import Texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.metrics import Interval
-from attune.models.measuring.writing import bar, interval, made_by, table, write_report
+from attune.models.measuring.figures import Interval
+from attune.models.measuring.report_files import bar, interval, made_by, table, write_report
 from attune.models.portfolio.pool import Pool
 from attune.models.seam.bradley_terry import NAME as BASELINE
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.command_line import aside
-from attune.models.measuring.metrics import bootstrap
-from attune.models.measuring.writing import bar, interval, made_by, table, write_report
+from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.report_files import bar, interval, made_by, table, write_report
 from attune.models.seam.bradley_terry import NAME as BASELINE
 from attune.models.seam.micro import NAME as MICRO
 from attune.models.seam.sparse_moe import NAME as SPARSE_MOE

@@ -22,16 +22,16 @@ from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import Comparisons
 from attune.models.data.tables import read_rows
 from attune.models.data.trunk import load_trunk
-from attune.models.measuring.metrics import bootstrap
+from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.report_files import made_by
 from attune.models.measuring.rows import Rows, rows_from_heads
-from attune.models.measuring.writing import made_by
 from attune.models.seam.families import Families
 from attune.models.seam.member_effects import MemberEffects
 from attune.models.seam.weighted import Compared
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.features import Subspace
 from attune.models.training.loop import TrainingData
-from attune.models.training.trusting import with_trust
+from attune.models.training.prior_trust import with_trust
 from studies.sparserm.labelled_sets import read_summeval_op
 
 Array = NDArray[np.float64]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.measuring.metrics import Interval, bootstrap
+from attune.models.measuring.figures import Interval, bootstrap
 from attune.models.portfolio.geometry import lower_corners, simplex_lattice
 from attune.models.portfolio.oracles import BestOfN, Solution
 from attune.models.portfolio.search import SearchSettings, lazy_search, prove, tighten

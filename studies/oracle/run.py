@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.metrics import bootstrap
-from attune.models.measuring.writing import interval, made_by, write_report
+from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.report_files import interval, made_by, write_report
 from attune.models.portfolio.geometry import simplex_lattice
 from attune.models.portfolio.oracles import BestOfN
 from attune.models.portfolio.pool import Pool, read_pool

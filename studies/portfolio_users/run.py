@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Rewards, sample_answers
+from attune.models.alignment.base_answers import Rewards, sample_answers
 from attune.models.alignment.causal import load
-from attune.models.alignment.member import fingerprint
-from attune.models.measuring.writing import made_by, write_report
-from attune.models.portfolio.build import NOISE
+from attune.models.alignment.trained_member import fingerprint
+from attune.models.measuring.report_files import made_by, write_report
+from attune.models.portfolio.end_to_end import NOISE
 from attune.models.portfolio.geometry import lower_corners
 from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.prune import prune_to

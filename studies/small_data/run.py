@@ -21,7 +21,7 @@ from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import Comparisons
 from attune.models.data.trunk import load_trunk
 from attune.models.measuring.families.learners import served_learners
-from attune.models.measuring.metrics import bootstrap
+from attune.models.measuring.figures import bootstrap
 from attune.models.seam.additive import NAME as ADDITIVE
 from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
 from attune.models.seam.micro import NAME as MICRO
@@ -31,8 +31,8 @@ from attune.models.training.features import Subspace
 from attune.models.training.learner import Learner
 from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
+from attune.models.training.prior_trust import with_trust
 from attune.models.training.simple_heads import SIMPLE
-from attune.models.training.trusting import with_trust
 from studies.small_data.cutting import SETS, Cut, SmallSet, cut
 
 Array = NDArray[np.float64]

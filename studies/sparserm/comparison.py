@@ -19,7 +19,7 @@ from scipy import stats
 from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
 from attune.models.data.splits import prompt_keys
-from attune.models.measuring.metrics import accuracy, calibration_error, negative_log_likelihood
+from attune.models.measuring.figures import accuracy, calibration_error, negative_log_likelihood
 from attune.models.training.direction_head import HeadSettings, train_head
 from attune.models.training.directions import Rank, Selection, SelectionSettings, select
 from attune.models.training.latents import Latents

@@ -17,7 +17,7 @@ from attune.models.data.embeddings import embed_texts
 from attune.models.data.sae_files import load_autoencoder, save_autoencoder
 from attune.models.data.token_states import states_of
 from attune.models.data.trunk import DEMO_LAYERS, Trunk, load_demo_trunk
-from attune.models.measuring.writing import bar, interval, made_by, write_report
+from attune.models.measuring.report_files import bar, interval, made_by, write_report
 from attune.models.training.latents import activity, columns_of
 from attune.models.training.sparse_autoencoder import AutoencoderSettings, train_sparse_autoencoder
 from studies.sparserm.comparison import DENSE, PROPOSED, RANDOM, StudySettings, choose_selection, study

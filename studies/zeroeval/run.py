@@ -24,8 +24,8 @@ from scipy.spatial.distance import cdist
 
 from attune.models.data.embeddings import Embedder, embed_rows
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.metrics import Interval, bootstrap
-from attune.models.measuring.writing import made_by, write_report
+from attune.models.measuring.figures import Interval, bootstrap
+from attune.models.measuring.report_files import made_by, write_report
 from attune.models.portfolio.oracles import Solution, expect_weights
 from attune.models.portfolio.prune import prune
 from attune.models.portfolio.search import SearchSettings, lazy_search

@@ -16,8 +16,8 @@ from attune.service.batching.batcher import Batcher
 from attune.service.batching.frames import RowLayout, pack_error, pack_submit, unpack_error, unpack_submit
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
+from attune.service.live.opened_scorer import OpenedScorer
 from attune.service.live.scorer_process import RequestsDoor
-from attune.service.live.scorers import OpenedScorer
 from tests.batching.scorers import GatedScorer, text, texts
 from tests.batching.serving import LONG_S, serving, settle
 

@@ -8,7 +8,7 @@ import shlex
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
-from attune.models.alignment.member import MemberSettings
+from attune.models.alignment.trained_member import MemberSettings
 from attune.models.portfolio.inputs import changed, read_prompts
 from attune.models.seam.bundle import read_bundle
 from demo.__main__ import app as demo_app

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from attune.models.data.probes import read_probes
-from attune.models.portfolio.measure import fit_values
 from attune.models.portfolio.own_heads import member_values
 from attune.models.portfolio.pool import Pool, PoolInvalid, read_pool, write_pool
+from attune.models.portfolio.pool_values import fit_values
 from attune.models.seam.families import Families
 from attune.models.seam.member_values import POOLED, read_values, write_values
 from attune.models.seam.portfolio import read_portfolio, write_portfolio

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from attune.models.seam.bundle import sha256_of
-from demo.language_model.adapters import AdapterSettings, train_adapter
 from demo.language_model.chat_tokenizer import END, train_chat_tokenizer
 from demo.language_model.conversations import demo_conversations, encode_conversations, length_batches, roughen
+from demo.language_model.lora_adapters import AdapterSettings, train_adapter
 from demo.language_model.muon import Float32Muon, orthogonal
 from demo.language_model.supervised import FitSettings, fit
 from demo.language_model.training import LanguageModelSettings, train_base, train_demo_language_model

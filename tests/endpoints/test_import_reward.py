@@ -17,8 +17,8 @@ from attune.models.data.trunk_file import load_trunk_of
 from attune.models.export.pack import pack
 from attune.models.seam.attributes import Attributes
 from attune.models.training.heads import load_heads
-from attune.models.training.imported import ImportRefused
-from attune.models.training.importing import import_reward_model
+from attune.models.training.reward_model_family import ImportRefused
+from attune.models.training.reward_model_import import import_reward_model
 from tests.endpoints.conftest import running
 from tests.models.architectures import ENCODERS, write_architecture, write_classifier
 from tests.stores import FreshStore

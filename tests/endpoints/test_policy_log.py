@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attune.models.measuring.policy.estimators import AS_LOGGED
-from attune.models.measuring.policy.report import evaluate_log
+from attune.models.measuring.policy.values_report import evaluate_log
 from tests.endpoints.conftest import PROMPT, Service
 
 

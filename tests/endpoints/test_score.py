@@ -10,7 +10,7 @@ import pytest
 from attune.service.settings import Settings
 from attune.service.state.redis_store import RedisStore
 from attune.service.usecases.people import Person
-from attune.service.usecases.scoring import score_candidates
+from attune.service.usecases.text_scores import score_candidates
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.stores import FreshStore
 from tests.tiny_bundle import HEADS, TEMPLATE

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from attune.service.live.scoring_later import ScoringLater
+from attune.service.live.score_queue import ScoringLater
 from attune.service.settings import Settings
 from tests.endpoints.conftest import PROMPT, Service, running
 from tests.stores import FreshStore

@@ -8,8 +8,8 @@ import pytest
 
 from attune.service.members.local import LocalEngine
 from attune.service.members.openai import OpenAIMember
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import UpstreamPool
 from loadtest.upstream import running_upstream
 from tests.members.gate import Gate
 from tests.members.tiny import ADAPTERS, write_language_model

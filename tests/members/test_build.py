@@ -11,9 +11,9 @@ pytest.importorskip("peft")
 
 from attune.service.members.build import build_roster
 from attune.service.members.member import UnusableMember
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import AnotherMember, Observers
 from attune.service.members.roster_file import parse_roster
+from attune.service.members.upstream_pool import UpstreamPool
 from tests.members.asking import ask, soon
 
 LOCAL = {

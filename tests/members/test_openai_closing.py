@@ -8,9 +8,9 @@ from contextlib import aclosing
 import pytest
 
 from attune.service.members.openai import OpenAIMember
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import Roster
 from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import UpstreamPool
 from loadtest.upstream_modes import comments_only, endless, good, never_answers, stalls
 from tests.members.asking import ask, collect, soon
 

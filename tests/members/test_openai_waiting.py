@@ -10,8 +10,8 @@ import pytest
 from attune.service.errors import DeadlineExceeded
 from attune.service.members.member import OneMemberFailed, TextPiece, UnusableMember
 from attune.service.members.openai import OpenAIMember
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import UpstreamPool
 from loadtest.upstream_modes import comments_only, never_answers, stalls
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import fails, good, hang_up, refusing

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attune.models.alignment.adapter_fit import AdapterMisfit, check_adapter, empty_network
-from attune.models.alignment.answers import Rewards, RewardsInvalid, sample_answers
+from attune.models.alignment.base_answers import Rewards, RewardsInvalid, sample_answers
 from attune.models.alignment.causal import BASE, load, sample, token_statistics
 from studies.approximations.mixing import mix_answers
 from studies.approximations.soups import average_adapters

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attune.models.alignment.adapter_fit import AdapterMisfit
-from attune.models.alignment.answers import Answers
+from attune.models.alignment.base_answers import Answers
 from attune.models.alignment.causal import Answer, Statistics
 from attune.models.alignment.dpo import training_order
 from attune.models.alignment.guard import GuardLimits, health, ratios, violations

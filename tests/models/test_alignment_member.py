@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 import attune
-from attune.models.alignment.answers import Rewards, sample_answers
+from attune.models.alignment.base_answers import Rewards, sample_answers
 from attune.models.alignment.causal import BASE, load
 from attune.models.alignment.dpo import DpoSettings, complete_checkpoints, train_dpo
 from attune.models.alignment.guard import GuardLimits
-from attune.models.alignment.member import MemberConflict, MemberRefused, MemberSettings, Prompts, train_member
 from attune.models.alignment.pairs import choose_pairs
+from attune.models.alignment.trained_member import MemberConflict, MemberRefused, MemberSettings, Prompts, train_member
 from demo.corpus.tastes import manner_scores
 from demo.corpus.texts import MANNERS, prompts
 from tests.models.tiny_causal import PROMPTS, rewards, write_model

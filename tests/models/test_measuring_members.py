@@ -11,14 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
-from attune.models.alignment.answers import RewardsInvalid
+from attune.models.alignment.base_answers import RewardsInvalid
 from attune.models.alignment.causal import load
 from attune.models.alignment.dpo import DpoSettings
 from attune.models.alignment.guard import GuardLimits
-from attune.models.alignment.member import MemberSettings, Prompts
+from attune.models.alignment.trained_member import MemberSettings, Prompts
 from attune.models.alignment.vllm import members_in
-from attune.models.measuring.members import evaluate_members, render_members
-from attune.models.portfolio.build import PalmSettings, build_portfolio
+from attune.models.measuring.aligned_members import evaluate_members, render_members
+from attune.models.portfolio.end_to_end import PalmSettings, build_portfolio
 from attune.models.portfolio.inputs import SettingsInvalid, changed, described, load_rewards, parse_weights, read_prompts
 from attune.models.portfolio.model_oracles import DpoOracle, named
 from attune.models.portfolio.oracles import OracleFailed
@@ -27,8 +27,8 @@ from attune.models.portfolio.search import SearchSettings, lazy_search
 from attune.service.members.local_model import load as load_for_serving
 from attune.service.members.roster_file import read_roster
 from attune.service.members.spec import LocalSpec
-from studies.approximations.compare import compare, render
-from studies.approximations.oracles import MixingOracle, OracleTask, SoupOracle, proportions
+from studies.approximations.run import compare, render
+from studies.approximations.untrained_oracles import MixingOracle, OracleTask, SoupOracle, proportions
 from tests.models.tiny_causal import NAMES, PROMPTS, rewards, write_lora, write_model
 
 ASKED = Prompts(PROMPTS[:16], PROMPTS[16:22], PROMPTS[22:28])

@@ -22,7 +22,7 @@ from attune.models.measuring.policy.estimators import (
     unsupported,
 )
 from attune.models.measuring.policy.intervals import of_mean, of_ratio, of_skewed, untransformed
-from attune.models.measuring.policy.report import evaluate_log, read_log
+from attune.models.measuring.policy.values_report import evaluate_log, read_log
 from studies.offpolicy_check.run import coverage, simulated_log, true_values
 
 

@@ -15,8 +15,8 @@ from attune.models.data.preferences import Texts
 from attune.models.data.probes import draw_probes, read_probes, write_probes
 from attune.models.data.trunk import Trunk, TrunkUnavailable, load_trunk
 from attune.models.data.trunk_file import load_trunk_of, write_trunk_file
-from attune.models.export.members import MembersInvalid
 from attune.models.export.pack import pack
+from attune.models.export.portfolio_files import MembersInvalid
 from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.models.seam.families import Families

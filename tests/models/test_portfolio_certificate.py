@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attune.models.portfolio.certificate import Evidence, certify
+from attune.models.portfolio.certify import Evidence, certify
 from attune.models.portfolio.mean_bounds import mean_bounds
 from attune.models.portfolio.oracles import BestOfN, EvidenceInvalid
 from attune.models.portfolio.prune import prune

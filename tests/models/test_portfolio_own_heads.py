@@ -10,16 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
-from attune.models.alignment.answers import RewardsInvalid
-from attune.models.export.members import MembersInvalid
+from attune.models.alignment.base_answers import RewardsInvalid
 from attune.models.export.pack import pack
-from attune.models.portfolio.build import PalmSettings
+from attune.models.export.portfolio_files import MembersInvalid
+from attune.models.portfolio.end_to_end import PalmSettings
 from attune.models.portfolio.own_heads import build_over_heads
 from attune.models.portfolio.show import show_portfolio
 from attune.models.seam.bundle import read_bundle
 from attune.models.seam.member_values import POOLED
 from attune.models.seam.portfolio import PortfolioInvalid
-from attune.models.training.importing import import_reward_model
+from attune.models.training.reward_model_import import import_reward_model
 from tests.models.architectures import write_classifier
 from tests.models.tiny_causal import PROMPTS, write_model
 

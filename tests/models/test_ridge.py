@@ -15,9 +15,9 @@ from attune.models.training.bradley_terry import BradleyTerrySettings, train_bra
 from attune.models.training.features import Subspace
 from attune.models.training.heads import compute_outputs
 from attune.models.training.hierarchical import PopulationSettings
+from attune.models.training.prior_trust import LEAST_PEOPLE, TrustSettings, with_trust
 from attune.models.training.ridge import fit_ridge, newton
 from attune.models.training.style import FEATURES, style_features
-from attune.models.training.trusting import LEAST_PEOPLE, TrustSettings, with_trust
 from tests.models.small_world import small_world
 
 FEW = TrustSettings(people=12, comparisons=15)

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, LlamaConfig, Qwen3Config
 
 from attune.models.alignment.adapter_fit import write_adapter_config
-from attune.models.alignment.answers import Rewards
+from attune.models.alignment.base_answers import Rewards
 from tests.members.tiny import TEMPLATE, write_tokenizer
 
 VOCABULARY = 384

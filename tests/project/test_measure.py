@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from attune.service.measure import Asking, MeasureFailed, half_widths, measure_members, read_prompts
 from attune.service.settings import Settings
+from attune.service.upstream_measurement import Asking, MeasureFailed, half_widths, measure_members, read_prompts
 from tests.endpoints.conftest import running
 from tests.endpoints.voices import Voice
 from tests.project.test_command_line import attune

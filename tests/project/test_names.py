@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from pathlib import Path
 
 from attune.models.seam.registry import KINDS
 from tests.project.tree import ROOT, tracked
@@ -34,3 +35,28 @@ def test_no_two_classes_have_one_name():
         for name in re.findall(r"^ *class (\w+)", text, flags=re.MULTILINE):
             found[name].append(path)
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+SUBJECT_OF_ITS_OWN = {"route"}
+"""`models/seam/routing.py` is the mathematics of choosing members, by the field's name for it, and `service/api/route.py` the route."""
+
+SAME_FILE_NAME = {
+    "__init__": "Python's own",
+    "__main__": "Python's own",
+    "run": "the command of a study, one a folder",
+}
+"""Names that several folders use for the same thing, with what it is."""
+
+
+def test_no_two_files_have_one_name_unless_their_folders_say_the_rest():
+    # A command group, a route and a guest's own part are called after their subject; so is a family's trainer after its family.
+    subjects = ("service/api/", "models/commands/", "demo/", "models/training/", "loadtest/", "src/attune/client/")
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in tracked():
+        if path.endswith(".py") and path.startswith((*SOURCES, "src/attune/client/")):
+            found[Path(path).stem].append(path)
+    twins = {name: [path for path in paths if not path.startswith(subjects)] for name, paths in found.items() if name not in SAME_FILE_NAME}
+    assert {name: paths for name, paths in twins.items() if len(paths) > 1} == {}
+    # Of a pair such as `score` and `scoring` neither name says what is in it.
+    known = {name for name, paths in twins.items() if paths}
+    assert sorted(name for name in known if name.endswith("ing") and {name[:-3], f"{name[:-3]}e"} & found.keys() - SUBJECT_OF_ITS_OWN) == []

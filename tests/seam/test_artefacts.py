@@ -16,7 +16,7 @@ from attune.models.data.logged import read_logged
 from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.tables import TableInvalid
 from attune.models.measuring.policy.estimators import LogInvalid
-from attune.models.measuring.policy.report import evaluate_log, read_log
+from attune.models.measuring.policy.values_report import evaluate_log, read_log
 from attune.models.portfolio.inputs import SettingsInvalid
 from attune.models.portfolio.inputs import read_prompts as read_training_prompts
 from attune.models.portfolio.show import load_portfolio
@@ -24,9 +24,9 @@ from attune.models.seam.artefacts import it_is, recognised
 from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.models.seam.portfolio import PortfolioInvalid
 from attune.models.training.heads import HeadsInvalid, load_heads
-from attune.service.measure import MeasureFailed, read_prompts
 from attune.service.members.member import UnusableMember
 from attune.service.members.roster_file import read_roster
+from attune.service.upstream_measurement import MeasureFailed, read_prompts
 
 EXPORT = [{"type": "user", "id": "ada"}, {"type": "comparison", "event_id": "e", "prompt": "p", "chosen_text": "a", "rejected_text": "b"}]
 PAIR = {"user": "u", "prompt": "p", "chosen": "a", "rejected": "b"}

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from attune.service.replay import MAX_WAITS, ReplayFailed, replay_logs
+from attune.service.replay_client import MAX_WAITS, ReplayFailed, replay_logs
 
 
 def answer(done: bool, cursor: str | None, replayed: int = 5, users: int = 1) -> httpx.Response:

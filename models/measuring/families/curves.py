@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
 from attune.models.data.progress import Steps
-from attune.models.measuring.metrics import GAIN, Bounds, Interval, accuracy, bootstrap, calibration_error, negative_log_likelihood
+from attune.models.measuring.figures import GAIN, Bounds, Interval, accuracy, bootstrap, calibration_error, negative_log_likelihood
 from attune.models.training.learner import Learner, Predicted
 
 Array = NDArray[np.float64]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attune.models.data.preferences import Comparisons
 from attune.models.measuring.families.curves import observe
 from attune.models.measuring.families.learners import ServedLearner
-from attune.models.measuring.metrics import ACCURACY, GAIN, LOG_LOSS, Interval, bootstrap, calibration_error
+from attune.models.measuring.figures import ACCURACY, GAIN, LOG_LOSS, Interval, bootstrap, calibration_error
 from attune.models.measuring.rows import Rows
 from attune.models.seam.families import Families
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from attune.models.measuring.families.curves import Observed
-from attune.models.measuring.writing import write_json
+from attune.models.measuring.report_files import write_json
 from attune.models.seam.staging import put_in_place, staging_folder
 from attune.models.training.heads import HeadsInvalid, TrainedFamily, load_heads, save_heads
 from attune.models.training.learner import Predicted

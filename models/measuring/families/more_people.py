@@ -27,7 +27,7 @@ from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_more
 from attune.models.measuring.families.strangers import LEAST_MEASURED, LEAST_TARGETS, curves_of, measured_on, most_told, observe_strangers
-from attune.models.measuring.writing import write_report
+from attune.models.measuring.report_files import write_report
 from attune.models.seam.trust import NEVER
 from attune.models.training.heads import TrainedFamily, load_heads
 from attune.models.training.learner import Learner, Predicted

@@ -33,7 +33,7 @@ from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_own
 from attune.models.measuring.families.strangers import LEAST_MEASURED, curves_of, measured_on, most_told, observe_strangers
-from attune.models.measuring.writing import made_by, write_report
+from attune.models.measuring.report_files import made_by, write_report
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
 from attune.models.training.beside import PROVENANCE, Beside
@@ -43,10 +43,9 @@ from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.loop import TrainingData
 from attune.models.training.met import people_of, write_met
+from attune.models.training.prior_trust import LEAST_PEOPLE, with_trust
 from attune.models.training.simple_heads import SIMPLE
-from attune.models.training.standing import Yardstick, below, with_standing
 from attune.models.training.trainers import LineUp, trainers
-from attune.models.training.trusting import LEAST_PEOPLE, with_trust
 
 Tell = Callable[[str], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attune.models.measuring.writing import interval, table
+from attune.models.measuring.report_files import interval, table
 
 
 def render_own(results: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from attune.models.measuring.writing import interval, table
+from attune.models.measuring.report_files import interval, table
 
 KINDS = {"unseen": "Users whom training never met", "seen": "Users of the training"}
 

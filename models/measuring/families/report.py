@@ -34,8 +34,8 @@ from attune.models.measuring.families.held_out import HeldOut, hold_out
 from attune.models.measuring.families.line_up import BASELINE, train_line_up
 from attune.models.measuring.families.plots import draw_plots
 from attune.models.measuring.families.render import render_families
-from attune.models.measuring.metrics import ACCURACY, LOG_LOSS, Interval
-from attune.models.measuring.writing import made_by, write_text
+from attune.models.measuring.figures import ACCURACY, LOG_LOSS, Interval
+from attune.models.measuring.report_files import made_by, write_text
 from attune.models.training.loop import TrainingData
 from attune.models.training.trainers import LineUp
 

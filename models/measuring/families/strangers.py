@@ -15,8 +15,8 @@ import numpy as np
 from attune.models.data.preferences import Comparisons
 from attune.models.data.trunk import Trunk
 from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
-from attune.models.measuring.metrics import ACCURACY, LOG_LOSS, Interval
-from attune.models.measuring.writing import made_by
+from attune.models.measuring.figures import ACCURACY, LOG_LOSS, Interval
+from attune.models.measuring.report_files import made_by
 from attune.models.training.learner import Learner
 
 COUNTS = (0, 1, 3, 5, 10, 20, 50)

@@ -28,12 +28,12 @@ from attune.models.seam.families import Families, Row
 from attune.models.seam.json_lines import LinesInvalid, read_text_lines
 from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
+from attune.service.live.opened_scorer import LoadPlan
 from attune.service.live.runtime import Serving
-from attune.service.live.scorers import LoadPlan
 from attune.service.machine import find_bundle
 from attune.service.members.member import ChatTurn, GenerationRequest, TextPiece
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.roster import MemberEvent
+from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.metrics import Metrics
 from attune.service.settings import Settings, numbers_for
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.measuring.metrics import bootstrap
+from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.report_files import bar, interval, table, write_report
 from attune.models.measuring.rows import rows_from_bundle
-from attune.models.measuring.writing import bar, interval, table, write_report
 from attune.models.portfolio.pool import Pool
 from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.certificate import Certificate

@@ -23,7 +23,7 @@ from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import TextScorer
 from attune.service.batching.session import ScorerRefused
 from attune.service.errors import AttuneError, BundleRefused
-from attune.service.live.watching import watch_batch
+from attune.service.live.metric_adapters import watch_batch
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 

@@ -16,9 +16,9 @@ from typing import Literal
 
 from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
-from attune.service.live.scorers import LoadPlan
+from attune.service.live.opened_scorer import LoadPlan
 from attune.service.machine import cautions, find_bundle, load_user_secret
-from attune.service.members.pool import UpstreamPool
+from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.metrics import Metrics
 from attune.service.parts import check_cheap, explain, open_store
 from attune.service.settings import Settings, SettingsError, numbers_for

@@ -7,7 +7,7 @@ import gc
 import weakref
 from collections.abc import Callable
 
-from attune.service.observe.loop import LoopWatch, settle_heap
+from attune.service.observe.stalls import LoopWatch, settle_heap
 from attune.service.settings import Settings
 from tests.endpoints.conftest import Service, running
 from tests.stores import FreshStore

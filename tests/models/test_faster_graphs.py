@@ -11,8 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from attune.models.data.graph import answers_of
 from attune.models.data.trunk import Trunk, load_trunk
-from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer
-from attune.models.export.precision import (
+from attune.models.export.faster_graphs import (
     PrecisionLoss,
     fused_fp16,
     measure_precision,
@@ -21,6 +20,7 @@ from attune.models.export.precision import (
     scorer_entry,
     tolerance,
 )
+from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer
 from attune.models.seam.text import Encoded
 from tests.models.test_onnx import Heads, rows_of
 from tests.models.tiny_trunk import write_tiny_trunk

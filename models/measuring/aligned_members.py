@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.alignment.adapter_fit import CONFIG
-from attune.models.alignment.answers import Rewards, sample_answers
+from attune.models.alignment.base_answers import Rewards, sample_answers
 from attune.models.alignment.causal import BASE, load
 from attune.models.alignment.guard import GuardLimits
 from attune.models.alignment.measured import Measured, measure
-from attune.models.alignment.member import MemberSettings, Prompts, fingerprint, read_member, train_member
-from attune.models.measuring.writing import write_report
+from attune.models.alignment.trained_member import MemberSettings, Prompts, fingerprint, read_member, train_member
+from attune.models.measuring.report_files import write_report
 from attune.models.portfolio.inputs import SettingsInvalid, described, parse_weights
 
 Array = NDArray[np.float64]

@@ -8,9 +8,9 @@ import pytest
 
 from attune.service.members.member import UnusableMember
 from attune.service.members.openai import OpenAIMember
-from attune.service.members.pool import UpstreamPool
 from attune.service.members.proxies import is_loopback, proxy_for
 from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import UpstreamPool
 from loadtest.upstream_modes import good
 from tests.members.asking import ask, collect
 from tests.members.upstream_scripts import fails

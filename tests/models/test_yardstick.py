@@ -15,7 +15,7 @@ from attune.models.training.features import Subspace
 from attune.models.training.first_head import fit_in_turns
 from attune.models.training.heads import TrainedFamily, load_heads, save_heads
 from attune.models.training.loop import TrainingData
-from attune.models.training.standing import Yardstick, below, with_standing
+from attune.models.training.yardstick import Yardstick, below, with_standing
 from tests.models.small_world import small_world
 from tests.models.test_pack import global_family, write_families_folder
 from tests.models.tiny_trunk import write_tiny_trunk

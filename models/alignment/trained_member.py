@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS, write_adapter_config
-from attune.models.alignment.answers import Answers, Rewards, sample_answers
+from attune.models.alignment.base_answers import Answers, Rewards, sample_answers
 from attune.models.alignment.causal import BASE, LanguageModel, load
 from attune.models.alignment.dpo import Aligned, DpoSettings, train_dpo
 from attune.models.alignment.guard import GuardLimits

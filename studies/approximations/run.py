@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.alignment.answers import Rewards, sample_answers
+from attune.models.alignment.base_answers import Rewards, sample_answers
 from attune.models.alignment.causal import BASE, load
-from attune.models.measuring.members import weights_of
-from attune.models.measuring.writing import write_json
+from attune.models.measuring.aligned_members import weights_of
+from attune.models.measuring.report_files import write_json
 from attune.models.portfolio.inputs import SettingsInvalid
-from studies.approximations.oracles import MixingOracle, OracleTask, SoupOracle
+from studies.approximations.untrained_oracles import MixingOracle, OracleTask, SoupOracle
 
 Array = NDArray[np.float64]
 

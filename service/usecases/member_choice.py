@@ -29,7 +29,7 @@ from attune.service.live.standing import Standing
 from attune.service.usecases.authors import read_standing
 from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, PromptDraw, Routing, digest_of, keep, pack
 from attune.service.usecases.people import Person, read_person
-from attune.service.usecases.scoring import both, encode, submit, submit_with_prompt
+from attune.service.usecases.text_scores import both, encode, submit, submit_with_prompt
 
 Array = NDArray[np.float64]
 

@@ -15,12 +15,12 @@ import numpy as np
 from attune.models.seam.family import Row
 from attune.models.seam.text import Encoded
 from attune.service.live.runtime import Call
-from attune.service.live.scoring_later import Later
+from attune.service.live.score_queue import Later
 from attune.service.observe.logs import get_logger
 from attune.service.usecases.authors import saw_answers
 from attune.service.usecases.decision_record import keep
-from attune.service.usecases.routing import Decision, write
-from attune.service.usecases.scoring import encode, score_candidates, submit
+from attune.service.usecases.member_choice import Decision, write
+from attune.service.usecases.text_scores import encode, score_candidates, submit
 
 _log = get_logger(__name__)
 

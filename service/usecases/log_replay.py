@@ -24,7 +24,7 @@ from attune.service.usecases.authors import add_for_everybody, for_everybody
 from attune.service.usecases.forms_of_feedback import comparisons_of, logged, read_payload
 from attune.service.usecases.learning import study
 from attune.service.usecases.people import person
-from attune.service.usecases.scoring import encode, submit
+from attune.service.usecases.text_scores import encode, submit
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from attune.models.measuring.policy.estimators import LogInvalid, duels_from, evaluate_policies
 from attune.models.measuring.policy.intervals import LEAST_USERS
-from attune.models.measuring.writing import write_report
+from attune.models.measuring.report_files import write_report
 from attune.models.seam.artefacts import COMPARISONS, it_is, recognised
 from attune.models.seam.exports import ExportInvalid, line_object, read_export
 from attune.models.seam.json_lines import LinesInvalid

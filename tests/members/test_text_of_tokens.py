@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attune.service.members.answer_text import Thoughts
-from attune.service.members.writing import Detokenizer, StopScanner, Writer
+from attune.service.members.text_of_tokens import Detokenizer, StopScanner, Writer
 
 
 def decode_bytes(ids):

@@ -15,7 +15,7 @@ from attune.service.batching.submission import Submitted
 from attune.service.errors import ScorerFailed
 from attune.service.live.leases import Leases
 from attune.service.live.prompt_rows import PromptRows
-from attune.service.live.scoring_later import TOGETHER, Later, ScoringLater
+from attune.service.live.score_queue import TOGETHER, Later, ScoringLater
 
 
 @dataclass

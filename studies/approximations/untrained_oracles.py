@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import t
 
-from attune.models.alignment.answers import Answers, Rewards, sample_answers
+from attune.models.alignment.base_answers import Answers, Rewards, sample_answers
 from attune.models.alignment.causal import Answer, LanguageModel, load, token_statistics
 from attune.models.portfolio.model_oracles import named
 from attune.models.portfolio.oracles import Solution, expect_weights

@@ -23,9 +23,17 @@ from attune.models.training.cards import write_cards
 from attune.models.training.family_folder import expect_writable, family_folder
 from attune.models.training.heads import save_heads
 from attune.models.training.hierarchical import PopulationSettings
-from attune.models.training.imported import NAME, PROMPTS, RESPONSES, check_against_transformers, check_rows, head_names, import_family
 from attune.models.training.loop import TrainingData
 from attune.models.training.met import people_of, write_met
+from attune.models.training.reward_model_family import (
+    NAME,
+    PROMPTS,
+    RESPONSES,
+    check_against_transformers,
+    check_rows,
+    head_names,
+    import_family,
+)
 
 FRACTIONS = (0.8, 0.2, 0.0)
 """Of the users, in training and validation; nothing is tested here, `attune measure families` does that."""

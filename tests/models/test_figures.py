@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune.models.measuring.metrics import ACCURACY, GAIN, accuracy, bootstrap, calibration_error, negative_log_likelihood
+from attune.models.measuring.figures import ACCURACY, GAIN, accuracy, bootstrap, calibration_error, negative_log_likelihood
 
 
 def test_accuracy_counts_one_half_as_half_right():

@@ -19,9 +19,9 @@ from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
 from attune.service.members.member import Finish, GenerationRequest, TextPiece
 from attune.service.members.roster import AnotherMember
+from attune.service.usecases.answer_scores import score_later, score_now
 from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn
-from attune.service.usecases.routing import Decision, keep_decision, write
-from attune.service.usecases.scoring_answers import score_later, score_now
+from attune.service.usecases.member_choice import Decision, keep_decision, write
 
 PIECES_AHEAD = 256
 """How far members may be ahead of a slow reader before they are held."""

@@ -6,7 +6,7 @@ import json
 import subprocess
 
 from attune import __version__
-from attune.models.measuring.writing import bar, commit_of, interval, made_by, table, write_report
+from attune.models.measuring.report_files import bar, commit_of, interval, made_by, table, write_report
 
 
 def git(folder, *words):

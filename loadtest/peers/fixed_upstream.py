@@ -1,6 +1,6 @@
 """The upstream of gateways under test: an OpenAI-compatible server that answers twenty fixed tokens at once.
 
-    python loadtest/peers/upstream.py PORT
+    python loadtest/peers/fixed_upstream.py PORT
 
 It is one bare asyncio protocol, so that its own CPU (some 0.02 ms a request) does not blur the comparison.
 """

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
-from attune.models.alignment.answers import Answers, Rewards, sample_answers
+from attune.models.alignment.base_answers import Answers, Rewards, sample_answers
 from attune.models.alignment.causal import LanguageModel, load
-from attune.models.alignment.member import MemberSettings, Prompts, fingerprint
-from attune.models.portfolio.certificate import Evidence, certify
+from attune.models.alignment.trained_member import MemberSettings, Prompts, fingerprint
+from attune.models.portfolio.certify import Evidence, certify
 from attune.models.portfolio.inputs import described, read_prompts
 from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
