@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attune.models.training.imported import NAME
-
 from attune.models.data.trunk import Trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.seam.artefacts import it_is
 from attune.models.training.heads import HeadsInvalid, TrainedFamily, load_heads
+from attune.models.training.reward_model_family import NAME
 
 PROVENANCE = "provenance.json"
 

@@ -46,6 +46,7 @@ from attune.models.training.met import people_of, write_met
 from attune.models.training.prior_trust import LEAST_PEOPLE, with_trust
 from attune.models.training.simple_heads import SIMPLE
 from attune.models.training.trainers import LineUp, trainers
+from attune.models.training.yardstick import Yardstick, below, with_standing
 
 Tell = Callable[[str], None]
 
