@@ -9,6 +9,7 @@ Imports torch nowhere.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from attune.service.members.member import UnusableMember
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+GENERATION_CONFIG = "generation_config.json"
+# Files that a base may have beside config.json. transformers passes over some of them where they cannot be read, as if they were not
+# there, and of the others it does not say which one it was.
+_OPTIONAL = (GENERATION_CONFIG, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TEMPLATE = "chat_template.jinja"
 
 # Fields of peft's LoraConfig that say how an adapter is shaped, was made or is named, and change nothing that it shares.
 _HARMLESS = frozenset(
@@ -37,12 +44,36 @@ def check_base_files(name: str, base: Path) -> None:
     """Returns if the folder can be a base model.
 
     Raises:
-        UnusableMember: it has no configuration, or is an adapter.
+        UnusableMember: it has no configuration, is an adapter, or a file that it may have is there and cannot be read.
     """
     if not (base / "config.json").is_file():
         raise UnusableMember(name, "base", f"{base} holds no config.json; it is no Hugging Face model directory")
     if (base / ADAPTER_CONFIG).is_file():
         raise UnusableMember(name, "base", f"{base} holds {ADAPTER_CONFIG}: an adapter belongs into the field adapter, or is merged first")
+    for file in (base / optional for optional in _OPTIONAL):
+        if os.path.lexists(file):
+            _read_object(name, file)
+    if os.path.lexists(base / _TEMPLATE):
+        _read_text(name, base / _TEMPLATE)
+
+
+def check_end_tokens(name: str, file: Path, ids: Any, rows: int) -> list[int]:
+    """Returns the ids that a file of a base names as the end of a text: one, a list of them, or none.
+
+    Args:
+        name: whose base it is.
+        file: of that base.
+        ids: what the file says.
+        rows: how many tokens the base knows; ids are below it.
+
+    Raises:
+        UnusableMember: it is anything else, so that no answer would end where the model ends it.
+    """
+    found = ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]
+    for one in found:
+        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < rows:
+            raise UnusableMember(name, str(file), f"eos_token_id holds {one!r}; ids from 0 to {rows - 1} are needed")
+    return list(found)
 
 
 def check_adapter_files(name: str, path: Path) -> None:
@@ -105,9 +136,19 @@ def check_shapes(name: str, file: Path, network: Any, base: Path) -> None:
             raise UnusableMember(name, str(file), f"{key} has shape {shape}; {layer} of the base {base} has {size} {side}")
 
 
-def _read_object(name: str, file: Path) -> dict[str, Any]:
+def _read_text(name: str, file: Path) -> str:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UnusableMember(name, str(file), f"is there and cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UnusableMember(name, str(file), f"is not UTF-8: {error}") from error
+
+
+def _read_object(name: str, file: Path) -> dict[str, Any]:
+    text = _read_text(name, file)
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnusableMember(name, str(file), f"is not JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune.command_line import how_to_install
-from attune.service.members.local_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter_files, check_base_files, check_shapes
+from attune.service.members.local_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    GENERATION_CONFIG,
+    check_adapter_files,
+    check_base_files,
+    check_end_tokens,
+    check_shapes,
+)
 from attune.service.members.local_lora import BASE_ROW, RowAdapters, mix_rows
 from attune.service.members.member import UnusableMember
 from attune.service.members.spec import Device, Dtype
@@ -144,7 +152,7 @@ def load(
     if not limit or limit < 1:
         found = f"the context length {limit}" if limit else "no context length"
         raise UnusableMember(owner, "context", f"{base}/config.json names {found}; 1 token or more is needed")
-    ends = _end_tokens(network, tokenizer)
+    ends = _end_tokens(owner, base, network, tokenizer)
     optional = frozenset(inspect.signature(network.forward).parameters) & {"position_ids", "logits_to_keep"}
     slots = {name: f"adapter{index}" for index, name in enumerate(sorted(adapters))}
     rows = None
@@ -184,12 +192,15 @@ def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base:
     return network, mix_rows(network, [slot for slot, _ in adapters.values()])
 
 
-def _end_tokens(network: Any, tokenizer: Any) -> frozenset[int]:
+def _end_tokens(owner: str, base: Path, network: Any, tokenizer: Any) -> frozenset[int]:
     """Returns every id that the generation settings, the configuration or the tokenizer call the end of a text."""
-    found: set[int] = set()
-    for ids in (getattr(network.generation_config, "eos_token_id", None), network.config.eos_token_id, tokenizer.eos_token_id):
-        found.update([ids] if isinstance(ids, int) else ids or ())
-    return frozenset(found)
+    rows = network.get_input_embeddings().weight.shape[0]
+    named = {
+        GENERATION_CONFIG: getattr(network.generation_config, "eos_token_id", None),
+        "config.json": network.config.eos_token_id,
+        "tokenizer_config.json": tokenizer.eos_token_id,
+    }
+    return frozenset(one for file, ids in named.items() for one in check_end_tokens(owner, base / file, ids, rows))
 
 
 def fingerprints(network: Any, *, adapted: bool = False) -> dict[str, int]:

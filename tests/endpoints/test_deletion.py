@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -40,6 +41,19 @@ async def test_a_generation_under_way_does_not_bring_a_deleted_user_back(setting
         assert await kept(service, "ada") == ["user"]
         again = await service.post("/generate", ASK)
         assert again["candidates"][0]["candidate_id"] is not None
+
+
+async def test_a_stream_under_way_ends_without_ids_that_could_not_be_learned_from(settings_of: Callable[..., Settings]):
+    members = voices()
+    async with running(settings_of(), FreshStore(), members) as service:
+        members["concise"].gate.clear()
+        asking = asyncio.create_task(service.client.post("/generate", json=ASK | {"stream": True}))
+        await members["concise"].began.wait()
+        assert (await service.client.delete("/users/ada")).json()["deleted"]["decisions"] == 1
+        members["concise"].gate.set()
+        events = dict(re.findall(r"event: (\w+)\ndata: (.+)", (await asking).text))
+        assert [each["candidate_id"] for each in json.loads(events["done"])["candidates"]] == [None]
+        assert await kept(service, "ada") == ["user"]
 
 
 async def test_an_id_that_could_not_be_written_is_not_given_out(settings_of: Callable[..., Settings]):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import redis
 
+from attune.service.live.health import EVERY_S
 from attune.service.settings import Settings
 from tests.endpoints.conftest import running
 from tests.endpoints.voices import Voice, voices
@@ -20,12 +21,16 @@ class Counted(Voice):
 
     checks: int = 0
     hangs: bool = False
+    gave_up: bool = False
     never: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def check(self) -> None:
         self.checks += 1
         if self.hangs:
-            await self.never.wait()
+            try:
+                await self.never.wait()
+            finally:
+                self.gave_up = True
         await super().check()
 
 
@@ -34,12 +39,10 @@ def counted() -> dict[str, Voice]:
 
 
 async def test_a_member_that_never_answers_neither_delays_the_start_nor_the_probe(settings_of: Callable[..., Settings]):
-    members = counted()
-    members["warm"].hangs = True
-    async with running(settings_of(), FreshStore(), members) as service:
-        async with asyncio.timeout(1):
-            ready = await service.get("/readyz")
-        assert ready["status"] == "ready"
+    warm = Counted("warm", hangs=True)
+    async with running(settings_of(), FreshStore(), counted() | {"warm": warm}) as service:
+        assert (await service.get("/readyz"))["status"] == "ready"
+        assert (warm.checks, warm.gave_up) == (1, False)  # it is still being asked
 
 
 async def test_five_hundred_who_ask_at_once_cost_no_part_anything(settings_of: Callable[..., Settings]):
@@ -51,6 +54,27 @@ async def test_five_hundred_who_ask_at_once_cost_no_part_anything(settings_of: C
         assert {answer.status_code for answer in answers} == {200}
         assert sum(voice.checks for voice in members.values()) <= sum(before) + 2 * len(before)  # what the background did meanwhile
         assert await service.metric("attune_inference_seconds_count") <= ran + 2
+
+
+class AskedStore(FreshStore):
+    """A store that counts how often it was asked whether it writes."""
+
+    asked = 0
+
+    async def check_writes(self) -> None:
+        self.asked += 1
+        await super().check_writes()
+
+
+async def test_who_asks_one_after_another_is_told_what_the_background_found(settings_of: Callable[..., Settings]):
+    store = AskedStore()
+    async with running(settings_of(), store) as service:
+        loop = asyncio.get_running_loop()
+        began_s, asked = loop.time(), store.asked
+        told = [(await service.get("/readyz"))["scorer"]["canary_ms"] for _ in range(60)]
+        rounds = 2 + (loop.time() - began_s) / EVERY_S
+        assert store.asked - asked <= 2 * rounds  # twice where a write came late
+        assert len(set(told)) <= rounds
 
 
 async def test_a_store_that_answers_and_refuses_writes_is_not_ready_and_is_again_afterwards(settings_of: Callable[..., Settings]):

@@ -168,6 +168,50 @@ def test_a_chat_template_that_writes_no_conversation_is_refused_at_load_and_not_
         load(base, {})
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("generation_config.json", b"{", "is not JSON"),
+        ("generation_config.json", b"[]", "is a list; an object is needed"),
+        ("generation_config.json", b"\xff\xfe{", "is not UTF-8"),
+        ("generation_config.json", b"[" * 100_000, "is not JSON"),
+        ("generation_config.json", None, "is there and cannot be read: Is a directory"),
+        ("tokenizer_config.json", b"{", "is not JSON"),
+        ("special_tokens_map.json", b"[1]", "is a list; an object is needed"),
+        ("added_tokens.json", b"", "is not JSON"),
+        ("chat_template.jinja", b"\xff", "is not UTF-8"),
+        ("chat_template.jinja", None, "is there and cannot be read: Is a directory"),
+    ],
+)
+def test_a_file_that_a_base_may_have_and_nobody_can_read_is_refused_by_its_name(language_model, tmp_path, file, content, said):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    (base / file).unlink(missing_ok=True)
+    if content is None:
+        (base / file).mkdir()
+    else:
+        (base / file).write_bytes(content)
+    with pytest.raises(UnusableMember) as caught:
+        load(base, {})
+    assert f"{base / file}: {said}" in str(caught.value)
+
+
+def test_a_link_to_a_file_that_has_gone_is_there_and_cannot_be_read(language_model, tmp_path):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    load(base, {})
+    (base / "generation_config.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(UnusableMember, match=r"generation_config\.json: is there and cannot be read: No such file"):
+        load(base, {})
+
+
+@pytest.mark.parametrize("ids", ["two", -1, 1.5, True, [2, "</s>"], 384])
+def test_an_end_that_no_answer_could_have_is_refused_with_what_is_needed(language_model, tmp_path, ids):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(UnusableMember, match=r"generation_config\.json: eos_token_id holds .*; ids from 0 to 383 are needed"):
+        load(base, {})
+
+
 def test_a_context_in_which_nothing_has_room_is_refused_with_its_number(language_model, tmp_path):
     base = shutil.copytree(language_model / "base", tmp_path / "base")
     edit = json.loads((base / "config.json").read_text())
@@ -254,6 +298,6 @@ def test_an_engine_has_no_member_for_an_adapter_it_was_not_given(language_model)
 
 
 def test_importing_the_members_imports_no_model_library():
-    code = "import sys, service.members.build; print([m for m in ('torch', 'transformers', 'peft', 'jinja2') if m in sys.modules])"
+    code = "import sys, attune.service.members.build; print([m for m in ('torch', 'transformers', 'peft', 'jinja2') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

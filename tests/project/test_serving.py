@@ -75,11 +75,15 @@ def test_it_says_in_one_line_where_it_serves_what(data_dir):
         assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 503
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order_with_exit_code_0(data_dir, stop):
-    with serving(data_dir) as (process, _url, _line):
-        process.send_signal(stop)
-        _, rest = process.communicate(timeout=30)
+@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM twice"])
+def test_ctrl_c_and_a_second_signal_end_it_in_order_without_waiting_for_the_notice(data_dir, signals):
+    with serving(data_dir, ATTUNE_DRAIN_NOTICE_S="300") as (process, url, _line):
+        process.send_signal(signals[0])
+        for stop in signals[1:]:  # the first has been heard once the end is announced
+            while httpx.get(f"{url}/readyz", timeout=PATIENCE_S).json()["phase"] != "draining":
+                pass
+            process.send_signal(stop)
+        _, rest = process.communicate(timeout=2 * PATIENCE_S)
         assert process.returncode == 0, rest
         assert "Traceback" not in rest
 

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
-from attune.service.errors import StoreUnavailable
+from attune.service.errors import EventConflict, StoreUnavailable, UserDeleted
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 from tests.state.conftest import BASIS, comparison, key_of
@@ -128,6 +128,32 @@ async def test_a_write_around_a_restart_is_acknowledged_once_it_is_certain(own_s
     held = (await store.read(ALICE, BASIS)).sum
     assert held is not None
     assert (held.count, held.evidence.tolist()) == (4, [4.0])
+    await store.aclose()
+
+
+async def test_every_kind_of_write_that_was_acknowledged_is_there_after_a_kill(own_server: EmbeddedRedis) -> None:
+    store, (anonymous, known, gone) = (
+        RedisStore(own_server.url, confirm=True),
+        [key_of("acme", name) for name in ("anonymous", "known", "gone")],
+    )
+    for key, event in ((ALICE, "kept"), (ALICE, "taken back"), (anonymous, "moved"), (gone, "deleted")):
+        assert (await store.add_comparison(key, comparison(event, [1.0]))).result == "applied"
+    await store.take_back(ALICE, BASIS, "taken back")
+    assert await store.write_decision(ALICE, "decision", b"record", 3600.0)
+    assert (await store.merge_users(anonymous, known, "login")).comparisons == 1
+    await store.delete_user(gone)
+    pid = own_server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.wait_for(own_server.up(other_than=pid), 120)
+    counts = {key: held and held.count for key in (ALICE, anonymous, known, gone) for held in [(await store.read(key, BASIS)).sum]}
+    assert counts == {ALICE: 1, anonymous: None, known: 1, gone: None}
+    with pytest.raises(EventConflict, match="taken back"):
+        await store.add_comparison(ALICE, comparison("taken back", [1.0]))
+    with pytest.raises(UserDeleted):
+        await store.add_comparison(gone, comparison("deleted", [1.0]))
+    assert (await store.add_comparison(anonymous, comparison("moved", [1.0]))).result == "duplicate"
+    assert await store.read_decision(ALICE.tenant, "decision") == (ALICE.tag, b"record")
     await store.aclose()
 
 
