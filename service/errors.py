@@ -176,7 +176,7 @@ class BodyTooSlow(CallerError):
 
 
 class UnsupportedEncoding(CallerError):
-    """The body is compressed; it is read as it is only."""
+    """The body is compressed, or in another charset than UTF-8."""
 
     status = 415
     code = "unsupported-encoding"

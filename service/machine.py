@@ -6,12 +6,12 @@ Nothing here knows how the values are used.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from pathlib import Path
 
 from attune.models.seam.artefacts import it_is
+from attune.models.seam.json_lines import parse_json
 from attune.service.auth import Keyring, parse_keys
 from attune.service.settings import BadSetting, Settings, SettingsError, variable
 
@@ -104,13 +104,16 @@ def bundle_there(settings: Settings) -> str:
     """Returns the id of the bundle that a start would load now.
 
     Raises:
-        OSError, ValueError, KeyError: there is none, or its manifest cannot be read.
+        OSError, ValueError: there is none, or its manifest cannot be read.
     """
     try:
         folder = find_bundle(settings)
     except SettingsError as error:
         raise FileNotFoundError(str(error)) from error
-    return str(json.loads((folder / "manifest.json").read_bytes())["id"])
+    manifest = parse_json((folder / "manifest.json").read_bytes())
+    if not isinstance(manifest, dict) or "id" not in manifest:
+        raise ValueError(f"{folder / 'manifest.json'} names no bundle")
+    return str(manifest["id"])
 
 
 UPSTREAM_CONNECTIONS = 256

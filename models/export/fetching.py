@@ -9,7 +9,6 @@ variables.
 
 from __future__ import annotations
 
-import json
 import os
 import urllib.parse
 import urllib.request
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from attune.models.seam.bundle import MANIFEST, BundleInvalid, read_bundle
+from attune.models.seam.json_lines import parse_json
 from attune.models.seam.staging import put_in_place, staging_folder
 
 STORES = ("s3", "gs", "az")
@@ -47,9 +47,9 @@ def fetch_bundle(source: str, out: Path, link: str = "", told: Callable[[str], N
     read = _reader(source)
     written = b"".join(read(MANIFEST))
     try:
-        manifest = json.loads(written)
+        manifest = parse_json(written)
         name, files = f"bundle-{_plain(manifest['id'])}", {str(file): int(entry["bytes"]) for file, entry in manifest["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleInvalid(f"{source}: {MANIFEST} is none of a bundle: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
     final = out / name

@@ -29,10 +29,11 @@ from attune.models.export.portfolio_files import MemberFiles, read_members, with
 from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, expect_name, write_bundle
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
+from attune.models.seam.json_lines import JsonInvalid, parse_json
 from attune.models.seam.member_effects import PERSONAL, SHARED, MemberEffects
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.seam.text import Encoded, TextEncoder
-from attune.models.training.heads import Heads, TrainedFamily, families_of, load_heads
+from attune.models.training.heads import Heads, HeadsInvalid, TrainedFamily, families_of, load_heads
 from attune.models.training.yardstick import below
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -207,7 +208,12 @@ def _heads_bytes(trained: Sequence[TrainedFamily]) -> bytes:
 
 def _provenance(families: Path) -> dict[str, Any]:
     path = families / PROVENANCE
-    return {"provenance": json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
+    if not path.exists():
+        return {}
+    try:
+        return {"provenance": parse_json(path.read_bytes())}
+    except JsonInvalid as error:
+        raise HeadsInvalid(f"{path} {error}") from error
 
 
 def _versions() -> dict[str, Any]:

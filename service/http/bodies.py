@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +13,10 @@ from attune.service.errors import BodyTooSlow, Overloaded, TooLarge, Unsupported
 
 class ClientLeft(Exception):
     """The caller closed the connection before the answer was complete."""
+
+
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([^\s\"';]+)", re.IGNORECASE)
+_UTF_8 = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 
 
 class Bodies:
@@ -33,7 +38,7 @@ class Bodies:
         """Returns the body.
 
         Raises:
-            UnsupportedEncoding: it is compressed; nothing of it was read.
+            UnsupportedEncoding: it is compressed, and nothing of it was read; or it is in another charset than UTF-8.
             TooLarge: it is, or says that it is, over the limit.
             BodyTooSlow: it was not complete in time.
             Overloaded: all bodies together are over their bound.
@@ -47,9 +52,14 @@ class Bodies:
             raise TooLarge(f"body has {int(declared):,} bytes; the limit is {self._most:,}")
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._gather(receive)
+                body = await self._gather(receive)
         except TimeoutError:
             raise BodyTooSlow(f"the body was not complete within {self._deadline_s:g} s") from None
+        named = _CHARSET.search(headers.get(b"content-type", b""))
+        # Clients name their platform's charset without thinking of it, so what all charsets write alike is read.
+        if named is not None and named[1].lower() not in _UTF_8 and not body.isascii():
+            raise UnsupportedEncoding(f"charset {named[1].decode('latin-1')[:40]!r} is not read; send the body in UTF-8")
+        return body
 
     async def _gather(self, receive: Receive) -> bytes:
         chunks, size = [], 0

@@ -56,7 +56,7 @@ class BundleWatch:
         """Looks once, and reloads where another bundle is there."""
         try:
             found = await asyncio.to_thread(self._there)
-        except (AttuneError, OSError, ValueError, KeyError) as error:
+        except (AttuneError, OSError, ValueError) as error:
             if str(error) != self._trouble:  # said once, not every few seconds
                 self._trouble = str(error)
                 _log.warning("no bundle where it is looked for; what serves goes on serving", reason=self._trouble)
@@ -77,4 +77,7 @@ class BundleWatch:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001  a loop that ended would never look again, and nobody would be told
+                _log.error("looking for another bundle failed", kind=type(error).__name__, exc_info=error)

@@ -139,6 +139,17 @@ def test_a_page_of_a_proxy_is_an_error_and_no_crash():
         client.portfolio()
 
 
+@pytest.mark.parametrize("data", ["<html>Bad gateway", "[" * 100_000, "[1]", "null"])
+def test_what_a_proxy_writes_into_an_answer_is_an_error_and_no_crash(data):
+    page = httpx.MockTransport(lambda _request: httpx.Response(502, text=data))
+    with Client("http://attune", retries=0, transport=page) as client, pytest.raises(AttuneFailed, match="502 unreadable: "):
+        client.portfolio()
+    events = Events()
+    assert list(events.feed(f"data: {data}")) == []
+    with pytest.raises(AttuneFailed, match="502 unreadable: "):
+        list(events.feed(""))
+
+
 def test_an_error_in_the_middle_of_a_stream_is_raised():
     events = Events()
     assert list(events.feed("event: error")) == []

@@ -82,6 +82,18 @@ async def test_a_compressed_body_is_415_and_says_so(service: Service):
     assert "gzip" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("charset", "status"), [("iso-8859-1", 415), ('"ISO-8859-1"', 415), ("windows-1252; q=1", 415), ("UTF-8", 200), ("'utf8'", 200)]
+)
+async def test_a_body_in_another_charset_is_415_and_named_unless_it_reads_alike(service: Service, charset: str, status: int):
+    for word, expected in (("caf\u00e9", status), ("cafe", 200)):
+        body = {"user": "u1", "prompt": word, "responses": [word]}
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8" if status == 200 else "latin-1")
+        answer = await service.client.post("/score", content=content, headers={"content-type": f"application/json; Charset={charset}"})
+        assert answer.status_code == expected, answer.text
+        assert expected == 200 or charset.strip('"')[:8] in answer.json()["detail"]
+
+
 async def test_the_page_cannot_be_framed_and_no_type_is_guessed(service: Service):
     answer = await service.client.get("/")
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+
+import pytest
+import structlog
 
 from attune.service.errors import BundleRefused
 from attune.service.live.bundle_watch import BundleWatch
@@ -59,3 +63,37 @@ async def test_every_look_swaps_to_what_the_link_names_and_tries_a_refused_bundl
     link.symlink_to(first)
     await deployment.watch.look()
     assert deployment.loads == [deployment.bad]
+
+
+@pytest.mark.parametrize("manifest", ["[" * 200_000, "[]", "{}", "half of it {", ""])
+async def test_a_manifest_that_cannot_be_read_is_told_once_and_looked_at_again(tmp_path: Path, manifest: str):
+    first = write_tiny_bundle(tmp_path / "one")
+    deployment = Deployment(first)
+    whole = (first / "manifest.json").read_text()
+    (first / "manifest.json").write_text(manifest)
+    with structlog.testing.capture_logs() as lines:
+        await deployment.watch.look()
+        await deployment.watch.look()
+    assert [line["log_level"] for line in lines] == ["warning"]
+    (first / "manifest.json").write_text(whole)
+    deployment.serving = "another"
+    await deployment.watch.look()
+    assert deployment.serving == bundle_there(deployment.settings)
+
+
+async def test_whatever_a_look_raises_the_next_one_is_made(tmp_path: Path):
+    looks, enough = 0, asyncio.Event()
+
+    def there() -> str:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            loop.call_soon_threadsafe(enough.set)
+        raise RuntimeError("a network's folder did what nobody foresaw")
+
+    loop, deployment = asyncio.get_running_loop(), Deployment(write_tiny_bundle(tmp_path))
+    watch = BundleWatch(there, lambda: "", deployment.load, 0.0, deployment.metrics)
+    watch.start()
+    await enough.wait()
+    await watch.aclose()
+    assert deployment.loads == []

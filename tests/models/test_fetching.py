@@ -87,6 +87,15 @@ def test_a_manifest_cannot_name_what_lies_elsewhere(change: dict[str, object], s
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, '{"id": "x", "files": {"a": {"bytes": 1e400}}}', "[]", "\ufeff{", '{"id": "a", "id": "b"}']
+)
+def test_a_manifest_that_cannot_be_read_is_refused(content: str, kept: Path, tmp_path: Path):
+    (kept / "manifest.json").write_text(content, encoding="utf-8")
+    with pytest.raises(BundleInvalid, match=r"manifest\.json is none of a bundle"):
+        fetch_bundle(str(kept), tmp_path / "out")
+
+
 def test_a_source_that_is_not_there_is_named(web: str, tmp_path: Path):
     with pytest.raises(NotFetched, match=r"nowhere/manifest\.json cannot be read: .*File not found"):
         fetch_bundle(f"{web}/nowhere", tmp_path / "out")

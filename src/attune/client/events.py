@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
+
+import httpx
 
 from attune.client.answers import Done, Generated, Routed, Started, Token
-from attune.client.failures import AttuneFailed
+from attune.client.failures import AttuneFailed, failure_of
 
 Event = Started | Token | Done
 
@@ -22,7 +25,7 @@ class Events:
         """Yields the event that this line completes, if it completes one.
 
         Raises:
-            AttuneFailed: the event says that the generation failed after it had begun.
+            AttuneFailed: the event says that the generation failed after it had begun, or cannot be read.
         """
         if line:
             field, _, value = line.partition(":")
@@ -35,7 +38,7 @@ class Events:
         self._name, self._data = "", []
         if not data:
             return
-        body = json.loads(data)
+        body = _object(data)
         match name:
             case "decision":
                 yield Started(decision=Routed.model_validate(body))
@@ -51,3 +54,13 @@ class Events:
                     body.get("errors") or [],
                     body.get("request_id"),
                 )
+
+
+def _object(data: str) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise failure_of(502, data.encode("utf-8", "replace"), httpx.Headers())
+    return body

@@ -45,7 +45,7 @@ def failure_of(status: int, body: bytes, headers: httpx.Headers) -> AttuneFailed
     """Returns the failure that a response describes, whoever wrote it: a proxy's page becomes its first words."""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         document = {"code": "unreadable", "detail": body[:200].decode("utf-8", "replace").strip() or "empty body"}
