@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attune.service.errors import EventConflict
+from attune.service.errors import EventConflict, UserDeleted
 from attune.service.state.codec import (
     BODY_DIGEST_BYTES,
     CHECK_BYTES,
@@ -41,7 +41,7 @@ _TAKEN_BACK = 0x80000000
 _RECEIPT = b"\x04"
 _TOGETHER = 16
 
-WriteDecision = Callable[[UserKey, str, bytes, float], Awaitable[bool]]
+WriteDecision = Callable[[UserKey, str, bytes, float, bytes], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Merging:
         wire: to Redis.
         writes: through it.
         replies: reads records.
-        write_decision: keeps a record for a user for so many seconds.
+        write_decision: keeps a record for a user for so many seconds, unless the user was deleted since this era.
         ttl_ms: life of what is received.
         mark_ms: how long what began before a merge is refused, and how long marks outlive a deletion.
         max_log: entries of a log.
@@ -88,18 +88,19 @@ class Merging:
         if source.tenant != target.tenant or source.tag == target.tag:
             raise ValueError("two users are merged that are different ones of one tenant")
         event, aside = event_digest(checked_event_id(event_id)), PartedKey(source.tenant, source.tag)
+        era = await self._read("GET", target.deleted) or b""  # a deletion of the target from here on refuses what is still to be moved
         if await self._read("HEXISTS", target.events, _RECEIPT + event) and not await self._read("EXISTS", aside.base):
             # Made before, and nothing waits: what the source has learned since is another merge's, and would be lost in this one.
-            return Merged("duplicate", 0, await self._move_decisions(source, target))
+            return Merged("duplicate", 0, await self._move_decisions(source, target, era))
         outcome = await self._part(source, aside, event)
         if outcome == b"other":
             raise EventConflict("this user is being merged under another event id; send that request again first")
         receipt = await self._read("HEXISTS", target.events, _RECEIPT + event)
         moved = 0
         if outcome == b"parted":
-            moved = await self._receive(aside, target, event)
+            moved = await self._receive(aside, target, event, era)
             await self.drop(aside)
-        decisions = await self._move_decisions(source, target)
+        decisions = await self._move_decisions(source, target, era)
         return Merged("duplicate" if receipt else "applied", moved, decisions)
 
     async def drop(self, aside: PartedKey) -> None:
@@ -129,7 +130,7 @@ class Merging:
         outcome: bytes = (await self._writes.write("merge_users", lambda: self._wire.script(PART_USER, keys, arguments)))[0]
         return outcome
 
-    async def _receive(self, aside: PartedKey, target: UserKey, event: bytes) -> int:
+    async def _receive(self, aside: PartedKey, target: UserKey, event: bytes, era: bytes) -> int:
         bases, records, moved = await bases_of(aside, self._read), list[Any](), 0
         for basis in bases:
             record = await self._read("GET", aside.sum(basis))
@@ -138,8 +139,14 @@ class Merging:
                 moved = max(moved, UserSum.from_record(body).count)
                 records += [basis, seal_of(SUM, target) + body]
         ids, receipts = await self._ids(aside)
-        arguments = [seal_of(SUM, target), event, self._ttl_ms, target.sum_prefix, ids, aside.raw_tag, receipts, *records]
-        outcome, *rest = await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_SUMS, [target.events], arguments))
+        arguments = [seal_of(SUM, target), event, self._ttl_ms, target.sum_prefix, ids, aside.raw_tag, receipts, b"=" + era, *records]
+        outcome, *rest = await self._writes.write(
+            "merge_users", lambda: self._wire.script(RECEIVE_SUMS, [target.events, target.deleted], arguments)
+        )
+        if outcome == b"deleted":
+            raise UserDeleted(
+                "the user who would be left was deleted during the merge; what was learned of the other waits for another one"
+            )
         if outcome not in {b"applied", b"duplicate"}:
             raise self._replies.refused(outcome, rest, ", ".join(bases), None)
         await self._receive_log(aside, target, bases)
@@ -191,18 +198,18 @@ class Merging:
         arguments += [self._max_log, self._ttl_ms, target.replayed_prefix, *pairs]
         await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_ENTRY, keys, arguments))
 
-    async def _move_decisions(self, source: UserKey, target: UserKey) -> int:
+    async def _move_decisions(self, source: UserKey, target: UserKey, era: bytes) -> int:
         ids = [decision_id.decode("ascii") for decision_id in await self._read("ZRANGE", source.decisions, 0, -1)]
         moved = 0
         for start in range(0, len(ids), _TOGETHER):
-            moved += sum(await asyncio.gather(*(self._move_decision(source, target, each) for each in ids[start : start + _TOGETHER])))
+            moved += sum(await asyncio.gather(*(self._move_decision(source, target, each, era) for each in ids[start : start + _TOGETHER])))
         return moved
 
-    async def _move_decision(self, source: UserKey, target: UserKey, decision_id: str) -> bool:
+    async def _move_decision(self, source: UserKey, target: UserKey, decision_id: str, era: bytes) -> bool:
         record = await self._read("GET", source.decision(decision_id))
         left_ms = await self._read("PTTL", source.decision(decision_id))
         if record is not None and left_ms > 0:
-            await self._write_decision(target, decision_id, self._replies.unseal(DECISION, source, record), left_ms / 1000)
+            await self._write_decision(target, decision_id, self._replies.unseal(DECISION, source, record), left_ms / 1000, era)
         await self._write("UNLINK", source.decision(decision_id))
         await self._write("ZREM", source.decisions, decision_id)
         return record is not None

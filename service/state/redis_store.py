@@ -83,7 +83,7 @@ class RedisStore:
             self._wire,
             self._writes,
             self._replies,
-            self.write_decision,
+            lambda key, name, record, ttl_s, era: self.write_decision(key, name, record, ttl_s, era=era),
             ttl_ms=self._user_ttl_ms,
             mark_ms=self._tombstone_ms,
             max_log=limits.max_log,

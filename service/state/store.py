@@ -318,6 +318,7 @@ class Store(Protocol):
 
         Raises:
             EventConflict: `source` is being merged under another event id.
+            UserDeleted: `target` was deleted since this began; what was not moved yet stays aside for another merge.
             ValueError: they are no two users of one tenant, or their sums have different lengths.
         """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 
@@ -225,6 +226,29 @@ async def test_a_merge_that_stops_anywhere_is_finished_by_the_next(
     await store.merge_users(alice, bob, "login-1")
     await check(store, alice, bob)
     await broken.aclose()
+
+
+@pytest.mark.parametrize("commands", range(1, 20, 3))
+async def test_a_merge_under_way_does_not_bring_a_deleted_user_back(
+    server: EmbeddedRedis, store: Store, raw: Redis, alice: UserKey, bob: UserKey, commands: int
+) -> None:
+    await live(store, alice, bob)
+    done = 0
+    with redis.Redis.from_url(server.url, protocol=2) as admin:
+
+        def observe(_operation: str, _seconds: float, _ok: bool) -> None:
+            nonlocal done
+            done += 1
+            if done == commands:  # what a deletion does
+                admin.delete(*admin.keys(f"{bob.base}:*"))
+                admin.set(bob.deleted, b"laterera", px=60_000)
+
+        merging = RedisStore(server.url, observe=observe)
+        with contextlib.suppress(UserDeleted):
+            await merging.merge_users(alice, bob, "login-1")
+    assert done >= commands
+    assert await raw.keys(f"{bob.base}:*") == [bob.deleted.encode()]
+    await merging.aclose()
 
 
 async def test_deleting_a_user_whose_merge_was_broken_off_leaves_nothing(bench: Bench, raw: Redis, alice: UserKey, bob: UserKey) -> None:
