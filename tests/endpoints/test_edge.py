@@ -48,7 +48,7 @@ async def test_without_a_known_key_nothing_is_served_but_what_is_open(locked: Se
 
 @pytest.mark.parametrize("headers", [bearer("key-of-acme"), {"x-api-key": "key-of-acme"}])
 async def test_a_known_key_is_taken_from_either_header(locked: Service, headers: dict[str, str]):
-    await locked.post("/score", SCORE, headers=headers)
+    assert (await locked.post("/score", SCORE, headers=headers))["scores"]
 
 
 async def test_the_same_user_id_under_two_tenants_is_two_users(locked: Service):

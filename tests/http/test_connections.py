@@ -183,6 +183,7 @@ async def test_a_caller_that_is_gone_is_noticed_while_its_answer_is_made():
         writer.close()
         async with asyncio.timeout(10):
             await service.left.wait()
+        assert service.left.is_set()
 
 
 @pytest.mark.parametrize("connection", [b"close", b"keep-alive"])

@@ -95,6 +95,7 @@ def test_a_large_request_that_finds_no_room_inside_shuts_nobody_out():
     room.give_back("k")
     for _ in range(room.least):
         room.take("k")
+    assert room.count == room.least
 
 
 def test_a_slow_machine_admits_fewer_than_a_fast_one():
