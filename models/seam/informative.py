@@ -38,7 +38,7 @@ def pair_information(sampled: Array, logit_scale: float) -> Array:
 
 
 def pair_law(information: Array, epsilon: float) -> Array:
-    """Returns the law of ordered pairs `[M, M]`: softmax over pairs, mixed with the uniform law, each order of a pair alike.
+    """Returns the distribution of ordered pairs `[M, M]`: softmax over pairs, mixed with the uniform one, each order of a pair alike.
 
     `(1 - epsilon) softmax(I / (SOFTNESS max I)) + epsilon / pairs`; where nothing can be told, uniform.
 
@@ -57,7 +57,7 @@ def pair_law(information: Array, epsilon: float) -> Array:
 
 
 def choose_prompt(information: Array, *, epsilon: float, rng: np.random.Generator) -> tuple[int, Array, Array]:
-    """Returns the prompt drawn by `pair_law` of prompts and pairs together, the law of prompts `[P]`, and that of pairs given it `[M, M]`.
+    """Returns a prompt drawn by `pair_law` of prompts and pairs together, the distribution of prompts `[P]`, and that of pairs given it.
 
     Args:
         information: `[P, M, M]` under each prompt; of one member alone the prompt is drawn uniformly.
@@ -84,7 +84,7 @@ def choose_to_learn(
         rng: source of the draw.
         logit_scale: see `pair_information`.
         mean: `[M]` expected values, for the choice.
-        pairs: `[M, M]` the law of pairs, where the prompt was drawn with them (`choose_prompt`); else it is computed here.
+        pairs: `[M, M]` the distribution of pairs, where the prompt was drawn with them (`choose_prompt`); else it is computed here.
 
     Raises:
         ValueError: `count` is not within 1..M.

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 LEAST_LOG_GATE = -700.0
 """A gate of exactly 0 is read as `exp(-700)`, so that a user's evidence can still bring such a head back (from 0 none could, and all
-at 0 would be no law). A head that an audit closed is another matter: `Micro.mask` keeps it at 0 whatever is learned."""
+at 0 would be no distribution). A head that an audit closed is another matter: `Micro.mask` keeps it at 0 whatever is learned."""
 
 
 @dataclass(frozen=True, slots=True)

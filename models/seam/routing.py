@@ -2,7 +2,7 @@
 
 `S` posterior samples of the user's weights give each member a share `p_hat` (how often it is best); the member is drawn
 from `p = (1 - epsilon) p_hat + epsilon / M`, and `p` is what is logged. Pairs are drawn without replacement, and their
-joint law is logged. `M` members, `K` heads, `S` samples. This module does not know users, prompts or members' names.
+joint probability is logged. `M` members, `K` heads, `S` samples. This module does not know users, prompts or members' names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Choice:
 
     Attributes:
         members: indices, one or more, without repeats.
-        propensities: `[M]` law of the first draw.
+        propensities: `[M]` distribution of the first draw.
         propensity: probability of the first member.
         joint: probability of all the members in this order.
         mean: `[M]` expected value of each member for this user.
@@ -98,7 +98,7 @@ def member_costs(prices: Array, latencies_s: Array, *, price_share: float = 0.5)
 def utilities(sampled: Array, costs: Array, trade_off: float) -> Array:
     """Returns utilities under each sample, `[S, M]`: `w · v_m(x) - trade_off * cost_m`, to be given to `choose` in place of values.
 
-    The cost is the same in every sample, so shares, law and propensities are those of the utilities, exactly.
+    The cost is the same in every sample, so shares and propensities are exactly those of the utilities.
 
     Args:
         sampled: `[S, M]` values under posterior samples.
@@ -146,10 +146,10 @@ def first_law(
     hysteresis: float | None = None,
     mean: Array | None = None,
 ) -> Array:
-    """Returns the law of the first draw, `[M]`.
+    """Returns the distribution of the first draw, `[M]`.
 
     With hysteresis, a last member that `keeps_last` takes the place of the best ones: `best` serves it, `sample` gives it all
-    that is not exploration. Whether it stays is decided by the posterior, not by the draw, so the law is known before it.
+    that is not exploration. Whether it stays is decided by the posterior, not by the draw, so the distribution is known before it.
 
     Args:
         policy: `sample` mixes best shares with exploration, `best` takes the greatest expected value, `uniform` ignores the user.
@@ -182,13 +182,13 @@ def first_law(
 
 
 def next_law(law: Array, mean: Array, drawn: tuple[int, ...]) -> Array:
-    """Returns the law of the next draw `[M]`, given the members drawn so far: what is left of `law`, renormalised.
+    """Returns the distribution of the next draw `[M]`, given the members drawn so far: what is left of `law`, renormalised.
 
     Where what is left has no probability (policy `best`, or one member best in every sample without exploration), the
     next is the one left with the greatest expected value, with probability 1.
 
     Args:
-        law: `[M]` law of the first draw.
+        law: `[M]` distribution of the first draw.
         mean: `[M]` expected value of each member.
         drawn: members drawn so far, fewer than `M`.
     """
@@ -211,7 +211,7 @@ def drawn_from(law: Array, mean: Array, count: int, rng: np.random.Generator) ->
     """Returns `count` different members drawn one after the other, and the probability of that order; see `next_law`.
 
     Args:
-        law: `[M]` law of the first draw.
+        law: `[M]` distribution of the first draw.
         mean: `[M]` expected value of each member.
         count: how many, 1..M.
         rng: source of the draws; one uniform number for each.
@@ -249,7 +249,7 @@ def choose(
     hysteresis: float | None = None,
     mean: Array | None = None,
 ) -> Choice:
-    """Returns `count` different members drawn one after the other from the law of `first_law`, renormalised.
+    """Returns `count` different members drawn one after the other from the distribution of `first_law`, renormalised.
 
     Args:
         policy: see `first_law`.
@@ -285,4 +285,4 @@ def choose(
 
 
 _NOTHING_LEFT = 1e-12
-"""Probability below which what is left is rounding, not law."""
+"""Probability below which what is left is a rounding error."""

@@ -93,7 +93,7 @@ def _same(kept: Sequence[KeptCandidate], given: Sequence[GivenAnswer]) -> bool:
 
 
 def _as_answered(routing: Routing, members: Sequence[str]) -> Routing:
-    """Returns the routing as it was carried out: where others answered than were drawn, the draw is not the law of what was served."""
+    """Returns the routing as it was carried out: where other members answered than were drawn, its probabilities do not hold any more."""
     if tuple(members) == routing.members[: len(members)] and len(members) == len(routing.members):
         return routing
     if members[0] == routing.members[0] and len(members) < len(routing.members):

@@ -55,7 +55,7 @@ class StandIn:
 
 @dataclass(frozen=True, slots=True)
 class PromptDraw:
-    """Which of the prompts that were offered was drawn, and the law that drew it; the members' law is given the prompt."""
+    """Which of the offered prompts was drawn, and with which probabilities; the members' probabilities are conditional on it."""
 
     index: int
     propensity: float
@@ -67,9 +67,9 @@ class Routing:
     """How the members were chosen; enough to evaluate other policies on the log, and to draw again.
 
     Attributes:
-        policy: the law that drew; `forced` where the caller named the member.
+        policy: how the members were drawn; `forced` where the caller named the member.
         seed: of the generator behind posterior samples and draw.
-        epsilon, samples: constants of the law.
+        epsilon, samples: constants of the distribution that was drawn from.
         members: drawn, in order; what was wanted, whoever served in the end.
         propensities: member -> probability of being drawn first.
         propensity: of the first member; None if it was forced, or if another one served in its place.
@@ -77,7 +77,7 @@ class Routing:
         expected: member -> (mean, std) of its value for this user and prompt.
         fallback: why and by whom a drawn member was replaced; None if none was.
         costs: member -> what was taken off its value for price and latency, in reward; empty where costs are not weighed. `expected`
-            and the law are of what is left.
+            and the distribution refer to what is left.
         certificate: what the portfolio's certificate says of this user; None if it says nothing.
         effects: member -> (mean, std) of the part of `expected` that is its own, beyond its texts; empty where nothing is said of it.
         prompt: the draw of the prompt, where several were offered.

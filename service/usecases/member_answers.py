@@ -3,7 +3,7 @@
     decision ─> one stream per candidate ─> pieces, merged as they come ─> texts ─> scores, if asked ─> record ─> the rest scored later
 
 A member that cannot begin is replaced by the next in expected value, which the answer says; the draw's propensity is then no longer the
-law of what was served and becomes null. Leaving early (a caller who has gone) closes every stream.
+probability of what was served, and becomes null. Leaving early (a caller who has gone) closes every stream.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Choosing members for a user and a prompt, and writing the decision down before anybody can refer to it.
 
-    user's sum ∥ members' sums ∥ prompt's row, if it matters ─> joint posterior samples ─> law ─> draw ─> decision record ─> store
+    user's sum ∥ members' sums ∥ prompt's row, if it matters ─> joint posterior samples ─> distribution ─> draw ─> decision record ─> store
 
-`S` samples, `M` members, `K` heads. The law, the draw and their probabilities are `models.seam.routing`'s; the seed is fresh for every
-decision and kept with it. The prompt goes through the scorer only where its row can change the law. If the store is away the answer goes on
-without a decision id: what cannot be kept cannot be learned from.
+`S` samples, `M` members, `K` heads. The distribution, the draw and its probability are `models.seam.routing`'s; the seed is fresh for every
+decision and kept with it. The prompt goes through the scorer only where its row can change the distribution. If the store is away the
+answer goes on without a decision id: what cannot be kept cannot be learned from.
 """
 
 from __future__ import annotations

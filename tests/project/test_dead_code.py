@@ -8,7 +8,7 @@ from collections import Counter
 
 from tests.project.tree import ROOT, tracked
 
-SOURCES = ("service/", "models/", "demo/", "studies/", "src/attune/client/")
+SOURCES = ("service/", "models/", "demo/", "studies/", "loadtest/", "src/attune/client/")
 CALLED_BY_OTHERS = {
     "main": "entry points and scripts",
 }
