@@ -13,6 +13,7 @@ import pytest
 from attune.service.errors import MemberFailed
 from attune.service.http.streaming import EventStream
 from attune.service.settings import Settings
+from attune.service.state.store import Exported, UserKey
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.streams import events
 from tests.endpoints.voices import SAYINGS, voices
@@ -212,3 +213,37 @@ async def test_what_has_begun_is_closed_even_if_the_reader_left_before_the_first
     with pytest.raises(OSError, match="the reader left"):
         await EventStream(lines(), begun=begun)({"type": "http"}, nothing, away)
     assert closed == [True]
+
+
+class Watched(FreshStore):
+    """A store that counts the exports that were closed."""
+
+    closed = 0
+
+    async def export(self, key: UserKey) -> AsyncGenerator[Exported, None]:
+        try:
+            async for entry in super().export(key):
+                yield entry
+        finally:
+            self.closed += 1
+
+
+async def test_an_export_whose_reader_leaves_before_its_first_line_is_closed_at_once(settings_of: Callable[..., Settings]):
+    store = Watched()
+    async with running(settings_of(), store) as service:
+        await service.post("/feedback", {"user": "u1", "prompt": PROMPT, "chosen_text": SHORT, "rejected_text": LONG})
+        scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/users/u1/export", "query_string": b""}
+
+        bodies: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def stays() -> dict[str, Any]:
+            while not bodies:
+                await asyncio.Event().wait()
+            return bodies.pop()
+
+        async def away(_message: object) -> None:
+            raise OSError("the reader left")
+
+        with contextlib.suppress(OSError):
+            await service.app({**scope, "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1)}, stays, away)
+        assert store.closed == 1

@@ -76,6 +76,16 @@ async def test_a_body_is_known_by_what_it_is_and_not_by_the_case_of_its_type(ups
     assert (await collect(member_with(), ask()))[0] == "Hello"
 
 
+async def test_events_that_begin_with_a_field_of_a_server_s_own_are_known_by_their_type_in_any_case(upstream, member_with):
+    async def script(turn):
+        await turn.head(200, "Text/Event-Stream; Charset=UTF-8")
+        await turn.send(b"trace: 4711\n" + events("Hello"))
+        await turn.end()
+
+    upstream.answers(script)
+    assert (await collect(member_with(), ask()))[0] == "Hello"
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "said"),
     [

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def serving(data_dir: Path, **more: str) -> Iterator[tuple[subprocess.Popen[str]
 
 
 def test_it_says_in_one_line_where_it_serves_what(data_dir):
-    with serving(data_dir) as (_process, url, line):
+    with serving(data_dir, ATTUNE_KEEP_ALIVE_S="1") as (_process, url, line):
         assert re.search(r"\(bundle \S*tiny-[0-9a-f]+, 3 members, redis embedded\)", json.loads(line)["event"])
         assert httpx.get(f"{url}/livez", timeout=PATIENCE_S).status_code == 200
         exposed = httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
@@ -73,6 +74,11 @@ def test_it_says_in_one_line_where_it_serves_what(data_dir):
         assert 'attune_ready_part{part="members"} 0.0' in exposed
         assert exposed.count("attune_ready 0.0") == 1
         assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 503
+        # An idle connection is closed after the setting's second; after the default's 75 nobody would wait here.
+        with socket.create_connection((httpx.URL(url).host, httpx.URL(url).port), timeout=PATIENCE_S) as idle:
+            idle.sendall(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            while idle.recv(65536):
+                pass
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM twice"])
