@@ -26,7 +26,6 @@ Mood: TypeAlias = Literal["cook", "do", "tell", "chat", "reply", "decline"]
 
 MANNERS = ("concise", "detailed", "playful", "formal", "cautious", "bold")
 DOMAINS = ("recipes", "travel", "explanations", "advice", "small_talk")
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 BEYOND = "beyond"
 """The topic of every question that is about none of the others; its answers say what is known instead."""
 

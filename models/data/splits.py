@@ -1,7 +1,7 @@
 """Seeded splits of comparisons by user and by prompt, disjoint by construction and checked.
 
-A split by user measures strangers; a split by prompt measures new questions; `split_both` measures both at once. Subsets
-share the table of texts, so vectors are computed once for all of them.
+A split by user measures strangers; a split by prompt measures new questions. Subsets share the table of texts, so vectors are computed
+once for all of them.
 """
 
 from __future__ import annotations
@@ -45,19 +45,6 @@ def split(comparisons: Comparisons, by: By, fractions: tuple[float, float, float
     keys = comparisons.user if by == "user" else prompt_keys(comparisons)
     parts = draw(np.unique(keys), fractions, seed=seed, what=by)
     masks = [np.isin(keys, part) for part in parts]
-    return Split(*(comparisons.take(mask) for mask in masks))
-
-
-def split_both(comparisons: Comparisons, fractions: tuple[float, float, float], *, seed: int) -> Split:
-    """Returns parts that share neither users nor prompts; comparisons of one part's user on another's prompt are left out.
-
-    Raises:
-        SplitInvalid: as `split`.
-    """
-    prompts = prompt_keys(comparisons)
-    users_of = draw(np.unique(comparisons.user), fractions, seed=seed, what="user")
-    prompts_of = draw(np.unique(prompts), fractions, seed=seed + 1, what="prompt")
-    masks = [np.isin(comparisons.user, ours) & np.isin(prompts, theirs) for ours, theirs in zip(users_of, prompts_of, strict=True)]
     return Split(*(comparisons.take(mask) for mask in masks))
 
 

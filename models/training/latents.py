@@ -73,20 +73,6 @@ def learn_latents(
     return trained, activity(texts, states, trained.autoencoder, columns_of(trunk, trained.autoencoder))
 
 
-def latents_of(
-    texts: Texts, trunk: Trunk, autoencoder: SparseAutoencoder, cache: Path | None = None, *, progress: Progress | None = None
-) -> Latents:
-    """Returns the activity of `autoencoder`, a public one say, in the candidates of `texts`.
-
-    Raises:
-        AutoencoderInvalid: it does not say its layer, the trunk does not pool that layer, or the widths differ.
-    """
-    columns = columns_of(trunk, autoencoder)
-    assert autoencoder.layer is not None
-    states = states_of(texts, trunk, autoencoder.layer, cache, progress=progress)
-    return activity(texts, states, autoencoder, columns)
-
-
 def activity(texts: Texts, states: TokenStates, autoencoder: SparseAutoencoder, columns: slice) -> Latents:
     """Returns the activity of `autoencoder` in `states`, the tokens of the candidates of `texts`."""
     parts = []
@@ -106,7 +92,7 @@ def columns_of(trunk: Trunk, autoencoder: SparseAutoencoder) -> slice:
     """Returns where the layer that `autoencoder` reads stands in the trunk's pooled vector.
 
     Raises:
-        AutoencoderInvalid: as `latents_of`.
+        AutoencoderInvalid: it does not say its layer, the trunk does not pool that layer, or the widths differ.
     """
     width = (trunk.width - 1) // max(1, len(trunk.layers))
     layers = trunk.layers or (int(trunk.model.config.num_hidden_layers),)  # type: ignore[union-attr, arg-type]  # every transformers model has a config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import demo
 from attune.models.portfolio.pool import read_pool
 from demo.corpus.grammar import realise
-from demo.corpus.texts import DOMAINS, MANNERS, SPLITS, all_prompts, answer, corpus, prompts, topics
+from demo.corpus.texts import DOMAINS, MANNERS, Split, all_prompts, answer, corpus, prompts, topics
 
 ARTEFACTS = Path(demo.__file__).parent / "artefacts"
 
@@ -26,10 +27,10 @@ def test_a_longer_corpus_begins_with_the_shorter_one():
 
 
 def test_the_splits_share_no_topic_and_leave_none_out():
-    of_split = {split: {prompt.topic for prompt in prompts(split, 0)} for split in SPLITS}
+    of_split = {split: {prompt.topic for prompt in prompts(split, 0)} for split in get_args(Split)}
     assert sum(len(found) for found in of_split.values()) == len(topics())
     assert set.union(*of_split.values()) == set(topics())
-    for split in SPLITS:
+    for split in get_args(Split):
         assert {topics()[topic].domain for topic in of_split[split]} == set(DOMAINS)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 from collections.abc import Callable, Iterator
 
 import pytest
-import structlog
 
-from attune.service.observe.logs import configure_logging
 from attune.service.settings import Settings
 from tests.endpoints.conftest import PROMPT, SHORT, Service, running
 from tests.endpoints.voices import voices
+from tests.log_lines import logged
 from tests.stores import FreshStore
 
 MARK = "zebra quartz jonquil"
@@ -33,15 +30,8 @@ GOOD = {
 
 @pytest.fixture
 def lines() -> Iterator[Callable[[], list[dict[str, object]]]]:
-    root, stream = logging.getLogger(), io.StringIO()
-    handlers, level = list(root.handlers), root.level
-    configure_logging("debug", "json", stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    logging.getLogger("uvicorn.access").disabled = False
-    structlog.reset_defaults()
+    with logged("debug") as read:
+        yield read
 
 
 async def every_way(service: Service) -> int:

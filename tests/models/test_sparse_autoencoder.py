@@ -7,7 +7,7 @@ import torch
 from attune.models.data.preferences import Texts
 from attune.models.data.token_states import encode_candidates, token_states
 from attune.models.data.trunk import load_trunk
-from attune.models.training.latents import activity, cards, columns_of, latents_of
+from attune.models.training.latents import activity, cards, columns_of
 from attune.models.training.sparse_autoencoder import AutoencoderSettings, StatesInvalid, _Autoencoder, train_sparse_autoencoder
 from tests.models.tiny_trunk import write_tiny_trunk
 
@@ -141,8 +141,8 @@ def test_an_autoencoder_of_another_layer_or_width_is_refused(trunk):
     states, settings = sparse_world(300)[0], AutoencoderSettings(latents=8, k=2, steps=1, batch=64)
     narrow, elsewhere = (train_sparse_autoencoder(states, settings, 0, layer=layer, progress=quiet).autoencoder for layer in (1, 0))
     with pytest.raises(AutoencoderInvalid, match=r"reads states 16 wide; those of .* are 32"):
-        latents_of(TEXTS, trunk, narrow, progress=quiet)
+        columns_of(trunk, narrow)
     with pytest.raises(AutoencoderInvalid, match=r"reads layer 0; the trunk .* pools \[1, 2\]"):
-        latents_of(TEXTS, trunk, elsewhere, progress=quiet)
+        columns_of(trunk, elsewhere)
     with pytest.raises(ValueError, match="layer is 9; the trunk"):
         token_states(encode_candidates(TEXTS, trunk), trunk, 9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attune.models.data.preferences import Comparison, Comparisons
-from attune.models.data.splits import SplitInvalid, prompt_keys, split, split_both
+from attune.models.data.splits import SplitInvalid, prompt_keys, split
 
 COMPARISONS = Comparisons.from_records(
     Comparison(f"u{user}", f"prompt {prompt}", "yes", "no", context=None if user % 2 else "be brief")
@@ -25,16 +25,6 @@ def test_parts_share_no_key_and_lose_no_comparison(by):
     assert not keys[0] & keys[2]
     assert not keys[1] & keys[2]
     assert len(parts.train) + len(parts.validation) + len(parts.test) == len(COMPARISONS)
-
-
-def test_a_split_by_both_shares_neither_users_nor_prompts():
-    parts = split_both(COMPARISONS, (0.5, 0.25, 0.25), seed=3)
-    found = [sets(part) for part in (parts.train, parts.validation, parts.test)]
-    for first in range(3):
-        for second in range(first + 1, 3):
-            assert not found[first][0] & found[second][0]
-            assert not found[first][1] & found[second][1]
-    assert all(len(part) for part in (parts.train, parts.validation, parts.test))
 
 
 def test_one_prompt_under_two_contexts_is_one_prompt():

@@ -12,20 +12,14 @@ import pytest
 import structlog
 
 from attune.service.observe.logs import configure_logging, get_logger, log_ready, request_context
+from tests.log_lines import logged
 
 
 @pytest.fixture
 def lines():
     """Returns a function that reads the lines written so far, as objects; logging is put back afterwards."""
-    root, stream = logging.getLogger(), io.StringIO()
-    handlers, level = list(root.handlers), root.level
-    configure_logging("info", "json", stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    logging.getLogger("uvicorn.access").disabled = False
-    structlog.reset_defaults()
+    with logged("info") as read:
+        yield read
 
 
 def test_a_line_is_one_object_with_time_level_logger_and_fields(lines):
