@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attune.service.errors import AttuneError, DeadlineExceeded, NotYourCandidate, Overloaded, ScorerFailed, StoreUnavailable, UserMerged
 from attune.service.ids import candidate_id, new_decision_id
 from attune.service.settings import Settings
 from attune.service.state.redis_store import RedisStore
+from attune.service.state.store import Added, NewComparison, UserKey
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
@@ -243,6 +245,40 @@ async def test_with_redis_away_it_is_503_and_never_applied(settings_of: Callable
         assert await service.metric("attune_feedback_total", result="unavailable") == 1
         ready = await service.get("/readyz")
         assert ready["store"].startswith("unavailable")
+
+
+class Failing(FreshStore):
+    """A store that keeps no comparison, for a reason."""
+
+    def __init__(self, reason: AttuneError) -> None:
+        super().__init__()
+        self.reason = reason
+
+    async def add_comparison(self, key: UserKey, comparison: NewComparison, *, era: bytes | None = None) -> Added:
+        raise self.reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "result"),
+    [
+        (Overloaded("32 of 32 places at the store are taken"), 429, "overloaded"),
+        (DeadlineExceeded("too late"), 504, "failed"),
+        (ScorerFailed("no finite number"), 500, "failed"),
+        (StoreUnavailable("gone"), 503, "unavailable"),
+        (NotYourCandidate("somebody else's"), 403, "refused"),
+        (UserMerged("merged"), 409, "refused"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_only_what_the_caller_has_to_change_counts_as_refused(
+    settings_of: Callable[..., Settings], reason: AttuneError, status: int, result: str
+):
+    async with running(settings_of(), Failing(reason)) as service:
+        assert (await service.post("/feedback", TEXTS, status=status))["code"] == reason.code
+        counted = {
+            one: await service.metric("attune_feedback_total", result=one) for one in ("refused", "overloaded", "failed", "unavailable")
+        }
+        assert counted == dict.fromkeys(counted, 0) | {result: 1}
 
 
 async def test_after_a_bundle_of_another_basis_a_stored_pair_is_scored_again_from_its_texts(service: Service, tmp_path: Path):
