@@ -1,4 +1,4 @@
-"""`attune portfolio approximations`: what soups and logit mixing give users between the members, beside the best single member.
+"""`python -m studies approximations`: what soups and logit mixing give users between the members, beside the best single member.
 
     members aligned to one reward each, pairs of rewards half and half ─> MOD, soup, best member, base ─> w·v ± se on the same prompts
 
