@@ -26,13 +26,29 @@ class Precision(StrEnum):
     int8 = "int8"
 
 
+def stored(value: str) -> str:
+    """Returns a precision as given; raises BadParameter for one that no file has, with what makes it."""
+    if value not in list(Precision):
+        derived = {"bf16": "the extra `openvino`", "tf32": "a GPU"}
+        made = f"; pack fp32, of which ATTUNE_PRECISION={value} makes it at the start, with {derived[value]}" if value in derived else ""
+        raise typer.BadParameter(f"no graph is stored in {value!r}: fp32, fp16 and int8 are{made}")
+    return value
+
+
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="[fp32|fp16|int8]",
+        callback=stored,
+        help="Number format of the trunk: fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact.",
+    ),
+]
+
+
 @bundle_app.command("demo")
 def bundle_demo(
     out: Out = Path(".attune/bundles"),
-    precision: Annotated[
-        Precision,
-        typer.Option(help="Number format of the trunk: fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact."),
-    ] = Precision.fp32,
+    precision: PrecisionOption = Precision.fp32.value,
     as_json: AsJson = False,
 ) -> None:
     """Export the trunk with the demo's heads and pack the bundle; prints its directory. Needs the extra `train`."""
@@ -58,10 +74,7 @@ def bundle_build(
             help="File that names the language models, whose worth is learned while they serve; the portfolio's if not given.",
         ),
     ] = None,
-    precision: Annotated[
-        Precision,
-        typer.Option(help="Number format of the trunk: fp16 is for CUDA, int8 for a CPU; both are faster than fp32 and less exact."),
-    ] = Precision.fp32,
+    precision: PrecisionOption = Precision.fp32.value,
     name: Annotated[str, typer.Option(help="Name of the bundle, in letters, digits and _.")] = "own",
     out: Out = Path(".attune/bundles"),
     as_json: AsJson = False,
@@ -82,7 +95,7 @@ def bundle_build(
         name,
         portfolio=portfolio,
         roster=roster,
-        precision=precision.value,
+        precision=Precision(precision).value,
         tell=aside,
         serve_anyway=serve_anyway,
         member_effects=member_effects,

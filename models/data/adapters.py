@@ -148,6 +148,8 @@ def read_comparisons(source: str | Path, reading: Reading | None = None, *, prog
     table = table_of(source, reading or Reading(), progress=progress)
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
+    if not table.records and table.equal:
+        raise ComparisonInvalid(f"{source}: no comparison can be made: in all {table.equal:,} pairs scores, or texts, are equal")
     return Comparisons.from_records(table.records)
 
 
@@ -160,10 +162,9 @@ def table_of(source: str | Path, reading: Reading, *, progress: Progress | None 
     try:
         return read_table(read_rows(source), reading, progress=progress)
     except TableInvalid as error:
-        found = recognised(source)
-        if not found or found.startswith(COMPARISONS):
-            raise
-        raise TableInvalid(f"{error}; it is {found}") from error
+        name, found = Path(source).name, recognised(source)
+        said = str(error) if name in str(error) else f"{name}: {error}"
+        raise TableInvalid(f"{said}; it is {found}" if found and not found.startswith(COMPARISONS) else said) from error
 
 
 def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress | None = None) -> Table:

@@ -59,7 +59,7 @@ class Survey:
             f"shape        {self.shape}",
             f"rows         {self.rows:,}, {self.bad:,} bad",
             f"comparisons  {self.comparisons:,}, {self.ties:,} of them ties{kept}",
-            f"users        {self.users:,} with {least:,} / {median:g} / {most:,} comparisons (least / median / most)",
+            f"users        {self.users:,} with {least:,} / {median:,.10g} / {most:,} comparisons (least / median / most)",
             *([f"             {', '.join(f'{name} {count:,}' for name, count in self.largest)}"] if self.largest else []),
             *([f"no user      {self.anonymous:,} rows"] if self.anonymous else []),
             f"prompts      {self.prompts:,}",

@@ -62,6 +62,8 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
         raise ComparisonInvalid(str(error)) from error
+    if not export.logs and not export.plain and not export.unknown:
+        raise TableInvalid(f"{path.name} has no rows: there is nothing in it")
     without = 0
     records: list[Comparison] = []
     for log in export.logs.values():
@@ -74,13 +76,16 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
         try:
             records += _records(read_table(rows, reading))
         except TableInvalid as error:
-            raise TableInvalid(f"{error}{it_is(path)}") from error
+            named = "" if path.name in str(error) else f"{path.name}: "
+            raise TableInvalid(f"{named}{error}{it_is(path)}") from error
     return Logged(tuple(records), without, export.unknown)
 
 
 def _records(table: Table) -> tuple[Comparison, ...]:
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
+    if not table.records and table.equal:
+        raise ComparisonInvalid(f"no comparison can be made: in all {table.equal:,} pairs scores, or texts, are equal")
     return table.records
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,8 +137,12 @@ def parse_json(content: bytes) -> Any:
         raise JsonInvalid("is nested too deeply") from None
     except MemoryError:
         raise JsonInvalid("takes more memory than there is") from None
-    except ValueError as error:
-        raise error if isinstance(error, JsonInvalid) else JsonInvalid(f"is not JSON: {error}") from None
+    except JsonInvalid:
+        raise
+    except json.JSONDecodeError as error:
+        raise JsonInvalid(f"is not JSON: {error}") from None
+    except ValueError:  # Python reads no longer ones, since that takes a time that grows with their square
+        raise JsonInvalid(f"has a number of more than {sys.get_int_max_str_digits():,} digits") from None
     if "\\u" in text and ("\\ud" in text or "\\uD" in text):
         _refuse_half_pairs(value, "")
     return value

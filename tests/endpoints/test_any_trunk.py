@@ -13,6 +13,7 @@ from attune.models.data.trunk import Pooling, load_trunk
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.export.pack import pack
 from attune.models.seam.bundle import read_bundle
+from attune.models.seam.precision import TOLERANCES, Precision
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
 from attune.models.training.heads import save_heads
@@ -31,7 +32,7 @@ def told() -> Comparisons:
     return Comparisons.from_records(rows)
 
 
-async def scores_of(settings_of, folder, source: str, **options) -> tuple[list[float], list[float]]:
+async def scores_of(settings_of, folder, source: str, *, precision: Precision = "fp32", **options) -> tuple[list[float], list[float]]:
     """Returns `/score`'s answer to the responses, and torch's: through training, packing and loading."""
     trunk = load_trunk(source, **options)
     comparisons = told()
@@ -42,8 +43,8 @@ async def scores_of(settings_of, folder, source: str, **options) -> tuple[list[f
     save_heads(folder / "families", [family], "bradley_terry")
     write_trunk_file(folder / "families", trunk)
     write_probes(folder / "families", draw_probes(comparisons.texts, 0, candidates=4))
-    done = pack(folder / "families", folder / "bundles", "mine")
-    assert read_bundle(done.path).manifest["export"]["difference_from_torch"] <= 1e-3
+    done = pack(folder / "families", folder / "bundles", "mine", precision=precision)
+    assert read_bundle(done.path).manifest["export"]["difference_from_torch"] <= TOLERANCES[precision]
     vectors = torch.from_numpy(trunk.embed(trunk.encoder.candidates(PROMPT, RESPONSES)))
     expected = family.heads(vectors, vectors)["bradley_terry_rewards"][:, 0].tolist()
     async with running(settings_of(bundle=str(done.path)), FreshStore(), {}) as service:
@@ -65,6 +66,16 @@ async def test_every_pooling_scores_as_in_torch(settings_of, tmp_path, architect
     source = str(write_architecture(tmp_path / "trunk", architecture))
     found, expected = await scores_of(settings_of, tmp_path, source, pooling=pooling)
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["Bert", "Llama"])
+async def test_an_encoder_and_a_decoder_in_fp16_are_served_within_its_tolerance(settings_of, tmp_path, architecture):
+    source = str(write_architecture(tmp_path / "trunk", architecture))
+    found, expected = await scores_of(settings_of, tmp_path, source, precision="fp16")
+    assert found == pytest.approx(expected, abs=TOLERANCES["fp16"] * max(map(abs, expected)))
+    assert found != expected, "half precision was served"
+    [bundle] = (tmp_path / "bundles").iterdir()
+    assert list(read_bundle(bundle).scorers) == ["fp16"]
 
 
 async def test_a_chat_template_is_served_without_jinja(settings_of, tmp_path):

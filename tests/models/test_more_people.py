@@ -78,7 +78,8 @@ def test_people_whom_training_met_are_left_out_or_the_verdict_says_that_it_is_fl
 def test_too_few_people_are_a_sentence(world, tmp_path):
     done, _ = measured(world, strangers(5), "few", out=str(tmp_path / "none"))
     assert done.exit_code == 1
-    assert "fewer than 8 people" in done.stderr
+    assert "few.jsonl: fewer than 8 people" in done.stderr
+    assert "predicting" not in done.stderr, "said before texts are embedded and simple heads fitted"
     assert not (tmp_path / "none").exists()
 
 

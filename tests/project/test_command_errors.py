@@ -59,6 +59,26 @@ def test_a_file_that_a_command_cannot_use_is_a_sentence_and_exit_code_1(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "choices.jsonl has no rows"),
+        (b"\n \n", "choices.jsonl has no rows"),
+        (b'{"question": 1}', "choices.jsonl: the columns question make no known shape"),
+        (
+            b'{"user": "u", "prompt": "p", "response": "r", "rating": 1}\n{"user": "u", "prompt": "p", "response": "s", "rating": 1}',
+            "are equal",
+        ),
+        (b'{"user": "u", "prompt": "p", "chosen": "a", "rejected": "b", "weight": ' + b"9" * 5000 + b"}", "more than 4,300 digits"),
+    ],
+)
+def test_what_teaches_nothing_is_refused_before_a_server_is_asked(tmp_path, monkeypatch, content, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "choices.jsonl").write_bytes(content)
+    shown = CliRunner().invoke(app, ["users", "import", "choices.jsonl", "--url", "http://127.0.0.1:9"])
+    assert (shown.exit_code, said in shown.stderr) == (1, True), shown.output
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["bundle", "show", "none"],
@@ -201,6 +221,21 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work_and_none_is_left_b
     assert re.search(r"out cannot be written to: .*file: not a directory", shown.output.replace("\n", " ")), shown.output
     assert makeable(tmp_path / "new" / "out") == tmp_path / "new" / "out"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("bf16", "pack fp32, of which ATTUNE_PRECISION=bf16 makes it at the start, with the extra `openvino`"),
+        ("fp8", "fp32, fp16 and int8 are"),
+    ],
+)
+def test_a_precision_that_no_graph_is_stored_in_is_refused_with_what_makes_it(tmp_path, precision, said):
+    shown = CliRunner().invoke(app, ["bundle", "build", str(tmp_path), "--precision", precision])
+    assert shown.exit_code == 2
+    words = " ".join(shown.stderr.replace("│", " ").split())
+    assert f"no graph is stored in '{precision}'" in words
+    assert said in words
 
 
 def test_a_package_that_a_library_misses_is_named_and_not_the_library_s_own_part():

@@ -26,7 +26,15 @@ from attune.models.measuring.families.fewshot import cut
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_more
-from attune.models.measuring.families.strangers import LEAST_MEASURED, LEAST_TARGETS, curves_of, measured_on, most_told, observe_strangers
+from attune.models.measuring.families.strangers import (
+    LEAST_MEASURED,
+    LEAST_TARGETS,
+    counts_told,
+    curves_of,
+    measured_on,
+    most_told,
+    observe_strangers,
+)
 from attune.models.measuring.report_files import write_report
 from attune.models.seam.trust import NEVER
 from attune.models.training.heads import TrainedFamily, load_heads
@@ -68,21 +76,23 @@ def measure_more(
     known = read_met(folder)
     comparisons = read_comparisons(table, reading)
     measured, met, left_out = _strangers(comparisons, known)
-    trunk = load_trunk_of(folder, settings.trunk)
-    with quick(trunk, settings.processes) as embedder:
-        vectors = embed_texts(comparisons.texts, embedder, cache)
     context, targets = cut(
         measured, context=most_told(measured), targets=TARGETS, seed=settings.seed, texts_apart=settings.apart == "question"
     )
+    if not counts_told(context, targets):
+        raise ComparisonInvalid(
+            f"{table}: fewer than {LEAST_MEASURED} people have {LEAST_TARGETS} choices that can be predicted; "
+            "no interval can be given for so few"
+        )
+    trunk = load_trunk_of(folder, settings.trunk)
+    with quick(trunk, settings.processes) as embedder:
+        vectors = embed_texts(comparisons.texts, embedder, cache)
     served = served_learners(trained, vectors)
     baseline, added = _baseline(trained, served, default)
     simple, why_not = _simple(measured, vectors, settings.seed, tell)
     tell(f"predicting {len(targets):,} choices of {len(np.unique(targets.user)):,} people")
     observed = observe_strangers([*served, *added, *simple], context, targets)
-    if observed is None:
-        raise ComparisonInvalid(
-            f"fewer than {LEAST_MEASURED} people have {LEAST_TARGETS} choices that can be predicted; no interval can be given for so few"
-        )
+    assert observed is not None, "people are counted before their texts are embedded"
     curves = curves_of([observed], baseline)
     results = {
         **measured_on(comparisons, trunk, settings.seed),

@@ -50,11 +50,16 @@ def measured_on(comparisons: Comparisons, trunk: Trunk, seed: int) -> dict[str, 
     }
 
 
-def observe_strangers(learners: Sequence[Learner], context: Comparisons, targets: Comparisons) -> Observed | None:
-    """Returns what was said of strangers, up to the greatest count that enough of them have told; None where not even the first is."""
+def counts_told(context: Comparisons, targets: Comparisons) -> list[int]:
+    """Returns the numbers of comparisons after which enough people can be predicted; none where not even strangers can be."""
     told, asked = context.rows_of_users(), targets.rows_of_users()
     having = [len(told.get(user, ())) for user, mine in asked.items() if len(mine) >= LEAST_TARGETS]
-    counts = [count for count in COUNTS if sum(one >= count for one in having) >= LEAST_MEASURED]
+    return [count for count in COUNTS if sum(one >= count for one in having) >= LEAST_MEASURED]
+
+
+def observe_strangers(learners: Sequence[Learner], context: Comparisons, targets: Comparisons) -> Observed | None:
+    """Returns what was said of strangers, up to the greatest count that enough of them have told; None where not even the first is."""
+    counts = counts_told(context, targets)
     return observe(learners, context, targets, counts=counts, least_targets=LEAST_TARGETS) if counts else None
 
 

@@ -167,7 +167,7 @@ class AsyncClient:
                 return response
             if wait_s is None or attempt == self._retries:
                 if response is None:
-                    raise AttuneUnreachable(f"{self._http.base_url} did not answer {request.method} {request.path}: {broken!r}") from broken
+                    raise AttuneUnreachable(requests.silence(self._http.base_url, request, broken)) from broken
                 raise failure_of(response.status_code, response.content, response.headers)
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable: the last attempt returns or raises")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ class Request:
 def new_event_id() -> str:
     """Returns an id under which a piece of feedback counts once."""
     return uuid.uuid4().hex
+
+
+def silence(url: httpx.URL, request: Request, error: Exception | None) -> str:
+    """Returns a sentence about a server that could not be reached or did not answer: no class and no number of an error."""
+    why = re.sub(r"^\[Errno -?\d+\] ", "", str(error)).strip().lower() or "no answer came in time"
+    return f"{url} did not answer {request.method} {request.path}: {why}"
 
 
 def pause_s(attempt: int, response: httpx.Response | None, request: Request) -> float | None:

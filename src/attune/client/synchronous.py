@@ -158,7 +158,7 @@ class Client:
                 return response
             if wait_s is None or attempt == self._retries:
                 if response is None:
-                    raise AttuneUnreachable(f"{self._http.base_url} did not answer {request.method} {request.path}: {broken!r}") from broken
+                    raise AttuneUnreachable(requests.silence(self._http.base_url, request, broken)) from broken
                 raise failure_of(response.status_code, response.content, response.headers)
             time.sleep(wait_s)
         raise AssertionError("unreachable: the last attempt returns or raises")
