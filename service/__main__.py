@@ -191,7 +191,7 @@ def measure(
     key = key_in(key_env)
     try:
         settings = read_settings(bundle=str(bundle), roster=str(roster))
-        configure_logging(settings.log_level, settings.log_format)  # to standard error, as the server's
+        configure_logging("error", settings.log_format)  # what a start says is not what was asked for
         asking = Asking(max_tokens=max_tokens, together=together, per_second=per_second)
         document = measure_members(settings, read_prompts(prompts), out, asking, aside)
         taken = import_measured(url, document, key) if url else None

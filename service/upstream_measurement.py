@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.families import Families, Row
-from attune.models.seam.json_lines import LinesInvalid, read_text_lines
+from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, parse_json, read_text_lines
 from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
 from attune.service.live.opened_scorer import LoadPlan
@@ -90,8 +90,11 @@ def read_prompts(file: Path) -> list[str]:
         raise MeasureFailed(str(error)) from error
     for text in lines:
         if text.startswith("{"):
-            kept = _kept(text)
-            said = str(kept["prompt"]).strip() if isinstance(kept, dict) and isinstance(kept.get("prompt"), str) else ""
+            try:
+                kept = parse_json(text.encode())
+            except JsonInvalid as error:
+                raise MeasureFailed(f"{file}: {text[:60]}: {error}{it_is(file)}") from error
+            said = str(kept["prompt"]).strip() if isinstance(kept.get("prompt"), str) else ""
             if not said:
                 raise MeasureFailed(f"{file}: {text[:60]}: an object with the text `prompt` is needed{it_is(file)}")
             found[said] = None
@@ -125,6 +128,8 @@ async def _measure(settings: Settings, prompts: Sequence[str], out: Path, asking
         connections = await parts.enter_async_context(UpstreamPool())
         serving = await load_serving(find_bundle(settings), numbers_for(LoadPlan, settings), None, Metrics(), connections)
         parts.push_async_callback(serving.aclose)
+        if not serving.bundle.portfolio.names:
+            raise MeasureFailed("the roster names no member; one or more are needed")
         answers = await _Answers(serving, out.with_name(out.name + ".answers.jsonl"), asking, say).collect(prompts)
         say(f"scoring {sum(map(len, answers.values())):,} answers")
         rows = {name: [await _score(serving, prompts[at], text) for at, text in sorted(found.items())] for name, found in answers.items()}

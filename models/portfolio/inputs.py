@@ -87,7 +87,8 @@ def read_prompts(file: Path) -> Prompts:
         parts["held_out" if digit == 0 else "validation" if digit == 1 else "training"].append(line)
     if min(map(len, parts.values())) < 2:
         raise SettingsInvalid(
-            f"{file.name} gives {dict(zip(parts, map(len, parts.values()), strict=True))} prompts; two of each kind are needed"
+            f"{file.name} gives {len(parts['training'])} prompts to learn from, {len(parts['validation'])} that choose checkpoints and "
+            f"{len(parts['held_out'])} held out, by their texts; two of each kind are needed, which some fifty prompts give"
         )
     return Prompts(**{part: tuple(lines) for part, lines in parts.items()})
 

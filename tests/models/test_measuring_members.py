@@ -254,7 +254,9 @@ def test_prompts_of_a_file_keep_their_part_when_the_file_grows(tmp_path):
     assert set(short.training) <= set(long.training)
     assert sorted(short.training + short.validation + short.held_out) == sorted(PROMPTS)
     file.write_text("only one")
-    with pytest.raises(ValueError, match=r"prompts\.txt gives .*two of each kind"):
+    with pytest.raises(
+        ValueError, match=r"prompts\.txt gives 1 prompts to learn from, 0 that choose checkpoints and 0 held out, .*two of each kind"
+    ):
         read_prompts(file)
 
 

@@ -96,6 +96,18 @@ def test_prompts_are_text_or_json_and_each_is_asked_once(tmp_path):
     file.write_text('{"text": "about tea"}\n')
     with pytest.raises(MeasureFailed, match="the text `prompt` is needed"):
         read_prompts(file)
+    file.write_text('{"prompt": "\\ud800"}\n{"prompt": "about tea"}\n')
+    with pytest.raises(MeasureFailed, match="prompt: half of a surrogate pair at character 1"):
+        read_prompts(file)
+    file.write_text('{"prompt": ' + "[" * 50_000)
+    with pytest.raises(MeasureFailed, match="is nested too deeply"):
+        read_prompts(file)
+
+
+def test_a_roster_without_members_is_told_before_anybody_is_asked(tmp_path, settings):
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(MeasureFailed, match="the roster names no member"):
+        measure_members(settings, PROMPTS, tmp_path / "V.json", Asking(), lambda _: None)
 
 
 async def as_thread(work):
