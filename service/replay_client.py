@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from attune.client.failures import why_silent
+
 MAX_WAITS = 20
 """Times in a row that a busy server is waited for."""
 
@@ -76,7 +78,7 @@ def replay_logs(
             try:
                 answer = own.post("/admin/replay", json={"tenant": tenant, "user": user, "cursor": cursor}, headers=headers)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise ReplayFailed(f"{url} did not answer: {type(error).__name__}: {error}") from error
+                raise ReplayFailed(f"{url} did not answer: {why_silent(error)}") from error
             if answer.status_code in {429, 503} and waits < MAX_WAITS:
                 waits += 1
                 wait(min(60.0, float(answer.headers.get("retry-after", "1"))))

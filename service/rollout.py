@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from attune.client.failures import why_silent
+
 CALL_S = 600.0
 """A bundle is read, verified and warmed within a call."""
 
@@ -101,7 +103,7 @@ def reload_replica(replica: Replica, *, bundle: str | None, key: str, client: ht
     try:
         answer = client.post(f"{replica.url}/admin/reload", json={"bundle": bundle}, headers=headers, extensions=named, timeout=CALL_S)
     except httpx.HTTPError as error:
-        return Reloaded(replica.address, reason=f"did not answer: {type(error).__name__}: {error}")
+        return Reloaded(replica.address, reason=f"did not answer: {why_silent(error)}")
     if answer.status_code != httpx.codes.OK:
         return Reloaded(replica.address, reason=f"{answer.status_code}: {_told(answer)}")
     try:

@@ -23,6 +23,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.client.failures import why_silent
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.families import Families, Row
 from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, parse_json, read_text_lines
@@ -116,7 +117,7 @@ def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, A
     try:
         answer = httpx.post(f"{url}/admin/members", json=body, headers={"authorization": f"Bearer {key}"} if key else {}, timeout=60.0)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise MeasureFailed(f"{url} did not answer: {type(error).__name__}: {error}") from error
+        raise MeasureFailed(f"{url} did not answer: {why_silent(error)}") from error
     if answer.status_code != httpx.codes.OK:
         raise MeasureFailed(f"{url} answered {answer.status_code}: {answer.text[:500]}")
     found: dict[str, Any] = answer.json()

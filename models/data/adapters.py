@@ -208,8 +208,9 @@ def shape_of(columns: Iterable[str]) -> Shape:
     for shape in shapes:
         if present.issuperset(REQUIRED[shape]):
             return shape
+    found = ", ".join(sorted(present)) or "(none)"
     needs = "; ".join(f"{shape}: {', '.join(REQUIRED[shape])}" for shape in get_args(Shape))
-    raise TableInvalid(f"the columns {', '.join(sorted(present)) or '(none)'} make no known shape. Needed: {needs}")
+    raise TableInvalid(f"the columns {found} make no known shape. Needed: {needs}. --column OURS=THEIRS says what the table calls one")
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ AttuneError
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -39,6 +40,11 @@ class AttuneFailed(AttuneError):
         self.detail = detail
         self.errors = errors
         self.request_id = request_id
+
+
+def why_silent(error: Exception | None) -> str:
+    """Returns in words why no answer came: no class and no number of an error."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error or "")).strip().lower() or "no answer came in time"
 
 
 def failure_of(status: int, body: bytes, headers: httpx.Headers) -> AttuneFailed:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from urllib.parse import quote
 import httpx
 
 from attune.client.answers import Candidate
+from attune.client.failures import why_silent
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
@@ -43,9 +43,8 @@ def new_event_id() -> str:
 
 
 def silence(url: httpx.URL, request: Request, error: Exception | None) -> str:
-    """Returns a sentence about a server that could not be reached or did not answer: no class and no number of an error."""
-    why = re.sub(r"^\[Errno -?\d+\] ", "", str(error)).strip().lower() or "no answer came in time"
-    return f"{url} did not answer {request.method} {request.path}: {why}"
+    """Returns a sentence about a server that could not be reached or did not answer."""
+    return f"{url} did not answer {request.method} {request.path}: {why_silent(error)}"
 
 
 def pause_s(attempt: int, response: httpx.Response | None, request: Request) -> float | None:
