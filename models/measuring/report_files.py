@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attune
+from attune.command_line import finite
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, if this file lies in one."""
@@ -53,7 +54,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_report(out: Path, results: Any, report: str, *, names: tuple[str, str] = ("results.json", "report.md")) -> None:
     """Writes the figures and the report of one study into `out`; `names` are those of the two files."""
-    write_json(out / names[0], results)
+    write_json(out / names[0], finite(results))
     write_text(out / names[1], report)
 
 

@@ -160,16 +160,17 @@ def key_in(variable: str) -> str:
 
 
 def print_document(document: object) -> None:
-    """Prints a result for programs on standard output: one JSON document, in which a number that is none is null, as JSON has it."""
-    typer.echo(json.dumps(_finite(document), indent=1, allow_nan=False))
+    """Prints a result for programs on standard output: one JSON document, see `finite`."""
+    typer.echo(json.dumps(finite(document), indent=1, allow_nan=False))
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
+    """Returns a document with None, which JSON has, in place of infinities and of what is no number, which it has not."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def aside(line: str) -> None:

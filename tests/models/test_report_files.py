@@ -21,9 +21,9 @@ def test_numbers_have_a_leading_zero_and_an_interval_its_ends():
 
 
 def test_a_report_and_its_figures_lie_side_by_side_and_nothing_else_does(tmp_path):
-    write_report(tmp_path / "new", {"b": 1, "a": [2]}, "# It\n")
+    write_report(tmp_path / "new", {"b": 1, "a": [2], "c": float("inf"), "d": [float("nan")]}, "# It\n")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["report.md", "results.json"]
-    assert json.loads((tmp_path / "new" / "results.json").read_text()) == {"a": [2], "b": 1}
+    assert json.loads((tmp_path / "new" / "results.json").read_text()) == {"a": [2], "b": 1, "c": None, "d": [None]}
 
 
 def test_a_commit_is_named_only_for_a_checkout_of_attune_and_says_where_files_differ(tmp_path):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from attune.command_line import finite
 from attune.models.data.embeddings import Embedder, Vectors, embed_texts
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
 from attune.models.measuring.families.curves import (
@@ -121,7 +122,7 @@ def evaluate_families(
     for run in runs:
         results["runs"].append(_measure(run, comparisons, masked(vectors, run.length), sizes))
         # After every run: an evaluation that is broken off has lost what it was at and nothing else.
-        written = json.dumps(results, indent=1) + "\n"
+        written = json.dumps(finite(results), indent=1, allow_nan=False) + "\n"
         write_text(out / "results.json", written)
         # What is drawn and returned is what was written: a report can be made again from its file.
         shown = dict(json.loads(written))
