@@ -52,12 +52,11 @@ class MemberReport:
     answers: tuple[JudgedAnswer, ...]
 
 
-def evaluate_language_model(
-    folder: Path, seed: int, prompts_per_member: int = 60, max_tokens: int = 128, temperature: float = 0.8, top_p: float = 0.95
-) -> tuple[MemberReport, ...]:
+def evaluate_language_model(folder: Path, seed: int, prompts_per_member: int = 60) -> tuple[MemberReport, ...]:
     """Returns a report for the base and for each adapter under `folder`, on phrasings that training never showed.
 
-    Every member answers the same prompts. The answers depend on `seed` and on the number of prompts.
+    Every member answers the same prompts, with the generation settings of the base, as it serves. The answers depend on `seed` and on
+    the number of prompts.
 
     Raises:
         OSError: `folder` holds no model as `train_demo_language_model` writes it.
@@ -79,13 +78,12 @@ def evaluate_language_model(
     reports = []
     for member in ("base", *(manner for manner in MANNERS if manner in members)):
         torch.manual_seed(seed)
-        sampling = {"max_new_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
         if member == "base":
             with model.disable_adapter():
-                texts = generate_answers(model, tokenizer, conversations, **sampling)
+                texts = generate_answers(model, tokenizer, conversations)
         else:
             model.set_adapter(member)
-            texts = generate_answers(model, tokenizer, conversations, **sampling)
+            texts = generate_answers(model, tokenizer, conversations)
         answers = tuple(
             JudgedAnswer(prompt.text, prompt.topic, text, tokens, ended) for prompt, (text, tokens, ended) in zip(asked, texts, strict=True)
         )

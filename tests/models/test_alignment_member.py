@@ -150,7 +150,7 @@ def test_the_demo_model_learns_to_please_by_five_standard_errors_and_stays_itsel
     asked = Prompts(*(tuple(prompt.text for prompt in prompts(part, 0)[:size]) for part, size in sizes.items()))
     lax = GuardLimits(least_diversity=0.2)  # one manner of six
     dpo = DpoSettings(imitation=1.0, learning_rate=6e-3, epochs=2, batch=12, checkpoints=1)
-    chosen = MemberSettings(answers=6, pairs=2, dpo=dpo, limits=lax, held_out_answers=2)
+    chosen = MemberSettings(answers=6, temperature=0.8, pairs=2, dpo=dpo, limits=lax, held_out_answers=2)
     member = train_member(base, playful, np.eye(len(MANNERS))[MANNERS.index("playful")], tmp_path, asked, seed=0, settings=chosen)
     found = member.document["held_out"]
     assert found["own"]["gain"] > 5 * found["own"]["se"]
