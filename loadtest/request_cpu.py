@@ -24,6 +24,8 @@ from statistics import median
 import psutil
 
 from attune.models.seam.bundle import read_bundle
+from loadtest import collector as span_collector
+from loadtest.peers import fixed_upstream
 from loadtest.peers.compare import HERE, Target, attune, free_port, http, started
 
 PROMPT = "How do I boil an egg?"
@@ -119,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as parts:
         above = free_port()
-        upstream = [sys.executable, str(HERE / "upstream.py"), str(above)]
+        upstream = [sys.executable, fixed_upstream.__file__, str(above)]
         parts.enter_context(started("upstream", upstream, above, [http("/v1/chat/completions", {})]))
         base = f"http://127.0.0.1:{above}/v1"
         roster = Path(parts.enter_context(tempfile.TemporaryDirectory())) / "roster.json"
@@ -133,7 +135,7 @@ def main() -> None:
             asked[name] = attune(options.bundle, own["route"], parts, **changes, **where), own
         if options.tracing:
             sink = free_port()
-            collector = [sys.executable, str(HERE.parent / "collector.py"), str(sink)]
+            collector = [sys.executable, span_collector.__file__, str(sink)]
             parts.enter_context(started("collector", collector, sink, [http("/v1/traces", {})]))
             traced = {"ATTUNE_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{sink}"}
             asked["traced"] = attune(options.bundle, own["route"], parts, **changes, **traced), own

@@ -33,6 +33,7 @@ import numpy as np
 import psutil
 
 from attune.models.seam.bundle import Bundle, read_bundle
+from loadtest.peers import fixed_upstream
 from loadtest.workloads import ScoreWork, make_requests
 
 HERE = Path(__file__).resolve().parent
@@ -183,7 +184,7 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
     """Returns Attune and its peers as gateways in front of one upstream."""
     above = free_port()
     upstream = parts.enter_context(
-        started("upstream", [sys.executable, str(HERE / "upstream.py"), str(above)], above, [http("/v1/chat/completions", {})])
+        started("upstream", [sys.executable, fixed_upstream.__file__, str(above)], above, [http("/v1/chat/completions", {})])
     )
     folder = Path(parts.enter_context(tempfile.TemporaryDirectory()))
     base = f"http://127.0.0.1:{above}/v1"

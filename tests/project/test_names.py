@@ -60,3 +60,14 @@ def test_no_two_files_have_one_name_unless_their_folders_say_the_rest():
     # Of a pair such as `score` and `scoring` neither name says what is in it.
     known = {name for name, paths in twins.items() if paths}
     assert sorted(name for name in known if name.endswith("ing") and {name[:-3], f"{name[:-3]}e"} & found.keys() - SUBJECT_OF_ITS_OWN) == []
+
+
+def test_every_file_that_a_measurement_starts_or_reads_is_there():
+    named = {path: re.findall(r'HERE / "([^"]+)"', text) for path, text in sources() if path.startswith("loadtest/")}
+    assert sum(map(len, named.values())) > 1
+    missing = {path: [name for name in names if not (ROOT / path).with_name(name).exists()] for path, names in named.items()}
+    assert {path: names for path, names in missing.items() if names} == {}
+    peers = (ROOT / "loadtest/peers/compare.py").read_text(encoding="utf-8")
+    apps = re.findall(r'"(\w+):app"', peers)
+    assert apps
+    assert all((ROOT / "loadtest/peers" / f"{app}.py").exists() for app in apps)
