@@ -4,7 +4,8 @@
 
 `attune users import` sends a made history to a server of its own. With `--kill` the import is killed after a third, started again, and the
 server is killed after two thirds, while the import goes on; in the end every comparison must count once, or the exit code is 1. CPU time is
-of all processes: the server with its store, and the import.
+of all processes: the server with its store, and the import. Beside it stands what raw ONNX Runtime needs for the same texts, each once, in
+batches of equal lengths, measured on a sample of them in the same run.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ from pathlib import Path
 
 import aiohttp
 
+from attune.models.seam.bundle import read_bundle
+from attune.models.seam.padding import pad
+from attune.models.seam.text import Encoded
 from loadtest.own_server import OwnServer
+from loadtest.workloads import raw_sessions, run_raw, sorted_batches
 
 WORDS = tuple(
     f"{verb}{noun}"
     for verb in ("boil ", "cut ", "fold ", "carry ", "paint ", "read ", "plant ", "leave ")
     for noun in ("the water", "a pan", "two letters", "the garden", "some bread", "every window", "a warm coat", "the early train")
 )
+ANSWERS = 10
+"""To one prompt, among which users chose."""
+BATCH_TOKENS = 512
 PROGRESS = re.compile(r"([\d,]+) of [\d,]+ sent")
 
 
@@ -42,15 +50,36 @@ class Cpu:
 
 
 def write_history(path: Path, comparisons: int, users: int, distinct: int, seed: int) -> None:
-    """Writes a table of choices: pairs of `distinct` texts of some 12 to 60 words, of 200 prompts, by users in random order."""
+    """Writes a table of choices by users in random order, each between two answers to a prompt; `distinct` answers of 12 to 60 words."""
     draw = random.Random(seed)
-    texts = [" ".join(draw.choices(WORDS, k=draw.randint(4, 20))) for _ in range(distinct)]
-    prompts = [f"How do I {' '.join(draw.choices(WORDS, k=2))}?" for _ in range(200)]
+    prompts = [f"How do I {' '.join(draw.choices(WORDS, k=2))}, {number}?" for number in range(max(1, distinct // ANSWERS))]
+    texts = {prompt: [" ".join(draw.choices(WORDS, k=draw.randint(4, 20))) for _ in range(ANSWERS)] for prompt in prompts}
     with path.open("w", encoding="utf-8") as file:
         for _ in range(comparisons):
-            chosen, rejected = draw.sample(texts, 2)
-            row = {"user": f"history-{draw.randrange(users)}", "prompt": draw.choice(prompts), "chosen": chosen, "rejected": rejected}
+            prompt = draw.choice(prompts)
+            chosen, rejected = draw.sample(texts[prompt], 2)
+            row = {"user": f"history-{draw.randrange(users)}", "prompt": prompt, "chosen": chosen, "rejected": rejected}
             file.write(json.dumps(row) + "\n")
+
+
+def floor_of(bundle: Path, file: Path, sample: int = 300) -> tuple[int, float]:
+    """Returns how many texts a history has, answers and prompts, each once, and the raw scorer's CPU time for all of them, seconds."""
+    read = read_bundle(bundle)
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    answers = sorted({(row["prompt"], row[name]) for row in rows for name in ("chosen", "rejected")})
+    prompts = sorted({row["prompt"] for row in rows})
+    encoder, draw = read.text_encoder(), random.Random(0)
+    (session, *_) = raw_sessions(read.scorer, threads=1).values()
+
+    def cost_s(texts: list[Encoded], count: int) -> float:
+        batches = [pad(batch) for batch in sorted_batches(texts, BATCH_TOKENS)]
+        run_raw(session, batches[:1])
+        return run_raw(session, batches).cpu_s / len(texts) * count
+
+    some = draw.sample(answers, min(sample, len(answers)))
+    few = draw.sample(prompts, min(sample, len(prompts)))
+    of_answers = cost_s([row for prompt, text in some for row in encoder.candidates(prompt, [text])], len(answers))
+    return len(answers) + len(prompts), of_answers + cost_s([encoder.prompt(prompt) for prompt in few], len(prompts))
 
 
 def cpu_of(pid: int) -> float:
@@ -138,6 +167,8 @@ async def run(given: argparse.Namespace, folder: Path) -> bool:
     # A server that was killed is a child whose time cannot be told from that of the import.
     of_import = "" if given.kill else f", {per * import_s:.2f} ms of the import"
     print(f"CPU a comparison: {per * spent_s:.2f} ms of server and store{of_import}")
+    texts, floor_s = floor_of(given.bundle, file)
+    print(f"{texts:,} texts, each once, cost raw ONNX Runtime {per * floor_s:.2f} ms of CPU time a comparison")
     print(f"{there:,} count; {'each once' if there == given.comparisons else f'{there - given.comparisons:+,} is wrong'}")
     return bool(there == given.comparisons)
 
@@ -148,7 +179,7 @@ def main() -> None:
     options.add_argument("bundle", type=Path)
     options.add_argument("--comparisons", type=int, default=100_000)
     options.add_argument("--users", type=int, default=5_000)
-    options.add_argument("--distinct", type=int, default=20_000, help="texts that the pairs are made of")
+    options.add_argument("--distinct", type=int, default=20_000, help="answers that the pairs are made of, ten to a prompt")
     options.add_argument("--kill", action="store_true", help="kill the import after a third and the server after two thirds")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from attune.models.data.preferences import ANONYMOUS, Comparison, ComparisonInvalid, Comparisons
 from attune.models.data.progress import Steps
 from attune.models.data.rated_pairs import pair_up
-from attune.models.data.tables import TableInvalid, TableRow, read_rows
+from attune.models.data.tables import TableInvalid, TableRow, read_rows, some
 from attune.models.data.transcripts import ValueInvalid, parse_answer, parse_pair, parse_prompt
 from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of
 from attune.models.seam.artefacts import COMPARISONS, recognised
@@ -208,7 +208,7 @@ def shape_of(columns: Iterable[str]) -> Shape:
     for shape in shapes:
         if present.issuperset(REQUIRED[shape]):
             return shape
-    found = ", ".join(sorted(present)) or "(none)"
+    found = some(sorted(present)) or "(none)"
     needs = "; ".join(f"{shape}: {', '.join(REQUIRED[shape])}" for shape in get_args(Shape))
     raise TableInvalid(f"the columns {found} make no known shape. Needed: {needs}. --column OURS=THEIRS says what the table calls one")
 
@@ -237,7 +237,7 @@ class _Parser:
         extra = [] if values.keys() == self.accepted else _unread(values, self.shape, self.reading, self.numeric)
         self.accepted = self.accepted if extra else values.keys()
         if extra:
-            raise ValueInvalid(", ".join(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
+            raise ValueInvalid(some(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
         match self.shape:
             case "pairs":
                 self._compared(get, get["chosen"], get["rejected"], tie=flag_of(get["tie"], "tie"))
@@ -259,7 +259,7 @@ class _Parser:
                 who = "" if user is None else f"{user}:"
                 scores = {name: number_of(values[name], name) for name in self.numeric if values.get(name) is not None}
                 if not scores:
-                    raise ValueInvalid(", ".join(self.numeric), "there is no score")
+                    raise ValueInvalid(some(self.numeric), "there is no score")
                 for name, score in scores.items():
                     self.groups.setdefault((f"{who}{name}", prompt), []).append((score, response, None))
 
@@ -310,23 +310,23 @@ def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     ours = {theirs: name for name, theirs in reading.columns.items()}
     absent = [theirs for theirs in reading.columns.values() if _top(theirs, values) not in values]
     if absent:
-        raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {', '.join(sorted(values))}")
+        raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {some(sorted(values))}")
     inside = [name for theirs, name in ours.items() if theirs not in values]
     columns = [*(ours.get(name, name) for name in values if name not in reading.ignore), *inside]
     shape = reading.shape or shape_of(columns)
     missing = [name for name in REQUIRED[shape] if name not in columns]
     if missing:
-        raise TableInvalid(f"{where}: {shape} needs {', '.join(missing)}; there are {', '.join(sorted(values))}")
+        raise TableInvalid(f"{where}: {shape} needs {', '.join(missing)}; there are {some(sorted(values))}")
     numeric = reading.attributes
     if shape == "scores" and not numeric:
         left = _unread(values, shape, reading, ())
         numeric = tuple(name for name in left if is_number(values[name]))
     if shape == "scores" and not set(numeric) & set(values):
-        raise TableInvalid(f"{where}: there is no score column {', '.join(numeric) or '(a number per attribute)'}")
+        raise TableInvalid(f"{where}: there is no score column {some(numeric) or '(a number per attribute)'}")
     unread = _unread(values, shape, reading, numeric)
     if unread:
         known = ", ".join((*REQUIRED[shape], *OPTIONAL[shape]))
-        named, first = ", ".join(one or "(without a name)" for one in unread), unread[0] or "''"
+        named, first = some([one or "(without a name)" for one in unread]), unread[0] or "''"
         raise TableInvalid(
             f"{where}: nothing reads the column {named}; {shape} reads {known}. "
             f"Say which of them it is, --column OURS={first}, or that nothing shall read it, --ignore {first}"

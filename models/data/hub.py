@@ -47,7 +47,16 @@ def expect_dataset(name: str, cache: Path) -> None:
     Raises:
         NotOnHub: it is nowhere.
     """
-    if Path(name).is_dir() or (cache / name.replace("/", "___")).is_dir():
+    if name and Path(name).is_dir():
+        return
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415 - a second that `--help` need not pay
+    from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise NotOnHub(f"{name!r} is no id of a data set on the hub (NAME or OWNER/NAME)") from error
+    if (cache / name.replace("/", "___")).is_dir():
         return
     why = _why_not(name, "dataset")
     if why:

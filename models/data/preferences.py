@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,23 +102,20 @@ class Comparisons:
         prompts: dict[tuple[str, str | None], int] = {}
         candidates: dict[tuple[str, str], int] = {}
         users: dict[str, int] = {}
-        rows = []
+        # Packed as they come: a million rows as tuples would take as much as their texts.
+        user, prompt, chosen, rejected, tie = (array("q") for _ in range(5))
+        weight, time_s = array("d"), array("d")
         for position, record in enumerate(records):
             _check(position, record)
-            rows.append(
-                (
-                    users.setdefault(record.user, len(users)),
-                    prompts.setdefault((record.prompt, record.context), len(prompts)),
-                    candidates.setdefault((record.prompt, record.chosen), len(candidates)),
-                    candidates.setdefault((record.prompt, record.rejected), len(candidates)),
-                    record.tie,
-                    record.weight,
-                    np.nan if record.time_s is None else record.time_s,
-                )
-            )
-        if not rows:
+            user.append(users.setdefault(record.user, len(users)))
+            prompt.append(prompts.setdefault((record.prompt, record.context), len(prompts)))
+            chosen.append(candidates.setdefault((record.prompt, record.chosen), len(candidates)))
+            rejected.append(candidates.setdefault((record.prompt, record.rejected), len(candidates)))
+            tie.append(record.tie)
+            weight.append(record.weight)
+            time_s.append(np.nan if record.time_s is None else record.time_s)
+        if not user:
             raise ComparisonInvalid("there are no comparisons")
-        user, prompt, chosen, rejected, tie, weight, time_s = zip(*rows, strict=True)
         return cls(
             Texts(tuple(prompts), tuple(candidates)),
             tuple(users),

@@ -14,19 +14,30 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from attune.models.data.hub import NotOnHub, expect_dataset
 from attune.models.data.preferences import ComparisonInvalid
-from attune.models.seam.json_lines import OTHER_MARKS, JsonInvalid, LinesInvalid, kind_of, open_bytes, parse_json, read_json_lines
+from attune.models.data.values import MOST_SHOWN
+from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, kind_of, no_text, open_bytes, parse_json, read_json_lines
 
 BATCH = 1024
 HUB = "hf:"
 FORMATS = ".jsonl, .csv, .tsv (each also .gz), .json, .parquet and saved datasets"
+
+
+MOST_NAMED = 12
+
+
+def some(names: Collection[str]) -> str:
+    """Returns names of columns for a sentence: the first ones, and how many more there are."""
+    shown = ", ".join(f"{name[:MOST_SHOWN]}…" if len(name) > MOST_SHOWN else name for name in islice(names, MOST_NAMED))
+    return f"{shown} and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else shown
 
 
 class TableInvalid(ComparisonInvalid):
@@ -95,14 +106,18 @@ def _separated(path: Path, separator: str) -> Iterator[TableRow]:
     csv.field_size_limit(sys.maxsize)  # an answer may be longer than the 128 KiB that are allowed otherwise
     line = 1
     try:
+        with open_bytes(path) as packed:
+            if other := no_text(packed.read(8)):
+                raise TableInvalid(f"{path.name} {other}")
         with open_bytes(path) as packed, io.TextIOWrapper(packed, encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             stream.seek(0)
             # A comma is not the separator of half of Europe's spreadsheets.
-            reader = csv.reader(stream, delimiter=separator or (";" if ";" in first and "," not in first else ","), strict=True)
-            header = next(reader, [])
-            if len(set(header)) != len(header):
-                raise TableInvalid(f"{path.name} line 1 names a column twice: {', '.join(header)}")
+            found = next((mark for mark in (",", ";", "\t") if mark in first), ",")
+            reader = csv.reader(stream, delimiter=separator or found, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            if twice := [name for name, times in Counter(header).items() if times > 1]:
+                raise TableInvalid(f"{path.name} line 1 names a column twice: {some(twice)}")
             line = reader.line_num + 1
             for cells in reader:
                 where, line = f"{path.name} line {line}", reader.line_num + 1
@@ -123,8 +138,6 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
     """Returns which line is not UTF-8: the decoder reads ahead, so that its own position says nothing of the file."""
     with open_bytes(path) as stream:
         for number, line in enumerate(stream, start=1):
-            if number == 1 and line.startswith(OTHER_MARKS):
-                return f"{path.name} is UTF-16"
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as found:
@@ -140,8 +153,8 @@ def _json_list(path: Path) -> Iterator[TableRow]:
     try:
         with open_bytes(path) as stream:
             content = stream.read()
-        if content.startswith(OTHER_MARKS):
-            raise TableInvalid(f"{path.name} is UTF-16; save it as UTF-8")
+        if other := no_text(content):
+            raise TableInvalid(f"{path.name} {other}")
         values = parse_json(content.removeprefix(b"\xef\xbb\xbf"))
     except JsonInvalid as error:
         raise TableInvalid(f"{path.name} {error}") from error
@@ -162,8 +175,8 @@ def _parquet_rows(path: Path) -> Iterator[TableRow]:
     try:
         with ParquetFile(path) as table:
             names = table.schema_arrow.names
-            if len(set(names)) != len(names):
-                raise TableInvalid(f"{path.name} names a column twice: {', '.join(names)}")
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise TableInvalid(f"{path.name} names a column twice: {some(twice)}")
             rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=BATCH))
             for number, value in enumerate(rows, start=1):
                 yield _row(f"{path.name} row {number}", value)

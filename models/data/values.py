@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from attune.models.data.preferences import ANONYMOUS
@@ -104,6 +105,8 @@ def flag_of(value: object, column: str) -> bool:
     """
     if value is None or isinstance(value, bool):
         return bool(value)
+    if isinstance(value, int | float) and value in {0, 1}:  # what a table of numbers makes of a column of flags
+        return bool(value)
     if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
         return value.strip().lower() in _TRUE
     raise ValueInvalid(column, f"is {value!r}; true or false is needed")
@@ -132,7 +135,7 @@ def _short(value: object) -> str:
 def _as_number(value: object) -> float | None:
     if isinstance(value, bool):
         return None
-    if not isinstance(value, int | float | str):
+    if not isinstance(value, int | float | Decimal | str):
         return None
     try:
         return float(value)

@@ -20,8 +20,15 @@ from typing import IO, Any
 
 GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
-OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
-"""With which a file in UTF-16 begins, in either order of bytes."""
+_OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+"""With which a file in UTF-16 begins, in either order of bytes; one in UTF-32 as well, or with zeros."""
+_OTHER_FORMATS = (
+    (b"PK\x03\x04", "a zip archive"),
+    (b"BZh", "packed by bzip2"),
+    (b"\xfd7zXZ", "packed by xz"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd"),
+)
+"""What the first bytes of a file say that is no text, whatever its name says."""
 
 
 class LinesInvalid(ValueError):
@@ -57,8 +64,8 @@ def read_json_lines(path: Path) -> Iterator[JsonLine]:
         with open_bytes(path) as stream:
             for number, line in enumerate(stream, start=1):
                 content = line.removeprefix(_UTF8_MARK) if number == 1 else line
-                if number == 1 and content.startswith(OTHER_MARKS):
-                    raise LinesInvalid(f"{path.name} is UTF-16; save it as UTF-8")
+                if number == 1 and (other := no_text(content)):
+                    raise LinesInvalid(f"{path.name} {other}")
                 if content.strip():
                     yield _line(number, content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -99,6 +106,13 @@ def open_bytes(path: Path) -> IO[bytes]:
     with path.open("rb") as stream:
         packed = stream.read(2) == GZIP
     return gzip.open(path, "rb") if packed or path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]  # reads alike
+
+
+def no_text(content: bytes) -> str:
+    """Returns what a file is that begins with these bytes and is no text in UTF-8, and what to do; empty where it may be one."""
+    if content.startswith(_OTHER_MARKS) or b"\0" in content[:4]:
+        return "is UTF-16 or UTF-32; save it as UTF-8"
+    return next((f"is {what}; unpack it" for mark, what in _OTHER_FORMATS if content.startswith(mark)), "")
 
 
 def kind_of(value: object) -> str:

@@ -26,8 +26,8 @@ from attune.service.batching.remote import TextScorer
 from attune.service.errors import DeadlineExceeded, NotReady
 from attune.service.live.leases import Leases
 from attune.service.live.member_tally import MemberTally
-from attune.service.live.prompt_rows import PromptRows
 from attune.service.live.recent_users import RecentUsers
+from attune.service.live.remembered_rows import MOST_ANSWERS, MOST_PROMPTS, RememberedRows
 from attune.service.live.score_queue import ScoringLater
 from attune.service.live.standing import Standings
 from attune.service.members.roster import Roster
@@ -109,7 +109,7 @@ class Serving:
         costs: `[M]` of the members, in the order of the portfolio, from price and latency; within 0 and 1.
         standings: what the members are worth, by tenant.
         recent: the users that it routed of late.
-        prompts: what the scorer said of the last prompts.
+        prompts, judged: what the scorer said of the last prompts, and of the last answers that somebody judged by their texts.
     """
 
     bundle: Bundle
@@ -126,7 +126,8 @@ class Serving:
     costs: NDArray[np.float64]
     standings: Standings
     recent: RecentUsers = field(default_factory=RecentUsers)
-    prompts: PromptRows = field(default_factory=PromptRows)
+    prompts: RememberedRows = field(default_factory=lambda: RememberedRows(MOST_PROMPTS))
+    judged: RememberedRows = field(default_factory=lambda: RememberedRows(MOST_ANSWERS))
     leases: Leases = field(default_factory=Leases)
 
     async def aclose(self) -> None:

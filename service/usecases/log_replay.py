@@ -24,7 +24,7 @@ from attune.service.usecases.authors import add_for_everybody, for_everybody
 from attune.service.usecases.forms_of_feedback import comparisons_of, logged, read_payload
 from attune.service.usecases.learning import study
 from attune.service.usecases.people import person
-from attune.service.usecases.text_scores import encode, submit
+from attune.service.usecases.text_scores import encode, submit_judged
 
 Array = NDArray[np.float64]
 
@@ -145,7 +145,7 @@ async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: 
         progress.without_texts += 1
         return
     try:
-        *rows, row = await submit(call, await encode(call, kept.prompt, kept.texts, context=kept.context, with_prompt=True))
+        *rows, row = await submit_judged(call, await encode(call, kept.prompt, kept.texts, context=kept.context, with_prompt=True))
         comparisons = await comparisons_of(call, kept.form, rows, row, (kept.prompt, kept.context), kept.authors)
         evidence, everyone = study(call, known, comparisons).evidence, await for_everybody(call, known, comparisons)
     except (ScorerFailed, TooLarge, InvalidRequest):  # of this entry, not of the scorer: it is counted, and the others go on

@@ -15,7 +15,7 @@ from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, digest_of, unpack
-from attune.service.usecases.text_scores import both, encode, submit, submit_with_prompt
+from attune.service.usecases.text_scores import both, encode, submit, submit_judged, submit_with_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,5 +223,5 @@ async def _by_texts(call: Call, key: UserKey, named: ByText) -> tuple[UserRead, 
 
 async def _scored(call: Call, prompt: str, context: str | None, texts: Sequence[str], fields: Sequence[str]) -> tuple[tuple[Row, ...], Row]:
     encoded = await encode(call, prompt, texts, context=context, with_prompt=True, fields=fields)
-    *rows, row = await submit_with_prompt(call, encoded)
+    *rows, row = await submit_judged(call, encoded)
     return tuple(rows), row

@@ -194,6 +194,19 @@ async def submit_with_prompt(call: Call, rows: Sequence[Encoded]) -> list[Row]:
     return [*found, known]
 
 
+async def submit_judged(call: Call, rows: Sequence[Encoded]) -> list[Row]:
+    """Returns what learning needs of each row, the last a prompt's own; an answer that others judged of late is not computed again."""
+    *texts, prompt = rows
+    judged, names = call.serving.judged, call.serving.candidate_outputs
+    known = [judged.get(text) for text in texts]
+    missing = list(dict.fromkeys(text for text, row in zip(texts, known, strict=True) if row is None))
+    *computed, prompt_row = await submit_with_prompt(call, [*missing, prompt])
+    for text, row in zip(missing, computed, strict=True):
+        judged.put(text, row, names)
+    found = dict(zip(missing, computed, strict=True))
+    return [*(found[text] if row is None else row for text, row in zip(texts, known, strict=True)), prompt_row]
+
+
 def score_candidates(
     families: Families,
     name: str,

@@ -308,3 +308,13 @@ async def test_without_texts_kept_a_routed_decision_asks_for_its_prompt(settings
         body = {"user": "u1", "decision_id": routed, "chosen_text": WARM, "rejected_text": LONG}
         assert (await service.post("/feedback", body, status=422))["errors"][0]["field"] == "prompt"
         assert (await service.post("/feedback", body | {"prompt": PROMPT}))["result"] == "applied"
+
+
+async def test_an_answer_that_others_judged_before_is_not_computed_again_and_is_worth_the_same(service: Service):
+    await service.post("/feedback", TEXTS | {"user": "first"})
+    computed = await service.metric("attune_batch_texts_sum")
+    await service.post("/feedback", TEXTS | {"user": "second"})
+    assert await service.metric("attune_batch_texts_sum") == computed
+    assert await evidence(service, "second") == await evidence(service, "first")
+    await service.post("/feedback", TEXTS | {"user": "third", "rejected_text": SHORT})
+    assert await service.metric("attune_batch_texts_sum") == computed + 1

@@ -14,7 +14,7 @@ from attune.models.seam.text import Encoded
 from attune.service.batching.submission import Submitted
 from attune.service.errors import ScorerFailed
 from attune.service.live.leases import Leases
-from attune.service.live.prompt_rows import PromptRows
+from attune.service.live.remembered_rows import RememberedRows
 from attune.service.live.score_queue import TOGETHER, Later, ScoringLater
 
 
@@ -109,10 +109,16 @@ async def test_what_waits_holds_its_bundle_until_it_is_scored_or_dropped():
 
 
 def test_the_prompt_that_was_asked_for_longest_ago_is_forgotten_first():
-    rows, prompts = PromptRows(most=2), [Encoded((number,), 0, 1) for number in range(3)]
+    rows, prompts = RememberedRows(most=2), [Encoded((number,), 0, 1) for number in range(3)]
     row = {"pooled": np.ones(2, dtype=np.float32), "other": np.ones(1, dtype=np.float32)}
     rows.put(prompts[0], row, ["pooled"])
     rows.put(prompts[1], row, ["pooled"])
     assert set(rows.get(prompts[0]) or {}) == {"pooled"}
     rows.put(prompts[2], row, ["pooled"])
     assert [rows.get(prompt) is None for prompt in prompts] == [False, True, False]
+
+
+def test_a_row_that_is_not_finite_is_not_remembered():
+    rows, text = RememberedRows(most=2), Encoded((1,), 0, 1)
+    rows.put(text, {"first": np.array([np.nan], dtype=np.float32)}, ["first"])
+    assert rows.get(text) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from decimal import Decimal
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from attune.models.data.adapters import Reading, RowsInvalid, read_comparisons
 from attune.models.data.check import survey
 from attune.models.data.preferences import Comparison, ComparisonInvalid
 from attune.models.data.tables import TableInvalid, read_rows
+from attune.models.data.values import number_of
 
 DAY = 1_800_000_000.0
 
@@ -148,7 +150,7 @@ def test_a_parquet_table_that_names_a_column_twice_is_refused(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     names = ["prompt", "prompt", "chosen", "rejected"]
     parquet.write_table(pyarrow.table([pyarrow.array([name]) for name in "pqxy"], names=names), tmp_path / "a.parquet")
-    with pytest.raises(TableInvalid, match="names a column twice: prompt, prompt"):
+    with pytest.raises(TableInvalid, match=r"names a column twice: prompt$"):
         told(tmp_path / "a.parquet")
 
 
@@ -161,8 +163,18 @@ def test_a_parquet_table_that_names_a_column_twice_is_refused(tmp_path):
             "a.csv line 3 and what follows it .*: a quote is opened and never closed",
         ),
         ("a.csv", "chosen,rejected\na,b\nc,é\n".encode("latin-1"), "a.csv line 3 is not UTF-8: byte 0xe9 at position 3; save it as UTF-8"),
-        ("a.csv", "chosen,rejected\na,b\n".encode("utf-16"), "a.csv is UTF-16; save it as UTF-8"),
-        ("a.json", "[]".encode("utf-16"), "a.json is UTF-16; save it as UTF-8"),
+        ("a.csv", "chosen,rejected\na,b\n".encode("utf-16"), "a.csv is UTF-16 or UTF-32; save it as UTF-8"),
+        ("a.json", "[]".encode("utf-16"), "a.json is UTF-16 or UTF-32; save it as UTF-8"),
+        ("a.jsonl", "{}".encode("utf-32"), "a.jsonl is UTF-16 or UTF-32"),
+        ("a.csv", "chosen,rejected\n".encode("utf-16-be"), "a.csv is UTF-16 or UTF-32"),
+        ("a.jsonl", b"PK\x03\x04{}\n", "a.jsonl is a zip archive; unpack it"),
+        ("a.csv", b"BZh91", "a.csv is packed by bzip2; unpack it"),
+        (
+            "a.csv",
+            ",".join(f"c{number}" for number in range(10_000)).encode() + b"\n" + b"1," * 9_999 + b"1\n",
+            "c0, .* and 9,988 more make no known",
+        ),
+        ("a.csv", b"a,b,a,c,b\n", "a.csv line 1 names a column twice: a, b$"),
         (
             "a.jsonl",
             b'null\n"text"\n[1]\ntrue\n3\n',
@@ -194,3 +206,24 @@ def test_a_folder_in_place_of_a_file_is_named_as_one(tmp_path):
 def test_a_column_without_a_name_can_be_ignored(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,chosen,,rejected\np,a,b,c\n")
     assert len(read_comparisons(tmp_path / "a.csv", Reading.from_words("", [], [""]))) == 1
+
+
+@pytest.mark.parametrize("header", ["user, chosen , rejected", "user\tchosen\trejected", "user;chosen;rejected"])
+def test_blanks_around_names_and_other_separators_are_no_part_of_a_column(tmp_path, header):
+    mark = next(one for one in ",;\t" if one in header)
+    (tmp_path / "a.csv").write_text(f"prompt{mark}{header}\n" + mark.join(["Why?", "ann", "So.", "No."]) + "\n")
+    assert told(tmp_path / "a.csv") == [Comparison("ann", "Why?", "So.", "No.")]
+
+
+def test_flags_and_numbers_of_any_kind_are_read(tmp_path):
+    rows = [{"prompt": "Why?", "chosen": "So.", "rejected": "No.", "tie": tie} for tie in (1, 0.0, "0", True)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [one.tie for one in told(tmp_path / "a.jsonl")] == [True, False, False, True]
+    assert number_of(Decimal("2.5"), "weight") == 2.5
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b/c"])
+def test_what_can_be_no_data_set_of_the_hub_is_told_as_that(name):
+    pytest.importorskip("datasets")
+    with pytest.raises(TableInvalid, match=f"'{name}' is no id of a data set on the hub"):
+        read_comparisons(f"hf:{name}")

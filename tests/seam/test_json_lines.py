@@ -49,7 +49,7 @@ def test_a_whole_surrogate_pair_is_a_character():
     [
         ("a.jsonl.gz", b"not packed", "a.jsonl.gz is cut off or not gzip"),
         ("a.jsonl", gzip.compress(b"1\n" * 10_000, mtime=0)[:40], "a.jsonl is cut off or not gzip"),
-        ("a.jsonl", "1\n".encode("utf-16"), "a.jsonl is UTF-16; save it as UTF-8"),
+        ("a.jsonl", "1\n".encode("utf-16"), "a.jsonl is UTF-16 or UTF-32; save it as UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, said):
