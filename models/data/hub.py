@@ -49,11 +49,11 @@ def expect_dataset(name: str, cache: Path) -> None:
     """
     if name and Path(name).is_dir():
         return
-    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415 - a second that `--help` need not pay
-    from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - a second that `--help` need not pay
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
     try:
-        validate_repo_id(name)
+        try_to_load_from_cache(name, "README.md", repo_type="dataset")  # looks at the name first, and asks nobody
     except HFValidationError as error:
         raise NotOnHub(f"{name!r} is no id of a data set on the hub (NAME or OWNER/NAME)") from error
     if (cache / name.replace("/", "___")).is_dir():
