@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from attune.service.auth import Caller, Keyring
-from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, Overloaded, RateLimited, UnknownHost
+from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, Forbidden, Overloaded, RateLimited, UnknownHost
 from attune.service.http.bodies import Bodies, ClientLeft, run_while_heard
 from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
@@ -124,8 +124,8 @@ class Admission:
         if scope["type"] != "http" or (path := scope["path"]) in HEALTH_PATHS:
             await self._app(scope, receive, send)
             return
+        self._known_host(scope)
         headers = dict(scope["headers"])
-        self._known_host(headers)
         if path in OPEN_PATHS or path.startswith(("/errors/", "/ui/")) or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return
@@ -156,16 +156,31 @@ class Admission:
             if counts:
                 pace.done(asyncio.get_running_loop().time() - began_s)
 
-    def _known_host(self, headers: Mapping[bytes, bytes]) -> None:
-        if not self._hosts or (host := headers.get(b"host")) is None:
+    def _known_host(self, scope: Scope) -> None:
+        if not self._hosts or "*" in self._hosts:
             return
-        parts = _HOST.fullmatch(host.decode("latin-1").lower())
-        name = parts[1] if parts is not None else None
-        if name not in self._hosts and "*" not in self._hosts:
+        named = [value for name, value in scope["headers"] if name == b"host"]
+        # No browser leaves it out or sends two; of two, a proxy may have looked at the other one.
+        if len(named) > 1 or (not named and scope.get("http_version") != "1.0") or any(_name(host) not in self._hosts for host in named):
             raise UnknownHost(
                 "the Host of this request is none that this server answers for"
                 + ("; without API keys that is localhost, 127.0.0.1 or [::1]: " if self._keyring.is_open else ": ")
                 + "name others in ATTUNE_ALLOWED_HOSTS"
+            )
+        if self._keyring.is_open:
+            self._own_page(scope)
+
+    def _own_page(self, scope: Scope) -> None:
+        """Refuses what a page of another origin sends: it cannot show a key, and the person who looks at it has not asked."""
+        sent = dict(scope["headers"])
+        origin = sent.get(b"origin")
+        # Behind a tunnel the page has the tunnel's name, and the browser knows that it asks for its own.
+        if origin is None or sent.get(b"sec-fetch-site") == b"same-origin":
+            return
+        if _name(origin.partition(b"://")[2]) not in self._hosts:
+            raise Forbidden(
+                "the page that sends this is of another origin, for which a server without API keys does nothing; "
+                "name the page's host in ATTUNE_ALLOWED_HOSTS, or set ATTUNE_API_KEYS and ATTUNE_CORS_ORIGINS"
             )
 
     def _leave_room(self, *, long: bool) -> None:
@@ -197,6 +212,12 @@ def _hosts(given: Collection[str], keyring: Keyring) -> frozenset[str]:
     """Returns the names that `Host` may have, in lower case; none where every name is taken."""
     names = frozenset(host.lower() for host in given)
     return names | OWN_NAMES if names or keyring.is_open else names
+
+
+def _name(host: bytes) -> str | None:
+    """Returns the name in a `Host`, without its port and in lower case; None where it cannot be read."""
+    parts = _HOST.fullmatch(host.decode("latin-1").lower())
+    return None if parts is None else parts[1]
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from attune.service.errors import Overloaded
 from attune.service.http.bounds import Bounds, Refused
+from attune.service.http.heads import bodys_head, take_host_of
 from attune.service.http.problems import render
 from attune.service.ids import new_id
 
@@ -43,7 +44,7 @@ class Connection(HttpToolsProtocol):
         self._closing = _Closing(self)
         self._head_bytes = 0
         self._in_head = True
-        self._begun = False
+        self._begun = self._resuming = False
         self._received = self._framed = 0
         self._dropped = 0
         self._deaf = False
@@ -103,19 +104,36 @@ class Connection(HttpToolsProtocol):
         self._received += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # there is no other protocol here: the request is answered as it stands
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse("malformed")
             return
         if not self._in_head and self._received - self._framed > self.bounds.head_bytes + FRAMING_PER_BYTE * self._framed:
             self._refuse("head-too-large")
 
+    def _stay(self, rest: bytes) -> None:
+        """Reads on where a request offered another protocol, of which there is none here: its parser took what follows for that one."""
+        self.parser = httptools.HttpRequestParser(self)
+        self._resuming = True
+        self.parser.feed_data(bodys_head(self.headers))
+        self._resuming = False
+        if rest:
+            self._feed(rest)
+
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._begun = True
+        if not self._resuming:
+            super().on_message_begin()
+            self._begun = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is no header: what is behind the body would stand in for what a proxy has checked
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            return
+        take_host_of(self.url, self.headers)
         self._in_head = False
         self._head_bytes = self._received = self._framed = 0
         self._unset_timer()
@@ -133,6 +151,8 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # the body is still to come, see `_stay`
         super().on_message_complete()
         self._in_head, self._begun, self._head_bytes = True, False, 0
         if self._lingering:

@@ -28,6 +28,34 @@ async def test_without_keys_only_this_machines_names_are_taken(service: Service,
         assert (await service.client.get("/users/ada", headers={"host": ours})).status_code == 200
 
 
+@pytest.mark.parametrize("hosts", [["localhost", "evil.example"], ["evil.example", "localhost"], ["localhost", "localhost"], []])
+async def test_without_keys_exactly_one_host_is_named(service: Service, hosts: list[str]):
+    asked = service.client.build_request("GET", "/users/ada", headers=[("host", host) for host in hosts])
+    if not hosts:
+        del asked.headers["host"]
+    assert (await service.client.send(asked)).status_code == 421
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "https://localhost.evil.example", "null", "http://localhost@evil.example", "chrome-extension://abc", ""]
+)
+async def test_without_keys_a_page_of_another_origin_is_refused(service: Service, origin: str):
+    for method, path in (("GET", "/users/ada/export"), ("DELETE", "/users/ada"), ("POST", "/admin/reload"), ("POST", "/score")):
+        answer = await service.client.request(method, path, headers={"origin": origin, "sec-fetch-site": "cross-site"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+async def test_pages_of_this_machine_and_the_servers_own_behind_a_tunnel_may_ask_without_keys(settings_of: Callable[..., Settings]):
+    async with running(settings_of(allowed_hosts=("app.example",)), FreshStore()) as service:
+        for own in (
+            {"origin": "http://localhost:3000"},
+            {"origin": "http://[::1]:8000"},
+            {"origin": "https://app.example"},
+            {"origin": "https://name-8000.tunnel.example", "sec-fetch-site": "same-origin"},
+        ):
+            assert (await service.client.get("/users/ada", headers=own)).status_code == 200
+
+
 async def test_further_hosts_are_named_and_health_answers_to_every_name(settings_of: Callable[..., Settings]):
     async with running(settings_of(allowed_hosts=("app.example",)), FreshStore()) as service:
         assert (await service.client.get("/users/ada", headers={"host": "app.example:443"})).status_code == 200

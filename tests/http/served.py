@@ -52,7 +52,7 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served]:
-    """Serves `/early` (answers before it reads), `/held` (answers once the gate opens), and everything else at once."""
+    """Serves `/early` (answers before it reads), `/held` (answers once the gate opens), `/heard` (tells what came), all else at once."""
     listener = socket.create_server(("127.0.0.1", 0))
     found = Served(listener.getsockname()[1])
 
@@ -60,8 +60,14 @@ async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served
         if scope["path"] == "/early":
             await _answer(send, 413, b"too large")
             return
-        while (await receive()).get("more_body", False):
-            pass
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        if scope["path"] == "/heard":
+            headers = b"".join(b"%s: %s\n" % header for header in scope["headers"])
+            await _answer(send, 200, headers + b"body: " + body)
+            return
         if scope["path"] == "/held":
             found.began.set()
             gone = asyncio.ensure_future(receive())

@@ -1,0 +1,29 @@
+"""What the head of a request says about its host and its body, where HTTP has more than one place for it.
+
+Pure functions of bytes; they know no connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableSequence
+
+import httptools
+
+_OF_BODIES = frozenset({b"content-length", b"transfer-encoding"})
+
+
+def bodys_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Returns a head that announces the same body as these headers do, and asks for nothing else."""
+    return b"POST / HTTP/1.1\r\n" + b"".join(b"%s: %s\r\n" % header for header in headers if header[0] in _OF_BODIES) + b"\r\n"
+
+
+def take_host_of(target: bytes, headers: MutableSequence[tuple[bytes, bytes]]) -> None:
+    """Puts the host that an absolute target names in the place of every `Host`, which does not count beside it (RFC 9112, section 3.2.2)."""
+    if target.startswith((b"/", b"*")):
+        return
+    url = httptools.parse_url(target)
+    if url.host is None:
+        return
+    host = b"[%s]" % url.host if b":" in url.host else url.host
+    headers[:] = [header for header in headers if header[0] != b"host"]
+    headers.append((b"host", host if url.port is None else b"%s:%d" % (host, url.port)))
