@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -188,6 +189,20 @@ COMPLETE: dict[str, Script] = {
     "reasoning-content": stream_of(thinks("reasoning_content", "hm", "hm"), says(*WORDS), _END, _DONE),
     "reasoning": stream_of(thinks("reasoning", "hm", "hm"), says(*WORDS), _END, _DONE),
     "think-tags": stream_of(says("<th", "ink>h", "m</thi", "nk>\n\n", *WORDS), _END, _DONE),
+    "one-newline-between-events": stream_of(
+        raw(
+            b"".join(
+                b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}).encode() + b"\n"
+                for word in WORDS
+            )
+        ),
+        raw(b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\ndata: [DONE]\n'),
+    ),
+    "empty-error-in-every-chunk": stream_of(
+        sends(*({"choices": [{"delta": {"content": word}}], "error": {"code": 0, "message": "", "type": None}} for word in WORDS)), _END, _DONE
+    ),
+    "code-of-success": stream_of(sends({"code": 200, "message": "ok", "choices": []}), says(*WORDS), _END, _DONE),
+    "error-event-after-finish": stream_of(says(*WORDS), _END, raw(b"event: error\ndata: too late\n\n")),
     "nan": stream_of(raw(b'data: {"choices": [{"delta": {"content": "Hello there!"}, "logprobs": NaN}]}\n\n'), _END, _DONE),
 }
 """Answers that are whole, however they are sent: the text is always `Hello there!`."""

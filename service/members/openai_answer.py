@@ -29,6 +29,7 @@ CHARS_A_TOKEN = 16
 THOUGHTS = 2_048
 """Pieces without text, thoughts above all, that an answer may have beside `max_tokens` where the member names no `reasoning_tokens`."""
 
+_BOM = b"\xef\xbb\xbf"
 _STOP_WORDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "length", "max_tokens", "max_length", "model_length"})
 
 Format = Literal["events", "whole", "unknown"]
@@ -88,6 +89,8 @@ class AnswerReader:
             raise BadAnswer("content", f"the answer's body is longer than {MAX_ANSWER_BYTES} bytes")
         if self._format == "unknown":
             self._body += received
+            # Spaces keep a connection open until the answer begins.
+            self._body = self._body.lstrip().removeprefix(_BOM).lstrip()
             self._format = _format_of(bytes(self._body[:64]), self._media_type)
             if self._format == "events":
                 received, self._body = bytes(self._body), bytearray()
@@ -108,7 +111,12 @@ class AnswerReader:
         if self._error is not None:
             raise self._error
         text, broken = "", self.broken
-        if broken is None and self._cut is None and not self.ended:
+        if broken is not None and self._format == "whole":
+            try:
+                text, broken = self._read_whole(), None  # only what stood behind the object is missing
+            except BadAnswer:
+                raise BadAnswer("protocol", broken) from None
+        elif broken is None and self._cut is None and not self.ended:
             text = self._read_whole() if self._format != "events" else self._read(self._events.close())
             if self._error is not None:
                 raise self._error
@@ -250,17 +258,18 @@ class AnswerReader:
         )
 
 
-def _format_of(beginning: bytes, media_type: str) -> Format:
+def _format_of(begins: bytes, media_type: str) -> Format:
     """Returns how to read a body by how it begins, where its type does not say so.
 
     Raises:
         BadAnswer: it is neither JSON nor events.
     """
-    begins = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()
     if begins.startswith((b"{", b"[")):
         return "whole"
     if begins.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
         return "events"
+    if not begins or (len(begins) < len(_BOM) and _BOM.startswith(begins)):
+        return "unknown"
     if media_type == "text/event-stream":
         return "events"
     if len(begins) < 6 and any(name.startswith(begins) for name in (b"data:", b"event:", b"retry:")):

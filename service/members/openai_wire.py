@@ -50,11 +50,12 @@ class EventReader:
     would cut them.
     """
 
-    __slots__ = ("_buffer", "_data", "_size", "_started")
+    __slots__ = ("_buffer", "_data", "_is_error", "_size", "_started")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._data: list[bytes] = []
+        self._is_error = False
         self._size = 0
         self._started = False
 
@@ -71,17 +72,28 @@ class EventReader:
         events = []
         for line in self._lines():
             if not line:
-                if self._data:
-                    events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-                self._data, self._size = [], 0
+                events += self._event()
                 continue
             name, _, value = line.partition(b":")
-            if name != b"data":  # a comment, `event`, `id`, `retry`: nothing of the answer
+            value = value.removeprefix(b" ")
+            if name == b"event":
+                self._is_error = value.strip() == b"error"
+            if name != b"data":  # a comment, `id`, `retry`: nothing of the answer
                 continue
-            self._data.append(value.removeprefix(b" "))
+            if self._data and _begins(value) and self._data[-1].rstrip().endswith(b"}"):  # no JSON goes on so: a blank line was left out
+                events += self._event()
+            self._data.append(value)
             self._size += len(value)
         if self._size + len(self._buffer) > MAX_EVENT_BYTES:
             raise BadAnswer("content", f"an event is longer than {MAX_EVENT_BYTES} bytes")
+        return events
+
+    def _event(self) -> list[bytes]:
+        """Returns the data of the event that is complete, none if it has none, and begins the next one."""
+        events = [b"\n".join(self._data)] if self._data else []
+        if self._is_error:
+            events = [_as_error(data) for data in events]
+        self._data, self._size, self._is_error = [], 0, False
         return events
 
     def close(self) -> list[bytes]:
@@ -99,6 +111,19 @@ class EventReader:
         *lines, rest = text.split(b"\n")
         self._buffer = rest + held
         return lines
+
+
+def _begins(data: bytes) -> bool:
+    return data.lstrip()[:1] == b"{" or data.strip() == DONE
+
+
+def _as_error(data: bytes) -> bytes:
+    """Returns the data of an event that is called `error` as an object that reports one, whatever it says."""
+    try:
+        told = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        told = data.decode("utf-8", "replace")
+    return data if isinstance(told, dict) and told.get("error") else orjson.dumps({"error": told or "an error without words"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +200,17 @@ def read_json(data: bytes, what: str) -> Any:
 def _read(answer: Mapping[str, Any], part: str) -> Chunk:
     choices = answer.get("choices")
     choices = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    if not choices and (answer.get("error") or _is_error(answer)):
+    if not choices and _is_error(answer):
         raise BadAnswer("upstream", "the server reports an error", answer)
-    if answer.get("error"):
+    if _says(answer.get("error")):
         raise BadAnswer("upstream", "the server reports an error in its answer", answer)
     usage, thought_tokens = _usage(answer.get("usage"))
     # One answer was asked for; what others there are is another one's.
     choice = next((choice for choice in choices if choice.get("index") in (0, None, "0")), None)
     if choice is None:
         return Chunk(usage=usage, thought_tokens=thought_tokens)
+    if usage is None and isinstance(choice.get("usage"), Mapping):
+        usage, thought_tokens = _usage(choice["usage"])
     finish = choice.get("finish_reason")
     message = choice.get(part)
     other = choice.get("message" if part == "delta" else "delta")
@@ -240,8 +267,23 @@ def _text_of(content: object, part: str) -> tuple[str, bool, tuple[str, ...]]:
 
 
 def _is_error(answer: Mapping[str, Any]) -> bool:
-    """Whether an object without choices is an error in the shapes of servers that have no `error` in it."""
-    return "error" in (answer.get("object"), answer.get("type")) or ("message" in answer and "code" in answer)
+    """Whether an object without choices is an error, in the shapes of servers that have no `error` in it too."""
+    status = answer.get("base_resp")
+    return (
+        _says(answer.get("error"))
+        or "error" in (answer.get("object"), answer.get("type"), answer.get("status"))
+        or ("message" in answer and answer.get("code", 0) not in (0, 200, "0", "200"))
+        or answer.get("success") is False
+        or any(_says(answer.get(name)) for name in ("detail", "errors", "error_code", "error_msg", "error_message"))
+        or (isinstance(status, Mapping) and _says(status.get("status_code")))
+    )
+
+
+def _says(error: object) -> bool:
+    """Whether a field for an error holds one: some servers send it with every chunk, and nothing in it."""
+    if isinstance(error, Mapping):
+        return any(_says(value) for value in error.values())
+    return bool(error) and error != "0"
 
 
 def _usage(usage: object) -> tuple[tuple[int, int] | None, int]:
@@ -249,12 +291,18 @@ def _usage(usage: object) -> tuple[tuple[int, int] | None, int]:
     if not isinstance(usage, Mapping):
         return None, 0
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if not prompt and not completion:
+        return None, 0  # not counted, in the way of servers that send numbers in any case
     details = usage.get("completion_tokens_details")
     thoughts = _count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
     return (None if prompt is None or completion is None else (prompt, completion)), thoughts or 0
 
 
 def _count(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
 
 

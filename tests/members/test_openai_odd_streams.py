@@ -1,0 +1,88 @@
+"""Errors that come in the shapes of many servers, counts of tokens in odd places, and bodies with something around them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from attune.service.members.openai_wire import BadAnswer
+from tests.members.test_openai_reading import TEXT, events, read, reader_for
+
+FIRST = b'data: {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": null}]}\n\n'
+WHOLE = json.dumps({"choices": [{"message": {"content": TEXT}, "finish_reason": "stop"}]}).encode()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b'event: error\ndata: {"message": "overloaded"}\n\n',
+        b"event: error\r\ndata: the worker has died\r\n\r\n",
+        b"event:error\ndata:\n\n",
+        b'data: {"error": "out of memory"}\n\n',
+        b'data: {"error": {"message": "", "code": 502}}\n\n',
+        b'data: {"detail": "Internal Server Error"}\n\n',
+        b'data: {"success": false, "errors": [{"message": "no capacity"}], "choices": null}\n\n',
+        b'data: {"status": "error", "message": "no credits"}\n\n',
+        b'data: {"error_code": 18, "error_msg": "QPS limit reached"}\n\n',
+        b'data: {"choices": null, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}\n\n',
+        b'data: {"object": "error", "message": "x", "code": 400}\n\n',
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_text_that_an_error_breaks_off_is_no_answer(told: bytes, begun: bool):
+    with pytest.raises(BadAnswer) as caught:
+        read((FIRST if begun else b"") + told)
+    assert caught.value.reason == "upstream"
+    assert caught.value.said is not None
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 3}, (7, 3)),
+        ({"prompt_tokens": 7.0, "completion_tokens": 3.0}, (7, 3)),
+        ({"prompt_tokens": "7", "completion_tokens": "3"}, (7, 3)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (1, 1)),
+        ({"prompt_tokens": -7, "completion_tokens": 3}, (1, 1)),
+        ({"prompt_tokens": 7.5, "completion_tokens": 3}, (1, 1)),
+        ({"prompt_tokens": "seven", "completion_tokens": "3"}, (1, 1)),
+        ({"prompt_tokens": True, "completion_tokens": 3}, (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("in_choice", [True, False])
+def test_tokens_are_the_servers_where_it_has_counted_them_and_else_our_own(usage: dict[str, object], tokens: tuple[int, int], in_choice: bool):
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"} | ({"usage": usage} if in_choice else {})]}
+    end |= {} if in_choice else {"usage": usage}
+    _, finish = read(FIRST + b"data: " + json.dumps(end).encode() + b"\n\n")
+    assert (finish.prompt_tokens, finish.completion_tokens) == tokens
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n \r\n", b" " * 500, b"\n" * 100 + b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("media_type", ["application/json", "text/event-stream", "", "text/html"])
+@pytest.mark.parametrize("body", [WHOLE, events("Hello there", "!")])
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_what_keeps_a_connection_open_before_an_answer_is_no_part_of_it(before: bytes, media_type: str, body: bytes, size: int):
+    reader, sent = reader_for(media_type=media_type), before + body
+    text = "".join(reader.push(sent[at : at + size]) for at in range(0, len(sent), size))
+    assert text + reader.end()[0] == TEXT
+
+
+def test_an_object_that_has_arrived_whole_is_an_answer_although_more_was_announced():
+    reader = reader_for(media_type="application/json")
+    reader.push(WHOLE)
+    reader.broken = "the connection broke"
+    assert reader.end()[0] == TEXT
+
+
+def test_an_object_that_has_not_is_none():
+    reader = reader_for(media_type="application/json")
+    reader.push(WHOLE[:-1])
+    reader.broken = "the connection broke"
+    with pytest.raises(BadAnswer, match="the connection broke"):
+        reader.end()
+
+
+def test_an_object_of_several_lines_is_one_event():
+    lines = json.dumps({"choices": [{"index": 1, "delta": {}}, {"index": 0, "delta": {"content": TEXT}, "finish_reason": "stop"}]}, indent=1)
+    assert read(b"".join(b"data: " + line.encode() + b"\n" for line in lines.splitlines()) + b"\n")[0] == TEXT
