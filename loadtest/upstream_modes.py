@@ -199,7 +199,9 @@ COMPLETE: dict[str, Script] = {
         raw(b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\ndata: [DONE]\n'),
     ),
     "empty-error-in-every-chunk": stream_of(
-        sends(*({"choices": [{"delta": {"content": word}}], "error": {"code": 0, "message": "", "type": None}} for word in WORDS)), _END, _DONE
+        sends(*({"choices": [{"delta": {"content": word}}], "error": {"code": 0, "message": "", "type": None}} for word in WORDS)),
+        _END,
+        _DONE,
     ),
     "code-of-success": stream_of(sends({"code": 200, "message": "ok", "choices": []}), says(*WORDS), _END, _DONE),
     "error-event-after-finish": stream_of(says(*WORDS), _END, raw(b"event: error\ndata: too late\n\n")),

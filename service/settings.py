@@ -54,7 +54,8 @@ class Settings(BaseSettings):
 
     keep_alive_s: int = Field(75, ge=1, le=3600, description="how long an idle connection is kept; longer than the load balancer keeps it")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="names that `Host` may have, and without API keys the pages that ask, comma-separated; empty: any with keys, else this machine's own; `*`: any"
+        (),
+        description="names of `Host` and, without keys, of pages, comma-separated; empty: any with keys, this machine's own without; `*`: any",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose pages may call, comma-separated, such as https://app.example; needs API keys"

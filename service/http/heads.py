@@ -18,7 +18,7 @@ def bodys_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def take_host_of(target: bytes, headers: MutableSequence[tuple[bytes, bytes]]) -> None:
-    """Puts the host that an absolute target names in the place of every `Host`, which does not count beside it (RFC 9112, section 3.2.2)."""
+    """Puts the host of an absolute target in the place of every `Host`, which does not count beside it (RFC 9112, section 3.2.2)."""
     if target.startswith((b"/", b"*")):
         return
     url = httptools.parse_url(target)

@@ -299,9 +299,8 @@ def _usage(usage: object) -> tuple[tuple[int, int] | None, int]:
 
 
 def _count(value: object) -> int | None:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+    is_digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16
+    if isinstance(value, str | float) and (is_digits or (isinstance(value, float) and value.is_integer())):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
 

@@ -37,7 +37,8 @@ async def test_without_keys_exactly_one_host_is_named(service: Service, hosts: l
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "https://localhost.evil.example", "null", "http://localhost@evil.example", "chrome-extension://abc", ""]
+    "origin",
+    ["http://evil.example", "https://localhost.evil.example", "null", "http://localhost@evil.example", "chrome-extension://abc", ""],
 )
 async def test_without_keys_a_page_of_another_origin_is_refused(service: Service, origin: str):
     for method, path in (("GET", "/users/ada/export"), ("DELETE", "/users/ada"), ("POST", "/admin/reload"), ("POST", "/score")):

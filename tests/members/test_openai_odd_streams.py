@@ -51,7 +51,9 @@ def test_a_text_that_an_error_breaks_off_is_no_answer(told: bytes, begun: bool):
     ],
 )
 @pytest.mark.parametrize("in_choice", [True, False])
-def test_tokens_are_the_servers_where_it_has_counted_them_and_else_our_own(usage: dict[str, object], tokens: tuple[int, int], in_choice: bool):
+def test_tokens_are_the_servers_where_it_has_counted_them_and_else_our_own(
+    usage: dict[str, object], tokens: tuple[int, int], in_choice: bool
+):
     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"} | ({"usage": usage} if in_choice else {})]}
     end |= {} if in_choice else {"usage": usage}
     _, finish = read(FIRST + b"data: " + json.dumps(end).encode() + b"\n\n")
@@ -84,5 +86,7 @@ def test_an_object_that_has_not_is_none():
 
 
 def test_an_object_of_several_lines_is_one_event():
-    lines = json.dumps({"choices": [{"index": 1, "delta": {}}, {"index": 0, "delta": {"content": TEXT}, "finish_reason": "stop"}]}, indent=1)
+    lines = json.dumps(
+        {"choices": [{"index": 1, "delta": {}}, {"index": 0, "delta": {"content": TEXT}, "finish_reason": "stop"}]}, indent=1
+    )
     assert read(b"".join(b"data: " + line.encode() + b"\n" for line in lines.splitlines()) + b"\n")[0] == TEXT
