@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     keep_alive_s: int = Field(75, ge=1, le=3600, description="how long an idle connection is kept; longer than the load balancer keeps it")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="names of `Host` and, without keys, of pages, comma-separated; empty: any with keys, this machine's own without; `*`: any",
+        description="names of `Host` and, without keys, of pages, comma-separated; empty: any with keys, else this machine's; `*`: any",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose pages may call, comma-separated, such as https://app.example; needs API keys"
