@@ -22,8 +22,8 @@ def take_host_of(target: bytes, headers: MutableSequence[tuple[bytes, bytes]]) -
     if target.startswith((b"/", b"*")):
         return
     url = httptools.parse_url(target)
-    if url.host is None:
+    if not url.host:
         return
     host = b"[%s]" % url.host if b":" in url.host else url.host
     headers[:] = [header for header in headers if header[0] != b"host"]
-    headers.append((b"host", host if url.port is None else b"%s:%d" % (host, url.port)))
+    headers.append((b"host", b"%s:%d" % (host, url.port) if url.port else host))

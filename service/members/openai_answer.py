@@ -113,9 +113,10 @@ class AnswerReader:
         text, broken = "", self.broken
         if broken is not None and self._format == "whole":
             try:
-                text, broken = self._read_whole(), None  # only what stood behind the object is missing
+                text = self._read_whole()
             except BadAnswer:
                 raise BadAnswer("protocol", broken) from None
+            broken = None  # only what stood behind the object is missing
         elif broken is None and self._cut is None and not self.ended:
             text = self._read_whole() if self._format != "events" else self._read(self._events.close())
             if self._error is not None:
