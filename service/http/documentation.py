@@ -3,8 +3,8 @@
     routes ─> FastAPI's document ─> error documents, API key ─> fields' descriptions ─> an example for each request and answer
 
 A field is described where its class is, in the section `Attributes:` of the docstring. The examples are `examples.json` beside this
-file: one story of one user, from the demo's answers. FastAPI documents a 422 of its own shape for every route; ours are problem
-documents, declared by `answers.problems`.
+file: one story of one user, with the demo's answers as `python -m tests.endpoints.recorded_examples` recorded them. FastAPI documents
+a 422 of its own shape for every route; ours are problem documents, declared by `answers.problems`.
 """
 
 from __future__ import annotations

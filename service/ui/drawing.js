@@ -80,7 +80,7 @@ export function sentence(seen, next) {
   const after = choices ? `After ${count(choices, "choice")}: ${liked(seen)}.` : "Nothing is known of you yet; each choice teaches a little.";
   if (!next) return after;
   const [member, share] = Object.entries(next).sort((one, other) => other[1] - one[1])[0] || [];
-  return member === undefined ? after : `${after} Next: ${member}, ${percent(share)}.`;
+  return member === undefined ? after : `${after} Next answer: ${member}, ${percent(share)}.`;
 }
 
 function liked(seen) {

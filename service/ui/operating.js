@@ -43,10 +43,10 @@ function drawMembers(portfolio, family) {
 
 /** Returns what is proved of the users of late, in words. */
 function proved(found, hasCertificate) {
-  if (!hasCertificate) return "This family has no certificate. ";
-  if (!found.certified) return "The certificate speaks of those who are against none of its rewards, and they are against some; nothing is proved of them. ";
-  const whom = found.certified === found.users ? "Each" : `${found.certified} of them are those that the certificate speaks of: each`;
-  return `${whom} is certified to get at least this part of the best reward possible. `;
+  if (!hasCertificate) return "This family has no certificate, so nothing is proved of them. ";
+  if (!found.certified) return "The certificate is about people who dislike none of the rewards; these users dislike some, so nothing is proved of them. ";
+  const whom = found.certified === found.users ? "Each" : `${found.certified} of them dislike none of the rewards; each of these`;
+  return `${whom} is certified to get at least the part of the best possible reward that the columns show. `;
 }
 
 function drawCoverage(found, hasCertificate) {
@@ -64,9 +64,9 @@ function drawCoverage(found, hasCertificate) {
   $("coverage").replaceChildren(...(bins.length ? [drawn] : []));
   shares($("served"), found.users ? Object.fromEntries(found.members.map(member => [member.member, member.share])) : {});
   $("coverage-note").textContent = !found.users ? "Nobody was served since this process started."
-    : `${count(found.users, "user")} of late. ` + proved(found, hasCertificate)
+    : `${count(found.users, "user")} of late; the bars show which part of them each member suits best. ` + proved(found, hasCertificate)
       + (found.mean_gap === null ? "" : `On average ${percent(found.mean_gap)} is left to gain at most. `)
-      + "The bars are the parts of them that each member serves best." + (found.drop ? ` Without ${found.drop} they would lose least.` : "");
+      + (found.drop ? `Of all members, they would miss ${found.drop} least.` : "");
 }
 
 /** Draws how often each family foresaw a choice before it was learned, from the exposition of the metrics. */

@@ -60,11 +60,11 @@ function draw(seen, next, prompt) {
 function meanings(examples, heads) {
   const told = heads.filter(head => examples[head]);
   $("meanings").hidden = !told.length;
-  $("cards").replaceChildren(...told.flatMap(head => [
+  $("cards").replaceChildren(...told.map(head => make("div", {},
     make("dt", { textContent: head }),
     ...[["Most", examples[head].highest], ["Least", examples[head].lowest]].filter(([, answers]) => answers && answers.length)
       .map(([end, [answer]]) => make("dd", {}, make("span", { className: "quiet", textContent: `${end}: ` }), `“${answer.response}”`)),
-  ]));
+  )));
 }
 
 /** Returns the comparisons that stand, the latest first. */

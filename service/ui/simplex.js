@@ -30,7 +30,7 @@ function corner(name, [x, y], look, many) {
   const aside = x - WIDE / 2, anchor = many === 2 || Math.abs(aside) < 20 ? "middle" : aside < 0 ? "end" : "start";
   const label = svg("text", { x: x + (anchor === "middle" ? 0 : 10 * Math.sign(aside)), y: y + 4 + 16 * (anchor === "middle" ? Math.sign(y - HIGH / 2) || -1 : 0), "text-anchor": anchor });
   label.textContent = named(name);
-  return [svg("circle", { class: `corner ${look}`, cx: x.toFixed(1), cy: y.toFixed(1), r: 4 }), label];
+  return [svg("circle", { class: `corner filled ${look}`, cx: x.toFixed(1), cy: y.toFixed(1), r: 4 }), label];
 }
 
 /** Returns the picture, or null for members that are too few or too many for one. `points` are [choices, {next}], the earliest first. */

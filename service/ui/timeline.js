@@ -1,6 +1,6 @@
 // How weights and chances have moved, choice by choice, as this tab saw them: kept with the tab and drawn as lines, as a place, and as numbers.
 
-import { make, percent, svg, within } from "./drawing.js";
+import { count, make, percent, svg, within } from "./drawing.js";
 import { chancesTable, simplex } from "./simplex.js";
 import { recall, store } from "./state.js";
 
@@ -35,7 +35,7 @@ export function overTime(person) {
   if (!points.length) return [];
   const [, last] = points[points.length - 1], look = looks(Object.keys(last.weights), Object.keys(last.next));
   const lines = points.length < 2 ? [] : [
-    picture("What you want, over your choices", points, point => point.weights, (point, name) => within(point.weights[name], point.spread[name]), look),
+    picture("What you want, over your choices", points, point => point.weights, (point, name) => within(point.weights[name], point.spread[name]), look, point => point.spread),
     ...(Object.keys(last.next).length ? [picture("Who answers next, over your choices", points, point => point.next, (point, name) => percent(point.next[name] || 0), look)] : []),
   ];
   return [...lines, simplex(points, look), chancesTable(points)].filter(Boolean);
@@ -50,19 +50,27 @@ function looks(heads, members) {
   };
 }
 
-function picture(title, points, values, told, look) {
+/** Returns one picture of lines; where `spread` tells how sure each value is, the leader has a band of one standard deviation about it. */
+function picture(title, points, values, told, look, spread = () => ({})) {
   const last = points[points.length - 1][1], names = Object.entries(values(last)).sort((one, other) => other[1] - one[1]).slice(0, LOOKS).map(([name]) => name);
-  const all = points.flatMap(([, point]) => names.map(name => values(point)[name] || 0)), low = Math.min(0, ...all), high = Math.max(...all, low + 0.1);
-  const first = points[0][0], span = points[points.length - 1][0] - first;
-  const x = choices => 4 + (WIDE - 8) * (choices - first) / span, y = value => HIGH - 6 - (HIGH - 12) * (value - low) / (high - low);
+  const [leader] = names, value = (point, name) => values(point)[name] || 0, band = point => spread(point)[leader] || 0;
+  const all = points.flatMap(([, point]) => [...names.map(name => value(point, name)), value(point, leader) - band(point), value(point, leader) + band(point)]);
+  const low = Math.min(0, ...all), high = Math.max(...all, low + 0.1);
+  const first = points[0][0], latest = points[points.length - 1][0];
+  const x = choices => 4 + (WIDE - 8) * (choices - first) / (latest - first), y = value => HIGH - 6 - (HIGH - 12) * (value - low) / (high - low);
+  const spot = (choices, value) => `${x(choices).toFixed(1)} ${y(value).toFixed(1)}`;
   const label = `${title}: ` + names.map(name => `${name} from ${told(points[0][1], name)} to ${told(last, name)}`).join("; ");
-  const drawn = svg("svg", { class: "timeline", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label },
-    svg("path", { class: "axis", d: `M4 ${y(0)}H${WIDE - 4}` }));
-  for (const name of names) {
-    const way = points.map(([choices, point], step) => `${step ? "L" : "M"}${x(choices).toFixed(1)} ${y(values(point)[name] || 0).toFixed(1)}`).join("");
-    drawn.append(svg("path", { class: `line ${look(name)}`, d: way }));
+  const drawn = svg("svg", { class: "timeline", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label });
+  const banded = points.some(([, point]) => band(point) > 0);
+  if (banded) {
+    const above = points.map(([choices, point]) => spot(choices, value(point, leader) + band(point)));
+    const below = points.map(([choices, point]) => spot(choices, value(point, leader) - band(point))).reverse();
+    drawn.append(svg("path", { class: `shade filled ${look(leader)}`, d: `M${[...above, ...below].join("L")}Z` }));
   }
+  drawn.append(svg("path", { class: "axis", d: `M4 ${y(0)}H${WIDE - 4}` }));
+  for (const name of names) drawn.append(svg("path", { class: `line ${look(name)}`, d: `M${points.map(([choices, point]) => spot(choices, value(point, name))).join("L")}` }));
   const legend = make("ul", { className: "legend" }, ...names.map(name => make("li", {}, svg("svg", { class: "key", viewBox: "0 0 20 4", "aria-hidden": "true" },
     svg("path", { class: `line ${look(name)}`, d: "M0 2H20" })), ` ${name} ${told(last, name)}`)));
-  return make("section", {}, make("h4", { textContent: title }), drawn, legend);
+  const note = `From ${count(first, "choice")} to ${latest}, left to right; the thin line is 0.` + (banded ? ` The shaded band is ± one standard deviation of ${leader}.` : "");
+  return make("section", {}, make("h4", { textContent: title }), drawn, legend, make("p", { className: "quiet", textContent: note }));
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,15 @@ from openapi_schema_validator import OAS31Validator
 
 from attune.service.app import create_app
 from attune.service.settings import Settings
+from tests.endpoints.conftest import bundle, running, settings_of
+from tests.endpoints.recorded_examples import COMMAND, FILE, record
+from tests.stores import FreshStore
+from tests.tiny_bundle import HEADS, write_tiny_bundle
+
+__all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
+
+SOMETIMES = {"unknown_tokens"}
+"""Told of texts with words that a tokenizer does not have, as the tiny bundle's has not."""
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +86,28 @@ def test_what_is_open_to_everybody_is_not_said_to_ask_for_a_key(document):
         operation = document["paths"][path]["get"]
         assert "security" not in operation
         assert not {"401", "422", "429"} & set(operation["responses"])
+
+
+def differences(document: dict[str, Any], example: Any, answer: Any, where: str) -> list[str]:
+    """Returns the fields that one of both has and the other has not, and those of another kind; names of heads and members are free."""
+    if example is None or answer is None:
+        return []
+    if isinstance(example, dict) and isinstance(answer, dict):
+        known = {name for schema in document["components"]["schemas"].values() for name in schema.get("properties", {})}
+        apart = sorted(f"{where}.{name}" for name in (example.keys() ^ answer.keys()) & known - SOMETIMES)
+        shared = [(name, example[name], answer[name]) for name in example.keys() & answer.keys()]
+        return apart + [found for name, *two in shared for found in differences(document, *two, f"{where}.{name}")]
+    if isinstance(example, list) and isinstance(answer, list):
+        return differences(document, example[0], answer[0], f"{where}[0]") if example and answer else []
+    kinds = [float if type(one) in (int, float) else type(one) for one in (example, answer)]
+    return [] if kinds[0] is kinds[1] else [f"{where}: {kinds[0].__name__}, and the server's is {kinds[1].__name__}"]
+
+
+async def test_every_example_answer_has_the_fields_of_what_a_server_answers(document, settings_of, tmp_path):
+    examples = json.loads(FILE.read_text(encoding="utf-8"))
+    ends = {end: [{"prompt": "?", "response": "yes .", "reward": reward}] for end, reward in (("highest", 1.0), ("lowest", -1.0))}
+    with_cards = write_tiny_bundle(tmp_path / "bundles", cards={"vrf": dict.fromkeys(HEADS, ends)})
+    async with running(settings_of(bundle=str(with_cards)), FreshStore()) as service:
+        found = await record(service.client, copy.deepcopy(examples))
+    apart = [one for operation in found for one in differences(document, examples[operation], found[operation], operation)]
+    assert apart == [], f"if it is meant: {COMMAND}"

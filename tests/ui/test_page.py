@@ -55,7 +55,7 @@ async def test_a_pair_is_blind_until_the_choice_which_is_learned_explained_and_u
     assert TEXTS[shown[1]] in await visit.text("#second-title")
     assert "won" in (await visit.page.get_attribute("#second", "class") or "")
     await visit.says("#learned", "After 1 choice: ")
-    await visit.says("#learned", "Next: ")
+    await visit.says("#learned", "Next answer: ")
     assert "score for you" in await visit.text("#first-why")
     assert await visit.comparisons(me) == 1
     assert await visit.page.evaluate("document.activeElement.id") == "another"
@@ -128,7 +128,7 @@ async def test_looking_makes_no_decision(visit: Visit):
     assert before > 0
     exported = (await visit.service.client.get(f"/users/{await visit.person()}/export")).text.count('"type":"decision"')
     await visit.page.click("nav a[href='#you']")
-    await visit.says("#you-learned", "Next: ")
+    await visit.says("#you-learned", "Next answer: ")
     await visit.page.click("nav a[href='#operate']")
     await visit.says("#members", "concise")
     await visit.page.click("nav a[href='#try']")
@@ -245,17 +245,17 @@ async def test_texts_stand_out_and_nothing_scrolls_sideways_from_phone_to_desk(c
                 assert await visit.page.eval_on_selector_all("button, #user", _CUT) == []
 
 
-async def test_on_a_phone_both_choices_stay_in_reach_of_long_answers(chromium, settings_of: Callable[..., Settings]):
+async def test_on_a_phone_both_choices_and_what_was_learned_stay_in_sight_of_long_answers(chromium, settings_of: Callable[..., Settings]):
     async with visiting(chromium, settings_of(), viewport={"width": 390, "height": 700}) as visit:
         for voice in visit.service.members.values():
             voice.pieces = tuple(f"{voice.id} {line}\n" for line in range(60))
         await visit.ask()
         for top in (0, 600):
             await visit.page.evaluate("top => scrollTo(0, top)", top)
-            for button in CHOICES:
-                box = await visit.page.locator(button).bounding_box()
+            for element in (*CHOICES, *(["#learned"] if top else [])):
+                box = await visit.page.locator(element).bounding_box()
                 assert box is not None
-                assert (box["y"] >= 0, box["y"] + box["height"] <= 700) == (True, True)
+                assert (box["y"] >= 0, box["y"] + box["height"] <= 700) == (True, True), element
 
 
 async def test_what_is_known_of_a_person_is_shown_undone_and_deleted(visit: Visit):
@@ -267,6 +267,8 @@ async def test_what_is_known_of_a_person_is_shown_undone_and_deleted(visit: Visi
     await visit.says("#history", PROMPT)
     assert await visit.page.locator("#over-time svg[role=img]").count() == 3
     assert await visit.page.locator("#over-time .timeline .line").count() >= 4
+    assert await visit.page.locator("#over-time .shade").count() == 1
+    await visit.says("#over-time", "± one standard deviation of")
     assert await visit.page.locator("#weights .bar").count() == 3
     assert "±" in await visit.text("#weights")
     assert not await visit.page.is_visible("#families")
