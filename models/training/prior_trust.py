@@ -2,7 +2,7 @@
 
     validation people, one comparison after the other ─> predicted personally and as anybody's ─> the log-odds of least log-loss
 
-With fewer than `LEAST_PEOPLE` training people nobody is personalised, and neither where validation people do not clearly
+With fewer than `LEAST_PEOPLE` training people who chose twice nobody is personalised, and neither where validation people do not clearly
 gain by it: how people differ cannot be learned from a handful of them, and what was learned then does harm.
 """
 
@@ -38,13 +38,21 @@ class TrustSettings:
     seed: int = 0
 
 
+def told_twice(comparisons: Comparisons) -> int:
+    """Returns how many people with a name made two choices or more: how people differ shows in nobody else."""
+    named = comparisons.user[~comparisons.anonymous & ~comparisons.tie]
+    return int(np.sum(np.bincount(named) > 1)) if len(named) else 0
+
+
 def with_trust(trained: TrainedFamily, data: TrainingData, settings: TrustSettings | None = None) -> TrainedFamily:
     """Returns the family with its trust, and in its summary why: people, log-loss of everybody's view and of each choice."""
     if not trained.family.evidence_size:
         return trained
     settings = settings or TrustSettings()
-    people = len(np.unique(data.train.user))
-    told = _people(data.validation, settings)
+    people, told = told_twice(data.train), _people(data.validation, settings)
+    if not told:
+        report = {"training_people": people, "validation_people": 0, "gain_nll": 0.0, "chosen": "never"}
+        return replace(trained, trust=NEVER, summary={**trained.summary, "trust": report})
     seen = seen_both_ways(trained, data.validation, data.vectors, told)
     anybody = np.array([-np.log(np.maximum(both[:, 1], 1e-12)).mean() for both in seen])
     mixed = {trust: np.array([prequential_loss(both, trust) for both in seen]) for trust in CHOICES}
@@ -107,7 +115,8 @@ def prequential_loss(both: Array, trust: float) -> float:
 
 def _people(comparisons: Comparisons, settings: TrustSettings) -> list[NDArray[np.int64]]:
     rng = np.random.default_rng(settings.seed)
-    decided = [mine[~comparisons.tie[mine]] for mine in comparisons.rows_of_users().values()]
+    named = ~comparisons.tie & ~comparisons.anonymous  # of somebody unknown nothing was told before
+    decided = [mine[named[mine]] for mine in comparisons.rows_of_users().values()]
     enough = [mine for mine in decided if len(mine)]
     picked = np.sort(rng.permutation(len(enough))[: settings.people])
     return [rng.permutation(enough[index])[: settings.comparisons] for index in picked]

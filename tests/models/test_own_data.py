@@ -15,6 +15,7 @@ from attune.models.data.probes import read_probes
 from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.measuring.families.own_data import OwnData, _verdict, train_own
+from attune.models.seam.trust import NEVER
 from attune.models.training.family_folder import family_folder
 from attune.models.training.heads import load_heads
 from tests.models.tiny_trunk import write_tiny_trunk
@@ -76,7 +77,7 @@ def test_few_people_give_everybodys_head_unless_somebody_asks(trunk, tmp_path):
     few = told(8, 12, opposed=True)
     found = trained(few, trunk, tmp_path / "one")
     assert found["default"] == "bradley_terry"
-    assert "8 people are fewer than the 30" in found["verdict"]["why"]
+    assert "8 people who chose twice or more are fewer than the 30" in found["verdict"]["why"]
     assert [one.family.name for one in load_heads(tmp_path / "one")[0]] == ["bradley_terry"]
     asked = trained(few, trunk, tmp_path / "two", personalise=True)
     assert asked["default"] == "additive"
@@ -167,6 +168,23 @@ def test_a_gain_that_rounds_to_nothing_personalises_nobody(whole, gain, serves):
     families = [replace(one, summary={"trust": {"gain_nll": gain}}, trust=0.0) for one in load_heads(whole[1])[0]]
     default, verdict = _verdict(families, 60, OwnData())
     assert (default, verdict["personalise"]) == (serves, "yes" if serves == "additive" else "no")
+
+
+def test_a_gain_that_too_few_people_were_trained_for_is_told_as_that(whole):
+    found = {"training_people": 27, "validation_people": 4, "gain_nll": 0.55, "gain_nll_standard_error": 0.01}
+    families = [replace(one, summary={"trust": found}, trust=NEVER) for one in load_heads(whole[1])[0]]
+    default, verdict = _verdict(families, 31, OwnData())
+    assert (default, verdict["personalise"]) == ("bradley_terry", "no")
+    assert verdict["why"] == (
+        "Do not personalise: of 31 people who chose twice or more 27 are trained on, fewer than the 30 from which on it can be learned how "
+        "people differ. A gain of 0.5500 of log-loss was found on 4; --personalise serves it."
+    )
+
+
+def test_people_who_chose_once_each_get_everybodys_head(trunk, tmp_path):
+    found = trained(told(40, 1, opposed=False), trunk, tmp_path, names=())
+    assert (found["default"], found["verdict"]["personalise"]) == ("bradley_terry", "no")
+    assert "0 people who chose twice or more are fewer than the 30" in found["verdict"]["why"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(trunk, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from attune.models.data.preferences import ANONYMOUS, together
 from attune.models.seam.trust import NEVER
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
@@ -68,6 +69,15 @@ def test_personal_views_are_trusted_where_validation_people_gain_by_them_and_nev
     assert trained.summary["trust"]["gain_nll"] > 0
     few = replace(data, train=data.train.take(data.train.user < np.unique(data.train.user)[LEAST_PEOPLE - 1]), calibrations={}, ridges={})
     assert with_trust(trained, few, FEW).trust == NEVER
+
+
+def test_those_of_whom_nothing_is_known_before_say_nothing_of_trust():
+    data, _ = small_world(users=60)
+    trained = train_additive(data, AdditiveSettings(axes=3, population=ROUNDS, subspace=SPACE), 0)
+    nobody = replace(data.validation, users=tuple(f"{ANONYMOUS}{number}" for number in range(len(data.validation.users))))
+    assert with_trust(trained, replace(data, validation=nobody), FEW).trust == NEVER
+    mixed = replace(data, validation=together(data.validation, nobody))
+    assert with_trust(trained, mixed, FEW).summary["trust"] == with_trust(trained, data, FEW).summary["trust"]
 
 
 def test_style_is_read_off_the_text_and_an_empty_text_is_no_error():

@@ -43,7 +43,7 @@ from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily, save_heads
 from attune.models.training.loop import TrainingData
 from attune.models.training.met import people_of, write_met
-from attune.models.training.prior_trust import LEAST_PEOPLE, with_trust
+from attune.models.training.prior_trust import LEAST_PEOPLE, told_twice, with_trust
 from attune.models.training.simple_heads import SIMPLE
 from attune.models.training.trainers import LineUp, trainers
 from attune.models.training.yardstick import Yardstick, below, with_standing
@@ -51,6 +51,7 @@ from attune.models.training.yardstick import Yardstick, below, with_standing
 Tell = Callable[[str], None]
 
 
+ENOUGH = "from which on it can be learned how people differ"
 LEAST_GAIN = 0.001
 """Nats of log-loss that validation people must gain by a personal view before one serves; what is less rounds to nothing in the verdict."""
 
@@ -111,7 +112,7 @@ def train_own(
         raise ValueError(f"{', '.join(unknown)}: no such family; there are {', '.join(trainers())}")
     for folder in filter(None, (out, cache)):
         expect_writable(folder)
-    people = len(np.unique(comparisons.user[~comparisons.anonymous]))
+    people = told_twice(comparisons)
     with quick(trunk, settings.processes) as embedder:
         vectors = embed_texts(comparisons.texts, embedder, cache)
     how = {"settings": asdict(replace(settings, processes=1)), "line_up": asdict(line_up), "by": made_by()}
@@ -119,7 +120,7 @@ def train_own(
     how |= {"beside": beside.sha256} if beside else {}
     named = training_key(comparisons=comparisons.sha256(), trunk=trunk.sha256, template=trunk.template.to_json(), **how)
     kept = Kept(None if cache is None else cache / FOLDER, named)
-    measured, why_not = _measure(comparisons, vectors, line_up, people, settings, imported, _Part(kept, "", tell))
+    measured, why_not = _measure(comparisons, vectors, line_up, settings, imported, _Part(kept, "", tell))
     tell("training the families that are kept, on everybody but validation people")
     data = _final(comparisons, vectors, settings.seed)
     asked = Yardstick.of(data)
@@ -193,12 +194,12 @@ def _measure(
     comparisons: Comparisons,
     vectors: Vectors,
     line_up: LineUp,
-    people: int,
     settings: OwnData,
     imported: Sequence[TrainedFamily],
     part: _Part,
 ) -> tuple[dict[str, Any], str]:
     """Returns the curves of strangers, or nothing and the reason."""
+    people = len(np.unique(comparisons.user[~comparisons.anonymous]))
     folds = settings.folds or (5 if people < 100 else 3 if people < 400 else 1)
     context = most_told(comparisons)
     parts: list[Observed] = []
@@ -216,7 +217,7 @@ def _measure(
         data = TrainingData(held.train, held.validation, vectors)
         part.tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons{_left(taken_s, folds - fold + 1)}")
         began = time.monotonic()
-        trained = _trained(line_up, data, settings, len(np.unique(held.train.user)), replace(part, name=str(fold)))
+        trained = _trained(line_up, data, settings, told_twice(held.train), replace(part, name=str(fold)))
         trained += [with_trust(one, data) for one in imported]
         learners = [*served_learners(trained, vectors), *(train(data) for train in SIMPLE.values())]
         found = observe_strangers(learners, *held.unseen)
@@ -270,12 +271,25 @@ def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -
         said = f"Serve `{chosen.family.name}`: validation people gained {gain:.4f} of log-loss by it over everybody's view."
         return chosen.family.name, {"serve": chosen.family.name, "personalise": "yes", "why": said, "baselines": compared}
     if people < LEAST_PEOPLE and not settings.personalise:
-        why = f"Do not personalise: {people} people are fewer than the {LEAST_PEOPLE} from which on it can be learned how people differ."
+        why = f"Do not personalise: {people} people who chose twice or more are fewer than the {LEAST_PEOPLE} {ENOUGH}."
+    elif (told := _too_few(trained)) and not settings.personalise:
+        found_gain = ""
+        if told["gain_nll"] > max(LEAST_GAIN, told["gain_nll_standard_error"]):
+            found_gain = f" A gain of {told['gain_nll']:.4f} of log-loss was found on {told['validation_people']}; --personalise serves it."
+        left = f"of {people} people who chose twice or more {told['training_people']} are trained on"
+        why = f"Do not personalise: {left}, fewer than the {LEAST_PEOPLE} {ENOUGH}.{found_gain}"
     else:
         why = "Do not personalise: no gain was found on validation people."
     if serve != BASELINE:
         why += f" Serve `{serve}`, which loses less on validation people than what was trained here."
     return serve, {"serve": serve, "personalise": "no", "why": why, "baselines": compared}
+
+
+def _too_few(trained: Sequence[TrainedFamily]) -> Mapping[str, Any]:
+    """Returns what was found of trust in the family that gained most, if too few people to train on are why none serves; else nothing."""
+    found: list[Mapping[str, Any]] = [one.summary["trust"] for one in trained if one.trust == NEVER and "trust" in one.summary]
+    most = max(found, key=lambda told: float(told["gain_nll"]), default={})
+    return most if most.get("training_people", LEAST_PEOPLE) < LEAST_PEOPLE and most["validation_people"] else {}
 
 
 def _beaten(chosen: TrainedFamily, globally: Mapping[str, Any]) -> bool:
