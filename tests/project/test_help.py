@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from attune.models.__main__ import app as offline
 from attune.service.__main__ import app as serving
 from demo.__main__ import app as demo
 from studies.__main__ import app as studies
+from tests.project.tree import ROOT, tracked
 
 APPS = {"attune (service)": serving, "attune (models)": offline, "python -m demo": demo, "python -m studies": studies}
 
@@ -73,3 +75,29 @@ def test_an_option_that_may_be_left_out_says_what_holds_then(path):
         if one.default in (None, "", []):
             words = ("if not given", "without it", "may be given several times", "not needed", "goes before", "or --")
             assert any(word in (one.help or "").lower() for word in words), f"{path} {one.name}: {one.help!r}"
+
+
+CALLED = re.compile(
+    r"(?:^[ >$]*|`|\| |; |&& )(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(attune|python -m demo|python -m studies) ([a-z][^`|;&#)\n]*)", re.MULTILINE
+)
+"""A command as a page calls it: at the start of a line of code, after variables, or between backticks."""
+PAGES = [path for path in tracked() if path.endswith((".md", ".sh")) and path not in {"service/DESIGN.md", "models/LOG.md", "CHANGELOG.md"}]
+ROOTS = {
+    program: [typer.main.get_command(app) for app in apps]
+    for program, apps in {"attune": (serving, offline), "python -m demo": (demo,), "python -m studies": (studies,)}.items()
+}
+LOGGED = "attune ready on"
+"""The line of a server that has started, which pages quote."""
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_calls_commands_and_options_that_exist(path):
+    text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ").replace(LOGGED, "")
+    for program, call in CALLED.findall(text):
+        found: list[Any] = ROOTS[program]
+        words = [word for word in call.split() if word != "…"]
+        while words and (inside := [one.commands[words[0]] for one in found if words[0] in getattr(one, "commands", {})]):
+            found, words = inside, words[1:]
+        assert not words or not any(hasattr(one, "commands") for one in found), f"{program} {call}: no such command"
+        options = {name for one in found for option in one.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= options, f"{program} {call}"
