@@ -125,11 +125,9 @@ def log_uniform(rng: np.random.Generator, most: int, size: int) -> NDArray[np.in
 
 
 def _padded(rows: list[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    lengths = np.array([len(row) for row in rows])
     # One column at least: an empty axis would need a case of its own in every loss.
-    longest = max(1, *(len(row) for row in rows)) if len(rows) > 1 else max(1, len(rows[0]))
-    table = np.zeros((len(rows), longest), dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=bool)
-    for index, row in enumerate(rows):
-        table[index, : len(row)] = row
-        mask[index, : len(row)] = True
+    mask = np.arange(max(1, lengths.max()))[None] < lengths[:, None]
+    table = np.zeros(mask.shape, dtype=np.int64)
+    table[mask] = np.concatenate(rows)
     return torch.from_numpy(table), torch.from_numpy(mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from attune.models.alignment.causal import BASE, load
 from attune.models.alignment.dpo import DpoSettings, complete_checkpoints, train_dpo
 from attune.models.alignment.guard import GuardLimits
 from attune.models.alignment.pairs import choose_pairs
-from attune.models.alignment.trained_member import MemberConflict, MemberRefused, MemberSettings, Prompts, train_member
+from attune.models.alignment.trained_member import MemberConflict, MemberRefused, MemberSettings, Prompts, read_member, train_member
 from demo.corpus.tastes import manner_scores
 from demo.corpus.texts import MANNERS, prompts
 from tests.models.tiny_causal import PROMPTS, rewards, write_model
@@ -41,11 +42,25 @@ def trained(base, out, weights=(1.0, 0.0), told=None, **changes):
     return train_member(base, rewards(), weights, out, ASKED, seed=0, settings=settings(**changes), base_name="tiny", progress=say)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen"])
-def test_a_member_is_made_whatever_the_architecture_and_made_once(tmp_path, kind):
-    base = write_model(tmp_path / "base", kind)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A base and the folder and the lines of a member of it that was trained without a break."""
+    folder = tmp_path_factory.mktemp("made")
+    base = write_model(folder / "base", max_tokens=24)
     told: list[str] = []
-    member = trained(base, tmp_path / "member", told=told)
+    trained(base, folder / "member", told=told)
+    return base, folder / "member", told
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen"])
+def test_a_member_is_made_whatever_the_architecture_and_made_once(tmp_path, kind, made):
+    if kind == "llama":
+        base, told = made[0], list(made[2])
+        shutil.copytree(made[1], tmp_path / "member")
+        member = read_member(tmp_path / "member")
+    else:
+        base, told = write_model(tmp_path / "base", kind, max_tokens=24), []
+        member = trained(base, tmp_path / "member", told=told)
     assert member.document["held_out"]["rewards"]["short"]["gain"] == pytest.approx(member.document["held_out"]["own"]["gain"])
     assert member.document["held_out"]["kl"] > 0
     assert member.document["curve"][-1]["loss"] < member.document["curve"][0]["loss"] == pytest.approx(np.log(2), abs=1e-3)
@@ -82,9 +97,9 @@ trained(Path(sys.argv[1]), Path(sys.argv[2]), told=Told())
 """
 
 
-def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_does(tmp_path):
-    base = write_model(tmp_path / "base")
-    whole = trained(base, tmp_path / "whole")
+def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_does(tmp_path, made):
+    base, uninterrupted, _ = made
+    whole = read_member(uninterrupted)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "cut")], stdout=subprocess.PIPE, text=True, env=environment
@@ -103,14 +118,14 @@ def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_does(tmp_path)
     resumed = trained(base, tmp_path / "cut", told=told)
     assert any(f"from step {reached}" in line for line in told)
     assert not any(line.startswith(f"step {reached} ") for line in told)
-    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (uninterrupted, tmp_path / "cut"))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[key].float(), other[key].float(), atol=2e-3) for key in one)
     assert resumed.document["held_out"]["own"]["gain"] == pytest.approx(whole.document["held_out"]["own"]["gain"], abs=1e-2)
 
 
-def test_imitation_keeps_the_chosen_answers_likely(tmp_path):
-    base = write_model(tmp_path / "base")
+def test_imitation_keeps_the_chosen_answers_likely(tmp_path, made):
+    base = made[0]
     answers = sample_answers(load(base), BASE, PROMPTS[:24], 6, seed=0)
     pairs = choose_pairs(answers, answers.rewards(rewards()), np.array([1.0, 0.0]), least_margin=0.0)
     ends = {}
@@ -121,8 +136,8 @@ def test_imitation_keeps_the_chosen_answers_likely(tmp_path):
     assert ends[2.0]["margin"] > 0
 
 
-def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_not(tmp_path):
-    base = write_model(tmp_path / "base")
+def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_not(tmp_path, made):
+    base = made[0]
     impossible = MemberSettings(**{**_fields(settings()), "limits": GuardLimits(**{**_fields(LAX), "least_length": 50.0})})
     with pytest.raises(MemberRefused, match="none of 3 checkpoints passes the guard") as refused:
         train_member(base, rewards(), (1.0, 0.0), tmp_path / "never", ASKED, seed=0, settings=impossible)
@@ -134,6 +149,8 @@ def test_a_member_that_cheats_is_rolled_back_to_the_last_checkpoint_that_does_no
     between = (early + late) / 2
     limit = {"least_length": between} if early > late else {"most_length": between}
     told: list[str] = []
+    shutil.copytree(tmp_path / "never" / "work", tmp_path / "kept" / "work")  # the limits judge a training and are no part of it
+    (tmp_path / "kept" / "work" / "arguments.json").unlink()
     strict = MemberSettings(**{**_fields(settings()), "limits": GuardLimits(**{**_fields(LAX), **limit})})
     kept = train_member(base, rewards(), (1.0, 0.0), tmp_path / "kept", ASKED, seed=0, settings=strict, progress=told.append)
     looks = kept.document["checkpoints"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +48,16 @@ def tiny(tmp_path_factory):
     return root, base, adapters
 
 
+@pytest.fixture(scope="module")
+def aligned(tiny, tmp_path_factory):
+    """Returns the folder of an oracle that has trained a member for each reward alone."""
+    folder = tmp_path_factory.mktemp("aligned")
+    oracle = DpoOracle(tiny[1], rewards(), ASKED, folder, settings=QUICK, base_name="tiny")
+    for corner in np.eye(2):
+        oracle.solve(corner)
+    return folder
+
+
 def test_the_dpo_oracle_trains_once_for_each_weights_and_tells_what_it_measured(tiny, tmp_path):
     _, base, _ = tiny
     told: list[str] = []
@@ -70,16 +81,14 @@ def test_the_dpo_oracle_trains_once_for_each_weights_and_tells_what_it_measured(
         refusing.solve(np.array([1.0, 0.0]))
 
 
-def test_a_member_that_the_guard_refuses_is_tried_again_at_a_lower_rate(tiny, tmp_path):
+def test_a_member_that_the_guard_refuses_is_tried_again_at_a_lower_rate(tiny, aligned, tmp_path):
     _, base, _ = tiny
     weights = np.array([1.0, 0.0])
-    lengths = []
-    for rate in (1e-2, 5e-3):
-        free = DpoOracle(base, rewards(), ASKED, tmp_path / str(rate), settings=changed(QUICK, [f"dpo.learning_rate={rate}"]))
-        handle = free.solve(weights).handle
-        [look] = json.loads((tmp_path / str(rate) / handle / "member.json").read_text())["checkpoints"]
-        lengths.append(look["ratios"]["length"])
-    fast, slow = lengths
+    assert QUICK.dpo.learning_rate == 1e-2
+    slower = DpoOracle(base, rewards(), ASKED, tmp_path / "slower", settings=changed(QUICK, ["dpo.learning_rate=0.005"]))
+    slower.solve(weights)
+    looks = [json.loads((folder / "short" / "member.json").read_text())["checkpoints"] for folder in (aligned, tmp_path / "slower")]
+    fast, slow = (look["ratios"]["length"] for [look] in looks)
     assert abs(fast - slow) > 0.05
     told: list[str] = []
     limit = "least_length" if fast < slow else "most_length"  # one that only the slower one keeps
@@ -93,7 +102,7 @@ def test_a_member_that_the_guard_refuses_is_tried_again_at_a_lower_rate(tiny, tm
     assert oracle.solve(weights).value.tolist() == found.value.tolist()
 
 
-def test_mixing_and_soups_at_a_corner_are_the_member_of_that_corner(tiny, tmp_path):
+def test_mixing_and_soups_at_a_corner_are_the_member_of_that_corner(tiny, aligned, tmp_path):
     _, base, adapters = tiny
     asked = OracleTask(rewards(), FRESH, answers=4)
     corners = dict(zip(NAMES, np.eye(2), strict=True))
@@ -109,9 +118,8 @@ def test_mixing_and_soups_at_a_corner_are_the_member_of_that_corner(tiny, tmp_pa
     assert mixed.optimum is averaged.optimum is None
     middle = soups.solve(np.array([0.5, 0.5]))
     assert (tmp_path / middle.handle / "adapter_model.safetensors").is_file()
-    found = lazy_search(
-        DpoOracle(base, rewards(), ASKED, tmp_path / "dpo", settings=QUICK, slack=0.0), SearchSettings(0.1, 0.1, 2), start=[middle]
-    )
+    trained = DpoOracle(base, rewards(), ASKED, aligned, settings=QUICK, slack=0.0, base_name="tiny")
+    found = lazy_search(trained, SearchSettings(0.1, 0.1, 2), start=[middle])
     assert middle.handle in {solution.handle for solution in found.solutions}
 
 
@@ -159,8 +167,9 @@ def test_the_table_shows_every_member_whose_weights_are_known(tiny, tmp_path):
         evaluate_members(base, tmp_path, rewards(), PROMPTS[:8], answers=4, seed=0)
 
 
-def test_a_portfolio_is_built_certified_laid_out_and_goes_on_after_a_failure(tiny, tmp_path):
+def test_a_portfolio_is_built_certified_laid_out_and_goes_on_after_a_failure(tiny, aligned, tmp_path):
     _, base, _ = tiny
+    shutil.copytree(aligned, tmp_path / "members")
     settings = PalmSettings(epsilon=0.05, delta=0.05, max_calls=3, slack=0.01, member=QUICK)
     normal = Normalisation(np.zeros(2), np.ones(2))
     arguments = {"family": "tiny", "asked": ASKED, "fresh": FRESH, "roster_base": "base", "base_name": "tiny"}
