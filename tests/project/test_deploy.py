@@ -32,6 +32,7 @@ def expressions() -> list[str]:
     rules = [yaml.safe_load((RULES / name).read_text(encoding="utf-8")) for name in ("recording.yml", "alerts.yml")]
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "attune.json").read_text(encoding="utf-8"))
     found = [rule["expr"] for document in rules for group in document["groups"] for rule in group["rules"]]
+    found += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
     return found + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
@@ -71,6 +72,20 @@ def test_recorded_series_are_recorded_before_they_are_asked_for():
     document = yaml.safe_load((RULES / "recording.yml").read_text(encoding="utf-8"))
     recorded = {rule["record"] for group in document["groups"] for rule in group["rules"]}
     assert {name for expression in expressions() for name in re.findall(r"\battune:[\w:]+", expression)} <= recorded
+
+
+def test_every_panel_says_what_it_shows_and_has_a_place_of_its_own():
+    panels = json.loads((ROOT / "deploy" / "grafana" / "attune.json").read_text(encoding="utf-8"))["panels"]
+    assert [panel["title"] for panel in panels if not panel.get("description", "").endswith(".")] == []
+    for key in ("id", "title"):
+        assert len({panel[key] for panel in panels}) == len(panels)
+    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels)
+
+
+def test_the_dashboard_draws_what_costs_what_drifts_what_falls_back_and_what_was_swapped():
+    asked = " ".join(expressions())
+    for name in ("member_tokens_total", "member_drift", "fallbacks_total", "bundle_info", "bundle_reloads_total", "texts_dropped_total"):
+        assert f"attune_{name}" in asked
 
 
 def test_every_alert_says_what_to_do():
