@@ -34,7 +34,7 @@ CHANCE, OPPOSED_LEAST = 0.03, 0.90
 
 @dataclass(frozen=True, slots=True)
 class MannersStudy:
-    """How much to measure: an experiment for each taste and seed, with `users` training users and at most `steps` steps a family.
+    """How much to measure: for each taste and seed, `users` to train on, `test_users` to predict, and at most `steps` steps a family.
 
     One axis is learned sooner than six manners, so the steps are fewer than the demo's; `demo` has the sizes that make the texts.
     """
@@ -42,6 +42,7 @@ class MannersStudy:
     seeds: int = 1
     tastes: tuple[str, ...] = tuple(TASTES)
     users: int = 400
+    test_users: int = 100
     steps: int = 800
     demo: DemoSettings = field(default_factory=DemoSettings)
 
@@ -110,7 +111,7 @@ def _experiments(study: MannersStudy, trunk: Embedder, cache: Path | None, seed:
     for number in range(seed, seed + study.seeds):
         for taste in study.tastes:
             aside(f"opposed groups, {taste}, seed {number}")
-            found.append(_entry(opposed_groups(material, trainers, taste, seed=number, users=study.users)))
+            found.append(_entry(opposed_groups(material, trainers, taste, seed=number, users=study.users, test_users=study.test_users)))
     return found
 
 

@@ -27,7 +27,7 @@ SMALL = DemoSettings(
 def test_opposed_groups_leave_one_head_at_chance_and_the_report_says_which_bars_are_met(tmp_path):
     pools = [written_pool(part, SMALL, seed=0) for part in ("train", "validation", "test")]
     trunk = BagOfWords([text for pool in pools for _, text in pool.texts().candidates])
-    study = MannersStudy(tastes=("playful or formal",), users=120, demo=SMALL)
+    study = MannersStudy(tastes=("playful or formal",), users=120, test_users=40, demo=SMALL)
     results = evaluate_manners(tmp_path, seed=1, study=study, trunk=trunk)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     [one] = results["opposed"]
