@@ -75,7 +75,7 @@ class FeedbackAnswer:
         result: `applied`, or `duplicate` where the same event had been learned before
         user: who it was learned for, with the new number of comparisons
         agreement: for each family, whether it had predicted the order before it learned it
-        weights: the user's mixture over the serving family's heads now; non-negative, sums to 1
+        weights: the user's weight of each of the serving family's heads now; shares that sum to 1, or any numbers (kind `attributes`)
         truncated_tokens: tokens of the texts that the scorer had no room for; missing if it read all
     """
 

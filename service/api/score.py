@@ -98,7 +98,7 @@ class ScoreAnswer:
             did not answer in time, and the prior scored
         user: whose scores these are
         scores: one for each response, in the order of the request
-        weights: the user's mixture over the family's heads; non-negative, sums to 1
+        weights: the user's weight of each of the family's heads; shares that sum to 1, or any numbers (kind `attributes`)
         usage: tokens read, and those that could not be
     """
 

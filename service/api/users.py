@@ -46,7 +46,7 @@ class FamilyState:
     """A user under one family; `mean` and `std` of the Gaussian where the family has one, and `weights_std`, the spread of each weight.
 
     Attributes:
-        weights: the mixture over the family's heads; non-negative, sums to 1
+        weights: the weight of each of the family's heads; shares that sum to 1, or any numbers (kind `attributes`)
         mean: of the user's vector, in the family's own coordinates
         std: of each coordinate
         weights_std: standard deviation of each weight over 256 draws with a fixed seed

@@ -50,7 +50,7 @@ class Contribution:
 
     Attributes:
         head: name of the head
-        weight: this user's weight of the head, from 0 to 1
+        weight: this user's weight of the head, from 0 to 1; any number for the kind `attributes`
         reward: what the head gives the response, in logits
         contribution: `weight` times `reward`; the contributions of a response sum to its score
         examples: short texts that the head rates highly, from the bundle; missing if it has none
