@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attune.models.data.preferences import ANONYMOUS, Comparison, ComparisonInvalid, Comparisons
+from attune.models.data.preferences import ANONYMOUS, MOST_WEIGHT, Comparison, ComparisonInvalid, Comparisons
 from attune.models.data.progress import Steps
 from attune.models.data.rated_pairs import pair_up
 from attune.models.data.tables import TableInvalid, TableRow, read_rows, some
@@ -291,8 +291,8 @@ class _Parser:
         if context is not None and (not isinstance(context, str) or not context.strip()):
             raise ValueInvalid("context", f"is {context!r}; a text or null is needed")
         heavy = 1.0 if weight is None else number_of(weight, "weight")
-        if heavy <= 0:
-            raise ValueInvalid("weight", f"is {heavy:g}; it must be above 0")
+        if not 0 < heavy <= MOST_WEIGHT:
+            raise ValueInvalid("weight", f"is {heavy:g}; it must be above 0 and at most {MOST_WEIGHT:,.0f}")
         user, time_s = user_of(get["user"], "user"), time_of(get["time_s"], "time_s")
         if user is None:
             self.anonymous += 1

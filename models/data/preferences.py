@@ -23,6 +23,9 @@ ANONYMOUS = "anonymous:"
 """What users of rows without a user are called, each with a number of its own: nobody knows which of them are one person."""
 
 
+MOST_WEIGHT = 1e6
+"""A record that counts for more than a million others is a mistake, and one of 1e300 leaves no training with a finite number."""
+
 COLUMNS = ("user", "prompt", "chosen", "rejected", "tie", "weight", "time_s")
 """What `Comparisons` has `[C]` of."""
 
@@ -199,5 +202,5 @@ def _check(position: int, record: Comparison) -> None:
         raise ComparisonInvalid(f"comparison {position}: {' and '.join(blank)} must not be blank")
     if record.chosen == record.rejected:
         raise ComparisonInvalid(f"comparison {position}: chosen and rejected are the same text ({record.chosen[:40]!r})")
-    if not (np.isfinite(record.weight) and record.weight > 0):
-        raise ComparisonInvalid(f"comparison {position}: weight is {record.weight}; it must be finite and above 0")
+    if not 0 < record.weight <= MOST_WEIGHT:  # NaN as well
+        raise ComparisonInvalid(f"comparison {position}: weight is {record.weight}; it must be above 0 and at most {MOST_WEIGHT:,.0f}")

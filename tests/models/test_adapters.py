@@ -127,6 +127,7 @@ def test_an_unknown_column_is_refused_by_name_before_everybody_becomes_one_perso
         ({"rejected": [{"role": "user", "content": "No."}]}, "rejected: ends with a turn of the user"),
         ({"weight": 0}, "weight: is 0; it must be above 0"),
         ({"weight": float("nan")}, "weight: is nan; a finite number"),
+        ({"weight": 1e308}, "weight: is 1e.308; it must be above 0 and at most 1,000,000"),
         ({"user": " "}, "user: is ' '; a name or a number"),
         ({"prompt": "\ud800 x"}, "prompt: half of a surrogate pair at character 1"),
         ({"time_s": "yesterday"}, "time_s: is 'yesterday'; a time is needed, as RFC 3339 or Unix seconds"),
