@@ -204,7 +204,8 @@ def measure(
     except SettingsError as error:
         refuse("cannot measure with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
     except (AttuneError, MeasureFailed) as error:
-        refuse("the measurement stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
+        goes_on = isinstance(error, MeasureFailed) and error.goes_on
+        refuse(f"the measurement stopped{'; the same command goes on with what is left' if goes_on else ''}", [str(error)], EXIT_FAILED)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -61,6 +61,7 @@ from attune.service.members.member import Member
 from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.logs import get_logger, log_ready
 from attune.service.observe.metrics import Metrics
+from attune.service.observe.shared import Shared
 from attune.service.observe.stalls import LoopWatch
 from attune.service.parts import Refusal, explain, find_spans, open_store, store_bounds
 from attune.service.settings import Settings, SettingsError, numbers_for
@@ -148,7 +149,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
-    app.state.exposition = None if joined is None else joined.exposition
+    app.state.exposition = None if joined is None else Shared(joined.exposition)  # the path is open, and asks every process
     app.state.live, app.state.metrics, app.state.health, app.state.in_flight = live, metrics, health, in_flight
     of_users = (score, generate, route, feedback, users, user_export, decisions)
     for module in (*of_users, portfolio, ops, admin, measured_members, chat, rerank, page):

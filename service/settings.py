@@ -12,17 +12,17 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from attune.service.auth import parse_keys
+from attune.service.setting_values import as_meant, check_hosts, check_origins, read_toml
 
 PREFIX = "ATTUNE_"
 CONFIG_VARIABLE = "ATTUNE_CONFIG"
@@ -53,11 +53,11 @@ class Settings(BaseSettings):
     rate_limit_per_s: float = Field(0.0, ge=0, le=1e6, description="requests per second and API key; 0: no limit")
 
     keep_alive_s: int = Field(75, ge=1, le=3600, description="how long an idle connection is kept; longer than the load balancer keeps it")
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, AfterValidator(check_hosts)] = Field(
         (),
         description="names of `Host` and, without keys, of pages, comma-separated; empty: any with keys, else this machine's; `*`: any",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Annotated[tuple[str, ...], NoDecode, AfterValidator(check_origins)] = Field(
         (), description="origins whose pages may call, comma-separated, such as https://app.example; needs API keys"
     )
     user_header: str = Field(
@@ -172,10 +172,11 @@ class Settings(BaseSettings):
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, InitSettingsSource(settings_cls, _read_toml(os.environ))
 
-    @field_validator("shadow_families", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _split_commas(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    def _as_meant(cls, value: object, info: ValidationInfo) -> object:
+        name = info.field_name or ""
+        return as_meant(name, value, cls.model_fields[name].annotation) if isinstance(value, str) else value
 
     @field_validator("redis_url")
     @classmethod
@@ -303,8 +304,8 @@ def _read_toml(environ: Mapping[str, str]) -> dict[str, object]:
     if not path:
         return {}
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        return read_toml(Path(path.strip()))
+    except (OSError, ValueError, RecursionError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(BadSetting(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {said}")) from error
 

@@ -46,7 +46,16 @@ Say = Callable[[str], None]
 
 
 class MeasureFailed(Exception):
-    """Nothing can be said of a member, or the deployment refused what was measured."""
+    """Nothing can be said of a member, or the deployment refused what was measured.
+
+    Args:
+        said: why.
+        goes_on: whether the same command, given again, goes on with what is left; bad input is to be changed first.
+    """
+
+    def __init__(self, said: str, *, goes_on: bool = False) -> None:
+        super().__init__(said)
+        self.goes_on = goes_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,7 @@ def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, A
     try:
         answer = httpx.post(f"{url}/admin/members", json=body, headers={"authorization": f"Bearer {key}"} if key else {}, timeout=60.0)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise MeasureFailed(f"{url} did not answer: {why_silent(error)}") from error
+        raise MeasureFailed(f"{url} did not answer: {why_silent(error)}", goes_on=True) from error
     if answer.status_code != httpx.codes.OK:
         raise MeasureFailed(f"{url} answered {answer.status_code}: {answer.text[:500]}")
     found: dict[str, Any] = answer.json()
@@ -217,7 +226,9 @@ def summary(bundle: str, basis: str, families: Families, rows: dict[str, list[Ro
     """
     short = [name for name, found in rows.items() if len(found) < 2]
     if short:
-        raise MeasureFailed(f"{', '.join(short)} answered fewer than two prompts; nothing can be said of the spread of their rewards")
+        raise MeasureFailed(
+            f"{', '.join(short)} answered fewer than two prompts; nothing can be said of the spread of their rewards", goes_on=True
+        )
     heads = {family: len(families[family].heads) for family in families.names}
     members: dict[str, Any] = {}
     for name, found in rows.items():

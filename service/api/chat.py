@@ -37,6 +37,8 @@ router = APIRouter(prefix="/v1", tags=["compatible"])
 OWNER = "attune"
 AUTO = "auto"
 DEFAULT_MAX_TOKENS = 128
+LEAST_TOP_P = 0.001
+"""What 0 is taken for, by which these clients mean the likeliest token alone and which servers refuse."""
 
 
 class StreamOptions(OpenRequest):
@@ -69,7 +71,7 @@ class ChatRequest(PromisingRequest):
         stream: true answers with chunks as server-sent events that end with `[DONE]`
         stream_options: only with `stream`
         temperature: 0 to 2; null is the member's own
-        top_p: above 0 and at most 1; null is the member's own
+        top_p: 0 to 1; null is the member's own
         stop: one text or up to 8, before the first of which the answer ends
         seed: of the members that can be seeded
         attune: what OpenAI's API has no field for
@@ -88,7 +90,7 @@ class ChatRequest(PromisingRequest):
     max_tokens: Annotated[int, Field(ge=1, description="more than the deployment allows is cut to what it allows")] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, description="goes before `max_tokens`")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     stop: str | list[str] | None = None
     seed: int | None = None
     attune: ChatOptions | None = None
@@ -117,7 +119,7 @@ class ChatRequest(PromisingRequest):
             member=None if self.model == AUTO else self.model,
             max_tokens=min(self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS, most_tokens),
             temperature=self.temperature,
-            top_p=self.top_p,
+            top_p=None if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             stream=bool(self.stream),
             stop=[stop for stop in stops if stop],
             score=options.score,
@@ -157,10 +159,14 @@ async def list_models(request: Request) -> Response:
 async def show_model(model: Annotated[str, Path(description="`auto`, or the name of a member")], request: Request) -> Response:
     """`auto` or one member, as OpenAI describes a model."""
     call: Call = request.state.call
+    return json_response(_model(_known(model, call)))
+
+
+def _known(model: str, call: Call) -> str:
     names = (AUTO, *call.serving.bundle.portfolio.names)
     if model not in names:
         raise UnknownMember(f"model {printable(model)!r} is none of {', '.join(names)}")
-    return json_response(_model(model))
+    return model
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -177,6 +183,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """OpenAI chat completions; each choice carries a `candidate_id` for `/feedback`."""
     call: Call = request.state.call
     native = body.as_native(call.runtime.limits.max_new_tokens)
+    if call.serving.bundle.portfolio.names and body.model != AUTO:
+        _known(body.model, call)
     decision, events = await begin(call, native, user_of(request, body.user, body.safety_identifier))
     chat = _Chat(call, body, decision, f"chatcmpl-{decision.id or new_id()}", int(time.time()))
     if not body.stream:

@@ -27,6 +27,8 @@ ROLES: dict[str, Role] = {
 }
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Kinds of parts that hold text, and the field that holds it."""
+THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text", "thought"})
+"""Kinds of parts that a reader never saw; histories of reasoning models hold them."""
 
 
 def read_turns(messages: Sequence[Any]) -> tuple[list[Message], list[FieldError]]:
@@ -68,19 +70,31 @@ def _text(content: Any, at: str, wrong: list[FieldError]) -> str:
     if not isinstance(content, list):
         wrong.append(FieldError(at, f"is {kind_of(content)}; a string, a list of parts or null is needed"))
         return ""
-    pieces = []
-    for index, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        found = part.get(TEXT_PARTS[kind]) if isinstance(part, Mapping) and isinstance(kind, str) and kind in TEXT_PARTS else None
-        if isinstance(part, str):
-            pieces.append(part)
-        elif isinstance(found, str):
-            pieces.append(found)
-        elif isinstance(kind, str) and kind not in TEXT_PARTS:
-            wrong.append(FieldError(f"{at}[{index}].type", f"is {printable(kind)!r}; only text is read here"))
-        elif found is not None or kind is None:
-            wrong.append(FieldError(f"{at}[{index}]", "is not a part with `type` and its text"))
-    return "".join(pieces)
+    return "".join(_text_of_part(part, f"{at}[{index}]", wrong) for index, part in enumerate(content))
+
+
+def _text_of_part(part: Any, at: str, wrong: list[FieldError]) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or not isinstance(kind, str):
+        wrong.append(FieldError(at, "is not a part with `type` and its text"))
+        return ""
+    if kind in THOUGHT_PARTS:
+        return ""
+    if kind == "tool_use":  # calls and results as parts, as Anthropic's clients keep them
+        return f"Called {printable(str(part.get('name', '')))} with {json.dumps(part.get('input', {}))}"
+    if kind == "tool_result":
+        return f"Result of the tool: {_text(part.get('content'), f'{at}.content', wrong)}"
+    if kind not in TEXT_PARTS:
+        wrong.append(FieldError(f"{at}.type", f"is {printable(kind)!r}; only text is read here"))
+        return ""
+    found = part.get(TEXT_PARTS[kind])
+    if isinstance(found, str):
+        return found
+    if found is not None or "type" not in part:
+        wrong.append(FieldError(at, "is not a part with `type` and its text"))
+    return ""
 
 
 def _calls(message: Mapping[str, Any], at: str, called: dict[str, str], wrong: list[FieldError]) -> list[str]:

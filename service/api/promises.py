@@ -12,7 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attune.service.errors import FieldError, printable
 
-_FORMS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
+_FORMS = (
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"),
+    *("grammar", "regex", "ebnf", "json_schema", "format"),
+)
+_WISHES = (
+    *("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "best_of"),
+    *("reasoning_effort", "verbosity", "prediction", "thinking"),
+)
 _OF_TOKENS = {
     "min_tokens": "asks for a least length",
     "ignore_eos": "asks for text beyond the end of the answer",
@@ -24,6 +31,9 @@ _OF_TOKENS = {
     "echo": "asks for the prompt in the text",
     "prompt_logprobs": "asks for probabilities of tokens",
     "return_token_ids": "asks for ids of tokens",
+    "documents": "asks for an answer from documents beside the turns",
+    "chat_template": "asks for another template",
+    "use_beam_search": "asks for a search over texts",
 }
 
 
@@ -65,10 +75,32 @@ class PromisingRequest(OpenRequest):
     prompt_logprobs: Any = Field(None, description="above 0 is refused, as `logprobs`")
     return_token_ids: Any = Field(None, description="true is refused: tokens are the member's own")
 
+    structural_tag: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    grammar: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    regex: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    ebnf: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    json_schema: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    format: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
+    documents: Any = Field(None, description="anything but null and an empty list is refused: only the turns are read")
+    chat_template: Any = Field(None, description="anything but null and an empty value is refused: a member has its own")
+    use_beam_search: Any = Field(None, description="true is refused: members sample")
+    frequency_penalty: Any = Field(None, description="read and not used; above or below 0 `attune.ignored` of the answer says so")
+    presence_penalty: Any = Field(None, description="as `frequency_penalty`")
+    repetition_penalty: Any = Field(None, description="as `frequency_penalty`; 1 is none")
+    top_k: Any = Field(None, description="as `frequency_penalty`")
+    min_p: Any = Field(None, description="as `frequency_penalty`")
+    best_of: Any = Field(None, description="as `frequency_penalty`; 1 is none")
+    reasoning_effort: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says: it stands in the roster")
+    verbosity: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says")
+    prediction: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says")
+    thinking: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says: it stands in the roster")
+
     @property
     def ignored(self) -> list[str]:
         """What was offered and not used: an answer without it is an answer all the same."""
-        return [name for name in ("tools", "functions") if getattr(self, name)]
+        neutral: dict[str, float] = {"repetition_penalty": 1, "best_of": 1, "top_k": -1}
+        offered = {name: getattr(self, name) for name in ("tools", "functions", *_WISHES)}
+        return [name for name, value in offered.items() if value and value != neutral.get(name)]
 
     def not_to_be_kept(self) -> list[FieldError]:
         """Returns every field whose neglect would change what the answer must be or hold."""
@@ -79,7 +111,7 @@ class PromisingRequest(OpenRequest):
             "function_call": "asks for a call of a function" if _word(self.function_call) not in free else "",
             "response_format": f"asks for the format {printable(str(kind))!r}" if kind not in (None, "", "text") else "",
             "logprobs": "asks for probabilities of tokens" if self.logprobs or self.top_logprobs else "",
-            "logit_bias": "forbids or favours tokens" if self.logit_bias else "",
+            "logit_bias": "forbids or favours tokens" if any((self.logit_bias or {}).values()) else "",
             "modalities": "asks for more than text" if set(self.modalities or ()) - {"text"} else "",
             "audio": "asks for sound" if self.audio else "",
             "web_search_options": "asks for a search of the web" if self.web_search_options is not None else "",
@@ -90,4 +122,11 @@ class PromisingRequest(OpenRequest):
 
 
 def _word(choice: Any) -> str | None:
-    return choice if choice is None or isinstance(choice, str) else "an object"
+    """Returns the word that a choice is, or that an object of it comes to."""
+    if choice is None or isinstance(choice, str):
+        return choice
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "allowed_tools":  # a set of tools, of which none must be called unless its mode says so
+        allowed = choice.get("allowed_tools", choice)
+        kind = allowed.get("mode") if isinstance(allowed, dict) else None
+    return kind if kind in ("auto", "none") else "an object"

@@ -30,11 +30,15 @@ MOST_DOCUMENTS = 1000
 """Of one request, as Cohere has it; they are scored in groups of what a native request may hold."""
 
 
+MOST_FIELDS = 64
+
+
 class RerankRequest(OpenRequest):
     """Body of `/v1/rerank`, `/v2/rerank` and `/rerank`; in every optional place an empty value stands for none.
 
     Attributes:
         query: what the documents answer, at most `max_prompt_chars` characters
+        rank_fields: names of fields of documents that are objects, whose texts are read in this order, a line each; null is `text`
         top_n: how many results are wanted; null is all
         return_documents: true repeats each document's text in its result
     """
@@ -45,6 +49,7 @@ class RerankRequest(OpenRequest):
         Field(min_length=1, max_length=MOST_DOCUMENTS, description="texts, or objects with `text`; one without text is ranked last"),
     ]
     model: Annotated[Text, Field(max_length=256, description="`auto`, or a family; any other name is read as `auto`")] | None = None
+    rank_fields: Annotated[list[Text], Field(max_length=MOST_FIELDS)] | None = None
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
     user: Annotated[str, Field(max_length=MAX_USER_CHARS, description="whose preferences decide; any opaque string")] | None = None
@@ -59,7 +64,7 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     limits, families = call.runtime.limits, call.serving.bundle.families
     # Clients of others send those others' names of models, without knowing ours.
     family = body.model if body.model in families else None
-    texts = _texts(body.documents)
+    texts = _texts(body.documents, body.rank_fields or ["text"])
     check_length("query", body.query, limits.max_prompt_chars)
     for index, text in enumerate(texts):
         check_length(f"documents[{index}]", text, limits.max_response_chars)
@@ -89,22 +94,22 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     return json_response({"id": f"rerank-{new_id()}", "model": name, "results": results, "usage": usage, "meta": meta})
 
 
-def _texts(documents: list[Any]) -> list[str]:
+def _texts(documents: list[Any], fields: list[str]) -> list[str]:
     """Returns the documents' texts, empty for one that has none.
 
     Raises:
-        InvalidRequest: a document is neither a text nor an object, or holds what is no Unicode.
+        InvalidRequest: a document is neither a text nor an object, a field of it is no text, or it holds what is no Unicode.
     """
     texts, wrong = [], []
     for index, document in enumerate(documents):
-        text = document.get("text") if isinstance(document, dict) else document
-        if text is None:
-            text = ""
-        if not isinstance(text, str):
-            wrong.append(FieldError(f"documents[{index}]", f"is {kind_of(document)}; a text or an object with `text` is needed"))
+        parts = [document.get(field) for field in fields] if isinstance(document, dict) else [document]
+        odd = next((part for part in parts if part is not None and not isinstance(part, str)), None)
+        if odd is not None:
+            told = f"is {kind_of(document)}; a text or an object with {' and '.join(f'`{field}`' for field in fields)} is needed"
+            wrong.append(FieldError(f"documents[{index}]", told))
             continue
         try:
-            texts.append(sound_unicode(text))
+            texts.append(sound_unicode("\n".join(part for part in parts if part)))
         except ValueError as error:
             wrong.append(FieldError(f"documents[{index}]", str(error)))
     refuse(wrong)

@@ -25,6 +25,8 @@ GENERATION_CONFIG = "generation_config.json"
 # there, and of the others it does not say which one it was.
 _OPTIONAL = (GENERATION_CONFIG, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TEMPLATE = "chat_template.jinja"
+_INDEX = "model.safetensors.index.json"
+"""Which file of a base holds which of its weights, where they are in several; not read beside one that holds them all."""
 
 # Fields of peft's LoraConfig that say how an adapter is shaped, was made or is named, and change nothing that it shares.
 _HARMLESS = frozenset(
@@ -53,8 +55,21 @@ def check_base_files(name: str, base: Path) -> None:
     for file in (base / optional for optional in _OPTIONAL):
         if os.path.lexists(file):
             _read_object(name, file)
+    if os.path.lexists(base / _INDEX) and not (base / "model.safetensors").is_file():
+        _check_index(name, base / _INDEX)
     if os.path.lexists(base / _TEMPLATE):
         _read_text(name, base / _TEMPLATE)
+
+
+def _check_index(name: str, index: Path) -> None:
+    weights = _read_object(name, index).get("weight_map")
+    if not isinstance(weights, dict) or not weights or not all(isinstance(file, str) for file in weights.values()):
+        raise UnusableMember(name, str(index), "names no weights; an object `weight_map` of weights and their files is needed")
+    missing = sorted({file for file in weights.values() if not (index.parent / file).is_file()})
+    if missing:
+        raise UnusableMember(
+            name, str(index), f"names {missing[0]}, which is not there{f', and {len(missing) - 1} more' if missing[1:] else ''}"
+        )
 
 
 def check_end_tokens(name: str, file: Path, ids: Any, rows: int) -> list[int]:

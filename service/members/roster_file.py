@@ -23,6 +23,8 @@ from attune.service.members.spec import KINDS, MemberSpec
 
 MAX_FILE_BYTES = 4 << 20
 MAX_TOLD = 5
+ROUTED = "auto"
+"""As a model of `/v1`, no member but the routing among them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _READER: TypeAdapter[MemberSpec] = TypeAdapter(Annotated[MemberSpec, Field(discriminator="kind")])
 _NEEDED = {
@@ -65,6 +67,8 @@ def read_roster(path: Path) -> Mapping[str, MemberSpec]:
     Raises:
         UnusableMember: the file cannot be read, or a description is wrong.
     """
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        raise _unreadable(path, "is YAML by its name, which is not read; write it as JSON, or as TOML with the ending .toml")
     try:
         text = _content(path).decode("utf-8-sig")
         described = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text, object_pairs_hook=_object)
@@ -177,6 +181,8 @@ def _checked_name(name: object) -> str:
         raise UnusableMember(
             str(name)[:80], "name", "is not 1 to 64 letters, digits, '.', '_', '-', '/' or ':', beginning with a letter or digit"
         )
+    if name.lower() == ROUTED:
+        raise UnusableMember(name, "name", "is the model of /v1 that routes; a member of this name could never be asked for")
     return name
 
 

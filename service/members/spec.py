@@ -42,6 +42,7 @@ OWN_FIELDS: Mapping[str, str] = {
     "n": "nothing: one answer is asked for",
     "tools": "nothing: members write text",
 }
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
@@ -59,8 +60,8 @@ def _read_value(value: object) -> str | FromEnvironment:
         if not value.isascii() or not value.isprintable() or value != value.strip():
             raise ValueError("cannot be sent: it has spaces around it, or signs other than printable ASCII")
         return value
-    if isinstance(value, Mapping) and set(value) == {"env"} and isinstance(value["env"], str) and value["env"]:
-        return FromEnvironment(value["env"])
+    if isinstance(value, Mapping) and set(value) == {"env"} and isinstance(value["env"], str):
+        return FromEnvironment(_check_variable(value["env"]))
     raise ValueError('is neither a string nor {"env": "NAME"}')
 
 
@@ -105,10 +106,20 @@ def _check_url(url: str) -> str:
         raise ValueError("is no http or https URL; it begins with http:// or https:// and ends before /chat/completions")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("holds a user, a password, a query or a fragment; keys belong into api_key_env or headers, a query into query")
-    return url.rstrip("/")
+    url = url.rstrip("/")
+    if url.lower().endswith(("/chat/completions", "/completions", "/responses")):
+        raise ValueError("ends in the path of a request, which the client adds itself; it ends before /chat/completions, often in /v1")
+    return url
+
+
+def _check_variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError("is no name of an environment variable: letters, digits and _; a key itself has no place in a roster")
+    return name
 
 
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Variable = Annotated[str, AfterValidator(_check_variable)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -200,7 +211,7 @@ class OpenAISpec(_Spec):
     kind: Literal["openai"] = "openai"
     base_url: Annotated[Text, AfterValidator(_check_url)]
     model: Text
-    api_key_env: Text | None = None
+    api_key_env: Variable | None = None
     headers: Annotated[dict[str, Value], AfterValidator(_check_headers)] = Field({}, repr=False)
     query: dict[str, Value] = Field({}, repr=False)
     body: Annotated[dict[str, Any], AfterValidator(_check_body)] = Field({}, repr=False)

@@ -57,3 +57,20 @@ async def test_a_wrong_document_is_named_as_the_client_knows_it(service: Service
     long = await service.post("/v2/rerank", {"query": PROMPT, "documents": ["a", "x" * 40_000]}, status=400)
     assert long["error"]["code"] == "context_length_exceeded"
     assert "documents[1] has 40,000 characters; the limit is 32,768" in long["message"]
+
+
+async def test_the_fields_that_are_named_are_read_in_their_order(service: Service):
+    documents = [{"title": SHORT, "text": WARM}, {"title": LONG, "note": WARM}, {"title": "", "text": SHORT}, WARM]
+    answer = await service.post(
+        "/v1/rerank", {"query": PROMPT, "documents": documents, "rank_fields": ["title", "note"], "return_documents": True}
+    )
+    plain = await service.post("/v1/rerank", {"query": PROMPT, "documents": [SHORT, f"{LONG}\n{WARM}", "", WARM], "return_documents": True})
+    assert answer["results"] == plain["results"]
+    assert answer["results"][-1] == {"index": 2, "relevance_score": 0.0, "document": {"text": ""}}
+
+
+async def test_a_field_that_is_no_text_is_named(service: Service):
+    asked = {"query": PROMPT, "documents": [{"title": "a", "year": 2026}], "rank_fields": ["title", "year"]}
+    answer = await service.post("/v1/rerank", asked, status=400)
+    assert answer["error"]["param"] == "documents[0]"
+    assert "an object with `title` and `year`" in answer["message"]

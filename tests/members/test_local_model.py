@@ -195,6 +195,29 @@ def test_a_file_that_a_base_may_have_and_nobody_can_read_is_refused_by_its_name(
     assert f"{base / file}: {said}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "names no weights"),
+        ('{"weight_map": {"a": 1}}', "names no weights"),
+        (
+            '{"weight_map": {"a": "gone.safetensors", "b": "gone.safetensors", "c": "lost.safetensors"}}',
+            "names gone.safetensors, which is not",
+        ),
+    ],
+)
+def test_an_index_of_weights_that_leads_to_none_is_refused_by_its_name(language_model, tmp_path, content, said):
+    base = shutil.copytree(language_model / "base", tmp_path / "base")
+    index = base / "model.safetensors.index.json"
+    index.write_text(content)
+    load(base, {})  # beside one file with all weights nobody reads it
+    (base / "model.safetensors").unlink()
+    with pytest.raises(UnusableMember) as caught:
+        load(base, {})
+    assert f"{index}: {said}" in str(caught.value)
+
+
 def test_a_link_to_a_file_that_has_gone_is_there_and_cannot_be_read(language_model, tmp_path):
     base = shutil.copytree(language_model / "base", tmp_path / "base")
     (base / "generation_config.json").unlink()

@@ -68,7 +68,10 @@ def test_what_a_server_needs_beside_a_key_can_be_said_and_secrets_are_named_by_v
         (SERVER | {"base_url": "http://[::1/v1"}, "base_url", "is no URL that can be read"),
         (SERVER | {"base_url": "https://u:secret@example.org"}, "base_url", "holds a user, a password, a query"),
         (SERVER | {"base_url": "https://example.org/v1?key=secret"}, "base_url", "a query into query"),
+        (SERVER | {"base_url": "https://example.org/v1/chat/completions/"}, "base_url", "ends before /chat/completions, often in /v1"),
         (SERVER | {"api_key": "sk-123"}, "api_key", "is unknown"),
+        (SERVER | {"api_key_env": "sk-123"}, "api_key_env", "is no name of an environment variable"),
+        (SERVER | {"headers": {"x": {"env": "Bearer sk-123"}}}, "headers.x", "is no name of an environment variable"),
         (SERVER | {"think_tag": 5}, "think_tag", "is neither a name, a list of names nor null"),
         (LOCAL | {"think_tag": ["ok", "<b>"]}, "think_tag.1", "does not match"),
         (SERVER | {"headers": {"x": 1}}, "headers.x", 'is neither a string nor {"env": "NAME"}'),
@@ -93,6 +96,19 @@ def test_a_mistake_is_named_by_member_and_field(entry, field, said):
 def test_a_name_that_cannot_stand_in_a_header_is_refused(name):
     with pytest.raises(UnusableMember, match="name"):
         parse_roster({name: SERVER})
+
+
+@pytest.mark.parametrize("name", ["auto", "AUTO"])
+def test_a_name_that_could_never_be_asked_for_is_refused(name):
+    with pytest.raises(UnusableMember, match=r"name: is the model of /v1 that routes"):
+        parse_roster({name: SERVER})
+
+
+@pytest.mark.parametrize("name", ["roster.yaml", "roster.yml", "ROSTER.YML"])
+def test_a_format_that_is_not_read_is_told_with_those_that_are(tmp_path, name):
+    (tmp_path / name).write_text("concise: {kind: local, base: b}")
+    with pytest.raises(UnusableMember, match=r"is YAML by its name, which is not read; write it as JSON, or as TOML"):
+        read_roster(tmp_path / name)
 
 
 @pytest.mark.parametrize("described", [[], "x", None])

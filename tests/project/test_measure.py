@@ -78,8 +78,9 @@ async def test_the_command_prints_what_was_measured_and_what_a_deployment_said_o
 def test_a_member_that_does_not_answer_is_told(tmp_path, settings):
     write_roster(tmp_path / "mine.json", "http://127.0.0.1:9/v1", away="short")
     said: list[str] = []
-    with pytest.raises(MeasureFailed, match="away answered fewer than two prompts"):
+    with pytest.raises(MeasureFailed, match="away answered fewer than two prompts") as caught:
         measure_members(settings, PROMPTS[:2], tmp_path / "V.json", Asking(tries=1), said.append)
+    assert caught.value.goes_on  # with the answers that are there
     assert any("away gave no answer to prompt 1" in line for line in said)
 
 
@@ -94,8 +95,9 @@ def test_prompts_are_text_or_json_and_each_is_asked_once(tmp_path):
     file.write_text('tell me\n\n{"prompt": "about tea"}\ntell me\n')
     assert read_prompts(file) == ["tell me", "about tea"]
     file.write_text('{"text": "about tea"}\n')
-    with pytest.raises(MeasureFailed, match="the text `prompt` is needed"):
+    with pytest.raises(MeasureFailed, match="the text `prompt` is needed") as caught:
         read_prompts(file)
+    assert not caught.value.goes_on
     file.write_text('{"prompt": "\\ud800"}\n{"prompt": "about tea"}\n')
     with pytest.raises(MeasureFailed, match="prompt: half of a surrogate pair at character 1"):
         read_prompts(file)
