@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.measuring.figures import ACCURACY, Bounds, bootstrap
 from attune.models.measuring.report_files import write_json
 from attune.models.seam.attributes import NAME as ATTRIBUTES
 from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
@@ -134,11 +135,10 @@ async def measure(
         curve[done] = float(np.mean(right))
 
 
-def interval(values: list[float], seed: int = 0) -> tuple[float, float, float]:
-    """Returns mean and 95 % bootstrap interval over users."""
-    array = np.array(values)
-    means = np.random.default_rng(seed).choice(array, size=(2000, len(array))).mean(axis=1)
-    return float(array.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+def interval(values: list[float], bounds: Bounds | None = None) -> tuple[float, float, float]:
+    """Returns mean and 95 % bootstrap interval over users; see `bootstrap` for `bounds`."""
+    found = bootstrap(np.array(values), bounds=bounds)
+    return found.mean, found.low, found.high
 
 
 async def run(url: str, users: int, seed: int, together: int) -> dict[str, dict[int, tuple[float, float, float]]]:
@@ -161,11 +161,13 @@ async def run(url: str, users: int, seed: int, together: int) -> dict[str, dict[
 
         traces = await asyncio.gather(*(one(index) for index in range(users)))
     table = {
-        "routed member is the best": {n: interval([trace.routed_best[n] for trace in traces]) for n in CHECKPOINTS},
+        "routed member is the best": {n: interval([trace.routed_best[n] for trace in traces], ACCURACY) for n in CHECKPOINTS},
         "routing regret": {n: interval([trace.regret[n] for trace in traces]) for n in CHECKPOINTS},
     }
     for family in traces[0].accuracy:
-        table[f"pair accuracy, {family}"] = {n: interval([trace.accuracy[family][n] for trace in traces]) for n in SCORED_AT[family]}
+        table[f"pair accuracy, {family}"] = {
+            n: interval([trace.accuracy[family][n] for trace in traces], ACCURACY) for n in SCORED_AT[family]
+        }
     return table
 
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from attune.models.seam.arrays import Array
+
 ERROR = 0.025
 """Of each end of a 95 % interval."""
+
+
+def is_unvaried(values: Array) -> bool:
+    """Returns whether all numbers are equal but for how they were added up."""
+    return bool(np.ptp(values) <= 1e-12 * max(1.0, float(np.max(np.abs(values)))))
 
 
 def unvaried_ends(value: float, count: int, bounds: tuple[float, float]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from attune.models.data.graph import answers_of
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
-from attune.models.data.unvaried import unvaried_ends
+from attune.models.data.unvaried import is_unvaried, unvaried_ends
 from attune.models.export.onnx import ExportFailed, difference
 from attune.models.export.router_graph import RouterLayers, find_router, put_router
 from attune.models.seam.bundle import Bundle, read_bundle, write_bundle
@@ -222,7 +222,7 @@ def _in_words(measured: dict[str, Any]) -> str:
 
 def _interval(gain: Array, most: float) -> dict[str, float]:
     mean = float(gain.mean())
-    if np.ptp(gain) == 0.0:
+    if is_unvaried(gain):
         low, high = unvaried_ends(mean, len(gain), (-most, most))
     else:
         error = 1.96 * float(gain.std(ddof=1)) / float(np.sqrt(len(gain)))

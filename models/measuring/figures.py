@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.data.unvaried import unvaried_ends
+from attune.models.data.unvaried import is_unvaried, unvaried_ends
 
 Array = NDArray[np.float64]
 Bounds = tuple[float, float]
@@ -76,7 +76,7 @@ def bootstrap(per_user: Array, *, seed: int = 0, resamples: int = 2000, bounds: 
     values = np.asarray(per_user, dtype=np.float64)
     if values.size == 0 or not np.all(np.isfinite(values)):
         raise ValueError(f"an interval needs finite numbers; {int(np.sum(~np.isfinite(values)))} of {values.size} are not")
-    if bounds is not None and np.ptp(values) == 0.0:
+    if bounds is not None and is_unvaried(values):
         return Interval(float(values[0]), *unvaried_ends(float(values[0]), len(values), bounds), len(values))
     picked = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
     low, high = np.percentile(values[picked].mean(axis=1), [2.5, 97.5])

@@ -64,16 +64,17 @@ def read_turns(messages: Sequence[Any]) -> tuple[list[Message], list[FieldError]
     return turns, wrong
 
 
-def _text(content: Any, at: str, wrong: list[FieldError]) -> str:
+def _text(content: Any, at: str, wrong: list[FieldError], *, inside: bool = False) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
         wrong.append(FieldError(at, f"is {kind_of(content)}; a string, a list of parts or null is needed"))
         return ""
-    return "".join(_text_of_part(part, f"{at}[{index}]", wrong) for index, part in enumerate(content))
+    return "".join(_text_of_part(part, f"{at}[{index}]", wrong, inside=inside) for index, part in enumerate(content))
 
 
-def _text_of_part(part: Any, at: str, wrong: list[FieldError]) -> str:
+def _text_of_part(part: Any, at: str, wrong: list[FieldError], *, inside: bool) -> str:
+    """Returns the text of a part; what is `inside` a result holds no further results."""
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, Mapping) else None
@@ -84,8 +85,8 @@ def _text_of_part(part: Any, at: str, wrong: list[FieldError]) -> str:
         return ""
     if kind == "tool_use":  # calls and results as parts, as Anthropic's clients keep them
         return f"Called {printable(str(part.get('name', '')))} with {json.dumps(part.get('input', {}))}"
-    if kind == "tool_result":
-        return f"Result of the tool: {_text(part.get('content'), f'{at}.content', wrong)}"
+    if kind == "tool_result" and not inside:
+        return f"Result of the tool: {_text(part.get('content'), f'{at}.content', wrong, inside=True)}"
     if kind not in TEXT_PARTS:
         wrong.append(FieldError(f"{at}.type", f"is {printable(kind)!r}; only text is read here"))
         return ""

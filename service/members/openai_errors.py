@@ -28,7 +28,7 @@ _NOT_KNOWN = re.compile(
     r"(?i)unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (inputs|fields)|extra_forbidden"
     r"|only the default|cannot both|does not support"
 )
-_TRY_AGAIN = re.compile(r"(?i)(?:try again|retry)\w*[^0-9]{0,30}?((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s|minutes?|seconds?|hours?)\s*)+)")
+_TRY_AGAIN = re.compile(r"(?i)(?:try again|retry|\bwait)\w*[^0-9]{0,30}?((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s|minutes?|seconds?|hours?)\s*)+)")
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|hours?|h|minutes?|m|seconds?|s)?", re.IGNORECASE)
 _UNITS = {"ms": 0.001, "mi": 60.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -152,8 +152,8 @@ def asked_wait_s(
 
 
 def retry_after_s(value: str, now: datetime) -> float | None:
-    """Returns the seconds that a Retry-After header asks to wait, a number or a date; None where it cannot be read."""
-    if (seconds := _number(value)) is not None:
+    """Returns the seconds that a Retry-After header asks to wait, a number or a date in one of many forms; None where it cannot be read."""
+    if (seconds := _duration_s(value, now)) is not None:
         return seconds
     try:
         date = parsedate_to_datetime(value)

@@ -85,3 +85,11 @@ async def test_parts_of_histories_that_are_no_text_of_openai_are_read_or_passed_
     image = [{"type": "tool_result", "content": [{"type": "image", "source": {}}]}]
     refused = await service.post("/v1/chat/completions", {"model": "warm", "messages": [{"role": "user", "content": image}]}, status=400)
     assert refused["error"]["param"] == "messages[0].content[0].content[0].type"
+
+
+async def test_results_inside_of_results_are_refused_however_deep_they_are(service: Service):
+    part: dict[str, Any] = {"type": "tool_result", "content": "sunny"}
+    for _ in range(40):
+        part = {"type": "tool_result", "content": [part]}
+    refused = await service.post("/v1/chat/completions", {"model": "warm", "messages": [{"role": "user", "content": [part]}]}, status=400)
+    assert refused["error"]["param"] == "messages[0].content[0].content[0].type"

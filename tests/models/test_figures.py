@@ -61,3 +61,10 @@ def test_a_gain_of_nothing_that_all_users_have_may_hide_both_ways():
 def test_bounds_change_nothing_where_numbers_vary():
     values = np.array([0.1, 0.9, 0.4, 0.6])
     assert bootstrap(values, bounds=ACCURACY) == bootstrap(values)
+
+
+def test_numbers_that_differ_by_their_rounding_alone_are_equal_ones():
+    by_rounding = bootstrap(np.array([0.1 + 0.2, 0.3, 0.3]), bounds=ACCURACY)
+    equal = bootstrap(np.array([0.3, 0.3, 0.3]), bounds=ACCURACY)
+    assert (by_rounding.low, by_rounding.high) == pytest.approx((equal.low, equal.high))
+    assert by_rounding.high - by_rounding.low > 0.5

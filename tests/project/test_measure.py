@@ -90,6 +90,14 @@ def test_half_widths_are_students(rng):
     assert half_widths(rewards, 0.05) == pytest.approx(by_hand, rel=0.01)
 
 
+def test_answers_that_are_all_alike_make_nobody_certain(rng):
+    likely = np.array([0.5, 0.25, 1.0])
+    alike = half_widths(np.full((12, 3), 0.1 + 0.2), 0.05, likely)
+    assert alike == pytest.approx(t.ppf(0.975, 11) * likely / np.sqrt(12), rel=0.01)
+    rewards = rng.normal(size=(12, 3))
+    assert half_widths(rewards, 0.05, likely) == pytest.approx(half_widths(rewards, 0.05))
+
+
 def test_prompts_are_text_or_json_and_each_is_asked_once(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('tell me\n\n{"prompt": "about tea"}\ntell me\n')
