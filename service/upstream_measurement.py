@@ -230,8 +230,9 @@ def summary(bundle: str, basis: str, families: Families, rows: dict[str, list[Ro
             f"{', '.join(short)} answered fewer than two prompts; nothing can be said of the spread of their rewards", goes_on=True
         )
     heads = {family: len(families[family].heads) for family in families.names}
-    # Of a member whose answers are all alike, the widest spread of another's is taken.
-    likely = {family: np.max([_of(family, found).std(axis=0, ddof=1) for found in rows.values()], axis=0) for family in heads}
+    # Of a member whose answers are all alike, the spread of everybody's is taken.
+    together = [row for found in rows.values() for row in found]
+    likely = {family: _of(family, together).std(axis=0, ddof=1) for family in heads}
     alike = [family for family, spread in likely.items() if not spread.any()]
     if alike:
         raise MeasureFailed(

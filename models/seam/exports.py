@@ -214,7 +214,8 @@ def _add(log: UserLog, kind: str, entry: Mapping[str, Any]) -> None:
             event = _text(entry, "event_id")
             learned = _maybe(entry, "basis") or "", _int(entry, "epoch"), _maybe(entry, "observed_at")
             log.comparisons.pop(event, None)
-            log.comparisons[event] = ComparisonLine(event, *learned, content, _numbers(entry))
+            if event not in log.taken_back:  # its id is never learned again, so this line is older, wherever it stands
+                log.comparisons[event] = ComparisonLine(event, *learned, content, _numbers(entry))
         case "replayed":
             learned = _maybe(entry, "basis") or "", _int(entry, "epoch"), _maybe(entry, "observed_at")
             log.replayed.append(ReplayedLine(_text(entry, "event_id"), *learned, _numbers(entry)))
