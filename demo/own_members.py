@@ -29,6 +29,8 @@ Array = NDArray[np.float64]
 
 WINDOW = 100
 ALERT = 6.0
+NOTICED = 4.0
+"""Standard errors of drift from which a server scores every answer again, where it scored a share of them (`ATTUNE_SCORE_LATER_SHARE`)."""
 PARTICLES = 6000
 """Tastes that stand for all in exact Bayes."""
 READ_EVERY = 10
@@ -218,7 +220,8 @@ class OwnMembers:
         joining: what became of a member that joined, after 200 decisions.
         ideal: the same of exact Bayes from the same comparisons.
         false_alert: greatest drift of any member before the change, in standard errors.
-        alert_after: answers of the changed upstream until its drift is above `ALERT`; None if it never was.
+        noticed_after: scored answers of the changed upstream until its drift is at `NOTICED`; None if it never was.
+        alert_after: likewise, until its drift is above `ALERT`.
         recovered: mean utility served over the best possible, after 300 answers of the changed upstream.
     """
 
@@ -227,6 +230,7 @@ class OwnMembers:
     joining: Joining
     ideal: Joining
     false_alert: float
+    noticed_after: int | None
     alert_after: int | None
     recovered: float
 
@@ -285,8 +289,7 @@ def own_members(world: Deployment, newcomer: int, counts: Sequence[int]) -> OwnM
     best, worth = curve(world, counts)
     false_alert = max(world.drift())
     joining, ideal = join(world, newcomer)
-    alert_after, recovered = _change(world, everybody)
-    return OwnMembers(best, worth, joining, ideal, false_alert, alert_after, recovered)
+    return OwnMembers(best, worth, joining, ideal, false_alert, *_change(world, everybody))
 
 
 def join(world: Deployment, newcomer: int, decisions: int = 200) -> tuple[Joining, Joining]:
@@ -307,17 +310,21 @@ def join(world: Deployment, newcomer: int, decisions: int = 200) -> tuple[Joinin
     return told(world.served(everybody), wrong_before[0]), told(world.ideally_served(), wrong_before[1])
 
 
-def _change(world: Deployment, everybody: Sequence[int], limit: int = 300) -> tuple[int | None, float]:
+def _change(world: Deployment, everybody: Sequence[int], limit: int = 300) -> tuple[int | None, int | None, float]:
     """The first upstream begins to answer like the last voice that nobody has; measured over `limit` of its answers."""
     changed = world.upstreams[0]
     free = [voice for voice in range(world.arena.scores.shape[1]) if voice not in [one.voice for one in world.upstreams]]
     before = sum(part.count for part in changed.parts)
-    changed.voice, alert_after, rounds = free[-1], None, 0
+    changed.voice, rounds = free[-1], 0
+    noticed_after: int | None = None
+    alert_after: int | None = None
     answered = 0.0
     while answered < limit and rounds < 20 * limit:
         world.compare(int(world.rng.integers(len(world.tastes))))
         answered, rounds = sum(part.count for part in changed.parts) - before, rounds + 1
-        if alert_after is None and world.drift()[0] > ALERT:
-            alert_after = int(answered)
+        if alert_after is None:
+            drift = world.drift()[0]
+            noticed_after = int(answered) if noticed_after is None and drift >= NOTICED else noticed_after
+            alert_after = int(answered) if drift > ALERT else None
     truth, served = world.truth(), world.served(everybody)
-    return alert_after, float(np.mean(truth[everybody, served]) / np.mean(truth.max(axis=1)))
+    return noticed_after, alert_after, float(np.mean(truth[everybody, served]) / np.mean(truth.max(axis=1)))

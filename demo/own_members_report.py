@@ -88,6 +88,7 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         **_joining([run.joining for run in runs]),
         "ideal": _joining([run.ideal for run in runs]),
         "greatest_drift_without_change": [run.false_alert for run in runs],
+        "noticed_after_answers": [run.noticed_after for run in runs],
         "alert_after_answers": [run.alert_after for run in runs],
         "recovered": [run.recovered for run in runs],
         "with_effects": {
@@ -176,7 +177,8 @@ def _rendered(results: dict[str, Any]) -> str:
         f"- the same two of exact Bayes, which knows how tastes are distributed: {ideal['joined']}; {ideal['wrong_more']}",
         f"- the same two with member effects: {effects['joined']}; {effects['wrong_more']}",
         f"- greatest drift of any member before a change, standard errors: {_each(results['greatest_drift_without_change'])}",
-        f"- answers of a member that changed until the alert: {', '.join(map(str, results['alert_after_answers']))}",
+        f"- scored answers of a member that changed until all of them are scored: {', '.join(map(str, results['noticed_after_answers']))}",
+        f"- the same until the alert: {', '.join(map(str, results['alert_after_answers']))}",
         f"- utility served over the best possible after 300 of its answers: {_each(results['recovered'])}",
     ]
     return "\n".join(lines) + "\n"

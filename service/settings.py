@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     max_log_entries: int = Field(10_000, ge=0, le=1_000_000, description="comparisons kept a user for export, replay and taking back")
     keep_text: bool = Field(default=True, description="keep prompts and answers in decisions and the log; false: only features are kept")
     score_later_share: float = Field(
-        0.25, ge=0, le=1, description="share of unscored answers that are scored afterwards once members are known; the others by feedback"
+        0.1, ge=0, le=1, description="share of unscored answers that are scored afterwards once members are known; the others by feedback"
     )
     score_later_until: int = Field(
         200, ge=0, le=1_000_000, description="answers of each member of which all are scored afterwards, whatever the share"

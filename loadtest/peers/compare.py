@@ -6,7 +6,7 @@
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
 the target's whole process tree, store included; what was refused (429, 503) is not counted. `attune` scores the answers after it has sent
-them, which no peer does; `attune, members known` scores one in four, as a deployment does by default once 200 answers of each member are
+them, which no peer does; `attune, members known` scores one in ten, as a deployment does by default once 200 answers of each member are
 known, and `attune, unscored` none. All of it shares one machine, so only the ratios mean anything.
 """
 
