@@ -287,4 +287,4 @@ def _announce(metrics: Metrics, serving: Serving) -> None:
     metrics.serves(serving.bundle.id, serving.bundle.basis)
     metrics.built(__version__, serving.provider)
     metrics.budget_is(serving.budget_tokens)
-    metrics.has_members(serving.bundle.portfolio.names)
+    metrics.has_members(serving.bundle.portfolio.names, serving.priced)

@@ -19,6 +19,8 @@ from typing import Literal, get_args
 from attune.service.errors import AttuneError, DeadlineExceeded, NotReady
 from attune.service.live.runtime import Live, Serving
 from attune.service.observe.logs import get_logger
+from attune.service.state.store import Store
+from attune.service.state.store_memory import StoreMemory
 
 _log = get_logger(__name__)
 Part = Literal["phase", "scorer", "store", "members"]
@@ -68,6 +70,7 @@ class Health:
         self._scorer: tuple[Serving, Verdict] | None = None
         self._store: Verdict | None = None
         self._store_refuses = False
+        self._store_tells_memory = True
         self._tasks: list[asyncio.Task[None]] = []
         self._told = ""
 
@@ -210,7 +213,7 @@ class Health:
             self._scorer = (serving, Verdict("", self._clock(), canary_s))
 
     async def try_store(self) -> None:
-        """Writes to the store."""
+        """Writes to the store, and reads how much memory it has."""
         runtime = self._live.runtime
         if runtime is None:
             return
@@ -221,12 +224,28 @@ class Health:
             trouble = await _trouble(store.check_writes)
         self._store = Verdict(f"unavailable: {away}" if away else f"refuses writes: {trouble}" if trouble else "", self._clock())
         self._store_refuses = bool(trouble) and not away
+        memory = None if away else await _memory_of(store)
+        used_bytes, limit_bytes = (None, None) if memory is None else (memory.used_bytes, memory.limit_bytes)
+        runtime.metrics.store_holds(used_bytes, limit_bytes)
+        if not away:
+            if memory is None and self._store_tells_memory:
+                _log.info("the store does not tell its memory", reason="INFO memory was refused, or not answered")
+            self._store_tells_memory = memory is not None
 
     async def try_members(self, *, older_than_s: float = 0.0) -> None:
         """Asks the members of which nothing has been found for so long, by traffic or by the last round."""
         serving = self._live.serving
         if serving is not None:
             await serving.roster.check(older_than_s=older_than_s)
+
+
+async def _memory_of(store: Store) -> StoreMemory | None:
+    """Returns the store's memory; None where it does not tell or does not answer, which is counted with its operations."""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            return await store.memory()
+    except (AttuneError, TimeoutError):
+        return None
 
 
 async def _trouble(attempt: Callable[[], Awaitable[None]]) -> str:

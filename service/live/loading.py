@@ -13,7 +13,7 @@ from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
 from attune.service.errors import BundleRefused
 from attune.service.live.opened_scorer import LoadPlan, ScorerOpener, open_own_scorer
 from attune.service.live.runtime import Live, Serving
-from attune.service.live.seating import GivenMembers, costs_of_members, load_members, read_specs, seated
+from attune.service.live.seating import GivenMembers, costs_of_members, load_members, prices_of, read_specs, seated
 from attune.service.live.standing import Standings
 from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.logs import get_logger
@@ -76,6 +76,7 @@ async def load_serving(
         budget_tokens=opened.budget_tokens,
         owns_members=given is None,
         costs=costs,
+        priced=tuple(name for name in bundle.portfolio.names if name in prices_of(specs)),
         standings=Standings(bundle, family, metrics.member_drifted),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from attune.service.batching.submission import BatchReport
@@ -56,12 +56,14 @@ def watch_health(metrics: Metrics, health: Health) -> None:
     metrics.watch_ready(lambda: health.ready, {part: partial(health.part_is_well, part) for part in PARTS})
 
 
-def member_observers(metrics: Metrics) -> Observers:
-    """Returns what the roster tells of each generation."""
+def member_observers(metrics: Metrics, prices: Mapping[str, float]) -> Observers:
+    """Returns what is told of each generation, and what it cost; `prices` are of a token, for the members that have one."""
 
     def ended(run: MemberRun) -> None:
         result = run.failure or {"complete": "ok", "left": "cancelled", "failed": "error"}[run.outcome]
         metrics.member_ran(run.member, result, run.seconds, run.first_token_s, run.prompt_tokens, run.completion_tokens)
+        if price := prices.get(run.member):
+            metrics.member_cost(run.member, price * (run.prompt_tokens + run.completion_tokens))
 
     def breaker(member: str, state: State) -> None:
         metrics.breaker_moved(member, is_open=state == "open")

@@ -107,6 +107,7 @@ class Serving:
         budget_tokens: padded tokens of a batch.
         owns_members: whether members end with it; not where they were given from outside.
         costs: `[M]` of the members, in the order of the portfolio, from price and latency; within 0 and 1.
+        priced: the members with a price, whose tokens are counted as cost.
         standings: what the members are worth, by tenant.
         recent: the users that it routed of late.
         prompts, judged: what the scorer said of the last prompts, and of the last answers that somebody judged by their texts.
@@ -124,6 +125,7 @@ class Serving:
     budget_tokens: int
     owns_members: bool
     costs: NDArray[np.float64]
+    priced: tuple[str, ...]
     standings: Standings
     recent: RecentUsers = field(default_factory=RecentUsers)
     prompts: RememberedRows = field(default_factory=lambda: RememberedRows(MOST_PROMPTS))

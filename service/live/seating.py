@@ -96,6 +96,11 @@ def costs_of_members(bundle: Bundle, specs: Specs, price_share: float) -> NDArra
     return member_costs(prices, latencies_s, price_share=price_share)
 
 
+def prices_of(specs: Specs) -> dict[str, float]:
+    """Returns the price of a token of each member that has one."""
+    return {name: spec.price for name, spec in specs.items() if spec.price}
+
+
 async def load_members(
     bundle: Bundle, specs: Specs, plan: SeatingPlan, given: GivenMembers, metrics: Metrics, connections: UpstreamPool
 ) -> Roster:
@@ -104,7 +109,7 @@ async def load_members(
     Raises:
         BundleRefused: one of them cannot be used; none is left open.
     """
-    observers = member_observers(metrics)
+    observers = member_observers(metrics, prices_of(specs))
     if given is not None:
         return Roster(given, observers)
     try:

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of the service, declared in one place.
+"""Every Prometheus metric of the service: those of edge, scorer and learning here, those of store and members in `behind_metrics`.
 
     batching, state, members ──plain callbacks──> Metrics ──render──> GET /metrics
 
@@ -14,18 +14,16 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, get_args
 
-from prometheus_client import Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, Summary, disable_created_metrics
+from prometheus_client import Histogram, PlatformCollector, ProcessCollector, Summary, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
 
+from attune.service.observe.behind_metrics import SECONDS, SHORT_SECONDS, BehindMetrics
 from attune.service.observe.timing import Stage
 
 METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
 UNMATCHED_ROUTE = "unmatched"
 
-# From a Redis round trip on a socket (0.1 ms) to a generation on a CPU (minutes).
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-_SHORT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SHARES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576)
@@ -38,7 +36,7 @@ DropReason = Literal["abandoned", "expired", "failed", "refused"]
 _OUR_FAILURES = ("overloaded", "deadline-exceeded", "internal", "member-failed", "scorer-failed", "store-unavailable")
 
 
-class Metrics:
+class Metrics(BehindMetrics):
     """The metrics of one service, in a registry of its own.
 
     Args:
@@ -47,13 +45,12 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         disable_created_metrics()  # a `_created` series for each of the others: twice the size, and Prometheus does not need them
-        self.registry = registry or CollectorRegistry(auto_describe=True)
+        super().__init__(registry or CollectorRegistry(auto_describe=True))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._declare_edge()
         self._declare_scoring()
         self._declare_learning()
-        self._declare_behind()
 
     def _declare_edge(self) -> None:
         self._requests = self._count("attune_http_requests", "Requests answered.", ["route", "method", "status"])
@@ -61,7 +58,7 @@ class Metrics:
             "attune_http_request_duration_seconds",
             "From the first byte of a request to the last byte of its answer.",
             ["route"],
-            buckets=_SECONDS,
+            buckets=SECONDS,
         )
         self._in_flight = self._gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.")
         self._tasks = self._gauge("attune_asyncio_tasks", "Tasks of the event loop; what grows at rest is a leak.")
@@ -71,7 +68,7 @@ class Metrics:
         )
         self._errors = self._count("attune_errors", "Answers with a problem document, by its code.", ["code"], _OUR_FAILURES)
         self._stage_seconds = self._seconds(
-            "attune_stage_duration_seconds", "Time of one request in a stage.", ["stage"], buckets=(*_SHORT_SECONDS, 10.0, 60.0)
+            "attune_stage_duration_seconds", "Time of one request in a stage.", ["stage"], buckets=(*SHORT_SECONDS, 10.0, 60.0)
         )
         self._ready = self._gauge("attune_ready", "1 while GET /readyz answers 200, else 0.")
         self._ready_part = self._gauge("attune_ready_part", "1 while this part is well, else 0; as GET /readyz says.", ["part"])
@@ -100,7 +97,6 @@ class Metrics:
         self._scored = self._count("attune_personalizations", "Answers by what was known of the user.", ["outcome"], outcomes)
         self._nobody = self._count("attune_requests_without_user", "Compatible requests that named no user, so that nothing was personal.")
         self._decisions = self._count("attune_decisions", "Members chosen.", ["policy", "member"])
-        self._fallbacks = self._count("attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"])
         self._later = self._count(
             "attune_answers_scored_later", "Decisions whose answers were to be scored after they were sent.", ["result"]
         )
@@ -119,41 +115,6 @@ class Metrics:
         self._log_loss = Summary(
             "attune_prequential_log_loss_nats", "Log-loss of the prediction before learning.", ["family"], registry=self.registry
         )
-
-    def _declare_behind(self) -> None:
-        self._redis_seconds = self._seconds("attune_redis_operation_duration_seconds", "One operation of the store.", ["operation"])
-        self._redis_errors = self._count("attune_redis_errors", "Operations of the store that failed.", ["operation"])
-        self._member_requests = self._count("attune_member_requests", "Generations asked of a member.", ["member", "result"])
-        self._member_tokens = self._count("attune_member_tokens", "Tokens by member.", ["member", "kind"])
-        self._first_token = self._seconds(
-            "attune_member_first_token_seconds", "From the request to a member's first token.", ["member"], buckets=_SECONDS
-        )
-        self._member_seconds = self._seconds(
-            "attune_member_duration_seconds", "From the request to a member's last token.", ["member"], buckets=_SECONDS
-        )
-        self._breaker = self._gauge("attune_member_breaker_open", "1 while a member is passed over after failures.", ["member"])
-        self._drift = self._gauge(
-            "attune_member_drift",
-            "Standard errors between a member's latest 100 to 200 answers and those of the month before, under the head with the greatest.",
-            ["member"],
-        )
-        self._unscorable = self._count(
-            "attune_member_answers_unscorable",
-            "Answers of a member for which the scorer had no finite numbers; they are sent unscored.",
-            ["member"],
-        )
-
-    def _count(self, name: str, text: str, labels: Iterable[str] = (), values: Iterable[str] = ()) -> Counter:
-        counter = Counter(name, text, labels, registry=self.registry)
-        for value in values:  # Prometheus sees no increase in a series that begins with its first event
-            counter.labels(value)
-        return counter
-
-    def _gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
-        return Gauge(name, text, labels, registry=self.registry)
-
-    def _seconds(self, name: str, text: str, labels: Iterable[str] = (), buckets: Iterable[float] = _SHORT_SECONDS) -> Histogram:
-        return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
 
     # --- the edge -------------------------------------------------------------------------------------------------
 
@@ -275,10 +236,6 @@ class Metrics:
         self._user_gap.set_function(gap)
         self._recent_users.set_function(users)
 
-    def fell_back(self, member: str) -> None:
-        """Counts one decision that was served by another member; `member` is the one that had been chosen."""
-        self._fallbacks.labels(member).inc()
-
     def scored_later(self, result: str) -> None:
         """Counts one decision whose answers were sent unscored; `result` is scored, dropped or failed."""
         self._later.labels(result).inc()
@@ -292,54 +249,6 @@ class Metrics:
         self._agreement.labels(family, "yes" if agreed else "no").inc()
         if math.isfinite(log_loss_nats):  # an overflowing margin must not turn the sum into NaN for good
             self._log_loss.labels(family).observe(log_loss_nats)
-
-    # --- behind the edge --------------------------------------------------------------------------------------------
-
-    def store_ran(self, operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT001  the callback of the store has this shape
-        """Observes one operation of the store."""
-        self._redis_seconds.labels(operation).observe(seconds)
-        self._redis_errors.labels(operation).inc(0 if ok else 1)
-
-    def member_ran(
-        self, member: str, result: str, seconds: float, first_token_s: float | None, prompt_tokens: int, new_tokens: int
-    ) -> None:
-        """Observes one generation.
-
-        Args:
-            member: its name in the portfolio.
-            result: `ok`, or a reason from a closed set: timeout, refused, error, cancelled.
-            seconds: to the last token, or to the failure.
-            first_token_s: to the first token; None where none came.
-            prompt_tokens: tokens read.
-            new_tokens: tokens generated.
-        """
-        self._member_requests.labels(member, result).inc()
-        self._member_seconds.labels(member).observe(seconds)
-        if first_token_s is not None:
-            self._first_token.labels(member).observe(first_token_s)
-        self._member_tokens.labels(member, "prompt").inc(prompt_tokens)
-        self._member_tokens.labels(member, "completion").inc(new_tokens)
-
-    def has_members(self, members: Iterable[str]) -> None:
-        """Shows series for every member from the start, so that "no failure yet" is a zero and not a gap; drift told of others goes."""
-        self._drift.clear()
-        for member in members:
-            self._drift.labels(member).set(0.0)
-            self._breaker.labels(member)
-            self._fallbacks.labels(member)
-            self._member_requests.labels(member, "ok")
-
-    def breaker_moved(self, member: str, *, is_open: bool) -> None:
-        """States whether a member is passed over."""
-        self._breaker.labels(member).set(float(is_open))
-
-    def member_drifted(self, member: str, errors: float) -> None:
-        """States by how many standard errors a member's latest answers differ from earlier ones; 0 where too little is known."""
-        self._drift.labels(member).set(errors)
-
-    def unscorable(self, member: str) -> None:
-        """Counts an answer that could not be scored."""
-        self._unscorable.labels(member).inc()
 
     # --- GET /metrics -----------------------------------------------------------------------------------------------
 

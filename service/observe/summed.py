@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 
 ADDED_GAUGES = (
     "attune_http_requests_in_flight",
-    "attune_http_connections",
+    "attune_connections",
     "attune_portfolio_recent_users",
     "process_resident_memory_bytes",
     "process_virtual_memory_bytes",

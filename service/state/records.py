@@ -252,6 +252,16 @@ class Limits:
         if min(self.user_ttl_s, self.tombstone_s, self.max_decisions, self.max_payload_bytes, self.max_decision_bytes) <= 0:
             raise ValueError(f"every limit must be positive: {self}")
 
+    @property
+    def user_ttl_ms(self) -> int:
+        """`user_ttl_s` in milliseconds, as Redis takes it."""
+        return max(1, round(1000 * self.user_ttl_s))
+
+    @property
+    def tombstone_ms(self) -> int:
+        """`tombstone_s`, likewise."""
+        return max(1, round(1000 * self.tombstone_s))
+
     def check_payload(self, payload: bytes) -> None:
         """Raises ValueError if a comparison's payload is over its limit."""
         if len(payload) > self.max_payload_bytes:

@@ -37,6 +37,7 @@ from attune.service.state.records import Exported, KnownEvent, LoggedComparison,
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
 from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UserRead, UsersPage
+from attune.service.state.store_memory import StoreMemory, read_memory
 from attune.service.state.taking_back import find_logged, take_back
 from attune.service.state.wire import Reads, Wire
 
@@ -84,8 +85,8 @@ class RedisStore:
             self._writes,
             self._replies,
             lambda key, name, record, ttl_s, era: self.write_decision(key, name, record, ttl_s, era=era),
-            ttl_ms=self._user_ttl_ms,
-            mark_ms=self._tombstone_ms,
+            ttl_ms=limits.user_ttl_ms,
+            mark_ms=limits.tombstone_ms,
             max_log=limits.max_log,
         )
         self._members = MemberSums(self._wire, self._writes, limits.user_ttl_s)
@@ -234,7 +235,7 @@ class RedisStore:
             comparison.packed(),
             pack_event_id(comparison.event_id) + packed + comparison.payload,
             self._limits.max_log,
-            self._user_ttl_ms,
+            self._limits.user_ttl_ms,
             new_token(secrets.token_bytes(TOKEN_BYTES)),
             key.replayed_prefix,
             _asked(era),
@@ -275,11 +276,13 @@ class RedisStore:
         return await find_logged(self._wire, self._replies, key, event_id, self._limits.max_log)
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
-        return await take_back(self._wire, self._writes, self._replies, key, basis, event_id, self._user_ttl_ms, self._limits.max_log)
+        return await take_back(
+            self._wire, self._writes, self._replies, key, basis, event_id, self._limits.user_ttl_ms, self._limits.max_log
+        )
 
     async def delete_user(self, key: UserKey) -> Deleted:
         keys = [key.events, key.log, key.decisions, key.deleting, key.last, key.deleted, key.refused, key.moved]
-        arguments = [key.sum_prefix, key.decision_prefix, key.replayed_prefix, secrets.token_bytes(ERA_BYTES), self._tombstone_ms]
+        arguments = [key.sum_prefix, key.decision_prefix, key.replayed_prefix, secrets.token_bytes(ERA_BYTES), self._limits.tombstone_ms]
 
         async def delete() -> Deleted:
             removed, comparisons, decisions = await self._wire.script(DELETE_USER, keys, arguments)
@@ -331,16 +334,11 @@ class RedisStore:
     async def check_writes(self) -> None:
         await self._writes.write("check_writes", lambda: self._wire.script(CHECK_WRITES, [self._mark], [_MARK_MS]))
 
+    async def memory(self) -> StoreMemory | None:
+        return await read_memory(self._wire)
+
     async def aclose(self) -> None:
         await self._wire.aclose()
-
-    @property
-    def _user_ttl_ms(self) -> int:
-        return max(1, round(1000 * self._limits.user_ttl_s))
-
-    @property
-    def _tombstone_ms(self) -> int:
-        return max(1, round(1000 * self._limits.tombstone_s))
 
 
 def _asked(era: bytes | None) -> bytes:

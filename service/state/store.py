@@ -33,6 +33,7 @@ from attune.service.state.records import (
     UserSum,
     Vector,
 )
+from attune.service.state.store_memory import StoreMemory
 
 __all__ = [
     "Added",
@@ -334,6 +335,10 @@ class Store(Protocol):
 
     async def ping(self) -> None:
         """Returns when the store answers."""
+        ...
+
+    async def memory(self) -> StoreMemory | None:
+        """Returns how much memory the store has and may have; None where its server does not tell."""
         ...
 
     async def aclose(self) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from attune.service.errors import AttuneError, Overloaded, StoreUnavailable
 from attune.service.state.connect import connect
@@ -154,6 +154,22 @@ class Wire:
         if following:
             return names, (number, following)
         return names, (number + 1, 0) if number + 1 < len(nodes) else None
+
+    async def info(self, section: str) -> list[Mapping[str, Any]]:
+        """Returns what each primary tells in this section of INFO; nothing where the server refuses the question.
+
+        Managed servers and narrow rights refuse it; that is no failure of the store, and is not counted as one.
+        """
+        cluster: Any = self._connected.client
+        try:
+            if not self.clustered:
+                return [await self.command("INFO", section)]
+            async with asyncio.timeout(self._connected.limit_s):
+                await cluster.initialize()
+                asked = [cluster.execute_command("INFO", section, target_nodes=node) for node in cluster.get_primaries()]
+                return list(await asyncio.gather(*asked))
+        except ResponseError:
+            return []
 
     async def script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
         result: list[Any] = await script.run(self.command, keys, arguments)

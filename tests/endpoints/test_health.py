@@ -10,6 +10,7 @@ import redis
 
 from attune.service.live.health import EVERY_S
 from attune.service.settings import Settings
+from attune.service.state.store_memory import StoreMemory
 from tests.endpoints.conftest import running
 from tests.endpoints.voices import Voice, voices
 from tests.stores import FreshStore
@@ -76,6 +77,43 @@ async def test_who_asks_one_after_another_is_told_what_the_background_found(sett
         assert len(asyncio.all_tasks() - tasks) <= 10  # whoever asks starts nothing; the background may have
         assert store.asked - asked <= 2 * rounds  # twice where a write came late
         assert len(set(told)) <= rounds
+
+
+class TellingStore(FreshStore):
+    """A store that counts how often it was asked for its memory, and keeps what it told."""
+
+    asked = 0
+    told: StoreMemory | None = None
+
+    async def memory(self) -> StoreMemory | None:
+        self.asked += 1
+        self.told = await super().memory()
+        return self.told
+
+
+async def test_the_memory_of_the_store_is_what_the_background_read_and_a_scrape_asks_nobody(settings_of: Callable[..., Settings]):
+    store = TellingStore()
+    async with running(settings_of(), store) as service:
+        health = service.app.state.health
+        await health.aclose()  # no round but ours
+        with redis.Redis.from_url(store.url, protocol=2) as client:
+            client.config_set("maxmemory", 2**40)
+            try:
+                await health.try_store()
+                asked = store.asked
+                assert store.told is not None
+                assert await service.metric("attune_store_memory_bytes", kind="used") == store.told.used_bytes > 0
+                assert await service.metric("attune_store_memory_bytes", kind="limit") == 2**40
+                assert store.asked == asked
+            finally:
+                client.config_set("maxmemory", 0)
+        await health.try_store()
+        told = (await service.client.get("/metrics")).text
+        assert 'attune_store_memory_bytes{kind="used"}' in told
+        assert 'attune_store_memory_bytes{kind="limit"}' not in told
+        await store.aclose()
+        await health.try_store()
+        assert "attune_store_memory_bytes{" not in (await service.client.get("/metrics")).text
 
 
 async def test_a_store_that_answers_and_refuses_writes_is_not_ready_and_is_again_afterwards(settings_of: Callable[..., Settings]):

@@ -21,7 +21,7 @@ from attune.service.state.store import UserKey, user_tag
 from attune.service.usecases.decision_record import CertifiedUser, pack, unpack
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.test_decision_record import record
-from tests.endpoints.voices import voices
+from tests.endpoints.voices import SAYINGS, voices
 from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
 
@@ -120,6 +120,22 @@ async def test_a_stand_in_is_chosen_by_utility_too(settings_of: Callable[..., Se
         routing = (await service.post("/generate", BEST))["routing"]
         assert routing["fallback"]["wanted"] == "warm"
         assert routing["fallback"]["served"] == "concise"
+
+
+async def test_the_cost_of_a_member_is_its_price_times_its_tokens_and_one_without_a_price_has_none(
+    settings_of: Callable[..., Settings], tmp_path: Path
+):
+    roster = priced_roster(tmp_path, prices=(0.5, 0.0, 0.25), latencies_s=(0.0, 0.0, 0.0))
+    async with running(settings_of(roster=roster), FreshStore()) as service:
+        priced, free, other = MEMBERS
+        assert await service.metric("attune_member_cost_total", member=priced) == 0
+        for member in (priced, priced, free, other):
+            await service.post("/generate", {"user": "u1", "prompt": "one two three", "member": member})
+        for member, price, answers in ((priced, 0.5, 2), (other, 0.25, 1)):
+            tokens = answers * (3 + sum(len(piece.split()) for piece in SAYINGS[member]))
+            assert await service.metric("attune_member_cost_total", member=member) == price * tokens
+        told = (await service.client.get("/metrics")).text
+        assert f'attune_member_cost_total{{member="{free}"}}' not in told
 
 
 async def test_a_roster_with_a_price_that_is_none_stops_the_start(settings_of: Callable[..., Settings], tmp_path: Path):

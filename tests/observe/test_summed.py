@@ -5,7 +5,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from attune.service.observe.summed import summed
+from attune.service.observe.metrics import Metrics
+from attune.service.observe.summed import ADDED_GAUGES, summed
 
 
 def exposition(route: str, count: int, seconds: float, *, ready: float, memory: float, gap: float) -> str:
@@ -39,6 +40,26 @@ def test_counters_and_histograms_add_states_take_the_greatest_and_memory_adds() 
     assert found["attune_ready", ""] == 1.0
     assert found["process_resident_memory_bytes", ""] == 151.0
     assert found["attune_gap", ""] == 0.25
+
+
+def test_processes_of_one_store_tell_its_memory_once_and_their_connections_together() -> None:
+    texts = []
+    for used_bytes, connections in ((1000, 3), (1010, 4)):
+        metrics = Metrics()
+        metrics.store_holds(used_bytes, 4000)
+        metrics.watch_connections(lambda connections=connections: connections)
+        metrics.member_cost("concise", 0.25)
+        texts.append(metrics.render()[0].decode())
+    found = samples(summed(texts))
+    assert found["attune_store_memory_bytes", "used"] == 1010
+    assert found["attune_store_memory_bytes", "limit"] == 4000
+    assert found["attune_connections", ""] == 7
+    assert found["attune_member_cost_total", "concise"] == 0.5
+
+
+def test_every_gauge_that_is_added_exists() -> None:
+    gauges = {family.name for family in Metrics().registry.collect() if family.type == "gauge"}
+    assert {name for name in ADDED_GAUGES if name.startswith("attune_")} <= gauges
 
 
 def test_one_exposition_stays_as_it_is_and_none_is_empty() -> None:

@@ -84,7 +84,9 @@ def test_every_panel_says_what_it_shows_and_has_a_place_of_its_own():
 
 def test_the_dashboard_draws_what_costs_what_drifts_what_falls_back_and_what_was_swapped():
     asked = " ".join(expressions())
-    for name in ("member_tokens_total", "member_drift", "fallbacks_total", "bundle_info", "bundle_reloads_total", "texts_dropped_total"):
+    for name in ("member_tokens_total", "member_cost_total", "member_drift", "fallbacks_total", "store_memory_bytes"):
+        assert f"attune_{name}" in asked
+    for name in ("bundle_info", "bundle_reloads_total", "texts_dropped_total"):
         assert f"attune_{name}" in asked
 
 

@@ -100,6 +100,21 @@ async def test_on_a_cluster_users_are_spread_and_every_operation_works(cluster_p
     assert sum(isinstance(each, LoggedComparison) for each in exported) == 4
 
     await store.check_writes()
+    assert (await store.memory()) is not None
+    each = [redis.Redis(port=port, protocol=2) for port in (first, second)]
+    for client, limit in zip(each, (2**33, 2**34), strict=True):
+        client.config_set("maxmemory", limit)
+    told = await store.memory()
+    assert told is not None
+    assert told.limit_bytes == 2**33 + 2**34
+    assert told.used_bytes > max(client.info("memory")["used_memory"] for client in each)
+    each[0].config_set("maxmemory", 0)
+    without = await store.memory()
+    assert without is not None
+    assert without.limit_bytes is None
+    for client in each:
+        client.config_set("maxmemory", 0)
+        client.close()
     assert await store.add_member("acme", "basis-0", "concise", np.ones(3), 2.0, observed_s=0.0)
     assert (await store.read_members("acme", "basis-0"))["concise"].total.count == 2.0
     listed, after = list[str](), ""

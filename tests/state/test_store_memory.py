@@ -1,0 +1,40 @@
+"""The memory of the store, as a real server tells it, and where it does not."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
+
+MEGABYTES = 8 * 2**20
+
+
+async def test_the_memory_of_a_store_grows_by_what_is_written_and_has_a_limit_where_one_is_set(
+    own_server: EmbeddedRedis,
+) -> None:
+    store = RedisStore(own_server.url, timeout_s=30.0)
+    async with Redis.from_url(own_server.url, protocol=2) as raw:
+        before = await store.memory()
+        assert before is not None
+        assert before.limit_bytes is None
+        await raw.set("filling", bytes(MEGABYTES))
+        await raw.config_set("maxmemory", 2**34)
+        after = await store.memory()
+        assert after is not None
+        assert after.limit_bytes == 2**34
+        # Buffers of connections and of the log of writes come and go, and a string has room to spare.
+        assert 0.75 * MEGABYTES < after.used_bytes - before.used_bytes < 4 * MEGABYTES
+    await store.aclose()
+
+
+async def test_a_server_that_may_not_be_asked_tells_nothing_and_is_no_failure(own_server: EmbeddedRedis) -> None:
+    observed: list[tuple[str, bool]] = []
+    async with Redis.from_url(own_server.url, protocol=2) as raw:
+        await raw.acl_setuser("narrow", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-info"])
+    url = own_server.url.replace("unix://", "unix://narrow:none@", 1)
+    narrow = RedisStore(url, timeout_s=30.0, observe=lambda name, _, ok: observed.append((name, ok)))
+    await narrow.check_writes()
+    assert await narrow.memory() is None
+    assert [ok for _, ok in observed] == [True, True]
+    await narrow.aclose()
