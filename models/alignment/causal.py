@@ -21,7 +21,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attune.models.alignment.adapter_fit import check_adapter
-from attune.models.data.hub import located
+from attune.models.data.hub import located, show_downloads_only
 
 BASE = None
 """The member that is the base itself, without an adapter."""
@@ -134,6 +134,7 @@ def load(base: Path | str, adapters: Mapping[str, Path] | None = None) -> Langua
     """
     cuda = torch.cuda.is_available()
     base = located(str(base))
+    show_downloads_only()
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -89,11 +89,8 @@ def train_families(
 ) -> None:
     """Train reward families on your comparisons, measure them on people they never met, and say whether to personalise."""
     from attune.models.data.adapters import read_comparisons  # noqa: PLC0415 - numpy
-    from attune.models.data.hub import located  # noqa: PLC0415
+    from attune.models.data.hub import DEMO_TRUNK, located  # noqa: PLC0415
     from attune.models.data.templates import TextLimits  # noqa: PLC0415
-    from attune.models.data.trunk import DEMO_TRUNK, load_trunk, spread_layers  # noqa: PLC0415 - torch
-    from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
-    from attune.models.training.beside import read_beside  # noqa: PLC0415 - torch
 
     if layers and not all(one.strip().isdigit() for one in layers.split(",")):
         raise typer.BadParameter(f"{layers!r} is not numbers with commas between, such as 0,3,6", param_hint="--layers")
@@ -103,7 +100,13 @@ def train_families(
     if trunk and trunk != DEMO_TRUNK:
         located(trunk)  # before a table is read, which may take minutes
     comparisons = read_comparisons(source, reading)
+    comparisons.expect_decided()
     aside(f"{len(comparisons):,} comparisons of {len(comparisons.users):,} people")
+    # Only now, for torch takes seconds to load, and a table that teaches nothing is refused without it.
+    from attune.models.data.trunk import load_trunk, spread_layers  # noqa: PLC0415 - torch
+    from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
+    from attune.models.training.beside import read_beside  # noqa: PLC0415 - torch
+
     limits = TextLimits(context, prompt_share)
     named_trunk = trunk or DEMO_TRUNK
     if beside is not None:

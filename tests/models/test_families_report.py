@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from attune.models.data.preferences import Comparison, Comparisons
+from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
 from attune.models.measuring.families.curves import accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
+from attune.models.measuring.families.fewshot import COUNTS
 from attune.models.measuring.families.held_out import hold_out
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families, masked
 from attune.models.measuring.families.runs import RunUnknown, chosen_runs, standard_runs
@@ -37,6 +39,13 @@ def told(users=40, per_user=40, prompts=10, seed=0):
             prompt = f"prompt {rng.integers(prompts)}"
             records.append(Comparison(f"u{user}", prompt, word(better), word(worse)))
     return Comparisons.from_records(records)
+
+
+def on_one_prompt_each(users, per_user):
+    """Returns comparisons of people who were asked one thing each: all that somebody told is trained on, or all of it held back."""
+    return Comparisons.from_records(
+        Comparison(f"u{user}", f"prompt {user}", word(at), word(at + 1)) for user in range(users) for at in range(per_user)
+    )
 
 
 class Oracle:
@@ -196,6 +205,31 @@ def test_a_report_has_every_learner_its_seeds_and_what_it_was_made_of(tmp_path):
     last = {name: one["curve"][-1]["gain"]["mean"] for name, one in main["on"]["unseen"]["learners"].items()}
     assert last["hierarchical"] > 0.1
     assert last["additive"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("users", "per_user", "counts", "said"),
+    [
+        (40, 12, COUNTS, "with 25 or more that are no ties is needed (20 to learn from, 5 to predict) who is kept out of training"),
+        (40, 12, COUNTS, "of 40 people 0 made so many, and the most that anybody made is 12. Add comparisons of the same people"),
+        (
+            30,
+            12,
+            (0, 5),
+            "is needed (5 to learn from, 3 to predict) who is trained on, with 3 of them held back",
+        ),
+    ],
+)
+def test_too_few_comparisons_a_person_are_refused_with_how_many_are_needed_before_a_text_is_embedded(
+    tmp_path, users, per_user, counts, said
+):
+    comparisons = told(users=users, per_user=per_user) if counts is COUNTS else on_one_prompt_each(users, per_user)
+    trunk = BagOfWords([candidate for _, candidate in comparisons.texts.candidates])
+    runs = standard_runs()[:1]
+    with pytest.raises(ComparisonInvalid, match=re.escape(said)):
+        evaluate_families("words", comparisons, runs, tmp_path / "out", trunk=trunk, cache=None, sizes=Sizes(counts=counts))
+    assert trunk.asked == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- the sets

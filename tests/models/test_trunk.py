@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from transformers import T5Config
+from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
-from attune.models.data.trunk import DEMO_TRUNK, Trunk, TrunkUnavailable, load_trunk, pad
+from attune.models.data.hub import DEMO_TRUNK
+from attune.models.data.trunk import Trunk, TrunkUnavailable, load_trunk, pad
 from tests.models.tiny_trunk import Kind, write_tiny_trunk
 
 KINDS: tuple[Kind, ...] = ("encoder", "decoder")
@@ -90,6 +93,14 @@ def test_hash_names_the_weights_and_not_the_folder(tmp_path: Path) -> None:
 def test_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TrunkUnavailable, match="nowhere"):
         load_trunk(str(tmp_path / "nowhere"))
+
+
+def test_a_load_draws_no_bar_of_its_own_and_leaves_that_of_a_download(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    enable_progress_bar()
+    load_trunk(str(write_tiny_trunk(tmp_path, "encoder")))
+    assert "Loading weights" not in capfd.readouterr().err
+    assert not is_progress_bar_enabled()
+    assert not are_progress_bars_disabled()
 
 
 def test_encoder_decoder_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,22 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize("module", ["attune.service.app", "attune.service.__main__", "attune.models.__main__"])
 def test_starting_needs_no_torch(module):
     assert loaded_by(f"import {module}") & HEAVY == set()
+
+
+@pytest.mark.slow
+def test_a_table_of_ties_alone_is_refused_without_torch(tmp_path):
+    row = {"user": "u", "prompt": "p", "chosen": "a", "rejected": "b", "tie": True}
+    table = tmp_path / "ties.jsonl"
+    table.write_text("\n".join(json.dumps(row | {"rejected": f"b{number}"}) for number in range(9)), encoding="utf-8")
+    asked = ["train", "families", str(table), "--out", str(tmp_path / "made")]
+    refused = f"""
+from typer.testing import CliRunner
+from attune.models.__main__ import app
+shown = CliRunner().invoke(app, {asked!r})
+assert shown.exit_code == 1, shown.output
+assert "all 9 comparisons are ties: there is nothing to learn" in shown.output, shown.output
+"""
+    assert loaded_by(refused) & HEAVY == set()
 
 
 def test_the_command_line_shows_its_help_without_the_server():

@@ -79,7 +79,7 @@ def observe(
     if len(set(names)) != len(names):
         raise ValueError(f"learners' names repeat: {names}")
     told, asked = context.rows_of_users(), targets.rows_of_users()
-    enough = [user for user, mine in asked.items() if len(mine) >= least_targets and len(told.get(user, ())) >= max(counts)]
+    enough = told_enough(context, targets, max(counts), least_targets)
     if not enough:
         raise ValueError(f"none of {len(asked)} users has {max(counts)} context comparisons and {least_targets} targets")
     skipped, enough = len(asked) - len(enough), enough[:most_users]
@@ -93,6 +93,12 @@ def observe(
             said[learner.name].append([learner.predict(first, theirs) for first in firsts])
         progress(number, len(enough))
     return Observed(tuple(counts), tuple(context.users[user] for user in enough), said, skipped)
+
+
+def told_enough(context: Comparisons, targets: Comparisons, most_told: int, least_targets: int) -> list[int]:
+    """Returns the users, as indices, who have `most_told` comparisons in the context and `least_targets` targets."""
+    told = context.rows_of_users()
+    return [user for user, mine in targets.rows_of_users().items() if len(mine) >= least_targets and len(told.get(user, ())) >= most_told]
 
 
 def paired_gain(parts: Sequence[Observed], name: str, baseline: str, at: int) -> Interval:

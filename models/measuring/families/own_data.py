@@ -20,7 +20,7 @@ import numpy as np
 
 from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import Vectors, embed_texts
-from attune.models.data.preferences import ComparisonInvalid, Comparisons
+from attune.models.data.preferences import Comparisons
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.progress import duration
 from attune.models.data.splits import SplitInvalid, split
@@ -104,8 +104,7 @@ def train_own(
         ValueError: a family of this name cannot be trained.
         OSError: `out` or `cache` cannot be written to; said before the work, or where a disk is full, with all kept that was finished.
     """
-    if not len(comparisons) or comparisons.tie.all():
-        raise ComparisonInvalid(f"of {len(comparisons):,} comparisons all are ties: there is nothing to learn")
+    comparisons.expect_decided()
     line_up = _line_up(len(comparisons), settings)
     unknown = sorted(set(settings.names) - set(trainers()))
     if unknown:

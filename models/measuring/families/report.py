@@ -29,6 +29,7 @@ from attune.models.measuring.families.curves import (
     over_users,
     paired_gain,
     reliability,
+    told_enough,
 )
 from attune.models.measuring.families.fewshot import COUNTS
 from attune.models.measuring.families.held_out import HeldOut, hold_out
@@ -44,6 +45,10 @@ Length = Literal["with", "without", "only"]
 UNCERTAINTIES: tuple[By, ...] = ("probability", "doubt", "spread")
 AT_CALIBRATION = 5
 """Comparisons at which calibration and uncertainty are reported."""
+
+LEAST_TARGETS = {"unseen": 5, "seen": 3}
+"""Predicted comparisons below which somebody is not measured: of regulars fewer, for few prompts are held out, and intervals are
+over users anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +97,11 @@ def evaluate_families(
         sizes: how much is measured.
 
     Raises:
-        ComparisonInvalid: all comparisons are ties.
+        ComparisonInvalid: all comparisons are ties, or a run has nobody who told enough to be measured; nothing was embedded.
         SplitInvalid: there are too few users with a name.
     """
-    if comparisons.tie.all():
-        raise ComparisonInvalid(f"all {len(comparisons):,} comparisons are ties: there is nothing to learn")
-    # Texts are embedded once it is known that there are people enough.
-    _hold_out(comparisons, runs[0], runs[0].seeds[0], sizes)
+    comparisons.expect_decided()
+    _expect_measurable(comparisons, runs, sizes)
     vectors = embed_texts(comparisons.texts, trunk, cache)
     results: dict[str, Any] = {
         "data": {
@@ -146,17 +149,14 @@ def _measure(run: Run, comparisons: Comparisons, vectors: Vectors, sizes: Sizes)
     parts: HeldOut | None = None
     for seed in run.seeds:
         sys.stderr.write(f"{run.name}, seed {seed}\n")
-        parts = _hold_out(comparisons, run, seed, sizes)
+        parts = _hold_out(comparisons, seed, sizes, texts_apart=run.texts_apart)
         data = TrainingData(parts.train, parts.validation, vectors)
         everybody = replace(data, train=parts.train.join(comparisons.take(comparisons.anonymous)))
         learners, seconds = train_line_up(run.line_up, data, seed, run.learners, everybody=everybody)
         for name, value in seconds.items():
             took.setdefault(name, []).append(value)
-        for kind, (context, targets) in {"unseen": parts.unseen, "seen": parts.seen}.items():
-            if kind == "seen" and run.texts_apart:
-                continue
-            # Regulars with three targets are let in: few prompts are held out, and intervals are over users anyway.
-            least = 5 if kind == "unseen" else 3
+        for kind, (context, targets) in _measured(parts, texts_apart=run.texts_apart).items():
+            least = LEAST_TARGETS[kind]
             observed[kind].append(observe(learners, context, targets, counts=sizes.counts, least_targets=least, most_users=sizes.users))
     assert parts is not None, "a run has a seed"
     summaries = {kind: summary(parts_of) for kind, parts_of in observed.items() if parts_of}
@@ -173,7 +173,36 @@ def _measure(run: Run, comparisons: Comparisons, vectors: Vectors, sizes: Sizes)
     }
 
 
-def _hold_out(comparisons: Comparisons, run: Run, seed: int, sizes: Sizes) -> HeldOut:
+def _expect_measurable(comparisons: Comparisons, runs: Sequence[Run], sizes: Sizes) -> None:
+    """Returns if every run and seed has somebody to measure, which the table alone tells.
+
+    Raises:
+        ComparisonInvalid: one has nobody; the message says how many people and comparisons are needed, and how many there are.
+        SplitInvalid: there are too few users with a name.
+    """
+    for seed, texts_apart in sorted({(seed, run.texts_apart) for run in runs for seed in run.seeds}):
+        parts = _hold_out(comparisons, seed, sizes, texts_apart=texts_apart)
+        for kind, (context, targets) in _measured(parts, texts_apart=texts_apart).items():
+            told, least = max(sizes.counts), LEAST_TARGETS[kind]
+            if told_enough(context, targets, told, least):
+                continue
+            named = comparisons.take(~comparisons.anonymous)
+            made = [int((~named.tie[rows]).sum()) for rows in named.rows_of_users().values()]
+            having = sum(one >= told + least for one in made)
+            apart = "is kept out of training" if kind == "unseen" else f"is trained on, with {least} of them held back"
+            raise ComparisonInvalid(
+                f"too few comparisons a person: a person with {told + least} or more that are no ties is needed ({told} to learn from, "
+                f"{least} to predict) who {apart}, and the draw of seed {seed} has none; of {len(made):,} people {having:,} made so "
+                f"many, and the most that anybody made is {max(made):,}. Add comparisons of the same people, or more people like these"
+            )
+
+
+def _measured(parts: HeldOut, *, texts_apart: bool) -> dict[str, tuple[Comparisons, Comparisons]]:
+    """Returns context and targets of each kind of users that is measured."""
+    return {"unseen": parts.unseen} | ({} if texts_apart else {"seen": parts.seen})
+
+
+def _hold_out(comparisons: Comparisons, seed: int, sizes: Sizes, *, texts_apart: bool) -> HeldOut:
     """Returns the parts of what people with a name said."""
     return hold_out(
         comparisons.take(~comparisons.anonymous),
@@ -181,7 +210,7 @@ def _hold_out(comparisons: Comparisons, run: Run, seed: int, sizes: Sizes) -> He
         context=max(sizes.counts),
         targets=sizes.targets,
         per_user=sizes.per_user,
-        texts_apart=run.texts_apart,
+        texts_apart=texts_apart,
     )
 
 
