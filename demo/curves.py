@@ -96,8 +96,8 @@ def said_of(families: Families, world: CurveAnswers, tastes: Sequence[Array], rn
             evidence = kept * evidence + families.learn(*world.pair(rng, now, range(half)), known=kept * evidence)
             told += 1
         changed = bool(settings.change) and count > settings.change
-        said = [families.predict(evidence, *target) for target in targets[-1 if changed else 0]]
-        found.append([[one[name] for one in said] for name in families.names])
+        said = families.predict_all(evidence, *families.stacked(targets[-1 if changed else 0]))
+        found.append([said[name] for name in families.names])
     return np.swapaxes(np.array(found), 0, 1)
 
 

@@ -177,8 +177,8 @@ def _measure(
     user.correct.append(float(everywhere == best))
     user.correct_per_prompt.append(float(np.mean(np.array(routed) == best)))
     user.regret.append(float(truth[:, best].mean() - truth[np.arange(len(routed)), routed].mean()))
-    predictions = [families.predict(evidence, test.chosen, test.rejected, test.prompt) for test in tests]
-    user.pair_accuracy.append({name: accuracy(np.array([one[name] for one in predictions])) for name in families.names})
+    predictions = families.predict_all(evidence, *families.stacked([(test.chosen, test.rejected, test.prompt) for test in tests]))
+    user.pair_accuracy.append({name: accuracy(predictions[name]) for name in families.names})
 
 
 def _members(

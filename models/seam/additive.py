@@ -68,20 +68,17 @@ class Additive(RewardHeads):
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as for weights
         mean, covariance = additive_posterior(evidence, self.axes)
         weights = self._simplex(mean)
-        axes = self._along_axes(rewards) / self.logit_scale
-        # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
-        variance = np.sum(np.einsum("nd,de->ne", axes, covariance) * axes, axis=1)
-        return Scored(mixed_scores(rewards, weights), np.sqrt(np.maximum(variance, 0.0)), weights, rewards)
+        variance = variance_along(self._along_axes(rewards) / self.logit_scale, covariance)
+        return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
         return attenuated_probability(*self.logit(evidence, chosen, rejected, prompt))
 
-    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:  # noqa: ARG002 - as for weights
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array]:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
         mean, covariance = additive_posterior(evidence, self.axes)
-        axes = self._along_axes(difference)
-        margin = self.logit_scale * float(difference @ self._simplex(mean))
-        return margin, max(0.0, float(axes @ covariance @ axes))
+        margin = self.logit_scale * mixed_scores(difference, self._simplex(mean))
+        return margin, variance_along(self._along_axes(difference), covariance)
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
@@ -99,7 +96,7 @@ class Additive(RewardHeads):
     def _difference(self, chosen: Row, rejected: Row) -> Array:
         name = f"{self.name}_rewards"
         difference = reward_difference(name, chosen, rejected)
-        if difference.shape != (len(self.heads),):
+        if difference.shape[-1:] != (len(self.heads),):
             raise ValueError(f"rows of {name!r} are {difference.shape}; ({len(self.heads)},) was expected")
         return difference
 
@@ -165,6 +162,13 @@ def _posterior(packed: bytes, size: int) -> tuple[Array, Array]:
     for shared in (mean, covariance):
         shared.flags.writeable = False
     return mean, covariance
+
+
+def variance_along(axes: Array, covariance: Array) -> Array:
+    """Returns `z^T S z` `[...]` of axes `[..., D]`, how far a user's logits spread along them by the covariance `[D, D]`."""
+    # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
+    variance: Array = np.maximum(np.sum(np.einsum("...d,de->...e", axes, covariance) * axes, axis=-1), 0.0)
+    return variance
 
 
 def evidence_size(axes: int) -> int:

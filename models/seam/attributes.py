@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.additive import additive_posterior, bound_evidence, evidence_size
+from attune.models.seam.additive import additive_posterior, bound_evidence, evidence_size, variance_along
 from attune.models.seam.arrays import expect_finite, expect_shape
 from attune.models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
 from attune.models.seam.family_format import Format, Stored, Written
@@ -56,19 +56,17 @@ class Attributes(RewardHeads):
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as for weights
         mean, covariance = additive_posterior(evidence, len(self.heads))
         weights = self._weights(mean)
-        # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
-        axes = np.einsum("nk,kd->nd", rewards, self.root) / self.logit_scale
-        variance = np.sum(np.einsum("nd,de->ne", axes, covariance) * axes, axis=1)
-        return Scored(mixed_scores(rewards, weights), np.sqrt(np.maximum(variance, 0.0)), weights, rewards)
+        variance = variance_along(self._along_axes(rewards) / self.logit_scale, covariance)
+        return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
         return attenuated_probability(*self.logit(evidence, chosen, rejected, prompt))
 
-    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:  # noqa: ARG002 - as for weights
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array]:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
         mean, covariance = additive_posterior(evidence, len(self.heads))
-        axes = difference @ self.root
-        return float(difference @ self.mean + axes @ mean), max(0.0, float(axes @ covariance @ axes))
+        axes = self._along_axes(difference)
+        return mixed_scores(difference, self.mean) + mixed_scores(axes, mean), variance_along(axes, covariance)
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
@@ -85,8 +83,14 @@ class Attributes(RewardHeads):
     def _difference(self, chosen: Row, rejected: Row) -> Array:
         name = f"{self.name}_rewards"
         difference = reward_difference(name, chosen, rejected)
-        expect_shape(name, difference, (len(self.heads),))
+        expect_shape(name, difference, (*difference.shape[:-1], len(self.heads)))
         return difference
+
+    def _along_axes(self, rewards: Array) -> Array:
+        """Returns `z` `[..., K]` of rewards, or of differences of rewards, `[..., K]`."""
+        # As in `variance_along`: each row is summed alone.
+        axes: Array = np.einsum("...k,kd->...d", rewards, self.root)
+        return axes
 
     def _weights(self, positions: Array) -> Array:
         """Returns the weights `[..., K]` of positions `z` `[..., K]`."""

@@ -32,8 +32,9 @@ class BradleyTerry(GlobalHeads):
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
         return Scored(rewards[:, 0], np.zeros(len(rewards)), self.weights(evidence, prompt), rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as above
-        return float(hedge.sigmoid(self.margins(chosen, rejected))[0])
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:  # noqa: ARG002 - as above
+        chances: Array = hedge.sigmoid(self.margins(chosen, rejected))[..., 0]
+        return chances
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
         return np.ones((samples, 1))

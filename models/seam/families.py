@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.evidence import MAX_EVIDENCE, half, quantise
-from attune.models.seam.family import Family, Row, Scored, logit_of, mixed_scores, reward_difference
+from attune.models.seam.family import Family, Row, Scored, logit_of, mixed_scores, reward_difference, stacked
 from attune.models.seam.member_effects import Everybody, MemberEffects, gate, with_effects
 from attune.models.seam.trust import ALWAYS, LOSSES, losses, share
 from attune.models.seam.weighted import Compared
@@ -94,7 +94,10 @@ class Families:
         return self._mixed(name, evidence, family.weights(own, prompt), prompt)
 
     def score(self, name: str, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
-        """Returns candidates with rewards `[N, K]` as this user sees them: under the mixed weights, with `w` of the spread."""
+        """Returns candidates with rewards `[N, K]` as this user sees them: under the mixed weights, with `w` of the spread.
+
+        The prompt may be a stack of `N`, see `Family.score`.
+        """
         personal = self._families[name].score(self.part(name, evidence), rewards, prompt)
         trusted = self.share(name, evidence)
         if trusted == 1.0:
@@ -170,6 +173,16 @@ class Families:
         """Returns each family's probability that `chosen` is preferred, `w` of the personal view's and the rest anybody's."""
         return {name: self._predict(name, evidence, chosen, rejected, prompt)[0] for name in self._families}
 
+    def predict_all(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, Array]:
+        """Returns `predict` of every choice of stacks of `T`, each family's `[T]`; a user's evidence is read once for all of them."""
+        return {name: self._chances(name, evidence, chosen, rejected, prompt)[0] for name in self._families}
+
+    def stacked(self, choices: Sequence[tuple[Row, Row, Row]]) -> tuple[Row, Row, Row]:
+        """Returns one choice or more, each of chosen, rejected and prompt, as three stacks with the outputs that families read."""
+        chosen, rejected, prompt = zip(*choices, strict=True)
+        candidate, of_prompt = self.outputs_to_keep()
+        return stacked(chosen, candidate), stacked(rejected, candidate), stacked(prompt, of_prompt)
+
     def outputs_to_keep(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Returns the outputs of a candidate and of a prompt that learning needs later: what a decision stores."""
         candidate = [name for family in self._families.values() for name in family.candidate_outputs]
@@ -178,9 +191,14 @@ class Families:
 
     def _predict(self, name: str, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float, float]:
         """Returns the mixed, the personal and anybody's probability of one choice."""
+        mixed, personal, anybody = self._chances(name, evidence, chosen, rejected, prompt)
+        return float(mixed), float(personal), float(anybody)
+
+    def _chances(self, name: str, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array, Array]:
+        """Returns the same of rows or of stacks of them."""
         family, own = self._families[name], self.part(name, evidence)
-        personal = family.predict(own, chosen, rejected, prompt)
-        anybody = family.predict(np.zeros_like(own), chosen, rejected, prompt) if own.any() else personal
+        personal = family.chances(own, chosen, rejected, prompt)
+        anybody = family.chances(np.zeros_like(own), chosen, rejected, prompt) if own.any() else personal
         trusted = self.share(name, evidence)
         return (personal if trusted == 1.0 else trusted * personal + (1.0 - trusted) * anybody), personal, anybody
 

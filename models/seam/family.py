@@ -1,14 +1,14 @@
 """What a family is to the server and the simulator: score, predict, learn, sample.
 
 A *row* is what the scorer graph says of one text: output name -> 1-D float32 array. A family reads its own outputs from
-the rows of two candidates and of their prompt, and its own slice of the user's evidence. Axis letters: `N` candidates,
-`K` heads, `E` evidence, `S` samples.
+the rows of two candidates and of their prompt, and its own slice of the user's evidence. A *stack* is rows in one, every array
+with an axis more in front. Axis letters: `N` candidates, `K` heads, `E` evidence, `S` samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -69,11 +69,18 @@ class Family(Protocol):
         ...
 
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:
-        """Returns the candidates with rewards `[N, K]` as this user sees them."""
+        """Returns the candidates with rewards `[N, K]` as this user sees them.
+
+        Where `scores_with_prompt`, the prompt may be a stack of `N`, one for each candidate; the weights are then `[N, K]`.
+        """
         ...
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
         """Returns the probability that this user prefers `chosen` to `rejected`."""
+        ...
+
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
+        """Returns what `predict` does, of rows or of stacks of them, `[...]`; none depends on those that it is asked with."""
         ...
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
@@ -93,29 +100,38 @@ class Family(Protocol):
 class KnowsLogit(Protocol):
     """A family that knows how sure its predictions are; of others the logit of the prediction is taken for certain."""
 
-    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:
-        """Returns mean and variance, over what is not known of the user, of the logit that this user prefers `chosen`."""
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array]:
+        """Returns mean and variance, over what is not known of the user, of the logit that this user prefers `chosen`.
+
+        Of rows or of stacks of them, `[...]` and `[...]`.
+        """
         ...
 
 
 def logit_of(family: Family, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:
     """Returns mean and variance of the logit that a family gives a choice, see `KnowsLogit`."""
     if isinstance(family, KnowsLogit):
-        return family.logit(evidence, chosen, rejected, prompt)
+        mean, variance = family.logit(evidence, chosen, rejected, prompt)
+        return float(mean), float(variance)
     probability = min(max(family.predict(evidence, chosen, rejected, prompt), 1e-6), 1.0 - 1e-6)
     return math.log(probability / (1.0 - probability)), 0.0
 
 
 def reward_difference(name: str, chosen: Row, rejected: Row) -> Array:
-    """Returns an output of the chosen row minus that of the rejected one, in double precision."""
+    """Returns an output of the chosen row minus that of the rejected one, in double precision; of stacks likewise."""
     return np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
 
 
 def mixed_scores(rewards: Array, weights: Array) -> Array:
-    """Returns `[N]`, the rewards `[N, K]` mixed by `weights` `[K]`."""
+    """Returns `[...]`, the rewards, or differences of rewards, `[..., K]` mixed by `weights`, `[K]` for all or `[..., K]`."""
     # A sum per row, not `rewards @ weights`: a matrix product may round a row by who its neighbours are.
-    scores: Array = (rewards * weights).sum(axis=1)
+    scores: Array = (rewards * weights).sum(axis=-1)
     return scores
+
+
+def stacked(rows: Sequence[Row], names: Sequence[str]) -> Row:
+    """Returns the stack of one row or more, with these outputs alone."""
+    return {name: np.stack([row[name] for row in rows]) for name in names}
 
 
 def expect_heads(heads: tuple[str, ...], logit_scale: float) -> None:

@@ -206,12 +206,13 @@ def margin_variance(weights: Array, rewards: Array, std: Array, bases: Bases) ->
     return variance
 
 
-def attenuated_probability(margin: float, variance: float) -> float:
-    """Returns `sigma(M / sqrt(1 + pi S^2 / 8))`, the approximate marginal likelihood (MacKay 1992)."""
-    logit = margin / math.sqrt(1.0 + math.pi * variance / 8.0)
+def attenuated_probability(margin: Array | float, variance: Array | float) -> Array:
+    """Returns `sigma(M / sqrt(1 + pi S^2 / 8))` of any shape, the approximate marginal likelihood (MacKay 1992)."""
+    logit = margin / np.sqrt(1.0 + math.pi * variance / 8.0)
     # exp of a number that is not positive cannot overflow.
-    small = math.exp(-abs(logit))
-    return (1.0 if logit >= 0 else small) / (1.0 + small)
+    small = np.exp(-np.abs(logit))
+    probability: Array = np.where(logit >= 0, 1.0, small) / (1.0 + small)
+    return probability
 
 
 def sample_weights(evidence: Array, bases: Bases, rng: np.random.Generator, samples: int, *, floor: float = 0.0) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.seam.evidence import MAX_EVIDENCE
+from attune.models.seam.family import mixed_scores
 
 Array = NDArray[np.float64]
 
@@ -57,13 +58,13 @@ def hedge_evidence(margins: Array, *, cap: float, tie: bool = False) -> Array:
 
 
 def hedge_weights(log_prior: Array, cumulative: Array, *, eta: float, sureness: float = math.inf) -> Array:
-    """Returns `w_k ~ exp(log_prior_k - eta' C_k)` on the simplex, `[K]`, with `eta' = eta / (1 + eta std(C) / sureness)`.
+    """Returns `w_k ~ exp(log_prior_k - eta' C_k)` on the simplex, `[..., K]`, with `eta' = eta / (1 + eta std(C) / sureness)`.
 
     A user between heads is none of them, and a rate that never falls ends on one head. With the rate falling as what is known
     grows (reconstruction), weights settle on a mixture in which no head is further from the others than `sureness` allows.
 
     Args:
-        log_prior: `[K]` log gate probabilities for this prompt; `-inf` masks a head (audit), but not all of them.
+        log_prior: `[..., K]` log gate probabilities for this prompt; `-inf` masks a head (audit), but not all of them.
         cumulative: `[K]` the user's sum of centred losses, nats.
         eta: learning rate of Hedge for the first comparisons; 1 is exact Bayes.
         sureness: spread of the log weights that no evidence can exceed, nats.
@@ -72,9 +73,14 @@ def hedge_weights(log_prior: Array, cumulative: Array, *, eta: float, sureness: 
     return softmax(log_prior - rate * cumulative)
 
 
-def mixed_probability(weights: Array, margins: Array) -> float:
-    """Returns `P(winner preferred) = sum_k w_k sigma(m_k)`, Shen et al. 2025 (arXiv 2505.24846)."""
-    return float(np.dot(weights, sigmoid(margins)))
+def mixed_probability(weights: Array, margins: Array) -> Array:
+    """Returns `P(winner preferred) = sum_k w_k sigma(m_k)` of margins `[..., K]`, `[...]`, Shen et al. 2025 (arXiv 2505.24846).
+
+    Args:
+        weights: `[K]` for all, or `[..., K]`.
+        margins: `[..., K]` logits.
+    """
+    return mixed_scores(sigmoid(margins), weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,7 +204,7 @@ def gate(apart: float) -> float:
 
 def with_effects(text: tuple[float, float], effect: tuple[float, float]) -> float:
     """Returns the probability of a choice from mean and variance of the text's logit and of the difference of the effects."""
-    return attenuated_probability(text[0] + effect[0], text[1] + effect[1])
+    return float(attenuated_probability(text[0] + effect[0], text[1] + effect[1]))
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ arrays. Axis letters: `N` candidates, `K` heads, `E` evidence, `S` samples.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ at 0 would be no distribution). A head that an audit closed is another matter: `
 
 
 @dataclass(frozen=True, slots=True)
-class RewardHeads:
+class RewardHeads(ABC):
     """Heads that read the rewards of candidates, and nothing of the prompt unless a family says more.
 
     Attributes:
@@ -55,8 +56,15 @@ class RewardHeads:
         return None
 
     def margins(self, chosen: Row, rejected: Row) -> Array:
-        """Returns by how much each head prefers `chosen`, `[K]` logits."""
+        """Returns by how much each head prefers `chosen`, `[..., K]` logits."""
         return self.logit_scale * reward_difference(f"{self.name}_rewards", chosen, rejected)
+
+    @abstractmethod
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
+        """Returns the probabilities that this user prefers `chosen` to `rejected`; see `Family`."""
+
+    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+        return float(self.chances(evidence, chosen, rejected, prompt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +103,16 @@ class GatedMixture(RewardHeads):
         return True
 
     def log_gate(self, prompt: Row | None) -> Array:
-        """Returns the log gate `[K]` for a prompt, `LEAST_LOG_GATE` at the least."""
+        """Returns the log gate `[..., K]` for a prompt or a stack of them, `LEAST_LOG_GATE` at the least."""
         gate = self.log_prior if prompt is None else np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64)
         return np.maximum(gate, LEAST_LOG_GATE)
 
     def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
-        """Returns the posterior over which head is this user, `[K]`."""
+        """Returns the posterior over which head is this user, `[..., K]`."""
         return self.hedged(self.log_gate(prompt), evidence)
 
     def hedged(self, log_prior: Array, evidence: Array) -> Array:
-        """Returns Hedge's weights `[K]` from a log prior by this family's constants."""
+        """Returns Hedge's weights `[..., K]` from a log prior by this family's constants."""
         return hedge.hedge_weights(log_prior, evidence, eta=self.settings.eta, sureness=self.settings.sureness)
 
     def weights(self, evidence: Array, prompt: Row | None) -> Array:
@@ -117,13 +125,13 @@ class GatedMixture(RewardHeads):
         stds = np.sqrt(mixed_scores((rewards - scores[:, None]) ** 2, weights))
         return Scored(scores, stds, weights, rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
         return hedge.mixed_probability(self.weights(evidence, prompt), self.margins(chosen, rejected))
 
-    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array]:
         weights, margins = self.weights(evidence, prompt), self.margins(chosen, rejected)
-        mean = float(weights @ margins)
-        return mean, float(weights @ (margins - mean) ** 2)
+        mean = mixed_scores(margins, weights)
+        return mean, mixed_scores((margins - mean[..., None]) ** 2, weights)
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - losses do not see the prompt
         return hedge.hedge_evidence(self.margins(chosen, rejected), cap=self.settings.cap, tie=tie)

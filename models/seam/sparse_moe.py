@@ -27,14 +27,14 @@ NAME = "sparse_moe"
 
 
 def keep_largest(weights: Array, active: int) -> Array:
-    """Returns `weights` `[H]` with all but the first and the `active` largest others at 0, renormalised.
+    """Returns `weights` `[..., H]` with all but the first and the `active` largest others at 0, renormalised.
 
     Of equal weights the earlier head is kept, so that the cut does not depend on the platform's sort.
     """
-    kept = np.zeros_like(weights)
-    open_heads = np.append(0, 1 + np.argsort(-weights[1:], kind="stable")[:active])
-    kept[open_heads] = weights[open_heads]
-    cut: Array = kept / kept.sum()
+    kept = weights.copy()
+    shut = 1 + np.argsort(-weights[..., 1:], axis=-1, kind="stable")[..., active:]
+    np.put_along_axis(kept, shut, 0.0, axis=-1)
+    cut: Array = kept / kept.sum(axis=-1, keepdims=True)
     return cut
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam import hedge
 from attune.models.seam.arrays import expect_finite, expect_shape
-from attune.models.seam.family import Row, Scored, expect_heads, mixed_scores, reward_difference
+from attune.models.seam.family import Row, Scored, expect_heads, mixed_scores
 from attune.models.seam.family_format import Format, Stored, Written
 from attune.models.seam.reward_heads import GlobalHeads
 
@@ -52,9 +52,8 @@ class SparseRm(GlobalHeads):
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as above
         return Scored(mixed_scores(rewards, self.shares), np.zeros(len(rewards)), self.shares, rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:  # noqa: ARG002 - as above
-        margin = float(reward_difference(f"{self.name}_rewards", chosen, rejected) @ self.shares)
-        return float(hedge.sigmoid(np.array(self.logit_scale * margin)))
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:  # noqa: ARG002 - as above
+        return hedge.sigmoid(mixed_scores(self.margins(chosen, rejected), self.shares))
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
         return np.tile(self.shares, (samples, 1))

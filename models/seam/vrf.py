@@ -60,14 +60,14 @@ class Vrf(RewardHeads):
         variance = gaussian.margin_variance(weights, rewards, std, self.bases)
         return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
-    def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> float:
+    def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
         return gaussian.attenuated_probability(*self.logit(evidence, chosen, rejected, prompt))
 
-    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float]:  # noqa: ARG002 - as for weights
+    def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array]:  # noqa: ARG002 - as for weights
         margins = self.margins(chosen, rejected)
         mean, std = gaussian.posterior(evidence, self.floor)
         weights = gaussian.matching_weights(mean, std, self.bases)
-        return float(margins @ weights), float(gaussian.margin_variance(weights, margins, std, self.bases))
+        return mixed_scores(margins, weights), gaussian.margin_variance(weights, margins, std, self.bases)
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
         difference = reward_difference(f"{self.name}_features", chosen, rejected)

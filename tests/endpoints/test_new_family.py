@@ -46,7 +46,7 @@ class Votes(RewardHeads):
         weights = self.weights(evidence, prompt)
         return Scored(mixed_scores(rewards, weights), np.zeros(len(rewards)), weights, rewards)
 
-    def predict(self, evidence: np.ndarray, chosen: Row, rejected: Row, prompt: Row) -> float:
+    def chances(self, evidence: np.ndarray, chosen: Row, rejected: Row, prompt: Row) -> np.ndarray:
         return mixed_probability(self.weights(evidence, prompt), self.margins(chosen, rejected))
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Served families as learners of the few-shot harness: events are learned and pairs predicted by the functions that the server runs.
 
-    context ─> Families.learn ─> sum of evidence ─> family.predict, family.score
+    context ─> Families.learn ─> sum of evidence ─> family.chances, family.score
 
 Axis letters: `T` targets, `K` heads.
 """
@@ -16,6 +16,7 @@ from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
 from attune.models.measuring.rows import Rows, rows_from_heads
 from attune.models.seam.families import Families, Family, Row
+from attune.models.seam.family import reward_difference
 from attune.models.seam.trust import ALWAYS
 from attune.models.training.heads import TrainedFamily
 from attune.models.training.learner import Learner, Predicted
@@ -41,19 +42,12 @@ class ServedLearner:
         rewards, so what it says of candidates it says of differences.
         """
         evidence = self._learn(context)
-        rows = [self._of(targets, row) for row in range(len(targets))]
-        found = np.array([self._families.predict(evidence, *row)[self.name] for row in rows])
-        name = f"{self.name}_rewards"
-        differences = np.array([chosen[name].astype(np.float64) - rejected[name] for chosen, rejected, _ in rows])
-        if self._family.scores_with_prompt:
-            each = [
-                self._families.score(self.name, evidence, one[None], prompt) for one, (_, _, prompt) in zip(differences, rows, strict=True)
-            ]
-            stds, weights = np.concatenate([one.stds for one in each]), np.mean([one.weights for one in each], axis=0)
-        else:
-            scored = self._families.score(self.name, evidence, differences, None)
-            stds, weights = scored.stds, scored.weights
-        return Predicted(found, getattr(self._family, "logit_scale", 1.0) * stds, weights)
+        chosen, rejected, prompts = self._families.stacked([self._of(targets, row) for row in range(len(targets))])
+        found = self._families.predict_all(evidence, chosen, rejected, prompts)[self.name]
+        differences = reward_difference(f"{self.name}_rewards", chosen, rejected)
+        scored = self._families.score(self.name, evidence, differences, prompts if self._family.scores_with_prompt else None)
+        weights = scored.weights if scored.weights.ndim == 1 else scored.weights.mean(axis=0)
+        return Predicted(found, self._family.logit_scale * scored.stds, weights)
 
     def _learn(self, context: Comparisons) -> Array:
         """Returns the sum after the context, told in its order; goes on from the context before where this one begins with it."""
