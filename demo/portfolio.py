@@ -69,7 +69,7 @@ class PortfolioSettings:
     choose: int = 60
     outside: int = 40
     palm: PalmSettings = field(
-        default_factory=lambda: PalmSettings(epsilon=0.015, delta=0.015, max_calls=6, most_members=6, answers=2, member=DEMO_SETTINGS)
+        default_factory=lambda: PalmSettings(epsilon=0.015, delta=0.015, max_calls=24, most_members=6, answers=2, member=DEMO_SETTINGS)
     )
 
 
