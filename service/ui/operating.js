@@ -3,6 +3,9 @@
 
 import { body, call, isAbort, read } from "./calls.js";
 import { $, bar, count, make, percent, rounded, say, shares, svg, within } from "./drawing.js";
+import { countersOf, foresight, takeReading } from "./foresight.js";
+
+const EVERY_MS = 10_000;
 
 let look = null;
 
@@ -15,12 +18,27 @@ export async function showServer() {
     bundle.then(drawBundle),
     Promise.all([portfolio, bundle]).then(([members, { family }]) => drawMembers(members, family)),
     Promise.all([read("portfolio/coverage", options), portfolio]).then(([found, { certificate }]) => drawCoverage(found, Boolean(certificate))),
-    call("metrics", options).then(body).then(exposition => { drawAgreement(exposition); drawLatency(exposition); }),
+    measure(options),
   ];
   const failed = (await Promise.allSettled(parts)).filter(part => part.status === "rejected").map(part => part.reason);
   if (look !== mine) return;
   $("server").hidden = failed.length === parts.length;
   say(failed.find(reason => !isAbort(reason)) || null);
+}
+
+/** Reads and draws what the metrics count. */
+async function measure(options) {
+  const exposition = await call("metrics", options).then(body);
+  drawAgreement(exposition);
+  drawLatency(exposition);
+}
+
+/** Reads the metrics again while somebody looks; what fails is said by the picture, for nobody asked for it. */
+async function keepMeasuring() {
+  if (document.hidden || $("operate").hidden || $("server").hidden) return;
+  try {
+    await measure({ admin: true });
+  } catch (error) { $("foresight-note").textContent = "The last reading failed, and the picture is of those before. " + error.message; }
 }
 
 function drawBundle(bundle) {
@@ -71,20 +89,12 @@ function drawCoverage(found, hasCertificate) {
 
 /** Draws how often each family foresaw a choice before it was learned, from the exposition of the metrics. */
 function drawAgreement(exposition) {
-  const counts = {};
-  for (const line of exposition.split("\n")) {
-    const sample = line.match(/^attune_prequential_comparisons_total\{(.*)\} (\S+)$/);
-    if (!sample) continue;
-    const labels = Object.fromEntries([...sample[1].matchAll(/(\w+)="([^"]*)"/g)].map(([, name, value]) => [name, value]));
-    counts[labels.family] = counts[labels.family] || { yes: 0, no: 0 };
-    counts[labels.family][labels.agreed] += Number(sample[2]);
-  }
-  const families = Object.entries(counts);
-  $("agreement").replaceChildren(...families.map(([family, { yes, no }]) => {
-    return bar(family, yes / (yes + no), { text: `${percent(yes / (yes + no))} of ${yes + no}` });
-  }));
+  const counters = countersOf(exposition), families = Object.entries(counters).filter(([, [, all]]) => all > 0);
+  $("agreement").replaceChildren(...families.map(([family, [yes, all]]) => bar(family, yes / all, { text: `${percent(yes / all)} of ${all}` })));
   $("agreement-note").textContent = families.length ? "Choices that a family foresaw before it learned them, since this process started; half is chance."
     : "No choice was learned since this process started.";
+  $("foresight").replaceChildren(foresight(takeReading(exposition)));
+  $("foresight-note").textContent = "";
 }
 
 /** Draws the mean time of each stage, from the sums and counts of the metrics. */
@@ -136,3 +146,4 @@ async function reload() {
 $("inspect").addEventListener("submit", inspect);
 $("reload").addEventListener("click", reload);
 $("refresh").addEventListener("click", showServer);
+setInterval(keepMeasuring, EVERY_MS);

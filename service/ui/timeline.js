@@ -35,7 +35,7 @@ export function overTime(person) {
   if (!points.length) return [];
   const [, last] = points[points.length - 1], look = looks(Object.keys(last.weights), Object.keys(last.next));
   const lines = points.length < 2 ? [] : [
-    picture("What you want, over your choices", points, point => point.weights, (point, name) => within(point.weights[name], point.spread[name]), look, point => point.spread),
+    picture("What you want, over your choices", points, point => point.weights, (point, name) => within(point.weights[name], point.spread[name]), look, { spread: point => point.spread }),
     ...(Object.keys(last.next).length ? [picture("Who answers next, over your choices", points, point => point.next, (point, name) => percent(point.next[name] || 0), look)] : []),
   ];
   return [...lines, simplex(points, look), chancesTable(points)].filter(Boolean);
@@ -50,14 +50,18 @@ function looks(heads, members) {
   };
 }
 
-/** Returns one picture of lines; where `spread` tells how sure each value is, the leader has a band of one standard deviation about it. */
-function picture(title, points, values, told, look, spread = () => ({})) {
+/**
+ * Returns one picture of lines; where `spread` tells how sure each value is, the leader has a band of one standard deviation about it.
+ * The scale holds all values unless `low` and `high` are given; a thin line is at `mark`; with `gaps` a line is drawn only where it has a value.
+ */
+export function picture(title, points, values, told, look, { spread = () => ({}), low, high, mark = 0, gaps = false, note } = {}) {
   const last = points[points.length - 1][1], names = Object.entries(values(last)).sort((one, other) => other[1] - one[1]).slice(0, LOOKS).map(([name]) => name);
   const [leader] = names, value = (point, name) => values(point)[name] || 0, band = point => spread(point)[leader] || 0;
   const all = points.flatMap(([, point]) => [...names.map(name => value(point, name)), value(point, leader) - band(point), value(point, leader) + band(point)]);
-  const low = Math.min(0, ...all), high = Math.max(...all, low + 0.1);
+  low = low ?? Math.min(0, ...all);
+  high = high ?? Math.max(...all, low + 0.1);
   const first = points[0][0], latest = points[points.length - 1][0];
-  const x = choices => 4 + (WIDE - 8) * (choices - first) / (latest - first), y = value => HIGH - 6 - (HIGH - 12) * (value - low) / (high - low);
+  const x = choices => 4 + (WIDE - 8) * (choices - first) / (latest - first || 1), y = value => HIGH - 6 - (HIGH - 12) * (value - low) / (high - low);
   const spot = (choices, value) => `${x(choices).toFixed(1)} ${y(value).toFixed(1)}`;
   const label = `${title}: ` + names.map(name => `${name} from ${told(points[0][1], name)} to ${told(last, name)}`).join("; ");
   const drawn = svg("svg", { class: "timeline", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label });
@@ -67,10 +71,14 @@ function picture(title, points, values, told, look, spread = () => ({})) {
     const below = points.map(([choices, point]) => spot(choices, value(point, leader) - band(point))).reverse();
     drawn.append(svg("path", { class: `shade filled ${look(leader)}`, d: `M${[...above, ...below].join("L")}Z` }));
   }
-  drawn.append(svg("path", { class: "axis", d: `M4 ${y(0)}H${WIDE - 4}` }));
-  for (const name of names) drawn.append(svg("path", { class: `line ${look(name)}`, d: `M${points.map(([choices, point]) => spot(choices, value(point, name))).join("L")}` }));
+  drawn.append(svg("path", { class: "axis", d: `M4 ${y(mark)}H${WIDE - 4}` }));
+  // Dashes lie above whole lines, so that two that run together are seen to be two.
+  for (const name of [...names].sort((one, other) => look(one).localeCompare(look(other)))) {
+    const spots = points.filter(([, point]) => !gaps || name in values(point)).map(([choices, point]) => spot(choices, value(point, name)));
+    drawn.append(svg("path", { class: `line ${look(name)}`, d: `M${spots.join("L")}` }));
+  }
   const legend = make("ul", { className: "legend" }, ...names.map(name => make("li", {}, svg("svg", { class: "key", viewBox: "0 0 20 4", "aria-hidden": "true" },
     svg("path", { class: `line ${look(name)}`, d: "M0 2H20" })), ` ${name} ${told(last, name)}`)));
-  const note = `From ${count(first, "choice")} to ${latest}, left to right; the thin line is 0.` + (banded ? ` The shaded band is ± one standard deviation of ${leader}.` : "");
+  note = note ?? `From ${count(first, "choice")} to ${latest}, left to right; the thin line is 0.` + (banded ? ` The shaded band is ± one standard deviation of ${leader}.` : "");
   return make("section", {}, make("h4", { textContent: title }), drawn, legend, make("p", { className: "quiet", textContent: note }));
 }

@@ -50,13 +50,16 @@ async def test_axe_finds_nothing_and_nothing_jumps(chromium, settings_of: Callab
         assert 10_000 < await visit.page.evaluate(_BYTES) <= 150_000
         await visit.page.reload()
         await visit.says("#learned", "After 2 choices")
+        await visit.page.click("nav a[href='#operate']")  # whose picture is of what is learned from now on
+        await visit.says("#foresight", "Nothing yet")
+        await visit.page.click("nav a[href='#try']")
         assert (await visit.page.locator("body > header").bounding_box() or {})["height"] < 130, "two rows on a phone, one at a desk"
         assert await violations(visit) == []
         await visit.ask()
         assert await violations(visit) == []
         await visit.choose()
         assert await violations(visit) == []
-        for view, shown in (("you", "#weights li"), ("operate", "#members td")):
+        for view, shown in (("you", "#weights li"), ("operate", "#foresight .timeline")):
             await visit.page.click(f"nav a[href='#{view}']")
             await visit.page.wait_for_selector(shown)
             assert await violations(visit) == [], view
