@@ -27,6 +27,9 @@ from attune.service.errors import FieldError, InvalidRequest
 
 JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 """As clients write it; other spellings go the long way."""
+MOST_LEVELS = 200
+"""Objects and lists within each other in one body. What reads or writes a deeper one in Python would come near the end of the stack, and
+whatever runs meanwhile (the collector) would fail on it."""
 _TOO_DEEP = "depth limit exceeded"
 
 
@@ -51,7 +54,7 @@ class ShortRoute:
         """Returns what the route is called with, but for the request; None where FastAPI must say what is wrong, or read it its way.
 
         Raises:
-            InvalidRequest: the body nests deeper than 1,024 levels, or has a name twice in one object.
+            InvalidRequest: the body nests deeper than `MOST_LEVELS`, or has a name twice in one object.
         """
         sent: dict[str, str | None] = dict.fromkeys(self.headers.values())
         is_json = False
@@ -63,15 +66,9 @@ class ShortRoute:
         if not is_json:
             return None
         try:
-            read = orjson.loads(body)
+            read = _read(body)
             model = self.model.model_validate(read)
-        except orjson.JSONDecodeError as error:
-            if error.msg.startswith(_TOO_DEEP):
-                # FastAPI's reader would use up the stack first, and what runs meanwhile (the collector) would fail on it.
-                limit = "is nested too deeply; 1,024 levels at most"
-                raise InvalidRequest(f"body: {limit}", [FieldError("body", limit)]) from error
-            return None
-        except ValidationError:
+        except (orjson.JSONDecodeError, ValidationError):
             return None
         refuse_names_twice(body, read)
         return {self.body_name: model, **sent}
@@ -137,27 +134,52 @@ def refuse_names_twice(body: bytes, read: object) -> None:
         read: what was read; where it has as many names as the body has colons, the body need not be looked at again.
 
     Raises:
-        InvalidRequest: a name does.
+        InvalidRequest: a name does, or the body nests deeper than `MOST_LEVELS`.
     """
-    try:
-        if body.count(b":") != _names_in(read):
-            _DECODER.decode(body.decode())
-    except RecursionError as error:
-        raise InvalidRequest("body: is nested too deeply", [FieldError("body", "is nested too deeply")]) from error
+    if body.count(b":") != _names_in(read):
+        _DECODER.decode(body.decode())
 
 
 def _refuse_names_twice_of(body: bytes) -> None:
     try:
-        read = orjson.loads(body)
+        read = _read(body)
     except orjson.JSONDecodeError:  # the route says what is wrong
         return
     refuse_names_twice(body, read)
 
 
-def _names_in(value: object) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(_names_in(each) for each in value.values() if isinstance(each, dict | list))
-    return sum(_names_in(each) for each in value if isinstance(each, dict | list)) if isinstance(value, list) else 0
+def _read(body: bytes) -> object:
+    """Returns a body read as JSON, no deeper than `MOST_LEVELS`; raises JSONDecodeError or InvalidRequest."""
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith(_TOO_DEEP):
+            raise _too_deep() from error
+        raise
+    _names_in(read)
+    return read
+
+
+def _names_in(read: object) -> int:
+    """Returns how many names a body's objects have together."""
+    level, names = [read], 0
+    for _ in range(MOST_LEVELS):
+        names += sum(len(each) for each in level if isinstance(each, dict))
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return names
+    raise _too_deep()
+
+
+def _too_deep() -> InvalidRequest:
+    limit = f"is nested too deeply; {MOST_LEVELS} levels at most"
+    return InvalidRequest(f"body: {limit}", [FieldError("body", limit)])
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:

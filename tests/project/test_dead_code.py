@@ -15,7 +15,7 @@ CALLED_BY_OTHERS = {
     "data_received eof_received": "asyncio, of protocols",
     "convert to_string": "Starlette, of a convertor of paths",
     "generate_trace_id": "OpenTelemetry's tracer",
-    "settings_customise_sources _split_commas _is_url _keys_parse _secret_is_long _works_together": "pydantic",
+    "settings_customise_sources _as_meant _is_url _keys_parse _secret_is_long _works_together": "pydantic",
     "_prepare_dataset on_log on_save": "trl and transformers, of a trainer",
     "setup decode_request unbatch encode_response": "LitServe",
     "prefer_text": "users of the client",
