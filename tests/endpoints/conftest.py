@@ -98,10 +98,12 @@ async def running(
 
 @pytest.fixture
 def settings_of(bundle: Path, tmp_path: Path) -> Callable[..., Settings]:
-    """Makes settings for the tiny bundle, with a fixed budget because measuring it takes seconds."""
+    """Makes settings for the tiny bundle, with a fixed budget because measuring it takes seconds, and patience with a slow disk."""
 
     def make(**given: Any) -> Settings:
-        defaults: dict[str, Any] = {"data_dir": tmp_path, "bundle": str(bundle), "batch_budget_tokens": 256, "threads": 1}
+        # A store that writes to a busy disk may stand still for longer than the second that requests wait by default.
+        patient = {"redis_timeout_ms": 5000}
+        defaults: dict[str, Any] = {"data_dir": tmp_path, "bundle": str(bundle), "batch_budget_tokens": 256, "threads": 1, **patient}
         return Settings(**(defaults | given))
 
     return make
