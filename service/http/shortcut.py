@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,6 @@ class ShortRoute:
             model = self.model.model_validate(read)
         except (orjson.JSONDecodeError, ValidationError):
             return None
-        refuse_names_twice(body, read)
         return {self.body_name: model, **sent}
 
 
@@ -96,7 +96,8 @@ class Shortcut:
         whole = message["type"] == "http.request" and not message.get("more_body", False)
         if short is None:
             if whole and any(name == b"content-type" and value.lower() in JSON_TYPES for name, value in scope["headers"]):
-                _refuse_names_twice_of(message["body"])
+                with suppress(orjson.JSONDecodeError):  # the route says what is wrong
+                    _read(message["body"])
             await self._app(scope, _after(message, receive), send)
             return
         arguments = short.arguments(scope["headers"], message["body"]) if whole else None
@@ -140,23 +141,15 @@ def refuse_names_twice(body: bytes, read: object) -> None:
         _DECODER.decode(body.decode())
 
 
-def _refuse_names_twice_of(body: bytes) -> None:
-    try:
-        read = _read(body)
-    except orjson.JSONDecodeError:  # the route says what is wrong
-        return
-    refuse_names_twice(body, read)
-
-
 def _read(body: bytes) -> object:
-    """Returns a body read as JSON, no deeper than `MOST_LEVELS`; raises JSONDecodeError or InvalidRequest."""
+    """Returns a body read as JSON, in which no name stands twice; raises JSONDecodeError, or InvalidRequest as `refuse_names_twice`."""
     try:
         read = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if error.msg.startswith(_TOO_DEEP):
             raise _too_deep() from error
         raise
-    _names_in(read)
+    refuse_names_twice(body, read)
     return read
 
 
