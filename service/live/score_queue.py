@@ -1,9 +1,10 @@
 """Answers that are scored after they were sent: gathered for a moment, then scored together, one submission at a time.
 
-    usecases ── put(name, read, keep) ──> waiting, bounded ── GATHER_S ──> read ─> scorer ─> keep(rows)
+    usecases ── put(name, read, keep) ──> waiting, bounded ── TOGETHER of them, or GATHER_S ──> read ─> scorer ─> keep(rows)
 
-What waits holds the bundle that it is scored under, so a reload and the end of the process wait for it. Where there is no room left an
-answer is dropped and counted, and feedback scores it from its text. Knows neither users nor decisions.
+Nobody waits for these, so they wait for each other: a text costs the scorer less in a batch than alone. Whoever does need one (`settled`)
+has all that wait scored at once. What waits holds the bundle that it is scored under, so a reload and the end of the process wait for it.
+Where there is no room left an answer is dropped and counted, and feedback scores it from its text. Knows neither users nor decisions.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from attune.service.observe.logs import get_logger
 
 Outcome = Literal["scored", "dropped", "failed"]
 
-GATHER_S = 0.1
-"""By then the answer is on its way, and answers of other requests have come."""
+GATHER_S = 1.0
+"""How long the first waits for others. What they tell of their members is written a second later in any case (`member_tally`)."""
 
 MOST_WAITING = 1024
 TOGETHER = 16
@@ -73,6 +74,7 @@ class ScoringLater:
         self._named: dict[str, Later] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
+        self._wanted = False  # somebody waits: whatever has come is scored without waiting for more
 
     @property
     def waiting(self) -> int:
@@ -95,6 +97,7 @@ class ScoringLater:
         """Returns when none of these decisions waits here any more, or after `limit_s`; they are begun at once."""
         wanted = [self._named[name].done for name in names if name in self._named]
         if wanted:
+            self._wanted = True
             self._begin()
             await asyncio.wait(wanted, timeout=limit_s)
 
@@ -107,18 +110,22 @@ class ScoringLater:
 
     async def aclose(self) -> None:
         """Drops what waits."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
         if self._timer is not None:
             self._timer.cancel()
         if self._waiting:
             _log.warning("answers are left unscored", decisions=len(self._waiting))
-        while self._waiting:
+        while self._waiting:  # before the task is cancelled, whose end would begin the next
             self._end(self._waiting.popleft(), "dropped")
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
 
     def _begin_soon(self) -> None:
-        if self._timer is None and self._running is None and self._waiting:
+        if self._running is not None or not self._waiting:
+            return
+        if self._wanted or len(self._waiting) >= TOGETHER:
+            self._begin()
+        elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._begin)
 
     def _begin(self) -> None:
@@ -131,20 +138,20 @@ class ScoringLater:
 
     def _ran(self, _task: asyncio.Task[None]) -> None:
         self._running = None
-        self._begin_soon()  # for what came between its last look and this
+        self._wanted = self._wanted and bool(self._waiting)
+        self._begin_soon()  # for what came meanwhile
 
     async def _run(self) -> None:
-        while self._waiting:
-            scorer = self._waiting[0].scorer
-            together: list[Later] = []
-            while self._waiting and len(together) < TOGETHER and self._waiting[0].scorer is scorer:
-                together.append(self._waiting.popleft())
-            outcomes: dict[Later, Outcome] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
-            try:
-                await _score(scorer, together, outcomes)
-            finally:
-                for later in together:
-                    self._end(later, outcomes[later])
+        scorer = self._waiting[0].scorer
+        together: list[Later] = []
+        while self._waiting and len(together) < TOGETHER and self._waiting[0].scorer is scorer:
+            together.append(self._waiting.popleft())
+        outcomes: dict[Later, Outcome] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
+        try:
+            await _score(scorer, together, outcomes)
+        finally:
+            for later in together:
+                self._end(later, outcomes[later])
 
     def _end(self, later: Later, outcome: Outcome) -> None:
         self._count(outcome)

@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from attune.service.app import create_app
+from attune.service.live import health
 from attune.service.live.runtime import Serving
 from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
@@ -59,6 +60,11 @@ class Service:
         found: dict[str, Any] = answer.json()
         return found
 
+    async def settle(self) -> None:
+        """Returns when every answer is scored and in its member's sums, which happens a second or two after it was sent, whatever waits."""
+        await self.app.state.live.runtime.later.idle()
+        await self.app.state.live.runtime.tally.flush()
+
     async def metric(self, name: str, **labels: str) -> float:
         """Returns the value of one sample of `/metrics`, 0 if it is not there."""
         from prometheus_client.parser import text_string_to_metric_families
@@ -69,6 +75,12 @@ class Service:
                 if sample.name == name and labels.items() <= sample.labels.items():
                     return sample.value
         return 0.0
+
+
+@pytest.fixture(autouse=True)
+def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health looks once, at the start: what it has the scorer and the store do every few seconds is in no test's counts."""
+    monkeypatch.setattr(health, "EVERY_S", 3600.0)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ FORMS = ("rating", "rating-text", "ranking", "kept", "kept-text", "edited")
 async def bodies(service: Service, user: str = "u1") -> dict[str, dict[str, Any]]:
     """Returns a body of each form, about answers that were given to this user."""
     made = await service.post("/generate", {"user": user, "prompt": PROMPT, "candidates": 3})
+    await service.settle()  # a rating is against what members usually give, which these answers change
     first, second, third = (candidate["candidate_id"] for candidate in made["candidates"])
     return {
         "rating": {"user": user, "candidate": first, "rating": 1.0},

@@ -46,6 +46,7 @@ async def late(settings_of: Callable[..., Settings], redis_server: EmbeddedRedis
 @pytest.mark.parametrize("times", [1.5, 2.5], ids=["decision expired", "decision forgotten"])
 async def test_a_repeat_is_a_duplicate_also_when_its_decisions_have_gone(late: Late, times: float):
     body = await late.learned()
+    await late.service.settle()
     before = await late.service.get("/users/u1")
     await late.pass_time(times * TTL_S)
     again = await late.service.post("/feedback", body)

@@ -46,6 +46,7 @@ async def test_what_is_sent_again_for_a_user_who_was_merged_is_a_duplicate_and_c
     for body in sent:
         assert (await service.post("/feedback", body))["result"] == "applied", body
     await service.post("/users/anonymous/merge", {"into": "known"})
+    await service.settle()
     before = await service.get("/users/known")
     for body in sent:
         again = await service.post("/feedback", body)

@@ -15,7 +15,7 @@ from attune.service.batching.submission import Submitted
 from attune.service.errors import ScorerFailed
 from attune.service.live.leases import Leases
 from attune.service.live.remembered_rows import RememberedRows
-from attune.service.live.score_queue import TOGETHER, Later, ScoringLater
+from attune.service.live.score_queue import GATHER_S, TOGETHER, Later, ScoringLater
 
 
 @dataclass
@@ -45,9 +45,9 @@ class Scorer:
 class Decisions:
     """Puts decisions into a queue and notes what became of them."""
 
-    def __init__(self, most_waiting: int = 100) -> None:
+    def __init__(self, most_waiting: int = 100, gather_s: float = GATHER_S) -> None:
         self.outcomes: Counter[str] = Counter()
-        self.queue = ScoringLater(self._count, most_waiting)
+        self.queue = ScoringLater(self._count, most_waiting, gather_s)
         self.scorer = Scorer()
         self.leases = Leases()
         self.kept: dict[str, list[float]] = {}
@@ -97,6 +97,29 @@ async def test_who_needs_a_decision_has_it_scored_at_once():
     decisions.put("a", 7)
     await decisions.queue.settled(["a", "unknown"], 5.0)
     assert decisions.kept == {"a": [7.0]}
+
+
+async def test_a_full_batch_is_scored_without_waiting_for_more_and_a_part_of_one_waits():
+    decisions = Decisions(gather_s=3600.0)
+    for number in range(TOGETHER + 1):
+        decisions.put(f"d{number}", 1 + number)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert (decisions.scorer.submitted, decisions.queue.waiting) == ([TOGETHER], 1)
+    await decisions.queue.aclose()
+
+
+async def test_who_needs_one_that_is_behind_a_full_batch_does_not_wait_for_others():
+    decisions = Decisions(gather_s=3600.0)
+    for number in range(TOGETHER + 2):
+        decisions.put(f"d{number}", 1 + number)
+    await decisions.queue.settled([f"d{TOGETHER + 1}"], 5.0)
+    assert decisions.scorer.submitted == [TOGETHER, 2]
+    decisions.put("later", 1)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert decisions.queue.waiting == 1  # nobody waits for this one
+    await decisions.queue.aclose()
 
 
 async def test_what_waits_holds_its_bundle_until_it_is_scored_or_dropped():
