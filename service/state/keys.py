@@ -12,7 +12,7 @@
     {t:<tenant>:u:<tag>}:refused           set      as long: hashes of the event ids that were deleted
     {t:<tenant>:u:<tag>}:moved             hash     after a merge into another user: hash of an event id -> what is known of it
     {t:<tenant>:u:<tag>}:parted            string   while the user is merged into another; sum, events, log and replayed then lie behind it
-    {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user
+    {t:<tenant>:d:<id>}                    string   pointer: decision id -> tag of its user, and tags of those whose it was before a merge
     {t:<tenant>:m}:sum:<basis>             hash     member -> what is known of it, from all users together
     {t:<tenant>:m}:events:<basis>          hash     event id -> nothing: what was added to members once
 
@@ -25,15 +25,21 @@ import base64
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 TAG_BYTES = 16
 ERA_BYTES = 8
 MAX_NAME_CHARS = 64
+MAX_FORMER = 16
 
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}")
 _OWNED = re.compile(rf"\{{t:([A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}):u:([A-Za-z0-9_-]{{22}})\}}:([a-z]+)")
 _TAG = re.compile(r"[A-Za-z0-9_-]{22}")
+
+DecisionPlace = Literal["live", "expired", "moved", "foreign", "unknown"]
+"""Of a decision, as a user sees it; `moved`: it was theirs before they were merged into another one, whose it is now."""
 
 SUM, DECISION, POINTER, LAST = b"S", b"D", b"P", b"L"
 
@@ -185,6 +191,11 @@ def pointer_key(tenant: str, decision_id: str) -> str:
     return f"{{t:{checked_name('tenant', tenant)}:d:{checked_name('decision id', decision_id)}}}"
 
 
+def asked_era(era: bytes | None) -> bytes:
+    """Returns how a script is asked whether a deletion came after this era; empty if it is not."""
+    return b"" if era is None else b"=" + era
+
+
 class WrongUser(Exception):
     """A reply holds a record that is not the one asked for; it must not be given to anybody."""
 
@@ -210,18 +221,28 @@ def _id_check(decision_id: str) -> bytes:
     return hashlib.blake2b(decision_id.encode("ascii"), digest_size=8).digest()
 
 
-def pack_pointer(key: UserKey, decision_id: str) -> bytes:
-    """Returns the value of a pointer: its user's tag, and a check that it answers for this very decision."""
-    return seal_of(POINTER, key) + _id_check(decision_id)
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """To whom a decision belongs, and whose it was before they were merged into others, the first one first."""
+
+    now: UserKey
+    former: tuple[UserKey, ...] = ()
 
 
-def unpack_pointer(tenant: str, decision_id: str, pointer: bytes) -> UserKey:
-    """Returns the user to whom a decision belongs.
+def pack_pointer(key: UserKey, decision_id: str, former: Sequence[UserKey] = ()) -> bytes:
+    """Returns the value of a pointer: its user's tag, a check that it answers for this very decision, and the last tags of former users."""
+    return seal_of(POINTER, key) + _id_check(decision_id) + b"".join(each.raw_tag for each in former[-MAX_FORMER:])
+
+
+def unpack_pointer(tenant: str, decision_id: str, pointer: bytes) -> Owners:
+    """Returns the user to whom a decision belongs, and whose it was.
 
     Raises:
         WrongUser: the pointer is of another decision.
     """
-    end = 1 + TAG_BYTES
-    if pointer[:1] != POINTER or pointer[end:] != _id_check(decision_id):
+    check, end = _id_check(decision_id), 1 + TAG_BYTES
+    former = pointer[end + len(check) :]
+    if pointer[:1] != POINTER or pointer[end : end + len(check)] != check or len(former) % TAG_BYTES:
         raise WrongUser(f"asked for the pointer of a decision, got {len(pointer)} bytes that are of another one")
-    return key_with(tenant, pointer[1:end])
+    tags = (former[at : at + TAG_BYTES] for at in range(0, len(former), TAG_BYTES))
+    return Owners(key_with(tenant, pointer[1:end]), tuple(key_with(tenant, tag) for tag in tags))

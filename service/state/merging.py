@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from attune.service.state.codec import (
 )
 from attune.service.state.durable import Durable
 from attune.service.state.export_pages import PAGE, bases_of, replayed_under
+from attune.service.state.kept_decisions import KeptDecisions
 from attune.service.state.keys import DECISION, ERA_BYTES, SUM, TAG_BYTES, UserKey, key_with, seal_of
 from attune.service.state.records import UserSum, checked_event_id
 from attune.service.state.replies import Replies
@@ -40,8 +41,6 @@ from attune.service.state.wire import Wire
 _TAKEN_BACK = 0x80000000
 _RECEIPT = b"\x04"
 _TOGETHER = 16
-
-WriteDecision = Callable[[UserKey, str, bytes, float, bytes], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +67,19 @@ class Merging:
         wire: to Redis.
         writes: through it.
         replies: reads records.
-        write_decision: keeps a record for a user for so many seconds, unless the user was deleted since this era.
+        decisions: of both users.
         ttl_ms: life of what is received.
         mark_ms: how long what began before a merge is refused, and how long marks outlive a deletion.
         max_log: entries of a log.
     """
 
     def __init__(
-        self, wire: Wire, writes: Durable, replies: Replies, write_decision: WriteDecision, *, ttl_ms: int, mark_ms: int, max_log: int
+        self, wire: Wire, writes: Durable, replies: Replies, decisions: KeptDecisions, *, ttl_ms: int, mark_ms: int, max_log: int
     ) -> None:
         self._wire = wire
         self._writes = writes
         self._replies = replies
-        self._write_decision = write_decision
+        self._decisions = decisions
         self._ttl_ms, self._mark_ms, self._max_log = ttl_ms, mark_ms, max_log
 
     async def merge(self, source: UserKey, target: UserKey, event_id: str) -> Merged:
@@ -209,7 +208,10 @@ class Merging:
         record = await self._read("GET", source.decision(decision_id))
         left_ms = await self._read("PTTL", source.decision(decision_id))
         if record is not None and left_ms > 0:
-            await self._write_decision(target, decision_id, self._replies.unseal(DECISION, source, record), left_ms / 1000, era)
+            owners = await self._decisions.owners("merge_users", source.tenant, decision_id)
+            former = (*(owners.former if owners is not None else ()), source)
+            body = self._replies.unseal(DECISION, source, record)
+            await self._decisions.keep(target, decision_id, body, left_ms / 1000, era=era, former=former)
         await self._write("UNLINK", source.decision(decision_id))
         await self._write("ZREM", source.decisions, decision_id)
         return record is not None

@@ -13,10 +13,11 @@ import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from attune.service.errors import EventConflict, ExpiredCandidate, UnknownDecision, UserDeleted, UserMerged
+from attune.service.errors import EventConflict, UserDeleted, UserMerged
 from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, event_digest, new_token, pack_event_id, pack_vector
 from attune.service.state.durable import Durable, WriteHealth
 from attune.service.state.export_pages import log_without, pages
+from attune.service.state.kept_decisions import KeptDecisions
 from attune.service.state.keys import (
     DECISION,
     ERA_BYTES,
@@ -24,18 +25,16 @@ from attune.service.state.keys import (
     SUM,
     UserKey,
     WrongUser,
+    asked_era,
     is_name,
-    pack_pointer,
-    pointer_key,
     seal_of,
-    unpack_pointer,
 )
 from attune.service.state.listing import ListedUsers, list_users, users_with_a_log
 from attune.service.state.member_sums import MemberSum, MemberSums, Vector
 from attune.service.state.merging import Merged, Merging, PartedKey
 from attune.service.state.records import Exported, KnownEvent, LoggedComparison, NewComparison, UserSum, is_event_id
 from attune.service.state.replies import Replies
-from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON, WRITE_DECISION
+from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON
 from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Observe, Replayed, UserRead, UsersPage
 from attune.service.state.store_memory import StoreMemory, read_memory
 from attune.service.state.taking_back import find_logged, take_back
@@ -80,11 +79,12 @@ class RedisStore:
         self._writes = Durable(self._wire, ask=confirm, no_room=no_room)
         self._reads = Reads(self._wire)
         self._replies = Replies(self._wire.where, observe)
+        self._decisions = KeptDecisions(self._wire, self._writes, self._replies, limits)
         self._merging = Merging(
             self._wire,
             self._writes,
             self._replies,
-            lambda key, name, record, ttl_s, era: self.write_decision(key, name, record, ttl_s, era=era),
+            self._decisions,
             ttl_ms=limits.user_ttl_ms,
             mark_ms=limits.tombstone_ms,
             max_log=limits.max_log,
@@ -119,33 +119,10 @@ class RedisStore:
         return KnownEvent(value[:BODY_DIGEST_BYTES], place >= _TAKEN_BACK)
 
     async def read_decision(self, tenant: str, decision_id: str) -> tuple[str, bytes]:
-        key = await self._owner("read_decision", tenant, decision_id)
-        if key is None:
-            raise UnknownDecision(f"no decision {decision_id[:64]!r} is known")
-        record = await self._wire.run("read_decision", lambda: self._wire.command("GET", key.decision(decision_id)))
-        if record is None:
-            raise ExpiredCandidate(f"the record of decision {decision_id} has expired")
-        return key.tag, self._replies.unseal(DECISION, key, record)
+        return await self._decisions.read(tenant, decision_id)
 
     async def locate_decision(self, key: UserKey, decision_id: str) -> DecisionPlace:
-        owner = await self._owner("locate_decision", key.tenant, decision_id)
-        if owner is None:
-            return "unknown"
-        if owner != key:
-            return "foreign"
-        live = await self._wire.run("locate_decision", lambda: self._wire.command("EXISTS", key.decision(decision_id)))
-        return "live" if live else "expired"
-
-    async def _owner(self, operation: str, tenant: str, decision_id: str) -> UserKey | None:
-        if not is_name(decision_id):
-            return None
-        pointer = await self._wire.run(operation, lambda: self._wire.command("GET", pointer_key(tenant, decision_id)))
-        if pointer is None:
-            return None
-        try:
-            return unpack_pointer(tenant, decision_id, pointer)
-        except WrongUser as error:
-            raise self._replies.wrong_user(error) from error
+        return await self._decisions.locate(key, decision_id)
 
     async def export(self, key: UserKey) -> AsyncIterator[Exported]:
         async def read(*command: Any) -> Any:
@@ -197,30 +174,15 @@ class RedisStore:
         served: str | None = None,
         *,
         update: bool = False,
+        instead_of: bytes | None = None,
         era: bytes | None = None,
     ) -> bool:
-        self._limits.check_decision(record, ttl_s)
-        ttl_ms = round(1000 * ttl_s)
-        last = b"" if served is None else seal_of(LAST, key) + served.encode("utf-8")
-        keys = [key.decision(decision_id), key.decisions, key.last, key.deleted]
-        arguments = [seal_of(DECISION, key) + record, decision_id, ttl_ms, self._limits.max_decisions, key.decision_prefix, last]
-        arguments += ["XX" if update else "", _asked(era)]
-        pointer, value = pointer_key(key.tenant, decision_id), pack_pointer(key, decision_id)
-        clustered = self._wire.clustered
-
-        async def write() -> list[bytes]:
-            if not clustered:
-                return await self._wire.script(WRITE_DECISION, [*keys, pointer], [*arguments, value])
-            if not update:
-                await self._wire.command("SET", pointer, value, "PX", 2 * ttl_ms)
-            outcome = await self._wire.script(WRITE_DECISION, keys, arguments)
-            if outcome[0] == b"deleted":
-                await self._wire.command("UNLINK", pointer)
-            return outcome
-
-        outcome, *over = await self._writes.write("write_decision", write)
-        if over:
-            await self._wire.run("trim_decisions", lambda: self._drop_pointers(key, key.decisions, over))
+        condition: str | bytes = "XX" if update else ""
+        if instead_of is not None:
+            condition = seal_of(DECISION, key) + instead_of
+        outcome = await self._decisions.keep(key, decision_id, record, ttl_s, served, condition=condition, era=era)
+        if outcome == b"changed":
+            raise EventConflict(f"decision {decision_id} was written by another request meanwhile")
         return outcome == b"kept"
 
     async def add_comparison(self, key: UserKey, comparison: NewComparison, *, era: bytes | None = None) -> Added:
@@ -238,7 +200,7 @@ class RedisStore:
             self._limits.user_ttl_ms,
             new_token(secrets.token_bytes(TOKEN_BYTES)),
             key.replayed_prefix,
-            _asked(era),
+            asked_era(era),
         ]
         outcome, *rest = await self._writes.write("add_comparison", lambda: self._wire.script(ADD_COMPARISON, keys, arguments))
         match outcome:
@@ -287,7 +249,7 @@ class RedisStore:
         async def delete() -> Deleted:
             removed, comparisons, decisions = await self._wire.script(DELETE_USER, keys, arguments)
             while ids := await self._wire.command("ZRANGE", key.deleting, 0, _POINTERS_AT_ONCE - 1):
-                removed += await self._drop_pointers(key, key.deleting, ids)
+                removed += await self._decisions.drop_pointers(key, key.deleting, ids)
             return Deleted(removed, comparisons, decisions)
 
         aside = PartedKey(key.tenant, key.tag)
@@ -298,16 +260,6 @@ class RedisStore:
 
     async def merge_users(self, source: UserKey, target: UserKey, event_id: str) -> Merged:
         return await self._merging.merge(source, target, event_id)
-
-    async def _drop_pointers(self, key: UserKey, index: str, ids: Sequence[bytes]) -> int:
-        """Removes the pointers of these decisions, and only then the ids from the index that leads to them; returns how many there were."""
-        pointers = [pointer_key(key.tenant, decision_id.decode("ascii")) for decision_id in ids]
-        if self._wire.clustered:
-            removed = [await self._wire.command("UNLINK", pointer) for pointer in pointers]
-        else:
-            removed = [await self._wire.command("UNLINK", *pointers)]
-        await self._wire.command("ZREM", index, *ids)
-        return int(sum(removed))
 
     # --- members ----------------------------------------------------------------------------------------------------
 
@@ -339,8 +291,3 @@ class RedisStore:
 
     async def aclose(self) -> None:
         await self._wire.aclose()
-
-
-def _asked(era: bytes | None) -> bytes:
-    """Returns how a script is asked whether a deletion came after this era; empty if it is not."""
-    return b"" if era is None else b"=" + era

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from attune.service.state.durable import WriteHealth
-from attune.service.state.keys import UserKey, user_tag
+from attune.service.state.keys import DecisionPlace, UserKey, user_tag
 from attune.service.state.listing import ListedUser, ListedUsers
 from attune.service.state.member_sums import MemberSum, Part
 from attune.service.state.merging import Merged
@@ -68,8 +68,6 @@ __all__ = [
 Observe = Callable[[str, float, bool], None]
 """Told of every operation: its name, the seconds it took, whether it was answered. `wrong-user` and `damaged` count
 records that were refused."""
-
-DecisionPlace = Literal["live", "expired", "foreign", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +148,7 @@ class Store(Protocol):
         served: str | None = None,
         *,
         update: bool = False,
+        instead_of: bytes | None = None,
         era: bytes | None = None,
     ) -> bool:
         """Keeps a decision record for `ttl_s`, and for twice as long the knowledge that it existed and whose it was.
@@ -161,12 +160,14 @@ class Store(Protocol):
             ttl_s: seconds.
             served: the member to remember as the last one, likewise for twice `ttl_s`; None leaves what is remembered.
             update: whether to write only where the record is still there: it may have been deleted with its user meanwhile.
+            instead_of: the record that was read, where no other may be replaced.
             era: what `read` said when the request began; a deletion since then refuses the record. None asks for nothing.
 
         Returns:
             Whether it is kept; False where it was refused, and then nothing was written.
 
         Raises:
+            EventConflict: another record than `instead_of` is there, perhaps this one, sent before; nothing was written.
             ValueError: the record or `ttl_s` is out of bounds; nothing was written.
         """
         ...

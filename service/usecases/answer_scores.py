@@ -7,7 +7,7 @@ Later, they join the record where it still is. Until then, feedback that names t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,8 +40,15 @@ async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tup
     """
     encoded = await _read(call, decision, texts)
     rows = await submit(call, encoded)
-    scored, ranks = _with_rows(call, decision, rows)
+    scored, ranks, count = _with_rows(call, decision, rows)
+    count()
     return scored, ranks, tuple(row.dropped_response_tokens for row in encoded[: len(texts)])
+
+
+async def score_uncounted(call: Call, decision: Decision, texts: Sequence[str]) -> tuple[Decision, Callable[[], None]]:
+    """Returns the decision with its candidates scored, and what counts them for their members, for when they are kept; see `score_now`."""
+    scored, _, count = _with_rows(call, decision, await submit(call, await _read(call, decision, texts)))
+    return scored, count
 
 
 def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
@@ -57,7 +64,8 @@ def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
         return
 
     async def kept(rows: Sequence[Row]) -> None:
-        scored, _ = _with_rows(call, decision, rows)
+        scored, _, count = _with_rows(call, decision, rows)
+        count()
         await write(call, scored, update=True)
 
     serving = call.serving
@@ -77,7 +85,7 @@ def _wants_prompt(call: Call, decision: Decision) -> bool:
     return lost or call.serving.bundle.families[decision.record.family].scores_with_prompt
 
 
-def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Decision, Sequence[int | None]]:
+def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Decision, Sequence[int | None], Callable[[], None]]:
     record, serving = decision.record, call.serving
     answers, further = rows[: len(record.candidates)], rows[len(record.candidates) :]
     if further:
@@ -85,8 +93,6 @@ def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Dec
         decision = replace(decision, prompt_row=further[0])
     places = _sound(call, [candidate.member for candidate in record.candidates], answers)
     sound = [answers[place] for place in places]
-    if not decision.dry:
-        saw_answers(call, [record.candidates[place].member for place in places], sound)
     candidates = list(record.candidates)
     ranks: list[int | None] = [None] * len(candidates)
     if sound:
@@ -96,7 +102,12 @@ def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Dec
             outputs = keep(row, serving.candidate_outputs) if len(sound) == len(answers) else {}
             candidates[place] = replace(candidates[place], score=text.score, std=text.std, outputs=outputs)
             ranks[place] = rank
-    return replace(decision, record=replace(record, candidates=tuple(candidates))), ranks
+
+    def count() -> None:
+        if not decision.dry:
+            saw_answers(call, [record.candidates[place].member for place in places], sound)
+
+    return replace(decision, record=replace(record, candidates=tuple(candidates))), ranks, count
 
 
 def _sound(call: Call, members: Sequence[str], rows: Sequence[Row]) -> list[int]:

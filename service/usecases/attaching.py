@@ -7,18 +7,28 @@ Afterwards feedback by candidate id works as everywhere, so it knows the authors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attune.service.errors import EventConflict, ExpiredCandidate, FieldError, UnknownDecision, UserDeleted, invalid, printable
+from attune.service.errors import (
+    EventConflict,
+    ExpiredCandidate,
+    FieldError,
+    NotYourCandidate,
+    UnknownDecision,
+    UserDeleted,
+    invalid,
+    printable,
+)
 from attune.service.ids import as_decision_id
 from attune.service.live.runtime import Call
-from attune.service.usecases.answer_scores import score_now
-from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, Routing, StandIn, digest_of
-from attune.service.usecases.member_choice import Decision, write
+from attune.service.state.store import UserKey
+from attune.service.usecases.answer_scores import score_uncounted
+from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, Routing, StandIn, digest_of, unpack
+from attune.service.usecases.member_choice import Decision, write_or_raise
 from attune.service.usecases.named_answers import read_records
-from attune.service.usecases.people import key_of, person
+from attune.service.usecases.people import Person, key_of, person
 from attune.service.usecases.text_scores import encode
 
 OTHER_GATEWAY = "another member answered than the one drawn"
@@ -53,22 +63,49 @@ async def attach(call: Call, user: str, decision_id: str, answers: Sequence[Give
 
     Raises:
         UnknownDecision, ExpiredCandidate, NotYourCandidate: see `named_answers.find_answers`; nothing was kept.
-        EventConflict: the decision has other answers.
+        EventConflict: the decision has other answers, also where they came while these were scored.
         InvalidRequest: the prompt is missing, or is not the decision's.
         UserDeleted: the user was deleted meanwhile.
         StoreUnavailable: it may or may not be kept; sending it again is safe.
+        Overloaded: nothing was kept.
     """
     key, known = key_of(call, user), as_decision_id(decision_id)
     if known is None:
         raise UnknownDecision(f"{printable(decision_id, 64)!r} is not a decision id of this service")
-    seen, records = await read_records(call, key, {known: "decision_id"})
-    record = records[known]
-    if record.candidates:
-        if not _same(record.candidates, answers):
-            raise EventConflict(f"decision {known} has {len(record.candidates)} answers already, and others than these")
+    try:
+        seen, records = await read_records(call, key, {known: "decision_id"})
+    except NotYourCandidate:
+        record = await _moved(call, key, known, answers)
+        if record is None:
+            raise
         return Attached("duplicate", known, record)
+    if records[known].candidates:
+        return _repeated(known, records[known], answers)
+    who = replace(person(call, user, key, seen.sum), era=seen.era)
+    decision, count = await _scored(call, who, known, records[known], answers, prompt)
+
+    async def write_and_count() -> bool:
+        kept = await write_or_raise(call, decision, instead_of=seen.decisions[known])
+        if kept:
+            count()
+        return kept
+
+    try:
+        kept = await call.runtime.finish(write_and_count())
+    except EventConflict:  # another request was faster, or this one was, and its answer was lost
+        _, records = await read_records(call, key, {known: "decision_id"})
+        return _repeated(known, records[known], answers)
+    if not kept:
+        raise UserDeleted("the decision has gone since this began, with its user, by a merge or by its age; nothing was kept")
+    return Attached("applied", known, decision.record)
+
+
+async def _scored(
+    call: Call, who: Person, decision_id: str, record: DecisionRecord, answers: Sequence[GivenAnswer], prompt: str | None
+) -> tuple[Decision, Callable[[], None]]:
+    """Returns the decision with these answers, and what counts them for their members; see `attach` for what is raised."""
     if record.basis != call.serving.bundle.basis:
-        raise ExpiredCandidate(f"decision {known} was made under basis {record.basis}; {call.serving.bundle.basis} serves now")
+        raise ExpiredCandidate(f"decision {decision_id} was made under basis {record.basis}; {call.serving.bundle.basis} serves now")
     if prompt is not None and digest_of(prompt) != record.prompt_digest:
         raise invalid([FieldError("prompt", "is another one than the decision was made for; leave it out or send the same")])
     text = record.prompt if prompt is None else prompt
@@ -79,11 +116,28 @@ async def attach(call: Call, user: str, decision_id: str, answers: Sequence[Give
     )
     record = replace(record, candidates=candidates, routing=_as_answered(record.routing, [one.member for one in answers]))
     (tokens,) = await encode(call, text, [], context=record.context, with_prompt=True, fields=())
-    who = replace(person(call, user, key, seen.sum), era=seen.era)
-    decision, _, _ = await score_now(call, Decision(known, who, text, tokens, None, record, written=True), [one.text for one in answers])
-    if not await call.runtime.finish(write(call, decision, update=True)):
-        raise UserDeleted("the decision has gone since this began, with its user or by its age; nothing was kept")
-    return Attached("applied", known, decision.record)
+    decision = Decision(decision_id, who, text, tokens, None, record, written=True)
+    return await score_uncounted(call, decision, [one.text for one in answers])
+
+
+def _repeated(decision_id: str, record: DecisionRecord, answers: Sequence[GivenAnswer]) -> Attached:
+    if not _same(record.candidates, answers):
+        raise EventConflict(f"decision {decision_id} has {len(record.candidates)} answers already, and others than these")
+    return Attached("duplicate", decision_id, record)
+
+
+async def _moved(call: Call, key: UserKey, decision_id: str, answers: Sequence[GivenAnswer]) -> DecisionRecord | None:
+    """Returns the decision if it was this user's before a merge and has these answers: then this repeats what was kept."""
+    store = call.runtime.store
+    with call.timings.measure("redis"):
+        if await store.locate_decision(key, decision_id) != "moved":
+            return None
+        _, content = await store.read_decision(key.tenant, decision_id)
+    try:
+        record = unpack(content)
+    except RecordUnreadable as error:
+        raise ExpiredCandidate(f"decision_id: {error}") from error
+    return record if _same(record.candidates, answers) else None
 
 
 def _same(kept: Sequence[KeptCandidate], given: Sequence[GivenAnswer]) -> bool:

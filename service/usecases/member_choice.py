@@ -288,12 +288,32 @@ def _measure(call: Call, person: Person, routing: Routing, weights: Array, name:
 
 
 async def write(call: Call, decision: Decision, *, update: bool = False) -> bool:
-    """Returns whether the decision's record is kept now.
+    """Returns whether the decision's record is kept now; False also where the store is away.
 
     Args:
         call: the request.
         decision: what to keep.
         update: whether it was written before under the same id: then it is written where the first still is, and nowhere else.
+    """
+    try:
+        return await write_or_raise(call, decision, update=update)
+    except (StoreUnavailable, Overloaded):
+        return False
+
+
+async def write_or_raise(call: Call, decision: Decision, *, update: bool = False, instead_of: bytes | None = None) -> bool:
+    """Returns whether the decision's record is kept now, for those who promise that it is.
+
+    Args:
+        call: the request.
+        decision: what to keep.
+        update: see `write`.
+        instead_of: the record that was read, where no other may be replaced.
+
+    Raises:
+        EventConflict: another record is there; nothing was written.
+        StoreUnavailable: it may or may not be kept.
+        Overloaded: nothing was sent.
     """
     key = decision.person.key
     if decision.id is None or key is None:
@@ -302,12 +322,9 @@ async def write(call: Call, decision: Decision, *, update: bool = False) -> bool
     record = pack(decision.record)
     if len(record) > call.runtime.bounds.max_decision_bytes:
         record = pack(without_texts(decision.record))  # learning needs the features; texts are kept for people and for a later basis
-    try:
-        with call.timings.measure("redis"):
-            served = _served(call, decision.record)
-            return await store.write_decision(key, decision.id, record, ttl_s, served, update=update, era=decision.person.era)
-    except (StoreUnavailable, Overloaded):
-        return False
+    served, era = _served(call, decision.record), decision.person.era
+    with call.timings.measure("redis"):
+        return await store.write_decision(key, decision.id, record, ttl_s, served, update=update, instead_of=instead_of, era=era)
 
 
 def _served(call: Call, record: DecisionRecord) -> str | None:

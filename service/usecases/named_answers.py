@@ -156,6 +156,9 @@ async def _missing(call: Call, key: UserKey, decision_id: str, field: str) -> Ex
     match await call.runtime.store.locate_decision(key, decision_id):
         case "foreign":
             return NotYourCandidate(f"{field} belongs to a decision of another user")
+        case "moved":
+            told = "is of a decision that went with this user, when they were merged, to the one who is left; send it for that one"
+            return NotYourCandidate(f"{field} {told}")
         case "expired" | "live":  # live: it was written between the two reads, and what is not there yet was never given out
             ttl_s = call.runtime.keeping.decision_ttl_s
             return ExpiredCandidate(f"{field}: decision {decision_id} is older than {ttl_s:,.0f} s and has expired")

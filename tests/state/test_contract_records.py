@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from attune.service.errors import ExpiredCandidate, StoreUnavailable, UnknownDecision
+from attune.service.errors import EventConflict, ExpiredCandidate, StoreUnavailable, UnknownDecision
 from attune.service.state.store import (
     Deleted,
     LastMember,
@@ -99,6 +99,17 @@ async def test_a_decision_is_live_then_expired_then_unknown(bench: Bench, alice:
     await bench.pass_time(100.0)
     assert await store.locate_decision(alice, "mine") == "unknown"
     assert await store.locate_decision(bob, "mine") == "unknown"
+
+
+async def test_a_decision_takes_the_place_of_the_one_that_was_read_and_of_no_other(store: Store, alice: UserKey) -> None:
+    await store.write_decision(alice, "mine", b"first", 100.0)
+    assert await store.write_decision(alice, "mine", b"second", 100.0, instead_of=b"first")
+    for record in (b"second", b"third"):
+        with pytest.raises(EventConflict, match="written by another request meanwhile"):
+            await store.write_decision(alice, "mine", record, 100.0, instead_of=b"first")
+    assert (await store.read(alice, BASIS, decisions=["mine"])).decisions == {"mine": b"second"}
+    assert not await store.write_decision(alice, "another", b"second", 100.0, instead_of=b"first")
+    assert await store.locate_decision(alice, "another") == "unknown"
 
 
 async def test_decisions_that_expired_leave_the_index_when_the_next_is_written(bench: Bench, alice: UserKey) -> None:

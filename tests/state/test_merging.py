@@ -257,3 +257,25 @@ async def test_deleting_a_user_whose_merge_was_broken_off_leaves_nothing(bench: 
     await bench.store.delete_user(alice)
     left = await raw.keys(f"{alice.base}:*")
     assert sorted(left) == [alice.deleted.encode(), alice.refused.encode()]
+
+
+async def test_a_decision_that_moved_is_known_as_such_to_everybody_whose_it_was(
+    store: Store, user: Callable[[str], UserKey], alice: UserKey, bob: UserKey
+) -> None:
+    carol, eve = user("carol"), user("eve")
+    await store.write_decision(alice, "decision", b"record", 100.0)
+    await store.merge_users(alice, bob, "login-1")
+    read = await store.read(bob, BASIS, decisions=["decision"])
+    assert read.decisions == {"decision": b"record"}
+    places = {key: await store.locate_decision(key, "decision") for key in (alice, bob, eve)}
+    assert places == {alice: "moved", bob: "live", eve: "foreign"}
+    # Whoever has it may write it again, and that forgets nobody.
+    assert await store.write_decision(bob, "decision", b"answers", 100.0, instead_of=b"record", era=read.era)
+    assert not await store.write_decision(alice, "decision", b"late", 100.0, update=True)
+    assert not await store.write_decision(alice, "decision", b"late", 100.0, instead_of=b"record")
+    await store.merge_users(bob, carol, "login-2")
+    places = {key: await store.locate_decision(key, "decision") for key in (alice, bob, carol, eve)}
+    assert places == {alice: "moved", bob: "moved", carol: "live", eve: "foreign"}
+    assert (await store.read(carol, BASIS, decisions=["decision"])).decisions == {"decision": b"answers"}
+    await store.delete_user(carol)
+    assert {await store.locate_decision(key, "decision") for key in (alice, bob, carol)} == {"unknown"}

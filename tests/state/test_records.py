@@ -10,7 +10,9 @@ from redis.crc import key_slot
 
 from attune.service.state.keys import (
     DECISION,
+    MAX_FORMER,
     SUM,
+    Owners,
     UserKey,
     WrongUser,
     pack_pointer,
@@ -87,12 +89,16 @@ def test_a_seal_opens_for_its_user_and_kind_only() -> None:
 
 def test_a_pointer_names_its_user_for_its_decision_only() -> None:
     pointer = pack_pointer(ALICE, "decision-1")
-    assert unpack_pointer("acme", "decision-1", pointer) == ALICE
+    assert unpack_pointer("acme", "decision-1", pointer) == Owners(ALICE)
+    moved = pack_pointer(BOB, "decision-1", [ALICE])
+    assert unpack_pointer("acme", "decision-1", moved) == Owners(BOB, (ALICE,))
+    assert len(unpack_pointer("acme", "decision-1", pack_pointer(BOB, "decision-1", [ALICE] * 100)).former) == MAX_FORMER
     for decision_id, given in [
         ("decision-2", pointer),
         ("decision-1", b""),
         ("decision-1", pointer[:-1]),
         ("decision-1", b"S" + pointer[1:]),
+        ("decision-1", moved[:-1]),
     ]:
         with pytest.raises(WrongUser):
             unpack_pointer("acme", decision_id, given)

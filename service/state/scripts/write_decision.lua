@@ -14,11 +14,12 @@
 -- ARGV[4] max_decisions    listed per user
 -- ARGV[5] decision_prefix  "{user}:decision:", to name the records that are over the limit
 -- ARGV[6] last member      sealed; empty to leave KEYS[3] as it is
--- ARGV[7] if               "XX" to write only where the record is still there, else ""
+-- ARGV[7] if               "XX" to write only where the record is still there, or the sealed record that must be there, else ""
 -- ARGV[8] era              "=" and the mark that this request saw when it began, which may be empty; or "" to ask for none
--- ARGV[9] pointer value    with KEYS[5]
+-- ARGV[9] pointer value    with KEYS[5]; an update keeps the value that is there, which names former users too
 --
--- Result: {"absent"}: the record is not there any more | {"deleted"}: the user was deleted since this request began; both change nothing
+-- Result: {"absent"}: the record is not there any more | {"deleted"}: the user was deleted since this request began | {"changed"}: another record
+--         is there, perhaps this one, sent before; all three change nothing
 --         | {"kept", id...}: ids over the limit (oldest first, at most 100): their records are gone, and the caller removes their pointers and then their
 --         index entries; until it has, they are returned again.
 -- Cluster: KEYS[1] to KEYS[4] and the records named by the prefix carry the user's hash tag: one slot. KEYS[5] is given off a cluster only.
@@ -30,9 +31,15 @@ local pointer_ms = 2 * ttl_ms
 
 local mark = redis.call('GET', KEYS[4])
 if ARGV[8] ~= '' and mark and '=' .. mark ~= ARGV[8] then return {'deleted'} end
-if ARGV[7] == 'XX' and redis.call('EXISTS', KEYS[1]) == 0 then return {'absent'} end
+if ARGV[7] ~= '' then
+  local there = redis.call('GET', KEYS[1])
+  if not there then return {'absent'} end
+  if ARGV[7] ~= 'XX' and there ~= ARGV[7] then return {'changed'} end
+end
 
-if KEYS[5] then redis.call('SET', KEYS[5], ARGV[9], 'PX', string.format('%.0f', pointer_ms)) end
+if KEYS[5] and (ARGV[7] == '' or redis.call('PEXPIRE', KEYS[5], string.format('%.0f', pointer_ms)) == 0) then
+  redis.call('SET', KEYS[5], ARGV[9], 'PX', string.format('%.0f', pointer_ms))
+end
 if ARGV[6] ~= '' then redis.call('SET', KEYS[3], ARGV[6], 'PX', string.format('%.0f', pointer_ms)) end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now_ms))
 redis.call('ZADD', KEYS[2], string.format('%.0f', now_ms + pointer_ms), id)
