@@ -35,9 +35,9 @@ FORMS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "/route": (("prompt",), ("messages",), ("prompts", "policy"), ("prompt", "member")),
     "/generate": (("prompt",), ("messages",), ("prompt", "candidates"), ("prompt", "member"), ("prompt", "stream")),
     "/v1/chat/completions": (("messages", "model"), ("messages", "model", "stream"), ("messages", "model", "attune")),
-    "/rerank": (("query", "documents"),),
-    "/v1/rerank": (("query", "documents"),),
-    "/v2/rerank": (("query", "documents"),),
+    "/rerank": (("query", "documents"), ("query", "texts")),
+    "/v1/rerank": (("query", "documents"), ("query", "texts")),
+    "/v2/rerank": (("query", "documents"), ("query", "texts")),
 }
 _EXCLUSIVE = frozenset({"prompt", "messages", "prompts", "policy", "member"})
 _OF_FEEDBACK = frozenset({name for form in FORMS["/feedback"] for name in form} | _EXCLUSIVE | {"decision_id"})

@@ -123,6 +123,21 @@ class RankedDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedText:
+    """One result of a request with `texts`; they come best first.
+
+    Attributes:
+        index: place of the text in the request, from 0
+        score: logistic function of its reward for this user, from 0 to 1; with `raw_scores` the reward, and -1000 for a text without words
+        text: the text; only with `return_text`
+    """
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RerankUsage:
     """Tokens through the scorer.
 

@@ -1,6 +1,8 @@
-"""`POST /v1/rerank`, `/v2/rerank` and `/rerank`, as Cohere, Jina and vLLM have it: documents by relevance to a user.
+"""`POST /v1/rerank`, `/v2/rerank` and `/rerank`, as Cohere, Jina, vLLM and TEI have it: documents by relevance to a user.
 
-Without a `user` the prior scores. Unknown fields are ignored, as these clients expect.
+A body with `texts` in the place of `documents` is one of text-embeddings-inference (TEI), and gets TEI's answer, a list: nobody else sends
+that name, so the two cannot be taken for each other. Without a `user` the prior scores. Unknown fields are ignored, as these
+clients expect.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from attune.models.seam.hedge import sigmoid
 from attune.models.seam.json_lines import kind_of
 from attune.service.api.answer_json import json_response
 from attune.service.api.chat import user_of
-from attune.service.api.compatible_shapes import RerankAnswer
+from attune.service.api.compatible_shapes import RankedText, RerankAnswer
 from attune.service.api.promises import OpenRequest
 from attune.service.api.prompted import MAX_USER_CHARS, Text, Written, check_length, refuse, sound_unicode
 from attune.service.errors import FieldError
@@ -31,6 +33,8 @@ MOST_DOCUMENTS = 1000
 
 
 MOST_FIELDS = 64
+LEAST_RAW = -1000.0
+"""The raw score of a text without words, which nobody scores: below every reward, and its logistic is 0."""
 
 
 class RerankRequest(OpenRequest):
@@ -38,47 +42,90 @@ class RerankRequest(OpenRequest):
 
     Attributes:
         query: what the documents answer, at most `max_prompt_chars` characters
+        raw_scores: with `texts`: true gives rewards, in logits, and false their logistic, from 0 to 1
+        return_text: with `texts`: true repeats each text in its result
+        truncate: with `texts`: false refuses texts for which the scorer has no room; missing or true cuts them
         rank_fields: names of fields of documents that are objects, whose texts are read in this order, a line each; null is `text`
         top_n: how many results are wanted; null is all
         return_documents: true repeats each document's text in its result
     """
 
     query: Written
-    documents: Annotated[
-        list[Any],
-        Field(min_length=1, max_length=MOST_DOCUMENTS, description="texts, or objects with `text`; one without text is ranked last"),
-    ]
+    documents: (
+        Annotated[
+            list[Any],
+            Field(min_length=1, max_length=MOST_DOCUMENTS, description="texts, or objects with `text`; one without text is ranked last"),
+        ]
+        | None
+    ) = None
+    texts: (
+        Annotated[
+            list[Any],
+            Field(min_length=1, max_length=MOST_DOCUMENTS, description="in place of `documents`, as TEI has it; the answer is TEI's list"),
+        ]
+        | None
+    ) = None
     model: Annotated[Text, Field(max_length=256, description="`auto`, or a family; any other name is read as `auto`")] | None = None
     rank_fields: Annotated[list[Text], Field(max_length=MOST_FIELDS)] | None = None
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
+    raw_scores: bool | None = None
+    return_text: bool | None = None
+    truncate: Any = None
     user: Annotated[str, Field(max_length=MAX_USER_CHARS, description="whose preferences decide; any opaque string")] | None = None
 
+    def given(self) -> tuple[str, list[Any]]:
+        """Returns the name of the field that holds the documents, and what it holds.
 
-@router.post("/v1/rerank", response_model=RerankAnswer, summary="Rerank documents for `user`")
-@router.post("/v2/rerank", name="rerank_v2", response_model=RerankAnswer, summary="The same, where Cohere's second API has it")
-@router.post("/rerank", name="rerank_plain", response_model=RerankAnswer, summary="The same, where Jina, vLLM and infinity have it")
+        Raises:
+            InvalidRequest: neither field is there, or both are, or TEI's `truncate` is no truth value.
+        """
+        if self.texts is None:
+            missing = "is missing; send `documents`, or `texts` as text-embeddings-inference has it"
+            refuse([FieldError("documents", missing)] if self.documents is None else [])
+            return "documents", self.documents or []
+        wrong = [FieldError("texts", "and `documents` are both there; send one of them")] if self.documents is not None else []
+        if self.truncate not in (None, True, False):
+            wrong.append(FieldError("truncate", f"is {kind_of(self.truncate)}; true or false is needed"))
+        refuse(wrong)
+        return "texts", self.texts
+
+
+Ranked = RerankAnswer | list[RankedText]
+
+
+@router.post("/v1/rerank", response_model=Ranked, summary="Rerank documents for `user`")
+@router.post("/v2/rerank", name="rerank_v2", response_model=Ranked, summary="The same, where Cohere's second API has it")
+@router.post("/rerank", name="rerank_plain", response_model=Ranked, summary="The same, where Jina, vLLM, infinity and TEI have it")
 async def rerank(body: RerankRequest, request: Request) -> Response:
-    """Documents by relevance to this user."""
+    """Documents by relevance to this user; in answer to `texts` a list of index and score, best first, as TEI has it."""
     call: Call = request.state.call
     limits, families = call.runtime.limits, call.serving.bundle.families
     # Clients of others send those others' names of models, without knowing ours.
     family = body.model if body.model in families else None
-    texts = _texts(body.documents, body.rank_fields or ["text"])
+    field, documents = body.given()
+    call.reading.truncate = field == "documents" or body.truncate is not False
+    texts = _texts(field, documents, body.rank_fields or ["text"])
     check_length("query", body.query, limits.max_prompt_chars)
     for index, text in enumerate(texts):
-        check_length(f"documents[{index}]", text, limits.max_response_chars)
+        check_length(f"{field}[{index}]", text, limits.max_response_chars)
     user = user_of(request, body.user)
     filled = [index for index, text in enumerate(texts) if text.strip()]
     scores, tokens, name = np.full(len(texts), -np.inf), 0, family or call.serving.family
     for start in range(0, len(filled), limits.max_candidates):
         group = filled[start : start + limits.max_candidates]
-        scored = await score_responses(call, Scoring(user, body.query, [texts[index] for index in group], family=family))
+        names = [f"{field}[{index}]" for index in group]
+        scored = await score_responses(call, Scoring(user, body.query, [texts[index] for index in group], family=family, fields=names))
         scores[group] = [text.score for text in scored.scores.texts]
         tokens += scored.tokens
     # Rewards have no bounds and these clients expect a relevance within 0..1; the order is that of the scores.
     relevance = sigmoid(scores)
     order = np.argsort(-scores, kind="stable")[: body.top_n or len(texts)]
+    if field == "texts":
+        told = np.maximum(scores, LEAST_RAW) if body.raw_scores else relevance
+        return json_response(
+            [{"index": int(index), **({"text": texts[index]} if body.return_text else {}), "score": float(told[index])} for index in order]
+        )
     results = [
         {
             "index": int(index),
@@ -94,8 +141,8 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     return json_response({"id": f"rerank-{new_id()}", "model": name, "results": results, "usage": usage, "meta": meta})
 
 
-def _texts(documents: list[Any], fields: list[str]) -> list[str]:
-    """Returns the documents' texts, empty for one that has none.
+def _texts(name: str, documents: list[Any], fields: list[str]) -> list[str]:
+    """Returns the documents' texts, empty for one that has none; `name` is that of their field.
 
     Raises:
         InvalidRequest: a document is neither a text nor an object, a field of it is no text, or it holds what is no Unicode.
@@ -106,11 +153,11 @@ def _texts(documents: list[Any], fields: list[str]) -> list[str]:
         odd = next((part for part in parts if part is not None and not isinstance(part, str)), None)
         if odd is not None:
             told = f"is {kind_of(document)}; a text or an object with {' and '.join(f'`{field}`' for field in fields)} is needed"
-            wrong.append(FieldError(f"documents[{index}]", told))
+            wrong.append(FieldError(f"{name}[{index}]", told))
             continue
         try:
             texts.append(sound_unicode("\n".join(part for part in parts if part)))
         except ValueError as error:
-            wrong.append(FieldError(f"documents[{index}]", str(error)))
+            wrong.append(FieldError(f"{name}[{index}]", str(error)))
     refuse(wrong)
     return texts

@@ -33,7 +33,7 @@ INLINE_CHARS = 16_384
 class Scoring:
     """What is to be scored, and for whom; nobody's view is the prior's, and no family is the one that serves.
 
-    `explain` asks for the heads behind each score.
+    `explain` asks for the heads behind each score; `fields` are what the request calls the responses, where that is another name.
     """
 
     user: str | None
@@ -42,6 +42,7 @@ class Scoring:
     context: str | None = None
     family: str | None = None
     explain: bool = False
+    fields: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ async def score_responses(call: Call, asked: Scoring) -> ScoredResponses:
     with_prompt = bundle.families[name].scores_with_prompt
 
     async def rows_of_texts() -> tuple[list[Encoded], list[Row]]:
-        fields = [f"responses[{index}]" for index in range(count)]
+        fields = asked.fields or [f"responses[{index}]" for index in range(count)]
         encoded = await encode(call, asked.prompt, asked.responses, context=asked.context, with_prompt=with_prompt, fields=fields)
         return encoded, await (submit_with_prompt if with_prompt else submit)(call, encoded)
 

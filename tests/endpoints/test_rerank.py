@@ -74,3 +74,38 @@ async def test_a_field_that_is_no_text_is_named(service: Service):
     answer = await service.post("/v1/rerank", asked, status=400)
     assert answer["error"]["param"] == "documents[0]"
     assert "an object with `title` and `year`" in answer["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+async def test_a_body_of_text_embeddings_inference_gets_its_answer(service: Service, path: str):
+    told = {"query": PROMPT, "texts": [SHORT, LONG, "", WARM]}
+    scored = await service.post("/score", {"prompt": PROMPT, "user": "u1", "responses": [SHORT, LONG, WARM]})
+    reward = dict(zip((0, 1, 3), [each["score"] for each in scored["scores"]], strict=True)) | {2: -1000.0}
+    order = sorted(reward, key=lambda index: -reward[index])
+    raw = (await service.client.post(path, json=told | {"user": "u1", "raw_scores": True, "return_text": True, "truncate": True})).json()
+    assert [(each["index"], each["text"]) for each in raw] == [(index, told["texts"][index]) for index in order]
+    assert [each["score"] for each in raw] == pytest.approx([reward[index] for index in order], abs=1e-6)
+    plain = (await service.client.post(path, json=told | {"raw_scores": False, "return_text": False})).json()
+    assert [sorted(each) for each in plain] == [["index", "score"]] * 4
+    documents = await service.post(path, {"query": PROMPT, "documents": told["texts"]})
+    assert [(each["index"], each["score"]) for each in plain] == [(each["index"], each["relevance_score"]) for each in documents["results"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "message"),
+    [
+        ({}, "documents", "send `documents`, or `texts`"),
+        ({"texts": [SHORT], "documents": [SHORT]}, "texts", "`documents` are both there"),
+        ({"texts": [SHORT, 7]}, "texts[1]", "is a number"),
+        ({"texts": []}, "texts", ""),
+        ({"texts": [SHORT], "truncate": "END"}, "truncate", "true or false is needed"),
+        ({"texts": [SHORT, "x" * 40_000]}, None, "texts[1] has 40,000 characters"),
+        ({"texts": [SHORT, "egg " * 4_000], "truncate": False}, None, "texts[1] has 4,000 tokens"),
+    ],
+)
+async def test_a_wrong_body_of_text_embeddings_inference_is_told_by_its_own_names(
+    service: Service, given: dict[str, Any], field: str | None, message: str
+):
+    answer = await service.post("/rerank", {"query": PROMPT} | given, status=400)
+    assert answer["error"]["param"] == field or field is None
+    assert message in answer["error"]["message"]
