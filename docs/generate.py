@@ -137,7 +137,10 @@ def _answers(operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
     others = []
     for status, answer in operation.get("responses", {}).items():
         for kind, media in answer.get("content", {}).items() if status.startswith("2") else ():
-            lines += _fields(f"Answer {status}", media.get("schema", {}), schemas)
+            schema = media.get("schema", {})
+            for one in schema.get("anyOf", [schema]):
+                title = f"Answer {status}, a list of" if one.get("type") == "array" else f"Answer {status}"
+                lines += _fields(title, one.get("items", one), schemas)
             lines += [f"Example, `{kind}`:", "", *_shown(media["example"])] if "example" in media else []
         if not status.startswith("2"):
             others.append(f"{status} ({answer.get('description', '').lower()})")
