@@ -20,7 +20,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, free_bytes, prepare, socket_path, sync_files
-from attune.service.state.server_process import Fsync, ServerProcess, arguments, client_of
+from attune.service.state.file_holes import fill_holes
+from attune.service.state.server_process import UNREADABLE, Fsync, ServerProcess, arguments, client_of
 from attune.service.state.written_by import StoreServer, read_record, refusal, server_for, write_record
 
 __all__ = ["DataDirInUse", "EmbeddedRedis", "EmbeddedRedisError"]
@@ -176,17 +177,30 @@ class EmbeddedRedis:
     # --- the server -------------------------------------------------------------------------------------------------
 
     async def _launch(self, binary: Path, servers: Lock) -> None:
-        self._socket.unlink(missing_ok=True)
-        server = await ServerProcess.launch(
-            binary,
-            arguments(self._directory, self._socket, self._fsync),
-            socket=self._socket,
-            lock_fd=servers.fd,
-            timeout_s=self._start_timeout_s,
-        )
+        try:
+            server = await self._launch_once(binary, servers)
+        except EmbeddedRedisError as error:
+            if UNREADABLE not in str(error).casefold() or not await self._mended(error):
+                raise
+            server = await self._launch_once(binary, servers)
         servers.note(str(server.pid))
         await self._has(server)
         _log.debug("embedded_redis_ready", server=binary.name, pid=server.pid, fsync=self._fsync)
+
+    async def _launch_once(self, binary: Path, servers: Lock) -> ServerProcess:
+        self._socket.unlink(missing_ok=True)
+        words = arguments(self._directory, self._socket, self._fsync)
+        return await ServerProcess.launch(binary, words, socket=self._socket, lock_fd=servers.fd, timeout_s=self._start_timeout_s)
+
+    async def _mended(self, error: EmbeddedRedisError) -> bool:
+        """Returns whether the file that no server reads had holes, which are filled now."""
+        try:
+            holes = await asyncio.to_thread(fill_holes, self._directory)
+        except OSError as reason:
+            raise EmbeddedRedisError(f"{error}; holes in it, which a full disk left, could not be filled: {reason}") from error
+        if holes:
+            _log.warning("embedded_redis_mended", holes=holes, reason="a full disk had left zeros in the store's file; nothing was lost")
+        return holes > 0
 
     async def _has(self, server: ServerProcess | None) -> None:
         async with self._changed:

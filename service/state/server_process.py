@@ -28,12 +28,13 @@ _log = structlog.get_logger(__name__)
 Fsync = Literal["always", "everysec"]
 
 READY = "ready to accept connections"
+UNREADABLE = "bad file format"
 # Its own marks of severity are not ours: `#` stands before its banner and its farewell as well. What makes it fail is in its last lines.
 _MARKS = frozenset(".-*#")
 _TO_ACT_ON = {
     "error writing": "the store cannot write its file: there is no room, or the disk fails",
     "short write": "the store cannot write its file: there is no room, or the disk fails",
-    "bad file format": "the store's file is damaged",
+    UNREADABLE: "the store's file is damaged",
     "truncated": "the store's file ends in the middle of a write, as after a power cut; what was not whole was dropped",
     "out of memory": "the store has no memory left",
     "can't save in background": "the store cannot rewrite its file, which goes on growing: memory or processes are short",
