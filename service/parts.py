@@ -146,8 +146,8 @@ async def open_store(settings: Settings, metrics: Metrics, parts: AsyncExitStack
         max_connections=settings.redis_pool_size,
         timeout_s=settings.redis_timeout_ms / 1000,
         observe=metrics.store_ran,
-        # What another server promises is its operator's to decide; of our own we know that it must be asked.
-        confirm=embedded is not None,
+        confirm=True,
+        must_tell=embedded is not None,  # what another server may tell is its operator's to decide
         no_room=None if embedded is None else embedded.no_room,
     )
     parts.push_async_callback(store.aclose)

@@ -53,6 +53,7 @@ class ReadyAnswer:
         members_age_s: seconds since the oldest verdict about a member; null where none was asked yet
         store: `ok`, or what is wrong
         store_age_s: seconds since then; null where it was not tried yet
+        store_doubts: why a store by URL may lose what it acknowledged, as far as it tells; it serves all the same
     """
 
     status: Literal["ready"]
@@ -63,6 +64,7 @@ class ReadyAnswer:
     members_age_s: float | None
     store: str
     store_age_s: float | None
+    store_doubts: list[str]
 
 
 @dataclass(frozen=True, slots=True)

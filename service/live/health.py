@@ -71,6 +71,7 @@ class Health:
         self._store: Verdict | None = None
         self._store_refuses = False
         self._store_tells_memory = True
+        self._store_doubts: tuple[str, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
         self._told = ""
 
@@ -139,6 +140,7 @@ class Health:
             ages_s = [verdict.checked_s for verdict in serving.roster.verdicts().values() if verdict.checked_s is not None]
             parts["members_age_s"] = round(max(ages_s), 1) if ages_s else None
         parts["store"] = "not tried yet" if self._store is None else self._store.trouble or "ok"
+        parts["store_doubts"] = list(self._store_doubts)
         parts["store_age_s"] = None if self._store is None else round(now_s - self._store.at_s, 1)
         if troubles := self.troubles():
             raise NotReady("; ".join(troubles.values()), parts)
@@ -231,6 +233,11 @@ class Health:
             if memory is None and self._store_tells_memory:
                 _log.info("the store does not tell its memory", reason="INFO memory was refused, or not answered")
             self._store_tells_memory = memory is not None
+        if memory is not None:
+            for doubt in memory.doubts:
+                if doubt not in self._store_doubts:
+                    _log.warning("the store may lose what it acknowledged", reason=doubt)
+            self._store_doubts = memory.doubts
 
     async def try_members(self, *, older_than_s: float = 0.0) -> None:
         """Asks the members of which nothing has been found for so long, by traffic or by the last round."""

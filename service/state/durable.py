@@ -3,10 +3,10 @@
     write ──> room? ──> script ──> INFO ──> same server as before, last write well? ──> acknowledged
                                       └ one question for all writes that end in one turn of the loop
 
-A server with `appendfsync no` writes its file before it replies, but replies all the same where that write fails: a full disk, a quota, an
-input or output error. Asked afterwards, it says so. A server that died between reply and question says nothing of what the one before it
-answered, so the write is made again: every script knows its request and gives the same answer. `WAITAOF` would ask in the same round trip,
-and answers under `appendfsync always` alone.
+A server writes its file before it replies (under `everysec` unless its disk stalls), but replies all the same where that write fails: a
+full disk, a quota, an input or output error. Asked afterwards, it says so. A server that died between reply and question says nothing of
+what the one before it answered, so the write is made again: every script knows its request and gives the same answer. `WAITAOF` would ask
+in the same round trip, and answers under `appendfsync always` alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
+
 from attune.service.errors import StoreUnavailable
 from attune.service.state.scripts import LAST_WRITE
 from attune.service.state.wire import Wire
 
+_log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _TRIES = 3
@@ -37,7 +40,7 @@ class WriteHealth:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    run: bytes
+    run: bytes | None  # None where it does not say
     wrote: bool
 
 
@@ -46,16 +49,25 @@ class Durable:
 
     Args:
         wire: to Redis.
-        ask: whether to ask after every write if it is in the kernel; for a server that Attune runs.
+        ask: whether to ask after every write if it is in the kernel.
+        must_tell: whether a write counts only if that is known, as of a server that Attune runs. Another one may refuse to say, or be
+            several behind one address: then it is not asked any more.
         no_room: says why nothing should be written now, or None.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, wire: Wire, *, ask: bool, no_room: Callable[[], str | None] | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        wire: Wire,
+        *,
+        ask: bool,
+        must_tell: bool = True,
+        no_room: Callable[[], str | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wire = wire
         self._ask = ask
+        self._must_tell = must_tell
         self._no_room = no_room or (lambda: None)
         self._clock = clock
         self._run: bytes | None = None
@@ -96,13 +108,17 @@ class Durable:
             raise StoreUnavailable(f"the store has no room: {reason}")
         if not self._ask:
             return await self._wire.run(operation, work)
-        for _ in range(_TRIES if twice else 1):
+        tries = _TRIES if twice else 1
+        for left in reversed(range(tries)):
             before = self._run or (await self._told()).run
             result = await self._wire.run(operation, work)
             told = await self._told()
             if not told.wrote:
                 raise StoreUnavailable(f"Redis at {self._wire.where} could not write its file, so {operation} is not acknowledged")
-            if told.run == before:
+            if told.run == before or told.run is None:
+                return result
+            if not left and twice and not self._must_tell:
+                self._ask_no_more("several processes answer")
                 return result
         raise StoreUnavailable(f"Redis at {self._wire.where} was started again while {operation} was written")
 
@@ -115,5 +131,13 @@ class Durable:
     async def _question(self) -> _Told:
         self._asking = None  # who comes later has written later, and needs a question of its own
         run, status = await self._wire.run("confirm", lambda: self._wire.script(LAST_WRITE, (), ()))
+        if status == b"untold" and not self._must_tell:
+            self._ask_no_more("INFO is refused, or does not say")
+            return _Told(None, wrote=True)
         self._run = bytes(run)
         return _Told(self._run, status in {b"ok", b"off"})
+
+    def _ask_no_more(self, reason: str) -> None:
+        if self._ask:
+            _log.info("the store does not tell whether its file was written", store=self._wire.where, reason=reason)
+        self._ask = False

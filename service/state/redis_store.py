@@ -58,7 +58,8 @@ class RedisStore:
         max_connections: commands in flight at most; more wait for `timeout_s`, then fail.
         timeout_s: for a permit, for connecting, and for each reply.
         observe: told of every operation.
-        confirm: whether to ask after every write if it is in the kernel: for a server that Attune runs itself; see `durable`.
+        confirm: whether to ask after every write if it is in the kernel; a cluster is not asked. See `durable`.
+        must_tell: whether no write counts without an answer: for a server that Attune runs itself.
         no_room: says why nothing should be written now, or None.
     """
 
@@ -71,12 +72,13 @@ class RedisStore:
         timeout_s: float = 2.0,
         observe: Observe = unobserved,
         confirm: bool = False,
+        must_tell: bool = True,
         no_room: Callable[[], str | None] | None = None,
     ) -> None:
         self._wire = Wire(url, max_connections=max_connections, timeout_s=timeout_s, observe=observe)
         self._limits = limits
         self._mark = f"{{attune:check}}:{secrets.token_hex(8)}"
-        self._writes = Durable(self._wire, ask=confirm, no_room=no_room)
+        self._writes = Durable(self._wire, ask=confirm and not self._wire.clustered, must_tell=must_tell, no_room=no_room)
         self._reads = Reads(self._wire)
         self._replies = Replies(self._wire.where, observe)
         self._decisions = KeptDecisions(self._wire, self._writes, self._replies, limits)

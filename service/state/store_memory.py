@@ -1,4 +1,4 @@
-"""How much memory the store has and may have, as its server tells in INFO; over a cluster, the sum of its primaries."""
+"""How much memory the store has and may have, and what of it may go, as its server tells in INFO; over a cluster, of all its primaries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ class StoreMemory:
     Attributes:
         used_bytes: what it holds (`used_memory`).
         limit_bytes: what it may hold (`maxmemory`); None where it has no limit, or one primary of a cluster has none.
+        doubts: why what it acknowledged may go: it removes keys when it is full, or keeps no file of its writes.
     """
 
     used_bytes: int
     limit_bytes: int | None
+    doubts: tuple[str, ...] = ()
 
 
 async def read_memory(wire: Wire) -> StoreMemory | None:
@@ -30,4 +32,9 @@ async def read_memory(wire: Wire) -> StoreMemory | None:
     if not told or any("used_memory" not in each for each in told):
         return None
     limits = [int(each.get("maxmemory", 0)) for each in told]
-    return StoreMemory(sum(int(each["used_memory"]) for each in told), sum(limits) if all(limits) else None)
+    kept = await wire.run("memory", lambda: wire.info("persistence"))
+    policies = {str(each.get("maxmemory_policy", "noeviction")) for each, limit in zip(told, limits, strict=True) if limit} - {"noeviction"}
+    doubts = [f"it removes users when it is full (maxmemory-policy {policy}; noeviction keeps them)" for policy in sorted(policies)]
+    if any(str(each.get("aof_enabled", 1)) == "0" for each in kept):
+        doubts.append("it keeps no append-only file: when it ends, what came since its last snapshot is lost")
+    return StoreMemory(sum(int(each["used_memory"]) for each in told), sum(limits) if all(limits) else None, tuple(doubts))

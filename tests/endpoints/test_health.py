@@ -105,8 +105,15 @@ async def test_the_memory_of_the_store_is_what_the_background_read_and_a_scrape_
                 assert await service.metric("attune_store_memory_bytes", kind="used") == store.told.used_bytes > 0
                 assert await service.metric("attune_store_memory_bytes", kind="limit") == 2**40
                 assert store.asked == asked
+                # The tests' server keeps no file; to a caller of a server by URL that is told, and it serves all the same.
+                (doubt,) = (await service.get("/readyz"))["store_doubts"]
+                assert "keeps no append-only file" in doubt
+                client.config_set("maxmemory-policy", "volatile-ttl")
+                await health.try_store()
+                assert len((await service.get("/readyz"))["store_doubts"]) == 2
             finally:
                 client.config_set("maxmemory", 0)
+                client.config_set("maxmemory-policy", "noeviction")
         await health.try_store()
         told = (await service.client.get("/metrics")).text
         assert 'attune_store_memory_bytes{kind="used"}' in told

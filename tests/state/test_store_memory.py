@@ -38,3 +38,24 @@ async def test_a_server_that_may_not_be_asked_tells_nothing_and_is_no_failure(ow
     assert await narrow.memory() is None
     assert [ok for _, ok in observed] == [True, True]
     await narrow.aclose()
+
+
+async def test_a_store_that_removes_users_or_keeps_no_file_says_so(own_server: EmbeddedRedis) -> None:
+    async def doubts(store: RedisStore, **settings: object) -> tuple[str, ...]:
+        async with Redis.from_url(own_server.url, protocol=2) as raw:
+            for name, value in settings.items():
+                await raw.config_set(name.replace("_", "-"), value)
+        found = await store.memory()
+        assert found is not None
+        return found.doubts
+
+    store = RedisStore(own_server.url, timeout_s=30.0)
+    assert await doubts(store) == ()
+    assert await doubts(store, maxmemory_policy="allkeys-lru") == ()  # without a limit nothing is removed
+    (removes,) = await doubts(store, maxmemory=2**34)
+    assert "removes users when it is full (maxmemory-policy allkeys-lru" in removes
+    assert len(await doubts(store, appendonly="no")) == 2
+    (keeps,) = await doubts(store, maxmemory_policy="noeviction")
+    assert "keeps no append-only file" in keeps
+    assert await doubts(store, appendonly="yes") == ()
+    await store.aclose()
