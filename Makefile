@@ -20,6 +20,10 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile 
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+# Compiled modules are kept, beside what was installed, whatever the shell says: many an image forbids them, and then each process of the
+# tests and each `attune` that they start compiles the same thousands of files, which takes three times as long as importing them.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
 
 .PHONY: help serve bundle test collect fast check lint ruff types layers format reference docs demo bench bench-peers clients clean
 

@@ -237,10 +237,11 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
 
 def _run_many(settings: Any) -> NoReturn:
     """Serves with several processes until a signal, and ends this one, their parent."""
-    from attune.service.many import serve_many  # noqa: PLC0415  only `serve` needs it
-    from attune.service.parts import check_cheap  # noqa: PLC0415  the same
+    from attune.service.parts import check_cheap  # noqa: PLC0415  only `serve` needs it
 
     check_cheap(settings)
+    from attune.service.many import serve_many  # noqa: PLC0415  only `serve` needs it
+
     try:
         sys.exit(serve_many(settings))
     except OSError as error:
@@ -278,9 +279,13 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
         SettingsError: a check that costs nothing fails: keys, URL of the store, roster, no bundle.
         SystemExit: 3 if a part could not start.
     """
+    from attune.service.parts import check_cheap  # noqa: PLC0415  only `serve` needs it
+
+    check_cheap(settings)  # before the application is imported, which a start that is refused does not need
+
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 
-    from attune.service.app import create_app  # noqa: PLC0415  only `serve` needs it
+    from attune.service.app import create_app  # noqa: PLC0415  the same
     from attune.service.http.bounds import Bounds  # noqa: PLC0415  the same
     from attune.service.http.connections import bounded  # noqa: PLC0415  the same
     from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
@@ -288,9 +293,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     from attune.service.live.hangup import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
     from attune.service.observe.stalls import settle_heap  # noqa: PLC0415  the same
-    from attune.service.parts import check_cheap  # noqa: PLC0415  the same
 
-    check_cheap(settings)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
     app = create_app(settings, address=address, opened=lambda: _listen(listener), place=place, settle=settle_heap)

@@ -146,14 +146,14 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     app.state.exposition = None if joined is None else Shared(joined.exposition)  # the path is open, and asks every process
     app.state.live, app.state.metrics, app.state.health, app.state.in_flight = live, metrics, health, in_flight
     of_users = (score, generate, route, feedback, users, user_export, decisions)
     for module in (*of_users, portfolio, ops, admin, measured_members, chat, rerank, page):
-        app.include_router(module.router)
+        # As they are: `include_router` would make each anew for this application, while the first requests that come by it wait.
+        app.router.routes.extend(module.router.routes)
     asked_often = [each for module in (*of_users, chat, rerank) for each in module.router.routes]
     app.openapi = lambda: documented(app, settings.root_path)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Shortcut, routes=asked_often)

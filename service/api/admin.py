@@ -15,10 +15,11 @@ from attune.service.api.prompted import NativeRequest, User, sound_unicode
 from attune.service.api.shapes import ReloadAnswer
 from attune.service.auth import require_admin
 from attune.service.errors import BundleRefused
+from attune.service.http.documentation import operation_name
 from attune.service.live.runtime import Call
 from attune.service.usecases.log_replay import ReplayScope, replay
 
-router = APIRouter(prefix="/admin", tags=["operations"])
+router = APIRouter(prefix="/admin", tags=["operations"], generate_unique_id_function=operation_name)
 
 
 class ReloadRequest(NativeRequest):

@@ -26,6 +26,7 @@ from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, UnknownMember, printable
+from attune.service.http.documentation import operation_name
 from attune.service.http.problems import openai_object
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
@@ -33,7 +34,7 @@ from attune.service.live.runtime import Call
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping, finished
 from attune.service.usecases.member_choice import Decision
 
-router = APIRouter(prefix="/v1", tags=["compatible"])
+router = APIRouter(prefix="/v1", tags=["compatible"], generate_unique_id_function=operation_name)
 OWNER = "attune"
 AUTO = "auto"
 DEFAULT_MAX_TOKENS = 128

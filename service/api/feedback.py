@@ -33,6 +33,7 @@ from attune.service.errors import (
     UnknownDecision,
     invalid,
 )
+from attune.service.http.documentation import operation_name
 from attune.service.http.problems import document, invalid_fields
 from attune.service.http.shortcut import refuse_names_twice
 from attune.service.http.streaming import problem_in_stream
@@ -40,7 +41,7 @@ from attune.service.live.runtime import Call, TextReading
 from attune.service.observe.metrics import FeedbackResult
 from attune.service.usecases.learning import learn
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 
 MOST_LINES = 1000
 """Lines in one batch."""

@@ -21,6 +21,7 @@ from attune.service.api.answer_json import UserSeen, also, json_response, proble
 from attune.service.api.prompted import refuse, sound_unicode
 from attune.service.api.route import RouteRequest, RoutingAnswer, check_route, route_answer, routing_answer, wish_of
 from attune.service.errors import FieldError
+from attune.service.http.documentation import operation_name
 from attune.service.http.streaming import EventStream, problem_in_stream
 from attune.service.live.runtime import Call
 from attune.service.members.member import ChatTurn, GenerationRequest
@@ -28,7 +29,7 @@ from attune.service.usecases.member_answers import Generated, Piece, Ping, finis
 from attune.service.usecases.member_choice import Decision, decide
 from attune.service.usecases.people import Personalization
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 _STREAM = also("text/event-stream", "JSON, or events with `stream: true`")
 
 MAX_STOPS = 8

@@ -15,10 +15,11 @@ from attune.service.api.prompted import Id, NativeRequest
 from attune.service.api.shapes import MeasurementsAnswer
 from attune.service.auth import require_admin
 from attune.service.errors import FieldError, invalid
+from attune.service.http.documentation import operation_name
 from attune.service.live.runtime import Call
 from attune.service.live.standing import kept_under
 
-router = APIRouter(prefix="/admin", tags=["operations"])
+router = APIRouter(prefix="/admin", tags=["operations"], generate_unique_id_function=operation_name)
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e4, le=1e4)]
 Numbers = Annotated[list[Number], Field(max_length=4096)]
 

@@ -17,11 +17,12 @@ from attune import __version__
 from attune.service.api.answer_json import json_response, problems
 from attune.service.api.shapes import AliveAnswer, BundleAnswer, ErrorAnswer, ReadyAnswer, VersionAnswer
 from attune.service.errors import AttuneError, NotFound, NotReady
+from attune.service.http.documentation import operation_name
 from attune.service.live.health import Health
 from attune.service.live.runtime import Call
 from attune.service.observe.metrics import Metrics
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], generate_unique_id_function=operation_name)
 
 
 @router.get("/livez", response_model=AliveAnswer, responses=problems(), summary="Whether the process should be kept")

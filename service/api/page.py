@@ -13,9 +13,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from attune.service.errors import NotFound
+from attune.service.http.documentation import operation_name
 from attune.service.http.segments import Segment
 
-router = APIRouter()
+router = APIRouter(generate_unique_id_function=operation_name)
 
 # Nothing is loaded from elsewhere, nothing stands inline, and nothing may be.
 _POLICY = (

@@ -12,13 +12,14 @@ from starlette.responses import Response
 from attune.models.seam.member_worth import Drift
 from attune.service.api.answer_json import json_response, problems
 from attune.service.api.shapes import PortfolioAnswer
+from attune.service.http.documentation import operation_name
 from attune.service.live.runtime import Call
 from attune.service.live.standing import Standing
 from attune.service.state.store import MemberSum
 from attune.service.usecases.authors import read_standing
 from attune.service.usecases.coverage import MemberCoverage, RatioBin, Suggestion, WorstDecile, coverage
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], generate_unique_id_function=operation_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from attune.service.api.compatible_shapes import RankedText, RerankAnswer
 from attune.service.api.promises import OpenRequest
 from attune.service.api.prompted import MAX_USER_CHARS, Text, Written, check_length, refuse, sound_unicode
 from attune.service.errors import FieldError
+from attune.service.http.documentation import operation_name
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
 from attune.service.usecases.text_scores import Scoring, score_responses
 
-router = APIRouter(tags=["compatible"])
+router = APIRouter(tags=["compatible"], generate_unique_id_function=operation_name)
 
 MOST_DOCUMENTS = 1000
 """Of one request, as Cohere has it; they are scored in groups of what a native request may hold."""

@@ -23,6 +23,7 @@ from attune.service.api.prompted import (
     wrong_prompt,
 )
 from attune.service.errors import FieldError, NoMembers, UnknownMember, printable
+from attune.service.http.documentation import operation_name
 from attune.service.live.runtime import Call
 from attune.service.usecases.decision_record import CertifiedUser, Routing
 from attune.service.usecases.member_choice import Decision, RoutingWish, decide
@@ -33,7 +34,7 @@ _POLICIES = (
     "`uniform` draws evenly; `learn` draws the pair whose comparison teaches most"
 )
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 
 MOST_PROMPTS = 16
 _PROMPTS = "in place of `prompt`, with policy `learn`: the prompt and the members that tell most of this user are drawn together"

@@ -21,12 +21,13 @@ from attune.service.api.prompted import (
     wrong_prompt,
 )
 from attune.service.errors import FieldError
+from attune.service.http.documentation import operation_name
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call, RequestLimits, TextReading
 from attune.service.usecases.people import Personalization
 from attune.service.usecases.text_scores import Contribution, Scoring, score_responses
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 
 
 class ScoreRequest(Prompted):

@@ -22,6 +22,7 @@ from attune.models.seam.exports import (
 from attune.service.api.answer_json import also, fields_of, problems, rfc3339, to_json
 from attune.service.api.decisions import decision_answer
 from attune.service.api.users import checked_user
+from attune.service.http.documentation import operation_name
 from attune.service.http.segments import Segment
 from attune.service.http.streaming import EventStream, problem_in_stream
 from attune.service.live.runtime import Call
@@ -39,7 +40,7 @@ from attune.service.usecases.decision_record import RecordUnreadable, unpack
 from attune.service.usecases.forms_of_feedback import read_payload
 from attune.service.usecases.people import key_of
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 
 
 @router.get(

@@ -13,6 +13,7 @@ from attune.service.api.prompted import MAX_USER_CHARS, Id, NativeRequest, User,
 from attune.service.api.route import CertificateAnswer, Expected, certificate_answer, expected_answer
 from attune.service.auth import require_admin
 from attune.service.errors import FieldError, UnknownEvent, invalid
+from attune.service.http.documentation import operation_name
 from attune.service.http.segments import Segment
 from attune.service.live.runtime import Call
 from attune.service.state.records import checked_event_id
@@ -21,7 +22,7 @@ from attune.service.usecases.authors import read_standing
 from attune.service.usecases.member_choice import UsualRouting, usual_routing
 from attune.service.usecases.people import delete_person, look_up, merge_people, under_families, weights_under
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from attune.service.http.admission import OPEN_PATHS
 from attune.service.http.problems import Problem, is_openai
+
+
+def operation_name(route: APIRoute) -> str:
+    """Returns the name of an operation in the document: that of the function that answers."""
+    return route.name
 
 
 def documented(app: FastAPI, root_path: str = "") -> dict[str, Any]:

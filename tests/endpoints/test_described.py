@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from openapi_schema_validator import OAS31Validator
 
+from attune.service.api import chat, users
 from attune.service.app import create_app
 from attune.service.settings import Settings
 from tests.endpoints.conftest import bundle, running, settings_of
@@ -26,6 +28,12 @@ SOMETIMES = {"unknown_tokens"}
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     return create_app(Settings()).openapi()
+
+
+def test_routes_are_made_once_and_not_while_the_first_request_waits():
+    one, other = ([route for route in create_app(Settings()).routes if isinstance(route, APIRoute)] for _ in range(2))
+    assert len(one) >= len(users.router.routes) + len(chat.router.routes)
+    assert all(route is same for route, same in zip(one, other, strict=True))
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
