@@ -260,10 +260,18 @@ class EmbeddedRedis:
         """Returns, once the server has ended or it is closing time, the seconds that passed."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        ended = asyncio.create_task(server.ended())
-        await asyncio.wait((ended, closing), return_when=asyncio.FIRST_COMPLETED)
-        if ended.done() and not closing.done():
+        ended, failed = asyncio.create_task(server.ended()), asyncio.create_task(server.failed_to_write.wait())
+        await asyncio.wait((ended, failed, closing), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done() and not closing.done():
+            # Where it has cut back a short write it does not know the end of its file any more: at the next one it may cut off what it
+            # has acknowledged. Nothing that it has not written is acknowledged, so nothing is lost with it.
+            _log.warning("embedded_redis_renewed", pid=server.pid, reason="a write of its file failed, after which it cannot be trusted")
+            server.kill()
+            await asyncio.wait((ended,))
+            await self._has(None)
+        elif ended.done() and not closing.done():
             await self._has(None)
             _log.error("embedded_redis_died", pid=server.pid, code=ended.result(), last_words=server.last_words())
         ended.cancel()
+        failed.cancel()
         return loop.time() - began

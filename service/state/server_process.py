@@ -8,6 +8,7 @@ should act on is said once, in our words.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from attune.service.state.data_dir import EmbeddedRedisError
 
@@ -27,6 +28,7 @@ _log = structlog.get_logger(__name__)
 
 Fsync = Literal["always", "everysec"]
 
+_FAILED_WRITE = ("short write while writing to the aof", "error writing to the aof", "error writing the aof")
 READY = "ready to accept connections"
 UNREADABLE = "bad file format"
 # Its own marks of severity are not ours: `#` stands before its banner and its farewell as well. What makes it fail is in its last lines.
@@ -90,6 +92,7 @@ class ServerProcess:
     def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
         self._process = process
         self._name = name
+        self.failed_to_write = asyncio.Event()
         self._last_lines: deque[str] = deque(maxlen=5)
         self._told: set[str] = set()
         self._said_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -137,6 +140,11 @@ class ServerProcess:
         await asyncio.shield(self._reader)
         return code
 
+    def kill(self) -> None:
+        """Ends the server at once; what it has not written yet is dropped."""
+        if self._process.returncode is None:
+            self._process.kill()
+
     async def stop(self, patience_s: float = 10.0) -> None:
         """Ends the server, which flushes its file first; one that does not end in time is killed."""
         if self._process.returncode is None:
@@ -155,7 +163,8 @@ class ServerProcess:
                 ready = await asyncio.shield(self._said_ready)
                 if ready:
                     async with client_of(socket, timeout_s) as client:
-                        await client.ping()
+                        with contextlib.suppress(ResponseError):  # one that cannot write answers so
+                            await client.ping()
         except (TimeoutError, RedisError, OSError) as error:
             raise EmbeddedRedisError(f"{self._name} was not ready within {timeout_s:g} s: {self.last_words()}") from error
         if not ready:
@@ -183,5 +192,7 @@ class ServerProcess:
         if found is not None and found not in self._told:
             self._told.add(found)  # once for each server: it may say so with every write
             _log.warning("embedded_redis_in_trouble", meaning=found, line=said, pid=self.pid)
+        if words[0].startswith(f"{self.pid}:") and any(piece in said.casefold() for piece in _FAILED_WRITE):  # not a child that rewrites
+            self.failed_to_write.set()
         if READY in line.casefold() and not self._said_ready.done():
             self._said_ready.set_result(True)
