@@ -147,7 +147,7 @@ def with_length(pooled: Tensor, pool_mask: Tensor) -> Tensor:
 def last_states(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Returns the states `[N, D]` of each row's last token, for right-padded rows `[N, T, D]`."""
     last = (attention_mask.sum(dim=1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
-    return hidden.gather(1, last).squeeze(1)
+    return hidden.gather(1, last)[:, 0]  # squeeze would be exported with a branch for the case that there is nothing to squeeze
 
 
 def load_demo_trunk() -> Trunk:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from attune.models.data.graph import answers_of
 from attune.models.export.onnx import LARGEST_MESSAGE, ExportFailed, difference, weights_beside
@@ -24,6 +24,7 @@ from attune.models.seam.text import Encoded
 
 TRUNK = "/trunk/"
 TRANSFORMER = "/trunk/model/"
+MOST_READ = 1024  # elements of a constant whose values decide a shape; larger ones are weights
 LEAST_OPSET = 18  # ReduceMax takes its axes as an input from here on
 
 
@@ -215,35 +216,56 @@ def fused_fp16(source: Path, target: Path, model_type: str, heads: int, hidden: 
         heads: attention heads.
         hidden: size of the hidden state.
     """
-    from onnxruntime.transformers import optimizer  # noqa: PLC0415 - half of onnxruntime's tools, for this alone
+    from onnxruntime.transformers import float16, optimizer  # noqa: PLC0415 - half of onnxruntime's tools, for this alone
     from onnxruntime.transformers.onnx_model import OnnxModel  # noqa: PLC0415 - the same
 
-    fused = None
-    kind = _optimizer_type(model_type, optimizer.MODEL_TYPES)
-    if kind is not None:
-        tried = optimizer.optimize_model(str(source), model_type=kind, num_heads=heads, hidden_size=hidden, use_gpu=True, opt_level=0)
-        fused = tried if any(node.op_type in ATTENTION for node in tried.model.graph.node) else None
-    graph = OnnxModel(onnx.load(str(source))) if fused is None else fused
+    graph = None
+    if model_type in LIKE_BERT:
+        tried = optimizer.optimize_model(str(source), model_type="bert", num_heads=heads, hidden_size=hidden, use_gpu=True, opt_level=0)
+        graph = tried if any(node.op_type in ATTENTION for node in tried.model.graph.node) else None
+    fused = graph is not None
+    graph = graph or OnnxModel(onnx.load(str(source)))
+    graph.model.graph.value_info.extend(_types(graph.model))
     kept = [node.name for node in graph.model.graph.node if _stays_fp32(node)]
-    graph.convert_float_to_float16(keep_io_types=True, node_block_list=kept)
+    graph.initialize(float16.convert_float_to_float16(graph.model, disable_shape_infer=True, keep_io_types=True, node_block_list=kept))
+    graph.remove_cascaded_cast_nodes()
     # The conversion adds one equal cast for each node in fp32 that reads a value in fp16, all of one name, which no session loads.
     nodes = {tuple(node.output): node for node in graph.model.graph.node}
     del graph.model.graph.node[:]
     graph.model.graph.node.extend(nodes.values())
     graph.topological_sort()
     save_graph(graph.model, target)
-    return fused is not None
+    return fused
 
+
+LIKE_BERT = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet"})
+"""Architectures that are exported like BERT, the one whose patterns the optimizer finds in these graphs: of decoders it knows those with a
+cache of keys and values, and to look takes seven times the weights in memory."""
 
 ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention"})
 NORMALISED = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"})
 
 
-def _optimizer_type(model_type: str, known: Mapping[str, object]) -> str | None:
-    """Returns the optimizer's name for an architecture, None where it knows none; relatives of BERT are exported like BERT."""
-    if model_type in {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet"}:
-        return "bert"
-    return model_type if model_type in known else None
+def _types(model: ModelProto) -> list[ValueInfoProto]:
+    """Returns the element type of each value between nodes that has none yet.
+
+    They are inferred on the graph without its weights, which inference copies several times over: two billion bytes became fifteen.
+    """
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference  # noqa: PLC0415 - knows the optimizer's own operators
+
+    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if np.prod(tensor.dims) > MOST_READ:
+            bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            bare.graph.initializer.append(tensor)
+    inferred = SymbolicShapeInference.infer_shapes(bare, auto_merge=True, guess_output_rank=False)
+    known = {one.name for one in model.graph.value_info}
+    found = [one for one in inferred.graph.value_info if one.name not in known and one.type.tensor_type.elem_type]
+    return [helper.make_tensor_value_info(one.name, one.type.tensor_type.elem_type, None) for one in found]
 
 
 def _stays_fp32(node: NodeProto) -> bool:

@@ -31,7 +31,7 @@ from tests.stores import FreshStore
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(not os.environ.get("ATTUNE_TEST_SIZE"), reason="16 GB of memory and minutes: ATTUNE_TEST_SIZE=1 runs it"),
+    pytest.mark.skipif(not os.environ.get("ATTUNE_TEST_SIZE"), reason="11 GB of memory and minutes: ATTUNE_TEST_SIZE=1 runs it"),
 ]
 
 

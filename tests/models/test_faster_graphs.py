@@ -10,9 +10,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from attune.models.data.graph import answers_of
-from attune.models.data.trunk import Trunk, load_trunk
+from attune.models.data.trunk import Pooling, Trunk, load_trunk, text_config
 from attune.models.export.faster_graphs import (
     PrecisionLoss,
+    _types,
     fused_fp16,
     measure_precision,
     row_scaled_int8,
@@ -22,6 +23,7 @@ from attune.models.export.faster_graphs import (
 )
 from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer
 from attune.models.seam.text import Encoded
+from tests.models.architectures import DECODERS, ENCODERS, write_architecture
 from tests.models.test_onnx import Heads, rows_of
 from tests.models.tiny_trunk import write_tiny_trunk
 
@@ -95,6 +97,30 @@ def test_an_architecture_without_a_pattern_is_converted_without_fusing(encoder: 
     graph, rows, fp32 = encoder
     assert not fused_fp16(fp32, tmp_path / "fp16.onnx", "unheard-of", heads=2, hidden=32)
     assert difference(answers_of(tmp_path / "fp16.onnx", rows), graph.answers(rows)) < 0.02
+
+
+@pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
+def test_every_architecture_and_pooling_has_twins_that_load(architecture: str, tmp_path: Path) -> None:
+    pooling: Pooling = "last" if architecture in DECODERS else "cls"
+    trunk = load_trunk(str(write_architecture(tmp_path / "trunk", architecture)), pooling=pooling)
+    graph, rows = ScorerGraph(trunk, [Heads(trunk.width)]), trunk.encoder.candidates("how are you?", ["yes", "boil the egg"])
+    export_scorer(graph, rows, tmp_path / "scorer.onnx")
+    config = text_config(trunk.model)
+    sizes = config.model_type, config.num_attention_heads, config.hidden_size
+    assert fused_fp16(tmp_path / "scorer.onnx", tmp_path / "fp16.onnx", *sizes) is (architecture in {"Bert", "Roberta"})
+    row_scaled_int8(tmp_path / "scorer.onnx", tmp_path / "int8.onnx")
+    for precision in ("fp16", "int8"):
+        scorer_entry("scorer.onnx", precision, tmp_path / f"{precision}.onnx", rows, graph.answers(rows))  # refuses what is too far off
+
+
+def test_values_are_typed_without_looking_at_the_weights(decoder: Exported) -> None:
+    _, _, fp32 = decoder
+    model = onnx.load(str(fp32))
+    largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
+    expected = _types(model)
+    assert len(expected) > len(model.graph.node) / 2
+    largest.ClearField("raw_data")  # a weight of which nothing is left but its shape
+    assert [one.SerializeToString() for one in _types(model)] == [one.SerializeToString() for one in expected]
 
 
 def test_a_twin_that_is_too_far_from_torch_is_refused_with_both_numbers(encoder: Exported, tmp_path: Path) -> None:
