@@ -5,7 +5,8 @@
 
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
-the target's whole process tree, store included; what was refused (429, 503) is not counted. `attune` scores the answers after it has sent
+the target's whole process tree, store included, until it has done what it left for later; only then does the next one begin. What was
+refused (429, 503) is not counted. `attune` scores the answers after it has sent
 them, which no peer does; `attune, members known` scores one in ten, as a deployment does by default once 200 answers of each member are
 known, and `attune, unscored` none. All of it shares one machine, so only the ratios mean anything.
 """
@@ -40,6 +41,10 @@ HERE = Path(__file__).resolve().parent
 
 START_S = 180.0
 REFUSED_S = 0.2
+LOOK_S = 0.5
+RESTING = 0.1
+"""Share of a core below which a target has nothing left to do; its checks of itself need a twentieth."""
+REST_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,18 @@ async def block(target: Target, clients: int, seconds: float) -> Block:
     before_s, started_s = cpu_s(target.process), time.perf_counter()
     latencies_s = await run_block(target.port, target.requests, clients, seconds, target.name)
     elapsed_s = time.perf_counter() - started_s
-    return Block(len(latencies_s) / elapsed_s, latencies_s, cpu_s(target.process) - before_s)
+    return Block(len(latencies_s) / elapsed_s, latencies_s, await cpu_at_rest(target.process) - before_s)
+
+
+async def cpu_at_rest(process: psutil.Process) -> float:
+    """Returns `cpu_s` once nothing is left to do: answers that wait to be scored would slow whoever is measured next, and cost nobody."""
+    used_s, end_s = cpu_s(process), time.perf_counter() + REST_S
+    while time.perf_counter() < end_s:
+        await asyncio.sleep(LOOK_S)
+        before_s, used_s = used_s, cpu_s(process)
+        if used_s - before_s < RESTING * LOOK_S:
+            return used_s
+    raise SystemExit(f"a target still worked {REST_S:g} s after its last request")
 
 
 def cpu_s(process: psutil.Process) -> float:
