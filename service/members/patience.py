@@ -2,7 +2,8 @@
 
     asked ── opening ──> first event ──> first text ──> between events ──> after the finish ──> end        total, deadline
 
-One timer for an answer, moved by writing a number: it looks at the number when it rings. Where others can stand in, a
+One timer for an answer. A later limit is a number that it looks at when it rings; it is only set anew for one that comes
+before it would ring, as after a first event, for which there is most time. Where others can stand in, a
 first sign is late long before its limit, so that members that hang do not use up the time of the one that is well.
 """
 
@@ -110,6 +111,9 @@ class Patience:
             self._heard, self.first_event_s = True, now_s - self.began_s
         self._begun, self._finishing = begun, finishing and begun
         self._by_s = now_s + (AFTER_FINISH_S if self._finishing else self._spec.between_events_s)
+        if self._timer is not None and not self._timer.cancelled() and self.until_s < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(self.until_s, self._look)
 
     @property
     def silent_s(self) -> float:

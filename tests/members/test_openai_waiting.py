@@ -10,6 +10,7 @@ import pytest
 from attune.service.errors import DeadlineExceeded
 from attune.service.members.member import OneMemberFailed, TextPiece, UnusableMember
 from attune.service.members.openai import OpenAIMember
+from attune.service.members.patience import Patience
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.upstream_pool import UpstreamPool
 from loadtest.upstream_modes import comments_only, never_answers, stalls
@@ -48,6 +49,17 @@ async def test_an_upstream_that_is_too_slow_is_left(upstream, member_with, scrip
     assert error.reason == "timeout"
     assert said in str(error)
     await upstream.turns[0].left.wait()
+
+
+@pytest.mark.parametrize("finishing", [False, True])
+async def test_after_a_first_event_a_shorter_limit_holds_at_once(finishing):
+    rang, spec = asyncio.Event(), OpenAISpec(base_url="http://127.0.0.1:9/v1", model="m", first_event_s=600.0, between_events_s=0.05)
+    patience = Patience(spec, soon(600.0), spec.first_event_s, whole=False)
+    patience.arm(rang.set)
+    patience.heard(begun=True, finishing=finishing)
+    await asyncio.wait_for(rang.wait(), 60.0)
+    assert patience.rang
+    assert patience.is_complete is finishing
 
 
 @pytest.mark.parametrize("script", [never_answers, comments_only, stalls])
