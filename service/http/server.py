@@ -2,7 +2,8 @@
 
     SIGTERM ─> told (/readyz 503, requests still served) ─> port closed, deadlines cut ─> what runs ends ─> the application's parts close
 
-A second signal, or Ctrl-C, skips the first step. SIGHUP loads bundle and roster anew and ends nothing. uvicorn does the rest.
+A second signal, or Ctrl-C, skips the first step. SIGHUP loads bundle and roster anew and ends nothing. Connections are taken by
+`accepting`; uvicorn does the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from attune.service.http.accepting import Acceptor
 
 
 class AnnouncingServer(uvicorn.Server):
@@ -49,9 +52,17 @@ class AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Application startup failed"))
-        await super().startup(sockets)
+        await super().startup([])  # it opens none of its own
+        for listener in sockets or ():
+            acceptor = Acceptor(listener, self._protocol, self.config.backlog)
+            acceptor.start()
+            self.servers.append(acceptor)  # type: ignore[arg-type]  # of a server it asks for close and wait_closed
         if self._reload is not None:
             self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._announce(self._notice_s + self._drain_s)
