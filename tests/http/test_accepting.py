@@ -85,7 +85,7 @@ def test_closing_leaves_no_connection_half_open_and_takes_no_other():
     async def closed(parts: ExitStack) -> None:
         listening = Listening(parts, 3)
         listening.acceptor.start()
-        listening.acceptor._accept()  # noqa: SLF001  the turn in which they are being opened
+        listening.acceptor._accept()  # the turn in which they are being opened
         listening.acceptor.close()
         await listening.acceptor.wait_closed()
         late = listening.call()
