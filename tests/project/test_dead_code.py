@@ -13,6 +13,7 @@ SOURCES = ("service/", "models/", "demo/", "studies/", "loadtest/", "src/attune/
 READ_AS_WORDS = (".sh", ".toml", "Makefile", ".yaml")
 CALLED_BY_OTHERS = {
     "data_received eof_received": "asyncio, of protocols",
+    "wait_closed": "uvicorn, of what listens for it",
     "convert to_string": "Starlette, of a convertor of paths",
     "generate_trace_id": "OpenTelemetry's tracer",
     "settings_customise_sources _as_meant _is_url _keys_parse _secret_is_long _works_together": "pydantic",
