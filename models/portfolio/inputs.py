@@ -88,7 +88,7 @@ def read_prompts(file: Path) -> Prompts:
     if min(map(len, parts.values())) < 2:
         raise SettingsInvalid(
             f"{file.name} gives {len(parts['training'])} prompts to learn from, {len(parts['validation'])} that choose checkpoints and "
-            f"{len(parts['held_out'])} held out, by their texts; two of each kind are needed, which some fifty prompts give"
+            f"{len(parts['held_out'])} held out, by their texts; two of each kind are needed, which a hundred prompts give"
         )
     return Prompts(**{part: tuple(lines) for part, lines in parts.items()})
 
