@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -85,7 +86,8 @@ async def test_nothing_is_acknowledged_that_a_full_disk_did_not_take(small_disk:
             await asyncio.wait_for(server.up(), 60)  # it begins anew by itself after a write that failed
             pid = server.pid
             assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may be beginning anew just now
+                os.kill(pid, signal.SIGKILL)
             await asyncio.wait_for(server.up(other_than=pid), 60)
         assert refused > 12
         assert store.writes is not None
