@@ -22,7 +22,7 @@ from attune.models.alignment.trained_member import fingerprint
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.preferences import Texts
 from attune.models.data.trunk_file import load_trunk_of
-from attune.models.portfolio.end_to_end import Palm, PalmSettings, build_portfolio, told_of
+from attune.models.portfolio.end_to_end import MOST_REWARDS, Palm, PalmSettings, build_portfolio, told_of
 from attune.models.portfolio.inputs import read_prompts
 from attune.models.portfolio.pool import Pool
 from attune.models.portfolio.pool_values import Values, fit_values
@@ -59,7 +59,7 @@ def build_over_heads(
         families: folder with heads and `trunk.json`.
         file: of prompts, one a line, see `read_prompts`.
         out: made if absent; going on with what is there.
-        family: whose heads are the rewards; empty takes the default one, or the first with two heads or more.
+        family: whose heads are the rewards; empty takes the default one, or the first that has 2 to `MOST_REWARDS`.
         settings: of the search and its members.
         seed: of everything random.
         base_name: what adapters call their base.
@@ -67,7 +67,7 @@ def build_over_heads(
         progress: told a line now and then.
 
     Raises:
-        RewardsInvalid: no family has two heads, or a head says the same of all answers of the base.
+        RewardsInvalid: no family has 2 to `MOST_REWARDS` heads, or a head says the same of all answers of the base.
         TrunkUnavailable, OracleFailed, NotCovered: see `load_trunk_of` and `build_portfolio`.
     """
     trained, default = load_heads(families)
@@ -145,15 +145,18 @@ def lay_out_values(palm: Palm, trained: Sequence[TrainedFamily], default: str, t
 
 def _with_several_heads(trained: Sequence[TrainedFamily], wanted: str, default: str) -> TrainedFamily:
     by_name = {one.family.name: one for one in trained}
-    several = [name for name, one in by_name.items() if len(one.family.heads) > 1]
-    if wanted and wanted not in several:
-        raise RewardsInvalid(f"there is no family {wanted!r} with two heads or more; there is {', '.join(several) or 'none'}")
-    if not several:
+    counts = {name: len(one.family.heads) for name, one in by_name.items()}
+    fit = [name for name, count in counts.items() if 1 < count <= MOST_REWARDS]
+    there = ", ".join(f"{name} with {count}" for name, count in counts.items())
+    if wanted and wanted not in fit:
+        raise RewardsInvalid(f"there is no family {wanted!r} with 2 to {MOST_REWARDS} heads, which a portfolio can weigh; there is {there}")
+    if not fit:
         raise RewardsInvalid(
-            f"a portfolio weighs two rewards or more, and no family here has two heads ({', '.join(by_name)}): train families with "
-            "--personalise, import a reward model with several labels, or give functions with --rewards"
+            f"a portfolio weighs 2 to {MOST_REWARDS} rewards, and no family here has as many heads ({there}): train families with "
+            "--personalise or a family of few heads such as --families micro, import a reward model with several labels, or give functions "
+            "with --rewards"
         )
-    return by_name[wanted or (default if default in several else several[0])]
+    return by_name[wanted or (default if default in fit else fit[0])]
 
 
 def _raw_rewards(one: TrainedFamily, trunk: Embedder, cache: Path | None, asked: Sequence[str], responses: Sequence[str]) -> Array:

@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
-from attune.models.alignment.base_answers import RewardsInvalid
+from attune.models.alignment.base_answers import Rewards, RewardsInvalid
 from attune.models.export.pack import pack
 from attune.models.export.portfolio_files import MembersInvalid
-from attune.models.portfolio.end_to_end import PalmSettings
+from attune.models.portfolio.end_to_end import PalmSettings, build_portfolio
+from attune.models.portfolio.inputs import Prompts
 from attune.models.portfolio.own_heads import build_over_heads
+from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.show import show_portfolio
 from attune.models.seam.bundle import read_bundle
 from attune.models.seam.member_values import POOLED
@@ -71,12 +73,26 @@ def test_heads_that_cannot_be_weighed_are_refused_before_anything_is_sampled(tmp
     model = write_classifier(tmp_path / "model", "Llama", 1)
     import_reward_model(str(model), tmp_path / "fam", [], "")
     arguments = {"settings": PalmSettings(), "seed": 0}
-    with pytest.raises(RewardsInvalid, match=r"no family here has two heads \(imported\): train .*--personalise"):
+    with pytest.raises(RewardsInvalid, match=r"2 to 12 rewards, and .* as many heads \(imported with 1\): train .*--personalise"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", **arguments)
-    with pytest.raises(RewardsInvalid, match="no family 'other' with two heads"):
+    with pytest.raises(RewardsInvalid, match=r"no family 'other' with 2 to 12 heads.*imported with 1"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", family="other", **arguments)
     neither = CliRunner().invoke(app, ["portfolio", "build", "--base", "b", "--prompts", "p"])
     assert neither.exit_code != 0
+
+
+def test_more_rewards_than_can_be_proved_over_are_refused_before_anything_is_sampled(tmp_path):
+    model = write_classifier(tmp_path / "model", "Llama", 19)
+    import_reward_model(str(model), tmp_path / "fam", [], "")
+    arguments = {"settings": PalmSettings(), "seed": 0}
+    with pytest.raises(RewardsInvalid, match=r"2 to 12 rewards, and .* as many heads \(imported with 19\).*--families micro"):
+        build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", **arguments)
+    many = Rewards(tuple(f"r{number}" for number in range(13)), lambda _asked, said: np.zeros((len(said), 13)))
+    whole = Normalisation(np.zeros(13), np.ones(13))
+    asked = Prompts(("a",), ("b",), ("c",))
+    with pytest.raises(RewardsInvalid, match="there are 13 rewards; a portfolio is searched over at most 12"):
+        build_portfolio(tmp_path / "base", many, whole, tmp_path / "pf", family="f", asked=asked, fresh=("d",))
+    assert not (tmp_path / "pf").exists()
 
 
 def test_a_folder_that_was_built_for_python_rewards_says_what_it_lacks(tmp_path):
