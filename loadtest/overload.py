@@ -1,7 +1,9 @@
 """What overload leaves of capacity: answers per second at 10 and 50 times the connections that capacity needs, against it, in one run.
 
     python -m loadtest.overload --url http://127.0.0.1:8000                 /score, /feedback and /generate of a server that runs
-    python -m loadtest.overload --url … --routes /score --rounds 3 --seconds 10
+    python -m loadtest.overload --url … --routes /score stream --rounds 3 --seconds 10
+
+Routes are /score, /feedback, /generate, /route, /rerank and /v1/chat/completions; `stream` is the last one as a stream of events.
 
 Each round measures capacity and then every multiple, so that a machine that drifts drifts for both. Clients are closed loops over kept
 connections; after a 429 they come back when `Retry-After` says. The client's own share of the processor is printed: on a machine that it
@@ -29,6 +31,7 @@ LENGTH = re.compile(rb"content-length: (\d+)")
 RETRY = re.compile(rb"retry-after: (\d+)")
 PROMPT = "How do I make pancakes for four people on a Sunday morning?"
 LEVELS = (1, 10, 50)
+STREAM = "stream"
 
 
 @dataclass
@@ -77,8 +80,16 @@ class OverloadTarget:
             body = {"user": user, "prompt": PROMPT, "responses": [f"{PROMPT} Answer {n}: mix flour, milk and eggs." for n in range(4)]}
         elif route == "/feedback":
             body = {"user": user, "prompt": PROMPT, "chosen_text": "Mix.", "rejected_text": "No.", "event_id": f"{self._run}-{number}"}
+        elif route == "/route":
+            body = {"user": user, "prompt": PROMPT}
+        elif route == "/rerank":
+            body = {"user": user, "query": PROMPT, "documents": [f"Document {n}: mix flour, milk and eggs." for n in range(4)]}
+        elif route in {"/v1/chat/completions", STREAM}:
+            message = {"role": "user", "content": PROMPT}
+            body = {"user": user, "model": "auto", "messages": [message], "max_tokens": self._max_tokens, "stream": route == STREAM}
         else:
             body = {"user": user, "prompt": PROMPT, "candidates": self._candidates, "max_tokens": self._max_tokens}
+        route = "/v1/chat/completions" if route == STREAM else route
         content = json.dumps(body).encode()
         head = f"POST {route} HTTP/1.1\r\nhost: {self.host}\r\ncontent-type: application/json\r\n{self._key}"
         return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
@@ -90,6 +101,17 @@ class OverloadTarget:
         return float(found[1]) if found else float("nan")
 
 
+async def read_body(reader: asyncio.StreamReader, head: bytes) -> None:
+    """Reads an answer to its end, whether it says how long it is or comes in chunks."""
+    length = LENGTH.search(head)
+    if length is not None:
+        await reader.readexactly(int(length[1]))
+        return
+    while size := int(await reader.readline(), 16):
+        await reader.readexactly(size + 2)
+    await reader.readline()
+
+
 async def ask(target: OverloadTarget, route: str, counts_s: float, ends_s: float, seen: Seen) -> None:
     """One client: asks until the time is over, on a connection that it keeps; answers between `counts_s` and `ends_s` are counted."""
     reader = writer = None
@@ -99,8 +121,7 @@ async def ask(target: OverloadTarget, route: str, counts_s: float, ends_s: float
                 reader, writer = await asyncio.open_connection(target.host, target.port)
             writer.write(target.request(route))
             head = await reader.readuntil(b"\r\n\r\n")
-            length = LENGTH.search(head)
-            await reader.readexactly(int(length[1]) if length else 0)
+            await read_body(reader, head)
         except (OSError, asyncio.IncompleteReadError):
             seen.statuses["dropped"] += time.perf_counter() > counts_s
             writer = None
