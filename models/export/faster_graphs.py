@@ -249,7 +249,7 @@ NORMALISED = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "R
 def _types(model: ModelProto) -> list[ValueInfoProto]:
     """Returns the element type of each value between nodes that has none yet.
 
-    They are inferred on the graph without its weights, which inference copies several times over: two billion bytes became fifteen.
+    They are inferred on the graph without its weights, which inference copies: with the optimizer's copies 0.9 GB of them took 15 GB.
     """
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference  # noqa: PLC0415 - knows the optimizer's own operators
 

@@ -86,7 +86,7 @@ class RerankRequest(OpenRequest):
             refuse([FieldError("documents", missing)] if self.documents is None else [])
             return "documents", self.documents or []
         wrong = [FieldError("texts", "and `documents` are both there; send one of them")] if self.documents is not None else []
-        if self.truncate not in (None, True, False):
+        if self.truncate is not None and not isinstance(self.truncate, bool):
             wrong.append(FieldError("truncate", f"is {kind_of(self.truncate)}; true or false is needed"))
         refuse(wrong)
         return "texts", self.texts

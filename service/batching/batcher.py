@@ -280,9 +280,11 @@ class Batcher:
         self._dropped("failed", failed)
         self._queue.drained(batch.real_tokens, run.elapsed_s)
         self._note_idle()
-        if self._on_batch is not None:
-            waits = tuple(run.started_at_s - entry.submitted_at_s for entry in batch.entries)
-            self._on_batch(BatchReport(len(batch.entries), batch.real_tokens, batch.padded_tokens, run.elapsed_s, waits))
+        # The canary is nobody's text: of a server that nobody asks, it would be all that there is to see.
+        asked = [entry for entry in batch.entries if entry.payload.submission is not self._canary]
+        if self._on_batch is not None and asked:
+            waits = tuple(run.started_at_s - entry.submitted_at_s for entry in asked)
+            self._on_batch(BatchReport(len(asked), batch.real_tokens, batch.padded_tokens, run.elapsed_s, waits))
 
     def _end(self, error: BaseException | None) -> None:
         """The worker's thread has ended: by `aclose`, or of `error`."""

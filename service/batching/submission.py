@@ -32,7 +32,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch, for metrics: its size, what was asked for, what was computed, and how long each text waited, seconds."""
+    """One batch, for metrics: its texts but for the canary, what was asked for and computed, and how long each text waited, seconds."""
 
     items: int
     real_tokens: int

@@ -12,6 +12,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from attune.service.observe.logs import get_logger
 
@@ -19,7 +20,6 @@ AT_ONCE = 64
 """Connections taken at one turn: a queue of a thousand is gone in sixteen, and those who are being answered hardly notice."""
 
 PAUSE_S = 1.0
-"""Without a descriptor or memory for another connection none is taken for so long."""
 
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -33,14 +33,18 @@ class Acceptor:
         listener: bound; from `start` on it listens. It is closed by whoever opened it.
         protocol: makes the protocol of one connection.
         backlog: connections that wait in the kernel.
+        pause_s: how long none is taken where there is no descriptor or memory for another.
     """
 
-    def __init__(self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], backlog: int) -> None:
+    def __init__(
+        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], backlog: int, *, pause_s: float = PAUSE_S
+    ) -> None:
         self._listener = listener
         self._protocol = protocol
         self._backlog = backlog
+        self._pause_s = pause_s
         self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[bool]] = set()
         self._resuming: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -75,20 +79,24 @@ class Acceptor:
                 continue  # of one caller, who left while waiting
             opening = self._loop.create_task(self._open(connection))
             self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+            opening.add_done_callback(partial(self._opened, connection))
 
-    async def _open(self, connection: socket.socket) -> None:
+    async def _open(self, connection: socket.socket) -> bool:
+        """Returns whether the connection has a transport, which owns its socket from then on."""
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(self._protocol, connection)
-        except asyncio.CancelledError:
-            connection.close()
-            raise
         except OSError:  # the caller has gone
+            return False
+        return True
+
+    def _opened(self, connection: socket.socket, done: asyncio.Task[bool]) -> None:
+        self._opening.discard(done)
+        if done.cancelled() or not done.result():  # cancelled perhaps before it began
             connection.close()
 
     def _pause(self, error: OSError) -> None:
-        _log.error("no room for another connection", reason=error.strerror, again_s=PAUSE_S)
+        _log.error("no room for another connection", reason=error.strerror, again_s=self._pause_s)
         self._loop.remove_reader(self._listener)
-        self._resuming = self._loop.call_later(PAUSE_S, self._loop.add_reader, self._listener, self._accept)
+        self._resuming = self._loop.call_later(self._pause_s, self._loop.add_reader, self._listener, self._accept)

@@ -161,9 +161,9 @@ async def test_a_batcher_starts_once() -> None:
 # --- the canary -------------------------------------------------------------------------------------------------------
 
 
-async def test_the_canary_goes_through_the_worker_ahead_of_a_full_queue() -> None:
-    scorer = GatedScorer()
-    async with serving(scorer, max_items=2, budget_tokens=10) as batcher:
+async def test_the_canary_goes_through_the_worker_ahead_of_a_full_queue_and_is_nobodys_text() -> None:
+    scorer, reports = GatedScorer(), Reports()
+    async with serving(scorer, reports, max_items=2, budget_tokens=10) as batcher:
         first = await occupied(scorer, batcher)
         waiting = start(batcher.submit(texts(9), LONG_S))
         more = start(batcher.submit(texts(8), LONG_S))
@@ -174,6 +174,7 @@ async def test_the_canary_goes_through_the_worker_ahead_of_a_full_queue() -> Non
         await asyncio.gather(first, waiting, more, *canaries)
     # The worker holds one batch and has the next, which was full; the one canary for the three who asked comes right after.
     assert scorer.batches == [[2], [9], [2], [8]]
+    assert [(report.items, report.real_tokens) for report in reports.batches] == [(1, 2), (1, 9), (1, 8)]
 
 
 async def test_a_canary_that_gets_no_answer_in_time_says_so_and_the_next_one_waits_for_the_same() -> None:

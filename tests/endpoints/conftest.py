@@ -13,7 +13,6 @@ import pytest
 from fastapi import FastAPI
 
 from attune.service.app import create_app
-from attune.service.live import health
 from attune.service.live.runtime import Serving
 from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
@@ -75,12 +74,6 @@ class Service:
                 if sample.name == name and labels.items() <= sample.labels.items():
                     return sample.value
         return 0.0
-
-
-@pytest.fixture(autouse=True)
-def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Health looks once, at the start: what it has the scorer and the store do every few seconds is in no test's counts."""
-    monkeypatch.setattr(health, "EVERY_S", 3600.0)
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,7 @@ async def test_a_body_of_text_embeddings_inference_gets_its_answer(service: Serv
         ({"texts": [SHORT, 7]}, "texts[1]", "is a number"),
         ({"texts": []}, "texts", ""),
         ({"texts": [SHORT], "truncate": "END"}, "truncate", "true or false is needed"),
+        ({"texts": [SHORT], "truncate": 0}, "truncate", "true or false is needed"),
         ({"texts": [SHORT, "x" * 40_000]}, None, "texts[1] has 40,000 characters"),
         ({"texts": [SHORT, "egg " * 4_000], "truncate": False}, None, "texts[1] has 4,000 tokens"),
     ],

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 import pytest
 import uvloop
 
-from attune.service.http import accepting
 from attune.service.http.accepting import AT_ONCE, Acceptor
 
 PATIENCE_S = 30.0
@@ -101,7 +100,7 @@ def test_closing_leaves_no_connection_half_open_and_takes_no_other():
     on_the_servers_loop(closed)
 
 
-def test_without_a_descriptor_for_another_connection_it_tries_again_later(monkeypatch: pytest.MonkeyPatch):
+def test_without_a_descriptor_for_another_connection_it_tries_again_later():
     class Full:
         """A listening socket for whose first callers there is no descriptor."""
 
@@ -118,10 +117,9 @@ def test_without_a_descriptor_for_another_connection_it_tries_again_later(monkey
             return getattr(self._listener, name)
 
     async def tried_again(parts: ExitStack) -> None:
-        monkeypatch.setattr(accepting, "PAUSE_S", 0.05)
         listening = Listening(parts, 2)
         full = Full(listening.listener)
-        acceptor = Acceptor(full, type("KeptHere", (Kept,), {"made": listening.made}), 512)  # type: ignore[arg-type]
+        acceptor = Acceptor(full, type("KeptHere", (Kept,), {"made": listening.made}), 512, pause_s=0.05)  # type: ignore[arg-type]
         acceptor.start()
         await listening.until(2)
         assert full.refused == 2
