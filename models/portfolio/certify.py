@@ -116,6 +116,7 @@ def certify(
         upper=upper,
         vertices=vertices_within(bound, vertices),
         method=method,
+        rest=normalisation.rest,
     )
 
 

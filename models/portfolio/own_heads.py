@@ -27,6 +27,8 @@ from attune.models.portfolio.inputs import read_prompts
 from attune.models.portfolio.pool import Pool
 from attune.models.portfolio.pool_values import Values, fit_values
 from attune.models.portfolio.rewards import Normalisation, fit_normalisation
+from attune.models.seam.additive import Additive
+from attune.models.seam.families import Family
 from attune.models.seam.families_file import write_families
 from attune.models.seam.member_values import write_values
 from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
@@ -38,6 +40,9 @@ Tell = Callable[[str], None]
 CALIBRATION_PROMPTS, CALIBRATION_ANSWERS = 64, 4
 """Of the base: 256 answers put the ends of a reward's range at their 0.5 % tails."""
 
+ENOUGH = 0.8
+"""Share of how answers of the base differ along the axes of taste that the axes taken as rewards explain, where nobody named heads."""
+
 
 def build_over_heads(
     base: Path | str,
@@ -46,6 +51,7 @@ def build_over_heads(
     out: Path,
     *,
     family: str = "",
+    heads: Sequence[str] = (),
     settings: PalmSettings,
     seed: int,
     base_name: str = "",
@@ -59,7 +65,9 @@ def build_over_heads(
         families: folder with heads and `trunk.json`.
         file: of prompts, one a line, see `read_prompts`.
         out: made if absent; going on with what is there.
-        family: whose heads are the rewards; empty takes the default one, or the first that has 2 to `MOST_REWARDS`.
+        family: whose heads are the rewards; empty takes the default one, or the first that has enough heads.
+        heads: names of those that are the rewards, 2 to `MOST_REWARDS`; empty takes all, or of `additive` everybody's and the leading
+            axes'. Of the others the certificate knows nothing, and how much of a user's taste lies along them.
         settings: of the search and its members.
         seed: of everything random.
         base_name: what adapters call their base.
@@ -67,11 +75,12 @@ def build_over_heads(
         progress: told a line now and then.
 
     Raises:
-        RewardsInvalid: no family has 2 to `MOST_REWARDS` heads, or a head says the same of all answers of the base.
+        RewardsInvalid: no family can be weighed, a head is not there, or a head says the same of all answers of the base.
         TrunkUnavailable, OracleFailed, NotCovered: see `load_trunk_of` and `build_portfolio`.
     """
     trained, default = load_heads(families)
-    chosen = _with_several_heads(trained, family, default)
+    chosen = _with_several_heads(trained, family, default, named=bool(heads))
+    wanted = _places(chosen.family.heads, heads)
     trunk = load_trunk_of(families)
     asked = read_prompts(file)
     said = sample_answers(
@@ -85,7 +94,8 @@ def build_over_heads(
         progress,
     )
     prompts, answers = said.flat()
-    normalisation = fit_normalisation(_raw_rewards(chosen, trunk, cache, prompts, [answer.text for answer in answers]))
+    raw = _raw_rewards(chosen, trunk, cache, prompts, [answer.text for answer in answers])
+    normalisation = fit_normalisation(raw, places=wanted or leading_rewards(chosen.family, raw))
     palm = build_portfolio(
         base,
         squashed(chosen, normalisation, trunk, cache),
@@ -102,18 +112,20 @@ def build_over_heads(
     lay_out_values(palm, trained, default, trunk, cache, seed=seed)
     ends = ", ".join(
         f"{head} {low:.3g} to {low + width:.3g}"
-        for head, low, width in zip(chosen.family.heads, normalisation.offset, normalisation.scale, strict=True)
+        for head, low, width in zip(palm.certificate.rewards, normalisation.offset, normalisation.scale, strict=True)
     )
-    return f"rewards are the heads of {chosen.family.name!r}, 0 to 1 over what the base gives: {ends}\n{told_of(palm)}"
+    which = f"{len(normalisation.places)} of {len(chosen.family.heads)} heads" if normalisation.places else "the heads"
+    return f"rewards are {which} of {chosen.family.name!r}, 0 to 1 over what the base gives: {ends}\n{told_of(palm)}"
 
 
 def squashed(trained: TrainedFamily, normalisation: Normalisation, trunk: Embedder, cache: Path | None) -> Rewards:
-    """Returns the heads of a family as rewards in [0, 1]."""
+    """Returns the heads of a family that are rewards, in [0, 1]."""
+    places = list(normalisation.places) or list(range(len(trained.family.heads)))
 
     def score(asked: Sequence[str], responses: Sequence[str]) -> Array:
-        return normalisation.apply(_raw_rewards(trained, trunk, cache, asked, responses))
+        return normalisation.apply(_raw_rewards(trained, trunk, cache, asked, responses)[:, places])
 
-    return Rewards(trained.family.heads, score)
+    return Rewards(tuple(trained.family.heads[place] for place in places), score)
 
 
 def member_values(trained: Sequence[TrainedFamily], pool: Pool, trunk: Embedder, cache: Path | None, *, seed: int) -> dict[str, Values]:
@@ -143,20 +155,48 @@ def lay_out_values(palm: Palm, trained: Sequence[TrainedFamily], default: str, t
     (palm.out / "portfolio.json").write_bytes(write_portfolio(portfolio))
 
 
-def _with_several_heads(trained: Sequence[TrainedFamily], wanted: str, default: str) -> TrainedFamily:
+def _with_several_heads(trained: Sequence[TrainedFamily], wanted: str, default: str, *, named: bool) -> TrainedFamily:
     by_name = {one.family.name: one for one in trained}
     counts = {name: len(one.family.heads) for name, one in by_name.items()}
-    fit = [name for name, count in counts.items() if 1 < count <= MOST_REWARDS]
+    several = [name for name, count in counts.items() if count > 1]
+    fit = [name for name in several if named or counts[name] <= MOST_REWARDS or isinstance(by_name[name].family, Additive)]
     there = ", ".join(f"{name} with {count}" for name, count in counts.items())
-    if wanted and wanted not in fit:
-        raise RewardsInvalid(f"there is no family {wanted!r} with 2 to {MOST_REWARDS} heads, which a portfolio can weigh; there is {there}")
-    if not fit:
+    if wanted and wanted not in by_name:
+        raise RewardsInvalid(f"there is no family {wanted!r} here; there is {there}")
+    if not several or (wanted and wanted not in several):
         raise RewardsInvalid(
-            f"a portfolio weighs 2 to {MOST_REWARDS} rewards, and no family here has as many heads ({there}): train families with "
-            "--personalise or a family of few heads such as --families micro, import a reward model with several labels, or give functions "
-            "with --rewards"
+            f"a portfolio weighs 2 rewards and more, and {wanted or 'every family here'} has fewer heads ({there}): train families with "
+            "--personalise, import a reward model with several labels, or give functions with --rewards"
+        )
+    if not fit or (wanted and wanted not in fit):
+        raise RewardsInvalid(
+            f"a portfolio weighs at most {MOST_REWARDS} rewards, and {there}: name those that matter most, --heads NAME,NAME of "
+            + ", ".join(by_name[wanted or several[0]].family.heads)
         )
     return by_name[wanted or (default if default in fit else fit[0])]
+
+
+def _places(there: Sequence[str], heads: Sequence[str]) -> list[int]:
+    """Returns where the heads of these names are."""
+    unknown = [name for name in heads if name not in there]
+    if unknown:
+        raise RewardsInvalid(f"there is no head {unknown[0]!r}; heads are {', '.join(there)}")
+    if heads and not 1 < len(set(heads)) <= MOST_REWARDS:
+        raise RewardsInvalid(f"{len(set(heads))} heads are named; a portfolio weighs 2 to {MOST_REWARDS} rewards")
+    return [there.index(name) for name in dict.fromkeys(heads)]
+
+
+def leading_rewards(family: Family, raw: Array) -> list[int]:
+    """Returns which heads are the rewards where nobody named any: all, or everybody's and those of the axes that matter most.
+
+    Answers of the base differ along every axis; as many axes are taken as explain `ENOUGH` of it and `MOST_REWARDS` has room for.
+    """
+    if not isinstance(family, Additive):
+        return list(range(len(family.heads)))
+    spread = np.var(family.along_axes(raw), axis=0)
+    explained = np.cumsum(spread) / max(float(spread.sum()), 1e-12)
+    axes = min(int(np.searchsorted(explained, ENOUGH)) + 1, family.axes, (MOST_REWARDS - 1) // 2)
+    return list(family.leading_heads(axes))
 
 
 def _raw_rewards(one: TrainedFamily, trunk: Embedder, cache: Path | None, asked: Sequence[str], responses: Sequence[str]) -> Array:

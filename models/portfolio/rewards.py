@@ -5,7 +5,8 @@ rewards in any units [N, d] ─ fit ─> offset, scale [d] ─> (s - offset) / s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,14 @@ class Normalisation:
     Attributes:
         offset: `[d]` what becomes 0.
         scale: `[d]` above 0; `offset + scale` becomes 1.
+        places: `[d]` which head of the family each reward is; the heads in their order if empty.
+        rest: `[K]` ranges of the heads that are no rewards, 0 for those that are; empty where all are.
     """
 
     offset: Array
     scale: Array
+    places: tuple[int, ...] = ()
+    rest: Array = field(default_factory=lambda: np.zeros(0))
 
     def apply(self, rewards: Array) -> Array:
         """Returns rewards `[..., d]` in [0, 1]; what lies outside the calibration's range counts as its nearest end.
@@ -47,16 +52,25 @@ class Normalisation:
         return np.asarray(np.mean((scaled < 0.0) | (scaled > 1.0), axis=0))
 
     def weight_map(self) -> Array:
-        """Returns `[d, d]` that turns weights over raw rewards into those over normalised ones: `w · s = const + (w * scale) · r`."""
-        return np.diag(self.scale)
+        """Returns `[K, d]` that turns weights over heads into those over normalised rewards: `w · s = const + (w * scale) · r`.
+
+        Heads that are no rewards count for nothing in it; `K` is `d` where all are.
+        """
+        found = np.diag(self.scale)
+        if not self.places:
+            return found
+        whole = np.zeros((len(self.rest), len(self.scale)))
+        whole[list(self.places)] = found
+        return whole
 
 
-def fit_normalisation(rewards: Array, *, tail: float = 0.005) -> Normalisation:
+def fit_normalisation(rewards: Array, *, tail: float = 0.005, places: Sequence[int] | None = None) -> Normalisation:
     """Returns the map that puts all but `tail` of the calibration rewards at each end within [0, 1].
 
     Args:
-        rewards: `[N, d]` of responses to the calibration prompts, drawn as they will be in use.
+        rewards: `[N, K]` of responses to the calibration prompts, drawn as they will be in use.
         tail: share left outside at each end, so that one outlier does not flatten everything else.
+        places: which of them become rewards, `[d]`; all if None. Of the others the range is kept.
 
     Raises:
         EvidenceInvalid: not finite, fewer than two responses, or a reward that is the same for all.
@@ -67,9 +81,15 @@ def fit_normalisation(rewards: Array, *, tail: float = 0.005) -> Normalisation:
             f"calibration rewards are {rewards.shape}, {int(np.sum(~np.isfinite(rewards)))} not finite; finite [N, d] needed"
         )
     low, high = np.quantile(rewards, [tail, 1.0 - tail], axis=0)
-    flat = np.flatnonzero(~(high - low > 1e-9))
-    if len(flat):
+    chosen = list(range(len(low)) if places is None else places)
+    flat = [index for index in chosen if not high[index] - low[index] > 1e-9]
+    if flat:
         raise EvidenceInvalid(
-            f"reward {int(flat[0])} is {low[flat[0]]:g} for all of {len(rewards)} calibration responses: it distinguishes nothing"
+            f"reward {flat[0]} is {low[flat[0]]:g} for all of {len(rewards)} calibration responses: it distinguishes nothing"
         )
-    return Normalisation(low, high - low)
+    width = high - low
+    if chosen == list(range(len(low))):
+        return Normalisation(low, width)
+    rest = width.copy()
+    rest[chosen] = 0.0
+    return Normalisation(low[chosen], width[chosen], tuple(chosen), rest)

@@ -58,6 +58,10 @@ class Additive(RewardHeads):
         """`D`."""
         return len(self.heads) // 2
 
+    def leading_heads(self, axes: int) -> tuple[int, ...]:
+        """Returns the indices of everybody's head and of both ends of the first axes, which explain most of how people differ."""
+        return (0, *range(1, 1 + axes), *range(1 + self.axes, 1 + self.axes + axes))
+
     @property
     def evidence_size(self) -> int:
         return evidence_size(self.axes)
@@ -68,7 +72,7 @@ class Additive(RewardHeads):
     def score(self, evidence: Array, rewards: Array, prompt: Row | None) -> Scored:  # noqa: ARG002 - as for weights
         mean, covariance = additive_posterior(evidence, self.axes)
         weights = self._simplex(mean)
-        variance = variance_along(self._along_axes(rewards) / self.logit_scale, covariance)
+        variance = variance_along(self.along_axes(rewards) / self.logit_scale, covariance)
         return Scored(mixed_scores(rewards, weights), np.sqrt(variance), weights, rewards)
 
     def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
@@ -78,11 +82,11 @@ class Additive(RewardHeads):
         difference = self._difference(chosen, rejected)
         mean, covariance = additive_posterior(evidence, self.axes)
         margin = self.logit_scale * mixed_scores(difference, self._simplex(mean))
-        return margin, variance_along(self._along_axes(difference), covariance)
+        return margin, variance_along(self.along_axes(difference), covariance)
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
-        return bound_evidence(self.logit_scale * float(difference[0]), self._along_axes(difference), tie=tie)
+        return bound_evidence(self.logit_scale * float(difference[0]), self.along_axes(difference), tie=tie)
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
         mean, covariance = additive_posterior(evidence, self.axes)
@@ -100,7 +104,7 @@ class Additive(RewardHeads):
             raise ValueError(f"rows of {name!r} are {difference.shape}; ({len(self.heads)},) was expected")
         return difference
 
-    def _along_axes(self, rewards: Array) -> Array:
+    def along_axes(self, rewards: Array) -> Array:
         """Returns `z` `[..., D]` of rewards, or of differences of rewards, `[..., K]`."""
         axes: Array = (0.5 * self.logit_scale / self.reach) * (rewards[..., 1 : 1 + self.axes] - rewards[..., 1 + self.axes :])
         return axes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ Array = NDArray[np.float64]
 OUTSIDE = 0.05
 """Share of negative weight, after the weight map, up to which it counts as an estimate's noise and is read as 0: users of `attributes`
 have posterior means that lie a little below 0 where they do not care. The certificate then speaks of the nearest user it knows."""
+
+LEAST_STOOD_FOR = 0.5
+"""Share of a user's taste along the rewards below which a certificate does not speak of the user; see `Certificate.stands_for`."""
 
 _VECTORS = ("offset", "scale", "worst_weights")
 _MATRICES = ("weight_map", "lower", "upper", "vertices")
@@ -51,6 +54,7 @@ class Certificate:
         oracle_calls: policies that were optimised to prove it.
         lower, upper: `[M, d]` confidence bounds of the members' normalised values.
         vertices: `[V, d]` of the polytope that holds the normalised values of every policy; only those that are best for some `w >= 0`.
+        rest: `[K]` ranges of those heads of the family that are none of the rewards, and 0 for the others; empty where every head is one.
     """
 
     family: str
@@ -69,6 +73,7 @@ class Certificate:
     upper: Array
     vertices: Array
     method: str = "exact"
+    rest: Array = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         size = len(self.rewards)
@@ -77,7 +82,11 @@ class Certificate:
         for name, array in (("weight_map", self.weight_map), ("lower", self.lower), ("vertices", self.vertices)):
             expect_shape(name, array, (len(array), size))
         expect_shape("upper", self.upper, self.lower.shape)
-        expect_finite(**{name: getattr(self, name) for name in _SIZED}, numbers=np.array([getattr(self, name) for name in _NUMBERS]))
+        if len(self.rest):
+            expect_shape("rest", self.rest, (len(self.weight_map),))
+        expect_finite(
+            **{name: getattr(self, name) for name in _SIZED}, rest=self.rest, numbers=np.array([getattr(self, name) for name in _NUMBERS])
+        )
         if len(self.vertices) == 0 or len(self.lower) == 0 or np.any(self.scale <= 0) or np.any(self.lower > self.upper):
             raise ValueError(
                 f"a certificate needs vertices, members, scales above 0 and lower <= upper; {len(self.vertices)} vertices were given"
@@ -107,8 +116,8 @@ class Certificate:
     def palm_weights(self, weights: Array) -> Array | None:
         """Returns the user's weights over the normalised rewards, `[d]` on the simplex, or None where none stand for this user.
 
-        That is so if the weight map gives a reward negative weight: the certificate speaks of users who want none of the
-        rewards to be small.
+        That is so if the weight map gives a reward negative weight, since the certificate speaks of users who want none of the rewards
+        to be small; and if less than `LEAST_STOOD_FOR` of the user's taste lies along the rewards.
 
         Args:
             weights: `[K]` over the family's heads.
@@ -121,9 +130,25 @@ class Certificate:
         total = float(np.sum(np.abs(mapped)))
         if not total > 0 or not math.isfinite(total) or float(np.min(mapped)) < -OUTSIDE * total:
             return None
+        if self.stands_for(weights) < LEAST_STOOD_FOR:
+            return None
         kept = np.maximum(mapped, 0.0)
         on_simplex: Array = kept / np.sum(kept)
         return on_simplex
+
+    def stands_for(self, weights: Array) -> float:
+        """Returns the share of a user's taste that lies along the rewards, from 0 to 1: each head's weight times its range, summed.
+
+        It is 1 where every head of the family is a reward. What lies along the other heads the certificate does not know.
+
+        Args:
+            weights: `[K]` over the family's heads.
+        """
+        if not len(self.rest):
+            return 1.0
+        along = float(np.sum(np.abs(weights @ self.weight_map)))
+        total = along + float(np.sum(np.abs(weights) * self.rest))
+        return along / total if total > 0 else 0.0
 
     def bounds(self, weights: Array) -> tuple[float, float]:
         """Returns `L(w)` and `U(w)` for PALM weights `[d]`: what the best member gives at least, what any policy could give at most.
@@ -152,7 +177,7 @@ class Certificate:
     def summary(self) -> dict[str, Any]:
         """Returns the certificate for people, as JSON types: everything but vertices and weight map."""
         document = self.document()
-        return {name: value for name, value in document.items() if name not in {"vertices", "weight_map"}} | {
+        return {name: value for name, value in document.items() if name not in {"vertices", "weight_map", "rest"}} | {
             "vertices": len(self.vertices)
         }
 
@@ -165,6 +190,7 @@ class Certificate:
             "oracle_calls": self.oracle_calls,
             **{name: float(getattr(self, name)) for name in _NUMBERS},
             **{name: getattr(self, name).tolist() for name in _SIZED},
+            **({"rest": self.rest.tolist()} if len(self.rest) else {}),
         }
 
 
@@ -176,13 +202,14 @@ def read_certificate(document: Mapping[str, Any]) -> Certificate:
     """
     try:
         arrays = {name: np.array(document[name], dtype=np.float64) for name in _SIZED}
+        arrays["rest"] = np.array(document.get("rest", []), dtype=np.float64)
         numbers = {name: float(document[name]) for name in _NUMBERS}
         family, rewards, calls = str(document["family"]), tuple(map(str, document["rewards"])), int(document["oracle_calls"])
     except KeyError as error:
         raise ValueError(f"certificate has no field {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"certificate holds something that is no number: {error}") from error
-    if any(arrays[name].ndim != 1 for name in _VECTORS) or any(arrays[name].ndim != 2 for name in _MATRICES):
+    if any(arrays[name].ndim != 1 for name in (*_VECTORS, "rest")) or any(arrays[name].ndim != 2 for name in _MATRICES):
         raise ValueError(f"certificate has arrays of shapes { {name: array.shape for name, array in arrays.items()} }")
     fields: dict[str, Any] = {**arrays, **numbers}
     return Certificate(family=family, rewards=rewards, method=str(document.get("method", "exact")), oracle_calls=calls, **fields)

@@ -97,6 +97,7 @@ class CertificateAnswer:
         upper: what any policy could give this user at most, in the same unit
         family: the reward family under which this is proved
         confidence: the probability with which it holds for all users at once, from 0 to 1
+        stands_for: the share of this user's taste that lies along the certificate's rewards, from 0.5 to 1; 1 where they are all heads
     """
 
     ratio: float
@@ -104,6 +105,7 @@ class CertificateAnswer:
     upper: float
     family: str
     confidence: float
+    stands_for: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,4 +294,4 @@ def certificate_answer(proved: CertifiedUser | None) -> CertificateAnswer | None
     """Returns the answer's view of what is proved for a user."""
     if proved is None:
         return None
-    return CertificateAnswer(proved.ratio, proved.lower, proved.upper, proved.family, proved.confidence)
+    return CertificateAnswer(proved.ratio, proved.lower, proved.upper, proved.family, proved.confidence, proved.stands_for)

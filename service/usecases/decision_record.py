@@ -34,7 +34,7 @@ class CertifiedUser:
     """What is proved of the portfolio for a user, with `confidence`: the best member gives at least `ratio` of the best possible reward.
 
     `lower` and `upper` are that member's reward at least and any policy's at most, in the certificate's normalised rewards, for the
-    user's weights over the heads of `family`.
+    user's weights over the heads of `family`. Of the user's taste, `stands_for` lies along the certificate's rewards, from 0.5 to 1.
     """
 
     ratio: float
@@ -42,6 +42,7 @@ class CertifiedUser:
     upper: float
     family: str
     confidence: float
+    stands_for: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

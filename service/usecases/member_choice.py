@@ -273,7 +273,7 @@ def certificate_of(serving: Serving, name: str, weights: Array) -> CertifiedUser
     if certificate is None or ratio is None or mapped is None:
         return None
     lower, upper = certificate.bounds(mapped)
-    return CertifiedUser(ratio, lower, upper, name, certificate.confidence)
+    return CertifiedUser(ratio, lower, upper, name, certificate.confidence, certificate.stands_for(weights))
 
 
 def _measure(call: Call, person: Person, routing: Routing, weights: Array, name: str) -> None:

@@ -99,6 +99,17 @@ def test_the_normalisation_is_frozen_and_counts_what_it_clips():
     assert np.diag(frozen.weight_map()).tolist() == frozen.scale.tolist()
 
 
+def test_the_normalisation_of_some_heads_knows_the_ranges_of_the_others():
+    raw = np.stack([np.linspace(0.0, 8.0, 101), np.full(101, 3.0), np.linspace(-1.0, 1.0, 101)], axis=1)
+    some = fit_normalisation(raw, tail=0.0, places=[2, 0])
+    assert (some.offset.tolist(), some.scale.tolist()) == ([-1.0, 0.0], [2.0, 8.0])
+    assert some.weight_map().tolist() == [[0.0, 8.0], [0.0, 0.0], [2.0, 0.0]]
+    assert some.rest.tolist() == [0.0, 0.0, 0.0]
+    assert fit_normalisation(raw, tail=0.0, places=[0]).rest.tolist() == [0.0, 0.0, 2.0]
+    with pytest.raises(EvidenceInvalid, match="reward 1 is 3 for all"):
+        fit_normalisation(raw, places=[1, 0])
+
+
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [

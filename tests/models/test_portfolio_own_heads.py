@@ -15,9 +15,10 @@ from attune.models.export.pack import pack
 from attune.models.export.portfolio_files import MembersInvalid
 from attune.models.portfolio.end_to_end import PalmSettings, build_portfolio
 from attune.models.portfolio.inputs import Prompts
-from attune.models.portfolio.own_heads import build_over_heads
+from attune.models.portfolio.own_heads import build_over_heads, leading_rewards
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.show import show_portfolio
+from attune.models.seam.additive import Additive
 from attune.models.seam.bundle import read_bundle
 from attune.models.seam.member_values import POOLED
 from attune.models.seam.portfolio import PortfolioInvalid
@@ -69,13 +70,58 @@ def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_pa
     assert all((bundle.path / entry["adapter"]).is_dir() for entry in roster.values())
 
 
+def test_some_of_many_heads_are_rewards_and_the_certificate_knows_what_it_leaves_out(tmp_path):
+    base = write_model(tmp_path / "base")
+    import_reward_model(str(write_classifier(tmp_path / "model", "Llama", 19)), tmp_path / "fam", [], "")
+    (tmp_path / "prompts.txt").write_text("\n".join(few_prompts()))
+    run = CliRunner()
+    where = ["--base", str(base), "--families", str(tmp_path / "fam"), "--prompts", str(tmp_path / "prompts.txt")]
+    options = [word for change in QUICK for word in ("--set", change)]
+    some = ["--heads", "reward_7,reward_3", "--max-calls", "2", *options]
+    built = run.invoke(app, ["portfolio", "build", *where, "--out", str(tmp_path / "pf"), *some])
+    assert built.exit_code == 0, built.output
+    assert "rewards are 2 of 19 heads of 'imported', 0 to 1 over what the base gives: reward_7 " in built.stdout
+    packed = run.invoke(app, ["bundle", "build", str(tmp_path / "fam"), "--portfolio", str(tmp_path / "pf"), "--out", str(tmp_path / "b")])
+    assert packed.exit_code == 0, packed.output
+    bundle = read_bundle(next((tmp_path / "b").iterdir()))
+    certificate = bundle.portfolio.certificate
+    assert certificate.rewards == ("reward_7", "reward_3")
+    assert bundle.portfolio.values["imported"].shape[1] == 19
+    weights = np.zeros(19)
+    weights[[7, 3]] = 0.75, 0.25
+    asked = certificate.palm_weights(weights)
+    assert asked[0] / asked[1] == pytest.approx(3.0 * certificate.scale[0] / certificate.scale[1])
+    assert certificate.stands_for(weights) == 1.0
+    assert certificate.rest[[7, 3]].tolist() == [0.0, 0.0]
+    assert np.all(np.delete(certificate.rest, [7, 3]) > 0)
+    assert certificate.palm_weights(np.eye(19)[5]) is None
+
+
+def test_of_additive_the_axes_are_rewards_along_which_answers_differ_most():
+    names = ("everybody", *(f"axis{index}+" for index in range(8)), *(f"axis{index}-" for index in range(8)))
+    family = Additive("additive", names, 1.0, 10.0)
+    rng = np.random.default_rng(0)
+
+    def answers(*spread: float) -> np.ndarray:
+        along = 10.0 * rng.normal(size=(400, 8)) * np.array([*spread, *[0.01] * (8 - len(spread))])
+        common = rng.normal(size=(400, 1))
+        return np.concatenate([common, common + along, common - along], axis=1)
+
+    def chosen(*spread: float) -> list[str]:
+        return [names[place] for place in leading_rewards(family, answers(*spread))]
+
+    assert chosen(3.0, 1.0) == ["everybody", "axis0+", "axis0-"]
+    assert chosen(1.0, 1.0) == ["everybody", "axis0+", "axis1+", "axis0-", "axis1-"]
+    assert len(chosen(*[1.0] * 8)) == 11
+
+
 def test_heads_that_cannot_be_weighed_are_refused_before_anything_is_sampled(tmp_path):
     model = write_classifier(tmp_path / "model", "Llama", 1)
     import_reward_model(str(model), tmp_path / "fam", [], "")
     arguments = {"settings": PalmSettings(), "seed": 0}
-    with pytest.raises(RewardsInvalid, match=r"2 to 12 rewards, and .* as many heads \(imported with 1\): train .*--personalise"):
+    with pytest.raises(RewardsInvalid, match=r"2 rewards and more, and every family here has fewer heads \(imported with 1\): train"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", **arguments)
-    with pytest.raises(RewardsInvalid, match=r"no family 'other' with 2 to 12 heads.*imported with 1"):
+    with pytest.raises(RewardsInvalid, match=r"no family 'other' here; there is imported with 1"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", family="other", **arguments)
     neither = CliRunner().invoke(app, ["portfolio", "build", "--base", "b", "--prompts", "p"])
     assert neither.exit_code != 0
@@ -85,8 +131,16 @@ def test_more_rewards_than_can_be_proved_over_are_refused_before_anything_is_sam
     model = write_classifier(tmp_path / "model", "Llama", 19)
     import_reward_model(str(model), tmp_path / "fam", [], "")
     arguments = {"settings": PalmSettings(), "seed": 0}
-    with pytest.raises(RewardsInvalid, match=r"2 to 12 rewards, and .* as many heads \(imported with 19\).*--families micro"):
+    with pytest.raises(RewardsInvalid, match=r"at most 12 rewards, and imported with 19: .*--heads NAME,NAME of reward_0, reward_1,"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", **arguments)
+    for heads, message in (
+        (["reward_1"], "1 heads are named; a portfolio weighs 2 to 12"),
+        (["reward_1", "reward_1"], "1 heads are named"),
+        ([f"reward_{number}" for number in range(13)], "13 heads are named"),
+        (["reward_1", "kind"], "no head 'kind'; heads are reward_0"),
+    ):
+        with pytest.raises(RewardsInvalid, match=message):
+            build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", heads=heads, **arguments)
     many = Rewards(tuple(f"r{number}" for number in range(13)), lambda _asked, said: np.zeros((len(said), 13)))
     whole = Normalisation(np.zeros(13), np.ones(13))
     asked = Prompts(("a",), ("b",), ("c",))

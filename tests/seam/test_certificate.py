@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +47,23 @@ def test_the_map_keeps_what_a_user_gains_from_one_answer_over_another(certificat
     gain = (rewards[0] - rewards[1]) @ weights
     mapped = certificate.palm_weights(weights)
     assert gain / ((normalised[0] - normalised[1]) @ mapped) == pytest.approx(np.sum(weights * certificate.scale))
+
+
+def test_users_of_other_heads_are_spoken_of_as_far_as_the_rewards_stand_for_them(certificate):
+    mapped = np.array([[4.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    some = replace(certificate, weight_map=mapped, rest=np.array([0.0, 0.0, 3.0]))
+    assert some.stands_for(np.array([1.0, 1.0, 0.0])) == 1.0
+    assert some.stands_for(np.array([0.25, 0.25, 0.5])) == pytest.approx(0.5)
+    np.testing.assert_allclose(some.palm_weights(np.array([0.25, 0.5, 0.5])), [0.5, 0.5])
+    assert some.certified_ratio(np.array([0.25, 0.5, 0.5])) == pytest.approx(0.5 / 0.6)
+    assert some.palm_weights(np.array([0.2, 0.2, 0.6])) is None
+    assert some.certified_ratio(np.array([0.0, 0.0, 1.0])) is None
+    read = read_certificate(json.loads(json.dumps(some.document())))
+    assert read.rest.tolist() == [0.0, 0.0, 3.0]
+    assert "rest" not in some.summary()
+    assert "rest" not in certificate.document()
+    with pytest.raises(ValueError, match="rest"):
+        replace(some, rest=np.zeros(2))
 
 
 def test_the_bounds_worked_out_by_hand(certificate):
