@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.alignment.causal import Answer, LanguageModel, sample
+from attune.models.data.progress import left
 
 Array = NDArray[np.float64]
 
@@ -136,6 +138,7 @@ def sample_answers(
         told["temperature"] = temperature
     with _kept(file) as lines:
         found = _read(lines, told)
+        known, began_s = len(found), time.monotonic()
         for start in range(len(found), len(asked), BATCH):
             batch_seed = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
             part = sample(model, member, asked[start : start + BATCH], batch_seed, BATCH, temperature=temperature)
@@ -143,7 +146,8 @@ def sample_answers(
             lines.write(json.dumps([[answer.text, answer.ids, answer.end] for answer in part], ensure_ascii=False) + "\n")
             lines.flush()
             if progress is not None:
-                progress(f"{member or 'base'}: {len(found)} of {len(asked)} answers")
+                rest = left(time.monotonic() - began_s, len(found) - known, len(asked) - known)
+                progress(f"{member or 'base'}: {len(found):,} of {len(asked):,} answers{rest}")
     groups = tuple(tuple(found[row : row + per_prompt]) for row in range(0, len(found), per_prompt))
     return Answers(tuple(prompts), groups)
 

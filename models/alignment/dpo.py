@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from trl import DPOConfig, DPOTrainer
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
 from attune.models.alignment.causal import LanguageModel, load
 from attune.models.alignment.pairs import Pair
+from attune.models.data.progress import left
 
 _CURVE = {
     "loss": "loss",
@@ -100,11 +102,17 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers likewise
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
+        self._began: tuple[float, int] | None = None
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: object) -> None:
+        self._began = time.monotonic(), int(state.global_step)
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, float] | None = None, **_: object) -> None:
         if logs and "loss" in logs:
             figures = ", ".join(f"{name} {logs[key]:.3f}" for key, name in list(_CURVE.items())[:3] if key in logs)
-            self._tell(f"step {state.global_step} of {state.max_steps}: {figures}")
+            began_s, known = self._began or (time.monotonic(), 0)
+            rest = left(time.monotonic() - began_s, state.global_step - known, state.max_steps - known)
+            self._tell(f"step {state.global_step} of {state.max_steps}: {figures}{rest}")
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: object) -> None:
         self._tell(f"checkpoint {state.global_step}")

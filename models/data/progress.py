@@ -72,6 +72,11 @@ class Steps:
         return f"{counts}, {'at most ' if self.at_most else ''}{duration(taken_s / done * (total - done))} left"
 
 
+def left(taken_s: float, done: int, total: int) -> str:
+    """Returns `, 0:45 left` for a line about work that took so long for so many of its steps; nothing where none or all are done."""
+    return f", {duration(taken_s / done * (total - done))} left" if 0 < done < total else ""
+
+
 def duration(seconds: float) -> str:
     """Returns `0:07`, `12:30` or `1:02:03`."""
     whole = round(seconds)

@@ -9,6 +9,7 @@ killed, loses nothing. Axis letters: `d` rewards, `M` solutions.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.data.progress import left
 from attune.models.portfolio.geometry import Corners, UpperBound, lower_corners
 from attune.models.portfolio.oracles import EvidenceInvalid, Oracle, Solution, expect_rewards
 
@@ -138,7 +140,7 @@ def lazy_search(
         raise ValueError(f"policies to start with are duplicates by their handles: {', '.join(repeated)}")
     solutions = [_checked(solution, oracle.dimensions) for solution in start]
     solutions += read_state(state, oracle.dimensions, oracle.beta) if state is not None and state.exists() else []
-    known = len(start)
+    known, found_before, began_s = len(start), len(solutions), time.monotonic()
     waiting = [unit for unit in np.eye(oracle.dimensions) if not _was_asked(unit, solutions)]
     while True:
         proof = None if waiting else prove(solutions, settings.epsilon, beta=oracle.beta)
@@ -157,7 +159,10 @@ def lazy_search(
         if progress is not None:
             excess = "" if proof is None else f", {proof.excess:.4f} left to prove before it"
             what = f"weights {np.round(weights, 3).tolist()}, value {np.round(solution.value, 3).tolist()}"
-            progress(f"call {len(solutions) - known}: {what}{excess}")
+            rest = left(time.monotonic() - began_s, len(solutions) - found_before, known + settings.max_calls - found_before).replace(
+                ", ", ", at most "
+            )
+            progress(f"call {len(solutions) - known} of at most {settings.max_calls}: {what}{excess}{rest}")
     proof = proof or prove(solutions, settings.epsilon, beta=oracle.beta)
     return Search(tuple(solutions), settings, oracle.beta, proof, proof.excess <= settings.delta + ROUNDING)
 

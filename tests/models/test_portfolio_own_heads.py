@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -53,6 +54,7 @@ def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_pa
     proved = json.loads((tmp_path / "pf" / "palm.json").read_text())["certificate"]["worst_ratio"]
     assert f"every user gets at least {proved:.3f} of what 2 trained members can give" in built.stdout.splitlines()[-1]
     assert "members kept" not in built.stdout
+    assert re.search(r"call 1 of at most 2: weights \[1.0, 0.0\], value \[.*\], at most \d+:\d\d left\n", built.stderr)
     shown = run.invoke(app, ["portfolio", "show", str(tmp_path / "pf")])
     assert shown.exit_code == 0, shown.output
     assert "certificate, over helpful, short of 'imported'" in shown.output

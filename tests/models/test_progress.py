@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from attune.models.data.progress import Steps
+from attune.models.data.progress import Steps, left
 
 
 class Terminal(io.StringIO):
@@ -45,3 +45,9 @@ def test_a_terminal_has_one_line_that_is_written_over():
 def test_work_without_a_known_end_says_what_it_has_taken_and_work_that_may_stop_early_the_most_it_takes():
     assert told(io.StringIO(), (3700.0, 5), total=0) == "embedded 5 texts, 1:01:40 so far\n"
     assert told(io.StringIO(), (10.0, 10), at_most=True) == "embedded 10 of 100 texts, at most 1:30 left\n"
+
+
+def test_time_left_at_the_end_of_a_line():
+    assert left(10.0, 1, 5) == ", 0:40 left"
+    assert left(90.0, 2, 82) == ", 1:00:00 left"
+    assert (left(10.0, 0, 5), left(10.0, 5, 5)) == ("", "")
