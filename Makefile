@@ -94,6 +94,7 @@ clean: ## remove the virtual environment, builds and caches; users and bundles i
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Attune needs Python 3.11 or later, this is {sys.version}"'
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip  # the one that comes with Python 3.11 compares every file of an index in turn: it takes twice as long to install all this
 
 $(VENV)/.stamp-serve: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Attune into $(VENV) (a few minutes the first time)"
