@@ -271,6 +271,7 @@ async def _drain(live: Live, runtime: Runtime, drain_s: float) -> None:
     live.phase = "stopping"
     try:
         async with asyncio.timeout(drain_s):
+            runtime.later.hurry()
             if live.serving is not None:
                 await live.serving.leases.idle()
             await runtime.all_finished()

@@ -83,7 +83,9 @@ def evaluate_language_model(folder: Path, seed: int, prompts_per_member: int = 6
                 texts = generate_answers(model, tokenizer, conversations)
         else:
             model.set_adapter(member)
+            model.merge_adapter()  # one product in place of three, at every layer and token
             texts = generate_answers(model, tokenizer, conversations)
+            model.unmerge_adapter()
         answers = tuple(
             JudgedAnswer(prompt.text, prompt.topic, text, tokens, ended) for prompt, (text, tokens, ended) in zip(asked, texts, strict=True)
         )

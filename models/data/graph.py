@@ -27,13 +27,22 @@ def answers_of(path: Path, rows: Sequence[Encoded], *, batch: int = 1, threads: 
         batch: rows that are computed together.
         threads: of ONNX Runtime; all cores if 0.
     """
-    groups = (range(start, min(start + batch, len(rows))) for start in range(0, len(rows), batch))
-    return _run(path, rows, groups, threads, None)
+    return _run(_opened(path, threads), rows, _in_order(rows, batch))
+
+
+def answers_alone_and_shared(path: Path, rows: Sequence[Encoded], *, batch: int) -> tuple[Outputs, Outputs]:
+    """Returns what `answers_of` does with one row at a time, and with `batch` rows, of a graph that is loaded once."""
+    session = _opened(path)
+    return _run(session, rows, _in_order(rows, 1)), _run(session, rows, _in_order(rows, batch))
 
 
 def answers_by_length(path: Path, rows: Sequence[Encoded], *, threads: int = 0) -> Outputs:
     """Returns what `answers_of` does, in batches of rows of like length and at most `BATCH_TOKENS` padded tokens: for many rows."""
-    return _run(path, rows, _by_length(rows), threads, Steps("scored {} texts"))
+    return _run(_opened(path, threads), rows, _by_length(rows), Steps("scored {} texts"))
+
+
+def _in_order(rows: Sequence[Encoded], batch: int) -> Iterator[Sequence[int]]:
+    return (range(start, min(start + batch, len(rows))) for start in range(0, len(rows), batch))
 
 
 def _by_length(rows: Sequence[Encoded]) -> Iterator[Sequence[int]]:
@@ -45,12 +54,17 @@ def _by_length(rows: Sequence[Encoded]) -> Iterator[Sequence[int]]:
         start += count
 
 
-def _run(path: Path, rows: Sequence[Encoded], groups: Iterator[Sequence[int]], threads: int, progress: Steps | None) -> Outputs:
+def _opened(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Without it, sums of int8 products saturate in silence on processors that have AVX2 and no VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _run(
+    session: onnxruntime.InferenceSession, rows: Sequence[Encoded], groups: Iterator[Sequence[int]], progress: Steps | None = None
+) -> Outputs:
     names = [output.name for output in session.get_outputs()]
     found: Outputs = {}
     done = 0

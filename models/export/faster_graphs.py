@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from attune.models.data.graph import answers_of
+from attune.models.data.graph import answers_alone_and_shared
 from attune.models.export.onnx import LARGEST_MESSAGE, ExportFailed, difference, weights_beside
 from attune.models.seam.precision import TOLERANCES, Precision, probe_difference
 from attune.models.seam.text import Encoded
@@ -298,8 +298,7 @@ class PrecisionLoss:
 
 def measure_precision(fp32: Path, twin: Path, rows: Sequence[Encoded], *, seed: int = 0) -> PrecisionLoss:
     """Returns what `twin` loses against `fp32` on `rows` on a CPU, in batches of 16 beside alone; pairs are drawn with `seed`."""
-    alone, exact = answers_of(twin, rows), answers_of(fp32, rows)
-    shared, exact_shared = (answers_of(path, rows, batch=16) for path in (twin, fp32))
+    (alone, shared), (exact, exact_shared) = (answers_alone_and_shared(path, rows, batch=16) for path in (twin, fp32))
     pairs = np.random.default_rng(seed).integers(0, len(rows), size=(4096, 2))
     first, second = pairs[pairs[:, 0] != pairs[:, 1]].T
     found, expected = _rewards(alone), _rewards(exact)
@@ -325,12 +324,16 @@ def scorer_entry(
     Raises:
         ExportFailed: it differs from torch by more than its tolerance.
     """
-    alone = answers_of(found, rows)
+    alone, shared = answers_alone_and_shared(found, rows, batch=len(rows))
     worst, limit = probe_difference(alone, expected), tolerance(precision)
     if not worst <= limit:
         raise ExportFailed(f"the {precision} graph differs from torch by {worst:g}; at most {limit:g} is accepted")
-    batch = probe_difference(answers_of(found, rows, batch=len(rows)), alone)
-    return {"file": file, "tolerance": limit, "difference_from_torch": worst, "batch_dependence": batch}
+    return {
+        "file": file,
+        "tolerance": limit,
+        "difference_from_torch": worst,
+        "batch_dependence": probe_difference(shared, alone),
+    }
 
 
 def _rewards(answers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:

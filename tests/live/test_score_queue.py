@@ -122,6 +122,19 @@ async def test_who_needs_one_that_is_behind_a_full_batch_does_not_wait_for_other
     await decisions.queue.aclose()
 
 
+async def test_at_the_end_what_waits_is_scored_without_waiting_for_more_and_so_is_what_still_comes():
+    decisions = Decisions(gather_s=3600.0)
+    decisions.put("a", 7)
+    decisions.queue.hurry()
+    async with asyncio.timeout(60.0):
+        while decisions.leases.count:
+            await asyncio.sleep(0)
+        decisions.put("b", 8)
+        while decisions.leases.count:
+            await asyncio.sleep(0)
+    assert decisions.kept == {"a": [7.0], "b": [8.0]}
+
+
 async def test_what_waits_holds_its_bundle_until_it_is_scored_or_dropped():
     decisions = Decisions()
     decisions.put("a", 1)
