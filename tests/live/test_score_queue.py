@@ -127,11 +127,9 @@ async def test_at_the_end_what_waits_is_scored_without_waiting_for_more_and_so_i
     decisions.put("a", 7)
     decisions.queue.hurry()
     async with asyncio.timeout(60.0):
-        while decisions.leases.count:
-            await asyncio.sleep(0)
+        await decisions.leases.idle()
         decisions.put("b", 8)
-        while decisions.leases.count:
-            await asyncio.sleep(0)
+        await decisions.leases.idle()
     assert decisions.kept == {"a": [7.0], "b": [8.0]}
 
 
