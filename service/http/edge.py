@@ -89,7 +89,7 @@ class Edge:
             except ClientLeft:
                 answer.status = CLIENT_LEFT
             except Exception as raised:  # noqa: BLE001  whatever it is, the client gets a document and the log the details
-                error = problems.translated(raised, scope["method"])
+                error = problems.translated(raised, scope["method"], self._prefix)
                 await self._render(scope, answer, raised, error)
             finally:
                 ended_s = self._clock()

@@ -138,23 +138,24 @@ def render(error: AttuneError, path: str, request_id: str, root_path: str = "") 
     return openai_status(error) if openai else error.status, headers, body
 
 
-def translated(error: Exception, method: str) -> AttuneError:
-    """Returns the error tree's version of what FastAPI, Starlette or a bug raised."""
+def translated(error: Exception, method: str, root_path: str = "") -> AttuneError:
+    """Returns the error tree's version of what FastAPI, Starlette or a bug raised; `root_path` as in `document`."""
     match error:
         case AttuneError():
             return error
         case RequestValidationError() | ValidationError():  # the latter: a compatible request that the native limits refuse
             return invalid_fields(error.errors())
         case HTTPException():
-            return _http(error, method)
+            return _http(error, method, root_path)
         case _:
             return AttuneError("an unexpected error; the log has its details under this request id")
 
 
-def _http(error: HTTPException, method: str) -> AttuneError:
+def _http(error: HTTPException, method: str, root_path: str) -> AttuneError:
     match error.status_code:
         case 404:
-            return NotFound("there is nothing at this path; GET /docs shows what there is, and /openapi.json lists it for programs")
+            docs, listed = f"{root_path}/docs", f"{root_path}/openapi.json"
+            return NotFound(f"there is nothing at this path; GET {docs} shows what there is, and {listed} lists it for programs")
         case 405:
             return _NotThisMethod(method, (error.headers or {}).get("Allow", ""))
         case 413:

@@ -93,7 +93,9 @@ async def test_a_prefix_may_be_taken_off_by_the_proxy_or_not(settings_of: Callab
     async with running(settings_of(root_path="/attune"), FreshStore()) as service:
         assert (await service.get(f"{prefix}/users/a%2Fb"))["user"]["id"] == "a/b"
         assert (await service.get(f"{prefix}/readyz"))["status"] == "ready"
-        assert (await service.get(f"{prefix}/nothing", status=404))["type"] == "/attune/errors/not-found"
+        nothing = await service.get(f"{prefix}/nothing", status=404)
+        assert nothing["type"] == "/attune/errors/not-found"
+        assert "GET /attune/docs shows what there is, and /attune/openapi.json lists it" in nothing["detail"]
 
 
 async def test_every_problem_names_its_page_behind_the_prefix_also_inside_of_an_answer(settings_of: Callable[..., Settings]):
