@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from redis.asyncio import Redis
 
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 
 MEGABYTES = 8 * 2**20
+
+
+async def until_written(server: EmbeddedRedis) -> None:
+    """Returns when the server has written the file that it was told to keep: before, it hears no signal to end, and is killed at last."""
+    async with Redis.from_url(server.url, protocol=2) as raw, asyncio.timeout(60.0):
+        while True:
+            told = await raw.info("persistence")
+            if not (told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"]):
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_the_memory_of_a_store_grows_by_what_is_written_and_has_a_limit_where_one_is_set(
@@ -59,3 +71,4 @@ async def test_a_store_that_removes_users_or_keeps_no_file_says_so(own_server: E
     assert "keeps no append-only file" in keeps
     assert await doubts(store, appendonly="yes") == ()
     await store.aclose()
+    await until_written(own_server)

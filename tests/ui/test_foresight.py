@@ -27,9 +27,10 @@ READ = """async readings => {
 
 async def test_choices_since_the_page_first_read_are_drawn_over_time_while_somebody_looks(chromium, settings_of: Callable[..., Settings]):
     async with visiting(chromium, settings_of()) as visit:
+        await visit.page.clock.install()
+        await visit.page.reload()  # what the page wants to do every ten seconds goes by this clock from here on
         await visit.ask()
         await visit.choose()
-        await visit.page.clock.install()
         await visit.page.click("nav a[href='#operate']")
         await visit.says("#foresight", "Nothing yet: this process learned no choice since this page first read it")
         await visit.says("#agreement", "of 1")
