@@ -56,7 +56,7 @@ class Fidelity:
         on_topic: with three words in a row of the question's own topic.
         borrowed: with three words in a row of another topic's clauses, which the corpus never says about the question's own.
         declined: with words of the topic that says what is known instead: right of questions about no topic, else wrong.
-        worst: the topic of those asked from which most answers borrow, and their share.
+        by_question: share of borrowing answers to each question.
     """
 
     member: str
@@ -66,7 +66,7 @@ class Fidelity:
     on_topic: float
     borrowed: float
     declined: float
-    worst: tuple[str, float]
+    by_question: Mapping[str, float]
 
 
 def measure_fidelity(
@@ -112,12 +112,12 @@ def measure_fidelity(
     found = []
     for start, questions in zip(np.cumsum([0, *map(len, asked.values())]), asked.items(), strict=False):
         name, rows = questions
-        found += [_judge(member, name, [topic for _, topic in rows], told[start : start + len(rows)]) for member, told in texts.items()]
+        found += [_judge(member, name, rows, told[start : start + len(rows)]) for member, told in texts.items()]
     return tuple(found)
 
 
 def render_fidelity(found: Sequence[Fidelity]) -> str:
-    """Returns a table for each set of questions, with 95 % Wilson intervals."""
+    """Returns a table for each set of questions, with 95 % Wilson intervals, and what is borrowed by each question of README and page."""
     lines: list[str] = []
     for asked in dict.fromkeys(one.asked for one in found):
         rows = [
@@ -125,21 +125,24 @@ def render_fidelity(found: Sequence[Fidelity]) -> str:
                 one.member,
                 "" if one.own_manner is None else _share(one.own_manner, one.answers),
                 *(_share(share, one.answers) for share in (one.on_topic, one.borrowed, one.declined)),
-                f"{one.worst[0]} {one.worst[1]:.3f}" if one.worst[1] else "",
             ]
             for one in found
             if one.asked == asked
         ]
         count = next(one.answers for one in found if one.asked == asked)
-        head = ["member", "own manner", "on topic", "borrowed", "declined", "borrows most about"]
+        head = ["member", "own manner", "on topic", "borrowed", "declined"]
         lines += [f"## {asked} ({count} answers of each)", "", *table(head, rows), ""]
+    shown = [one for one in found if one.asked == SETS[0]]
+    each = shown[0].answers // len(SHOWN)
+    rows = [[question, *(_share(one.by_question[question], each) for one in shown)] for question in SHOWN]
+    lines += [f"## borrowed, by question ({each} answers of each)", "", *table(["question", *(one.member for one in shown)], rows), ""]
     return "\n".join(lines)
 
 
-def _judge(member: str, asked: str, about: Sequence[str], texts: Sequence[str]) -> Fidelity:
+def _judge(member: str, asked: str, questions: Sequence[tuple[str, str]], texts: Sequence[str]) -> Fidelity:
+    about = [topic for _, topic in questions]
     borrowed = np.array([borrows(text, topic) for text, topic in zip(texts, about, strict=True)])
-    by_topic = {topic: float(borrowed[[one == topic for one in about]].mean()) for topic in dict.fromkeys(about)}
-    worst = max(by_topic, key=lambda topic: by_topic[topic])
+    same = {question: [question == other for other, _ in questions] for question in dict.fromkeys(text for text, _ in questions)}
     strongest = [MANNERS[int(np.argmax(scores))] if (scores := manner_scores(text)).any() else "" for text in texts]
     return Fidelity(
         member=member,
@@ -149,7 +152,7 @@ def _judge(member: str, asked: str, about: Sequence[str], texts: Sequence[str]) 
         on_topic=float(np.mean([has(text, topic) for text, topic in zip(texts, about, strict=True)])),
         borrowed=float(borrowed.mean()),
         declined=float(np.mean([declines(text, topic) for text, topic in zip(texts, about, strict=True)])),
-        worst=(worst, by_topic[worst]),
+        by_question={text: float(borrowed[rows].mean()) for text, rows in same.items()},
     )
 
 

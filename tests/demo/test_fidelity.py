@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from demo.corpus.texts import BEYOND, MANNERS, all_prompts, answer
-from demo.language_model.fidelity import SHOWN, borrows, declines, has, wilson
+from demo.language_model.fidelity import SETS, SHOWN, Fidelity, borrows, declines, has, render_fidelity, wilson
 from tests.project.tree import ROOT
 
 
@@ -47,3 +47,12 @@ def test_the_interval_of_a_share_is_wilsons():
     assert (low, round(high, 4)) == (0.0, 0.037)
     low, high = wilson(0.5, 100)
     assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
+
+
+def test_the_table_has_what_is_borrowed_by_each_question():
+    by_question = dict.fromkeys(SHOWN, 0.0) | {"How is a rainbow made?": 0.25}
+    text = render_fidelity([Fidelity("bold", SETS[0], 80, 0.9, 0.8, 0.03125, 0.0, by_question)])
+    assert "## borrowed, by question (10 answers of each)" in text
+    rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines()}
+    assert "0.250 [" in rows["How is a rainbow made?"]
+    assert "0.000 [" in rows["How do I make pancakes?"]
