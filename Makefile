@@ -6,7 +6,7 @@ SHELL := bash
 
 PYTHON ?= python3
 VENV ?= .venv
-DATA_DIR ?= .attune
+DATA_DIR ?= $(or $(ATTUNE_DATA_DIR),.attune)
 BUNDLES := $(DATA_DIR)/bundles
 BIN := $(VENV)/bin
 FAST := tests/seam tests/batching tests/state tests/settings tests/observe tests/project/test_imports.py
@@ -31,7 +31,7 @@ help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 serve: $(VENV)/.stamp-serve $(BUNDLES)/.stamp-demo ## install, build the demo bundle where it is missing, serve on port 8000
-	exec env ATTUNE_DATA_DIR=$${ATTUNE_DATA_DIR:-$(DATA_DIR)} $(BIN)/attune serve
+	exec env ATTUNE_DATA_DIR="$(DATA_DIR)" $(BIN)/attune serve
 
 bundle: $(BUNDLES)/.stamp-demo ## build the demo bundle
 
@@ -73,7 +73,7 @@ demo: $(VENV)/.stamp-dev ## train the demo from its seeds: language model, adapt
 	PATH="$(abspath $(BIN)):$$PATH" demo/build.sh
 
 bench: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure: scoring against the raw ceiling, feedback, state, simulated users over HTTP
-	PATH="$(abspath $(BIN)):$$PATH" ATTUNE_DATA_DIR=$${ATTUNE_DATA_DIR:-$(DATA_DIR)} loadtest/bench.sh
+	PATH="$(abspath $(BIN)):$$PATH" ATTUNE_DATA_DIR="$(DATA_DIR)" loadtest/bench.sh
 
 bench-peers: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure beside other gateways and scorers, each in a virtual environment of its own
 	loadtest/peers/install.sh .venv-peers
