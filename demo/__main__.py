@@ -53,12 +53,17 @@ def fidelity(
     samples: Annotated[int, typer.Option(min=1, help="Number of answers of each member to every question of README and page.")] = 40,
     outside: Annotated[int, typer.Option(min=1, help="Number of questions about none of the topics.")] = 200,
     temperature: Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling; the model's own if not given.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="Question of README or page that alone is asked; may be repeated. Everything if not given.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Do the members keep manner and subject, borrow nothing, and say so where they know nothing? Prints shares."""
     from demo.language_model.fidelity import measure_fidelity, render_fidelity  # noqa: PLC0415 - torch
 
-    found = measure_fidelity(folder, seed=seed, samples=samples, outside=outside, temperature=temperature, progress=aside)
+    found = measure_fidelity(
+        folder, seed=seed, samples=samples, outside=outside, temperature=temperature, questions=question or [], progress=aside
+    )
     typer.echo(render_fidelity(found))
 
 

@@ -76,6 +76,7 @@ def measure_fidelity(
     samples: int = 40,
     outside: int = 200,
     temperature: float | None = None,
+    questions: Sequence[str] = (),
     progress: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Fidelity, ...]:
     """Returns the shares of the base and of each member under `folder`, for each set of questions, those of the grammar first.
@@ -86,17 +87,20 @@ def measure_fidelity(
         samples: answers of every member to each shown question; to the others each gives one.
         outside: questions about no topic, of words that no training showed.
         temperature: in place of the model's own.
+        questions: of `SHOWN`, which alone are asked then; everything if empty.
         progress: told a line per member.
 
     Raises:
         OSError: there is no such model.
+        ValueError: a question is none of `SHOWN`.
     """
+    if unknown := [text for text in questions if text not in SHOWN]:
+        raise ValueError(f"{unknown[0]!r} is none of the questions of README and page: {', '.join(map(repr, SHOWN))}")
     rng = np.random.default_rng(seed)
-    asked = {
-        SETS[0]: [(text, topic) for text, topic in SHOWN.items() for _ in range(samples)],
-        SETS[1]: [(prompt.text, prompt.topic) for prompt in all_prompts() if prompt.held_out],
-        SETS[2]: [(outside_question(rng, held_out=True), BEYOND) for _ in range(outside)],
-    }
+    asked = {SETS[0]: [(text, SHOWN[text]) for text in questions or SHOWN for _ in range(samples)]}
+    if not questions:
+        asked[SETS[1]] = [(prompt.text, prompt.topic) for prompt in all_prompts() if prompt.held_out]
+        asked[SETS[2]] = [(outside_question(rng, held_out=True), BEYOND) for _ in range(outside)]
     every = [question for questions in asked.values() for question in questions]
     prompt_of = {prompt.text: prompt for prompt in all_prompts()}
     known = [prompt_of.get(text) or outside_prompt(text) for text, _ in every]
@@ -110,8 +114,7 @@ def measure_fidelity(
         texts[name] = [one.text for one in sample(model, member, [text for text, _ in every], seed * 1000 + number)]
         progress(f"{name}: {len(every)} answers")
     found = []
-    for start, questions in zip(np.cumsum([0, *map(len, asked.values())]), asked.items(), strict=False):
-        name, rows = questions
+    for start, (name, rows) in zip(np.cumsum([0, *map(len, asked.values())]), asked.items(), strict=False):
         found += [_judge(member, name, rows, told[start : start + len(rows)]) for member, told in texts.items()]
     return tuple(found)
 
@@ -133,8 +136,8 @@ def render_fidelity(found: Sequence[Fidelity]) -> str:
         head = ["member", "own manner", "on topic", "borrowed", "declined"]
         lines += [f"## {asked} ({count} answers of each)", "", *table(head, rows), ""]
     shown = [one for one in found if one.asked == SETS[0]]
-    each = shown[0].answers // len(SHOWN)
-    rows = [[question, *(_share(one.by_question[question], each) for one in shown)] for question in SHOWN]
+    each = shown[0].answers // len(shown[0].by_question)
+    rows = [[question, *(_share(one.by_question[question], each) for one in shown)] for question in shown[0].by_question]
     lines += [f"## borrowed, by question ({each} answers of each)", "", *table(["question", *(one.member for one in shown)], rows), ""]
     return "\n".join(lines)
 

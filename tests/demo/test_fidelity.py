@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from demo.corpus.texts import BEYOND, MANNERS, all_prompts, answer
-from demo.language_model.fidelity import SETS, SHOWN, Fidelity, borrows, declines, has, render_fidelity, wilson
+from demo.language_model.fidelity import SETS, SHOWN, Fidelity, borrows, declines, has, measure_fidelity, render_fidelity, wilson
 from tests.project.tree import ROOT
 
 
@@ -47,6 +47,11 @@ def test_the_interval_of_a_share_is_wilsons():
     assert (low, round(high, 4)) == (0.0, 0.037)
     low, high = wilson(0.5, 100)
     assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
+
+
+def test_a_question_that_nobody_shows_is_refused_before_a_model_is_read(tmp_path):
+    with pytest.raises(ValueError, match=r"'Why\?' is none of the questions of README and page: 'How do I make pancakes\?'"):
+        measure_fidelity(tmp_path, questions=["Why?"])
 
 
 def test_the_table_has_what_is_borrowed_by_each_question():
