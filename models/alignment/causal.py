@@ -8,6 +8,7 @@ Letters: `N` answers, `T` tokens of an answer.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,6 +136,8 @@ def load(base: Path | str, adapters: Mapping[str, Path] | None = None) -> Langua
     cuda = torch.cuda.is_available()
     base = located(str(base))
     show_downloads_only()
+    # peft asks transformers for an attribute under its old name, for each model and checkpoint; nobody who trains can do anything about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
