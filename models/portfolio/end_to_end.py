@@ -138,6 +138,10 @@ def build_portfolio(
     settings = settings or PalmSettings()
     if len(rewards.names) > MOST_REWARDS:
         raise RewardsInvalid(f"there are {len(rewards.names)} rewards; a portfolio is searched over at most {MOST_REWARDS}")
+    if progress is not None and settings.max_calls < len(rewards.names):
+        progress(
+            f"{len(rewards.names)} rewards and at most {settings.max_calls} members: of a reward without a member hardly anything is proved"
+        )
     oracle = DpoOracle(
         base=base,
         rewards=rewards,

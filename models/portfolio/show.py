@@ -62,13 +62,16 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
     shown = family or (portfolio.certificate.family if portfolio.certificate else next(iter(heads)))
     if shown not in portfolio.values:
         raise PortfolioInvalid(f"the portfolio has no values of family {shown!r}; it has {', '.join(portfolio.values)}")
-    lines = [f"{len(portfolio.members)} members; values under the heads of {shown!r}, mean ± 95 %:", ""]
-    width = max(len(name) for name in (*portfolio.names, *heads[shown]))
-    lines.append(" " * (width + 2) + "  ".join(f"{name:>{max(13, len(name))}}" for name in heads[shown]))
+    places = _columns(portfolio, shown, heads[shown])
+    told = [heads[shown][place] for place in places]
+    left_out = f" that are rewards, {len(told)} of {len(heads[shown])}" if len(told) < len(heads[shown]) else ""
+    lines = [f"{len(portfolio.members)} members; values under the heads of {shown!r}{left_out}, mean ± 95 %:", ""]
+    width = max(len(name) for name in (*portfolio.names, *told))
+    lines.append(" " * (width + 2) + "  ".join(f"{name:>{max(13, len(name))}}" for name in told))
     for name, values, intervals in zip(portfolio.names, portfolio.values[shown], portfolio.intervals[shown], strict=True):
         cells = (
             f"{f'{value:+.3f} ± {half:.3f}':>{max(13, len(head))}}"
-            for head, value, half in zip(heads[shown], values, intervals, strict=True)
+            for head, value, half in zip(told, values[places], intervals[places], strict=True)
         )
         lines.append(f"{name:<{width}}  " + "  ".join(cells))
     lines += ["", "made for:"]
@@ -91,6 +94,14 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
         f"  least for the user with {worst}",
         f"  upper bound of {len(proved.vertices)} vertices",
     ]
+
+
+def _columns(portfolio: Portfolio, family: str, heads: tuple[str, ...]) -> list[int]:
+    """Returns which heads are shown: those that are the certificate's rewards where it is of this family and of some heads alone."""
+    proved = portfolio.certificate
+    if proved is None or proved.family != family or not set(proved.rewards) <= set(heads):
+        return list(range(len(heads)))
+    return [heads.index(reward) for reward in proved.rewards]
 
 
 def portfolio_document(portfolio: Portfolio) -> dict[str, Any]:

@@ -83,6 +83,9 @@ def test_some_of_many_heads_are_rewards_and_the_certificate_knows_what_it_leaves
     built = run.invoke(app, ["portfolio", "build", *where, "--out", str(tmp_path / "pf"), *some])
     assert built.exit_code == 0, built.output
     assert "rewards are 2 of 19 heads of 'imported', 0 to 1 over what the base gives: reward_7 " in built.stdout
+    shown = run.invoke(app, ["portfolio", "show", str(tmp_path / "pf")]).stdout
+    assert "under the heads of 'imported' that are rewards, 2 of 19, mean" in shown
+    assert "reward_5" not in shown
     packed = run.invoke(app, ["bundle", "build", str(tmp_path / "fam"), "--portfolio", str(tmp_path / "pf"), "--out", str(tmp_path / "b")])
     assert packed.exit_code == 0, packed.output
     bundle = read_bundle(next((tmp_path / "b").iterdir()))
