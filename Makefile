@@ -11,6 +11,8 @@ BUNDLES := $(DATA_DIR)/bundles
 BIN := $(VENV)/bin
 FAST := tests/seam tests/batching tests/state tests/settings tests/observe tests/project/test_imports.py
 RULES := tests/project/test_tree.py tests/project/test_imports.py tests/project/test_dead_code.py
+# Tests wait for browsers, servers and files in a quarter of their time: one process more than there are cores, and four at most.
+WORKERS := $(shell cores=$$(nproc); echo $$(( cores < 3 ? cores + 1 : 4 )))
 
 # The demo bundle is built from the committed heads and the trunk in a Python package; nothing is fetched.
 BUILD_BUNDLE = $(BIN)/attune bundle demo --out $(BUNDLES)
@@ -36,7 +38,7 @@ serve: $(VENV)/.stamp-serve $(BUNDLES)/.stamp-demo ## install, build the demo bu
 bundle: $(BUNDLES)/.stamp-demo ## build the demo bundle
 
 test: $(VENV)/.stamp-dev ## run every test; skips are listed with their reasons
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTFLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTFLAGS)
 
 collect: $(VENV)/.stamp-dev ## import every test and run none: what a fresh environment would compile in each process of `make test`
 	$(BIN)/python -m pytest --collect-only -qq $(TESTFLAGS) >/dev/null

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
+import numpy as np
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
@@ -13,6 +14,7 @@ from attune.models.portfolio.inputs import changed, read_prompts
 from attune.models.seam.bundle import read_bundle
 from demo.__main__ import app as demo_app
 from demo.rewards import DEMO_SETTINGS
+from tests.models.tiny_causal import QUICK, few_prompts, write_model
 from tests.models.tiny_trunk import write_tiny_trunk
 from tests.project.tree import ROOT
 
@@ -56,5 +58,15 @@ def test_a_small_version_of_the_build_makes_a_bundle_from_the_file_that_the_demo
     kept = ["--trunk", trunk, "--cache", tmp_path / "cache", "--folds", 1, "--families", "additive"]
     said = run(["train", "families", tmp_path / "prefs.jsonl", "--out", tmp_path / "fam", *kept])
     assert "People whom training never met" in said
-    bundle = read_bundle(tmp_path / run(["bundle", "build", tmp_path / "fam", "--out", tmp_path / "bundles"]).strip().splitlines()[-1])
+    (tmp_path / "prompts.txt").write_text("\n".join(few_prompts()))
+    where = ["--base", write_model(tmp_path / "base"), "--families", tmp_path / "fam", "--prompts", tmp_path / "prompts.txt"]
+    options = ["--out", tmp_path / "pf", "--cache", tmp_path / "cache", "--family", "additive", "--max-calls", 2, *QUICK]
+    assert "heads of 'additive', 0 to 1 over what the base gives: everybody" in run(["portfolio", "build", *where, *options])
+    assert "certificate, over everybody, axis0+," in run(["portfolio", "show", tmp_path / "pf"])
+    packed = ["bundle", "build", tmp_path / "fam", "--portfolio", tmp_path / "pf", "--out", tmp_path / "bundles"]
+    bundle = read_bundle(tmp_path / run(packed).strip().splitlines()[-1])
     assert bundle.families.names == ("bradley_terry", "additive")
+    family, certificate = bundle.families["additive"], bundle.portfolio.certificate
+    assert certificate.rewards[0] == "everybody"
+    assert 2 < len(certificate.rewards) < len(family.heads)
+    assert certificate.stands_for(np.eye(len(family.heads))[0]) == 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 
@@ -25,19 +24,7 @@ from attune.models.seam.member_values import POOLED
 from attune.models.seam.portfolio import PortfolioInvalid
 from attune.models.training.reward_model_import import import_reward_model
 from tests.models.architectures import write_classifier
-from tests.models.tiny_causal import PROMPTS, write_model
-
-LAX = ["least_length=0", "most_length=100", "most_perplexity=100", "least_distinct_2=0", "least_diversity=0", "least_ended=0"]
-LAX += ["more_repetition=1", "more_blank=1"]
-QUICK = [f"limits.{limit}" for limit in LAX] + ["dpo.checkpoints=1", "answers=4", "least_margin=0"]
-
-
-def few_prompts() -> list[str]:
-    """Returns 12 prompts that `read_prompts` holds out, 3 that choose and 12 to learn from: a tenth of many would take minutes."""
-    rows = [f"{prompt} {number}" for number in range(9) for prompt in PROMPTS]
-    digits = {row: hashlib.sha256(row.encode()).digest()[0] % 10 for row in rows}
-    held, choosing, learned = ([row for row in rows if part(digits[row])] for part in (lambda d: d == 0, lambda d: d == 1, lambda d: d > 1))
-    return [*held[:12], *choosing[:3], *learned[:12]]
+from tests.models.tiny_causal import QUICK, few_prompts, write_model
 
 
 def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_path):
@@ -47,8 +34,7 @@ def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_pa
     (tmp_path / "prompts.txt").write_text("\n".join(few_prompts()))
     run = CliRunner()
     where = ["--base", str(base), "--families", str(tmp_path / "fam"), "--prompts", str(tmp_path / "prompts.txt")]
-    options = [word for change in QUICK for word in ("--set", change)]
-    built = run.invoke(app, ["portfolio", "build", *where, "--out", str(tmp_path / "pf"), "--max-calls", "2", *options])
+    built = run.invoke(app, ["portfolio", "build", *where, "--out", str(tmp_path / "pf"), "--max-calls", "2", *QUICK])
     assert built.exit_code == 0, built.output
     assert "rewards are the heads of 'imported', 0 to 1 over what the base gives: helpful" in built.output
     proved = json.loads((tmp_path / "pf" / "palm.json").read_text())["certificate"]["worst_ratio"]
@@ -78,8 +64,7 @@ def test_some_of_many_heads_are_rewards_and_the_certificate_knows_what_it_leaves
     (tmp_path / "prompts.txt").write_text("\n".join(few_prompts()))
     run = CliRunner()
     where = ["--base", str(base), "--families", str(tmp_path / "fam"), "--prompts", str(tmp_path / "prompts.txt")]
-    options = [word for change in QUICK for word in ("--set", change)]
-    some = ["--heads", "reward_7,reward_3", "--max-calls", "2", *options]
+    some = ["--heads", "reward_7,reward_3", "--max-calls", "2", *QUICK]
     built = run.invoke(app, ["portfolio", "build", *where, "--out", str(tmp_path / "pf"), *some])
     assert built.exit_code == 0, built.output
     assert "rewards are 2 of 19 heads of 'imported', 0 to 1 over what the base gives: reward_7 " in built.stdout

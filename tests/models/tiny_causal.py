@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -81,3 +82,18 @@ PROMPTS = tuple(f"{verb} {noun}" for noun in NOUNS for verb in VERBS)
 
 
 REWARDS = rewards()
+
+
+LAX = ["least_length=0", "most_length=100", "most_perplexity=100", "least_distinct_2=0", "least_diversity=0", "least_ended=0"]
+LAX += ["more_repetition=1", "more_blank=1"]
+QUICK = [word for limit in LAX for word in ("--set", f"limits.{limit}")]
+QUICK += ["--set", "dpo.checkpoints=1", "--set", "answers=4", "--set", "least_margin=0"]
+"""Options of `portfolio build` for members that are trained in seconds and need be good for nothing."""
+
+
+def few_prompts() -> list[str]:
+    """Returns 12 prompts that `read_prompts` holds out, 3 that choose and 12 to learn from: a tenth of many would take minutes."""
+    rows = [f"{prompt} {number}" for number in range(9) for prompt in PROMPTS]
+    digits = {row: hashlib.sha256(row.encode()).digest()[0] % 10 for row in rows}
+    held, choosing, learned = ([row for row in rows if part(digits[row])] for part in (lambda d: d == 0, lambda d: d == 1, lambda d: d > 1))
+    return [*held[:12], *choosing[:3], *learned[:12]]
