@@ -139,6 +139,8 @@ def sample_answers(
     with _kept(file) as lines:
         found = _read(lines, told)
         known, began_s = len(found), time.monotonic()
+        if progress is not None and known < len(asked):
+            progress(f"{member or 'base'}: {known:,} of {len(asked):,} answers, {BATCH} at a time")
         for start in range(len(found), len(asked), BATCH):
             batch_seed = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
             part = sample(model, member, asked[start : start + BATCH], batch_seed, BATCH, temperature=temperature)

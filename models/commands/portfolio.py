@@ -31,11 +31,11 @@ def portfolio_build(
     ] = None,
     family: Annotated[str, typer.Option(help="Name of the family whose heads are the rewards; the folder's default if not given.")] = "",
     heads: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Names of 2 to 12 of the family's heads, with commas between them; all, or those that matter most, if not given."
         ),
-    ] = "",
+    ] = None,
     out: Out = Path(".attune/portfolio"),
     base_name: Annotated[str, typer.Option(help="Name that the adapters' configuration gives their base; none if not given.")] = "",
     max_calls: Annotated[int, typer.Option(min=2, help="Number of members that are trained at most.")] = 12,
@@ -50,7 +50,7 @@ def portfolio_build(
     """Search, align, prune and certify a portfolio for any base model and rewards; run again to go on after a kill."""
     if bool(rewards) == (families is not None):
         raise typer.BadParameter("give --rewards or --families, one of the two")
-    if rewards and (family or heads):
+    if rewards and (family or heads is not None):
         raise typer.BadParameter("--family and --heads choose among the heads of --families")
     from attune.models.alignment.trained_member import MemberSettings  # noqa: PLC0415 - torch
     from attune.models.portfolio.end_to_end import PalmSettings, build_from_files  # noqa: PLC0415 - torch
@@ -67,7 +67,7 @@ def portfolio_build(
             prompts,
             out,
             family=family,
-            heads=[name.strip() for name in heads.split(",")] if heads else [],
+            heads=[name.strip() for name in heads.split(",")] if heads is not None else [],
             settings=settings,
             seed=seed,
             base_name=base_name,

@@ -27,6 +27,7 @@ from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
 from attune.models.alignment.base_answers import Answers, Rewards, RewardsInvalid, sample_answers
 from attune.models.alignment.causal import LanguageModel, load
 from attune.models.alignment.trained_member import MemberSettings, Prompts, fingerprint
+from attune.models.portfolio.begun import begin
 from attune.models.portfolio.certify import Evidence, certify
 from attune.models.portfolio.inputs import described, read_prompts
 from attune.models.portfolio.model_oracles import DpoOracle
@@ -203,7 +204,8 @@ def build_from_files(
 
     `read_prompts` says which prompts are held out; every other of them values policies for the search, the rest certify.
     """
-    asked = read_prompts(file)
+    asked = read_prompts(file, held_out=4)
+    begin(out, base, {"rewards": ", ".join(rewards.names)}, asked, seed, settings.member)
     if progress is not None:
         progress(f"settings of each member: {described(settings.member)}")
     unit = Normalisation(np.zeros(len(rewards.names)), np.ones(len(rewards.names)))

@@ -70,14 +70,18 @@ def parse_weights(text: str, names: Sequence[str]) -> Array:
     return np.array(list(found.values()))
 
 
-def read_prompts(file: Path) -> Prompts:
+def read_prompts(file: Path, held_out: int = 2) -> Prompts:
     """Returns the prompts of a text file, one a line: four fifths to learn from, a tenth each to choose and to report on.
 
     Where a prompt belongs is fixed by its text, so that a longer file moves none of them.
 
+    Args:
+        file: of prompts.
+        held_out: fewest that must be there to report on.
+
     Raises:
         LinesInvalid: the file cannot be read.
-        SettingsInvalid: a part has fewer than two prompts, or the file is something else that this product wrote.
+        SettingsInvalid: a part has fewer prompts than are needed, or the file is something else that this product wrote.
     """
     if found := recognised(file):
         raise SettingsInvalid(f"{file.name} holds no prompts: it is {found}")
@@ -85,10 +89,12 @@ def read_prompts(file: Path) -> Prompts:
     for line in dict.fromkeys(read_text_lines(file)):
         digit = hashlib.sha256(line.encode()).digest()[0] % 10
         parts["held_out" if digit == 0 else "validation" if digit == 1 else "training"].append(line)
-    if min(map(len, parts.values())) < 2:
+    if min(map(len, parts.values())) < 2 or len(parts["held_out"]) < held_out:
         raise SettingsInvalid(
             f"{file.name} gives {len(parts['training'])} prompts to learn from, {len(parts['validation'])} that choose checkpoints and "
-            f"{len(parts['held_out'])} held out, by their texts; two of each kind are needed, which a hundred prompts give"
+            f"{len(parts['held_out'])} held out, by their texts; "
+            + ("two of each kind" if held_out == 2 else f"two of each kind and {held_out} held out")
+            + f" are needed, which {'a hundred' if held_out < 5 else f'some {20 * held_out}'} prompts give"
         )
     return Prompts(**{part: tuple(lines) for part, lines in parts.items()})
 

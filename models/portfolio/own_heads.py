@@ -9,6 +9,8 @@ answers, `K` heads.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from attune.models.alignment.trained_member import fingerprint
 from attune.models.data.embeddings import Embedder, embed_texts
 from attune.models.data.preferences import Texts
 from attune.models.data.trunk_file import load_trunk_of
+from attune.models.portfolio.begun import begin
 from attune.models.portfolio.end_to_end import MOST_REWARDS, Palm, PalmSettings, build_portfolio, told_of
 from attune.models.portfolio.inputs import read_prompts
 from attune.models.portfolio.pool import Pool
@@ -33,6 +36,7 @@ from attune.models.seam.families_file import write_families
 from attune.models.seam.member_values import write_values
 from attune.models.seam.portfolio import Portfolio, PortfolioMember, write_portfolio
 from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads
+from attune.models.training.linear_map import FOLDS
 
 Array = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -76,13 +80,16 @@ def build_over_heads(
 
     Raises:
         RewardsInvalid: no family can be weighed, a head is not there, or a head says the same of all answers of the base.
+        SettingsInvalid: prompts are too few, see `read_prompts`.
+        PortfolioConflict: `out` was begun with other heads, another base, other prompts or settings.
         TrunkUnavailable, OracleFailed, NotCovered: see `load_trunk_of` and `build_portfolio`.
     """
     trained, default = load_heads(families)
     chosen = _with_several_heads(trained, family, default, named=bool(heads))
     wanted = _places(chosen.family.heads, heads)
+    asked = read_prompts(file, held_out=2 * FOLDS)
     trunk = load_trunk_of(families)
-    asked = read_prompts(file)
+    begin(out, base, _told(chosen, heads, trunk), asked, seed, settings.member)
     said = sample_answers(
         load(base, {}),
         BASE,
@@ -155,6 +162,15 @@ def lay_out_values(palm: Palm, trained: Sequence[TrainedFamily], default: str, t
     (palm.out / "portfolio.json").write_bytes(write_portfolio(portfolio))
 
 
+def _told(chosen: TrainedFamily, heads: Sequence[str], trunk: Embedder) -> dict[str, str]:
+    """Returns what tells the rewards of one run from those of another: names alone stay the same when a family is trained anew."""
+    digest = hashlib.sha256(trunk.sha256.encode())
+    for name, tensor in sorted(chosen.heads.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    named = ", ".join(heads) or "as many as matter"
+    return {"family": chosen.family.name, "--heads": named, "weights of the heads": digest.hexdigest()[:12]}
+
+
 def _with_several_heads(trained: Sequence[TrainedFamily], wanted: str, default: str, *, named: bool) -> TrainedFamily:
     by_name = {one.family.name: one for one in trained}
     counts = {name: len(one.family.heads) for name, one in by_name.items()}
@@ -181,9 +197,14 @@ def _places(there: Sequence[str], heads: Sequence[str]) -> list[int]:
     unknown = [name for name in heads if name not in there]
     if unknown:
         raise RewardsInvalid(f"there is no head {unknown[0]!r}; heads are {', '.join(there)}")
-    if heads and not 1 < len(set(heads)) <= MOST_REWARDS:
-        raise RewardsInvalid(f"{len(set(heads))} heads are named; a portfolio weighs 2 to {MOST_REWARDS} rewards")
-    return [there.index(name) for name in dict.fromkeys(heads)]
+    repeated = [name for name, count in Counter(heads).items() if count > 1]
+    if repeated:
+        raise RewardsInvalid(f"head {repeated[0]!r} is named {heads.count(repeated[0])} times; name each once")
+    if heads and not 1 < len(heads) <= MOST_REWARDS:
+        raise RewardsInvalid(
+            f"{'1 head is' if len(heads) == 1 else f'{len(heads)} heads are'} named; a portfolio weighs 2 to {MOST_REWARDS} rewards"
+        )
+    return [there.index(name) for name in heads]
 
 
 def leading_rewards(family: Family, raw: Array) -> list[int]:
@@ -201,7 +222,7 @@ def leading_rewards(family: Family, raw: Array) -> list[int]:
 
 def _raw_rewards(one: TrainedFamily, trunk: Embedder, cache: Path | None, asked: Sequence[str], responses: Sequence[str]) -> Array:
     texts = Texts(tuple((prompt, None) for prompt in dict.fromkeys(asked)), tuple(zip(asked, responses, strict=True)))
-    vectors = embed_texts(texts, trunk, cache, progress=lambda _done, _total: None)
+    vectors = embed_texts(texts, trunk, cache)
     found: Array = compute_outputs([one], vectors.candidates)[f"{one.family.name}_rewards"].astype(np.float64)
     return found
 

@@ -14,7 +14,7 @@ from attune.models.data.preferences import Comparison, ComparisonInvalid, Compar
 from attune.models.data.probes import read_probes
 from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
-from attune.models.measuring.families.own_data import OwnData, _verdict, train_own
+from attune.models.measuring.families.own_data import OwnData, _doubt, _verdict, train_own
 from attune.models.seam.trust import NEVER
 from attune.models.training.family_folder import family_folder
 from attune.models.training.heads import load_heads
@@ -179,6 +179,18 @@ def test_a_gain_that_too_few_people_were_trained_for_is_told_as_that(whole):
         "Do not personalise: of 31 people who chose twice or more 27 are trained on, fewer than the 30 from which on it can be learned how "
         "people differ. A gain of 0.5500 of log-loss was found on 4; --personalise serves it."
     )
+
+
+def test_a_verdict_says_where_people_whom_training_never_met_lost():
+    def curves(mean: float, low: float, high: float):
+        return {"counts": [0, 10], "learners": {"vrf": {"gain": [{}, {"mean": mean, "low": low, "high": high}]}}}
+
+    assert _doubt("vrf", curves(-0.033, -0.061, -0.007)).startswith(
+        " But people whom training never met lost by it: -3.3 [-6.1, -0.7] points of accuracy after 10 comparisons."
+    )
+    assert not _doubt("vrf", curves(-0.004, -0.020, 0.011))
+    assert not _doubt("additive", curves(-0.033, -0.061, -0.007))
+    assert not _doubt("vrf", {})
 
 
 def test_people_who_chose_once_each_get_everybodys_head(trunk, tmp_path):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
 from attune.models.alignment.base_answers import Rewards, RewardsInvalid
 from attune.models.export.pack import pack
 from attune.models.export.portfolio_files import MembersInvalid
-from attune.models.portfolio.end_to_end import PalmSettings, build_portfolio
-from attune.models.portfolio.inputs import Prompts
+from attune.models.portfolio.end_to_end import PalmSettings, build_from_files, build_portfolio
+from attune.models.portfolio.inputs import Prompts, SettingsInvalid
 from attune.models.portfolio.own_heads import build_over_heads, leading_rewards
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.show import show_portfolio
@@ -87,6 +89,63 @@ def test_some_of_many_heads_are_rewards_and_the_certificate_knows_what_it_leaves
     assert certificate.palm_weights(np.eye(19)[5]) is None
 
 
+def test_a_folder_that_was_begun_with_something_else_is_refused_and_left_as_it_is(tmp_path):
+    base, other = write_model(tmp_path / "base"), write_model(tmp_path / "other", seed=1)
+    names = dict(enumerate(("helpful", "short", "kind")))
+    import_reward_model(str(write_classifier(tmp_path / "model", "Llama", 3, names=names)), tmp_path / "fam", [], "")
+    shutil.copytree(tmp_path / "fam", tmp_path / "anew")
+    weights = load_file(tmp_path / "anew" / "heads.safetensors")
+    save_file(
+        {name: 2 * array if name.startswith("heads/") else array for name, array in weights.items()},
+        tmp_path / "anew" / "heads.safetensors",
+    )
+    (tmp_path / "prompts.txt").write_text("\n".join(few_prompts()))
+    (tmp_path / "fewer.txt").write_text("\n".join(few_prompts()[1:]))
+    begun = {
+        "--base": base,
+        "--families": tmp_path / "fam",
+        "--prompts": tmp_path / "prompts.txt",
+        "--heads": "helpful,short",
+        "--seed": "0",
+    }
+    out = tmp_path / "pf"
+
+    def run(changed: dict[str, object], *more: str):
+        words = [str(word) for option in (begun | changed).items() for word in option]
+        return CliRunner().invoke(app, ["portfolio", "build", *words, "--out", str(out), "--max-calls", "2", *QUICK, *more])
+
+    assert run({}).exit_code == 0
+    there = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    for changed, said in (
+        ({"--heads": "helpful,kind"}, "--heads was helpful, short and is helpful, kind"),
+        ({"--heads": "short,helpful"}, "--heads was helpful, short and is short, helpful"),
+        ({"--base": other}, "base was "),
+        ({"--families": tmp_path / "anew"}, "weights of the heads was "),
+        ({"--prompts": tmp_path / "fewer.txt"}, "prompts was "),
+        ({"--seed": "1"}, "seed was 0 and is 1"),
+    ):
+        refused = run(changed)
+        assert (refused.exit_code, refused.stdout) == (1, ""), changed
+        assert f"something else ({said}" in refused.stderr, refused.stderr
+        assert refused.stderr.count("\n") == 1
+    assert "--set dpo.epochs was 2 and is 3): give another --out" in run({}, "--set", "dpo.epochs=3").stderr
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == there
+    (out / "begun.json").write_text("[")
+    assert "begun.json is damaged" in run({}).stderr
+
+
+def test_prompts_that_cannot_carry_a_certificate_are_refused_before_anything_is_sampled(tmp_path):
+    import_reward_model(str(write_classifier(tmp_path / "model", "Llama", 2)), tmp_path / "fam", [], "")
+    (tmp_path / "p.txt").write_text("\n".join(few_prompts()[3:]))
+    with pytest.raises(SettingsInvalid, match=r"9 held out, .*two of each kind and 10 held out are needed, which some 200 prompts give"):
+        build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", settings=PalmSettings(), seed=0)
+    rewards = Rewards(("a", "b"), lambda _asked, said: np.zeros((len(said), 2)))
+    (tmp_path / "p.txt").write_text("\n".join(few_prompts()[9:]))
+    with pytest.raises(SettingsInvalid, match=r"3 held out, .*two of each kind and 4 held out are needed, which a hundred prompts give"):
+        build_from_files(tmp_path / "base", rewards, tmp_path / "p.txt", tmp_path / "pf", settings=PalmSettings(), seed=0)
+    assert not (tmp_path / "pf").exists()
+
+
 def test_of_additive_the_axes_are_rewards_along_which_answers_differ_most():
     names = ("everybody", *(f"axis{index}+" for index in range(8)), *(f"axis{index}-" for index in range(8)))
     family = Additive("additive", names, 1.0, 10.0)
@@ -124,8 +183,9 @@ def test_more_rewards_than_can_be_proved_over_are_refused_before_anything_is_sam
     with pytest.raises(RewardsInvalid, match=r"at most 12 rewards, and imported with 19: .*--heads NAME,NAME of reward_0, reward_1,"):
         build_over_heads(tmp_path / "base", tmp_path / "fam", tmp_path / "p.txt", tmp_path / "pf", **arguments)
     for heads, message in (
-        (["reward_1"], "1 heads are named; a portfolio weighs 2 to 12"),
-        (["reward_1", "reward_1"], "1 heads are named"),
+        (["reward_1"], "1 head is named; a portfolio weighs 2 to 12"),
+        (["reward_1", "reward_3", "reward_1"], "head 'reward_1' is named 2 times; name each once"),
+        ([""], "no head ''; heads are reward_0"),
         ([f"reward_{number}" for number in range(13)], "13 heads are named"),
         (["reward_1", "kind"], "no head 'kind'; heads are reward_0"),
     ):

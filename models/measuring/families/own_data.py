@@ -129,6 +129,8 @@ def train_own(
     asked_for = {BASELINE, *(one.family.name for one in imported)}
     trained = [one for one in standing if one.family.name in asked_for or settings.personalise or not below(one)]
     default, verdict = _verdict(trained, people, settings)
+    if verdict["personalise"] == "yes":
+        verdict["why"] += _doubt(default, measured)
     names = {one.family.name for one in trained}
     left_out = [below(one) for one in standing if one.family.name not in names]
     for sentence in [*left_out, *filter(None, map(below, trained))]:
@@ -282,6 +284,23 @@ def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -
     if serve != BASELINE:
         why += f" Serve `{serve}`, which loses less on validation people than what was trained here."
     return serve, {"serve": serve, "personalise": "no", "why": why, "baselines": compared}
+
+
+def _doubt(serve: str, curves: Mapping[str, Any]) -> str:
+    """Returns what strangers say against the family that serves; nothing where they do not.
+
+    They choose nothing, so the family stays; but who reads that people gain must read as well that others lost.
+    """
+    if not curves or serve not in curves["learners"]:
+        return ""
+    lost = curves["learners"][serve]["gain"][-1]
+    if lost["high"] >= 0:
+        return ""
+    points = f"{100 * lost['mean']:+.1f} [{100 * lost['low']:+.1f}, {100 * lost['high']:+.1f}] points of accuracy"
+    return (
+        f" But people whom training never met lost by it: {points} after {curves['counts'][-1]} comparisons. Measure it on others before "
+        f"it serves (`attune measure families`), or train everybody's head alone (`--families {BASELINE}`)."
+    )
 
 
 def _too_few(trained: Sequence[TrainedFamily]) -> Mapping[str, Any]:
