@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from attune.models.data.hub import no_load_report
 from attune.models.data.templates import TemplateKind, TextLimits
 from attune.models.data.trunk import Trunk, TrunkUnavailable, fast_tokenizer, last_states, make_template, open_model, with_length
 from attune.models.seam.text import TextTemplate
@@ -71,9 +72,10 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "aut
 
     location, config, tokenizer = open_model(source)
     try:
-        model, told = AutoModelForSequenceClassification.from_pretrained(
-            location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        with no_load_report():
+            model, told = AutoModelForSequenceClassification.from_pretrained(
+                location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise TrunkUnavailable(f"reward model {source!r} could not be loaded: {error}") from error
     untrained = sorted({*told["missing_keys"], *map(str, told["mismatched_keys"])})

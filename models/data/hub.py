@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,19 @@ def show_downloads_only() -> None:
     disable_progress_bar()  # the hub's as well
     if shown:
         enable_progress_bars()
+
+
+@contextmanager
+def no_load_report() -> Iterator[None]:
+    """Keeps transformers from printing which weights it did not use or made up, for a caller that reads this itself and refuses them."""
+    from transformers.utils import logging  # noqa: PLC0415 - a second that `--help` need not pay
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def located(source: str) -> str:

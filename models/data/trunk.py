@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from attune.models.data.hub import DEMO_TRUNK, NotOnHub, located, show_downloads_only
+from attune.models.data.hub import DEMO_TRUNK, NotOnHub, located, no_load_report, show_downloads_only
 from attune.models.data.templates import TemplateKind, TemplateUnusable, TextLimits, text_template
 from attune.models.seam import padding
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
@@ -185,9 +185,10 @@ def load_trunk(
 
     location, config, tokenizer = open_model(source)
     try:
-        model, told = AutoModel.from_pretrained(
-            location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        with no_load_report():
+            model, told = AutoModel.from_pretrained(
+                location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise TrunkUnavailable(f"trunk {source!r} could not be loaded: {error}") from error
     _expect_whole(source, told)

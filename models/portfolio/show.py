@@ -89,7 +89,7 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
     return [
         *lines,
         f"certificate, over {', '.join(proved.rewards)} of {proved.family!r}, each in [0, 1]; {how}:",
-        f"  every user gets at least {proved.worst_ratio:.3f} of the best possible, or loses at most {proved.gap:.3f}",
+        f"  every user gets at least {proved.worst_ratio:.3f} of the best that training reached, or loses at most {proved.gap:.3f}",
         f"  searched for epsilon {proved.epsilon:g}, delta {proved.delta:g}, with {proved.oracle_calls} oracle calls",
         f"  least for the user with {worst}",
         f"  upper bound of {len(proved.vertices)} vertices",

@@ -72,8 +72,12 @@ def head_names(labels: Sequence[str], given: Sequence[str]) -> Named:
     """
     count = len(labels)
     if given:
-        if len(given) != count or len({*given}) != count or not all(name.strip() for name in given):
+        if len(given) != count:
             raise ImportRefused(f"{len(given)} names were given, {', '.join(given)}; the model has {count} heads, and each needs one")
+        if not all(name.strip() for name in given):
+            raise ImportRefused(f"name {1 + [bool(name.strip()) for name in given].index(False)} of the {count} that were given is empty")
+        if len({*given}) != count:
+            raise ImportRefused(f"{max(given, key=given.count)!r} was given to several heads; each needs a name of its own")
         return Named(tuple(given))
     if count == 1:
         return Named(("reward",))

@@ -132,6 +132,10 @@ def test_names_are_given_or_the_models_or_numbers_that_are_told(tmp_path):
     assert load_heads(tmp_path / "b")[0][0].family.heads == ("x", "y", "z")
     with pytest.raises(ImportRefused, match="the model has 3 heads"):
         import_reward_model(folder, tmp_path / "c", ["x", "y"], "")
+    with pytest.raises(ImportRefused, match="name 2 of the 3 that were given is empty"):
+        import_reward_model(folder, tmp_path / "c", ["x", "", "y"], "")
+    with pytest.raises(ImportRefused, match="'y' was given to several heads"):
+        import_reward_model(folder, tmp_path / "c", ["x", "y", "y"], "")
     assert not (tmp_path / "c").exists()
 
 
@@ -155,6 +159,16 @@ def test_people_who_could_not_tell_anything_apart_are_refused_before_the_model_i
     (tmp_path / "ties.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ComparisonInvalid, match="all 12 comparisons are ties"):
         import_reward_model(str(tmp_path), tmp_path / "fam", [], str(tmp_path / "ties.jsonl"))
+
+
+def test_what_is_no_reward_model_or_no_trunk_is_refused_in_one_line(tmp_path, capfd):
+    trunk, model = write_architecture(tmp_path / "trunk", "Llama"), write_classifier(tmp_path / "model", "Llama", 2)
+    capfd.readouterr()
+    with pytest.raises(TrunkUnavailable):
+        import_reward_model(str(trunk), tmp_path / "fam", [], "")
+    with pytest.raises(TrunkUnavailable):
+        load_trunk(str(model))
+    assert not any("LOAD REPORT" in told for told in capfd.readouterr())
 
 
 def test_what_is_no_reward_model_is_refused_and_says_what_it_is(tmp_path):

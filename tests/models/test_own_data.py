@@ -101,6 +101,8 @@ def test_what_cannot_be_learned_from_is_said_before_anything_is_done(trunk, tmp_
         trained(ties, trunk, tmp_path)
     with pytest.raises(ValueError, match="nobody: no such family; there are bradley_terry"):
         trained(told(4, 4, opposed=False), trunk, tmp_path, names=("nobody",))
+    with pytest.raises(ValueError, match="an empty name: no such family"):
+        trained(told(4, 4, opposed=False), trunk, tmp_path, names=("vrf", ""))
     assert not list(tmp_path.iterdir())
 
 

@@ -24,7 +24,7 @@ def test_a_bundle_is_described_with_values_weights_and_certificate(bundle):
     assert told.exit_code == 0
     assert "3 members; values under the heads of 'vrf'" in told.output
     assert "+1.000 ± 0.050" in told.output
-    assert "every user gets at least 0.792 of the best possible, or loses at most 0.083" in told.output
+    assert "every user gets at least 0.792 of the best that training reached, or loses at most 0.083" in told.output
     assert "epsilon 0.25, delta 0, with 4 oracle calls" in told.output
     assert "concise 0.33, detailed 0.33, warm 0.33" in told.output
 

@@ -108,7 +108,7 @@ def train_own(
     line_up = _line_up(len(comparisons), settings)
     unknown = sorted(set(settings.names) - set(trainers()))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no such family; there are {', '.join(trainers())}")
+        raise ValueError(f"{', '.join(name or 'an empty name' for name in unknown)}: no such family; there are {', '.join(trainers())}")
     for folder in filter(None, (out, cache)):
         expect_writable(folder)
     people = told_twice(comparisons)
