@@ -212,12 +212,18 @@ def own_members(
         int | None,
         typer.Option(min=1, help="Measure a member that joins, after so many decisions, and nothing else; everything else if not given."),
     ] = None,
+    onboarding: Annotated[
+        bool, typer.Option("--onboarding", help="Measure how soon each policy finds the best member, and nothing else.")
+    ] = False,
     cache: Cache = None,
     seed: Seed = 0,
 ) -> None:
     """Upstreams of whom nothing is known, one that joins and one that changes; and policy `learn` beside `sample` on the demo's members."""
-    from demo.own_members_report import report_joining, report_own_members  # noqa: PLC0415 - torch
+    from demo.own_members_report import report_joining, report_learning, report_own_members  # noqa: PLC0415 - torch
 
+    if onboarding:
+        typer.echo(report_learning(out, seeds=seeds, users=users, seed=seed, cache=cache))
+        return
     if joining is not None:
         typer.echo(report_joining(out, seeds=seeds, users=users, seed=seed, decisions=joining, cache=cache))
         return

@@ -31,6 +31,8 @@ COUNTS = (0, 3, 5, 10, 20)
 THUMBS = (0, 10, 30)
 HIDDEN = 0.08
 """Of utility, about 3 logits of a choice: what the upstreams of one experiment are worth beyond what any head sees."""
+OFFERED = {"policy sample": 0, "policy learn": 1, "policy learn, choosing among 16 questions too": 16}
+"""How many questions each policy may choose from."""
 VOICES, NEWCOMER = ("concise", "detailed", "playful"), "formal"
 
 
@@ -60,24 +62,6 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         name: [curve(world(number, effects=with_them, hidden=HIDDEN), COUNTS)[0] for number in numbers]
         for name, with_them in (("texts alone", False), ("with member effects", True))
     }
-    learned = {
-        name: [
-            simulate(
-                families,
-                portfolio,
-                feedback,
-                held_out,
-                draw_users(users, one),
-                router=FAMILY,
-                seed=one,
-                counts=COUNTS,
-                pairs=2,
-                learn=name == "learn",
-            ).correct
-            for one in range(seed + 1, seed + 1 + seeds)
-        ]
-        for name in ("sample", "learn")
-    }
     results: dict[str, Any] = {
         "attune": made_by(),
         "family": FAMILY,
@@ -99,9 +83,7 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         "beyond_texts": {
             name: {count: _stated(np.concatenate([run[count] for run in found])) for count in COUNTS} for name, found in beyond.items()
         },
-        "learn": {
-            name: {count: _stated(np.concatenate(found)[:, at]) for at, count in enumerate(COUNTS)} for name, found in learned.items()
-        },
+        "learn": _learned(portfolio, families, feedback, held_out, users, range(seed + 1, seed + 1 + seeds)),
     }
     text = _rendered(results)
     write_report(out, results, text)
@@ -131,6 +113,50 @@ def report_joining(out: Path, *, seeds: int, users: int, seed: int, decisions: i
     return text
 
 
+def report_learning(out: Path, *, seeds: int, users: int, seed: int, cache: Path | None) -> str:
+    """Writes how soon the demo's best member is found by each policy alone, and returns it; arguments as for `report_own_members`."""
+    portfolio, families, feedback, held_out, _ = _measured(cache)
+    learned = _learned(portfolio, families, feedback, held_out, users, range(seed + 1, seed + 1 + seeds))
+    head = f"# How soon the best member is found\n\n{seeds} groups of {users} users; mean [95 % interval over users].\n"
+    text = "\n".join([head, *_table(_learning_rows(learned))]) + "\n"
+    write_report(out, {"attune": made_by(), "seeds": seeds, "users": users, "learn": learned}, text)
+    return text
+
+
+def _learned(
+    portfolio: Portfolio, families: Families, feedback: Arena, held_out: Arena, users: int, numbers: Sequence[int]
+) -> dict[str, dict[int, str]]:
+    """Returns for each policy, and number of comparisons, the share of users whose truly best member `best` serves."""
+    found = {}
+    for name, offered in OFFERED.items():
+        groups = [
+            simulate(
+                families,
+                portfolio,
+                feedback,
+                held_out,
+                draw_users(users, number),
+                router=FAMILY,
+                seed=number,
+                counts=COUNTS,
+                pairs=2,
+                learn_from=offered,
+            ).correct
+            for number in numbers
+        ]
+        found[name] = {count: _stated(np.concatenate(groups)[:, at]) for at, count in enumerate(COUNTS)}
+    return found
+
+
+def _learning_rows(learned: dict[str, dict[int, str]]) -> dict[str, dict[int, str]]:
+    return {f"demo's members, {name}: truly best member": row for name, row in learned.items()}
+
+
+def _table(rows: dict[str, dict[int, str]]) -> list[str]:
+    head = "| comparisons | " + " | ".join(map(str, COUNTS)) + " |\n|---|" + "---|" * len(COUNTS)
+    return [head, *(f"| {name} | " + " | ".join(row[count] for count in COUNTS) + " |" for name, row in rows.items())]
+
+
 def _measured(cache: Path | None) -> tuple[Portfolio, Families, Arena, Arena, Sequence[str]]:
     """Returns the demo's members' values, its families, prompts to learn on and to measure on, and the voices' names."""
     pool = member_pool(DEMO, "test", DemoSettings(), seed=0)
@@ -155,18 +181,16 @@ def _stated(values: Array) -> str:
 
 
 def _rendered(results: dict[str, Any]) -> str:
-    head = "| comparisons | " + " | ".join(map(str, COUNTS)) + " |\n|---|" + "---|" * len(COUNTS)
     rows = {
         "own upstreams: truly best member": results["best"],
         "own upstreams: utility of the best": results["worth"],
         "own upstreams, with member effects: truly best member": results["with_effects"]["best"],
         "upstreams with something beyond their texts: truly best member": results["beyond_texts"]["texts alone"],
         "the same, with member effects: truly best member": results["beyond_texts"]["with member effects"],
-        "demo's members, policy sample: truly best member": results["learn"]["sample"],
-        "demo's members, policy learn: truly best member": results["learn"]["learn"],
+        **_learning_rows(results["learn"]),
     }
-    lines = [f"# Own members\n\n{results['seeds']} deployments of {results['users']} users; mean [95 % interval over users].\n", head]
-    lines += [f"| {name} | " + " | ".join(row[count] for count in COUNTS) + " |" for name, row in rows.items()]
+    lines = [f"# Own members\n\n{results['seeds']} deployments of {results['users']} users; mean [95 % interval over users].\n"]
+    lines += _table(rows)
     thumbs = ", ".join(f"{count}: {one}" for count, one in results["thumbs"].items())
     effects, ideal = results["with_effects"], results["ideal"]
     lines += [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from attune.models.measuring.figures import accuracy
 from attune.models.seam import routing
 from attune.models.seam.families import Families, Row
-from attune.models.seam.informative import choose_to_learn
+from attune.models.seam.informative import choose_prompt, choose_to_learn, pair_information
 from attune.models.seam.portfolio import Portfolio
 from demo.corpus.tastes import DEFAULT_SHARPNESS, choose, draw_users, utility
 
@@ -79,7 +78,7 @@ def simulate(
     counts: Sequence[int] = COUNTS,
     pairs: int = 40,
     sharpness: float = DEFAULT_SHARPNESS,
-    learn: bool = False,
+    learn_from: int = 0,
 ) -> SimulatedUsers:
     """Returns what happens to users with `tastes` `[U, 6]` who compare `max(counts)` pairs of answers.
 
@@ -94,12 +93,12 @@ def simulate(
         counts: numbers of comparisons after which to measure, increasing.
         pairs: held-out pairs per user.
         sharpness: of the users' choices.
-        learn: pairs by policy `learn` in place of `sample`.
+        learn_from: how many prompts policy `learn` is offered for a comparison, of which it draws one with the pair; 0 is policy `sample`.
     """
     results = []
     for user, taste in enumerate(tastes):
         rng = np.random.default_rng([seed, user])
-        results.append(_one_user(families, portfolio, feedback, held_out, taste, router, rng, counts, pairs, sharpness, learn))
+        results.append(_one_user(families, portfolio, feedback, held_out, taste, router, rng, counts, pairs, sharpness, learn_from))
     names = families.names
     return SimulatedUsers(
         correct=np.array([one.correct for one in results]),
@@ -134,7 +133,7 @@ def _one_user(
     counts: Sequence[int],
     pairs: int,
     sharpness: float,
-    learn: bool,  # noqa: FBT001 - as its caller has it
+    learn_from: int,
 ) -> _User:
     user = _User([], [], [], [], [], [], 0.0)
     truth = utility(taste, held_out.scores).mean(axis=2)  # [P, M]
@@ -148,10 +147,12 @@ def _one_user(
             _measure(user, families, portfolio, held_out, truth, tests, evidence, router, rng)
         if count == max(counts):
             break
-        prompt = int(order[count % len(order)])
-        first, second = _members(
-            families, portfolio, feedback.prompts[prompt], evidence, router, "learn" if learn else "sample", 2, rng
-        ).members
+        if learn_from:
+            offered = [int(order[(count * learn_from + index) % len(order)]) for index in range(learn_from)]
+            prompt, (first, second) = _to_learn(families, portfolio, feedback, offered, evidence, router, rng)
+        else:
+            prompt = int(order[count % len(order)])
+            first, second = _members(families, portfolio, feedback.prompts[prompt], evidence, router, "sample", 2, rng).members
         told = _compare(feedback, taste, rng, sharpness, prompt=prompt, members=(first, second))
         added, predicted = families.study(evidence, told.chosen, told.rejected, told.prompt)
         user.agreed.append({name: accuracy(np.array([probability])) for name, probability in predicted.items()})
@@ -181,21 +182,32 @@ def _measure(
     user.pair_accuracy.append({name: accuracy(predictions[name]) for name in families.names})
 
 
+def _to_learn(
+    families: Families, portfolio: Portfolio, arena: Arena, offered: Sequence[int], evidence: Array, router: str, rng: np.random.Generator
+) -> tuple[int, tuple[int, ...]]:
+    """Returns the prompt of those offered, and the pair of members, that policy `learn` draws, as a server does."""
+    scale, each = families[router].logit_scale, []
+    for prompt in offered:
+        weights = families.sample_weights(router, evidence, arena.prompts[prompt], rng, SAMPLES)
+        each.append(routing.sampled_values(weights, portfolio.values_for(router, arena.prompts[prompt])))
+    drawn, _, pairs = choose_prompt(np.array([pair_information(one, scale) for one in each]), epsilon=EPSILON, rng=rng)
+    mean = each[drawn].mean(axis=0)
+    choice = choose_to_learn(each[drawn], count=2, epsilon=EPSILON, rng=rng, logit_scale=scale, mean=mean, pairs=pairs)
+    return offered[drawn], choice.members
+
+
 def _members(
     families: Families,
     portfolio: Portfolio,
     prompt: Row | None,
     evidence: Array,
     router: str,
-    policy: routing.Policy | Literal["learn"],
+    policy: routing.Policy,
     count: int,
     rng: np.random.Generator,
 ) -> routing.Choice:
     weights = families.sample_weights(router, evidence, prompt, rng, SAMPLES)
     sampled = routing.sampled_values(weights, portfolio.values_for(router, prompt))
-    if policy == "learn":
-        scale, mean = families[router].logit_scale, sampled.mean(axis=0)
-        return choose_to_learn(sampled, count=count, epsilon=EPSILON, rng=rng, logit_scale=scale, mean=mean)
     return routing.choose(policy, sampled, count=count, epsilon=EPSILON, rng=rng)
 
 

@@ -83,3 +83,11 @@ def test_the_ideal_observer_is_no_worse_than_a_family_that_has_to_learn(found):
     assert ideal.shape == (60, len(COUNTS))
     assert ideal[:, -1].mean() >= found.correct[:, -1].mean() - 0.08
     assert ideal[:, 0].mean() < 0.4
+
+
+@pytest.mark.parametrize("offered", [1, 6])
+def test_policy_learn_finds_the_best_member_sooner(found, offered):
+    learning = simulate(
+        FAMILIES, PORTFOLIO, arena(12, 0), arena(6, 1), draw_users(60, 3), router="micro", seed=4, counts=(0, 3), learn_from=offered
+    )
+    assert learning.correct[:, 1].mean() > found.correct[:, COUNTS.index(3)].mean() + 0.05
