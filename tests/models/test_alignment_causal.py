@@ -132,7 +132,7 @@ def test_kept_answers_are_found_again_and_a_line_cut_short_is_sampled_anew(tiny,
     assert told == []
     file.write_text(content[:-40])
     assert sample_answers(model, BASE, prompts, 1, seed=1, file=file, progress=told.append) == fresh
-    assert len(told) == 1
+    assert told == ["base: 128 of 144 answers, 128 at a time", "base: 144 of 144 answers"]
     assert file.read_text() == content
     assert sample_answers(model, BASE, prompts, 1, seed=2, file=file) != fresh
 
