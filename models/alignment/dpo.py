@@ -102,7 +102,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers likewise
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._began: tuple[float, int] | None = None
+        self._began = time.monotonic(), 0
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: object) -> None:
         self._began = time.monotonic(), int(state.global_step)
@@ -110,7 +110,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers likewise
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, float] | None = None, **_: object) -> None:
         if logs and "loss" in logs:
             figures = ", ".join(f"{name} {logs[key]:.3f}" for key, name in list(_CURVE.items())[:3] if key in logs)
-            began_s, known = self._began or (time.monotonic(), 0)
+            began_s, known = self._began
             rest = left(time.monotonic() - began_s, state.global_step - known, state.max_steps - known)
             self._tell(f"step {state.global_step} of {state.max_steps}: {figures}{rest}")
 

@@ -35,7 +35,7 @@ from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.prune import Pruned, prune, prune_to
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.search import Search, SearchSettings, lazy_search
-from attune.models.portfolio.show import ACCOUNT
+from attune.models.portfolio.show import ACCOUNT, whom
 from attune.models.seam.certificate import Certificate
 
 Array = NDArray[np.float64]
@@ -232,7 +232,9 @@ def told_of(palm: Palm) -> str:
         f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in made.items() if value > 0) for name, made in palm.made_for.items()
     ]
     worst = dict(zip(rewards, palm.certificate.worst_weights.round(3).tolist(), strict=True))
-    proved = f"every user gets at least {palm.certificate.worst_ratio:.3f} of what {palm.search.calls} trained members can give"
+    proved = (
+        f"{whom(palm.certificate)} gets at least {palm.certificate.worst_ratio:.3f} of what {palm.search.calls} trained members can give"
+    )
     return "\n".join([*lines, f"{proved}, with confidence {palm.certificate.confidence:g}; the worst served has weights {worst}"])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from attune.models.portfolio.picture import draw_portfolio
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.bundle import BundleInvalid, read_bundle
+from attune.models.seam.certificate import Certificate
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import read_families
 from attune.models.seam.portfolio import Portfolio, PortfolioInvalid, read_portfolio
@@ -89,11 +90,16 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
     return [
         *lines,
         f"certificate, over {', '.join(proved.rewards)} of {proved.family!r}, each in [0, 1]; {how}:",
-        f"  every user gets at least {proved.worst_ratio:.3f} of the best that training reached, or loses at most {proved.gap:.3f}",
+        f"  {whom(proved)} gets at least {proved.worst_ratio:.3f} of the best that training reached, or loses at most {proved.gap:.3f}",
         f"  searched for epsilon {proved.epsilon:g}, delta {proved.delta:g}, with {proved.oracle_calls} oracle calls",
         f"  least for the user with {worst}",
         f"  upper bound of {len(proved.vertices)} vertices",
     ]
+
+
+def whom(proved: Certificate) -> str:
+    """Returns of whom a certificate speaks: of tastes along other heads than its rewards it knows nothing."""
+    return "every user whose taste lies along these rewards alone" if len(proved.rest) else "every user"
 
 
 def _columns(portfolio: Portfolio, family: str, heads: tuple[str, ...]) -> list[int]:
@@ -139,4 +145,4 @@ def show_portfolio(path: Path, *, family: str | None = None, picture: Path | Non
     return "\n".join(lines if picture is None else [*lines, "", f"picture: {picture}"])
 
 
-__all__ = ["BundleInvalid", "PortfolioInvalid", "describe_portfolio", "load_portfolio", "show_portfolio"]
+__all__ = ["BundleInvalid", "PortfolioInvalid", "describe_portfolio", "load_portfolio", "show_portfolio", "whom"]

@@ -73,6 +73,8 @@ def test_some_of_many_heads_are_rewards_and_the_certificate_knows_what_it_leaves
     shown = run.invoke(app, ["portfolio", "show", str(tmp_path / "pf")]).stdout
     assert "under the heads of 'imported' that are rewards, 2 of 19, mean" in shown
     assert "reward_5" not in shown
+    assert "  every user whose taste lies along these rewards alone gets at least" in shown
+    assert "every user whose taste lies along these rewards alone gets at least" in built.stdout.splitlines()[-1]
     packed = run.invoke(app, ["bundle", "build", str(tmp_path / "fam"), "--portfolio", str(tmp_path / "pf"), "--out", str(tmp_path / "b")])
     assert packed.exit_code == 0, packed.output
     bundle = read_bundle(next((tmp_path / "b").iterdir()))
