@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from attune.service.batching.session import CPU, ScorerRefused, ScorerSession
 from loadtest.workloads import CLEARLY_FALLING, LEAST_BUDGET, MOST_BUDGET, make_requests, sorted_batches
 
 
-def together(rows: list[Row]) -> dict[str, np.ndarray]:
+def together(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 

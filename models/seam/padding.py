@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from attune.models.seam.text import Encoded
 
 INPUTS = ("input_ids", "attention_mask", "pool_mask")
 """The graph's inputs, int64 `[N, T]` each."""
 
 
-def pad(rows: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
+class TokenRow(Protocol):
+    """A text as a graph reads it: `text.Encoded`, or what came over a socket."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...] | NDArray[np.int32]: ...
+    @property
+    def pool_start(self) -> int: ...
+    @property
+    def pool_stop(self) -> int: ...
+    def __len__(self) -> int: ...
+
+
+def pad(rows: Sequence[TokenRow]) -> dict[str, NDArray[np.int64]]:
     """Returns the graph's inputs by name, `[N, T]` with T the longest row; rows are padded at the right, with 0 in all three."""
-    ids, attention, pool = np.zeros((len(INPUTS), len(rows), max(len(row) for row in rows)), dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row.input_ids
-        attention[index, : len(row)] = 1
-        pool[index, row.pool_start : row.pool_stop] = 1
-    return dict(zip(INPUTS, (ids, attention, pool), strict=True))
+    lengths = _column(len(row) for row in rows)
+    place = np.arange(lengths.max(), dtype=np.int64)
+    attended = place < lengths
+    ids = np.zeros(attended.shape, dtype=np.int64)
+    if isinstance(rows[0].input_ids, np.ndarray):
+        ids[attended] = np.concatenate([row.input_ids for row in rows])
+    else:
+        ids[attended] = np.fromiter(chain.from_iterable(row.input_ids for row in rows), dtype=np.int64, count=int(lengths.sum()))
+    pooled = (place >= _column(row.pool_start for row in rows)) & (place < _column(row.pool_stop for row in rows))
+    return dict(zip(INPUTS, (ids, attended.astype(np.int64), pooled.astype(np.int64)), strict=True))
+
+
+def _column(numbers: Iterator[int]) -> NDArray[np.int64]:
+    return np.fromiter(numbers, dtype=np.int64)[:, None]

@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 class Encoded:
     """One text for the trunk: its token ids, the span that is pooled, and what did not fit.
 
-    `pool_start <= pool_stop` index `input_ids`; dropped counts are tokens that were cut to respect the template's limits, and unknown ones
-    those of the kept tokens that stand for something that the tokenizer has no token for.
+    `pool_start <= pool_stop` index `input_ids`; `of_prompt` says that it is a prompt's own row, whose pooled vector is read by value heads;
+    dropped counts are tokens that were cut to respect the template's limits, and unknown ones those of the kept tokens that stand for
+    something that the tokenizer has no token for.
     """
 
     input_ids: tuple[int, ...]
@@ -33,6 +34,7 @@ class Encoded:
     dropped_response_tokens: int = 0
     unknown_prompt_tokens: int = 0
     unknown_response_tokens: int = 0
+    of_prompt: bool = False
 
     @property
     def dropped_tokens(self) -> int:
@@ -132,7 +134,7 @@ class TextEncoder:
         start = len(template.prefix)
         stop = start + len(head) + len(kept)
         ids = (*template.prefix, *head, *kept, *template.suffix)
-        return Encoded(ids, start, stop, len(tokens) - len(kept), unknown_prompt_tokens=self._unknown_in(kept))
+        return Encoded(ids, start, stop, len(tokens) - len(kept), unknown_prompt_tokens=self._unknown_in(kept), of_prompt=True)
 
     def candidates(self, prompt: str, responses: Sequence[str]) -> list[Encoded]:
         """Returns one row per response, in order; the prompt is tokenized once.

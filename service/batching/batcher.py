@@ -2,7 +2,7 @@
 
     submit ──> admit or refuse ──> BatchQueue ──(worker free)──> ScorerWorker ──> deliver ──> the caller's rows
 
-All state changes in plain functions on the loop's thread: `_admit`, `_dispatch`, `_deliver`, `_end`. There is no timer and
+All state changes in plain functions on the loop's thread: `begin`, `_dispatch`, `_deliver`, `_end`. There is no timer and
 no task: a batch is dispatched when a submission finds the worker free, and when the worker becomes free; while it runs, the
 next batch collects. Callers wait on one future per submission; whoever stops waiting takes its texts out of the queue.
 This module knows nothing of tensors, metrics or HTTP; it reports each batch and each text without a row through two callbacks.
@@ -13,27 +13,28 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Generic
 
-from attune.models.seam.text import Encoded
+from attune.models.seam.padding import TokenRow
 from attune.service.batching.queue import Batch, BatchQueue
-from attune.service.batching.session import Scorer
+from attune.service.batching.session import Scored, Scorer
 from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
 from attune.service.batching.worker import BatchRun, ScorerWorker
 from attune.service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
 
-# A batch that is full already gains nothing by waiting: it is formed while one runs, and the worker never waits for the loop.
-BATCHES_IN_FLIGHT = 2
+# A batch that is full already gains nothing by waiting: it is formed while others run, and the worker never waits for the loop.
+BATCHES_READY = 1
 # This many canaries failing in a row is a scorer that only a restart mends (a CUDA context, once broken, stays broken).
 CANARY_FAILURES = 3
 
 
-class Batcher:
-    """Admits submissions, batches them and delivers their rows; one scorer, one worker thread, one event loop.
+class Batcher(Generic[Scored]):
+    """Admits submissions, batches them and delivers their rows; one scorer, one worker, one event loop.
 
     Args:
         scorer: owned by the worker from `start` on.
+        at_once: runs that the scorer may have under way together.
         max_items: texts that may wait at one time.
         max_tokens: tokens that may wait at one time.
         max_text_tokens: the longest text that the scorer takes.
@@ -49,13 +50,14 @@ class Batcher:
 
     def __init__(
         self,
-        scorer: Scorer,
+        scorer: Scorer[Scored],
         *,
+        at_once: int = 1,
         max_items: int,
         max_tokens: int,
         max_text_tokens: int,
         budget_tokens: int,
-        canary: Encoded,
+        canary: TokenRow,
         overhead_tokens: float = 16.0,
         tokens_per_s: float | None = None,
         age_limit_s: float = 0.5,
@@ -63,7 +65,7 @@ class Batcher:
         on_drop: Callable[[Drop, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._queue: BatchQueue[Text] = BatchQueue(
+        self._queue: BatchQueue[Text[Scored]] = BatchQueue(
             max_items=max_items,
             max_tokens=max_tokens,
             budget_tokens=budget_tokens,
@@ -74,15 +76,18 @@ class Batcher:
         self._scorer = scorer
         self._max_text_tokens = max_text_tokens
         self._canary_item = canary
-        self._canary: Submission | None = None
+        self._canary: Submission[Scored] | None = None
         self._canary_failures = 0
         self._on_batch = on_batch
         self._on_drop = on_drop
         self._clock = clock
-        self._in_flight: deque[Batch[Text]] = deque()
+        self._at_once = at_once
+        self._in_flight: dict[int, Batch[Text[Scored]]] = {}
+        self._batches = 0
+        self._last_finished_at_s = -math.inf
         self._dispatch_is_coming = False
         self._refusal: str | None = "the scorer has not started"
-        self._worker: ScorerWorker | None = None
+        self._worker: ScorerWorker[Scored] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended = asyncio.Event()
@@ -102,7 +107,7 @@ class Batcher:
     @property
     def running_items(self) -> int:
         """Texts in the batches that the worker has."""
-        return sum(len(batch.entries) for batch in self._in_flight)
+        return sum(len(batch.entries) for batch in self._in_flight.values())
 
     @property
     def oldest_age_s(self) -> float:
@@ -132,6 +137,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self._worker = ScorerWorker(
             self._scorer,
+            threads=self._at_once,
             tell_done=lambda run: _call(loop, self._deliver, run),
             tell_end=lambda error: _call(loop, self._end, error),
             clock=self._clock,
@@ -145,9 +151,9 @@ class Batcher:
         await self._idle.wait()
 
     async def aclose(self) -> None:
-        """Stops admitting, fails what waits with NotReady, and returns once the batches in flight are delivered and the thread is gone.
+        """Stops admitting, fails what waits with NotReady, and returns once the batches in flight are delivered and the threads are gone.
 
-        Whoever is cancelled in here leaves a daemon thread that ends by itself after its batch.
+        Whoever is cancelled in here leaves daemon threads that end by themselves after their batches.
         """
         self._refusal = self._refusal or "the scorer is shutting down"
         self._fail_waiting(NotReady, self._refusal)
@@ -157,7 +163,7 @@ class Batcher:
 
     # --- callers ----------------------------------------------------------------------------------------------------
 
-    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted:
+    async def submit(self, items: Sequence[TokenRow], deadline_s: float) -> Submitted[Scored]:
         """Returns the rows of `items`, all of them or an error.
 
         Args:
@@ -172,18 +178,41 @@ class Batcher:
             ScorerFailed: the scorer fails on one of the texts, which is named; the request's other rows are lost.
             NotReady: the worker is not running, or ended while the texts waited.
         """
-        submission = self._admit(items, deadline_s)
+        submission = self.begin(items, deadline_s)
         try:
             async with asyncio.timeout(deadline_s):
-                finished_at_s = await submission.answered
+                await submission.answered
         except TimeoutError:
-            self._leave(submission, "expired")
+            self.leave(submission, "expired")
             raise deadline_exceeded(submission, deadline_s) from None
         finally:
-            self._leave(submission, "abandoned")
-        elapsed_s = finished_at_s - submission.submitted_at_s
-        rows = [submission.rows[index] for index in range(submission.texts)]
-        return Submitted(rows, max(0.0, elapsed_s - submission.inference_s), submission.inference_s)
+            self.leave(submission, "abandoned")
+        return submission.whole()
+
+    def begin(self, items: Sequence[TokenRow], deadline_s: float) -> Submission[Scored]:
+        """Returns a submission that is under way, for a caller that waits for `answered` by itself and ends with `leave`.
+
+        Texts that still wait at the deadline are dropped when the next batch is formed. Raises as `submit` does on arrival.
+        """
+        if self._refusal is not None:
+            raise NotReady(self._refusal)
+        for number, item in enumerate(items, 1):
+            if len(item) > self._max_text_tokens:
+                raise TooLarge(
+                    f"text {number} of {len(items)} has {len(item):,} tokens, the scorer takes at most {self._max_text_tokens:,}"
+                )
+        try:
+            return self._put(items, self._clock() + deadline_s)
+        except Overloaded:
+            self._dropped("refused", len(items))
+            raise
+
+    def leave(self, submission: Submission[Scored], why: Drop | None = None) -> None:
+        """Takes what still waits of a submission out of the queue, as expired or abandoned; nothing where all has been answered."""
+        if submission.missing:
+            late = self._clock() >= submission.deadline_at_s
+            self._dropped(why or ("expired" if late else "abandoned"), self._queue.abandon(submission.entries))
+            self._note_idle()
 
     async def canary(self, deadline_s: float) -> float:
         """Runs the canary through the worker, ahead of what waits; returns the time of its batch, seconds.
@@ -210,41 +239,28 @@ class Batcher:
 
     # --- the loop's side: plain functions, each leaves the state whole --------------------------------------------------
 
-    def _admit(self, items: Sequence[Encoded], deadline_s: float) -> Submission:
-        if self._refusal is not None:
-            raise NotReady(self._refusal)
-        for number, item in enumerate(items, 1):
-            if len(item) > self._max_text_tokens:
-                raise TooLarge(
-                    f"text {number} of {len(items)} has {len(item):,} tokens, the scorer takes at most {self._max_text_tokens:,}"
-                )
-        try:
-            return self._put(items, self._clock() + deadline_s)
-        except Overloaded:
-            self._dropped("refused", len(items))
-            raise
-
-    def _put(self, items: Sequence[Encoded], deadline_at_s: float, *, urgent: bool = False) -> Submission:
+    def _put(self, items: Sequence[TokenRow], deadline_at_s: float, *, urgent: bool = False) -> Submission[Scored]:
         loop = asyncio.get_running_loop()
         now_s = self._clock()
-        submission = Submission(loop.create_future(), now_s, len(items))
+        submission: Submission[Scored] = Submission(loop.create_future(), len(items), now_s, deadline_at_s)
         texts = [(len(item), Text(submission, index, item)) for index, item in enumerate(items)]
         submission.entries = self._queue.put(texts, now_s=now_s, deadline_at_s=deadline_at_s, urgent=urgent)
         if not items:
             submission.answered.set_result(now_s)
-        elif not self._dispatch_is_coming:
+            return submission
+        self._idle.clear()
+        if not self._dispatch_is_coming:
             # Not at once: whoever else submits in this turn of the loop joins the first batch.
             self._dispatch_is_coming = True
             loop.call_soon(self._dispatch)
-        self._idle.clear()
         return submission
 
     def _dispatch(self) -> None:
-        """Hands batches to the worker: one if it has none, a further one only if that one is full already."""
+        """Hands batches to the worker: one if it has none, further ones only if they are full already."""
         self._dispatch_is_coming = False
         if self._worker is None or self._ended.is_set():
             return
-        while len(self._in_flight) < BATCHES_IN_FLIGHT:
+        while len(self._in_flight) < self._at_once + BATCHES_READY:
             if self._in_flight and self._queue.tokens < self._queue.budget_tokens:
                 break
             batch = self._queue.take(self._clock())
@@ -254,18 +270,24 @@ class Batcher:
                 self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
             if not batch.entries:
                 break
-            self._in_flight.append(batch)
-            self._worker.hand_over(tuple(entry.payload.item for entry in batch.entries))
+            self._batches += 1
+            self._in_flight[self._batches] = batch
+            self._worker.hand_over(self._batches, [entry.payload.item for entry in batch.entries])
         self._note_idle()
 
-    def _deliver(self, run: BatchRun) -> None:
-        batch = self._in_flight.popleft()
+    def _deliver(self, run: BatchRun[Scored]) -> None:
+        batch = self._in_flight.pop(run.number)
         self._dispatch()  # first, so that the worker computes while callers wake up
-        failed = 0
-        for submission in {id(entry.payload.submission): entry.payload.submission for entry in batch.entries}.values():
-            submission.inference_s += run.elapsed_s
+        failed, waits, asked = 0, [], len(batch.entries)
         for entry, result in zip(batch.entries, run.results, strict=True):
             submission, index = entry.payload.submission, entry.payload.index
+            if submission is self._canary:  # nobody's text: of a server that nobody asks, it would be all that there is to see
+                asked -= 1
+                submission.inference_s = run.elapsed_s
+            elif submission.batch != run.number:
+                submission.batch = run.number
+                submission.inference_s += run.elapsed_s
+                waits.append(run.started_at_s - submission.submitted_at_s)
             if isinstance(result, Exception):
                 failed += 1
                 error = ScorerFailed(
@@ -275,24 +297,27 @@ class Batcher:
                 self._fail(submission, error)
                 continue
             submission.rows[index] = result
-            if len(submission.rows) == submission.texts and not submission.answered.done():
-                submission.answered.set_result(run.finished_at_s)
+            submission.missing -= 1
+            if not submission.missing:
+                submission.entries = ()  # they lead back to it: without them it goes when its caller has gone
+                if not submission.answered.done():
+                    submission.answered.set_result(run.finished_at_s)
         self._dropped("failed", failed)
-        self._queue.drained(batch.real_tokens, run.elapsed_s)
+        # Where several run at once each takes longer: what counts is the time since the one before was finished.
+        self._queue.drained(batch.real_tokens, run.finished_at_s - max(run.started_at_s, self._last_finished_at_s))
+        self._last_finished_at_s = run.finished_at_s
         self._note_idle()
-        # The canary is nobody's text: of a server that nobody asks, it would be all that there is to see.
-        asked = [entry for entry in batch.entries if entry.payload.submission is not self._canary]
         if self._on_batch is not None and asked:
-            waits = tuple(run.started_at_s - entry.submitted_at_s for entry in asked)
-            self._on_batch(BatchReport(len(asked), batch.real_tokens, batch.padded_tokens, run.elapsed_s, waits))
+            self._on_batch(BatchReport(asked, batch.real_tokens, batch.padded_tokens, run.elapsed_s, tuple(waits)))
 
     def _end(self, error: BaseException | None) -> None:
         """The worker's thread has ended: by `aclose`, or of `error`."""
         self._ended.set()
         self._refusal = "the scorer is shutting down" if error is None else f"the scorer's worker died: {type(error).__name__}"
-        while self._in_flight:
-            for entry in self._in_flight.popleft().entries:
+        for batch in self._in_flight.values():
+            for entry in batch.entries:
                 self._fail(entry.payload.submission, NotReady(self._refusal))
+        self._in_flight.clear()
         self._fail_waiting(NotReady, self._refusal)
 
     def _fail_waiting(self, error: type[AttuneError], detail: str) -> None:
@@ -300,14 +325,10 @@ class Batcher:
             self._fail(entry.payload.submission, error(detail))
         self._note_idle()
 
-    def _fail(self, submission: Submission, error: AttuneError) -> None:
+    def _fail(self, submission: Submission[Scored], error: AttuneError) -> None:
         # Its other texts leave the queue with the caller, in `submit`.
         if not submission.answered.done():
             submission.answered.set_exception(error)
-
-    def _leave(self, submission: Submission, why: Drop) -> None:
-        self._dropped(why, self._queue.abandon(submission.entries))
-        self._note_idle()
 
     def _canary_answered(self, answered: asyncio.Future[float]) -> None:
         self._canary = None

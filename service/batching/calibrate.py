@@ -84,7 +84,7 @@ def filler(tokens: int) -> Encoded:
 
 
 def calibrate(
-    scorer: Scorer,
+    scorer: Scorer[object],
     *,
     max_text_tokens: int,
     fixed_budget_tokens: int | None = None,

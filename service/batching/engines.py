@@ -7,18 +7,29 @@ Each states its provider and its outputs and is judged by the probes under the t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.models.seam.families import Row
+from attune.models.seam.padding import TokenRow
 from attune.models.seam.precision import Precision
 from attune.service.batching.session import CPU, CUDA, CUDA_OPTIONS, Scorer, ScorerSession
 
 
-class Engine(Scorer, Protocol):
-    """A scorer that says what runs it and what it gives."""
+class Engine(Scorer[Row], Protocol):
+    """A scorer that says what runs it, what it gives, and how many runs may be under way together."""
 
     provider: str
     outputs: tuple[str, ...]
+    at_once: int
+
+    def run_arrays(self, items: Sequence[TokenRow], /) -> list[NDArray[np.float32]]:
+        """Returns the outputs, `[N, ...]` each, in the order of `outputs`; an exception means that no item was scored."""
+        ...
 
 
 def open_engine(path: Path, precision: Precision, *, threads: int | None, require_gpu: bool) -> Engine:

@@ -1,12 +1,13 @@
 """What goes over the socket between a process that takes requests and the one that owns the scorer: frames, no pickles.
 
     header   length of the payload (uint32), kind (uint8), number of the request (uint32), little-endian
-    SUBMIT   deadline_s, generation, count; count x (tokens, pool_start, pool_stop); token ids, int32
-    ROWS     queue_s, inference_s, waiting texts, waiting tokens, drain rate, count; float32 `[count, width]`
+    SUBMIT   deadline_s, generation, count; count x (tokens, pool_start, pool_stop, of_prompt); token ids, int32
+    ROWS     queue_s, inference_s, waiting texts, waiting tokens, drain rate, count; float32, `width` or `answer_width` for each text
     FAILED   JSON: the error's class, detail, retry_after_s        CANCEL   nothing: the caller left
     ASK, ANSWER   JSON, for everything that is rare
 
-Axes: the outputs of a row lie one after the other, in the order and with the shapes that loading told (`RowLayout`).
+Axes: the outputs of a row lie one after the other, in the order and with the shapes that loading told (`RowLayout`); the pooled vector,
+seven eighths of a row, lies last and is sent of prompts alone.
 """
 
 from __future__ import annotations
@@ -18,18 +19,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain, groupby
 from math import prod
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attune.models.seam.families import Row
+from attune.models.seam.member_values import POOLED
 from attune.models.seam.text import Encoded
 from attune.service import errors
 
 HEADER = struct.Struct("<IBI")
 _SUBMIT = struct.Struct("<dII")
-_TEXT = struct.Struct("<III")
+_TEXT_NUMBERS = 4
 _ROWS = struct.Struct("<ddIIdI")
 LARGEST_FRAME = 256 * 1024 * 1024
 
@@ -45,6 +49,21 @@ class FrameKind(IntEnum):
     ANSWER = 6
 
 
+class FramedText:
+    """One text as it came through the socket: what `pad` reads, and whether it is a prompt's own row."""
+
+    __slots__ = ("input_ids", "of_prompt", "pool_start", "pool_stop")
+
+    def __init__(self, input_ids: NDArray[np.int32], pool_start: int, pool_stop: int, of_prompt: bool) -> None:
+        self.input_ids = input_ids
+        self.pool_start = pool_start
+        self.pool_stop = pool_stop
+        self.of_prompt = of_prompt
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
 @dataclass(frozen=True, slots=True)
 class RowLayout:
     """Names and shapes of a row's outputs, in their order on the wire."""
@@ -54,13 +73,33 @@ class RowLayout:
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
+        """Numbers in the row of a prompt."""
         return sum(prod(shape) for shape in self.shapes)
+
+    @property
+    def answer_width(self) -> int:
+        """Numbers in the row of an answer: a prompt's without the pooled vector."""
+        return sum(prod(shape) for name, shape in zip(self.names, self.shapes, strict=True) if name != POOLED)
 
     @classmethod
     def of(cls, row: Row) -> RowLayout:
         """Returns the layout of a row."""
-        return cls(tuple(row), tuple(value.shape for value in row.values()))
+        names = sorted(row, key=lambda name: name == POOLED)
+        return cls(tuple(names), tuple(row[name].shape for name in names))
+
+    def table(self, outputs: Sequence[str], arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Returns a batch's outputs, `[N, ...]` each, as rows of this layout, float32 `[N, width]`."""
+        named = dict(zip(outputs, arrays, strict=True))
+        return np.concatenate([named[name].reshape(len(named[name]), -1) for name in self.names], axis=1, dtype=np.float32)
+
+    def rows(self, table: NDArray[np.float32]) -> list[Row]:
+        """Returns rows of a table `[N, width]` or `[N, answer_width]`, as views."""
+        named, start = {}, 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if start < table.shape[1]:
+                named[name] = table[:, start : start + prod(shape)].reshape(len(table), *shape)
+                start += prod(shape)
+        return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
 
     def to_json(self) -> list[Any]:
         """Returns JSON data that `from_json` reads."""
@@ -74,9 +113,8 @@ class RowLayout:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The payload of ROWS: rows, times in seconds, and how full the queue was when they were ready."""
+    """The payload of ROWS but for the rows: times in seconds, and how full the queue was when they were ready."""
 
-    rows: list[Row]
     queue_s: float
     inference_s: float
     waiting_items: int
@@ -91,54 +129,53 @@ def frame(kind: FrameKind, number: int, payload: bytes = b"") -> bytes:
 
 def pack_submit(items: Sequence[Encoded], deadline_s: float, generation: int) -> bytes:
     """Returns the payload of SUBMIT."""
-    heads = b"".join(_TEXT.pack(len(item), item.pool_start, item.pool_stop) for item in items)
-    ids = np.concatenate([np.asarray(item.input_ids, dtype="<i4") for item in items]) if items else np.zeros(0, dtype="<i4")
-    return _SUBMIT.pack(deadline_s, generation, len(items)) + heads + ids.tobytes()
+    heads = [number for item in items for number in (len(item), item.pool_start, item.pool_stop, item.of_prompt)]
+    ids = np.fromiter(chain.from_iterable(item.input_ids for item in items), dtype="<i4", count=sum(heads[::_TEXT_NUMBERS]))
+    return _SUBMIT.pack(deadline_s, generation, len(items)) + struct.pack(f"<{len(heads)}I", *heads) + ids.tobytes()
 
 
-def unpack_submit(payload: memoryview) -> tuple[list[Encoded], float, int]:
-    """Returns texts, deadline in seconds and generation.
+def unpack_submit(payload: memoryview) -> tuple[list[FramedText], float, int]:
+    """Returns texts, as views of the payload, deadline in seconds and generation.
 
     Raises:
         ValueError: the lengths do not add up.
     """
     deadline_s, generation, count = _SUBMIT.unpack_from(payload)
-    start = _SUBMIT.size + count * _TEXT.size
-    heads = [_TEXT.unpack_from(payload, _SUBMIT.size + index * _TEXT.size) for index in range(count)]
-    ids = np.frombuffer(payload[start:], dtype="<i4").tolist()
-    if sum(tokens for tokens, _, _ in heads) != len(ids):
-        raise ValueError(f"{len(ids)} token ids for texts of {sum(tokens for tokens, _, _ in heads)} tokens")
-    items, place = [], 0
-    for tokens, pool_start, pool_stop in heads:
-        items.append(Encoded(tuple(ids[place : place + tokens]), pool_start, pool_stop))
+    heads = struct.unpack_from(f"<{count * _TEXT_NUMBERS}I", payload, _SUBMIT.size)
+    ids = np.frombuffer(payload, dtype="<i4", offset=_SUBMIT.size + 4 * len(heads))
+    if sum(heads[::_TEXT_NUMBERS]) != len(ids):
+        raise ValueError(f"{len(ids)} token ids for texts of {sum(heads[::_TEXT_NUMBERS])} tokens")
+    items, place, numbers = [], 0, iter(heads)
+    for tokens, pool_start, pool_stop, of_prompt in zip(numbers, numbers, numbers, numbers, strict=True):
+        items.append(FramedText(ids[place : place + tokens], pool_start, pool_stop, bool(of_prompt)))
         place += tokens
     return items, deadline_s, generation
 
 
-def pack_rows(answered: Answered, layout: RowLayout) -> bytes:
-    """Returns the payload of ROWS."""
+def pack_rows(answered: Answered, rows: Sequence[NDArray[np.float32]], items: Sequence[FramedText], layout: RowLayout) -> bytes:
+    """Returns the payload of ROWS for `rows`, `[width]` each, of `items`."""
     head = _ROWS.pack(
         answered.queue_s,
         answered.inference_s,
         answered.waiting_items,
         answered.waiting_tokens,
         answered.drain_tokens_per_s,
-        len(answered.rows),
+        len(rows),
     )
-    return head + b"".join(row[name].tobytes() for row in answered.rows for name in layout.names)
+    width = layout.answer_width
+    return b"".join([head, *[(row if item.of_prompt else row[:width]).data for row, item in zip(rows, items, strict=True)]])
 
 
-def unpack_rows(payload: memoryview, layout: RowLayout) -> Answered:
-    """Returns what `pack_rows` packed; rows are read-only views of one copy."""
-    queue_s, inference_s, items, tokens, rate, count = _ROWS.unpack_from(payload)
-    table = np.frombuffer(bytes(payload[_ROWS.size :]), dtype="<f4").reshape(count, layout.width)
-    outputs, start = [], 0
-    for shape in layout.shapes:
-        size = prod(shape)
-        outputs.append(table[:, start : start + size].reshape(count, *shape))
-        start += size
-    rows: list[Row] = [dict(zip(layout.names, values, strict=True)) for values in zip(*outputs, strict=True)]
-    return Answered(rows, queue_s, inference_s, items, tokens, rate)
+def unpack_rows(payload: memoryview, items: Sequence[Encoded], layout: RowLayout) -> tuple[list[Row], Answered]:
+    """Returns the rows of `items`, which are read-only views of the payload, and the rest of what `pack_rows` packed."""
+    queue_s, inference_s, waiting_items, waiting_tokens, rate, _ = _ROWS.unpack_from(payload)
+    rows: list[Row] = []
+    place = _ROWS.size
+    for of_prompt, alike in groupby(item.of_prompt for item in items):
+        count, width = len(list(alike)), layout.width if of_prompt else layout.answer_width
+        rows += layout.rows(np.frombuffer(payload, dtype="<f4", count=count * width, offset=place).reshape(count, width))
+        place += 4 * count * width
+    return rows, Answered(queue_s, inference_s, waiting_items, waiting_tokens, rate)
 
 
 def pack_error(error: BaseException) -> bytes:
@@ -168,26 +205,34 @@ class Frames(asyncio.Protocol, ABC):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._cut = bytearray()  # the beginning of a frame, and how long it must become before it is looked at again
+        self._wanted = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        start = 0
-        while len(self._buffer) - start >= HEADER.size:
-            length, kind, number = HEADER.unpack_from(self._buffer, start)
+        """Hands over the frames that are whole; their payloads are views of what arrived, which is copied only where a frame is cut."""
+        if self._cut:
+            self._cut += data
+            if len(self._cut) < self._wanted:
+                return
+            data, self._cut = bytes(self._cut), bytearray()
+        view, start, self._wanted = memoryview(data), 0, HEADER.size
+        while len(data) - start >= HEADER.size:
+            length, kind, number = HEADER.unpack_from(data, start)
             if length > LARGEST_FRAME:
                 assert self.transport is not None
                 self.transport.abort()
                 return
             end = start + HEADER.size + length
-            if len(self._buffer) < end:
+            if len(data) < end:
+                self._wanted = end - start
                 break
-            self.frame_received(FrameKind(kind), number, memoryview(bytes(self._buffer[start + HEADER.size : end])))
+            self.frame_received(FrameKind(kind), number, view[start + HEADER.size : end])
             start = end
-        del self._buffer[:start]
+        if start < len(data):
+            self._cut += view[start:]
 
     @abstractmethod
     def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attune.command_line import how_to_install
 from attune.models.seam.families import Row
-from attune.models.seam.padding import INPUTS, pad
+from attune.models.seam.padding import INPUTS, TokenRow, pad
 from attune.models.seam.precision import Precision
-from attune.models.seam.text import Encoded
 from attune.service.batching.cores import usable_cores
-from attune.service.batching.session import ScorerRefused, rows_of
+from attune.service.batching.session import ScorerRefused, checked, rows_of
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -34,6 +34,7 @@ class OpenVinoScorer:
     Attributes:
         provider: for reports, such as `OpenVINO bf16`.
         outputs: names of the graph's outputs.
+        at_once: runs that may be under way together.
 
     Raises:
         ScorerRefused: OpenVINO is not installed, the processor has no bf16, or the graph cannot be compiled.
@@ -66,15 +67,20 @@ class OpenVinoScorer:
         self._request = compiled.create_infer_request()
         self.outputs = tuple(node.get_any_name() for node in compiled.outputs)
         self.provider = f"OpenVINO {precision}"
+        self.at_once = 1
 
-    def run(self, items: Sequence[Encoded]) -> list[Row]:
+    def run(self, items: Sequence[TokenRow]) -> list[Row]:
         """Returns one row per item, in order, as `ScorerSession.run` does.
 
         Raises:
             FloatingPointError: an output has a NaN; no item was scored.
             Exception: what OpenVINO raised; no item was scored.
         """
+        return rows_of(self.outputs, self.run_arrays(items))
+
+    def run_arrays(self, items: Sequence[TokenRow]) -> list[NDArray[np.float32]]:
+        """Returns the outputs, `[N, ...]` each, in the order of `outputs`; raises as `run`."""
         found = self._request.infer(pad(items))
         # Copied: the request's own memory is written again by the next batch.
         arrays = [np.array(found[index], dtype=np.float32) for index in range(len(self.outputs))]
-        return rows_of(self.outputs, arrays, len(items))
+        return checked(self.outputs, arrays, len(items))

@@ -32,9 +32,9 @@ RETRY_AFTER_UNKNOWN_S = 1.0
 RETRY_AFTER_MOST_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that would double the time of making one, which every text pays
 class Entry(Generic[Payload]):
-    """One text that waits: its length, its place in the order of turns, its deadline.
+    """One text that waits: its length, its place in the order of turns, its deadline. Nobody changes one.
 
     `order` is unique within a queue and rises with arrival; `due_at_s` is the turn (see `BatchQueue`). All times are in
     seconds on the clock of the one who calls the queue.
@@ -100,9 +100,10 @@ class BatchQueue(Generic[Payload]):
         self.drain_tokens_per_s: float | None = None
         self._arrivals = 0
         self._waiting: dict[int, Entry[Payload]] = {}  # by order; dicts keep insertion order, so arrival order too
-        self._by_length: list[Entry[Payload]] = []
-        # Entries that were taken or abandoned stay in the heap until they surface, or until they outnumber the rest.
-        self._by_due: list[tuple[float, int]] = []
+        self._by_length: list[tuple[int, int]] = []  # tokens and order of each
+        # Runs of entries that are due together: when, the first order that may still wait, and where the run stops. What was taken or
+        # abandoned stays until it surfaces, or until runs outnumber what waits.
+        self._by_due: list[tuple[float, int, int]] = []
         # No waiting entry's deadline is before this: most takes need not look at deadlines at all.
         self._earliest_deadline_s = math.inf
 
@@ -139,21 +140,26 @@ class BatchQueue(Generic[Payload]):
         wanted_tokens = sum(tokens for tokens, _ in items)
         if not urgent:
             self._admit(len(items), wanted_tokens)
-        entries = []
-        before = 0
+        entries: list[Entry[Payload]] = []
         turn_tokens = TURN_BUDGETS * self.budget_tokens
+        before, order, run_start = 0, self._arrivals, self._arrivals
+        run_due_s = -math.inf if urgent else now_s
         for tokens, payload in items:
             due_at_s = -math.inf if urgent else now_s + self.age_limit_s * (before // turn_tokens)
-            entries.append(Entry(tokens, payload, self._arrivals, now_s, due_at_s, deadline_at_s))
-            self._arrivals += 1
+            if due_at_s != run_due_s:
+                heapq.heappush(self._by_due, (run_due_s, run_start, order))
+                run_due_s, run_start = due_at_s, order
+            entry = Entry(tokens, payload, order, now_s, due_at_s, deadline_at_s)
+            entries.append(entry)
+            self._waiting[order] = entry
+            insort(self._by_length, (tokens, order))
+            order += 1
             before += tokens
-        for entry in entries:
-            self._waiting[entry.order] = entry
-            insort(self._by_length, entry, key=_length_then_order)
-            heapq.heappush(self._by_due, (entry.due_at_s, entry.order))
-        self.tokens += wanted_tokens
         if entries:
+            heapq.heappush(self._by_due, (run_due_s, run_start, order))
             self._earliest_deadline_s = min(self._earliest_deadline_s, deadline_at_s)
+        self._arrivals = order
+        self.tokens += wanted_tokens
         return tuple(entries)
 
     def take(self, now_s: float) -> Batch[Payload]:
@@ -165,11 +171,11 @@ class BatchQueue(Generic[Payload]):
         if not self._waiting:
             return Batch((), expired)
         first, stop = self._window(self._position(self._first_due()))
-        entries = tuple(self._by_length[first:stop])
+        entries = tuple([self._waiting.pop(order) for _, order in self._by_length[first:stop]])
         del self._by_length[first:stop]
-        for entry in entries:
-            self._forget(entry)
-        return Batch(entries, expired)
+        batch = Batch(entries, expired)
+        self._left(batch.real_tokens)
+        return batch
 
     def abandon(self, entries: Iterable[Entry[Payload]]) -> int:
         """Removes those of `entries` that still wait; returns how many did."""
@@ -177,7 +183,8 @@ class BatchQueue(Generic[Payload]):
         for entry in entries:
             if entry.order in self._waiting:
                 del self._by_length[self._position(entry)]
-                self._forget(entry)
+                del self._waiting[entry.order]
+                self._left(entry.tokens)
                 left += 1
         return left
 
@@ -222,9 +229,17 @@ class BatchQueue(Generic[Payload]):
         return expired
 
     def _first_due(self) -> Entry[Payload]:
-        while self._by_due[0][1] not in self._waiting:
-            heapq.heappop(self._by_due)
-        return self._waiting[self._by_due[0][1]]
+        while True:
+            due_at_s, order, stop = self._by_due[0]
+            while order < stop and order not in self._waiting:
+                order += 1
+            if order < stop:
+                heapq.heapreplace(self._by_due, (due_at_s, order, stop))
+                # Of two runs that are due together the one that came first goes on, unless what is left of it came after the other.
+                if self._by_due[0][1] == order:
+                    return self._waiting[order]
+            else:
+                heapq.heappop(self._by_due)
 
     def _window(self, anchor: int) -> tuple[int, int]:
         """Returns the half-open range of `_by_length` to run together: around `anchor`, one neighbour at a time.
@@ -232,41 +247,39 @@ class BatchQueue(Generic[Payload]):
         At each step the neighbour that leaves more real tokens per token of cost is added, while the budget holds; of all
         the ranges passed, the one with the most real tokens per token of cost is returned, the larger one if they are equal.
         """
-        waiting = self._by_length
+        waiting, end, budget, overhead = self._by_length, len(self._by_length), self.budget_tokens, self.overhead_tokens
         first, stop = anchor, anchor + 1
-        real = waiting[anchor].tokens
-        best, best_yield = (first, stop), real / (self.overhead_tokens + real)
+        real = longest = waiting[anchor][0]
+        best, best_yield = (first, stop), real / (overhead + real)
+        n = 1
         while True:
-            n = stop - first + 1
-            step_yield, step = 0.0, 0
-            for side, index, longest in ((-1, first - 1, waiting[stop - 1].tokens), (1, stop, 0)):
-                if not 0 <= index < len(waiting):
-                    continue
-                padded = max(longest, waiting[index].tokens) * n
-                gained = (real + waiting[index].tokens) / (self.overhead_tokens + padded)
-                if padded <= self.budget_tokens and gained > step_yield:
-                    step_yield, step = gained, side
-            if not step:
+            n += 1
+            shorter = longer = 0
+            shorter_yield = longer_yield = 0.0
+            if first and longest * n <= budget:
+                shorter = waiting[first - 1][0]
+                shorter_yield = (real + shorter) / (overhead + longest * n)
+            if stop < end:
+                longer = waiting[stop][0]
+                if longer * n <= budget:
+                    longer_yield = (real + longer) / (overhead + longer * n)
+            if shorter_yield == longer_yield == 0.0:
                 return best
-            if step < 0:
+            if shorter_yield >= longer_yield:
                 first -= 1
-                real += waiting[first].tokens
+                real += shorter
             else:
-                real += waiting[stop].tokens
                 stop += 1
-            if step_yield >= best_yield:
+                real += longer
+                longest = longer
+            if (step_yield := max(shorter_yield, longer_yield)) >= best_yield:
                 best, best_yield = (first, stop), step_yield
 
     def _position(self, entry: Entry[Payload]) -> int:
-        return bisect_left(self._by_length, (entry.tokens, entry.order), key=_length_then_order)
+        return bisect_left(self._by_length, (entry.tokens, entry.order))
 
-    def _forget(self, entry: Entry[Payload]) -> None:
-        del self._waiting[entry.order]
-        self.tokens -= entry.tokens
+    def _left(self, tokens: int) -> None:
+        self.tokens -= tokens
         if len(self._by_due) > 2 * len(self._waiting) + 64:
-            self._by_due = [(waiting.due_at_s, waiting.order) for waiting in self._waiting.values()]
+            self._by_due = [(waiting.due_at_s, waiting.order, waiting.order + 1) for waiting in self._waiting.values()]
             heapq.heapify(self._by_due)
-
-
-def _length_then_order(entry: Entry[Payload]) -> tuple[int, int]:
-    return entry.tokens, entry.order

@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from attune.models.seam.families import Row
 from attune.models.seam.text import Encoded
 from attune.service.batching.frames import Answered, FrameKind, Frames, RowLayout, pack_submit, unpack_error, unpack_rows
 from attune.service.batching.submission import Submitted
@@ -33,7 +34,7 @@ class TextScorer(Protocol):
     def waiting_tokens(self) -> int: ...
     @property
     def drain_tokens_per_s(self) -> float: ...
-    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted: ...
+    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted[Row]: ...
     async def canary(self, deadline_s: float) -> float: ...
     async def aclose(self) -> None: ...
 
@@ -58,7 +59,7 @@ class ScorerLink(Frames):
             OSError: nobody listens there.
         """
         if not self.connected:
-            self._buffer.clear()
+            self._cut.clear()
             await asyncio.get_running_loop().create_unix_connection(lambda: self, path)
 
     def close(self) -> None:
@@ -141,7 +142,7 @@ class RemoteBatcher:
         """Measured speed of draining, tokens a second; 0 before the first answer."""
         return self._last.drain_tokens_per_s if self._last else 0.0
 
-    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted:
+    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted[Row]:
         """Returns the rows of `items`, all of them or an error: as `Batcher.submit`.
 
         Raises:
@@ -163,8 +164,8 @@ class RemoteBatcher:
             raise DeadlineExceeded(f"the scorer's process gave no answer for {len(items)} texts within {deadline_s:.3g} s") from None
         if kind is FrameKind.FAILED:
             raise unpack_error(json.loads(bytes(payload)))
-        self._last = answered = unpack_rows(payload, self._layout)
-        return Submitted(answered.rows, answered.queue_s, answered.inference_s)
+        rows, self._last = unpack_rows(payload, items, self._layout)
+        return Submitted(rows, self._last.queue_s, self._last.inference_s)
 
     async def canary(self, deadline_s: float) -> float:
         """Runs the canary over there; returns the time of its batch, seconds: as `Batcher.canary`.

@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from attune.models.seam.families import Row
-from attune.models.seam.padding import INPUTS, pad
-from attune.models.seam.text import Encoded
+from attune.models.seam.padding import INPUTS, TokenRow, pad
 from attune.service.batching.cores import usable_cores
 
 CPU = "CPUExecutionProvider"
@@ -36,16 +35,21 @@ class ScorerRefused(RuntimeError):
     """The scorer cannot be served on this machine as configured; the message has what was asked for and what is there."""
 
 
-class Scorer(Protocol):
+Scored = TypeVar("Scored")
+"""What a scorer gives for one text: a `Row`, or in the scorer's own process the same numbers one after the other."""
+ScoredOut = TypeVar("ScoredOut", covariant=True)
+
+
+class Scorer(Protocol[ScoredOut]):
     """What the worker runs: `ScorerSession`, or in tests one whose gate is held."""
 
-    def run(self, items: Sequence[Encoded]) -> list[Row]:
-        """Returns one row per item, in order; an exception means that no item was scored."""
+    def run(self, items: Sequence[TokenRow], /) -> Sequence[ScoredOut]:
+        """Returns one answer per item, in order; an exception means that no item was scored."""
         ...
 
 
 class ScorerSession:
-    """Owns one session; to be used from one thread at a time.
+    """Owns one session; to be used from as many threads at a time as `at_once` says.
 
     Args:
         path: the bundle's `scorer.onnx`.
@@ -57,6 +61,7 @@ class ScorerSession:
         provider: the execution provider that runs the graph.
         distribution: name and version of the installed runtime.
         outputs: names of the graph's outputs.
+        at_once: runs that may be under way together: on a GPU two, so that it computes one while the other's arrays are made and read.
 
     Raises:
         ScorerRefused: not exactly one onnxruntime distribution is installed, the required provider is not the one that
@@ -90,8 +95,9 @@ class ScorerSession:
                 f"{required_provider} is required, and {self.provider} would run {path.name} (asked for {', '.join(wanted)})"
             )
         self.outputs = _checked_outputs(path.name, self._session)
+        self.at_once = 2 if self.provider == CUDA else 1
 
-    def run(self, items: Sequence[Encoded]) -> list[Row]:
+    def run(self, items: Sequence[TokenRow]) -> list[Row]:
         """Returns one row per item, in order: output name -> read-only float32 array without the leading axis.
 
         Rows are views of the batch's arrays; what must outlive the batch for long is copied by its keeper.
@@ -100,12 +106,20 @@ class ScorerSession:
             FloatingPointError: an output has a NaN; no item was scored.
             Exception: what onnxruntime raised; no item was scored.
         """
-        arrays = self._session.run(list(self.outputs), pad(items))
-        return rows_of(self.outputs, arrays, len(items))
+        return rows_of(self.outputs, self.run_arrays(items))
+
+    def run_arrays(self, items: Sequence[TokenRow]) -> list[NDArray[np.float32]]:
+        """Returns the outputs, `[N, ...]` each, in the order of `outputs`; raises as `run`."""
+        return checked(self.outputs, self._session.run(list(self.outputs), pad(items)), len(items))
 
 
-def rows_of(outputs: Sequence[str], arrays: Sequence[NDArray[np.float32]], texts: int) -> list[Row]:
-    """Returns a batch's outputs `[N, ...]` row by row, as read-only views.
+def rows_of(outputs: Sequence[str], arrays: Sequence[NDArray[np.float32]]) -> list[Row]:
+    """Returns a batch's outputs `[N, ...]` row by row, as views."""
+    return [dict(zip(outputs, rows, strict=True)) for rows in zip(*arrays, strict=True)]
+
+
+def checked(outputs: Sequence[str], arrays: list[NDArray[np.float32]], texts: int) -> list[NDArray[np.float32]]:
+    """Returns a batch's outputs `[N, ...]`, which are read-only from here on.
 
     Raises:
         FloatingPointError: an output has a NaN.
@@ -114,7 +128,7 @@ def rows_of(outputs: Sequence[str], arrays: Sequence[NDArray[np.float32]], texts
         if np.isnan(array).any():
             raise FloatingPointError(f"{name} has {np.isnan(array).sum()} NaN among {array.size} values for {texts} texts")
         array.flags.writeable = False
-    return [dict(zip(outputs, rows, strict=True)) for rows in zip(*arrays, strict=True)]
+    return arrays
 
 
 def with_options(provider: str | tuple[str, Mapping[str, str]]) -> tuple[str, dict[str, str]]:

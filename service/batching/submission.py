@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Generic, Literal
 
-from attune.models.seam.families import Row
-from attune.models.seam.text import Encoded
+from attune.models.seam.padding import TokenRow
 from attune.service.batching.queue import Entry
+from attune.service.batching.session import Scored
 from attune.service.errors import DeadlineExceeded
 
 # Why texts got no row: no room on arrival, their deadline passed, nobody waited for them any more, or the scorer raised on them.
@@ -16,23 +16,23 @@ Drop = Literal["refused", "expired", "abandoned", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Generic[Scored]):
     """The answer to one submission.
 
     Attributes:
-        rows: one row per text, in the order submitted.
+        rows: what the scorer gave for each text, in the order submitted.
         queue_s: time spent waiting, seconds.
         inference_s: time that the batches which carried its texts took, seconds; with `queue_s` the whole time.
     """
 
-    rows: list[Row]
+    rows: list[Scored]
     queue_s: float
     inference_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch, for metrics: its texts but for the canary, what was asked for and computed, and how long each text waited, seconds."""
+    """One batch, for metrics: its texts but for the canary, what was asked for and computed, and how long each submission waited, seconds."""
 
     items: int
     real_tokens: int
@@ -41,27 +41,46 @@ class BatchReport:
     queue_s: tuple[float, ...]
 
 
-@dataclass(slots=True, eq=False)
-class Submission:
-    """One caller's texts; `answered` is resolved when the last row is there, or with the first error."""
+class Submission(Generic[Scored]):
+    """One caller's texts; `answered` is resolved with the time when the last row is there, or with the first error.
 
-    answered: asyncio.Future[float]
-    submitted_at_s: float
-    texts: int
-    rows: dict[int, Row] = field(default_factory=dict)
-    entries: tuple[Entry[Text], ...] = ()
-    inference_s: float = 0.0
+    Attributes:
+        missing: texts that have no row yet.
+        batch: the last batch that gave it rows.
+        inference_s: time of the batches so far, seconds.
+    """
+
+    __slots__ = ("answered", "batch", "deadline_at_s", "entries", "inference_s", "missing", "rows", "submitted_at_s", "texts")
+
+    def __init__(self, answered: asyncio.Future[float], texts: int, submitted_at_s: float, deadline_at_s: float) -> None:
+        self.answered = answered
+        self.submitted_at_s = submitted_at_s
+        self.deadline_at_s = deadline_at_s
+        self.texts = self.missing = texts
+        self.rows: list[Scored | None] = [None] * texts
+        self.entries: tuple[Entry[Text[Scored]], ...] = ()
+        self.batch = -1
+        self.inference_s = 0.0
+
+    def whole(self) -> Submitted[Scored]:
+        """Returns the answer, once `answered` is resolved with a time."""
+        elapsed_s = self.answered.result() - self.submitted_at_s
+        rows = [row for row in self.rows if row is not None]
+        return Submitted(rows, max(0.0, elapsed_s - self.inference_s), self.inference_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Generic[Scored]):
     """What the queue carries for one text: whose it is, which of theirs, and what the scorer gets."""
 
-    submission: Submission
-    index: int
-    item: Encoded
+    __slots__ = ("index", "item", "submission")
+
+    def __init__(self, submission: Submission[Scored], index: int, item: TokenRow) -> None:
+        self.submission = submission
+        self.index = index
+        self.item = item
 
 
-def deadline_exceeded(submission: Submission, deadline_s: float) -> DeadlineExceeded:
+def deadline_exceeded(submission: Submission[Scored], deadline_s: float) -> DeadlineExceeded:
     """Returns the error of a submission that was not whole after `deadline_s` seconds."""
-    return DeadlineExceeded(f"{len(submission.rows)} of {submission.texts} texts were scored within {deadline_s:.3g} s")
+    scored = submission.texts - submission.missing
+    return DeadlineExceeded(f"{scored} of {submission.texts} texts were scored within {deadline_s:.3g} s")

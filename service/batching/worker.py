@@ -1,8 +1,8 @@
-"""The one thread that owns a scorer: batches in through a handover, outcomes out through two callbacks.
+"""The threads that own a scorer: batches in through a handover, outcomes out through two callbacks.
 
-    hand_over(items) ──> run ──(raised)──> halves, down to the one text at fault
-                          └──> tell_done(BatchRun)      after each batch, on the worker's thread
-                               tell_end(error)     once: closed (None), or died of what is not an `Exception`
+    hand_over(number, items) ──> run ──(raised)──> halves, down to the one text at fault
+                                  └──> tell_done(BatchRun)      after each batch, on the thread that ran it
+                                       tell_end(error)     once: closed (None), or died of what is not an `Exception`
 
 It knows texts and rows, no callers, no deadlines, no event loop.
 """
@@ -14,19 +14,20 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
-from attune.models.seam.families import Row
-from attune.models.seam.text import Encoded
-from attune.service.batching.session import Scorer
+from attune.models.seam.padding import TokenRow
+from attune.service.batching.session import Scored, Scorer
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class BatchRun:
-    """One batch that was run: for each text its row or what the scorer raised on it alone, and the times, seconds."""
+class BatchRun(Generic[Scored]):
+    """One batch that was run, by its number: for each text its row or what the scorer raised on it alone, and the times, seconds."""
 
-    results: tuple[Row | Exception, ...]
+    number: int
+    results: Sequence[Scored | Exception]
     started_at_s: float
     finished_at_s: float
 
@@ -36,21 +37,23 @@ class BatchRun:
         return self.finished_at_s - self.started_at_s
 
 
-class ScorerWorker:
-    """A daemon thread around one scorer.
+class ScorerWorker(Generic[Scored]):
+    """Daemon threads around one scorer.
 
     Args:
-        scorer: used by this thread alone from `start` on.
-        tell_done: called on the worker's thread after each batch.
-        tell_end: called once on the worker's thread when it ends: with None after `close`, else with what killed it.
+        scorer: used by these threads alone from `start` on.
+        threads: batches that are run at once.
+        tell_done: called on a worker's thread after each batch.
+        tell_end: called once on a worker's thread when all have ended: with None after `close`, else at once with what killed one.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        scorer: Scorer,
+        scorer: Scorer[Scored],
         *,
-        tell_done: Callable[[BatchRun], None],
+        threads: int,
+        tell_done: Callable[[BatchRun[Scored]], None],
         tell_end: Callable[[BaseException | None], None],
         clock: Callable[[], float],
     ) -> None:
@@ -58,51 +61,62 @@ class ScorerWorker:
         self._tell_done = tell_done
         self._tell_end = tell_end
         self._clock = clock
-        self._inbox: queue.SimpleQueue[tuple[Encoded, ...] | None] = queue.SimpleQueue()
-        # A daemon, so that a scorer that hangs in foreign code cannot keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="attune-scorer", daemon=True)
+        self._inbox: queue.SimpleQueue[tuple[int, Sequence[TokenRow]] | None] = queue.SimpleQueue()
+        self._ending = threading.Lock()
+        self._working = threads
+        # Daemons, so that a scorer that hangs in foreign code cannot keep the process from ending.
+        self._threads = [threading.Thread(target=self._work, name="attune-scorer", daemon=True) for _ in range(threads)]
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether every thread runs."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
 
-    def hand_over(self, items: tuple[Encoded, ...]) -> None:
-        """Queues one batch; outcomes come in the order of handing over."""
-        self._inbox.put(items)
+    def hand_over(self, number: int, items: Sequence[TokenRow]) -> None:
+        """Queues one batch; batches begin in the order of handing over."""
+        self._inbox.put((number, items))
 
     def close(self) -> None:
-        """Lets the thread end once it has run what was handed over."""
-        self._inbox.put(None)
+        """Lets the threads end once they have run what was handed over."""
+        for _ in self._threads:
+            self._inbox.put(None)
 
     def _work(self) -> None:
+        died: BaseException | None = None
         try:
-            while (items := self._inbox.get()) is not None:
+            while (handed := self._inbox.get()) is not None:
+                number, items = handed
                 started_at_s = self._clock()
                 results = run_by_halves(self._scorer, items)
-                self._tell_done(BatchRun(tuple(results), started_at_s, self._clock()))
+                self._tell_done(BatchRun(number, results, started_at_s, self._clock()))
         except BaseException as error:  # whatever ends this thread, those who wait for it must hear of it
             LOG.critical("the scorer's worker died", exc_info=error)
-            self._tell_end(error)
-        else:
-            self._tell_end(None)
+            died = error
+        with self._ending:
+            last = self._working == 1
+            told, self._working = self._working <= 0, 0 if died is not None else self._working - 1
+        if not told and (last or died is not None):
+            self._tell_end(died)
 
 
-def run_by_halves(scorer: Scorer, items: Sequence[Encoded]) -> list[Row | Exception]:
+def run_by_halves(scorer: Scorer[Scored], items: Sequence[TokenRow]) -> Sequence[Scored | Exception]:
     """Returns for each text its row, or the exception that the scorer raises on that text alone.
 
     A batch that fails is run again as two halves, so one bad text among n costs about `2 log2 n` further runs.
     """
     try:
-        results: list[Row | Exception] = [row for _, row in zip(items, scorer.run(items), strict=True)]
+        rows = scorer.run(items)
+        if len(rows) != len(items):
+            raise ValueError(f"the scorer gave {len(rows)} rows for {len(items)} texts")  # noqa: TRY301 - as bad as one that raises
     except Exception as error:  # noqa: BLE001  # the runtime's exceptions share no base, and each is delivered to its caller
         if len(items) == 1:
             return [error]
         LOG.warning("a batch of %d texts failed, trying halves: %s", len(items), error)
         middle = len(items) // 2
-        return run_by_halves(scorer, items[:middle]) + run_by_halves(scorer, items[middle:])
-    return results
+        return [*run_by_halves(scorer, items[:middle]), *run_by_halves(scorer, items[middle:])]
+    return rows

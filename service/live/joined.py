@@ -73,7 +73,7 @@ class Joined:
                 await self._parent.ask("closed", deadline_s=PARENT_S, generation=generation)
 
         batcher = RemoteBatcher(self._link, generation=generation, layout=layout, max_text_tokens=bundle.template.max_tokens, closed=closed)
-        return OpenedScorer(batcher, self._told["provider"], int(self._told["budget_tokens"]), layout)
+        return OpenedScorer(batcher, self._told["provider"], int(self._told["budget_tokens"]))
 
     def take(self, live: Live, load: Callable[[Path | None], Awaitable[Serving]], reloader: Reloader) -> None:
         """Lets reloads reach what serves here."""

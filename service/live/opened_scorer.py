@@ -6,22 +6,24 @@ engine ─> outputs checked ─> calibrated, warm ─> batcher started ─> prob
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attune.models.seam.bundle import Bundle
 from attune.models.seam.families import Row
+from attune.models.seam.padding import TokenRow
 from attune.models.seam.precision import Precision, ScorerFile, choose_scorer, probe_difference
 from attune.models.seam.text import TextEncoder
 from attune.service.batching.batcher import Batcher
-from attune.service.batching.calibrate import calibrate
+from attune.service.batching.calibrate import MeasuredBudget, calibrate
 from attune.service.batching.engines import Engine, open_engine
 from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import TextScorer
-from attune.service.batching.session import ScorerRefused
+from attune.service.batching.session import Scored, Scorer, ScorerRefused
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.metric_adapters import watch_batch
 from attune.service.observe.logs import get_logger
@@ -67,40 +69,106 @@ class OpenedScorer:
         batcher: running.
         provider: what runs the graph.
         budget_tokens: padded tokens of a batch.
-        layout: of its rows.
     """
 
     batcher: TextScorer
     provider: str
     budget_tokens: int
-    layout: RowLayout
 
 
 ScorerOpener = Callable[[Bundle, TextEncoder, LoadPlan, Metrics], Awaitable[OpenedScorer]]
 
 
+@dataclass(frozen=True, slots=True)
+class SharedScorer:
+    """What the scorer's process serves others from: each text's outputs as one row, float32 `[layout.width]`."""
+
+    batcher: Batcher[NDArray[np.float32]]
+    provider: str
+    budget_tokens: int
+    layout: RowLayout
+
+
+class TableScorer:
+    """An engine whose answer to a text is one row of numbers: nobody here reads them by name, and sending them costs a copy.
+
+    Args:
+        engine: which it runs.
+        layout: of the rows.
+    """
+
+    def __init__(self, engine: Engine, layout: RowLayout) -> None:
+        self._engine = engine
+        self._layout = layout
+
+    def run(self, items: Sequence[TokenRow]) -> list[NDArray[np.float32]]:
+        """Returns one row per item, `[width]` each; raises as the engine's `run`."""
+        return list(self._layout.table(self._engine.outputs, self._engine.run_arrays(items)))
+
+
 async def open_own_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> OpenedScorer:
-    """Returns the bundle's scorer, in this process, warm and with its probes passed.
+    """Returns the bundle's scorer for this process alone, warm and with its probes passed.
 
     Raises:
         BundleRefused: a step refused; the detail has both values.
     """
+    engine, measured, tolerance = await _open_engine(bundle, plan)
+    batcher = _start_batcher(engine, engine.at_once, measured, bundle, encoder, plan, metrics)
+    try:
+        await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: rows)
+    except BaseException:
+        await batcher.aclose()
+        raise
+    return OpenedScorer(batcher, engine.provider, measured.budget_tokens)
+
+
+async def open_shared_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> SharedScorer:
+    """Returns the bundle's scorer for other processes, warm and with its probes passed.
+
+    Raises:
+        BundleRefused: a step refused; the detail has both values.
+    """
+    engine, measured, tolerance = await _open_engine(bundle, plan)
+    layout = RowLayout.of(engine.run([encoder.prompt("canary")])[0])
+    batcher = _start_batcher(TableScorer(engine, layout), engine.at_once, measured, bundle, encoder, plan, metrics)
+    try:
+        await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: layout.rows(np.stack(rows)))
+    except BaseException:
+        await batcher.aclose()
+        raise
+    return SharedScorer(batcher, engine.provider, measured.budget_tokens, layout)
+
+
+async def _open_engine(bundle: Bundle, plan: LoadPlan) -> tuple[Engine, MeasuredBudget, float]:
+    """Returns the engine, calibrated, which also warms every shape, and the tolerance of its precision."""
     precision, scorer = _scorer(bundle, plan)
-    longest = bundle.template.max_tokens
     try:
         engine = await asyncio.to_thread(
             open_engine, bundle.path / scorer.file, precision, threads=plan.threads or None, require_gpu=plan.require_gpu
         )
         _check_outputs(bundle, engine)
-        # This also warms every shape.
         measured = await asyncio.to_thread(
-            lambda: calibrate(engine, max_text_tokens=longest, fixed_budget_tokens=plan.batch_budget_tokens or None)
+            lambda: calibrate(engine, max_text_tokens=bundle.template.max_tokens, fixed_budget_tokens=plan.batch_budget_tokens or None)
         )
     except (ScorerRefused, OSError) as error:
         raise BundleRefused(str(error)) from error
     _log.info("scorer calibrated", provider=engine.provider, precision=precision, **measured.told())
+    return engine, measured, scorer.tolerance
+
+
+def _start_batcher(
+    scorer: Scorer[Scored],
+    at_once: int,
+    measured: MeasuredBudget,
+    bundle: Bundle,
+    encoder: TextEncoder,
+    plan: LoadPlan,
+    metrics: Metrics,
+) -> Batcher[Scored]:
+    longest = bundle.template.max_tokens
     batcher = Batcher(
-        engine,
+        scorer,
+        at_once=at_once,
         max_items=plan.queue_max_items,
         max_tokens=max(plan.queue_max_tokens, longest),
         max_text_tokens=longest,
@@ -112,16 +180,13 @@ async def open_own_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, 
         on_drop=metrics.text_dropped,
     )
     batcher.start()
-    try:
-        rows = await replay_probes(bundle, encoder, batcher, scorer.tolerance)
-    except BaseException:
-        await batcher.aclose()
-        raise
-    return OpenedScorer(batcher, engine.provider, measured.budget_tokens, RowLayout.of(rows[0]))
+    return batcher
 
 
-async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: TextScorer, tolerance: float) -> list[Row]:
-    """Returns the rows of the probes, all answered as the training framework did, within `tolerance` (see `probe_difference`).
+async def replay_probes(
+    bundle: Bundle, encoder: TextEncoder, batcher: Batcher[Scored], tolerance: float, read: Callable[[list[Scored]], list[Row]]
+) -> None:
+    """Returns once all probes were answered as the training framework did, within `tolerance` (see `probe_difference`).
 
     Raises:
         BundleRefused: one was not; the detail has the probe, the output, the difference and the tolerance.
@@ -132,7 +197,8 @@ async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: TextScore
         for prompt, response in zip(probes.prompts, probes.responses, strict=True)
     ]
     try:
-        rows = [(await batcher.submit([text], PROBE_S)).rows[0] for text in texts]  # one by one: a small queue has room for that
+        # One by one: a small queue has room for that.
+        rows = read([(await batcher.submit([text], PROBE_S)).rows[0] for text in texts])
     except AttuneError as error:
         raise BundleRefused(f"{bundle.id}: the probes could not be run: {error.detail}") from error
     worst = 0.0
@@ -150,7 +216,6 @@ async def replay_probes(bundle: Bundle, encoder: TextEncoder, batcher: TextScore
             raise BundleRefused(f"{bundle.id}: probe {index} differs by {difference:.3g} in {name}; the tolerance is {tolerance:.3g}")
         worst = max(worst, difference)
     _log.info("probes passed", probes=len(rows), worst_difference=worst, tolerance=tolerance)
-    return rows
 
 
 def _scorer(bundle: Bundle, plan: LoadPlan) -> tuple[Precision, ScorerFile]:

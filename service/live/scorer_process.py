@@ -18,11 +18,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attune.models.seam.bundle import BundleInvalid, read_bundle
-from attune.service.batching.frames import Answered, FrameKind, Frames, pack_error, pack_rows, unpack_submit
+from attune.service.batching.batcher import Batcher
+from attune.service.batching.frames import Answered, FramedText, FrameKind, Frames, pack_error, pack_rows, unpack_submit
+from attune.service.batching.submission import Submission
 from attune.service.errors import BundleRefused, NotReady
 from attune.service.live.control import Body, Control, call_parent
-from attune.service.live.opened_scorer import LoadPlan, OpenedScorer, open_own_scorer
+from attune.service.live.opened_scorer import LoadPlan, SharedScorer, open_shared_scorer
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
@@ -37,7 +42,7 @@ class ScorerProcess:
         self._plan = plan
         self._end = end
         self._metrics = Metrics()
-        self._scorers: dict[int, OpenedScorer] = {}
+        self._scorers: dict[int, SharedScorer] = {}
         self._metrics.watch_queue(
             lambda: sum(each.batcher.waiting_items for each in self._scorers.values()),
             lambda: sum(each.batcher.waiting_tokens for each in self._scorers.values()),
@@ -62,7 +67,7 @@ class ScorerProcess:
             raise BundleRefused(str(error)) from error
         # Measured once: a scorer that is started again serves with the budget that the first one found.
         plan = dataclasses.replace(self._plan, batch_budget_tokens=budget_tokens or self._plan.batch_budget_tokens)
-        opened = await open_own_scorer(bundle, bundle.text_encoder(), plan, self._metrics)
+        opened = await open_shared_scorer(bundle, bundle.text_encoder(), plan, self._metrics)
         self._scorers[generation] = opened
         return {"provider": opened.provider, "budget_tokens": opened.budget_tokens, "layout": opened.layout.to_json()}
 
@@ -71,7 +76,7 @@ class ScorerProcess:
         if opened is not None:
             await opened.batcher.aclose()
 
-    def scorer(self, generation: int) -> OpenedScorer:
+    def scorer(self, generation: int) -> SharedScorer:
         """Returns a loaded scorer.
 
         Raises:
@@ -97,34 +102,57 @@ class RequestsDoor(Frames):
     def __init__(self, process: ScorerProcess) -> None:
         super().__init__()
         self._process = process
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._submitted: dict[int, tuple[Batcher[NDArray[np.float32]], Submission[NDArray[np.float32]]]] = {}
+        self._asked: set[asyncio.Task[None]] = set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        for task in self._running.values():  # their texts leave the queue
+        for number in tuple(self._submitted):  # their texts leave the queue
+            self._leave(number)
+        for task in self._asked:
             task.cancel()
 
     def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
-        if kind is FrameKind.CANCEL:
-            if (task := self._running.get(number)) is not None:
-                task.cancel()
-            return
-        task = asyncio.ensure_future(self._submit(number, payload) if kind is FrameKind.SUBMIT else self._ask(number, payload))
-        self._running[number] = task
-        task.add_done_callback(lambda _: self._running.pop(number, None))
+        match kind:
+            case FrameKind.SUBMIT:
+                self._submit(number, payload)
+            case FrameKind.CANCEL:
+                self._leave(number)
+            case _:
+                task = asyncio.ensure_future(self._ask(number, payload))
+                self._asked.add(task)
+                task.add_done_callback(self._asked.discard)
 
-    async def _submit(self, number: int, payload: memoryview) -> None:
+    def _submit(self, number: int, payload: memoryview) -> None:
+        """Puts texts into the queue; no task waits for them, since a task a request would cost as much as all the rest."""
         try:
             items, deadline_s, generation = unpack_submit(payload)
             opened = self._process.scorer(generation)
-            batcher = opened.batcher
-            found = await batcher.submit(items, deadline_s)
-            told = batcher.waiting_items, batcher.waiting_tokens, batcher.drain_tokens_per_s
-            answer = pack_rows(Answered(found.rows, found.queue_s, found.inference_s, *told), opened.layout)
+            submission = opened.batcher.begin(items, deadline_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
             self.send(FrameKind.FAILED, number, pack_error(error))
-        else:
-            self.send(FrameKind.ROWS, number, answer)
+            return
+        self._submitted[number] = opened.batcher, submission
+        submission.answered.add_done_callback(partial(self._answer, number, opened, items))
+
+    def _answer(self, number: int, opened: SharedScorer, items: list[FramedText], answered: asyncio.Future[float]) -> None:
+        batcher, submission = self._submitted.pop(number, (None, None))
+        if batcher is None or submission is None:  # the one who asked has left
+            answered.exception()  # looked at, so that nobody logs it as forgotten
+            return
+        if (error := answered.exception()) is not None:
+            batcher.leave(submission)
+            self.send(FrameKind.FAILED, number, pack_error(error))
+            return
+        found = submission.whole()
+        told = batcher.waiting_items, batcher.waiting_tokens, batcher.drain_tokens_per_s
+        answer = pack_rows(Answered(found.queue_s, found.inference_s, *told), found.rows, items, opened.layout)
+        self.send(FrameKind.ROWS, number, answer)
+
+    def _leave(self, number: int) -> None:
+        if (left := self._submitted.pop(number, None)) is not None:
+            batcher, submission = left
+            batcher.leave(submission)
 
     async def _ask(self, number: int, payload: memoryview) -> None:
         body = json.loads(bytes(payload))

@@ -306,5 +306,5 @@ def test_a_loop_that_ends_while_the_worker_is_busy_hears_nothing_more() -> None:
     scorer.release()
     assert batcher._worker is not None
     batcher._worker.close()
-    batcher._worker._thread.join(LONG_S)
+    batcher._worker._threads[0].join(LONG_S)
     assert not batcher.alive

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attune.models.seam.text import Encoded
 from attune.service.batching.batcher import Batcher
-from attune.service.batching.frames import RowLayout, pack_error, pack_submit, unpack_error, unpack_submit
+from attune.service.batching.frames import FrameKind, Frames, RowLayout, frame, pack_error, pack_submit, unpack_error, unpack_submit
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
-from attune.service.live.opened_scorer import OpenedScorer
+from attune.service.live.opened_scorer import SharedScorer
 from attune.service.live.scorer_process import RequestsDoor
 from tests.batching.scorers import GatedScorer, text, texts
 from tests.batching.serving import LONG_S, serving, settle
 
-LAYOUT = RowLayout(("toy_rewards",), ((2,),))
+LAYOUT = RowLayout(("toy_rewards", "pooled"), ((2,), (3,)))
+
+
+class FlatScorer(GatedScorer):
+    """Gives the outputs of a text one after the other, as the scorer's process has them."""
+
+    def run(self, items: Sequence[Encoded]) -> list[Any]:  # type: ignore[override]
+        return [np.concatenate([row["toy_rewards"], [7, 8, 9]]).astype(np.float32) for row in super().run(items)]
 
 
 class Pair:
@@ -29,9 +38,9 @@ class Pair:
 
     def __init__(self, batcher: Batcher, scorer: GatedScorer, remote: RemoteBatcher, link: ScorerLink, server: asyncio.Server) -> None:
         self.batcher, self.scorer, self.remote, self.link, self.server = batcher, scorer, remote, link, server
-        self.opened = OpenedScorer(batcher, "toy", 400, LAYOUT)
+        self.opened = SharedScorer(batcher, "toy", 400, LAYOUT)
 
-    def scorer_of(self, generation: int) -> OpenedScorer:
+    def scorer_of(self, generation: int) -> SharedScorer:
         assert generation == 7
         return self.opened
 
@@ -40,9 +49,9 @@ class Behind:
     """What `RequestsDoor` asks of its process."""
 
     def __init__(self) -> None:
-        self.opened: OpenedScorer | None = None
+        self.opened: SharedScorer | None = None
 
-    def scorer(self, generation: int) -> OpenedScorer:
+    def scorer(self, generation: int) -> SharedScorer:
         if generation != 7 or self.opened is None:
             raise NotReady("the scorer's process has not loaded this bundle yet")
         return self.opened
@@ -53,9 +62,9 @@ class Behind:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    scorer, behind, link = GatedScorer(refused=frozenset({77})), Behind(), ScorerLink()
+    scorer, behind, link = FlatScorer(refused=frozenset({77})), Behind(), ScorerLink()
     async with serving(scorer, max_items=8) as batcher:
-        behind.opened = OpenedScorer(batcher, "toy", 400, LAYOUT)
+        behind.opened = SharedScorer(batcher, "toy", 400, LAYOUT)
         server = await asyncio.get_running_loop().create_unix_server(partial(RequestsDoor, behind), str(tmp_path / "s"))  # type: ignore[arg-type]
         await link.connect(str(tmp_path / "s"))
         closed: list[int] = []
@@ -85,6 +94,33 @@ async def test_rows_come_back_in_order_with_their_times(pair: Pair) -> None:
     with pytest.raises(ValueError, match="read-only"):
         found.rows[0]["toy_rewards"][0] = 1
     assert pair.remote.drain_tokens_per_s == pair.batcher.drain_tokens_per_s > 0
+
+
+async def test_the_pooled_vector_comes_with_a_prompts_row_and_with_no_answers(pair: Pair) -> None:
+    pair.scorer.release(9)
+    prompt = Encoded((4, 5), 0, 2, of_prompt=True)
+    rows = (await submit(pair, [text(1, 2), prompt, text(3, 4, 5), prompt])).rows
+    assert [row["toy_rewards"].tolist() for row in rows] == [[3, 2], [9, 2], [12, 3], [9, 2]]
+    assert [row["pooled"].tolist() if "pooled" in row else None for row in rows] == [None, [7, 8, 9], None, [7, 8, 9]]
+
+
+@given(cuts=st.lists(st.integers(1, 60), max_size=30), payloads=st.lists(st.binary(max_size=40), max_size=8))
+def test_frames_arrive_whole_however_the_stream_is_cut(cuts: list[int], payloads: list[bytes]) -> None:
+    class Kept(Frames):
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[tuple[FrameKind, int, bytes]] = []
+
+        def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
+            self.found.append((kind, number, bytes(payload)))
+
+    stream = b"".join(frame(FrameKind.ASK, number, payload) for number, payload in enumerate(payloads))
+    door, place = Kept(), 0
+    for cut in (*cuts, len(stream)):
+        if stream[place : place + cut]:
+            door.data_received(stream[place : place + cut])
+        place += cut
+    assert door.found == [(FrameKind.ASK, number, payload) for number, payload in enumerate(payloads)]
 
 
 async def test_submissions_of_one_turn_share_a_batch_behind_the_socket(pair: Pair) -> None:
@@ -164,8 +200,12 @@ async def test_whoever_waits_hears_at_once_that_the_process_has_ended(pair: Pair
 
 
 def test_texts_survive_the_way_through_a_frame() -> None:
-    items = [Encoded((5, 70_000, 3), 1, 2), Encoded((8,), 0, 1), Encoded((1, 2, 3, 4), 2, 2)]
-    assert unpack_submit(memoryview(pack_submit(items, 1.5, 3))) == (items, 1.5, 3)
+    items = [Encoded((5, 70_000, 3), 1, 2), Encoded((8,), 0, 1, of_prompt=True), Encoded((1, 2, 3, 4), 2, 2)]
+    found, *rest = unpack_submit(memoryview(pack_submit(items, 1.5, 3)))
+    assert [(tuple(each.input_ids), each.pool_start, each.pool_stop, each.of_prompt) for each in found] == [
+        (each.input_ids, each.pool_start, each.pool_stop, each.of_prompt) for each in items
+    ]
+    assert rest == [1.5, 3]
     with pytest.raises(ValueError, match="token ids"):
         unpack_submit(memoryview(pack_submit(items, 1.5, 3)[:-4]))
 
