@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from itertools import chain, groupby
 from math import prod
 from typing import Any, cast
@@ -64,19 +65,19 @@ class FramedText:
         return len(self.input_ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RowLayout:
     """Names and shapes of a row's outputs, in their order on the wire."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Numbers in the row of a prompt."""
         return sum(prod(shape) for shape in self.shapes)
 
-    @property
+    @cached_property
     def answer_width(self) -> int:
         """Numbers in the row of an answer: a prompt's without the pooled vector."""
         return sum(prod(shape) for name, shape in zip(self.names, self.shapes, strict=True) if name != POOLED)

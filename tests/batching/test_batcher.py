@@ -235,3 +235,36 @@ async def test_a_caller_who_leaves_as_its_answer_arrives_leaves_the_batcher_whol
         batcher._on_batch = None
         scorer.release()
         assert len((await batcher.submit(texts(4), LONG_S)).rows) == 1
+
+
+async def test_a_device_that_runs_two_batches_at_once_gets_the_second_only_when_it_is_full() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer, at_once=2, budget_tokens=40) as batcher:
+        first = start(batcher.submit(texts(10, 10), LONG_S))
+        assert await scorer.entered.get() == [10, 10]
+        part = start(batcher.submit(texts(10), LONG_S))
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (2, 1)
+        rest = start(batcher.submit(texts(10, 10, 10), LONG_S))
+        assert await scorer.entered.get() == [10, 10, 10, 10]
+        scorer.release(2)
+        done = await asyncio.gather(first, part, rest)
+    assert [[row["toy_rewards"].tolist() for row in each.rows] for each in done] == [
+        [[10, 10], [20, 10]],
+        [[10, 10]],
+        [[10, 10], [20, 10], [30, 10]],
+    ]
+
+
+async def test_closing_waits_for_every_batch_that_runs() -> None:
+    scorer = GatedScorer()
+    async with serving(scorer, at_once=2, budget_tokens=20) as batcher:
+        both = [start(batcher.submit(texts(20), LONG_S)) for _ in range(2)]
+        assert [await scorer.entered.get() for _ in both] == [[20], [20]]
+        closing = asyncio.ensure_future(batcher.aclose())
+        await settle()
+        assert not closing.done()
+        scorer.release(2)
+        await closing
+        assert [len((await each).rows) for each in both] == [1, 1]
+        assert not batcher.alive
