@@ -55,7 +55,7 @@ class FramedText:
 
     __slots__ = ("input_ids", "of_prompt", "pool_start", "pool_stop")
 
-    def __init__(self, input_ids: NDArray[np.int32], pool_start: int, pool_stop: int, of_prompt: bool) -> None:
+    def __init__(self, input_ids: NDArray[np.int32], pool_start: int, pool_stop: int, *, of_prompt: bool) -> None:
         self.input_ids = input_ids
         self.pool_start = pool_start
         self.pool_stop = pool_stop
@@ -148,7 +148,7 @@ def unpack_submit(payload: memoryview) -> tuple[list[FramedText], float, int]:
         raise ValueError(f"{len(ids)} token ids for texts of {sum(heads[::_TEXT_NUMBERS])} tokens")
     items, place, numbers = [], 0, iter(heads)
     for tokens, pool_start, pool_stop, of_prompt in zip(numbers, numbers, numbers, numbers, strict=True):
-        items.append(FramedText(ids[place : place + tokens], pool_start, pool_stop, bool(of_prompt)))
+        items.append(FramedText(ids[place : place + tokens], pool_start, pool_stop, of_prompt=bool(of_prompt)))
         place += tokens
     return items, deadline_s, generation
 

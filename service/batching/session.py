@@ -37,13 +37,13 @@ class ScorerRefused(RuntimeError):
 
 Scored = TypeVar("Scored")
 """What a scorer gives for one text: a `Row`, or in the scorer's own process the same numbers one after the other."""
-ScoredOut = TypeVar("ScoredOut", covariant=True)
+Scored_co = TypeVar("Scored_co", covariant=True)
 
 
-class Scorer(Protocol[ScoredOut]):
+class Scorer(Protocol[Scored_co]):
     """What the worker runs: `ScorerSession`, or in tests one whose gate is held."""
 
-    def run(self, items: Sequence[TokenRow], /) -> Sequence[ScoredOut]:
+    def run(self, items: Sequence[TokenRow], /) -> Sequence[Scored_co]:
         """Returns one answer per item, in order; an exception means that no item was scored."""
         ...
 

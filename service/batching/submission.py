@@ -32,7 +32,7 @@ class Submitted(Generic[Scored]):
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch, for metrics: its texts but for the canary, what was asked for and computed, and how long each submission waited, seconds."""
+    """One batch, for metrics: its texts but for the canary, what was asked for and computed, and how long submissions waited, seconds."""
 
     items: int
     real_tokens: int
