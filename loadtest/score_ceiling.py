@@ -1,6 +1,6 @@
 """Scoring throughput of Attune against the ceiling that raw ONNX Runtime sets on the same texts, alternating in one run.
 
-    python -m loadtest.score_ceiling BUNDLE                              the batcher, in this process
+    python -m loadtest.score_ceiling BUNDLE                              the batcher, in this process, as the scorer's own process has it
     python -m loadtest.score_ceiling BUNDLE --url http://127.0.0.1:8000  a running server, through POST /score
 
 For equal and skewed lengths (`workloads`) and for 1, 4 and 32 texts a request, `--clients` concurrent clients (32) take requests from one
@@ -36,8 +36,10 @@ from attune.service.batching.batcher import Batcher
 from attune.service.batching.calibrate import calibrate, filler
 from attune.service.batching.cores import usable_cores
 from attune.service.batching.engines import open_engine
+from attune.service.batching.frames import RowLayout
 from attune.service.batching.session import installed_runtime
 from attune.service.batching.submission import BatchReport
+from attune.service.live.opened_scorer import TableScorer
 from loadtest.workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, run_raw, sorted_batches, summary
 
 DEADLINE_S = 120.0
@@ -111,8 +113,10 @@ async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncE
     found = calibrate(engine, max_text_tokens=bundle.template.max_tokens)
     print(f"calibrated: {found.told()}, overhead {found.overhead_tokens:.0f} tokens")
     reports: list[BatchReport] = []
+    layout = RowLayout.of(engine.run([filler(4)])[0])
     batcher = Batcher(
-        engine,
+        TableScorer(engine, layout),
+        at_once=engine.at_once,
         max_items=1 << 16,
         max_tokens=1 << 24,
         max_text_tokens=bundle.template.max_tokens,

@@ -151,10 +151,7 @@ class Batcher(Generic[Scored]):
         await self._idle.wait()
 
     async def aclose(self) -> None:
-        """Stops admitting, fails what waits with NotReady, and returns once the batches in flight are delivered and the threads are gone.
-
-        Whoever is cancelled in here leaves daemon threads that end by themselves after their batches.
-        """
+        """Stops admitting, fails what waits with NotReady, and returns once what runs is delivered; a cancelled caller leaves daemons."""
         self._refusal = self._refusal or "the scorer is shutting down"
         self._fail_waiting(NotReady, self._refusal)
         if self._worker is not None and not self._ended.is_set():
