@@ -76,6 +76,26 @@ def oracle(
     evaluate_oracle(out, seed=seed, study=OracleStudy(instances=instances), seeds=seeds, demo=ARTEFACTS, cache=cache, progress=aside)
 
 
+@app.command("palm")
+def palm(
+    out: Out = Path(".attune/palm"),
+    seeds: Seeds = 3,
+    fresh: Annotated[int, typer.Option(min=2, help="Number of draws of prompts that certify.")] = 3000,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Set of rewards for best-of-n; may be given several times, and all are measured if not given.")
+    ] = None,
+    adapters: Annotated[
+        list[str] | None, typer.Option(help="Set of rewards to align adapters to as well; may be given several times, none if not given.")
+    ] = None,
+) -> None:
+    """Few members for rewards that can be traded: worst case and certificate, by best-of-n and by aligned adapters."""
+    from studies.palm.run import REWARD_SETS, PalmStudy, evaluate_palm  # noqa: PLC0415 - torch
+
+    study, sets = PalmStudy(fresh=fresh), tuple(only or REWARD_SETS)
+    evaluate_palm(BASE, out, seeds=range(seeds), study=study, sets=sets, aligned=tuple(adapters or ()), progress=aside)
+    typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
 @app.command("zeroeval")
 def zeroeval(
     data: Annotated[Path, typer.Argument(help="Folder with gsm, crux and math-l5 response matrices.")],

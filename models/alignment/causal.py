@@ -228,7 +228,7 @@ def token_statistics(
         chosen, order = order[-size:], order[:-size]
         logs = {}
         ids, mask, judged = _right_padded([texts[row] for row in chosen], [len(rows[row]) for row in chosen])
-        ids, mask, judged = ids.to(model.network.device), mask.to(model.network.device), judged[:, 1:]
+        ids, mask, judged = (tensor.to(model.network.device) for tensor in (ids, mask, judged[:, 1:]))
         for name in (BASE,) if member is BASE else (BASE, member):
             with model.speaking_as(name) as network:
                 logits = network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
