@@ -23,7 +23,7 @@ from attune.models.seam.text import Encoded
 from attune.service.batching.cores import usable_cores
 from attune.service.batching.engines import Engine, open_engine
 from attune.service.batching.session import CPU, ScorerRefused, ScorerSession
-from loadtest.workloads import CLEARLY_FALLING, LEAST_BUDGET, MOST_BUDGET, make_requests, sorted_batches
+from loadtest.workloads import CLEARLY_FALLING, LEAST_BUDGETS, MOST_BUDGET, make_requests, sorted_batches
 
 
 def together(rows: Sequence[Row]) -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ def together(rows: Sequence[Row]) -> dict[str, np.ndarray]:
 def by_budget(engine: Engine, texts: list[Encoded], limit_s: float) -> dict[int, float]:
     """Returns texts/s by budget, the better of two passes."""
     found: dict[int, float] = {}
-    budget, end_s = LEAST_BUDGET, time.perf_counter() + limit_s
+    budget, end_s = LEAST_BUDGETS.get(engine.provider, 128), time.perf_counter() + limit_s
     while budget <= MOST_BUDGET and time.perf_counter() < end_s:
         batches = list(sorted_batches(texts, budget))
         for batch in batches[:3]:

@@ -24,7 +24,9 @@ from attune.service.batching.session import CPU, CUDA, session_options, with_opt
 
 LAWS = ("equal", "skewed")
 SHORTEST, LONGEST, EQUAL = 16, 256, 32
-LEAST_BUDGET, MOST_BUDGET, CLEARLY_FALLING = 128, 1 << 20, 0.9
+LEAST_BUDGETS = {CPU: 128, CUDA: 8192}
+"""Where the search for the best budget begins, tokens: below it a device is so slow that trying takes longer than the rest."""
+MOST_BUDGET, CLEARLY_FALLING = 1 << 20, 0.9
 WORDS = [
     *("the", "a", "and", "of", "to", "in", "it", "is", "you", "that", "he", "was", "for", "on", "are", "with", "as", "his", "they", "be"),
     *("one", "have", "this", "from", "word", "what", "some", "can", "out", "other", "were", "all", "there", "when", "use", "your", "how"),
@@ -115,7 +117,7 @@ def fastest(sessions: Mapping[str, onnxruntime.InferenceSession], rows: Sequence
     """Prints texts/s of each session and budget and returns the fastest pair; budgets double until the speed falls."""
     best: tuple[float, str, int] = (math.inf, "", 0)
     for name, session in sessions.items():
-        told, least_s, budget = [], math.inf, LEAST_BUDGET
+        told, least_s, budget = [], math.inf, LEAST_BUDGETS[session.get_providers()[0]]
         while budget <= MOST_BUDGET:
             batches = [pad(batch) for batch in sorted_batches(rows, budget)]
             run_raw(session, batches[:2])
