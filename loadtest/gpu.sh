@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a GPU is asked for, in one call of at most eight minutes: loadtest/gpu.sh [WORKERS]
 #   1. the raw graph: fp32, TF32, fp16 fused, by budget, and how far scores move      2. the batcher alone against the raw graph
-#   3. /score of 4 and of 32 candidates and /route through HTTP, with WORKERS processes (8) that take requests
+#   3. what the scorer's process costs beside its device     4. /score of 4 and of 32 candidates and /route through HTTP, with WORKERS processes (8) that take requests
 # Needs the extras gpu and train in one virtual environment, and the demo trunk. QUICK=1 runs the same on a CPU in small, to test the script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +23,9 @@ title "raw graph"
 # shellcheck disable=SC2086 - a list of words
 timeout 150 $python -m loadtest.raw_precisions "$exact" "$fast" --precisions $precisions --texts $texts --limit-s $limit || cut_off
 title "batcher alone, $half"
-timeout 90 $python -m loadtest.score_ceiling "$fast" --precision $half --texts $texts --rounds 2 --clients 512 --laws skewed --responses 32 --open-loop-s 0 || cut_off
+timeout 90 $python -m loadtest.score_ceiling "$fast" --precision $half --texts $texts --rounds 2 --clients 128 --laws skewed --responses 32 --open-loop-s 0 || cut_off
+title "the scorer's process beside its device: socket, queue and rows, with an engine that only waits"
+timeout 40 $python -m loadtest.scorer_overhead "$fast" --seconds 4 || cut_off
 title "through HTTP: $workers processes, $half"
 env -u ATTUNE_CONFIG ATTUNE_WORKERS="$workers" ATTUNE_PRECISION=$half ATTUNE_DATA_DIR="$scratch/data" ATTUNE_BUNDLE="$fast" ATTUNE_PORT=8769 \
   ATTUNE_LOG_LEVEL=warning ATTUNE_MAX_IN_FLIGHT=4096 $python -m attune.service serve >"$scratch/log" 2>&1 &

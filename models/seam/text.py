@@ -163,7 +163,7 @@ class TextEncoder:
         )
 
     def _unknown_in(self, ids: Sequence[int]) -> int:
-        return 0 if self._unknown is None else sum(token == self._unknown for token in ids)
+        return 0 if self._unknown is None else ids.count(self._unknown)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

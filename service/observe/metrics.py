@@ -85,7 +85,7 @@ class Metrics(BehindMetrics):
             "attune_batch_padded_tokens", "Tokens computed for a batch.", buckets=_TOKENS, registry=self.registry
         )
         self._batch_tokens = self._count("attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"])
-        self._queue_wait = self._seconds("attune_queue_wait_seconds", "Wait of a text before its batch.")
+        self._queue_wait = self._seconds("attune_queue_wait_seconds", "Wait of a submission's texts before a batch of theirs.")
         self._inference = self._seconds("attune_inference_seconds", "Time of the scorer on one batch.")
         self._dropped = self._count("attune_texts_dropped", "Texts that got no score.", ["reason"], get_args(DropReason))
         self._queue_items = self._gauge("attune_queue_texts", "Texts that wait for the scorer.")
@@ -191,7 +191,7 @@ class Metrics(BehindMetrics):
     # --- scoring --------------------------------------------------------------------------------------------------
 
     def batch_ran(self, *, items: int, padded_tokens: int, real_tokens: int, inference_s: float, queue_s: Iterable[float]) -> None:
-        """Observes one batch of the scorer; `queue_s` has the wait of each of its texts."""
+        """Observes one batch of the scorer; `queue_s` has the wait of each submission that has texts in it."""
         self._batch_items.observe(items)
         self._batch_padded.observe(padded_tokens)
         self._batch_tokens.labels("real").inc(real_tokens)
