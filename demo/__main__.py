@@ -215,6 +215,9 @@ def own_members(
     onboarding: Annotated[
         bool, typer.Option("--onboarding", help="Measure how soon each policy finds the best member, and nothing else.")
     ] = False,
+    ideal: Annotated[
+        bool, typer.Option("--ideal", help="With --onboarding: measure exact Bayes as well, which knows the law of users and every answer.")
+    ] = False,
     cache: Cache = None,
     seed: Seed = 0,
 ) -> None:
@@ -222,7 +225,7 @@ def own_members(
     from demo.own_members_report import report_joining, report_learning, report_own_members  # noqa: PLC0415 - torch
 
     if onboarding:
-        typer.echo(report_learning(out, seeds=seeds, users=users, seed=seed, cache=cache))
+        typer.echo(report_learning(out, seeds=seeds, users=users, seed=seed, cache=cache, ideal=ideal))
         return
     if joining is not None:
         typer.echo(report_joining(out, seeds=seeds, users=users, seed=seed, decisions=joining, cache=cache))

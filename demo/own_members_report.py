@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from attune.models.seam.portfolio import Portfolio, read_portfolio
 from attune.models.training.heads import families_of, load_heads
 from demo.corpus.tastes import draw_users
 from demo.heads import DemoSettings
+from demo.ideal_learner import ideal_learner
 from demo.members import member_pool
 from demo.own_members import Deployment, Joining, curve, deployment, join, own_members
 from demo.report import DEMO, arenas
@@ -27,12 +29,38 @@ from demo.simulate import Arena, simulate
 
 Array = NDArray[np.float64]
 
+
+@dataclass(frozen=True, slots=True)
+class IdealOptions:
+    """One exact Bayes.
+
+    Attributes:
+        offered: how many questions it may choose from.
+        as_served: it draws pairs by the law of policy `learn`.
+        sees_rewards: it knows answers and members by a family's rewards, and how large their errors are, in place of the truth.
+    """
+
+    offered: int = 1
+    as_served: bool = False
+    sees_rewards: bool = False
+
+
 COUNTS = (0, 3, 5, 10, 20)
 THUMBS = (0, 10, 30)
 HIDDEN = 0.08
 """Of utility, about 3 logits of a choice: what the upstreams of one experiment are worth beyond what any head sees."""
 OFFERED = {"policy sample": 0, "policy learn": 1, "policy learn, choosing among 16 questions too": 16}
 """How many questions each policy may choose from."""
+IDEAL = {
+    "exact Bayes, which always asks the best pair": IdealOptions(),
+    "exact Bayes, which always asks the best pair under the best of 16 questions": IdealOptions(offered=16),
+    "exact Bayes, drawing pairs as policy learn does": IdealOptions(as_served=True),
+    "exact Bayes on the heads' rewards, which always asks the best pair": IdealOptions(sees_rewards=True),
+    "exact Bayes on the heads' rewards, drawing pairs as policy learn does": IdealOptions(sees_rewards=True, as_served=True),
+}
+"""What each exact Bayes knows and may do."""
+IDEAL_COUNTS = (0, 3, 5)
+"""It is asked about onboarding alone: minutes for what it can know after more."""
 VOICES, NEWCOMER = ("concise", "detailed", "playful"), "formal"
 
 
@@ -113,10 +141,16 @@ def report_joining(out: Path, *, seeds: int, users: int, seed: int, decisions: i
     return text
 
 
-def report_learning(out: Path, *, seeds: int, users: int, seed: int, cache: Path | None) -> str:
-    """Writes how soon the demo's best member is found by each policy alone, and returns it; arguments as for `report_own_members`."""
+def report_learning(out: Path, *, seeds: int, users: int, seed: int, cache: Path | None, ideal: bool = False) -> str:
+    """Writes how soon the demo's best member is found by each policy alone, and returns it; arguments as for `report_own_members`.
+
+    With `ideal` exact Bayes is measured as well, which takes minutes.
+    """
     portfolio, families, feedback, held_out, _ = _measured(cache)
-    learned = _learned(portfolio, families, feedback, held_out, users, range(seed + 1, seed + 1 + seeds))
+    numbers = range(seed + 1, seed + 1 + seeds)
+    learned = _learned(portfolio, families, feedback, held_out, users, numbers)
+    if ideal:
+        learned |= _ideally_learned(portfolio, feedback, held_out, users, numbers)
     head = f"# How soon the best member is found\n\n{seeds} groups of {users} users; mean [95 % interval over users].\n"
     text = "\n".join([head, *_table(_learning_rows(learned))]) + "\n"
     write_report(out, {"attune": made_by(), "seeds": seeds, "users": users, "learn": learned}, text)
@@ -148,13 +182,38 @@ def _learned(
     return found
 
 
+def _ideally_learned(
+    portfolio: Portfolio, feedback: Arena, held_out: Arena, users: int, numbers: Sequence[int]
+) -> dict[str, dict[int, str]]:
+    """Returns the same of exact Bayes: what no policy can beat, and what of it the law of the draw and the heads' errors cost."""
+    rewards = np.array([[[answer[f"{FAMILY}_rewards"] for answer in member] for member in prompt] for prompt in feedback.answers])
+    seen = rewards.astype(np.float64), portfolio.values_for(FAMILY, None)
+    found = {}
+    for name, options in IDEAL.items():
+        groups = [
+            ideal_learner(
+                feedback,
+                held_out,
+                draw_users(users, number),
+                seed=number,
+                counts=IDEAL_COUNTS,
+                seen=seen if options.sees_rewards else None,
+                as_served=options.as_served,
+                learn_from=options.offered,
+            )
+            for number in numbers
+        ]
+        found[name] = {count: _stated(np.concatenate(groups)[:, at]) for at, count in enumerate(IDEAL_COUNTS)}
+    return found
+
+
 def _learning_rows(learned: dict[str, dict[int, str]]) -> dict[str, dict[int, str]]:
     return {f"demo's members, {name}: truly best member": row for name, row in learned.items()}
 
 
 def _table(rows: dict[str, dict[int, str]]) -> list[str]:
     head = "| comparisons | " + " | ".join(map(str, COUNTS)) + " |\n|---|" + "---|" * len(COUNTS)
-    return [head, *(f"| {name} | " + " | ".join(row[count] for count in COUNTS) + " |" for name, row in rows.items())]
+    return [head, *(f"| {name} | " + " | ".join(row.get(count, "") for count in COUNTS) + " |" for name, row in rows.items())]
 
 
 def _measured(cache: Path | None) -> tuple[Portfolio, Families, Arena, Arena, Sequence[str]]:

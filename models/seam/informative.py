@@ -19,6 +19,10 @@ Array = NDArray[np.float64]
 SOFTNESS = 0.03
 """Share of the greatest information by which a pair must be behind for its probability to fall by a factor e."""
 
+EXPLORING = 0.25
+"""The same where the law explores. Of five questions a uniform one of every twenty costs more right members than anything else that the law
+does (models/LOG.md); so no pair falls below `exp(-4)` of its share of the exploration, and most of it goes where something can be told."""
+
 
 def pair_information(sampled: Array, logit_scale: float) -> Array:
     """Returns what a comparison of each two members is expected to tell of who is best, `[M, M]` nats, symmetric, 0 on the diagonal.
@@ -38,9 +42,9 @@ def pair_information(sampled: Array, logit_scale: float) -> Array:
 
 
 def pair_law(information: Array, epsilon: float) -> Array:
-    """Returns the distribution of ordered pairs `[M, M]`: softmax over pairs, mixed with the uniform one, each order of a pair alike.
+    """Returns the distribution of ordered pairs `[M, M]`: softmax over pairs, mixed with a much flatter one, each order of a pair alike.
 
-    `(1 - epsilon) softmax(I / (SOFTNESS max I)) + epsilon / pairs`; where nothing can be told, uniform.
+    `(1 - epsilon) softmax(I / (SOFTNESS max I)) + epsilon softmax(I / (EXPLORING max I))`; where nothing can be told, uniform.
 
     Args:
         information: `[M, M]`, see `pair_information`; at least two members. Or `[P, M, M]` under each of several prompts: then the law is
@@ -49,8 +53,7 @@ def pair_law(information: Array, epsilon: float) -> Array:
     """
     rows, columns = np.triu_indices(information.shape[-1], 1)
     told = information[..., rows, columns]
-    raised = np.exp((told - told.max()) / max(SOFTNESS * float(told.max()), 1e-12))
-    shares = (1.0 - epsilon) * raised / raised.sum() + epsilon / told.size
+    shares = (1.0 - epsilon) * _softened(told, SOFTNESS) + epsilon * _softened(told, EXPLORING)
     law = np.zeros_like(information)
     law[..., rows, columns] = law[..., columns, rows] = 0.5 * shares
     return law
@@ -104,6 +107,12 @@ def choose_to_learn(
         order.append(int(rng.choice(members, p=law)))
         joint *= float(law[order[-1]])
     return Choice(tuple(order), first, float(first[order[0]]), joint, mean, std)
+
+
+def _softened(told: Array, softness: float) -> Array:
+    raised = np.exp((told - told.max()) / max(softness * float(told.max()), 1e-12))
+    shares: Array = raised / raised.sum()
+    return shares
 
 
 def _entropy(probability: Array) -> Array:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import chisquare
 
-from attune.models.seam.informative import SOFTNESS, choose_prompt, choose_to_learn, pair_information, pair_law
+from attune.models.seam.informative import EXPLORING, SOFTNESS, choose_prompt, choose_to_learn, pair_information, pair_law
 
 # The first two members change places as the best; the third is never it and always worth the same.
 SAMPLED = np.array([[1.0, 0.0, -3.0], [0.0, 1.0, -3.0], [1.0, 0.0, -3.0], [0.0, 1.0, -3.0]])
@@ -29,14 +29,27 @@ def test_information_worked_out_by_hand():
     assert told[0, 2] < 0.05 * told[0, 1]
 
 
-def test_the_law_is_a_softmax_over_pairs_mixed_with_the_uniform_one():
+def test_the_law_is_a_softmax_over_pairs_mixed_with_a_flatter_one():
     information = np.array([[0.0, 0.2, 0.2 * (1 - SOFTNESS)], [0.2, 0.0, 0.0], [0.2 * (1 - SOFTNESS), 0.0, 0.0]])
     law = pair_law(information, 0.1)
     raised = np.array([1.0, np.exp(-1.0), np.exp(-1 / SOFTNESS)])
-    shares = 0.9 * raised / raised.sum() + 0.1 / 3
+    explored = np.array([1.0, np.exp(-SOFTNESS / EXPLORING), np.exp(-1 / EXPLORING)])
+    shares = 0.9 * raised / raised.sum() + 0.1 * explored / explored.sum()
     assert [2 * law[0, 1], 2 * law[0, 2], 2 * law[1, 2]] == pytest.approx(shares.tolist())
     assert np.array_equal(law, law.T)
     assert pair_law(np.zeros((3, 3)), 0.0) == pytest.approx((np.ones((3, 3)) - np.eye(3)) / 6)
+
+
+def test_exploration_leaves_every_pair_a_part_of_its_share_and_tells_more_than_a_uniform_one(rng):
+    information = pair_information(rng.normal(size=(256, 6)) * np.array([2.0, 1.5, 1.0, 0.5, 0.2, 0.1]), 1.0)
+    rows, columns = np.triu_indices(6, 1)
+    law = 2.0 * pair_law(information, 0.05)[rows, columns]
+    assert law.sum() == pytest.approx(1.0)
+    assert law.min() >= 0.05 * np.exp(-1 / EXPLORING) / 15
+    asked, explored = (2.0 * pair_law(information, epsilon)[rows, columns] for epsilon in (0.0, 1.0))
+    told = information[rows, columns]
+    assert law == pytest.approx(0.95 * asked + 0.05 * explored)
+    assert told.mean() < explored @ told < asked @ told
 
 
 @given(
@@ -58,8 +71,8 @@ def test_a_choice_logs_a_law(sampled, epsilon, seed):
 @pytest.mark.slow
 def test_pairs_and_firsts_follow_the_logged_law(rng):
     sampled = rng.normal(size=(64, 4)) * np.array([1.0, 1.0, 0.5, 0.1])
-    law = pair_law(pair_information(sampled, 2.0), 0.05)
-    asked = {"count": 2, "epsilon": 0.05, "rng": rng, "logit_scale": 2.0, "mean": sampled.mean(axis=0)}
+    law = pair_law(pair_information(sampled, 2.0), 0.3)  # so much that the rarest pair is drawn dozens of times
+    asked = {"count": 2, "epsilon": 0.3, "rng": rng, "logit_scale": 2.0, "mean": sampled.mean(axis=0)}
     assert all(choice.joint == pytest.approx(law[choice.members]) for choice in (choose_to_learn(sampled, **asked) for _ in range(100)))
     draws = [choose_to_learn(sampled, pairs=law, **asked) for _ in range(20_000)]
     pairs = list(permutations(range(4), 2))
@@ -80,8 +93,8 @@ def test_one_member_and_a_count_that_cannot_be_drawn(rng):
 def test_a_prompt_is_drawn_with_the_pair_and_both_laws_are_those_of_all_together():
     information = np.array([[[0.0, 0.2], [0.2, 0.0]], [[0.0, 0.2 * (1 - SOFTNESS)], [0.2 * (1 - SOFTNESS), 0.0]]])
     index, law, pairs = choose_prompt(information, epsilon=0.1, rng=np.random.default_rng(0))
-    raised = np.array([1.0, np.exp(-1.0)])
-    assert law == pytest.approx((0.9 * raised / raised.sum() + 0.1 / 2).tolist())
+    raised, explored = np.array([1.0, np.exp(-1.0)]), np.array([1.0, np.exp(-SOFTNESS / EXPLORING)])
+    assert law == pytest.approx((0.9 * raised / raised.sum() + 0.1 * explored / explored.sum()).tolist())
     assert index in {0, 1}
     assert pairs == pytest.approx(np.array([[0.0, 0.5], [0.5, 0.0]]))
     assert pair_law(information, 0.1).sum() == pytest.approx(1.0)
