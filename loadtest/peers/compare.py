@@ -120,19 +120,25 @@ async def run_block(port: int, requests: list[bytes], clients: int, seconds: flo
 
 async def block(target: Target, clients: int, seconds: float) -> Block:
     """Runs one target for a while."""
+    idle_s = -cpu_s(target.process)
+    await asyncio.sleep(LOOK_S)
     before_s, started_s = cpu_s(target.process), time.perf_counter()
+    idle_s += before_s
     latencies_s = await run_block(target.port, target.requests, clients, seconds, target.name)
     elapsed_s = time.perf_counter() - started_s
-    return Block(len(latencies_s) / elapsed_s, latencies_s, await cpu_at_rest(target.process) - before_s)
+    return Block(len(latencies_s) / elapsed_s, latencies_s, await cpu_at_rest(target.process, idle_s) - before_s)
 
 
-async def cpu_at_rest(process: psutil.Process) -> float:
-    """Returns `cpu_s` once nothing is left to do: answers that wait to be scored would slow whoever is measured next, and cost nobody."""
+async def cpu_at_rest(process: psutil.Process, idle_s: float) -> float:
+    """Returns `cpu_s` once nothing is left to do: answers that wait to be scored would slow whoever is measured next, and cost nobody.
+
+    `idle_s` is what the process used in as long a look before it was asked anything: a peer that polls is never at rest.
+    """
     used_s, end_s = cpu_s(process), time.perf_counter() + REST_S
     while time.perf_counter() < end_s:
         await asyncio.sleep(LOOK_S)
         before_s, used_s = used_s, cpu_s(process)
-        if used_s - before_s < RESTING * LOOK_S:
+        if used_s - before_s < RESTING * LOOK_S + 1.5 * idle_s:
             return used_s
     raise SystemExit(f"a target still worked {REST_S:g} s after its last request")
 
