@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from attune.service.api.answer_json import UserSeen, also, json_response, problems, to_json
-from attune.service.api.feedback_body import FeedbackRequest, told_by
+from attune.service.api.feedback_body import FeedbackRequest, judged_texts, told_by
 from attune.service.errors import (
     AttuneError,
     CallerError,
@@ -40,6 +40,7 @@ from attune.service.http.streaming import problem_in_stream
 from attune.service.live.runtime import Call, TextReading
 from attune.service.observe.metrics import FeedbackResult
 from attune.service.usecases.learning import learn
+from attune.service.usecases.reading_ahead import read_ahead
 
 router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 
@@ -50,7 +51,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """With which some editors begin a file."""
 
 TOGETHER = 8
-"""Lines of a batch that are learned side by side, of different users: enough to fill a batch of the scorer."""
+"""Lines of a batch that are learned side by side, of different users: while one is written another is reckoned."""
+
+AHEAD = 64
+"""Lines whose texts are scored together, while the same number before them is learned."""
 
 _RESULTS: tuple[tuple[type[AttuneError], FeedbackResult], ...] = (
     (EventConflict, "conflict"),
@@ -145,7 +149,6 @@ async def feedback_batch(request: Request) -> Response:
     if len(lines) > MOST_LINES:
         raise TooLarge(f"body has {len(lines):,} lines; the limit is {MOST_LINES:,}")
     results: list[bytes] = [b""] * len(lines)
-    turns: dict[str, list[int]] = {}
     bodies: dict[int, FeedbackRequest] = {}
     for number, line in enumerate(lines):
         try:
@@ -153,9 +156,32 @@ async def feedback_batch(request: Request) -> Response:
         except InvalidRequest as error:
             call.runtime.metrics.compared("refused")
             results[number] = to_json(_problem(call, error))
-        else:
-            turns.setdefault(bodies[number].user, []).append(number)
+    read = list(bodies)
+    parts = [read[start : start + AHEAD] for start in range(0, len(read), AHEAD)]
+
+    def score(part: list[int]) -> asyncio.Task[None]:
+        told = [judged_texts(bodies[number], call.runtime.limits) for number in part]
+        return asyncio.create_task(read_ahead(call, [each for each in told if each is not None]))
+
+    scored = score(parts[0]) if parts else None
+    try:
+        for place, part in enumerate(parts, 1):
+            if scored is not None:
+                await scored
+            scored = score(parts[place]) if place < len(parts) else None
+            await _learn_part(call, {number: bodies[number] for number in part}, results)
+    finally:
+        if scored is not None:
+            scored.cancel()
+    return Response(b"".join(result + b"\n" for result in results), media_type="application/x-ndjson")
+
+
+async def _learn_part(call: Call, bodies: Mapping[int, FeedbackRequest], results: list[bytes]) -> None:
+    """Learns lines by their numbers and puts their results in place; those of one user in order."""
     together = asyncio.Semaphore(TOGETHER)
+    turns: dict[str, list[int]] = {}
+    for number, body in bodies.items():
+        turns.setdefault(body.user, []).append(number)
 
     async def learn_in_turn(numbers: list[int]) -> None:
         async with together:
@@ -165,7 +191,6 @@ async def feedback_batch(request: Request) -> Response:
     async with asyncio.TaskGroup() as group:
         for numbers in turns.values():
             group.create_task(learn_in_turn(numbers))
-    return Response(b"".join(result + b"\n" for result in results), media_type="application/x-ndjson")
 
 
 def _body_of(line: bytes) -> FeedbackRequest:

@@ -23,6 +23,7 @@ from attune.service.state.records import checked_event_id
 from attune.service.usecases.forms_of_feedback import Form, Graded, Preferred, Ranked
 from attune.service.usecases.learning import Told
 from attune.service.usecases.named_answers import ById, ByText, EditedFrom, Named
+from attune.service.usecases.reading_ahead import JudgedTexts
 
 CLOCK_SKEW_S = 60.0
 """Clocks of clients differ from ours by this much before an observation is said to lie in the future."""
@@ -112,6 +113,15 @@ def told_by(body: FeedbackRequest, header: str | None, limits: RequestLimits, no
     named, form = _said(body)
     event_id = header if body.event_id is None else body.event_id
     return Told(body.user, new_id() if event_id is None else event_id, digest(body), min(observed_s, now_s), named, form)
+
+
+def judged_texts(body: FeedbackRequest, limits: RequestLimits) -> JudgedTexts | None:
+    """Returns the texts of a body that says them all, to be scored ahead; None where it names what is kept, or will be refused."""
+    answers = tuple(text for name in _TEXTS if (text := getattr(body, name)))
+    prompt = body.prompt_text
+    if not answers or not prompt or wrong_prompt(body) or max(map(len, answers)) > limits.max_response_chars:
+        return None
+    return JudgedTexts(prompt, body.context, answers)
 
 
 def digest(body: FeedbackRequest) -> bytes:
