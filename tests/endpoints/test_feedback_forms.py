@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from attune.models.seam.weighted import IMPLICIT, graded, pair, ranked
+from attune.service.api.feedback import AHEAD
 from attune.service.ids import candidate_id, new_decision_id
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
@@ -228,6 +229,34 @@ async def test_a_batch_answers_line_by_line_and_a_bad_line_costs_only_itself(ser
     both = [json.dumps(alone[form] | {"user": "together"}) for form in ("rating-text", "kept-text")]
     await batch(service, both)
     assert await evidence(service, "alone") == await evidence(service, "together")
+
+
+async def test_a_batchs_texts_are_scored_together_and_each_once(service: Service):
+    lines = [
+        {
+            "user": f"u{number}",
+            "prompt": " ".join([PROMPT] * (1 + number % 3)),
+            "chosen_text": WARM,
+            "rejected_text": LONG * (1 + number % 5),
+        }
+        for number in range(AHEAD + 6)
+    ]
+    before = await service.metric("attune_queue_wait_seconds_count"), await service.metric("attune_batch_texts_sum")
+    told = await batch(service, [json.dumps(line | {"event_id": str(number)}) for number, line in enumerate(lines)])
+    assert [line["result"] for line in told] == ["applied"] * len(lines)
+    # 3 prompts, WARM after each, and 15 pairs of a prompt and a longer answer: all are in the first part, in one submission.
+    assert await service.metric("attune_batch_texts_sum") - before[1] == 3 + 3 + 15
+    batches = await service.metric("attune_batch_texts_count")
+    assert 1 <= await service.metric("attune_queue_wait_seconds_count") - before[0] <= batches
+    for number in (0, 4, AHEAD + 5):
+        await service.post("/feedback", lines[number] | {"user": f"alone{number}"})
+        assert await evidence(service, f"alone{number}") == await evidence(service, f"u{number}")
+
+
+async def test_lines_of_one_user_are_learned_in_their_order_over_all_parts_of_a_batch(service: Service):
+    line = json.dumps({"user": "u1", "prompt": PROMPT, "chosen_text": WARM, "rejected_text": LONG})
+    told = await batch(service, [line] * (2 * AHEAD + 1))
+    assert [each["user"]["comparisons"] for each in told] == list(range(1, 2 * AHEAD + 2))
 
 
 async def test_a_byte_order_mark_in_front_of_a_batch_is_no_part_of_its_first_line(service: Service):
