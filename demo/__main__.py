@@ -216,7 +216,7 @@ def own_members(
         bool, typer.Option("--onboarding", help="Measure how soon each policy finds the best member, and nothing else.")
     ] = False,
     ideal: Annotated[
-        bool, typer.Option("--ideal", help="With --onboarding: measure exact Bayes as well, which knows the law of users and every answer.")
+        bool, typer.Option("--ideal", help="Measure exact Bayes as well, which knows the law of users and every answer; with --onboarding.")
     ] = False,
     cache: Cache = None,
     seed: Seed = 0,

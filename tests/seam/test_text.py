@@ -124,31 +124,31 @@ def test_a_prompt_may_be_allowed_no_tokens_at_all():
     template = TextTemplate((CLS,), (SEP,), (SEP,), (SEP,), max_tokens=6, max_prompt_tokens=0, max_context_tokens=0)
     encoder = TextEncoder(word_tokenizer(), template)
     assert encoder.candidates(words(1, 2), [words(3)]) == [Encoded((CLS, SEP, *ids(3), SEP), 2, 3, dropped_prompt_tokens=2)]
-    assert encoder.prompt(words(1), context=words(9)) == Encoded((CLS, *ids(1), SEP), 1, 2)
+    assert encoder.prompt(words(1), context=words(9)) == Encoded((CLS, *ids(1), SEP), 1, 2, of_prompt=True)
 
 
 # --- prompts
 
 
 def test_a_prompt_alone_pools_all_between_prefix_and_suffix(encoder):
-    assert encoder.prompt(words(1, 2)) == Encoded((CLS, *ids(1, 2), SEP), 1, 3)
+    assert encoder.prompt(words(1, 2)) == Encoded((CLS, *ids(1, 2), SEP), 1, 3, of_prompt=True)
 
 
 def test_a_prompt_alone_may_be_longer_than_in_a_candidate_and_keeps_its_end(encoder):
     row = encoder.prompt(words(*range(20)))
-    assert row == Encoded((CLS, *ids(*range(6, 20)), SEP), 1, 15, dropped_prompt_tokens=6)
+    assert row == Encoded((CLS, *ids(*range(6, 20)), SEP), 1, 15, dropped_prompt_tokens=6, of_prompt=True)
     assert len(row) == TEMPLATE.max_tokens
 
 
 def test_a_context_stands_before_the_prompt_and_keeps_its_start(encoder):
     row = encoder.prompt(words(1, 2), context=words(20, 21, 22, 23))
-    assert row == Encoded((CLS, *ids(20, 21, 22), SEP, SEP, *ids(1, 2), SEP), 1, 8)
+    assert row == Encoded((CLS, *ids(20, 21, 22), SEP, SEP, *ids(1, 2), SEP), 1, 8, of_prompt=True)
 
 
 def test_a_context_is_kept_when_the_prompt_is_too_long(encoder):
     row = encoder.prompt(words(*range(20)), context=words(30, 31, 32))
     # 16 less prefix, suffix, context and separator leave 9 for the prompt's end.
-    assert row == Encoded((CLS, *ids(30, 31, 32), SEP, SEP, *ids(*range(11, 20)), SEP), 1, 15, dropped_prompt_tokens=11)
+    assert row == Encoded((CLS, *ids(30, 31, 32), SEP, SEP, *ids(*range(11, 20)), SEP), 1, 15, dropped_prompt_tokens=11, of_prompt=True)
 
 
 @pytest.mark.parametrize("context", [None, "", "   \n"])
