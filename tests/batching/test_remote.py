@@ -17,10 +17,11 @@ from attune.models.seam.text import Encoded
 from attune.service.batching.batcher import Batcher
 from attune.service.batching.frames import FrameKind, Frames, RowLayout, frame, pack_error, pack_submit, unpack_error, unpack_submit
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
+from attune.service.batching.session import ScorerSession
 from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
-from attune.service.live.opened_scorer import SharedScorer
+from attune.service.live.opened_scorer import SharedScorer, TableScorer
 from attune.service.live.scorer_process import RequestsDoor
-from tests.batching.scorers import GatedScorer, text, texts
+from tests.batching.scorers import NAN_ID, GatedScorer, text, texts
 from tests.batching.serving import LONG_S, serving, settle
 
 LAYOUT = RowLayout(("toy_rewards", "pooled"), ((2,), (3,)))
@@ -218,3 +219,18 @@ def test_an_error_that_is_not_known_becomes_one_that_is() -> None:
     assert found.detail == "ZeroDivisionError: by nought"
     again = unpack_error(json.loads(pack_error(Overloaded("full", 12.0))))
     assert (type(again), again.detail, again.retry_after_s) == (Overloaded, "full", 12.0)  # type: ignore[attr-defined]
+
+
+def test_a_table_has_the_rows_that_the_engine_gives_by_name(toy: Path) -> None:
+    session = ScorerSession(toy)
+    items = texts(3, 1, 5)
+    expected = session.run(items)
+    layout = RowLayout.of(expected[0])
+    framed, *_ = unpack_submit(memoryview(pack_submit(items, 1.0, 1)))
+    for read in (items, framed):
+        rows = TableScorer(session, layout).run(read)
+        assert [row.shape for row in rows] == [(layout.width,)] * 3
+        for named, wanted in zip(layout.rows(np.stack(rows)), expected, strict=True):
+            assert {name: values.tolist() for name, values in named.items()} == {name: values.tolist() for name, values in wanted.items()}
+    with pytest.raises(FloatingPointError, match="NaN"):
+        TableScorer(session, layout).run([text(1, NAN_ID)])
