@@ -273,7 +273,8 @@ class Batcher(Generic[Scored]):
         self._note_idle()
 
     def _deliver(self, run: BatchRun[Scored]) -> None:
-        batch = self._in_flight.pop(run.number)
+        if (batch := self._in_flight.pop(run.number, None)) is None:
+            return  # another of the worker's threads died meanwhile: whoever waited has been told
         self._dispatch()  # first, so that the worker computes while callers wake up
         failed, waits, asked = 0, [], len(batch.entries)
         for entry, result in zip(batch.entries, run.results, strict=True):

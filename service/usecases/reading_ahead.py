@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from attune.models.seam.member_values import POOLED
 from attune.models.seam.text import Encoded
-from attune.service.errors import AttuneError
 from attune.service.live.runtime import Call
+from attune.service.observe.logs import get_logger
 from attune.service.usecases.text_scores import encode, submit
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,16 @@ async def read_ahead(call: Call, told: Sequence[JudgedTexts]) -> None:
     serving = call.serving
     answers: dict[Encoded, None] = {}
     prompts: dict[Encoded, None] = {}
-    for each in told:
-        *rows, own = await encode(call, each.prompt, each.answers, context=each.context, with_prompt=True)
-        answers.update((row, None) for row in rows if serving.judged.get(row) is None)
-        if serving.prompts.get(own) is None:
-            prompts[own] = None
-    texts = [*answers, *prompts]
     try:
+        for each in told:
+            *rows, own = await encode(call, each.prompt, each.answers, context=each.context, with_prompt=True)
+            answers.update((row, None) for row in rows if serving.judged.get(row) is None)
+            if serving.prompts.get(own) is None:
+                prompts[own] = None
+        texts = [*answers, *prompts]
         found = await submit(call, texts) if texts else []
-    except AttuneError:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told by the piece that it is about
+        _log.debug("texts are not scored ahead", reason=type(error).__name__)
         return
     for text, row in zip(texts, found, strict=True):
         if text in answers:

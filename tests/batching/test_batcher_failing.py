@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attune.models.seam.families import Row
 from attune.models.seam.text import Encoded
 from attune.service.batching.batcher import CANARY_FAILURES, Batcher
 from attune.service.batching.session import ScorerSession
@@ -142,6 +145,36 @@ async def test_a_dead_worker_fails_everybody_who_waits_and_says_that_it_is_dead(
             with pytest.raises(NotReady, match=r"worker died"):
                 await attempt
         await batcher.drain()
+
+
+async def test_of_two_batches_that_run_at_once_the_one_that_kills_its_thread_fails_both_and_the_other_comes_too_late() -> None:
+    dying, living, loop = threading.Event(), threading.Event(), asyncio.get_running_loop()
+    entered: asyncio.Queue[int] = asyncio.Queue()
+    errors: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, told: errors.append(told))
+
+    class OneDies(GatedScorer):
+        def run(self, items: Sequence[Encoded]) -> list[Row]:
+            loop.call_soon_threadsafe(entered.put_nowait, len(items[0]))
+            if len(items[0]) == 20:
+                dying.wait(LONG_S)
+                raise SystemExit("gone")
+            living.wait(LONG_S)
+            loop.call_soon_threadsafe(entered.put_nowait, 0)
+            return [{} for _ in items]
+
+    async with serving(OneDies(), at_once=2, budget_tokens=20) as batcher:
+        tasks = [start(batcher.submit(texts(length), LONG_S)) for length in (20, 21)]
+        assert {await entered.get(), await entered.get()} == {20, 21}
+        dying.set()
+        for task in tasks:
+            with pytest.raises(NotReady, match=r"worker died: SystemExit"):
+                await task
+        living.set()
+        assert await entered.get() == 0
+        await settle()
+        assert (batcher.alive, batcher.running_items) == (False, 0)
+    assert errors == []
 
 
 async def test_before_the_start_nothing_is_admitted_or_alive() -> None:
