@@ -32,15 +32,12 @@ import onnxruntime
 from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.padding import pad
 from attune.models.seam.precision import choose_scorer
-from attune.service.batching.batcher import Batcher
-from attune.service.batching.calibrate import calibrate, filler
+from attune.service.batching.calibrate import calibrate
 from attune.service.batching.cores import usable_cores
 from attune.service.batching.engines import open_engine
-from attune.service.batching.frames import RowLayout
 from attune.service.batching.session import installed_runtime
 from attune.service.batching.submission import BatchReport
-from attune.service.live.opened_scorer import TableScorer
-from loadtest.workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, run_raw, sorted_batches, summary
+from loadtest.workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, roomy_batcher, run_raw, sorted_batches, summary
 
 DEADLINE_S = 120.0
 
@@ -113,17 +110,12 @@ async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncE
     found = calibrate(engine, max_text_tokens=bundle.template.max_tokens)
     print(f"calibrated: {found.told()}, overhead {found.overhead_tokens:.0f} tokens")
     reports: list[BatchReport] = []
-    layout = RowLayout.of(engine.run([filler(4)])[0])
-    batcher = Batcher(
-        TableScorer(engine, layout),
-        at_once=engine.at_once,
-        max_items=1 << 16,
-        max_tokens=1 << 24,
+    _, batcher = roomy_batcher(
+        engine,
         max_text_tokens=bundle.template.max_tokens,
         budget_tokens=found.budget_tokens,
         overhead_tokens=found.overhead_tokens,
         tokens_per_s=found.tokens_per_s,
-        canary=filler(4),
         on_batch=reports.append,
     )
     batcher.start()

@@ -27,14 +27,12 @@ from numpy.typing import NDArray
 from attune.models.seam.bundle import read_bundle
 from attune.models.seam.families import Row
 from attune.models.seam.padding import TokenRow, pad
-from attune.service.batching.batcher import Batcher
-from attune.service.batching.calibrate import filler
 from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.batching.session import rows_of
-from attune.service.live.opened_scorer import SharedScorer, TableScorer
+from attune.service.live.opened_scorer import SharedScorer
 from attune.service.live.scorer_process import RequestsDoor
-from loadtest.workloads import make_requests
+from loadtest.workloads import make_requests, roomy_batcher
 
 GENERATION, BUDGET_TOKENS, DEADLINE_S = 1, 65_536, 60.0
 
@@ -82,19 +80,9 @@ def serve(bundle: Path, socket: str, batch_us: float, text_us: float) -> None:
 
     async def forever() -> None:
         engine = WaitingEngine(shaped(bundle), batch_us, text_us)
-        layout = RowLayout.of(engine.run([filler(4)])[0])
-        batcher = Batcher(
-            TableScorer(engine, layout),
-            at_once=engine.at_once,
-            max_items=1 << 16,
-            max_tokens=1 << 24,
-            max_text_tokens=512,
-            budget_tokens=BUDGET_TOKENS,
-            overhead_tokens=BUDGET_TOKENS / 32,
-            canary=filler(4),
-        )
+        scorer, batcher = roomy_batcher(engine, max_text_tokens=512, budget_tokens=BUDGET_TOKENS, overhead_tokens=BUDGET_TOKENS / 32)
         batcher.start()
-        door: Any = partial(RequestsDoor, Behind(SharedScorer(batcher, engine.provider, BUDGET_TOKENS, layout)))  # type: ignore[arg-type]
+        door: Any = partial(RequestsDoor, Behind(SharedScorer(batcher, engine.provider, BUDGET_TOKENS, scorer.layout)))  # type: ignore[arg-type]
         server = await asyncio.get_running_loop().create_unix_server(door, socket)
         await server.serve_forever()
 
@@ -146,6 +134,8 @@ def main() -> None:
         server = spawn.Process(target=serve, args=(options.bundle, socket, options.batch_us, options.text_us), daemon=True)
         server.start()
         while not Path(socket).exists():
+            if not server.is_alive():
+                raise SystemExit(f"the scorer's side ended with {server.exitcode} before it listened")
             time.sleep(0.1)
         process = psutil.Process(server.pid)
         print("| texts a request | requests/s | texts/s | CPU us a text, scorer's process | of a core |\n|--:|--:|--:|--:|--:|")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 
 from attune.models.seam.padding import pad
 from attune.models.seam.text import Encoded, TextEncoder
+from attune.service.batching.batcher import Batcher
+from attune.service.batching.calibrate import filler
+from attune.service.batching.engines import Engine
 from attune.service.batching.session import CPU, CUDA, session_options, with_options
+from attune.service.batching.submission import BatchReport
+from attune.service.live.opened_scorer import TableScorer
 
 LAWS = ("equal", "skewed")
 SHORTEST, LONGEST, EQUAL = 16, 256, 32
@@ -77,6 +82,32 @@ def _response(encoder: TextEncoder, prompt: str, draw: random.Random, tokens: in
             break
         del words[max(1, len(words) - over) :]
     return " ".join(words)
+
+
+def roomy_batcher(
+    engine: Engine,
+    *,
+    max_text_tokens: int,
+    budget_tokens: int,
+    overhead_tokens: float,
+    tokens_per_s: float | None = None,
+    on_batch: Callable[[BatchReport], None] | None = None,
+) -> tuple[TableScorer, Batcher[NDArray[np.float32]]]:
+    """Returns the batcher that a scorer's process has around an engine, with room for all that a load test asks; not started."""
+    scorer = TableScorer(engine, filler(4))
+    batcher = Batcher(
+        scorer,
+        at_once=engine.at_once,
+        max_items=1 << 16,
+        max_tokens=1 << 24,
+        max_text_tokens=max_text_tokens,
+        budget_tokens=budget_tokens,
+        overhead_tokens=overhead_tokens,
+        tokens_per_s=tokens_per_s,
+        canary=filler(4),
+        on_batch=on_batch,
+    )
+    return scorer, batcher
 
 
 # --- the ceiling ------------------------------------------------------------------------------------------------------

@@ -94,16 +94,19 @@ class TableScorer:
 
     Args:
         engine: which it runs.
+        sample: a text that is run once, to see the shapes of its outputs.
+
+    Attributes:
         layout: of the rows.
     """
 
-    def __init__(self, engine: Engine, layout: RowLayout) -> None:
+    def __init__(self, engine: Engine, sample: TokenRow) -> None:
         self._engine = engine
-        self._layout = layout
+        self.layout = RowLayout.of(engine.run([sample])[0])
 
     def run(self, items: Sequence[TokenRow]) -> list[NDArray[np.float32]]:
         """Returns one row per item, `[width]` each; raises as the engine's `run`."""
-        return list(self._layout.table(self._engine.outputs, self._engine.run_arrays(items)))
+        return list(self.layout.table(self._engine.outputs, self._engine.run_arrays(items)))
 
 
 async def open_own_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> OpenedScorer:
@@ -129,14 +132,14 @@ async def open_shared_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPla
         BundleRefused: a step refused; the detail has both values.
     """
     engine, measured, tolerance = await _open_engine(bundle, plan)
-    layout = RowLayout.of(engine.run([encoder.prompt("canary")])[0])
-    batcher = _start_batcher(TableScorer(engine, layout), engine.at_once, measured, bundle, encoder, plan, metrics)
+    scorer = TableScorer(engine, encoder.prompt("canary"))
+    batcher = _start_batcher(scorer, engine.at_once, measured, bundle, encoder, plan, metrics)
     try:
-        await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: layout.rows(np.stack(rows)))
+        await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: scorer.layout.rows(np.stack(rows)))
     except BaseException:
         await batcher.aclose()
         raise
-    return SharedScorer(batcher, engine.provider, measured.budget_tokens, layout)
+    return SharedScorer(batcher, engine.provider, measured.budget_tokens, scorer.layout)
 
 
 async def _open_engine(bundle: Bundle, plan: LoadPlan) -> tuple[Engine, MeasuredBudget, float]:

@@ -225,12 +225,12 @@ def test_a_table_has_the_rows_that_the_engine_gives_by_name(toy: Path) -> None:
     session = ScorerSession(toy)
     items = texts(3, 1, 5)
     expected = session.run(items)
-    layout = RowLayout.of(expected[0])
+    layout = TableScorer(session, items[0]).layout
     framed, *_ = unpack_submit(memoryview(pack_submit(items, 1.0, 1)))
     for read in (items, framed):
-        rows = TableScorer(session, layout).run(read)
+        rows = TableScorer(session, items[0]).run(read)
         assert [row.shape for row in rows] == [(layout.width,)] * 3
         for named, wanted in zip(layout.rows(np.stack(rows)), expected, strict=True):
             assert {name: values.tolist() for name, values in named.items()} == {name: values.tolist() for name, values in wanted.items()}
     with pytest.raises(FloatingPointError, match="NaN"):
-        TableScorer(session, layout).run([text(1, NAN_ID)])
+        TableScorer(session, items[0]).run([text(1, NAN_ID)])
