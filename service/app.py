@@ -217,7 +217,7 @@ async def _start(
 
     tally = MemberTally(store, given.clock)
     parts.push_async_callback(tally.aclose)
-    later = ScoringLater(metrics.scored_later)
+    later = ScoringLater(metrics.scored_later, per_s=settings.score_later_per_s)
     parts.push_async_callback(later.aclose)
     reloader = Reloader(live, load, swapped)
     parts.push_async_callback(reloader.aclose)

@@ -92,9 +92,8 @@ class Settings(BaseSettings):
     score_later_share: float = Field(
         0.1, ge=0, le=1, description="share of unscored answers that are scored afterwards once members are known; the others by feedback"
     )
-    score_later_until: int = Field(
-        200, ge=0, le=1_000_000, description="answers of each member of which all are scored afterwards, whatever the share"
-    )
+    score_later_until: int = Field(200, ge=0, le=1_000_000, description="answers of each member up to which the share does not hold")
+    score_later_per_s: float = Field(4.0, ge=0, le=1e6, description="decisions that a process so scores in a second, at most; 0: no bound")
 
     # what is served
     bundle: str = Field("", description="bundle folder; empty: the newest bundle-* in the data directory's bundles/")
@@ -155,7 +154,7 @@ class Settings(BaseSettings):
     tracing: bool = Field(default=False, description="export spans over OTLP, as the OTEL_* variables say; needs the extra `otlp`")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or coloured text")
     drain_notice_s: int = Field(
-        3, ge=0, le=600, description="on SIGTERM, how long requests are still taken while `/readyz` is 503; Ctrl-C skips it"
+        3, ge=0, le=600, description="on SIGTERM, how long `/readyz` is 503 and requests are taken; Ctrl-C skips it"
     )
     drain_s: int = Field(15, ge=1, le=600, description="time that requests in flight have to finish once the port is closed")
 

@@ -6,9 +6,11 @@
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
 the target's whole process tree, store included, until it has done what it left for later; only then does the next one begin. What was
-refused (429, 503) is not counted. `attune` scores the answers after it has sent
-them, which no peer does; `attune, members known` scores one in ten, as a deployment does by default once 200 answers of each member are
-known, and `attune, unscored` none. All of it shares one machine, so only the ratios mean anything.
+refused (429, 503) is not counted. `attune` scores answers after it has sent them, which no peer does: so many a second at most, by
+default (`ATTUNE_SCORE_LATER_PER_S`); `attune, members known` one in ten of them at most, as a deployment does by default once 200 answers of
+each member are known, `attune, all scored` all of them, without a bound, and `attune, unscored` none. What a block may leave unscored is
+full again when the next begins, so that a short block is charged more than an hour is. All of it shares one machine, so only the ratios
+mean anything.
 """
 
 from __future__ import annotations
@@ -222,8 +224,10 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
     # A member is known after 200 of its answers, which takes longer than a block: from the first answer here, so that every block is alike.
     known = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_UNTIL="0", **at)
     unscored = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="0", ATTUNE_SCORE_LATER_UNTIL="0", **at)
-    every = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="1", **at)
-    targets = [every, replace(known, name="attune, members known"), replace(unscored, name="attune, unscored")]
+    new = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="1", **at)
+    every = attune(bundle.path, auto, parts, ATTUNE_SCORE_LATER_SHARE="1", ATTUNE_SCORE_LATER_PER_S="0", **at)
+    names = {"attune, members known": known, "attune, all scored": every, "attune, unscored": unscored}
+    targets = [new, *(replace(target, name=name) for name, target in names.items())]
     del upstream
     if "plain" in peers:
         port = free_port()

@@ -20,6 +20,7 @@ from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, 
 from attune.service.http.bodies import Bodies, ClientLeft, run_while_heard
 from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
+from attune.service.live.token_bucket import TokenBucket
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 OPEN_PATHS = HEALTH_PATHS | {"/", "/version", "/docs", "/openapi.json", "/favicon.ico"}
@@ -60,9 +61,8 @@ class RateLimit:
 
     def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_s
-        self._depth = max(1.0, per_s)
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, key_id: str) -> None:
         """Takes one request from a key's bucket.
@@ -70,14 +70,11 @@ class RateLimit:
         Raises:
             RateLimited: the bucket is empty.
         """
-        if not self._per_s:
-            return
-        now_s = self._clock()
-        left, updated_s = self._buckets.get(key_id, (self._depth, now_s))
-        left = min(self._depth, left + (now_s - updated_s) * self._per_s)
-        self._buckets[key_id] = (left - 1.0 if left >= 1.0 else left, now_s)
-        if left < 1.0:
-            raise RateLimited(f"key {key_id} may send {self._per_s:g} requests a second", retry_after_s=(1.0 - left) / self._per_s)
+        if key_id not in self._buckets:
+            self._buckets[key_id] = TokenBucket(self._per_s, self._per_s, self._clock)
+        wait_s = self._buckets[key_id].take()
+        if wait_s:
+            raise RateLimited(f"key {key_id} may send {self._per_s:g} requests a second", retry_after_s=wait_s)
 
 
 @dataclass(slots=True)

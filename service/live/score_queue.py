@@ -2,9 +2,10 @@
 
     usecases ── put(name, read, keep) ──> waiting, bounded ── TOGETHER of them, or GATHER_S ──> read ─> scorer ─> keep(rows)
 
-Nobody waits for these, so they wait for each other: a text costs the scorer less in a batch than alone. Whoever does need one (`settled`)
-has all that wait scored at once. What waits holds the bundle that it is scored under, so a reload and the end of the process wait for it.
-Where there is no room left an answer is dropped and counted, and feedback scores it from its text. Knows neither users nor decisions.
+Nobody asked for these, so there are only so many a second (`spare`), and they wait for each other: a text costs the scorer less in a batch
+than alone. Whoever does need one (`settled`) has all that wait scored at once. What waits holds the bundle that it is scored under, so a
+reload and the end of the process wait for it. Where there is no room left an answer is dropped and counted, and feedback scores it from its
+text. Knows neither users nor decisions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from attune.models.seam.text import Encoded
 from attune.service.batching.remote import TextScorer
 from attune.service.errors import AttuneError
 from attune.service.live.leases import Leases
+from attune.service.live.token_bucket import TokenBucket
 from attune.service.observe.logs import get_logger
 
 Outcome = Literal["scored", "dropped", "failed"]
@@ -64,10 +66,14 @@ class ScoringLater:
         count: told what became of each decision.
         most_waiting: decisions that may wait.
         gather_s: how long to wait for others.
+        per_s: decisions a second that nobody needs scored; 0: no bound. One submission's worth of them may come at once.
     """
 
-    def __init__(self, count: Callable[[Outcome], None], most_waiting: int = MOST_WAITING, gather_s: float = GATHER_S) -> None:
+    def __init__(
+        self, count: Callable[[Outcome], None], most_waiting: int = MOST_WAITING, gather_s: float = GATHER_S, per_s: float = 0.0
+    ) -> None:
         self._count = count
+        self._unneeded = TokenBucket(per_s, TOGETHER)
         self._most = most_waiting
         self._gather_s = gather_s
         self._waiting: deque[Later] = deque()
@@ -80,6 +86,13 @@ class ScoringLater:
     def waiting(self) -> int:
         """How many decisions wait."""
         return len(self._waiting)
+
+    def spare(self) -> bool:
+        """Returns whether there is time for one more decision that nobody needs scored, and counts it.
+
+        Time alone decides, which knows neither members nor answers: those that are scored stay a fair sample.
+        """
+        return self._unneeded.take() == 0.0
 
     def put(self, later: Later) -> bool:
         """Returns whether it will be scored; else there was no room."""

@@ -153,15 +153,17 @@ class Standings:
         """Returns the standing as it was when the sums were last read; that of the bundle's measurement before that."""
         return self._known.get(tenant) or Standing(self._portfolio, self._layout, {}, self._effects)
 
-    def settled(self, tenant: str, answers: int) -> bool:
-        """Returns whether a tenant's members are known by so many scored answers each, and none of them seems to change.
+    def changing(self, tenant: str) -> bool:
+        """Returns whether a member of a tenant seemed to change when the sums were last read."""
+        return any(drift >= DRIFTING for drift in self._drift.get(tenant, {}).values())
 
-        As they stood when the sums were last read. A member that has answered less keeps all of them unsettled, so that at any one time
-        the same share of everybody's answers is scored, and the shares of the answers that were scored are those of the answers.
+    def known(self, tenant: str, answers: int) -> bool:
+        """Returns whether a tenant's members were known by so many scored answers each when the sums were last read.
+
+        A member that has answered less keeps all of them unknown, so that at any one time the same share of everybody's answers is
+        scored, and the shares of the answers that were scored are those of the answers.
         """
         sums = self.last(tenant).sums
-        if any(drift >= DRIFTING for drift in self._drift.get(tenant, {}).values()):
-            return False
         counts = (sums[name].total.count if name in sums else 0.0 for name in self._portfolio.names)
         return all(count >= answers for count in counts)
 

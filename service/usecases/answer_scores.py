@@ -54,14 +54,16 @@ async def score_uncounted(call: Call, decision: Decision, texts: Sequence[str]) 
 def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
     """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it.
 
-    Of answers whose texts are kept, or that nobody can name, a stated share once the members are known and as long as none of them
-    changes; the seed of the draw decides, which knows nothing of the answers.
+    Of answers whose texts are kept, or that nobody can name, only so many a second, and a stated share once the members are known; all of
+    them while a member seems to change. The seed of the draw and the time decide, which know nothing of the answers.
     """
     keeping = call.runtime.keeping
+    standings, tenant = call.serving.standings, call.caller.tenant
     needed = decision.id is not None and not keeping.keep_text
-    left_out = decision.record.routing.seed % PARTS >= keeping.score_later_share * PARTS
-    if not needed and left_out and call.serving.standings.settled(call.caller.tenant, keeping.score_later_until):
-        return
+    if not needed and not standings.changing(tenant):
+        left_out = decision.record.routing.seed % PARTS >= keeping.score_later_share * PARTS
+        if (left_out and standings.known(tenant, keeping.score_later_until)) or not call.runtime.later.spare():
+            return
 
     async def kept(rows: Sequence[Row]) -> None:
         scored, _, count = _with_rows(call, decision, rows)

@@ -124,7 +124,8 @@ async def test_a_member_that_changes_its_manner_drifts_and_is_routed_by_what_it_
 
 
 async def test_of_members_that_are_known_a_share_of_answers_is_scored_and_of_one_that_changes_all_again(strangers):
-    settings = strangers().model_copy(update={"score_later_share": 0.0, "score_later_until": 290})
+    bounds = {"score_later_share": 0.0, "score_later_until": 290, "score_later_per_s": 1e-6}
+    settings = strangers().model_copy(update=bounds)
     unscored = ASK | {"score": False}
     async with running(settings, FreshStore(), speaking()) as service:
         later = service.app.state.live.runtime.later

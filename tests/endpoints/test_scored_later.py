@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from attune.service.live.score_queue import ScoringLater
+from attune.service.live.score_queue import TOGETHER, ScoringLater
 from attune.service.settings import Settings
 from tests.endpoints.conftest import PROMPT, Service, running
 from tests.stores import FreshStore
@@ -164,3 +164,23 @@ async def test_a_share_of_none_leaves_scoring_to_feedback_where_there_are_texts_
         assert await service.metric("attune_answers_scored_later_total", result="scored") == scored
         first, second = (candidate["candidate_id"] for candidate in answer["candidates"])
         await service.post("/feedback", {"user": "u1", "chosen": first, "rejected": second})
+
+
+async def test_only_so_many_decisions_a_second_are_scored_though_nobody_needs_it(settings_of: Callable[..., Settings]):
+    async with running(settings_of(score_later_per_s=1e-6), FreshStore()) as service:
+        for _ in range(TOGETHER + 4):
+            await service.post("/generate", UNSCORED)
+        await scored_later(service)
+        assert await service.metric("attune_answers_scored_later_total", result="scored") == TOGETHER
+        answer = await service.post("/generate", UNSCORED)
+        first, second = (candidate["candidate_id"] for candidate in answer["candidates"])
+        told = await service.client.post("/feedback", json={"user": "u1", "chosen": first, "rejected": second})
+        assert (told.status_code, ran_the_scorer(told)) == (200, True)
+
+
+async def test_what_could_not_be_scored_from_its_text_is_scored_however_many_there_are(settings_of: Callable[..., Settings]):
+    async with running(settings_of(keep_text=False, score_later_per_s=1e-6), FreshStore()) as service:
+        for _ in range(TOGETHER + 4):
+            await service.post("/generate", UNSCORED)
+        await scored_later(service)
+        assert await service.metric("attune_answers_scored_later_total", result="scored") == TOGETHER + 4
