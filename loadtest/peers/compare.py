@@ -6,11 +6,10 @@
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
 target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
 the target's whole process tree, store included, until it has done what it left for later; only then does the next one begin. What was
-refused (429, 503) is not counted. `attune` scores answers after it has sent them, which no peer does: so many a second at most, by
-default (`ATTUNE_SCORE_LATER_PER_S`); `attune, members known` one in ten of them at most, as a deployment does by default once 200 answers of
-each member are known, `attune, all scored` all of them, without a bound, and `attune, unscored` none. What a block may leave unscored is
-full again when the next begins, so that a short block is charged more than an hour is. All of it shares one machine, so only the ratios
-mean anything.
+refused (429, 503) is not counted. `attune` scores answers after it has sent them, which no peer does: so many a second at most, by default
+(`ATTUNE_SCORE_LATER_PER_S`). `attune, members known` scores one in ten and no more than that, as by default once 200 answers of each member
+are known; `attune, all scored` scores all, without a bound; `attune, unscored` none. A bucket is full at the beginning of each block, so a
+short block is charged for more than an hour of traffic is. All of it shares one machine, so only the ratios mean anything.
 """
 
 from __future__ import annotations
@@ -75,10 +74,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def http(path: str, body: object, host: str = "127.0.0.1") -> bytes:
+def http(path: str, body: object, host: str = "127.0.0.1", key: str = "none") -> bytes:
     """Returns a whole request."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nauthorization: Bearer none\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nauthorization: Bearer {key}\r\n"
     return head.encode() + f"content-length: {len(content)}\r\n\r\n".encode() + content
 
 
