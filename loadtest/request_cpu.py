@@ -26,7 +26,8 @@ import psutil
 from attune.models.seam.bundle import read_bundle
 from loadtest import collector as span_collector
 from loadtest.peers import fixed_upstream
-from loadtest.peers.compare import HERE, Target, attune, free_port, http, started
+from loadtest.peers.targets import HERE, Target, attune, started
+from loadtest.raw_http import free_port, http
 
 PROMPT = "How do I boil an egg?"
 RESPONSE = "Put it in boiling water for seven minutes, then into cold water, and peel it."

@@ -38,7 +38,7 @@ from attune.service.batching.cores import usable_cores
 from attune.service.batching.engines import open_engine
 from attune.service.batching.session import installed_runtime
 from attune.service.batching.submission import BatchReport
-from loadtest.peers.compare import exchange, http
+from loadtest.raw_http import exchange, http
 from loadtest.workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, roomy_batcher, run_raw, sorted_batches, summary
 
 DEADLINE_S = 120.0

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from attune.models.seam.bundle import read_bundle
-from loadtest.peers.compare import http, run_block
+from loadtest.raw_http import http, run_block
 from loadtest.workloads import make_requests
 
 

@@ -1,4 +1,4 @@
-"""A peer that scores: LitServe around the bundle's graph, batches of up to 32 sorted by length into 512 padded tokens.
+"""A peer that scores: LitServe around the bundle's graph, batches of up to 32 requests.
 
     python loadtest/peers/litserve_scorer.py BUNDLE PORT          POST /predict {"ids": [[...], ...]} -> {"scores": [...]}
 
@@ -7,14 +7,11 @@ It is given token ids, returns one number a text and knows no user: what it does
 
 from __future__ import annotations
 
-import os
 import sys
 
 import litserve
-import numpy as np
-import onnxruntime
 
-BUDGET = 512
+from loadtest.peers.sorted_session import SortedSession
 
 
 class LitServeScorer(litserve.LitAPI):  # type: ignore[misc]  # installed beside the other peers only
@@ -22,9 +19,7 @@ class LitServeScorer(litserve.LitAPI):  # type: ignore[misc]  # installed beside
 
     def setup(self, device: str) -> None:
         del device
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
-        self.session = onnxruntime.InferenceSession(f"{sys.argv[1]}/scorer.onnx", options, providers=["CPUExecutionProvider"])
+        self.session = SortedSession(sys.argv[1])
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]
         # LitServe takes an annotation here for FastAPI's, and then asks for a query parameter.
@@ -37,22 +32,7 @@ class LitServeScorer(litserve.LitAPI):  # type: ignore[misc]  # installed beside
         return output
 
     def predict(self, requests: list[list[list[int]]]) -> list[list[float]]:
-        found: list[list[float]] = [[0.0] * len(request) for request in requests]
-        texts = sorted(((len(ids), owner, index, ids) for owner, request in enumerate(requests) for index, ids in enumerate(request)))
-        start = 0
-        while start < len(texts):
-            stop = start + 1
-            while stop < len(texts) and texts[stop][0] * (stop + 1 - start) <= BUDGET:
-                stop += 1
-            part = texts[start:stop]
-            ids, mask = (np.zeros((len(part), part[-1][0]), dtype=np.int64) for _ in range(2))
-            for row, (length, _, _, tokens) in enumerate(part):
-                ids[row, :length], mask[row, :length] = tokens, 1
-            (scores,) = self.session.run(["bradley_terry_rewards"], {"input_ids": ids, "attention_mask": mask, "pool_mask": mask})
-            for (_, owner, index, _), score in zip(part, scores[:, 0], strict=True):
-                found[owner][index] = float(score)
-            start = stop
-        return found
+        return self.session.score(requests)
 
     def encode_response(self, output: list[float]) -> dict[str, list[float]]:
         return {"scores": output}

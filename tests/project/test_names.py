@@ -67,7 +67,7 @@ def test_every_file_that_a_measurement_starts_or_reads_is_there():
     assert sum(map(len, named.values())) > 1
     missing = {path: [name for name in names if not (ROOT / path).with_name(name).exists()] for path, names in named.items()}
     assert {path: names for path, names in missing.items() if names} == {}
-    peers = (ROOT / "loadtest/peers/compare.py").read_text(encoding="utf-8")
+    peers = (ROOT / "loadtest/peers/targets.py").read_text(encoding="utf-8")
     apps = re.findall(r'"(\w+):app"', peers)
     assert apps
     assert all((ROOT / "loadtest/peers" / f"{app}.py").exists() for app in apps)
