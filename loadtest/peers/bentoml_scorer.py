@@ -1,6 +1,6 @@
 """A peer that scores: BentoML's adaptive batching around the bundle's graph, batches of up to 32 requests.
 
-    BUNDLE=bundle-... bentoml serve loadtest.peers.bentoml_scorer:Scorer --port PORT
+    BUNDLE=bundle-... bentoml serve loadtest.peers.bentoml_scorer:BentoScorer --port PORT
     POST /predict {"requests": [[[...], ...]]} -> [[...]]
 
 It is given token ids, returns one number a text and knows no user: what it does is a part of what Attune does for a request.
@@ -16,7 +16,7 @@ from loadtest.peers.sorted_session import SortedSession
 
 
 @bentoml.service(workers=1, traffic={"timeout": 60})
-class Scorer:
+class BentoScorer:
     """One session; the batch is over requests, each of which is a list of texts as token ids."""
 
     def __init__(self) -> None:

@@ -176,7 +176,7 @@ def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, 
         command = [
             str(venvs / "bentoml/bin/bentoml"),
             "serve",
-            "loadtest.peers.bentoml_scorer:Scorer",
+            "loadtest.peers.bentoml_scorer:BentoScorer",
             "--working-dir",
             str(ROOT),
             "--port",
