@@ -17,7 +17,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,17 @@ def write_random_model(root: Path) -> None:
         get_peft_model(LlamaForCausalLM.from_pretrained(root / "base"), lora).save_pretrained(root / "adapters" / name)
 
 
-def never_ending(end_tokens: frozenset[int]) -> Callable[..., Any]:
-    """Returns a hook that keeps a network from ending its answers, so that every way writes equally many tokens."""
-
-    def hook(_network: Any, _args: Any, output: Any) -> Any:
-        output.logits[..., list(end_tokens)] = float("-inf")
-
-    return hook
+def write_endless(base: Path, to: Path) -> Path:
+    """Writes a folder with the base's files in which no token ends a text, so that every way writes equally many; returns it."""
+    to.mkdir()
+    for file in base.iterdir():
+        if file.name in {"config.json", "generation_config.json", "tokenizer_config.json"}:
+            said = json.loads(file.read_text(encoding="utf-8"))
+            kept = {"eos_token_id": None} | {name: None if name in {"eos_token_id", "eos_token"} else value for name, value in said.items()}
+            (to / file.name).write_text(json.dumps(kept), encoding="utf-8")
+        elif file.name != "special_tokens_map.json":
+            (to / file.name).symlink_to(file.resolve())
+    return to
 
 
 class Members:
@@ -70,7 +73,7 @@ class Members:
     def __init__(self, args: argparse.Namespace, adapters: dict[str, Path]) -> None:
         self.engine = LocalEngine(args.base, adapters, device=args.device, threads=args.threads, max_batch=max(args.batches))
         self.engine.load()
-        self.engine.model.network.register_forward_hook(never_ending(self.engine.model.end_tokens))
+        assert not self.engine.model.end_tokens, "an answer would end before it is as long as the others"
         self.members = [self.engine.member(name, name) for name in adapters]
 
     def run(self, prompts: list[str], tokens: int) -> int:
@@ -136,6 +139,7 @@ def main() -> None:
         if args.base is None:
             write_random_model(Path(made))
             args.base, args.adapters = Path(made) / "base", Path(made) / "adapters"
+        args.base = write_endless(args.base, Path(made) / "endless")
         adapters = {path.name: path for path in sorted(args.adapters.iterdir()) if path.is_dir()} if args.adapters else {}
         tokenizer = AutoTokenizer.from_pretrained(args.base, local_files_only=True)
         ways: dict[str, Members | Generate] = {

@@ -1,11 +1,11 @@
-"""Linear layers whose rows each use their own LoRA adapter, in two batched products.
+"""Linear layers whose rows each use their own LoRA adapter, at the cost of two products for all adapters together.
 
     y[n] = x[n] W^T + (x[n] A_s^T) B_s^T,   s = the adapter of row n; slot 0 is zero: the base alone
 
 LoRA: Hu et al. 2021, arXiv 2106.09685; one base, many adapters in a batch: Chen et al. 2023, arXiv 2310.18547 (Punica).
 peft's own mixed batches loop over the adapters in Python in every layer; here the adapters of a layer are stacked once,
 padded with zeros to the highest rank. Layers of other kinds stay peft's and are told their rows' adapters by a hook.
-Axes: N rows, T tokens, S slots, R rank, I inputs, O outputs.
+Axes: N rows, T tokens, S slots, R rank, P layers that read the same input, I inputs, O outputs of all of them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ class RowAdapters:
         names: `[N]` peft's name of each row's adapter.
         index: `[N]` each row's slot.
         only: the slot that all rows use, None if they differ.
+        marks: `[N, 1, 1, S, 1]` 1 at each row's slot and 0 elsewhere, None where `only` says all.
     """
 
     slots: tuple[str, ...]
     names: list[str] = field(default_factory=list)
     index: torch.Tensor | None = None
     only: int | None = 0
+    marks: torch.Tensor | None = None
 
-    def choose(self, names: list[str], device: torch.device) -> None:
-        """Sets the adapter of each row of the next forward pass."""
+    def choose(self, names: list[str], device: torch.device, dtype: torch.dtype) -> None:
+        """Sets the adapter of each row of the next forward pass, whose weights are of this type."""
         import torch
 
         if names != self.names:
@@ -45,6 +47,8 @@ class RowAdapters:
             self.names = names
             self.index = torch.tensor(places, device=device)
             self.only = places[0] if len(set(places)) == 1 else None
+            marked = torch.nn.functional.one_hot(self.index, len(self.slots)) if self.only is None else None
+            self.marks = None if marked is None else marked.to(dtype)[:, None, None, :, None]
 
 
 def mix_rows(network: Any, slots: Sequence[str]) -> RowAdapters:
@@ -103,3 +107,95 @@ def mix_rows(network: Any, slots: Sequence[str]) -> RowAdapters:
             else:
                 layer.register_forward_pre_hook(tell, with_kwargs=True)
     return rows
+
+
+class JoinedLinear:
+    """Linear layers that read the same input as one product, their adapters' first halves in it.
+
+    The rows of one matrix are `[W of every layer; A of every layer and slot]`; the layers' own weights become views of it,
+    so that nothing is in memory twice. What the adapters of other rows made is multiplied by zero, and one product a
+    layer with all B adds the rest. Where all slots together have more ranks than the layer has inputs, each row's own A and
+    B are gathered instead.
+
+    Args:
+        layers: each a `torch.nn.Linear`, or one that `mix_rows` made.
+        rows: where the adapter of each row is said; None without adapters.
+
+    Raises:
+        TypeError: a layer is of another kind.
+    """
+
+    def __init__(self, layers: Sequence[Any], rows: RowAdapters | None) -> None:
+        import torch
+
+        bases = [getattr(layer, "base", layer) for layer in layers]
+        for base in bases:
+            if type(base) is not torch.nn.Linear:
+                raise TypeError(f"{type(base).__name__} is no plain linear layer")
+        mixed = [(at, layer) for at, layer in enumerate(layers) if hasattr(layer, "down")]
+        self._rows = rows if mixed else None
+        sizes = [base.out_features for base in bases]
+        self._outputs = sum(sizes)
+        rank = max((layer.down.shape[1] for _, layer in mixed), default=0)
+        self._shape = (len(mixed), len(rows.slots) if rows and mixed else 0, rank)  # P, S, R
+        self._weight = bases[0].weight
+        if mixed or len(bases) > 1:
+            self._weight = torch.cat([base.weight for base in bases] + [_ranked(layer.down, 1, rank).flatten(0, 1) for _, layer in mixed])
+            for base, own in zip(bases, self._weight[: self._outputs].split(sizes), strict=True):
+                base.weight = torch.nn.Parameter(own, requires_grad=False)
+        biases = [base.bias if base.bias is not None else base.weight.new_zeros(base.out_features) for base in bases]
+        self._bias = torch.cat(biases) if any(base.bias is not None for base in bases) else None
+        self._down = self._weight[self._outputs :].unflatten(0, self._shape) if mixed else None  # [P, S, R, I]
+        self._together = self._weight.shape[0] - self._outputs <= self._weight.shape[1]
+        self._whole_bias = self._bias
+        if self._bias is not None and self._together:
+            self._whole_bias = torch.nn.functional.pad(self._bias, (0, self._weight.shape[0] - self._outputs))
+        self._ups: list[tuple[int, int, torch.Tensor]] = []  # where a layer's outputs begin and end, and its B: [S, R, O]
+        for place, (at, layer) in enumerate(mixed):
+            assert self._down is not None, "there are adapters"
+            up = _ranked(layer.up, 2, rank).transpose(1, 2).contiguous()
+            layer.down, layer.up = self._down[place], up.transpose(1, 2)
+            self._ups.append((sum(sizes[:at]), sum(sizes[: at + 1]), up))
+
+    def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
+        """Returns `[N * T, O]` from `x`, `[N * T, I]` of N rows; its own to change."""
+        import torch
+
+        chosen = self._rows
+        if chosen is None or chosen.only == 0:
+            return torch.nn.functional.linear(x, self._weight[: self._outputs], self._bias)
+        if not self._together:
+            return self._gathered(x, rows, chosen)
+        whole = torch.nn.functional.linear(x, self._weight, self._whole_bias)
+        y, low = whole[:, : self._outputs], whole[:, self._outputs :]
+        layers, slots, rank = self._shape
+        if chosen.only is not None:
+            low = low.unflatten(1, self._shape)[:, :, chosen.only]
+            for place, (start, end, up) in enumerate(self._ups):
+                y[:, start:end].addmm_(low[:, place], up[chosen.only])
+        else:
+            low = (low.view(rows, -1, layers, slots, rank) * chosen.marks).view(-1, layers, slots * rank)
+            for place, (start, end, up) in enumerate(self._ups):
+                y[:, start:end].addmm_(low[:, place], up.flatten(0, 1))
+        return y
+
+    def _gathered(self, x: torch.Tensor, rows: int, chosen: RowAdapters) -> torch.Tensor:
+        import torch
+
+        assert self._down is not None, "there are adapters"
+        y = torch.nn.functional.linear(x, self._weight[: self._outputs], self._bias)
+        for down, (start, end, up) in zip(self._down, self._ups, strict=True):
+            if chosen.only is not None:
+                y[:, start:end].addmm_(torch.nn.functional.linear(x, down[chosen.only]), up[chosen.only])
+            else:
+                low = torch.bmm(x.view(rows, -1, x.shape[1]), down[chosen.index].transpose(1, 2))
+                y[:, start:end] += torch.bmm(low, up[chosen.index]).flatten(0, 1)
+        return y
+
+
+def _ranked(stack: torch.Tensor, axis: int, rank: int) -> torch.Tensor:
+    """Returns the stack with zeros behind it on this axis, up to the rank."""
+    import torch
+
+    missing = [0, 0] * (stack.dim() - 1 - axis) + [0, rank - stack.shape[axis]]
+    return torch.nn.functional.pad(stack, missing)

@@ -1,6 +1,6 @@
 """Loads a causal language model and its LoRA adapters, and runs one forward pass over rows of different adapters.
 
-    base directory + adapter directories ── load ──> LoadedModel ── forward(ids, mask, adapters, cache) ──> logits
+    base directory + adapter directories ── load ──> LoadedModel ── read(ids, adapters, keys, values) ──> logits
 
 Refuses what would answer wrongly later: missing files, tensors that do not fit the base, kinds of adapters that cannot
 share a batch. Torch, transformers and peft are imported here when a model is loaded, never at start. Knows nothing of
@@ -13,7 +13,7 @@ import inspect
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,15 @@ from attune.service.members.local_files import (
     check_end_tokens,
     check_shapes,
 )
+from attune.service.members.local_llama import LlamaDecoder, can_read
 from attune.service.members.local_lora import BASE_ROW, RowAdapters, mix_rows
 from attune.service.members.member import UnusableMember
 from attune.service.members.spec import Device, Dtype
 
 if TYPE_CHECKING:
     import torch
-    from transformers import DynamicCache
+    Memory = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
+    """Keys and values, a tensor for each layer."""
 
 # What a base needs beside Attune itself, as a command that installs it.
 INSTALL = how_to_install("local")
@@ -51,7 +53,9 @@ class LoadedModel:
         context: tokens that prompt and answer may have together.
         end_tokens: ids that end an answer.
         device: where the weights are.
+        dtype: of the weights, and of keys and values.
         optional: arguments of the network's forward that not every architecture takes.
+        decoder: the same forward pass in fewer operations, None for an architecture that has none.
     """
 
     network: Any
@@ -61,38 +65,66 @@ class LoadedModel:
     context: int
     end_tokens: frozenset[int]
     device: torch.device
+    dtype: torch.dtype
     optional: frozenset[str]
+    decoder: LlamaDecoder | None = None
 
-    def forward(
+    def read(
         self,
         ids: torch.Tensor,
-        mask: torch.Tensor,
         positions: torch.Tensor,
         adapters: Sequence[str | None],
-        cache: DynamicCache,
-    ) -> torch.Tensor:
-        """Returns the logits after the last token of each row, and grows the cache by these tokens.
+        mask: torch.Tensor | None,
+        memory: Memory | None,
+        width: int,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Returns the logits after the last token of each row, and the keys and values with these tokens behind the others.
 
         Args:
-            ids: `[N, T]` token ids, padded on the left.
-            mask: `[N, P + T]` 1 where the cache and `ids` hold a token, 0 for padding.
+            ids: `[N, T]` token ids, padded on the left; T is 1 where there is a memory.
             positions: `[N, T]` position of each token in its own text.
             adapters: `[N]` adapter of each row, None for the base alone.
-            cache: keys and values of the P columns before.
+            mask: `[N, C]` -inf for columns of padding, 0 for others; C is at least `width + T`. None if no row has padding.
+            memory: keys and values, each L tensors `[N, H, C, E]`, of which the first `width` columns hold something.
+            width: columns in use.
 
         Returns:
-            `[N, V]` logits.
+            `[N, V]` logits, keys, values; these may be the tensors that were given, written behind `width`.
         """
+        import torch
+
+        if self.rows is not None:
+            self.rows.choose([BASE_ROW if name is None else self.slots[name] for name in adapters], self.device, self.dtype)
+        (n, t), end = ids.shape, width + ids.shape[1]
+        if self.decoder is None:
+            seen = ids.new_ones(n, end) if mask is None else (mask[:, :end] == 0).long()
+            return self._read_by_transformers(ids, positions, seen, memory, width)
+        scores = None if mask is None else mask[:, None, None, :end]
+        if t > 1:
+            causal = torch.full((t, t), -torch.inf, dtype=self.dtype, device=self.device).triu(1)
+            scores = causal.expand(n, 1, t, t).clone() if scores is None else causal + scores
+            scores.diagonal(dim1=2, dim2=3).zero_()  # padding sees itself: of a row that sees nothing nothing is finite
+        if memory is None:
+            columns = end if mask is None else mask.shape[1]
+            memory = (self.decoder.room(n, columns), self.decoder.room(n, columns))
+        return self.decoder.forward(ids, positions, end, scores, *memory, width), *memory
+
+    def _read_by_transformers(
+        self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, memory: Memory | None, width: int
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(*memory, strict=True) if memory else ()):
+            cache.update(keys[:, :, :width], values[:, :, :width], layer)
         optional: dict[str, Any] = {}
         if "position_ids" in self.optional:
             optional["position_ids"] = positions
         if "logits_to_keep" in self.optional:
             optional["logits_to_keep"] = 1
-        if self.rows is not None:
-            self.rows.choose([BASE_ROW if name is None else self.slots[name] for name in adapters], self.device)
-        output = self.network(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **optional)
-        logits: torch.Tensor = output.logits[:, -1, :]
-        return logits
+        output = self.network(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True, **optional)
+        layers: Any = cache.layers
+        return output.logits[:, -1, :], tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
 def load(
@@ -159,7 +191,24 @@ def load(
     if adapters:
         network, rows = _with_adapters(network, {name: (slots[name], Path(path)) for name, path in adapters.items()}, base)
     network = network.to(device).eval().requires_grad_(False)
-    return LoadedModel(network, tokenizer, rows, slots, int(limit), ends, torch.device(device), optional)
+    model = LoadedModel(network, tokenizer, rows, slots, int(limit), ends, torch.device(device), network.dtype, optional)
+    return _written_out(model)
+
+
+def _written_out(model: LoadedModel) -> LoadedModel:
+    """Returns the model with the forward pass in fewer operations, if its architecture has one and both give the same logits."""
+    import torch
+
+    from attune.service.members.local_batch import read_alike
+
+    if not can_read(model.network, model.context):
+        return model
+    try:
+        with torch.no_grad():
+            faster = replace(model, decoder=LlamaDecoder(model.network, model.rows))
+    except TypeError:  # an adapter on a layer that is none of the linear ones
+        return model
+    return faster if read_alike(faster, model) else model
 
 
 def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base: Path) -> tuple[Any, RowAdapters]:

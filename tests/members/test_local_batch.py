@@ -56,7 +56,7 @@ def test_the_whole_text_read_at_once_gives_the_same_logits_as_token_by_token(mod
 def test_rows_that_join_are_padded_to_the_wider_and_read_as_if_alone(model, order):
     parts = [prefill(model, [index], [PROMPTS[index]], [NAMES[index]])[0] for index in order]
     batch = join(*parts)
-    assert batch.mask.shape == (2, max(len(PROMPTS[index]) for index in order))
+    assert batch.width == max(len(PROMPTS[index]) for index in order)
     _, logits = advance(model, batch, [NEXT[index] for index in order], [NAMES[index] for index in order])
     for row, index in enumerate(order):
         torch.testing.assert_close(logits[row], read(model, index)[1], rtol=1e-4, atol=1e-5)
@@ -66,8 +66,9 @@ def test_selecting_cuts_off_the_padding_that_is_left_over(model):
     batch, _ = prefill(model, range(4), PROMPTS, NAMES)
     kept = select(batch, [3, 1])
     assert kept.rows == (3, 1)
-    assert kept.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert {tuple(keys.shape[::2]) for keys in kept.keys} == {(2, 3)}
+    assert kept.width == 3
+    assert kept.mask[:, :3].tolist() == [[0, 0, 0], [-torch.inf, -torch.inf, 0]]
+    assert {tuple(keys.shape[::2]) for keys in (*kept.keys, *kept.values)} == {(2, kept.mask.shape[1])}
     _, logits = advance(model, kept, [NEXT[3], NEXT[1]], [NAMES[3], NAMES[1]])
     torch.testing.assert_close(logits[0], read(model, 3)[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits[1], read(model, 1)[1], rtol=1e-4, atol=1e-5)
@@ -75,11 +76,24 @@ def test_selecting_cuts_off_the_padding_that_is_left_over(model):
 
 def test_reading_and_joining_leave_their_arguments_alone(model):
     batch, _ = prefill(model, range(2), PROMPTS[:2], NAMES[:2])
-    before = [keys.clone() for keys in batch.keys]
-    advance(model, batch, NEXT[:2], NAMES[:2])
+    before = [keys[:, :, : batch.width].clone() for keys in batch.keys]
+    again = [advance(model, batch, NEXT[:2], NAMES[:2])[1] for _ in range(2)]
+    assert torch.equal(*again), "a step that is done again is the same step"
     join(batch, prefill(model, [2], [PROMPTS[2]], [NAMES[2]])[0])
     assert batch.lengths == (5, 1)
-    assert all(torch.equal(keys, old) for keys, old in zip(batch.keys, before, strict=True))
+    assert all(torch.equal(keys[:, :, : batch.width], old) for keys, old in zip(batch.keys, before, strict=True))
+
+
+def test_rows_are_read_on_when_the_room_behind_them_is_full(model):
+    text = [3 + 7 * at % 300 for at in range(90)]
+    batch, _ = prefill(model, range(2), [text[:3], text[:5]], NAMES[1:3])
+    room = batch.mask.shape[1]
+    for at in range(3, 88):
+        batch, logits = advance(model, batch, [text[at], text[at + 2]], NAMES[1:3])
+    assert batch.lengths == (88, 90)
+    assert batch.mask.shape[1] > room
+    for row, length in enumerate(batch.lengths):
+        torch.testing.assert_close(logits[row], prefill(model, [0], [text[:length]], [NAMES[1 + row]])[1][0], rtol=1e-4, atol=1e-4)
 
 
 def test_joining_with_nothing_gives_the_other():

@@ -76,5 +76,7 @@ def test_which_adapter_a_row_uses_follows_every_change_of_the_batch():
         (["__base__"], [0], 0),
         (["__base__", "b"], [0, 2], None),
     ]:
-        rows.choose(names, cpu)
+        rows.choose(names, cpu, torch.float32)
         assert (rows.index.tolist(), rows.only) == (places, only)
+        marks = None if only is not None else [[float(slot == place) for slot in range(3)] for place in places]
+        assert (None if rows.marks is None else rows.marks.flatten(1).tolist()) == marks
