@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attune.service.errors import AttuneError, TextTooLong
@@ -57,7 +57,7 @@ class Report(Generic[TaskT]):
 
 @dataclass(slots=True, eq=False)
 class Row(Generic[TaskT]):
-    """A task in the batch: what it was asked, what it chose last, and its own source of chance."""
+    """A task in the batch: what it was asked, what it chose last, its own source of chance, and text that waits for the end."""
 
     task: TaskT
     prompt: list[int]
@@ -66,6 +66,8 @@ class Row(Generic[TaskT]):
     writer: Writer
     last: int = NO_TOKEN
     written: int = 0
+    begun: bool = False
+    held: list[str] = field(default_factory=list)
 
 
 class Decoder(Generic[TaskT]):
@@ -178,8 +180,15 @@ class Decoder(Generic[TaskT]):
         if not row.writer.stopped and (ended or row.written >= row.max_tokens):
             text += row.writer.close()
         ended = ended or row.writer.stopped
+        finished = ended or row.written >= row.max_tokens
+        if text and row.begun and not row.task.request.streamed:  # nobody reads it before the end: no event a token
+            row.held.append(text)
+            text = ""
+        if finished:
+            text = "".join(row.held) + text
+        row.begun = row.begun or bool(text)
         events: list[Event | AttuneError] = [TextPiece(text)] if text else []
-        if ended or row.written >= row.max_tokens:
+        if finished:
             events.append(Finish("stop" if ended else "length", len(row.prompt), row.written))
         return events
 

@@ -115,7 +115,7 @@ class LlamaDecoder:
         n, t = ids.shape
         heads, key_heads, size = self._heads, self._key_heads, self._size
         if longest > self._turns.shape[1]:
-            self._turns = self._turned_by(2 * longest)
+            self._turns = self._turned_by(longest + longest // 4)
         cos, sin = self._turns[:, positions].unsqueeze(3)  # each [N, T, 1, E]
         grouped = heads != key_heads
         end, half = width + t, size // 2
@@ -127,20 +127,25 @@ class LlamaDecoder:
             if layer.head_norm is not None:
                 turned = rms_norm(turned, (size,), None, self._eps) * layer.head_norm
             turned = (turned * cos).addcmul_(torch.cat((turned[..., half:], turned[..., :half]), -1), sin)
-            own_keys[:, :, width:end] = turned[:, :, heads:].transpose(1, 2)
+            asked, new = turned.tensor_split((heads,), 2)
+            own_keys[:, :, width:end] = new.transpose(1, 2)
             own_values[:, :, width:end] = qkv[:, :, heads + key_heads :].transpose(1, 2)
             seen_keys, seen_values = own_keys[:, :, :end], own_values[:, :, :end]
+            if layer is self._layers[-1] and t > 1:  # nobody reads what the tokens before the last become
+                asked, x, t = asked[:, -1:], x.view(n, t, -1)[:, -1], 1
+                mask = None if mask is None else mask[:, :, -1:]
             if t == 1:  # the heads that share keys are as tokens of one head: nothing is repeated
-                asked = turned[:, 0, :heads].view(n, key_heads, heads // key_heads, size)
+                asked = asked.reshape(n, key_heads, heads // key_heads, size)
                 read = scaled_dot_product_attention(asked, seen_keys, seen_values, mask, scale=self._scale).reshape(n, -1)
             else:
-                asked = turned[:, :, :heads].transpose(1, 2)
-                read = scaled_dot_product_attention(asked, seen_keys, seen_values, mask, scale=self._scale, enable_gqa=grouped)
+                read = scaled_dot_product_attention(
+                    asked.transpose(1, 2), seen_keys, seen_values, mask, scale=self._scale, enable_gqa=grouped
+                )
                 read = read.transpose(1, 2).reshape(n * t, -1)
             x = layer.out(read, n).add_(x)
             gate, up = layer.gate_up(rms_norm(x, wide, layer.between, self._eps), n).chunk(2, -1)
             x = layer.down(silu(gate).mul_(up), n).add_(x)
-        return self._head(rms_norm(x.view(n, t, -1)[:, -1], wide, self._norm, self._eps), n)
+        return self._head(rms_norm(x, wide, self._norm, self._eps), n)
 
     def _turned_by(self, positions: int) -> torch.Tensor:
         """Returns `[2, positions, E]`: cosines, and the sines by which the halves of a head are multiplied crosswise."""
@@ -154,6 +159,8 @@ class LlamaDecoder:
 
 def can_read(network: Any, context: int) -> bool:
     """Returns whether the network is of an architecture that `LlamaDecoder` writes out, with nothing added to it."""
+    import torch
+
     config = network.config
     window = getattr(config, "sliding_window", None)
     rotary = getattr(getattr(network, "model", None), "rotary_emb", None)
@@ -162,5 +169,5 @@ def can_read(network: Any, context: int) -> bool:
         and getattr(config, "hidden_act", None) == "silu"
         and getattr(rotary, "rope_type", None) in _ROTATIONS
         and (window is None or window >= context)
-        and type(network.model.embed_tokens).__name__ == "Embedding"
+        and type(network.model.embed_tokens) is torch.nn.Embedding  # otherwise an adapter is on it
     )

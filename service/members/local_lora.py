@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -112,13 +113,13 @@ def mix_rows(network: Any, slots: Sequence[str]) -> RowAdapters:
 class JoinedLinear:
     """Linear layers that read the same input as one product, their adapters' first halves in it.
 
-    The rows of one matrix are `[W of every layer; A of every layer and slot]`; the layers' own weights become views of it,
-    so that nothing is in memory twice. What the adapters of other rows made is multiplied by zero, and one product a
-    layer with all B adds the rest. Where all slots together have more ranks than the layer has inputs, each row's own A and
-    B are gathered instead.
+    One matrix holds `[W of every layer; A of every layer and slot]`; the layers' own weights become views of it, so that
+    nothing is in memory twice. What the adapters of other rows made is multiplied by zero, and one product a layer with
+    all B adds the rest. Where all slots together have more ranks than the layer has inputs, each row's own A and B are
+    gathered instead.
 
     Args:
-        layers: each a `torch.nn.Linear`, or one that `mix_rows` made.
+        layers: each a `torch.nn.Linear`, or one that `mix_rows` made. One alone without adapters keeps its weight: it may be tied.
         rows: where the adapter of each row is said; None without adapters.
 
     Raises:
@@ -135,27 +136,30 @@ class JoinedLinear:
         mixed = [(at, layer) for at, layer in enumerate(layers) if hasattr(layer, "down")]
         self._rows = rows if mixed else None
         sizes = [base.out_features for base in bases]
-        self._outputs = sum(sizes)
+        ends = list(accumulate(sizes))
         rank = max((layer.down.shape[1] for _, layer in mixed), default=0)
         self._shape = (len(mixed), len(rows.slots) if rows and mixed else 0, rank)  # P, S, R
-        self._weight = bases[0].weight
+        joined = bases[0].weight
         if mixed or len(bases) > 1:
-            self._weight = torch.cat([base.weight for base in bases] + [_ranked(layer.down, 1, rank).flatten(0, 1) for _, layer in mixed])
-            for base, own in zip(bases, self._weight[: self._outputs].split(sizes), strict=True):
-                base.weight = torch.nn.Parameter(own, requires_grad=False)
-        biases = [base.bias if base.bias is not None else base.weight.new_zeros(base.out_features) for base in bases]
-        self._bias = torch.cat(biases) if any(base.bias is not None for base in bases) else None
-        self._down = self._weight[self._outputs :].unflatten(0, self._shape) if mixed else None  # [P, S, R, I]
-        self._together = self._weight.shape[0] - self._outputs <= self._weight.shape[1]
-        self._whole_bias = self._bias
-        if self._bias is not None and self._together:
-            self._whole_bias = torch.nn.functional.pad(self._bias, (0, self._weight.shape[0] - self._outputs))
+            joined = torch.cat([base.weight for base in bases] + [_ranked(layer.down, 1, rank).flatten(0, 1) for _, layer in mixed])
+            if joined.device.type == "cpu":  # a product of few rows is up to 1.6 times as fast by columns, and no slower where it is not
+                joined = joined.t().contiguous().t()
+            for base, end in zip(bases, ends, strict=True):
+                base.weight = torch.nn.Parameter(joined[end - base.out_features : end], requires_grad=False)
+        biases = [base.bias if base.bias is not None else joined.new_zeros(base.out_features) for base in bases]
+        bias = torch.cat(biases) if any(base.bias is not None for base in bases) else None
+        added = joined.shape[0] - ends[-1]
+        self._outputs = ends[-1]
+        self._base = (joined[: ends[-1]], bias)
+        self._whole = (joined, None if bias is None else torch.nn.functional.pad(bias, (0, added)))
+        self._together = added <= joined.shape[1]
+        self._down = joined[ends[-1] :].unflatten(0, self._shape) if mixed else None  # [P, S, R, I]
         self._ups: list[tuple[int, int, torch.Tensor]] = []  # where a layer's outputs begin and end, and its B: [S, R, O]
         for place, (at, layer) in enumerate(mixed):
             assert self._down is not None, "there are adapters"
             up = _ranked(layer.up, 2, rank).transpose(1, 2).contiguous()
             layer.down, layer.up = self._down[place], up.transpose(1, 2)
-            self._ups.append((sum(sizes[:at]), sum(sizes[: at + 1]), up))
+            self._ups.append((ends[at] - sizes[at], ends[at], up))
 
     def __call__(self, x: torch.Tensor, rows: int) -> torch.Tensor:
         """Returns `[N * T, O]` from `x`, `[N * T, I]` of N rows; its own to change."""
@@ -163,27 +167,27 @@ class JoinedLinear:
 
         chosen = self._rows
         if chosen is None or chosen.only == 0:
-            return torch.nn.functional.linear(x, self._weight[: self._outputs], self._bias)
+            return torch.nn.functional.linear(x, *self._base)
         if not self._together:
             return self._gathered(x, rows, chosen)
-        whole = torch.nn.functional.linear(x, self._weight, self._whole_bias)
-        y, low = whole[:, : self._outputs], whole[:, self._outputs :]
+        whole = torch.nn.functional.linear(x, *self._whole)
+        y, low = whole.tensor_split((self._outputs,), 1)
         layers, slots, rank = self._shape
-        if chosen.only is not None:
-            low = low.unflatten(1, self._shape)[:, :, chosen.only]
-            for place, (start, end, up) in enumerate(self._ups):
-                y[:, start:end].addmm_(low[:, place], up[chosen.only])
+        if chosen.marks is None:
+            lows = low.unflatten(1, self._shape)[:, :, chosen.only].unbind(1)
+            for (start, end, up), own in zip(self._ups, lows, strict=True):
+                y[:, start:end].addmm_(own, up[chosen.only])
         else:
-            low = (low.view(rows, -1, layers, slots, rank) * chosen.marks).view(-1, layers, slots * rank)
-            for place, (start, end, up) in enumerate(self._ups):
-                y[:, start:end].addmm_(low[:, place], up.flatten(0, 1))
+            lows = (low.view(rows, -1, layers, slots, rank) * chosen.marks).view(-1, layers, slots * rank).unbind(1)
+            for (start, end, up), own in zip(self._ups, lows, strict=True):
+                y[:, start:end].addmm_(own, up.flatten(0, 1))
         return y
 
     def _gathered(self, x: torch.Tensor, rows: int, chosen: RowAdapters) -> torch.Tensor:
         import torch
 
         assert self._down is not None, "there are adapters"
-        y = torch.nn.functional.linear(x, self._weight[: self._outputs], self._bias)
+        y = torch.nn.functional.linear(x, *self._base)
         for down, (start, end, up) in zip(self._down, self._ups, strict=True):
             if chosen.only is not None:
                 y[:, start:end].addmm_(torch.nn.functional.linear(x, down[chosen.only]), up[chosen.only])

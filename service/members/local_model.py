@@ -10,6 +10,7 @@ requests, sampling or time. Axes: N rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +35,11 @@ from attune.service.members.spec import Device, Dtype
 
 if TYPE_CHECKING:
     import torch
+
     Memory = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
     """Keys and values, a tensor for each layer."""
+
+log = logging.getLogger(__name__)
 
 # What a base needs beside Attune itself, as a command that installs it.
 INSTALL = how_to_install("local")
@@ -68,6 +72,11 @@ class LoadedModel:
     dtype: torch.dtype
     optional: frozenset[str]
     decoder: LlamaDecoder | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights, the adapters' not counted."""
+        return sum(tensor.nbytes for tensor in self.network.parameters())
 
     def read(
         self,
@@ -208,7 +217,10 @@ def _written_out(model: LoadedModel) -> LoadedModel:
             faster = replace(model, decoder=LlamaDecoder(model.network, model.rows))
     except TypeError:  # an adapter on a layer that is none of the linear ones
         return model
-    return faster if read_alike(faster, model) else model
+    if not read_alike(faster, model):
+        log.warning("base %s: decoded by transformers' own modules, slower: ours give other logits", type(model.network).__name__)
+        return model
+    return faster
 
 
 def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base: Path) -> tuple[Any, RowAdapters]:

@@ -53,9 +53,7 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
         rows = torch.tensor(sampled, device=logits.device)
         tokens[rows] = _sample(logits[rows], likeliest[rows], [draws[index] for index in sampled])
     # The maximum is NaN where a number is, and a row of -inf has its first token there: such rows have no likeliest token.
-    return [
-        token if math.isfinite(value) else NO_TOKEN for token, value in zip(tokens.tolist(), likeliest.tolist(), strict=True)
-    ]
+    return [token if math.isfinite(value) else NO_TOKEN for token, value in zip(tokens.tolist(), likeliest.tolist(), strict=True)]
 
 
 def _sample(logits: torch.Tensor, likeliest: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
@@ -99,11 +97,11 @@ def _before(probabilities: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
     own = probabilities.gather(1, tokens)
     ids = torch.arange(probabilities.shape[1], device=probabilities.device)
-    return (probabilities > own) | ((probabilities == own) & (ids < tokens))
+    return torch.where(ids < tokens, probabilities >= own, probabilities > own)
 
 
 def _mass(probabilities: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """Returns `[N, 1]` the mass of these tokens, in double precision."""
     import torch
 
-    return (probabilities * which).sum(dim=1, keepdim=True, dtype=torch.float64)
+    return torch.where(which, probabilities, 0.0).sum(dim=1, keepdim=True, dtype=torch.float64)

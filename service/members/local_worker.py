@@ -21,6 +21,8 @@ from attune.service.members.local_decode import Decoder, Report, Task
 from attune.service.members.local_model import LoadedModel
 from attune.service.members.member import Event, OneMemberFailed
 
+SMALL_BYTES = 32 * 2**20
+
 
 @dataclass(slots=True, eq=False)
 class Job(Task):
@@ -58,7 +60,7 @@ class DecodingWorker:
 
     Args:
         model: what computes; nobody else may run it.
-        threads: torch's threads for one forward pass; None leaves torch's choice.
+        threads: torch's threads for one forward pass; None takes one for weights below 32 MB and torch's choice for others.
         max_batch: rows decoded together.
         max_waiting: jobs that may wait for a row.
         prefill_tokens: padded tokens of newcomers read at once.
@@ -75,7 +77,8 @@ class DecodingWorker:
         prefill_tokens: int,
         clock: Callable[[], float],
     ) -> None:
-        self._threads = threads
+        # Of a small model a product takes as long as it takes two threads to wait for each other where the cores are shared.
+        self._threads = 1 if threads is None and model.bytes < SMALL_BYTES else threads
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._clock = clock

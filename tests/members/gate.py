@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from attune.service.members.local import LocalEngine
+
+
+def around_each_pass(
+    engine: LocalEngine, before: Callable[[Any], object] = lambda ids: None, after: Callable[[Any], object] = lambda logits: None
+) -> Callable[[], None]:
+    """Has an engine's forward passes call these with the `[N, T]` ids and the `[N, V]` logits; returns what takes it back, last first."""
+    decoder = engine.model.decoder
+    assert decoder is not None, "the tests' model is one that is written out"
+    inner = decoder.forward
+
+    def forward(ids: Any, *rest: Any) -> Any:
+        before(ids)
+        logits = inner(ids, *rest)
+        after(logits)
+        return logits
+
+    decoder.forward = forward
+
+    def take_back() -> None:
+        decoder.forward = inner
+
+    return take_back
 
 
 class Gate:
     """Lets forward passes of an engine through one by one while it is closed.
 
     Args:
-        engine: loaded; the gate stays on its network for good and begins open.
+        engine: loaded; the gate stays on its forward pass for good and begins open.
     """
 
     def __init__(self, engine: LocalEngine) -> None:
@@ -24,7 +48,7 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self.widths: list[int] = []  # rows of each forward pass that was begun
         self.poison: int | None = None  # a token that breaks every forward pass which reads it
-        self._hook = engine.model.network.register_forward_pre_hook(self._wait, with_kwargs=True)
+        self._take_back = around_each_pass(engine, before=self._wait)
 
     def close(self) -> None:
         with self._condition:
@@ -37,7 +61,7 @@ class Gate:
 
     def remove(self) -> None:
         self.open()
-        self._hook.remove()
+        self._take_back()
 
     async def reached(self) -> None:
         """Returns when a forward pass waits at the gate."""
@@ -51,12 +75,12 @@ class Gate:
             self._condition.notify_all()
         await self.reached()
 
-    def _wait(self, _network: object, _args: object, kwargs: dict) -> None:
+    def _wait(self, ids: Any) -> None:
         with self._condition:
-            self.widths.append(len(kwargs["input_ids"]))
+            self.widths.append(len(ids))
             if self._closed and self._permits == 0:
                 self._loop.call_soon_threadsafe(self._reached.set)
             self._condition.wait_for(lambda: not self._closed or self._permits > 0)
             self._permits = max(0, self._permits - 1)
-        if self.poison is not None and bool((kwargs["input_ids"] == self.poison).any()):
+        if self.poison is not None and bool((ids == self.poison).any()):
             raise RuntimeError("this row cannot be computed")

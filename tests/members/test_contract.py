@@ -14,7 +14,7 @@ from attune.service.members.member import ChatTurn, Defaults, Finish, Generation
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.spec import OpenAISpec
 from tests.members.asking import ask, collect, soon
-from tests.members.gate import Gate
+from tests.members.gate import Gate, around_each_pass
 
 
 class Local:
@@ -22,11 +22,11 @@ class Local:
 
     def __init__(self, engine):
         self.engine, self.gate = engine, Gate(engine)
-        engine.model.network.register_forward_hook(self._never_end)
+        around_each_pass(engine, after=self._never_end)
         self.member: Member = engine.member("tested", "concise", Defaults(temperature=1.0, top_p=1.0))
 
-    def _never_end(self, _network, _args, output):
-        output.logits[..., list(self.engine.model.end_tokens)] = float("-inf")
+    def _never_end(self, logits):
+        logits[..., list(self.engine.model.end_tokens)] = float("-inf")
 
     def hold(self):
         self.gate.close()
@@ -38,7 +38,7 @@ class Local:
         self.gate.open()
 
     def break_it(self):
-        self.engine.model.network.register_forward_pre_hook(self._raise)
+        around_each_pass(self.engine, before=self._raise)
 
     def _raise(self, *_):
         raise RuntimeError("broken")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -150,3 +151,17 @@ async def test_no_more_rows_than_the_bound_are_decoded_together(engine_with):
     gate, members = Gate(engine), members_of(engine)
     await asyncio.gather(*(collect(members[i % 4], request) for i, request in enumerate(requests())))
     assert max(gate.widths) == 3
+
+
+async def test_an_answer_that_nobody_reads_piece_by_piece_comes_in_two_with_the_same_text(shared_engine):
+    member = members_of(shared_engine)[0]
+    for request in (ask(seed=3, max_tokens=30, temperature=1.5), ask(seed=4, max_tokens=30, stop=["e"], temperature=1.5)):
+        streamed, whole = [], []
+        async with aclosing(member.stream(request, soon())) as events:
+            streamed += [event async for event in events]
+        async with aclosing(member.stream(replace(request, streamed=False), soon())) as events:
+            whole += [event async for event in events]
+        assert "".join(event.text for event in streamed[:-1]) == "".join(event.text for event in whole[:-1])
+        assert whole[-1] == streamed[-1]
+        assert len(whole) <= 3
+        assert whole[:1] == streamed[:1], "the first piece tells when the answer began"

@@ -11,10 +11,11 @@ pytest.importorskip("peft")
 import torch
 
 from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, TooLarge
+from attune.service.members import local_worker
 from attune.service.members.local import LocalEngine
 from attune.service.members.member import ChatTurn, Defaults, Finish, GenerationRequest, OneMemberFailed, TextPiece
 from tests.members.asking import ask, collect, soon
-from tests.members.gate import Gate
+from tests.members.gate import Gate, around_each_pass
 from tests.members.local_asking import PROMPTS, members_of, requests, settled
 from tests.members.tiny import CONTEXT, write_tokenizer
 
@@ -98,13 +99,13 @@ async def test_a_row_that_breaks_in_the_middle_leaves_the_others_their_text(shar
 async def test_logits_that_are_no_numbers_fail_the_row_and_not_the_worker(shared_engine):
     member = members_of(shared_engine)[0]
 
-    def spoil(_network, _args, output):
-        output.logits[0] = float("nan")
+    def spoil(logits):
+        logits[0] = float("nan")
 
-    hook = shared_engine.model.network.register_forward_hook(spoil)
+    take_back = around_each_pass(shared_engine, after=spoil)
     with pytest.raises(OneMemberFailed, match="not finite at token 1"):
         await collect(member, ask())
-    hook.remove()
+    take_back()
     assert (await collect(member, ask()))[0]
 
 
@@ -236,7 +237,26 @@ async def test_a_member_of_an_engine_that_is_not_loaded_cannot_serve(language_mo
 
 async def test_torch_runs_with_the_threads_that_were_asked_for(shared_engine):
     seen = []
-    hook = shared_engine.model.network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    take_back = around_each_pass(shared_engine, before=lambda _: seen.append(torch.get_num_threads()))
     await collect(shared_engine.member("base"), ask(max_tokens=2))
-    hook.remove()
+    take_back()
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize(("small", "expected"), [(2**25, 1), (0, 3)])
+async def test_a_small_base_takes_one_thread_where_none_are_asked_for_and_another_what_torch_chooses(
+    language_model, monkeypatch, small, expected
+):
+    monkeypatch.setattr(local_worker, "SMALL_BYTES", small)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # what threads that are begun from here on find
+    engine = LocalEngine(language_model / "base", {})
+    member, seen = engine.member("base"), []
+    try:
+        engine.load()
+        around_each_pass(engine, before=lambda _: seen.append(torch.get_num_threads()))
+        await collect(member, ask(max_tokens=2))
+    finally:
+        torch.set_num_threads(before)
+        await engine.aclose()
+    assert set(seen) == {expected}

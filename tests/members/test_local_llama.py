@@ -14,7 +14,7 @@ pytest.importorskip("peft")
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from attune.service.members import local_model
+from attune.service.members import local_llama, local_model
 from attune.service.members.local_batch import advance, join, prefill, read_alike
 from attune.service.members.local_lora import JoinedLinear
 from attune.service.members.local_model import load
@@ -49,6 +49,7 @@ LEFT = {
 ADAPTERS = {
     "narrow": {"r": 2, "target_modules": ["q_proj", "v_proj"]},
     "wide": {"r": 6, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
+    "embedding": {"r": 3, "target_modules": ["embed_tokens", "q_proj"]},
     "head": {"r": 3, "target_modules": ["lm_head", "k_proj", "down_proj"]},
 }
 PROMPTS = [[5, 9, 20, 31, 7], [44], [12, 13, 14, 15, 16, 17, 18, 19, 20], [50, 51, 52], [60, 61]]
@@ -157,7 +158,19 @@ def test_joined_weights_are_in_memory_once(tmp_path):
     assert network.lm_head.weight.data_ptr() == network.model.embed_tokens.weight.data_ptr()
 
 
-def test_a_forward_pass_that_differs_is_not_taken(tmp_path, monkeypatch):
+def test_adapters_of_the_embedding_are_left_to_transformers(tmp_path):
+    base, adapters = write(tmp_path, TAKEN["qwen 2"], ["embedding"])
+    assert load(base, adapters).decoder is None
+
+
+def test_positions_beyond_the_first_table_of_angles_are_turned_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_llama, "_FIRST_TURNS", 2)
+    base, _ = write(tmp_path, TAKEN["llama 3"])
+    model = load(base, {})
+    torch.testing.assert_close(texts_of(model, [None]), texts_of(replace(model, decoder=None), [None]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_forward_pass_that_differs_is_not_taken_and_told(tmp_path, monkeypatch, caplog):
     class Wrong(local_model.LlamaDecoder):
         def forward(self, *args):
             return super().forward(*args) * 1.01
@@ -166,6 +179,7 @@ def test_a_forward_pass_that_differs_is_not_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(local_model, "LlamaDecoder", Wrong)
     model = load(base, {})
     assert model.decoder is None
+    assert "Qwen2ForCausalLM: decoded by transformers' own modules" in caplog.text
     assert not read_alike(replace(model, decoder=Wrong(model.network, None)), model)
 
 
