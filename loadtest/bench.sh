@@ -28,4 +28,4 @@ title "the seam, microseconds";                            python -m loadtest.se
 title "requests from the OpenAPI document";              loadtest/fuzz.sh "$bundle"
 title "faults under load, with exact counts";            python -m loadtest.chaos --bundle "$bundle"
 title "ten minutes at 60 % of capacity";                 python -m loadtest.soak --bundle "$bundle" --minutes "${BENCH_SOAK_MINUTES:-10}"
-title "generation, tokens per second";                     python -m loadtest.generation
+title "generation, tokens per second";                     python -m loadtest.generation --bundle "$bundle"
