@@ -34,7 +34,9 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from attune.service.members.local import LocalEngine
 from attune.service.members.member import ChatTurn, Finish, GenerationRequest
 from loadtest.own_server import OwnServer
-from loadtest.peers.compare import cpu_at_rest, cpu_s, exchange, http
+from loadtest.peers.compare import cpu_at_rest
+from loadtest.peers.targets import cpu_s
+from loadtest.raw_http import exchange, http
 
 WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "hand"]
 
