@@ -7,7 +7,8 @@ For equal and skewed lengths (`workloads`) and for 1, 4 and 32 texts a request, 
 seeded list. The ceiling is one session in this process on the same texts, as arrays made beforehand, sorted by length over all of them and
 cut at the best budget. A round is one pass of either, in turn first; absolute figures drift with the machine, so only the ratio within a
 round counts, by the clock and by the CPU time of whoever scores (with --url all of the server's processes, as its /metrics say). Then the
-skewed texts, one a request, in an open loop at 70 % of the capacity just measured: latencies in mean batches of the server.
+skewed texts, one a request, in an open loop at 70 % of the capacity just measured: latencies in mean batches of the server, beside those
+of a queue without any overhead, which no server that takes requests in their order and gains nothing by batches can better.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ from loadtest.raw_http import exchange, http
 from loadtest.workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, roomy_batcher, run_raw, sorted_batches, summary
 
 DEADLINE_S = 120.0
+
+LOAD = 0.7
+"""Share of the capacity at which requests come in the open loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ async def run_open_loop(requests: Sequence[ScoreWork], per_s: float, seconds: fl
     """Sends requests at random times, `per_s` on average, whatever is still unanswered, and prints their latencies."""
     draw, before = random.Random(seed), await served.batches()
     latencies_s: list[float] = []
+    arrivals: list[tuple[float, int]] = []
 
     async def one(request: ScoreWork) -> None:
         sent_s = time.perf_counter()
@@ -94,7 +99,9 @@ async def run_open_loop(requests: Sequence[ScoreWork], per_s: float, seconds: fl
     async with asyncio.TaskGroup() as group:
         while due_s - started_s < seconds:
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-            group.create_task(one(draw.choice(requests)))
+            request = draw.choice(requests)
+            arrivals.append((due_s, tokens_of(request)))
+            group.create_task(one(request))
             due_s += draw.expovariate(per_s)
     after = await served.batches()
     batch_s = (after.seconds - before.seconds) / max(1.0, after.count - before.count)
@@ -103,6 +110,26 @@ async def run_open_loop(requests: Sequence[ScoreWork], per_s: float, seconds: fl
         f"open loop at {per_s:.1f} requests/s for {seconds:g} s: p50 {1e3 * p50:.0f} ms, p99 {1e3 * p99:.0f} ms; "
         f"mean batch {1e3 * batch_s:.1f} ms, p99 is {p99 / batch_s:.1f} mean batches"
     )
+    token_s = LOAD / per_s / np.mean([tokens_of(request) for request in requests])
+    p50, p99 = np.percentile(queued_s(arrivals, float(token_s)), [50, 99])
+    print(
+        f"the same arrivals, each served alone in their order at the capacity of before, and nothing else to do: "
+        f"p50 {1e3 * p50:.0f} ms, p99 {1e3 * p99:.0f} ms, {p99 / batch_s:.1f} mean batches"
+    )
+
+
+def tokens_of(request: ScoreWork) -> int:
+    """Returns how many tokens a request has."""
+    return sum(len(row) for row in request.rows)
+
+
+def queued_s(arrivals: Sequence[tuple[float, int]], token_s: float) -> list[float]:
+    """Returns how long each of `(when, tokens)` stays with one server that takes `token_s` a token (Lindley's recursion)."""
+    free_s, stays_s = -math.inf, []
+    for due_s, tokens in arrivals:
+        free_s = max(free_s, due_s) + tokens * token_s
+        stays_s.append(free_s - due_s)
+    return stays_s
 
 
 async def own_batcher(bundle: Bundle, options: argparse.Namespace, parts: AsyncExitStack) -> ServedScorer:
@@ -228,7 +255,7 @@ async def measure(options: argparse.Namespace, bundle: Bundle) -> float:
                 ratios, per_s = await compare(options, sessions, requests, served)
                 least = min(least, median(ratios))
                 if (law, responses) == ("skewed", 1) and options.open_loop_s:
-                    await run_open_loop(requests, 0.7 * per_s, options.open_loop_s, served, options.seed)
+                    await run_open_loop(requests, LOAD * per_s, options.open_loop_s, served, options.seed)
     return least
 
 
