@@ -28,7 +28,7 @@ import psutil
 
 from attune.models.seam.bundle import read_bundle
 from loadtest.peers.targets import Target, cpu_s, gateways, scorers
-from loadtest.raw_http import run_block
+from loadtest.raw_http import Arrivals, run_arrivals, run_block
 
 LOOK_S = 0.5
 RESTING = 0.1
@@ -93,6 +93,34 @@ def compare(targets: list[Target], options: argparse.Namespace) -> None:
             print(f"| {clients} | {target.name} | {' | '.join(cells)} | {rate:.2f} | {cost:.2f} |", flush=True)
 
 
+def compare_arrivals(targets: list[Target], options: argparse.Namespace) -> None:
+    """Prints what each target makes of requests that come at random times, at each rate."""
+    found: dict[tuple[str, float], list[Arrivals]] = {}
+    draw = random.Random(options.seed)
+    for number in range(options.rounds):
+        for per_s in options.open_loop:
+            for target in draw.sample(targets, len(targets)):
+                found.setdefault((target.name, per_s), []).append(asyncio.run(arrivals(target, per_s, options.seconds, number)))
+    print("\n| requests/s, open loop | target | answered | p50 ms | p99 ms | refused | unfinished |\n|---|---|---|---|---|---|---|")
+    for per_s in options.open_loop:
+        for target in targets:
+            each = found[target.name, per_s]
+            latencies_s = [latency for one in each for latency in one.latencies_s] or [float("nan")]
+            p50, p99 = np.percentile(latencies_s, [50, 99])
+            lost = f"{sum(one.refused for one in each)} | {sum(one.unfinished for one in each)}"
+            print(f"| {per_s:g} | {target.name} | {len(latencies_s)} | {1e3 * p50:.1f} | {1e3 * p99:.1f} | {lost} |", flush=True)
+
+
+async def arrivals(target: Target, per_s: float, seconds: float, seed: int) -> Arrivals:
+    """Runs one target for a while, and waits until it is at rest."""
+    idle_s = -cpu_s(target.process)
+    await asyncio.sleep(LOOK_S)
+    idle_s += cpu_s(target.process)
+    found = await run_arrivals(target.port, target.requests, per_s, seconds, seed)
+    await cpu_at_rest(target.process, idle_s)
+    return found
+
+
 def cpu_ms(blocks: list[Block]) -> float:
     """Returns CPU time a request, ms, over all rounds."""
     return 1e3 * sum(each.cpu_s for each in blocks) / max(1, sum(len(each.latencies_s) for each in blocks))
@@ -104,9 +132,10 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--peers", nargs="+", default=["plain", "litellm", "tensorzero", "litserve", "bentoml", "infinity"])
     parser.add_argument("--venvs", type=Path, default=Path(".venv-peers"))
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--open-loop", type=float, nargs="*", default=[], metavar="PER_S", help="also at these rates of random arrivals")
     parser.add_argument("--streamed", action="store_true", help="gateways are asked for streams")
     parser.add_argument("--law", choices=["equal", "skewed"], default="skewed")
     parser.add_argument("--responses", type=int, default=1)
@@ -119,7 +148,10 @@ def main() -> None:
         else:
             targets = scorers(bundle, options.peers, options.venvs, parts, law=options.law, responses=options.responses)
         print(f"{options.what}: {', '.join(target.name for target in targets)}; {options.rounds} rounds of {options.seconds:g} s")
-        compare(targets, options)
+        if options.clients:
+            compare(targets, options)
+        if options.open_loop:
+            compare_arrivals(targets, options)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
     """Returns Attune and its peers as gateways in front of one upstream."""
     above = free_port()
     upstream = [sys.executable, fixed_upstream.__file__, str(above)]
-    parts.enter_context(started("upstream", upstream, above, [http("/v1/chat/completions", {})]))
+    direct = parts.enter_context(started("upstream", upstream, above, [http("/v1/chat/completions", {})]))
     folder = Path(parts.enter_context(tempfile.TemporaryDirectory()))
     base = f"http://127.0.0.1:{above}/v1"
     roster = {name: {"kind": "openai", "base_url": base, "model": "fixed"} for name in bundle.portfolio.names}
@@ -152,7 +152,7 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
         command = [str(venvs / "tensorzero/bin/python"), str(HERE / "tensorzero_gateway.py"), base, str(folder)]
         asked = chats("tensorzero::function_name::chat", "/openai/v1/chat/completions")
         targets.append(parts.enter_context(started("tensorzero", command, folder / "port", asked, PYTHONPATH="")))
-    return targets
+    return [*targets, replace(direct, name="upstream alone", requests=chats("fixed"))]
 
 
 def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, law: str, responses: int) -> list[Target]:
