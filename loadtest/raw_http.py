@@ -82,7 +82,7 @@ async def run_block(port: int, requests: list[bytes], clients: int, seconds: flo
 
 
 async def run_arrivals(port: int, requests: list[bytes], per_s: float, seconds: float, seed: int) -> Arrivals:
-    """Sends requests at random times (Poisson), `per_s` on average, whatever is still unanswered; a connection is opened where none is free.
+    """Sends requests at random times (Poisson), `per_s` on average, whatever still waits; a connection is opened where none is free.
 
     A latency begins when the request was due, not when it could be written, so that a generator that is late hides nothing.
     """
