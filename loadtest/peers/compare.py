@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--open-loop", type=float, nargs="*", default=[], metavar="PER_S", help="also at these rates of random arrivals")
     parser.add_argument("--streamed", action="store_true", help="gateways are asked for streams")
     parser.add_argument("--law", choices=["equal", "skewed"], default="skewed")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="bundles that Attune alone is measured with too, such as int8")
     parser.add_argument("--responses", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -146,7 +147,9 @@ def main() -> None:
         if options.what == "gateways":
             targets = gateways(bundle, options.peers, options.venvs, parts, streamed=options.streamed)
         else:
-            targets = scorers(bundle, options.peers, options.venvs, parts, law=options.law, responses=options.responses)
+            targets = scorers(
+                bundle, options.peers, options.venvs, parts, law=options.law, responses=options.responses, beside=options.beside
+            )
         print(f"{options.what}: {', '.join(target.name for target in targets)}; {options.rounds} rounds of {options.seconds:g} s")
         if options.clients:
             compare(targets, options)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from attune.models.seam.bundle import Bundle
+from attune.models.seam.bundle import Bundle, read_bundle
 from loadtest.peers import fixed_upstream
 from loadtest.peers.infinity_model import write_infinity_model
 from loadtest.raw_http import exchange, free_port, http
@@ -155,8 +155,10 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
     return [*targets, replace(direct, name="upstream alone", requests=chats("fixed"))]
 
 
-def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, law: str, responses: int) -> list[Target]:
-    """Returns Attune and its peers as scorers of the same texts."""
+def scorers(
+    bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, law: str, responses: int, beside: list[Path] | None = None
+) -> list[Target]:
+    """Returns Attune and its peers as scorers of the same texts; and Attune with each bundle of `beside`, under its precisions' names."""
     made = make_requests(bundle.text_encoder(), law=law, texts=192, responses=responses, seed=1)
     folder = Path(parts.enter_context(tempfile.TemporaryDirectory()))
 
@@ -164,7 +166,9 @@ def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, 
         return http("/score", {"user": f"load-{number}", "prompt": request.prompt, "responses": request.responses})
 
     # The family whose one head the peers compute; Attune's graph computes all of them all the same.
-    targets = [attune(bundle.path, [score(number, request) for number, request in enumerate(made)], parts)]
+    scored = [score(number, request) for number, request in enumerate(made)]
+    more = {f"attune, {', '.join(read_bundle(path).scorers)}": attune(path, scored, parts) for path in beside or []}
+    targets = [attune(bundle.path, scored, parts), *(replace(target, name=name) for name, target in more.items())]
     ids = [[list(row.input_ids) for row in request.rows] for request in made]
     if "litserve" in peers and (venvs / "litserve/bin/python").exists():
         port = free_port()
@@ -189,7 +193,9 @@ def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, 
             "BENTOML_DO_NOT_TRACK": "True",
         }
         asked = [http("/predict", {"requests": [each]}) for each in ids]
-        targets.append(parts.enter_context(started("bentoml", [*command, "--host", "127.0.0.1", "--port", str(port)], port, asked, **more)))
+        targets.append(
+            parts.enter_context(started("bentoml", [*command, "--host", "127.0.0.1", "--port", str(port)], port, asked, **settings))
+        )
     if "infinity" in peers and (venvs / "infinity/bin/infinity_emb").exists():
         port, model = free_port(), folder / "infinity"
         write_infinity_model(bundle.path, model)
@@ -205,6 +211,6 @@ def scorers(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *, 
         command += ["--device", "cpu", "--batch-size", "32", "--port", str(port), "--host", "127.0.0.1", "--log-level", "warning"]
         # A prompt and a response are one text to it; it adds one token fewer.
         asked = [http("/embeddings", {"model": str(model), "input": [f"{one.prompt} {text}" for text in one.responses]}) for one in made]
-        more = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "DO_NOT_TRACK": "1"}
-        targets.append(parts.enter_context(started("infinity", command, port, asked, **more)))
+        settings = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "DO_NOT_TRACK": "1"}
+        targets.append(parts.enter_context(started("infinity", command, port, asked, **settings)))
     return targets
