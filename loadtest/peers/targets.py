@@ -167,50 +167,30 @@ def scorers(
 
     # The family whose one head the peers compute; Attune's graph computes all of them all the same.
     scored = [score(number, request) for number, request in enumerate(made)]
-    more = {f"attune, {', '.join(read_bundle(path).scorers)}": attune(path, scored, parts) for path in beside or []}
-    targets = [attune(bundle.path, scored, parts), *(replace(target, name=name) for name, target in more.items())]
+    other = {f"attune, {', '.join(read_bundle(path).scorers)}": attune(path, scored, parts) for path in beside or []}
+    targets = [attune(bundle.path, scored, parts), *(replace(target, name=name) for name, target in other.items())]
     ids = [[list(row.input_ids) for row in request.rows] for request in made]
+    port = free_port()
     if "litserve" in peers and (venvs / "litserve/bin/python").exists():
-        port = free_port()
         command = [str(venvs / "litserve/bin/python"), str(HERE / "litserve_scorer.py"), str(bundle.path), str(port)]
         asked = [http("/predict", {"ids": each}) for each in ids]
         targets.append(parts.enter_context(started("litserve", command, port, asked, PYTHONPATH=str(ROOT))))
+    port = free_port()
     if "bentoml" in peers and (venvs / "bentoml/bin/bentoml").exists():
-        port = free_port()
-        command = [
-            str(venvs / "bentoml/bin/bentoml"),
-            "serve",
-            "loadtest.peers.bentoml_scorer:BentoScorer",
-            "--working-dir",
-            str(ROOT),
-            "--port",
-            str(port),
-        ]
-        more = {
-            "PYTHONPATH": "",
-            "BUNDLE": str(bundle.path.resolve()),
-            "BENTOML_HOME": str(folder / "bento"),
-            "BENTOML_DO_NOT_TRACK": "True",
-        }
+        command = [str(venvs / "bentoml/bin/bentoml"), "serve", "loadtest.peers.bentoml_scorer:BentoScorer", "--working-dir", str(ROOT)]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
         asked = [http("/predict", {"requests": [each]}) for each in ids]
-        targets.append(
-            parts.enter_context(started("bentoml", [*command, "--host", "127.0.0.1", "--port", str(port)], port, asked, **settings))
-        )
+        more = {"BUNDLE": str(bundle.path.resolve()), "BENTOML_HOME": str(folder / "bento"), "BENTOML_DO_NOT_TRACK": "True"}
+        targets.append(parts.enter_context(started("bentoml", command, port, asked, PYTHONPATH="", **more)))
+    port = free_port()
     if "infinity" in peers and (venvs / "infinity/bin/infinity_emb").exists():
-        port, model = free_port(), folder / "infinity"
-        write_infinity_model(bundle.path, model)
-        command = [
-            str(venvs / "infinity/bin/python"),
-            str(HERE / "infinity_server.py"),
-            "v2",
-            "--model-id",
-            str(model),
-            "--engine",
-            "optimum",
-        ]
-        command += ["--device", "cpu", "--batch-size", "32", "--port", str(port), "--host", "127.0.0.1", "--log-level", "warning"]
-        # A prompt and a response are one text to it; it adds one token fewer.
-        asked = [http("/embeddings", {"model": str(model), "input": [f"{one.prompt} {text}" for text in one.responses]}) for one in made]
-        settings = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "DO_NOT_TRACK": "1"}
-        targets.append(parts.enter_context(started("infinity", command, port, asked, **settings)))
+        write_infinity_model(bundle.path, folder / "infinity")
+        command = [str(venvs / "infinity/bin/python"), str(HERE / "infinity_server.py"), "v2", "--model-id", str(folder / "infinity")]
+        command += ["--engine", "optimum", "--device", "cpu", "--batch-size", "32"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
+        # A prompt and a response are one text to it, of one token fewer.
+        texts = [[f"{one.prompt} {text}" for text in one.responses] for one in made]
+        asked = [http("/embeddings", {"model": str(folder / "infinity"), "input": each}) for each in texts]
+        more = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "DO_NOT_TRACK": "1"}
+        targets.append(parts.enter_context(started("infinity", command, port, asked, PYTHONPATH="", **more)))
     return targets
