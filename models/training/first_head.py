@@ -1,13 +1,14 @@
 """The head that every family starts from: ridge on several inputs, and what validation people make of them.
 
     vectors ─┬─ length ──────────────┐
-             ├─ style, read off them ┼─> ridge for each ─> the one, or the mean of the best, that validation people lose least under
+             ├─ style, read off them ┼─> ridge of every strength for each ─> as much of each as validation people lose least under
              ├─ all of it ───────────┤
              └─ all, style loudest ──┘
 
 On some data the length of an answer says more than several hundred inputs can be fitted to say; elsewhere it says nothing. How a
 text is written (`training.style`) stands in early layers, linearly for the most part: style is a few directions of the trunk's own
-vectors, found without looking at a choice, and the head is one matrix row whatever was chosen. `D` width, `S` style features.
+vectors, found without looking at a choice. Nothing is chosen outright (`training.stacking`), and the head is one matrix row whatever
+came of it. `D` width, `S` style features, `H` heads, `C` comparisons.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from attune.models.data.preferences import Comparisons, together
 from attune.models.training.linear_map import FOLDS, fit_linear_map
 from attune.models.training.ridge import Ridge, nll_over_people, ridge_path
+from attune.models.training.stacking import fitted_size, stacked_shares
 from attune.models.training.style import style_features
 
 Array = NDArray[np.float64]
@@ -37,24 +39,27 @@ ENOUGH = 60
 """Validation people (or prompts) from which on they choose alone; with fewer all take turns, since a handful chooses by chance."""
 
 TURNS = 4
-STRENGTHS = (3.0, 30.0, 300.0, 3000.0)
+STRENGTHS = (30.0, 300.0, 3000.0, 30000.0)
+"""Far apart, since they are mixed; weaker ones than the first gained nothing on cuts of 500 to 2,000 comparisons."""
+
+MENTIONED = 0.05
+"""Share of the head from which on an input is named."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """One head on raw vectors, and its margins of comparisons that it was not fitted on, of those who judge."""
+class _Heads:
+    """Heads on raw vectors `[H, D]`, one for each strength and sized by those who judge, and their margins `[H, C]` of these."""
 
     inputs: str
     weights: Array
-    strength: float
     margins: Array
 
 
 def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> Ridge:
-    """Returns the head, fitted on `train`, its weights on raw vectors; `inputs` says what it was made of.
+    """Returns the head, fitted on `train`, its weights on raw vectors; `inputs` says what it was made of, and in which shares.
 
-    Inputs and strengths are judged by validation people, or, where those are fewer than `ENOUGH`, by all people in `TURNS`, each by heads
-    that were fitted without them.
+    Heads are judged by validation people, or, where those are fewer than `ENOUGH`, by all people in `TURNS`, each by heads
+    that were fitted without them. `strength` is that of the head with the greatest share.
 
     Args:
         vectors: `[candidates, D]` of the texts that both parts share, the length last.
@@ -68,30 +73,34 @@ def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation:
     judging = _all_who_judge(turns)
     width = vectors.shape[1]
     every = np.eye(width)
-    found = [_judged(vectors, train, turns, judging, "vectors", every)]
     style = style_directions(vectors, train)
-    others: list[tuple[str, Array, Array | None]] = []
+    several: list[tuple[str, Array, Array | None]] = [("vectors", every, None)]
     if np.ptp(vectors[:, -1]) > 0:
-        others.append(("length", every[-1:], None))
+        several.append(("length", every[-1:], None))
     if len(style):
-        others.append(("style", np.concatenate([style, every[-1:]]), None))
+        several.append(("style", np.concatenate([style, every[-1:]]), None))
         loud = np.concatenate([np.ones(width), np.full(len(style), LOUD)])
-        others.append(("vectors and style", np.concatenate([every, style]), loud))
-    found += [_judged(vectors, train, turns, judging, *one) for one in others]
-    found.sort(key=lambda one: nll_over_people(one.margins, judging))
-    means = [found[:count] for count in range(1, len(found) + 1)]
-    losses = [nll_over_people(np.mean([one.margins for one in several], axis=0), judging) for several in means]
-    best = means[int(np.argmin(losses))]
-    weights = np.mean([one.weights for one in best], axis=0)
+        several.append(("vectors and style", np.concatenate([every, style]), loud))
+    found = [_judged(vectors, train, turns, judging, *one) for one in several]
+    margins = np.concatenate([one.margins for one in found])
+    judges = len(np.unique(judging.user if _by_people(train, validation) else judging.prompt))
+    shares = stacked_shares(margins, judging, judges)
+    weights = fitted_size(shares @ margins, judging) * (shares @ np.concatenate([one.weights for one in found]))
     utilities = vectors.astype(np.float64) @ weights
     nll = nll_over_people(utilities[validation.chosen] - utilities[validation.rejected], validation)
-    return Ridge(weights, best[0].strength, nll, ", ".join(one.inputs for one in best))
+    of_inputs = {one.inputs: float(part.sum()) for one, part in zip(found, shares.reshape(len(found), -1), strict=True)}
+    told = sorted(((share, name) for name, share in of_inputs.items() if share >= MENTIONED), reverse=True)
+    strength = STRENGTHS[int(shares.argmax()) % len(STRENGTHS)]
+    return Ridge(weights, strength, nll, ", ".join(f"{name} {share:.2f}" for share, name in told))
 
 
 def fit_in_turns(inputs: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> Array:
     """Returns weights `[F]` on `inputs` `[candidates, F]`, fitted on `train`, of the strength that is judged best; see `fit_first_head`."""
     turns = _turns(train, validation)
-    return _judged(inputs, train, turns, _all_who_judge(turns), "", np.eye(inputs.shape[1])).weights
+    judging = _all_who_judge(turns)
+    found = _judged(inputs, train, turns, judging, "", np.eye(inputs.shape[1]))
+    best: Array = found.weights[int(np.argmin([nll_over_people(margins, judging) for margins in found.margins]))]
+    return best
 
 
 def style_directions(vectors: NDArray[np.float32], train: Comparisons) -> Array:
@@ -115,10 +124,15 @@ def _all_who_judge(turns: list[tuple[Comparisons, Comparisons]]) -> Comparisons:
     return judging
 
 
+def _by_people(train: Comparisons, validation: Comparisons) -> bool:
+    """Returns whether nobody is in both parts, so that people speak for themselves; otherwise prompts do."""
+    fitted, asked = ({part.users[user] for user in np.unique(part.user).tolist()} for part in (train, validation))
+    return not fitted & asked
+
+
 def _turns(train: Comparisons, validation: Comparisons) -> list[tuple[Comparisons, Comparisons]]:
     """Returns who is fitted on and who judges, in turns; people stay together, and prompts where both parts are of the same people."""
-    people = [{part.users[user] for user in np.unique(part.user).tolist()} for part in (train, validation)]
-    by_people = not people[0] & people[1]
+    by_people = _by_people(train, validation)
     one_table = train.users == validation.users and train.texts is validation.texts
     strangers = not set(train.users) & set(validation.users)
     enough = len(np.unique(validation.user if by_people else validation.prompt)) >= ENOUGH
@@ -142,12 +156,17 @@ def _judged(
     inputs: str,
     directions: Array,
     emphasis: Array | None = None,
-) -> _Judged:
-    """Returns the head on `vectors` seen along `directions` `[F, D]`, of the strength that is judged best."""
+) -> _Heads:
+    """Returns the heads on `vectors` seen along `directions` `[F, D]`, of every strength, as large as those who judge lose least under."""
     seen = (vectors.astype(np.float64) @ directions.T).astype(np.float32)
     paths = [ridge_path(seen, fitted, asked, STRENGTHS, emphasis=emphasis) for fitted, asked in turns]
-    # Where answers are alike in these inputs for all who are fitted on, there is one strength: nothing is known under any.
-    margins = {strength: np.concatenate([path.get(strength, path[max(path)])[1] for path in paths]) for strength in STRENGTHS}
-    best = min(STRENGTHS, key=lambda strength: nll_over_people(margins[strength], judging))
-    path = ridge_path(seen, train, judging, (best,), emphasis=emphasis)
-    return _Judged(inputs, path[best][0] @ directions, best, margins[best])
+    # With one turn the heads that are judged are those that are served.
+    served = paths[0] if len(turns) == 1 else ridge_path(seen, train, train.take(np.arange(1)), STRENGTHS, emphasis=emphasis)
+    weights, margins = [], []
+    for strength in STRENGTHS:
+        # Where answers are alike in these inputs for all who are fitted on, there is one strength: nothing is known under any.
+        said = np.concatenate([path.get(strength, path[max(path)])[1] for path in paths])
+        size = fitted_size(said, judging)
+        weights.append(size * (served.get(strength, served[max(served)])[0] @ directions))
+        margins.append(size * said)
+    return _Heads(inputs, np.array(weights), np.array(margins))
