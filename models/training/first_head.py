@@ -36,11 +36,23 @@ LOUD = 3.0
 """How many times as large style is made beside the other inputs where it is loudest: its penalty is a ninth."""
 
 ENOUGH = 60
-"""Validation people (or prompts) from which on they choose alone; with fewer all take turns, since a handful chooses by chance."""
+"""Validation people (or prompts) from which on they judge alone; with fewer all take turns, since a handful judges by chance."""
+
+FEW = 5000
+"""Comparisons below which all take turns however many validation people (or prompts) there are: a hundred choices judge by chance."""
 
 TURNS = 4
 STRENGTHS = (30.0, 300.0, 3000.0, 30000.0)
 """Far apart, since they are mixed; weaker ones than the first gained nothing on cuts of 500 to 2,000 comparisons."""
+
+EXPECTED = (1.0, 2.0, 3.0, 4.0)
+"""How likely each strength is the right one before anything is seen, against the others: with little data the strong ones are."""
+
+SIMPLER = 2.0
+"""How much likelier length and style are than the whole vectors, before anything is seen."""
+
+A_JUDGE = 10.0
+"""Comparisons that judge as well as one person does, where each is of a prompt of its own: one choice is mostly chance."""
 
 MENTIONED = 0.05
 """Share of the head from which on an input is named."""
@@ -58,8 +70,8 @@ class _Heads:
 def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> Ridge:
     """Returns the head, fitted on `train`, its weights on raw vectors; `inputs` says what it was made of, and in which shares.
 
-    Heads are judged by validation people, or, where those are fewer than `ENOUGH`, by all people in `TURNS`, each by heads
-    that were fitted without them. `strength` is that of the head with the greatest share.
+    Heads are judged by validation people, or, where those are fewer than `ENOUGH` or all comparisons fewer than `FEW`, by all people in
+    `TURNS`, each by heads that were fitted without them. `strength` is that of the head with the greatest share.
 
     Args:
         vectors: `[candidates, D]` of the texts that both parts share, the length last.
@@ -83,8 +95,9 @@ def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation:
         several.append(("vectors and style", np.concatenate([every, style]), loud))
     found = [_judged(vectors, train, turns, judging, *one) for one in several]
     margins = np.concatenate([one.margins for one in found])
-    judges = len(np.unique(judging.user if _by_people(train, validation) else judging.prompt))
-    shares = stacked_shares(margins, judging, judges)
+    speaking = len(np.unique(judging.user if _by_people(train, validation) else judging.prompt))
+    expected = np.outer([SIMPLER if one.inputs in ("length", "style") else 1.0 for one in found], EXPECTED).ravel()
+    shares = stacked_shares(margins, judging, expected / expected.sum(), min(speaking, len(judging) / A_JUDGE))
     weights = fitted_size(shares @ margins, judging) * (shares @ np.concatenate([one.weights for one in found]))
     utilities = vectors.astype(np.float64) @ weights
     nll = nll_over_people(utilities[validation.chosen] - utilities[validation.rejected], validation)
@@ -135,7 +148,7 @@ def _turns(train: Comparisons, validation: Comparisons) -> list[tuple[Comparison
     by_people = _by_people(train, validation)
     one_table = train.users == validation.users and train.texts is validation.texts
     strangers = not set(train.users) & set(validation.users)
-    enough = len(np.unique(validation.user if by_people else validation.prompt)) >= ENOUGH
+    enough = len(np.unique(validation.user if by_people else validation.prompt)) >= ENOUGH and len(train) + len(validation) >= FEW
     if enough or not (one_table or strangers):
         return [(train, validation)]
     both = train.join(validation) if one_table else together(train, validation)

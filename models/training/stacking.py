@@ -1,11 +1,11 @@
 """Several heads as one: how large each should be, and how much of each, by people whom none of them was fitted on.
 
-    margins out of fold ─> each head times its own size ─> shares of least log-loss, held to equal ones ─> one size for the sum
+    margins out of fold ─> each head times its own size ─> shares of least log-loss, held to those expected ─> one size for the sum
 
-A single best head is chosen by noise where few people judge; equal shares cannot tell a good head from a useless one. Between the
-two, shares are held to equal ones by their relative entropy over the number of people, as much as one person's loss: with few
-people who judge the heads are averaged, with many the best one is nearly alone (Wolpert 1992, "Stacked generalization"; the penalty
-is that of a Gibbs posterior, Catoni 2007). `H` heads, `C` comparisons.
+A single best head is chosen by noise where few people judge; shares that look at nobody cannot tell a good head from a useless one.
+Between the two, shares are held to expected ones by their relative entropy, which costs as much as one judge's loss: where few
+judge the heads are averaged, where many do the best are nearly alone (Wolpert 1992, "Stacked generalization"; the penalty is that of
+a Gibbs posterior, Catoni 2007). `H` heads, `C` comparisons.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ def fitted_size(margins: Array, comparisons: Comparisons) -> float:
     return size
 
 
-def stacked_shares(margins: Array, comparisons: Comparisons, judges: int) -> Array:
-    """Returns shares `[H]`, not negative and of sum 1, of least log-loss plus relative entropy to equal shares over `judges`.
+def stacked_shares(margins: Array, comparisons: Comparisons, expected: Array, judges: float) -> Array:
+    """Returns shares `[H]`, not negative and of sum 1, of least log-loss plus relative entropy to `expected` over `judges`.
 
     Args:
         margins: `[H, C]` in logits, of comparisons that no head was fitted on.
         comparisons: which they are; every person counts alike.
-        judges: people, or prompts, that speak for themselves: so much is the loss trusted.
+        expected: `[H]` shares before anything is seen, above 0 and of sum 1.
+        judges: how many speak for themselves: so much is the loss trusted.
     """
     weight, target = _of_people(comparisons), np.where(comparisons.tie, 0.5, 1.0)
-    heads = len(margins)
-    shares: Array = np.full(heads, 1.0 / heads)
+    shares: Array = expected.copy()
 
     def pull(at: Array) -> Array:
-        told: Array = np.log(np.maximum(at * heads, 1e-300))
+        told: Array = np.log(np.maximum(at, 1e-300) / expected)
         return told
 
     def loss(at: Array) -> float:

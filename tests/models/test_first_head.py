@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparison, Comparisons
-from attune.models.training.first_head import ENOUGH, TURNS, _turns, fit_first_head, style_directions
+from attune.models.training.first_head import ENOUGH, FEW, TURNS, _turns, fit_first_head, style_directions
 from attune.models.training.linear_map import fit_linear_map
 from attune.models.training.ridge import fit_ridge, nll_over_people
 from attune.models.training.style import style_features
@@ -65,8 +66,10 @@ def test_a_handful_of_validation_people_do_not_judge_alone_and_nobody_is_judged_
     for fitted, asked in turns:
         assert not set(fitted.user.tolist()) & set(asked.user.tolist())
     assert sum(len(asked) for _, asked in turns) == len(data.train) + len(data.validation)
-    many, _ = small_world(users=6 * ENOUGH, per_user=2)
+    many, _ = small_world(users=6 * ENOUGH, per_user=2 * FEW // (6 * ENOUGH))
     assert _turns(many.train, many.validation) == [(many.train, many.validation)]
+    told_little, _ = small_world(users=6 * ENOUGH, per_user=2)
+    assert len(_turns(told_little.train, told_little.validation)) == TURNS
 
 
 def test_people_on_both_sides_are_judged_by_prompts_that_heads_have_not_seen():
@@ -75,6 +78,18 @@ def test_people_on_both_sides_are_judged_by_prompts_that_heads_have_not_seen():
     seen = both.prompt < 20
     for fitted, asked in _turns(both.take(seen), both.take(~seen)):
         assert not set(fitted.prompt.tolist()) & set(asked.prompt.tolist())
+
+
+def test_nothing_is_chosen_outright_and_the_whole_is_as_large_as_those_who_judge_would_have_it():
+    told, vectors = told_by_length(40, 12)
+    train, validation, strangers = (told.take((told.user >= low) & (told.user < high)) for low, high in ((0, 16), (16, 20), (20, 40)))
+    found = fit_first_head(vectors, train, validation)
+    shares = {name: float(share) for name, share in (one.rsplit(" ", 1) for one in found.inputs.split(", "))}
+    assert sum(shares.values()) == pytest.approx(1.0, abs=0.15)
+    assert shares["length"] > shares.get("vectors", 0.0)
+    assert max(shares.values()) < 0.95
+    for factor in (0.5, 1.6):
+        assert loss(found.weights, vectors, strangers) < loss(factor * found.weights, vectors, strangers)
 
 
 def test_answers_of_one_length_and_without_any_style_leave_the_vectors():
