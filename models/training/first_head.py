@@ -52,7 +52,7 @@ SIMPLER = 2.0
 """How much likelier length and style are than the whole vectors, before anything is seen."""
 
 A_JUDGE = 10.0
-"""Comparisons that judge as well as one person does, where each is of a prompt of its own: one choice is mostly chance."""
+"""Comparisons whose losses together are taken for one independent judge's: one choice is mostly chance, and people choose alike."""
 
 MENTIONED = 0.05
 """Share of the head from which on an input is named."""
@@ -95,9 +95,8 @@ def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation:
         several.append(("vectors and style", np.concatenate([every, style]), loud))
     found = [_judged(vectors, train, turns, judging, *one) for one in several]
     margins = np.concatenate([one.margins for one in found])
-    speaking = len(np.unique(judging.user if _by_people(train, validation) else judging.prompt))
     expected = np.outer([SIMPLER if one.inputs in ("length", "style") else 1.0 for one in found], EXPECTED).ravel()
-    shares = stacked_shares(margins, judging, expected / expected.sum(), min(speaking, len(judging) / A_JUDGE))
+    shares = stacked_shares(margins, judging, expected / expected.sum(), len(judging) / A_JUDGE)
     weights = fitted_size(shares @ margins, judging) * (shares @ np.concatenate([one.weights for one in found]))
     utilities = vectors.astype(np.float64) @ weights
     nll = nll_over_people(utilities[validation.chosen] - utilities[validation.rejected], validation)
@@ -137,15 +136,10 @@ def _all_who_judge(turns: list[tuple[Comparisons, Comparisons]]) -> Comparisons:
     return judging
 
 
-def _by_people(train: Comparisons, validation: Comparisons) -> bool:
-    """Returns whether nobody is in both parts, so that people speak for themselves; otherwise prompts do."""
-    fitted, asked = ({part.users[user] for user in np.unique(part.user).tolist()} for part in (train, validation))
-    return not fitted & asked
-
-
 def _turns(train: Comparisons, validation: Comparisons) -> list[tuple[Comparisons, Comparisons]]:
     """Returns who is fitted on and who judges, in turns; people stay together, and prompts where both parts are of the same people."""
-    by_people = _by_people(train, validation)
+    people = [{part.users[user] for user in np.unique(part.user).tolist()} for part in (train, validation)]
+    by_people = not people[0] & people[1]
     one_table = train.users == validation.users and train.texts is validation.texts
     strangers = not set(train.users) & set(validation.users)
     enough = len(np.unique(validation.user if by_people else validation.prompt)) >= ENOUGH and len(train) + len(validation) >= FEW
