@@ -24,6 +24,7 @@ class LineUp:
         subspace: the features that everybody's heads may use.
         heads: `K` of mixtures and of `lore`.
         axes: `D`, of tastes.
+        most_axes: of `additive`, whose state is small: as many where validation people lose less with them than with `axes`.
         bases: `K` of `vrf`; two more than there are axes if None.
         population: of families that start at the closed form of a population of linear tastes.
         steps: at most, of whatever learns by gradients.
@@ -32,6 +33,7 @@ class LineUp:
     subspace: Subspace
     heads: int = 8
     axes: int = 16
+    most_axes: int = 32
     bases: int | None = None
     population: PopulationSettings = field(default_factory=PopulationSettings)
     steps: int = 1500

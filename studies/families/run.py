@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from attune.models.data.preferences import Comparisons
-from attune.models.data.trunk import load_trunk
+from attune.models.data.trunk import load_trunk, spread_layers
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families
 from attune.models.measuring.families.runs import FEW, chosen_runs, standard_runs
 from studies.families.public_sets import read_jester, read_ukpconvarg
@@ -30,7 +30,7 @@ def evaluate_set(data: str, folder: Path, out: Path, *, cache: Path | None, seed
     comparisons = read_set(data, folder)
     sizes = Sizes(users=users, per_user=40 if data == JESTER else None)
     runs = chosen_runs(runs_on(data), only, seeds)
-    evaluate_families(data, comparisons, runs, out, trunk=load_trunk(), cache=cache, sizes=sizes)
+    evaluate_families(data, comparisons, runs, out, trunk=load_trunk(layers=spread_layers()), cache=cache, sizes=sizes)
     return out / "report.md"
 
 

@@ -15,7 +15,7 @@ from attune.models.measuring.families.curves import observe, paired_gain
 from attune.models.measuring.families.fewshot import cut
 from attune.models.measuring.families.learners import served_learners
 from attune.models.seam.hedge import sigmoid
-from attune.models.training.additive import AdditiveSettings, train_additive
+from attune.models.training.additive import AdditiveSettings, train_additive, train_in_line_up
 from attune.models.training.episodes import ComparisonFeatures, Episodes
 from attune.models.training.features import Calibration, Subspace
 from attune.models.training.heads import load_heads, save_heads
@@ -31,6 +31,7 @@ from attune.models.training.hierarchical import (
 )
 from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.lore import LoreSettings, train_lore
+from attune.models.training.trainers import LineUp
 from attune.models.training.vpl import VplSettings, train_vpl
 from attune.models.training.vrf import VrfModule, VrfSettings, train_vrf
 from tests.models.small_world import SHORT, small_texts, small_world
@@ -134,6 +135,14 @@ def test_the_additive_family_predicts_strangers_as_well_as_the_exact_posterior(t
     again, _ = load_heads(tmp_path)
     assert again[0].family == trained.family
     assert torch.equal(again[0].heads.outputs["additive_rewards"][0].weight, trained.heads.outputs["additive_rewards"][0].weight)
+
+
+def test_more_axes_are_taken_where_validation_people_lose_less_with_them():
+    data, _ = gaussian_world()
+    few, many = (train_additive(data, AdditiveSettings(axes, subspace=Subspace(axes)), 0) for axes in (1, FEATURES))
+    assert many.summary["validation_nll"] < few.summary["validation_nll"]
+    assert train_in_line_up(data, LineUp(Subspace(1), axes=1, most_axes=FEATURES), 0).family == many.family
+    assert train_in_line_up(data, LineUp(Subspace(1), axes=1, most_axes=1), 0).family == few.family
 
 
 def test_per_user_regression_knows_nothing_before_the_first_comparison_and_something_after():

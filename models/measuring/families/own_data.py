@@ -66,6 +66,7 @@ class OwnData:
         apart: `question` keeps the questions of a person's context out of what is predicted.
         folds: how often people are cut anew; 0 decides by how many there are.
         axes: of tastes, `D`; fewer where there are few comparisons.
+        most_axes: of `additive`, where validation people lose less with so many; fewer as for `axes`.
         steps: at most, of families that learn by gradients.
         processes: that embed texts, where there is no CUDA.
     """
@@ -75,6 +76,7 @@ class OwnData:
     apart: str = ""
     folds: int = 0
     axes: int = 16
+    most_axes: int = 32
     steps: int = 600
     processes: int = 1
     seed: int = 0
@@ -168,8 +170,8 @@ class _Part:
 
 def _line_up(comparisons: int, settings: OwnData) -> LineUp:
     """Returns the sizes, with fewer axes of taste where little was told: a tenth of a thousand comparisons supports one more."""
-    axes = max(2, min(settings.axes, comparisons // 100))
-    return LineUp(Subspace(axes, everybody=True), axes=axes, heads=min(8, max(2, axes)), steps=settings.steps)
+    axes, most = (max(2, min(one, comparisons // 100)) for one in (settings.axes, settings.most_axes))
+    return LineUp(Subspace(axes, everybody=True), axes=axes, most_axes=most, heads=min(8, max(2, axes)), steps=settings.steps)
 
 
 def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int, part: _Part) -> list[TrainedFamily]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attune.models.data.adapters import Reading, read_comparisons
-from attune.models.data.trunk import load_trunk
+from attune.models.data.trunk import load_trunk, spread_layers
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families
 from attune.models.seam.additive import NAME as ADDITIVE
 from attune.models.seam.vrf import NAME as VRF
@@ -33,7 +33,7 @@ def evaluate_file(data: str, reading: Reading, out: Path, *, cache: Path | None,
     """
     runs = chosen_runs(standard_runs(), only, seeds)
     comparisons = read_comparisons(data, reading)
-    evaluate_families(Path(data).name, comparisons, runs, out, trunk=load_trunk(), cache=cache, sizes=Sizes(users=users))
+    evaluate_families(Path(data).name, comparisons, runs, out, trunk=load_trunk(layers=spread_layers()), cache=cache, sizes=Sizes(users=users))
     return out / "report.md"
 
 
