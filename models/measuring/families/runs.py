@@ -33,7 +33,8 @@ def evaluate_file(data: str, reading: Reading, out: Path, *, cache: Path | None,
     """
     runs = chosen_runs(standard_runs(), only, seeds)
     comparisons = read_comparisons(data, reading)
-    evaluate_families(Path(data).name, comparisons, runs, out, trunk=load_trunk(layers=spread_layers()), cache=cache, sizes=Sizes(users=users))
+    trunk = load_trunk(layers=spread_layers())
+    evaluate_families(Path(data).name, comparisons, runs, out, trunk=trunk, cache=cache, sizes=Sizes(users=users))
     return out / "report.md"
 
 
