@@ -2,7 +2,8 @@
 
 A user who lies between heads is none of them, and Hedge's rate, fitted on short contexts, ends on one head. The bound on the
 spread of the log weights (`hedge.hedge_weights`) is the one of least log-loss over validation people at every count that
-there are enough of; an infinite one, exact Bayes, is among the choices.
+there are enough of; an infinite one, exact Bayes, is among the choices. Where people told too little to tell bounds apart, the
+tightest of those that are as good is taken: who goes on telling must not end on one head.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from attune.models.training.validating import validation_nlls
 
 CHOICES = (0.3, 0.5, 0.8, 1.2, 1.8, 3.0, math.inf)
 
+AS_GOOD = 0.002
+"""Nats of log-loss within which two bounds cannot be told apart by some sixty people."""
+
 
 def with_sureness(trained: TrainedFamily, data: TrainingData, *, users: int = 64) -> TrainedFamily:
     """Returns the mixture with its bound; another family is returned as it is.
@@ -33,6 +37,7 @@ def with_sureness(trained: TrainedFamily, data: TrainingData, *, users: int = 64
         return trained
     bounded = [replace(family, settings=replace(family.settings, sureness=one)) for one in CHOICES]
     losses = dict(zip(CHOICES, validation_nlls(trained, bounded, data, users=users), strict=True))
-    best = min(CHOICES, key=lambda one: losses[one] if np.isfinite(losses[one]) else math.inf)
+    finite = {one: loss for one, loss in losses.items() if np.isfinite(loss)}
+    best = min(one for one, loss in finite.items() if loss <= min(finite.values()) + AS_GOOD) if finite else math.inf
     report = {"nll": {f"{one:g}": loss for one, loss in losses.items()}, "chosen": f"{best:g}"}
     return replace(trained, family=bounded[CHOICES.index(best)], summary={**trained.summary, "sureness": report})

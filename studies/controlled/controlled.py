@@ -26,7 +26,7 @@ from studies.groups.worlds import World, WorldSizes, build_world, random_vectors
 Array = NDArray[np.float64]
 
 AXES = 4
-COUNTS = (0, 1, 3, 5, 10, 20)
+COUNTS = (0, 1, 3, 5, 10, 20, 50, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ControlledSizes:
 
     quality: float = 0.5
     off_axis: float = 0.25
-    world: WorldSizes = field(default_factory=lambda: WorldSizes(users=800, per_user=40, width=24))
+    world: WorldSizes = field(default_factory=lambda: WorldSizes(users=800, per_user=40, told=100, width=24))
 
 
 def controlled_world(sizes: ControlledSizes, *, seed: int) -> World:
@@ -77,7 +77,7 @@ class ControlledFound:
         curves: on unseen users and prompts.
         effective_experts: `exp(H(mean gate))` over test prompts, routed experts alone.
         experts_per_prompt: `exp(mean H(gate))`.
-        open_experts: mean number of routed experts with a weight, when serving users after 20 comparisons.
+        open_experts: mean number of routed experts with a weight, when serving users after all comparisons.
         gate_of_kind: `[4, K]` mean gate of prompts of each kind.
         kind_recovered: share of test prompts whose kind is told by the strongest expert's majority kind.
         summary: what training said.
@@ -92,7 +92,7 @@ class ControlledFound:
     summary: Mapping[str, Any]
 
 
-def measure_controlled(world: World, trained: Sequence[TrainedFamily], *, counts: Sequence[int] = COUNTS) -> ControlledFound:
+def measure_controlled(world: World, trained: Sequence[TrainedFamily], *, counts: Sequence[int]) -> ControlledFound:
     """Returns how the families do on unseen users, and how the sparse mixture divides the prompts.
 
     Raises:

@@ -30,7 +30,8 @@ class WorldSizes:
 
     Attributes:
         users, per_user: training users and comparisons of each.
-        test_users: unseen ones; 20 comparisons are told, `targets` predicted.
+        test_users: unseen ones; `told` comparisons are told, `targets` predicted. Validation people tell twice as many as these, or
+            `per_user` if that is more.
         answers: of each prompt.
         width: `D`.
         noise: share of choices that are turned round.
@@ -40,6 +41,7 @@ class WorldSizes:
     users: int = 400
     per_user: int = 40
     test_users: int = 200
+    told: int = 20
     targets: int = 40
     answers: int = 8
     width: int = 24
@@ -97,8 +99,9 @@ def build_world(vectors: Vectors, utilities: Array, prompt_kind: Ints, sizes: Wo
         )
 
     validation = max(kinds, sizes.users // 4)
-    data = TrainingData(told("train", sizes.users, sizes.per_user), told("validation", validation, sizes.per_user), vectors)
-    context, targets = told("context", sizes.test_users, 20), told("targets", sizes.test_users, sizes.targets)
+    each = max(sizes.per_user, 2 * sizes.told)
+    data = TrainingData(told("train", sizes.users, sizes.per_user), told("validation", validation, each), vectors)
+    context, targets = told("context", sizes.test_users, sizes.told), told("targets", sizes.test_users, sizes.targets)
     return World(data, context, targets, utilities, np.arange(sizes.test_users) % kinds, sizes.noise, prompt_kind)
 
 

@@ -33,6 +33,7 @@ from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
 from attune.models.training.prior_trust import with_trust
 from attune.models.training.simple_heads import SIMPLE
+from attune.models.training.sureness import with_sureness
 from studies.small_data.cutting import SETS, Cut, SmallSet, cut
 
 Array = NDArray[np.float64]
@@ -69,7 +70,7 @@ def learners(data: TrainingData, settings: SmallDataSettings, seed: int) -> list
         (BRADLEY_TERRY, data, train_bradley_terry(data, BradleyTerrySettings(subspace=start), seed)),
         ("additive, last layer", last, train_additive(last, AdditiveSettings(axes=8, subspace=tastes), seed)),
         (ADDITIVE, data, with_trust(train_additive(data, AdditiveSettings(axes=8, subspace=start), seed), data)),
-        (MICRO, data, with_trust(train_micro(data, MicroSettings(heads=6, subspace=start, loop=loop), seed), data)),
+        (MICRO, data, with_trust(with_sureness(train_micro(data, MicroSettings(heads=6, subspace=start, loop=loop), seed), data), data)),
     ):
         [served] = served_learners([trained], table.vectors)
         found.append(Renamed(served, name))

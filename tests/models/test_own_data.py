@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -81,6 +82,15 @@ def test_few_people_give_everybodys_head_unless_somebody_asks(trunk, tmp_path):
     assert [one.family.name for one in load_heads(tmp_path / "one")[0]] == ["bradley_terry"]
     asked = trained(few, trunk, tmp_path / "two", personalise=True)
     assert asked["default"] == "additive"
+
+
+def test_a_mixture_of_own_data_never_ends_on_one_head_however_long_somebody_tells(trunk, tmp_path):
+    trained(told(40, 8, opposed=True), trunk, tmp_path, names=("bradley_terry", "micro"), personalise=True, steps=20)
+    [micro] = [one.family for one in load_heads(tmp_path)[0] if one.family.name == "micro"]
+    evidence = np.zeros(micro.evidence_size)
+    evidence[:] = 1e4 * np.arange(micro.evidence_size)
+    assert math.isfinite(micro.settings.sureness)
+    assert np.sort(micro.weights(evidence, None))[-2] > 1e-3
 
 
 @pytest.mark.parametrize("rows", [1, 2, 6])

@@ -12,18 +12,19 @@ from attune.models.training.features import Subspace
 from attune.models.training.hierarchical import PopulationSettings
 from attune.models.training.loop import LoopSettings
 from attune.models.training.micro import MicroSettings, train_micro
-from attune.models.training.sureness import CHOICES, with_sureness
+from attune.models.training.sureness import AS_GOOD, CHOICES, with_sureness
 from tests.models.small_world import small_world
 
 
-def test_the_bound_of_least_loss_is_taken_and_every_choice_is_told():
+def test_the_tightest_bound_that_loses_as_little_is_taken_and_every_choice_is_told():
     data, _ = small_world(users=60, per_user=20)
     short = LoopSettings(steps=60, evaluate_every=30, patience=2)
     trained = train_micro(data, MicroSettings(heads=3, router=8, subspace=Subspace(4), loop=short), 0)
     found = with_sureness(trained, data, users=8)
     told = found.summary["sureness"]
     assert set(told["nll"]) == {f"{one:g}" for one in CHOICES}
-    assert told["nll"][told["chosen"]] == min(told["nll"].values())
+    as_good = [float(name) for name, loss in told["nll"].items() if loss <= min(told["nll"].values()) + AS_GOOD]
+    assert float(told["chosen"]) == min(as_good)
     assert f"{found.family.settings.sureness:g}" == told["chosen"]
     assert found.heads is trained.heads
 

@@ -45,6 +45,7 @@ from attune.models.training.loop import TrainingData
 from attune.models.training.met import people_of, write_met
 from attune.models.training.prior_trust import LEAST_PEOPLE, told_twice, with_trust
 from attune.models.training.simple_heads import SIMPLE
+from attune.models.training.sureness import with_sureness
 from attune.models.training.trainers import LineUp, trainers
 from attune.models.training.yardstick import Yardstick, below, with_standing
 
@@ -183,7 +184,7 @@ def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int
         part.tell(f"  family {name}, {names.index(name) + 1} of {len(names)}")
         anew.add(name)
         one = trainers()[name](data, line_up, settings.seed)
-        return one if name == BASELINE else with_trust(one, data)
+        return one if name == BASELINE else with_trust(with_sureness(one, data), data)
 
     anew: set[str] = set()
     found = [part.kept.family(part.name, name, partial(train, name)) for name in names]
