@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from attune.models.seam.families import Row
 from attune.models.seam.padding import INPUTS, TokenRow, pad
 from attune.service.batching.cores import usable_cores
+from attune.service.batching.yielding import give_way, threads_here
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -85,6 +86,7 @@ class ScorerSession:
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them; without it only a system-wide CUDA is found
         # Asked for what was not built in, the runtime warns and goes on with the rest: here the rest is chosen openly.
         chosen = [with_options(provider) for provider in providers if with_options(provider)[0] in available] or [(CPU, {})]
+        before = threads_here()
         try:
             self._session = onnxruntime.InferenceSession(str(path), session_options(self.threads), providers=chosen)
         except Exception as error:  # onnxruntime's exceptions share no public base
@@ -94,6 +96,8 @@ class ScorerSession:
             raise ScorerRefused(
                 f"{required_provider} is required, and {self.provider} would run {path.name} (asked for {', '.join(wanted)})"
             )
+        if self.provider == CPU:  # the threads beside a GPU's runs are what feeds it
+            give_way(threads_here() - before)
         self.outputs = _checked_outputs(path.name, self._session)
         self.at_once = 2 if self.provider == CUDA else 1
 
