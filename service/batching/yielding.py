@@ -3,8 +3,8 @@
     threads_here() before and after a runtime is opened ─> its own threads ─> give_way
 
 On a machine whose cores are all busy the system otherwise shares them evenly, and an answer that needs a millisecond waits behind a batch
-that needs a hundred. Between processes of other services nothing changes where each has a control group of its own, as in containers. The thread that hands
-batches over keeps its priority: it holds Python's lock at times, and whoever waits for that would wait for it.
+that needs a hundred. Between processes of other services nothing changes where each has a control group of its own, as in containers. The
+thread that hands batches over keeps its priority: it holds Python's lock at times, and whoever waits for that would wait for it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 STEP = 10
 """Added to the niceness; 10 is a tenth of the weight of a thread beside it."""
@@ -20,7 +21,7 @@ STEP = 10
 def threads_here() -> set[int]:
     """Returns the system's numbers of all threads of this process; none where the system does not tell."""
     try:
-        return {int(name) for name in os.listdir("/proc/self/task")}
+        return {int(thread.name) for thread in Path("/proc/self/task").iterdir()}
     except OSError:
         return set()
 
