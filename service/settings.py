@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         0.1, ge=0, le=1, description="share of unscored answers that are scored afterwards once members are known; the others by feedback"
     )
     score_later_until: int = Field(200, ge=0, le=1_000_000, description="answers of each member up to which the share does not hold")
-    score_later_per_s: float = Field(4.0, ge=0, le=1e6, description="decisions that a process so scores in a second, at most; 0: no bound")
+    score_later_per_s: float = Field(4.0, ge=0, le=1e6, description="most decisions so scored a second, by tenant and process; 0: no bound")
 
     # what is served
     bundle: str = Field("", description="bundle folder; empty: the newest bundle-* in the data directory's bundles/")

@@ -38,6 +38,7 @@ def with_sureness(trained: TrainedFamily, data: TrainingData, *, users: int = 64
     bounded = [replace(family, settings=replace(family.settings, sureness=one)) for one in CHOICES]
     losses = dict(zip(CHOICES, validation_nlls(trained, bounded, data, users=users), strict=True))
     finite = {one: loss for one, loss in losses.items() if np.isfinite(loss)}
-    best = min(one for one, loss in finite.items() if loss <= min(finite.values()) + AS_GOOD) if finite else math.inf
+    least = min(finite.values(), default=math.inf)
+    best = min((one for one, loss in finite.items() if loss <= least + AS_GOOD), default=math.inf)
     report = {"nll": {f"{one:g}": loss for one, loss in losses.items()}, "chosen": f"{best:g}"}
     return replace(trained, family=bounded[CHOICES.index(best)], summary={**trained.summary, "sureness": report})

@@ -18,10 +18,10 @@ STEP = 10
 """Added to the niceness; 10 is a tenth of the weight of a thread beside it."""
 
 
-def threads_here() -> set[int]:
-    """Returns the system's numbers of all threads of this process; none where the system does not tell."""
+def threads_here(told: Path = Path("/proc/self/task")) -> set[int]:
+    """Returns the system's numbers of all threads of this process; none where the system does not tell them in this folder."""
     try:
-        return {int(thread.name) for thread in Path("/proc/self/task").iterdir()}
+        return {int(thread.name) for thread in told.iterdir()}
     except OSError:
         return set()
 

@@ -20,7 +20,7 @@ from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, 
 from attune.service.http.bodies import Bodies, ClientLeft, run_while_heard
 from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
-from attune.service.live.token_bucket import TokenBucket
+from attune.service.live.token_buckets import TokenBuckets
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 OPEN_PATHS = HEALTH_PATHS | {"/", "/version", "/docs", "/openapi.json", "/favicon.ico"}
@@ -61,8 +61,7 @@ class RateLimit:
 
     def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_s
-        self._clock = clock
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets = TokenBuckets(per_s, per_s, clock)
 
     def take(self, key_id: str) -> None:
         """Takes one request from a key's bucket.
@@ -70,9 +69,7 @@ class RateLimit:
         Raises:
             RateLimited: the bucket is empty.
         """
-        if key_id not in self._buckets:
-            self._buckets[key_id] = TokenBucket(self._per_s, self._per_s, self._clock)
-        wait_s = self._buckets[key_id].take()
+        wait_s = self._buckets.take(key_id)
         if wait_s:
             raise RateLimited(f"key {key_id} may send {self._per_s:g} requests a second", retry_after_s=wait_s)
 

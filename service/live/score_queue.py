@@ -21,7 +21,7 @@ from attune.models.seam.text import Encoded
 from attune.service.batching.remote import TextScorer
 from attune.service.errors import AttuneError
 from attune.service.live.leases import Leases
-from attune.service.live.token_bucket import TokenBucket
+from attune.service.live.token_buckets import TokenBuckets
 from attune.service.observe.logs import get_logger
 
 Outcome = Literal["scored", "dropped", "failed"]
@@ -66,14 +66,14 @@ class ScoringLater:
         count: told what became of each decision.
         most_waiting: decisions that may wait.
         gather_s: how long to wait for others.
-        per_s: decisions a second that nobody needs scored; 0: no bound. One submission's worth of them may come at once.
+        per_s: decisions a second of each tenant that nobody needs scored; 0: no bound. One submission's worth of them may come at once.
     """
 
     def __init__(
         self, count: Callable[[Outcome], None], most_waiting: int = MOST_WAITING, gather_s: float = GATHER_S, per_s: float = 0.0
     ) -> None:
         self._count = count
-        self._unneeded = TokenBucket(per_s, TOGETHER)
+        self._unneeded = TokenBuckets(per_s, TOGETHER)
         self._most = most_waiting
         self._gather_s = gather_s
         self._waiting: deque[Later] = deque()
@@ -87,12 +87,13 @@ class ScoringLater:
         """How many decisions wait."""
         return len(self._waiting)
 
-    def spare(self) -> bool:
-        """Returns whether there is time for one more decision that nobody needs scored, and counts it.
+    def spare(self, tenant: str) -> bool:
+        """Returns whether there is time for one more decision of a tenant that nobody needs scored, and counts it.
 
-        Time alone decides, which knows neither members nor answers: those that are scored stay a fair sample.
+        Time alone decides, which knows neither members nor answers: those that are scored stay a fair sample. Each tenant has its own,
+        since members are known to each by its own answers, and one of much traffic would leave another none.
         """
-        return self._unneeded.take() == 0.0
+        return self._unneeded.take(tenant) == 0.0
 
     def put(self, later: Later) -> bool:
         """Returns whether it will be scored; else there was no room."""

@@ -62,7 +62,7 @@ def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
     needed = decision.id is not None and not keeping.keep_text
     if not needed and not standings.changing(tenant):
         left_out = decision.record.routing.seed % PARTS >= keeping.score_later_share * PARTS
-        if (left_out and standings.known(tenant, keeping.score_later_until)) or not call.runtime.later.spare():
+        if (left_out and standings.known(tenant, keeping.score_later_until)) or not call.runtime.later.spare(tenant):
             return
 
     async def kept(rows: Sequence[Row]) -> None:

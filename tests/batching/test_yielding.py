@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 
 import pytest
 
-from attune.service.batching import yielding
 from attune.service.batching.session import ScorerSession
 from attune.service.batching.yielding import STEP, give_way, threads_here
 
@@ -41,6 +39,5 @@ def test_a_thread_that_has_ended_is_passed_over():
     give_way([ended.native_id or 0])
 
 
-def test_a_system_that_does_not_tell_changes_nothing(monkeypatch):
-    monkeypatch.setattr(yielding, "Path", lambda _folder: Path("/nowhere/at/all"))
-    assert threads_here() == set()
+def test_a_system_that_does_not_tell_has_no_threads_to_lower(tmp_path):
+    assert threads_here(tmp_path / "absent") == set()

@@ -156,3 +156,9 @@ def test_a_row_that_is_not_finite_is_not_remembered():
     rows, text = RememberedRows(most=2), Encoded((1,), 0, 1)
     rows.put(text, {"first": np.array([np.nan], dtype=np.float32)}, ["first"])
     assert rows.get(text) is None
+
+
+async def test_a_tenant_of_much_traffic_leaves_another_its_own_share():
+    queue = ScoringLater(lambda _outcome: None, per_s=1e-6)
+    assert [queue.spare("much") for _ in range(TOGETHER + 1)] == [True] * TOGETHER + [False]
+    assert queue.spare("little")

@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip("peft")
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, TooLarge
-from attune.service.members import local_worker
 from attune.service.members.local import LocalEngine
+from attune.service.members.local_worker import SMALL_BYTES
 from attune.service.members.member import ChatTurn, Defaults, Finish, GenerationRequest, OneMemberFailed, TextPiece
 from tests.members.asking import ask, collect, soon
 from tests.members.gate import Gate, around_each_pass
@@ -243,14 +244,21 @@ async def test_torch_runs_with_the_threads_that_were_asked_for(shared_engine):
     assert set(seen) == {1}
 
 
-@pytest.mark.parametrize(("small", "expected"), [(2**25, 1), (0, 3)])
+@pytest.mark.parametrize(("large", "expected"), [(False, 1), (True, 3)])
 async def test_a_small_base_takes_one_thread_where_none_are_asked_for_and_another_what_torch_chooses(
-    language_model, monkeypatch, small, expected
+    language_model, tmp_path, large, expected
 ):
-    monkeypatch.setattr(local_worker, "SMALL_BYTES", small)
+    base = language_model / "base"
+    if large:
+        base = tmp_path / "base"
+        shape = {"vocab_size": 400, "hidden_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
+        network = LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=8192, max_position_embeddings=64))
+        assert sum(tensor.nbytes for tensor in network.parameters()) > SMALL_BYTES
+        network.save_pretrained(base)
+        write_tokenizer(base)
     before = torch.get_num_threads()
     torch.set_num_threads(3)  # what threads that are begun from here on find
-    engine = LocalEngine(language_model / "base", {})
+    engine = LocalEngine(base, {})
     member, seen = engine.member("base"), []
     try:
         engine.load()

@@ -14,10 +14,10 @@ pytest.importorskip("peft")
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from attune.service.members import local_llama, local_model
-from attune.service.members.local_batch import advance, join, prefill, read_alike
+from attune.service.members.local_batch import advance, join, prefill
+from attune.service.members.local_llama import _FIRST_TURNS
 from attune.service.members.local_lora import JoinedLinear
-from attune.service.members.local_model import load
+from attune.service.members.local_model import _written_out, load
 from tests.members.tiny import write_tokenizer
 
 SHAPE = {
@@ -163,24 +163,30 @@ def test_adapters_of_the_embedding_are_left_to_transformers(tmp_path):
     assert load(base, adapters).decoder is None
 
 
-def test_positions_beyond_the_first_table_of_angles_are_turned_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(local_llama, "_FIRST_TURNS", 2)
-    base, _ = write(tmp_path, TAKEN["llama 3"])
+def test_positions_beyond_the_first_table_of_angles_are_turned_too(tmp_path):
+    base, _ = write(tmp_path, LlamaConfig(**SHAPE | {"max_position_embeddings": 1024}, rope_parameters=LLAMA3))
     model = load(base, {})
-    torch.testing.assert_close(texts_of(model, [None]), texts_of(replace(model, decoder=None), [None]), rtol=1e-4, atol=1e-4)
+    assert model.decoder is not None
+    long = [3 + at % 90 for at in range(_FIRST_TURNS + 40)]
+    found = []
+    for one in (model, replace(model, decoder=None)):
+        batch, first = prefill(one, [0, 1], [long, long[:7]], [None, None])
+        _, second = advance(one, batch, [5, 6], [None, None])
+        found.append(torch.stack([first, second]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
-def test_a_forward_pass_that_differs_is_not_taken_and_told(tmp_path, monkeypatch, caplog):
-    class Wrong(local_model.LlamaDecoder):
-        def forward(self, *args):
-            return super().forward(*args) * 1.01
-
+def test_a_network_that_gives_other_logits_than_ours_keeps_its_own_forward_pass_and_it_is_told(tmp_path, caplog):
     base, _ = write(tmp_path, TAKEN["qwen 2"])
-    monkeypatch.setattr(local_model, "LlamaDecoder", Wrong)
     model = load(base, {})
-    assert model.decoder is None
+    assert model.decoder is not None
+
+    def louder(_network, _args, output):
+        output.logits.mul_(1.01)
+
+    model.network.register_forward_hook(louder)
+    assert _written_out(replace(model, decoder=None)).decoder is None
     assert "Qwen2ForCausalLM: decoded by transformers' own modules" in caplog.text
-    assert not read_alike(replace(model, decoder=Wrong(model.network, None)), model)
 
 
 def test_a_layer_of_another_kind_is_refused_by_name():
