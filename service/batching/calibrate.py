@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ LEAST_BUDGET = 256
 MOST_BUDGET = 1_048_576
 # Short, middling and long texts of a chat; each is one third of the computed tokens of a pass.
 LENGTHS = (32, 128, 224)
+# Texts run alone, and how often in each round: what starting a batch costs shows where there is little else, and they take next to nothing.
+LONE = (16, 48)
+LONE_RUNS = 3
 # A round measures every budget once. Two budgets that are still too near to tell apart are measured again, up to the second number.
 ROUNDS = 3
 MOST_ROUNDS = 15
@@ -129,22 +133,23 @@ def calibrate(
     tried, best = _search(_doubling() if budgets is None else budgets, lengths, one_pass, limit_s)
     end_s = started_s + _allowed_s(limit_s, best)
     passes, rounds, in_question = _Passes(lengths, tried), 0, list(tried)
+    alone = _Alone(scorer, [make_item(length) for length in sorted({min(length, max_text_tokens) for length in LONE})], clock)
     while in_question and rounds < MOST_ROUNDS:
         round_s = (clock() - started_s) / (1 + rounds)
         if rounds and clock() + round_s > end_s:
             break
         for budget in in_question if rounds % 2 else reversed(in_question):
             passes.taken_s[budget].append(one_pass(budget))
+        alone.run()
         rounds += 1
         if rounds >= ROUNDS:
             in_question = passes.too_near() if fixed_budget_tokens is None else []
     chosen = fixed_budget_tokens or passes.chosen()
-    # Beyond the chosen budget the line bends, and one budget alone gives no line.
-    fitted = max(chosen, *tried[:2])
+    # Beyond the chosen budget the line bends.
     points = [
-        (texts(budget, length) * length, passes.batch_s(budget, length)) for budget in tried if budget <= fitted for length in lengths
+        (texts(budget, length) * length, passes.batch_s(budget, length)) for budget in tried if budget <= chosen for length in lengths
     ]
-    overhead_tokens = _overhead_tokens(points, chosen)
+    overhead_tokens = _overhead_tokens([*alone.points(), *points], chosen)
     elapsed_s = clock() - started_s
     for length in _warm_lengths(max_text_tokens):
         scorer.run([make_item(length)] * texts(chosen, length))
@@ -223,6 +228,27 @@ class _Passes:
         return next(budget for budget in measured if measured[budget] >= least)
 
 
+class _Alone:
+    """Texts that are batches alone, and the fastest repeat of each: a batch of hundreds of tokens says nothing about what starting it costs."""
+
+    def __init__(self, scorer: Scorer[object], items: Sequence[Encoded], clock: Callable[[], float]) -> None:
+        self._scorer = scorer
+        self._items = items
+        self._clock = clock
+        self._taken_s = [math.inf] * len(items)
+
+    def run(self) -> None:
+        for _ in range(LONE_RUNS):
+            for number, item in enumerate(self._items):
+                before_s = self._clock()
+                self._scorer.run([item])
+                self._taken_s[number] = min(self._taken_s[number], self._clock() - before_s)
+
+    def points(self) -> list[tuple[int, float]]:
+        """Returns `(tokens, seconds)` of each text."""
+        return [(len(item), taken_s) for item, taken_s in zip(self._items, self._taken_s, strict=True)]
+
+
 def texts(budget_tokens: int, length: int) -> int:
     """Returns how many texts of `length` tokens a batch takes; a text over the budget is a batch alone."""
     return max(1, budget_tokens // length)
@@ -233,9 +259,12 @@ def _pass_tokens(budget_tokens: int, lengths: Sequence[int]) -> int:
 
 
 def _overhead_tokens(points: Sequence[tuple[int, float]], budget_tokens: int) -> float:
-    """Returns the intercept of `seconds = (overhead + tokens) * slope`, least squares over `(tokens, seconds)`, in tokens."""
-    tokens, seconds = np.array(points, dtype=np.float64).T
-    slope, intercept = np.polyfit(tokens, seconds, 1) if np.ptp(tokens) else (1.0, 0.0)
+    """Returns the intercept of `seconds = (overhead + tokens) * slope` over `(tokens, seconds)`, in tokens.
+
+    The squares of relative errors are least: by absolute ones the noise of the longest batches would decide about the shortest.
+    """
+    tokens, seconds = np.maximum(np.array(points, dtype=np.float64).T, 1e-9)
+    slope, intercept = np.polyfit(tokens, seconds, 1, w=1.0 / seconds) if np.ptp(tokens) else (1.0, 0.0)
     # A slope of nothing or less is a device that larger batches cost nothing: then starting one is all that counts.
     return float(np.clip(intercept / slope if slope > 0 else np.inf, LEAST_OVERHEAD_SHARE * budget_tokens, budget_tokens))
 

@@ -10,7 +10,7 @@ import pytest
 
 from attune.models.seam.families import Row
 from attune.models.seam.text import Encoded
-from attune.service.batching.calibrate import LENGTHS, MOST_BUDGET, MOST_ROUNDS, calibrate, texts
+from attune.service.batching.calibrate import LENGTHS, MOST_BUDGET, MOST_ROUNDS, ROUNDS, calibrate, texts
 from tests.batching.scorers import CostedScorer
 
 
@@ -175,8 +175,17 @@ def test_near_budgets_are_measured_again_and_starts_on_a_noisy_machine_choose_al
         scorer = noisy(seed, 0.05)
         found.append(calibrate(scorer, max_text_tokens=256, budgets=(256, 512, 1024, 2048), limit_s=100.0, clock=scorer.clock))
     assert Counter(each.budget_tokens for each in found)[512] >= 19
-    assert max(each.rounds for each in found) == MOST_ROUNDS
+    assert ROUNDS < max(each.rounds for each in found) <= MOST_ROUNDS
     assert all(0.0 < each.noise < 0.05 for each in found)
+
+
+def test_what_a_batch_costs_to_start_is_found_among_noise_larger_than_itself() -> None:
+    # 12 tokens are 0.6 ms; a batch of 512 tokens varies by up to 5 ms, from which a line through large batches alone would say anything.
+    found = []
+    for seed in range(20):
+        scorer = noisy(seed, 0.2)
+        found.append(calibrate(scorer, max_text_tokens=256, budgets=(256, 512), clock=scorer.clock).overhead_tokens)
+    assert all(9 <= each <= 16 for each in found)
 
 
 def test_a_machine_without_noise_is_measured_in_three_rounds() -> None:
