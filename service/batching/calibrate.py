@@ -229,7 +229,7 @@ class _Passes:
 
 
 class _Alone:
-    """Texts that are batches alone, and the fastest repeat of each: a batch of hundreds of tokens says nothing about what starting it costs."""
+    """Texts that are batches alone, and the fastest repeat of each: hundreds of tokens say nothing about what starting a batch costs."""
 
     def __init__(self, scorer: Scorer[object], items: Sequence[Encoded], clock: Callable[[], float]) -> None:
         self._scorer = scorer

@@ -82,31 +82,33 @@ class Durable:
         ok, at_s, reason = self._last
         return WriteHealth(ok, self._clock() - at_s, reason)
 
-    async def write(self, operation: str, work: Callable[[], Awaitable[T]], *, twice: bool = True) -> T:
+    async def write(self, operation: str, work: Callable[[], Awaitable[T]], *, twice: bool = True, ask: bool = True) -> T:
         """Returns what `work` returns, once it is known to be in the kernel where that is asked for.
 
         Args:
             operation: its name for observation and messages.
             work: sends commands.
             twice: whether it may be sent again: whether a second time changes nothing and answers the same.
+            ask: whether to wait for the server's word about its file. Without it a write is lost only if it is the one that meets the end
+                of a disk: a server whose last write failed refuses those that come after.
 
         Raises:
             StoreUnavailable: it is not acknowledged; it may or may not have happened.
             Overloaded: see `Wire.run`; this says nothing of the store and does not count as a failed write.
         """
         try:
-            result = await self._written(operation, work, twice)
+            result = await self._written(operation, work, twice, ask)
         except StoreUnavailable as error:
             self._last = False, self._clock(), error.detail
             raise
         self._last = True, self._clock(), ""
         return result
 
-    async def _written(self, operation: str, work: Callable[[], Awaitable[T]], twice: bool) -> T:  # noqa: FBT001 - passed on
+    async def _written(self, operation: str, work: Callable[[], Awaitable[T]], twice: bool, ask: bool) -> T:  # noqa: FBT001 - passed on
         reason = self._no_room()
         if reason is not None:
             raise StoreUnavailable(f"the store has no room: {reason}")
-        if not self._ask:
+        if not (ask and self._ask):
             return await self._wire.run(operation, work)
         tries = _TRIES if twice else 1
         for left in reversed(range(tries)):

@@ -122,7 +122,8 @@ class KeptDecisions:
                 await self._wire.command("UNLINK", pointer)
             return outcome
 
-        outcome, *over = await self._writes.write("write_decision", write)
+        # A caller waits for this with an answer in hand, and what could be lost is one answer's place in feedback, not what somebody said.
+        outcome, *over = await self._writes.write("write_decision", write, ask=False)
         if over:
             await self._wire.run("trim_decisions", lambda: self.drop_pointers(key, key.decisions, over))
         return outcome

@@ -15,7 +15,7 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
-from attune.service.errors import EventConflict, StoreUnavailable, UserDeleted
+from attune.service.errors import EventConflict, StoreUnavailable, UnknownDecision, UserDeleted
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 from tests.state.conftest import BASIS, comparison, key_of
@@ -193,3 +193,38 @@ async def test_a_store_that_reads_and_does_not_write_says_so(own_server: Embedde
     assert store.writes.reason.startswith("Redis at")
     assert 0 <= store.writes.age_s < 60
     await store.aclose()
+
+
+async def test_a_decision_is_answered_without_asking_the_server_about_its_file(own_server: EmbeddedRedis) -> None:
+    asked: list[str] = []
+    store = RedisStore(own_server.url, confirm=True, observe=lambda name, *_: asked.append(name))
+    assert await store.write_decision(ALICE, "decision", b"record", 3600.0)
+    assert asked == ["write_decision"]
+    assert (await store.add_comparison(ALICE, comparison())).result == "applied"
+    assert asked.count("confirm") == 2
+    await store.aclose()
+
+
+@pytest.mark.slow
+async def test_a_full_disk_takes_one_decision_at_most_before_the_others_are_refused(small_disk: Path) -> None:
+    async def kept(number: int) -> bool:
+        try:
+            return await store.write_decision(ALICE, f"decision-{number}", os.urandom(1000), 3600.0)
+        except StoreUnavailable:
+            return False
+
+    async with EmbeddedRedis(small_disk, binary=BINARY, least_free_bytes=0) as server:
+        store = RedisStore(server.url, confirm=True)
+        filler = fill(small_disk, leave=20_480)
+        answered = [number for number in range(40) if await kept(number)]
+        assert 5 <= len(answered) < 40
+        filler.unlink()
+        await taken(store, [])
+        lost = 0
+        for number in answered:
+            try:
+                await store.read_decision(ALICE.tenant, f"decision-{number}")
+            except UnknownDecision:
+                lost += 1
+        await store.aclose()
+    assert lost <= 1
