@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from attune.service.errors import Overloaded
+from attune.service.http.answer_writer import AnswerWriter
 from attune.service.http.bounds import Bounds, Refused
 from attune.service.http.heads import bodys_head, take_host_of
 from attune.service.http.problems import render
@@ -41,7 +42,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._closing = _Closing(self)
+        self._answer = AnswerWriter(transport, self.loop, self.finish)
         self._head_bytes = 0
         self._in_head = True
         self._begun = self._resuming = False
@@ -144,7 +145,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self.app = app
         # The parts of uvicorn that write the answer close the connection themselves; through this they ask us.
-        self.cycle.transport = self._closing  # type: ignore[assignment]
+        self.cycle.transport = self._answer  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._framed += len(body)
@@ -158,7 +159,7 @@ class Connection(HttpToolsProtocol):
         if self._lingering:
             self.cycle.more_body = False
             self._unset_timer()
-            if self._closing.asked:
+            if self._answer.asked:
                 self._close()
             else:
                 self._idle()
@@ -308,26 +309,6 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class _Closing:
-    """The transport as the writer of an answer sees it: the same, but closing is left to the connection."""
-
-    __slots__ = ("_connection", "asked", "write")
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.write = connection.transport.write
-        self.asked = False
-
-    def is_closing(self) -> bool:
-        """Returns whether nothing more can be written."""
-        return self._connection.transport.is_closing()
-
-    def close(self) -> None:
-        """Asks for the connection to be closed."""
-        self.asked = True
-        self._connection.finish()
 
 
 def bounded(bounds: Bounds, tell: Callable[[Refused, str], None]) -> type[Connection]:

@@ -1,0 +1,63 @@
+"""What an answer is written through: its head and the first piece of its body as one segment, and closing is left to the connection.
+
+    head ─> kept until the end of this turn of the loop ─┬─> body in the same turn: both at once
+                                                         └─> none came (a stream that waits for its first piece): the head alone
+
+Two segments wake the one who reads twice and cost the writer two calls to the system, which is a twelfth of a short answer's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+MESSAGE = b"HTTP/"
+"""How every head begins, of interim answers too."""
+
+
+class AnswerWriter:
+    """A transport as uvicorn's writer of answers uses it.
+
+    Args:
+        transport: of the connection.
+        loop: it runs on.
+        finish: called when the writer asks for the connection to be closed.
+
+    Attributes:
+        asked: whether it has asked.
+    """
+
+    __slots__ = ("_finish", "_head", "_loop", "_transport", "asked")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, finish: Callable[[], None]) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._finish = finish
+        self._head = b""
+        self.asked = False
+
+    def write(self, data: bytes) -> None:
+        """Writes a head, later in this turn of the loop at the latest, or a piece of a body."""
+        if self._head:
+            self._transport.writelines((self._head, data))
+            self._head = b""
+        elif data.startswith(MESSAGE):
+            self._head = data
+            self._loop.call_soon(self._write_head)
+        else:
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Returns whether nothing more can be written."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Asks for the connection to be closed, once what was written is on its way."""
+        self._write_head()
+        self.asked = True
+        self._finish()
+
+    def _write_head(self) -> None:
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = b""
