@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,20 @@ _VECTORS = ("offset", "scale", "worst_weights")
 _MATRICES = ("weight_map", "lower", "upper", "vertices")
 _SIZED = _VECTORS + _MATRICES
 _NUMBERS = ("epsilon", "delta", "confidence", "worst_ratio", "gap")
+
+
+class Proved(NamedTuple):
+    """What is proved of the portfolio for one user.
+
+    Attributes:
+        ratio: share of the best possible normalised reward that the best member gives at least, in [0, 1]: the greater of
+            `L(w) / U(w)` and the worst ratio over all users, which may have been proved by tighter (paired) bounds.
+        lower, upper: `L(w)` and `U(w)`, see `Certificate.bounds`.
+    """
+
+    ratio: float
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,22 +171,17 @@ class Certificate:
         """
         return float(np.max(self.lower @ weights)), float(np.max(self.vertices @ weights))
 
-    def certified_ratio(self, weights: Array) -> float | None:
-        """Returns the share of the best possible normalised reward that the best member is proved to give this user.
-
-        The greater of `L(w) / U(w)` and the worst ratio over all users, which may have been proved by tighter (paired) bounds.
+    def proved(self, weights: Array) -> Proved | None:
+        """Returns what is proved for a user, or None where the certificate does not speak of these weights (see `palm_weights`).
 
         Args:
-            weights: `[K]` the user's weights over the family's heads, non-negative.
-
-        Returns:
-            A number in [0, 1], or None where the certificate does not speak of these weights (see `palm_weights`).
+            weights: `[K]` over the family's heads, non-negative; the posterior mean for instance.
         """
         mapped = self.palm_weights(weights)
         if mapped is None:
             return None
-        low, high = self.bounds(mapped)
-        return min(1.0, max(low / high if high > 0 else 1.0, self.worst_ratio, 0.0))
+        lower, upper = self.bounds(mapped)
+        return Proved(min(1.0, max(lower / upper if upper > 0 else 1.0, self.worst_ratio, 0.0)), lower, upper)
 
     def summary(self) -> dict[str, Any]:
         """Returns the certificate for people, as JSON types: everything but vertices and weight map."""

@@ -65,19 +65,9 @@ class Portfolio:
     def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
-    def certified_ratio(self, family: str, weights: Array) -> float | None:
-        """Returns the share of the best possible reward that the best member is proved to give a user with these weights.
-
-        Args:
-            family: whose heads the weights are over.
-            weights: `[K]`, the posterior mean for instance.
-
-        Returns:
-            See `Certificate.certified_ratio`; None too where nothing was proved for this family.
-        """
-        if self.certificate is None or self.certificate.family != family:
-            return None
-        return self.certificate.certified_ratio(weights)
+    def proved_under(self, family: str) -> Certificate | None:
+        """Returns the certificate if it is about users of this family, else None."""
+        return self.certificate if self.certificate is not None and self.certificate.family == family else None
 
     def reads_prompt(self, family: str) -> bool:
         """Returns whether the members' values under a family depend on the prompt, by more than was found to be noise."""

@@ -131,14 +131,12 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         routing=routing,
         prompt_outputs={} if row is None else keep(row, call.serving.prompt_outputs),
     )
-    decision = Decision(None, person, prompt, tokens, row, record, call.reading.truncated_tokens, dry=not wish.record)
-    if decision.dry:
-        return decision
-    _measure(call, person, routing, weights, name)
-    if person.key is None or person.personalization == "unavailable":
-        return decision
-    decision = replace(decision, id=new_decision_id(record.made_at_s))
-    return await keep_decision(call, decision) if wish.at_once else decision
+    if wish.record:
+        _measure(call, person, routing, weights, name)
+    kept = wish.record and person.key is not None and person.personalization != "unavailable"
+    decision_id = new_decision_id(record.made_at_s) if kept else None
+    decision = Decision(decision_id, person, prompt, tokens, row, record, call.reading.truncated_tokens, dry=not wish.record)
+    return await keep_decision(call, decision) if kept and wish.at_once else decision
 
 
 def reads_prompt(serving: Serving, family: str) -> bool:
@@ -267,13 +265,11 @@ def costs_of(serving: Serving, cost_weight: float) -> dict[str, float]:
 
 def certificate_of(serving: Serving, name: str, weights: Array) -> CertifiedUser | None:
     """Returns what is proved for a user with these weights `[K]` over the heads of one family; None if nothing is."""
-    certificate = serving.bundle.portfolio.certificate
-    ratio = serving.bundle.portfolio.certified_ratio(name, weights)
-    mapped = None if certificate is None or ratio is None else certificate.palm_weights(weights)
-    if certificate is None or ratio is None or mapped is None:
+    certificate = serving.bundle.portfolio.proved_under(name)
+    proved = None if certificate is None else certificate.proved(weights)
+    if certificate is None or proved is None:
         return None
-    lower, upper = certificate.bounds(mapped)
-    return CertifiedUser(ratio, lower, upper, name, certificate.confidence, certificate.stands_for(weights))
+    return CertifiedUser(*proved, name, certificate.confidence, certificate.stands_for(weights))
 
 
 def _measure(call: Call, person: Person, routing: Routing, weights: Array, name: str) -> None:

@@ -63,11 +63,15 @@ async def test_ratios_are_counted_in_bins_and_the_worst_tenth_is_described(servi
     answer = await service.get("/portfolio/coverage")
     assert (answer["users"], answer["certified"]) == (12, 12)
     assert sum(each["users"] for each in answer["histogram"]) == 12
-    middle = certificate.certified_ratio(np.full(3, 1 / 3))
+    proved = certificate.proved(np.full(3, 1 / 3))
+    assert proved is not None
+    middle = proved.ratio
     lowest = next(each for each in answer["histogram"] if each["users"])
     assert lowest["lower"] <= middle < lowest["upper"]
     assert answer["worst_decile"]["users"] == 2
-    sure = certificate.certified_ratio(np.array(list((await service.get("/users/warm-1"))["families"]["vrf"]["weights"].values())))
+    proved = certificate.proved(np.array(list((await service.get("/users/warm-1"))["families"]["vrf"]["weights"].values())))
+    assert proved is not None
+    sure = proved.ratio
     assert answer["mean_gap"] == pytest.approx(1 - (11 * sure + middle) / 12, abs=1e-6)
     assert answer["worst_decile"]["mean_ratio"] == pytest.approx((sure + middle) / 2, abs=1e-6)
     assert await service.metric("attune_portfolio_gap_ratio") == pytest.approx(answer["mean_gap"])

@@ -247,8 +247,7 @@ async def test_the_certificate_of_a_user_is_that_of_their_weights(service: Servi
         assert (each["family"], each["confidence"]) == ("vrf", 0.95)
         assert each["lower"] <= each["upper"]
         assert each["ratio"] >= each["lower"] / each["upper"] - 1e-12
-    expected = certificate.certified_ratio(np.full(3, 1 / 3))
-    assert before["ratio"] == pytest.approx(expected)
+    assert certificate.proved(np.full(3, 1 / 3)) == pytest.approx((before["ratio"], before["lower"], before["upper"]))
     assert (await service.post("/route", ROUTE | {"prompt": "tell me about tea"}))["routing"]["certificate"] == after
 
 

@@ -55,9 +55,9 @@ def test_users_of_other_heads_are_spoken_of_as_far_as_the_rewards_stand_for_them
     assert some.stands_for(np.array([1.0, 1.0, 0.0])) == 1.0
     assert some.stands_for(np.array([0.25, 0.25, 0.5])) == pytest.approx(0.5)
     np.testing.assert_allclose(some.palm_weights(np.array([0.25, 0.5, 0.5])), [0.5, 0.5])
-    assert some.certified_ratio(np.array([0.25, 0.5, 0.5])) == pytest.approx(0.5 / 0.6)
+    assert some.proved(np.array([0.25, 0.5, 0.5])).ratio == pytest.approx(0.5 / 0.6)
     assert some.palm_weights(np.array([0.2, 0.2, 0.6])) is None
-    assert some.certified_ratio(np.array([0.0, 0.0, 1.0])) is None
+    assert some.proved(np.array([0.0, 0.0, 1.0])) is None
     read = read_certificate(json.loads(json.dumps(some.document())))
     assert read.rest.tolist() == [0.0, 0.0, 3.0]
     assert "rest" not in some.summary()
@@ -69,8 +69,8 @@ def test_users_of_other_heads_are_spoken_of_as_far_as_the_rewards_stand_for_them
 def test_the_bounds_worked_out_by_hand(certificate):
     assert certificate.bounds(np.array([0.5, 0.5])) == pytest.approx((0.5, 0.6))
     assert certificate.bounds(np.array([1.0, 0.0])) == pytest.approx((1.0, 1.0))
-    assert certificate.certified_ratio(np.array([1.0, 2.0])) == pytest.approx(0.5 / 0.6)
-    assert certificate.certified_ratio(np.array([1.0, 0.0])) == 1.0
+    assert certificate.proved(np.array([1.0, 2.0])).ratio == pytest.approx(0.5 / 0.6)
+    assert certificate.proved(np.array([1.0, 0.0])).ratio == 1.0
 
 
 def test_the_greatest_over_the_vertices_is_the_linear_programme(certificate):
@@ -82,21 +82,21 @@ def test_the_greatest_over_the_vertices_is_the_linear_programme(certificate):
 
 def test_nobody_is_promised_less_than_the_worst_ratio(certificate):
     tight = replace(certificate, worst_ratio=0.95)
-    assert tight.certified_ratio(np.array([1.0, 2.0])) == 0.95
+    assert tight.proved(np.array([1.0, 2.0])).ratio == 0.95
 
 
 @pytest.mark.parametrize("weights", [[1.0, -0.3], [0.0, 0.0], [np.nan, 1.0]])
 def test_users_of_whom_the_certificate_does_not_speak_have_no_ratio(certificate, weights):
-    assert certificate.certified_ratio(np.array(weights)) is None
+    assert certificate.proved(np.array(weights)) is None
 
 
 def test_negative_weight_that_is_rounding_counts_as_none(certificate):
-    assert certificate.certified_ratio(np.array([1.0, -0.02])) == pytest.approx(1.0)
+    assert certificate.proved(np.array([1.0, -0.02])).ratio == pytest.approx(1.0)
 
 
 def test_weights_over_another_number_of_heads_are_refused(certificate):
     with pytest.raises(ValueError, match=r"weights is \(3,\); \(2,\)"):
-        certificate.certified_ratio(np.ones(3))
+        certificate.proved(np.ones(3))
 
 
 def test_a_round_trip_keeps_everything_and_people_are_spared_the_vertices(certificate):

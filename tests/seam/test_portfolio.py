@@ -77,11 +77,10 @@ def test_a_certificate_of_a_family_that_is_not_there_is_an_error_that_says_what_
         read_portfolio(edited(portfolio, change), families)
 
 
-def test_only_the_certified_family_has_a_ratio(portfolio):
-    weights = np.full(4, 0.25)
-    assert portfolio.certified_ratio("micro", weights) == portfolio.certificate.certified_ratio(weights)
-    assert portfolio.certified_ratio("vrf", weights) is None
-    assert replace(portfolio, certificate=None).certified_ratio("micro", weights) is None
+def test_a_certificate_speaks_of_its_own_family_alone(portfolio):
+    assert portfolio.proved_under("micro") is portfolio.certificate is not None
+    assert portfolio.proved_under("vrf") is None
+    assert replace(portfolio, certificate=None).proved_under("micro") is None
 
 
 def value_heads(portfolio: Portfolio, rng, width: int = 5) -> dict[str, ValueHeads]:
