@@ -75,6 +75,24 @@ class Wire:
             Overloaded: no permit came free in time; nothing was sent.
             StoreUnavailable: the store is closed, or Redis did not answer or refused.
         """
+        await self._admitted()
+        task = asyncio.create_task(self._owned(operation, work, time.perf_counter()), name=f"redis {operation}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def run_here(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Returns what `run` returns, from the task that calls it: one of its own already, which no caller's cancellation reaches."""
+        await self._admitted()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await self._owned(operation, work, time.perf_counter())
+        finally:
+            self._tasks.discard(task)
+
+    async def _admitted(self) -> None:
         self._check_open()
         await self._permit()
         try:
@@ -82,10 +100,6 @@ class Wire:
         except StoreUnavailable:
             self._permits.release()
             raise
-        task = asyncio.create_task(self._owned(operation, work, time.perf_counter()), name=f"redis {operation}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
 
     async def _permit(self) -> None:
         """Takes a permit. A wait is observed as `permit`, apart from operations: it is this process that is busy, not Redis."""
@@ -220,7 +234,7 @@ class Reads:
     async def _fetch(self, gathered: Sequence[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]]) -> None:
         names = [name for wanted, _ in gathered for name in wanted]
         try:
-            records: list[bytes | None] = await self._wire.run("read", lambda: self._wire.command("MGET", *names))
+            records: list[bytes | None] = await self._wire.run_here("read", lambda: self._wire.command("MGET", *names))
         except AttuneError as error:
             for _, answer in gathered:
                 if not answer.done():  # its caller may have left
