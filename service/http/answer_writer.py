@@ -43,7 +43,7 @@ class AnswerWriter:
             self._head = b""
         elif data.startswith(MESSAGE):
             self._head = data
-            self._loop.call_soon(self._write_head)
+            self._loop.call_soon(self.flush)
         else:
             self._transport.write(data)
 
@@ -53,11 +53,12 @@ class AnswerWriter:
 
     def close(self) -> None:
         """Asks for the connection to be closed, once what was written is on its way."""
-        self._write_head()
+        self.flush()
         self.asked = True
         self._finish()
 
-    def _write_head(self) -> None:
+    def flush(self) -> None:
+        """Writes a head that is kept: before its connection ends or anything is written past this."""
         if self._head and not self._transport.is_closing():
             self._transport.write(self._head)
         self._head = b""

@@ -189,6 +189,7 @@ class Connection(HttpToolsProtocol):
         self._set_timer(after_s, probe)
 
     def on_response_complete(self) -> None:
+        self._answer.flush()  # an answer to HEAD is a head alone
         if self._lingering:
             self.server_state.total_requests += 1
             self._dropped = 0
@@ -239,6 +240,7 @@ class Connection(HttpToolsProtocol):
     def _close(self) -> None:
         self._unset_timer()
         if not self.transport.is_closing():
+            self._answer.flush()
             self.transport.close()
             if self.transport.get_write_buffer_size():
                 self._timer = self.loop.call_later(CLOSING_S, self.transport.abort)
@@ -273,6 +275,7 @@ class Connection(HttpToolsProtocol):
 
     def _answer_refusal(self, why: Refused) -> None:
         status, headers, body = render(self.bounds.error(why), "", new_id())
+        self._answer.flush()
         lines = (b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
         self.transport.write(STATUS_LINE[status] + b"".join(lines) + b"\r\n" + body)
         if self._health_only:  # its place is needed more than its answer

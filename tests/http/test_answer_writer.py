@@ -86,3 +86,15 @@ async def test_nothing_is_written_to_a_connection_that_was_lost_meanwhile() -> N
     transport.closed = True
     await asyncio.sleep(0)
     assert transport.segments == []
+
+
+async def test_a_head_that_is_flushed_is_written_once() -> None:
+    transport = RecordedTransport()
+    writer = writer_on(transport)
+    writer.write(HEAD)
+    writer.flush()
+    assert transport.segments == [HEAD]
+    await asyncio.sleep(0)
+    writer.write(HEAD)
+    writer.write(b"body")
+    assert transport.segments == [HEAD, HEAD + b"body"]

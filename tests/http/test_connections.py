@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 
 import pytest
@@ -15,7 +16,12 @@ from tests.http.served import OK, served
 
 ROOMY = Bounds(most=64, kept_free=4)
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+HEAD = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST_GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+def without_dates(answer: bytes) -> bytes:
+    return re.sub(rb"date: [^\r]*\r\n", b"", answer)
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
@@ -163,6 +169,23 @@ async def test_a_caller_that_closes_its_sending_side_gets_its_answer():
     async with served(ROOMY) as service:
         assert (await service.told(GET, end=True)).startswith(OK)
         assert (await service.told(GET + GET, end=True)).count(OK) == 2
+
+
+async def test_an_answer_that_is_a_head_alone_comes_before_its_connection_ends(caplog: pytest.LogCaptureFixture):
+    async with served(ROOMY) as service:
+        alone = OK + b"content-length: 4\r\n\r\n"
+        assert without_dates(await service.told(HEAD, end=True)) == alone
+        assert without_dates(await service.told(GET + HEAD + HEAD, end=True)) == alone + b"fine" + alone + alone
+        assert without_dates(await service.told(HEAD + b"\x16\x03\x01\r\n\r\n")).startswith(alone + b"HTTP/1.1 400 ")
+        assert not caplog.records
+
+
+async def test_a_body_that_is_asked_for_and_malformed_is_refused_behind_the_word_to_go_on(caplog: pytest.LogCaptureFixture):
+    async with served(ROOMY) as service:
+        head = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
+        answer = await service.told(head + b"2\r\nab\r\nno size\r\n")
+        assert answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"").startswith(b"HTTP/1.1 400 ")
+        assert not caplog.records
 
 
 async def test_a_caller_that_closes_its_sending_side_and_waits_is_still_there():
