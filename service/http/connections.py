@@ -270,6 +270,7 @@ class Connection(HttpToolsProtocol):
                 return
             # Whoever reads the body is told that no more of it comes, and has nobody to answer any more.
             cycle.disconnected = True
+            cycle.waiting_for_100_continue = False
             cycle.message_event.set()
         self._answer_refusal(why)
 
