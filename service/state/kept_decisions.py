@@ -88,6 +88,7 @@ class KeptDecisions:
         served: str | None = None,
         *,
         condition: str | bytes = "",
+        ask: bool = True,
         era: bytes | None = None,
         former: Sequence[UserKey] = (),
     ) -> bytes:
@@ -100,6 +101,7 @@ class KeptDecisions:
             ttl_s: seconds.
             served: the last member.
             condition: empty for none, `XX` for any record that is there, or the sealed record that must be.
+            ask: see `Durable.write`.
             era: what was read when the request began.
             former: whose it was before; where it is there already, what is known of them stays.
         """
@@ -122,8 +124,7 @@ class KeptDecisions:
                 await self._wire.command("UNLINK", pointer)
             return outcome
 
-        # A caller waits for this with an answer in hand, and what could be lost is one answer's place in feedback, not what somebody said.
-        outcome, *over = await self._writes.write("write_decision", write, ask=False)
+        outcome, *over = await self._writes.write("write_decision", write, ask=ask)
         if over:
             await self._wire.run("trim_decisions", lambda: self.drop_pointers(key, key.decisions, over))
         return outcome

@@ -182,7 +182,10 @@ class RedisStore:
         condition: str | bytes = "XX" if update else ""
         if instead_of is not None:
             condition = seal_of(DECISION, key) + instead_of
-        outcome = await self._decisions.keep(key, decision_id, record, ttl_s, served, condition=condition, era=era)
+        # A decision of ours is waited for with an answer in hand, and what could be lost is that answer's place in feedback. Answers that
+        # somebody hands in for one are what people said.
+        ask = instead_of is not None
+        outcome = await self._decisions.keep(key, decision_id, record, ttl_s, served, condition=condition, ask=ask, era=era)
         if outcome == b"changed":
             raise EventConflict(f"decision {decision_id} was written by another request meanwhile")
         return outcome == b"kept"

@@ -205,6 +205,22 @@ async def test_a_decision_is_answered_without_asking_the_server_about_its_file(o
     await store.aclose()
 
 
+async def test_answers_that_are_handed_in_and_decisions_that_are_moved_wait_for_the_server_to_say_that_its_file_has_them(
+    own_server: EmbeddedRedis,
+) -> None:
+    asked: list[str] = []
+    store = RedisStore(own_server.url, confirm=True, observe=lambda name, *_: asked.append(name))
+    bob = key_of("acme", "bob")
+    await store.write_decision(ALICE, "decision", b"record", 3600.0)
+    assert await store.write_decision(ALICE, "decision", b"with answers", 3600.0, instead_of=b"record")
+    assert asked[-1] == "confirm"
+    asked.clear()
+    assert (await store.merge_users(ALICE, bob, "merging")).decisions == 1
+    assert asked[asked.index("write_decision") + 1] == "confirm"
+    assert await store.read_decision("acme", "decision") == (bob.tag, b"with answers")
+    await store.aclose()
+
+
 @pytest.mark.slow
 async def test_a_full_disk_takes_one_decision_at_most_before_the_others_are_refused(small_disk: Path) -> None:
     async def kept(number: int) -> bool:
