@@ -40,7 +40,7 @@ GENERATION, BUDGET_TOKENS, DEADLINE_S = 1, 65_536, 60.0
 class WaitingEngine:
     """An engine that computes nothing: rows of the bundle's shapes after the time that a device would take."""
 
-    provider, at_once = "waiting", 2
+    provider, at_once, beside = "waiting", 2, None
 
     def __init__(self, row: Row, batch_us: float, text_us: float) -> None:
         self.outputs = tuple(row)

@@ -98,6 +98,7 @@ def roomy_batcher(
     batcher = Batcher(
         scorer,
         at_once=engine.at_once,
+        beside=None if engine.beside is None else TableScorer(engine.beside, filler(4)),
         max_items=1 << 16,
         max_tokens=1 << 24,
         max_text_tokens=max_text_tokens,

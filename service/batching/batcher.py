@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from attune.models.seam.padding import TokenRow
-from attune.service.batching.queue import Batch, BatchQueue
+from attune.service.batching.queue import BatchQueue
+from attune.service.batching.running import RunningBatches
 from attune.service.batching.session import Scored, Scorer
 from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
 from attune.service.batching.worker import BatchRun, ScorerWorker
 from attune.service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
 
-# A batch that is full already gains nothing by waiting: it is formed while others run, and the worker never waits for the loop.
-BATCHES_READY = 1
 # This many canaries failing in a row is a scorer that only a restart mends (a CUDA context, once broken, stays broken).
 CANARY_FAILURES = 3
 
@@ -33,8 +32,9 @@ class Batcher(Generic[Scored]):
     """Admits submissions, batches them and delivers their rows; one scorer, one worker, one event loop.
 
     Args:
-        scorer: owned by the worker from `start` on.
-        at_once: runs that the scorer may have under way together.
+        scorer: owned by the worker from `start` on, as `beside` is.
+        at_once: batches that may run together.
+        beside: runs a batch beside others, where `scorer` takes all cores for one (see `ScorerSession`); None where it runs every batch.
         max_items: texts that may wait at one time.
         max_tokens: tokens that may wait at one time.
         max_text_tokens: the longest text that the scorer takes.
@@ -53,6 +53,7 @@ class Batcher(Generic[Scored]):
         scorer: Scorer[Scored],
         *,
         at_once: int = 1,
+        beside: Scorer[Scored] | None = None,
         max_items: int,
         max_tokens: int,
         max_text_tokens: int,
@@ -73,7 +74,7 @@ class Batcher(Generic[Scored]):
             age_limit_s=age_limit_s,
         )
         self._queue.drain_tokens_per_s = tokens_per_s
-        self._scorer = scorer
+        self._running = RunningBatches(scorer, beside, at_once)
         self._max_text_tokens = max_text_tokens
         self._canary_item = canary
         self._canary: Submission[Scored] | None = None
@@ -82,8 +83,6 @@ class Batcher(Generic[Scored]):
         self._on_drop = on_drop
         self._clock = clock
         self._at_once = at_once
-        self._in_flight: dict[int, Batch[Text[Scored]]] = {}
-        self._batches = 0
         self._last_finished_at_s = -math.inf
         self._dispatch_is_coming = False
         self._refusal: str | None = "the scorer has not started"
@@ -107,7 +106,7 @@ class Batcher(Generic[Scored]):
     @property
     def running_items(self) -> int:
         """Texts in the batches that the worker has."""
-        return sum(len(batch.entries) for batch in self._in_flight.values())
+        return self._running.items
 
     @property
     def oldest_age_s(self) -> float:
@@ -136,8 +135,8 @@ class Batcher(Generic[Scored]):
             raise RuntimeError("a batcher starts once")
         loop = asyncio.get_running_loop()
         self._worker = ScorerWorker(
-            self._scorer,
             threads=self._at_once,
+            give_way=self._running.on_cores,
             tell_done=lambda run: _call(loop, self._deliver, run),
             tell_end=lambda error: _call(loop, self._end, error),
             clock=self._clock,
@@ -253,13 +252,11 @@ class Batcher(Generic[Scored]):
         return submission
 
     def _dispatch(self) -> None:
-        """Hands batches to the worker: one if it has none, further ones only if they are full already."""
+        """Hands batches to the worker, as many as `RunningBatches` has room for."""
         self._dispatch_is_coming = False
         if self._worker is None or self._ended.is_set():
             return
-        while len(self._in_flight) < self._at_once + BATCHES_READY:
-            if self._in_flight and self._queue.tokens < self._queue.budget_tokens:
-                break
+        while self._running.has_room(full=self._queue.tokens >= self._queue.budget_tokens):
             batch = self._queue.take(self._clock())
             for entry in batch.expired:
                 submission = entry.payload.submission
@@ -267,13 +264,12 @@ class Batcher(Generic[Scored]):
                 self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
             if not batch.entries:
                 break
-            self._batches += 1
-            self._in_flight[self._batches] = batch
-            self._worker.hand_over(self._batches, [entry.payload.item for entry in batch.entries])
+            number, scorer = self._running.begin(batch, more_waits=self._queue.items > 0)
+            self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries])
         self._note_idle()
 
     def _deliver(self, run: BatchRun[Scored]) -> None:
-        if (batch := self._in_flight.pop(run.number, None)) is None:
+        if (batch := self._running.end(run.number)) is None:
             return  # another of the worker's threads died meanwhile: whoever waited has been told
         self._dispatch()  # first, so that the worker computes while callers wake up
         failed, waits, asked = 0, [], len(batch.entries)
@@ -312,10 +308,9 @@ class Batcher(Generic[Scored]):
         """The worker's thread has ended: by `aclose`, or of `error`."""
         self._ended.set()
         self._refusal = "the scorer is shutting down" if error is None else f"the scorer's worker died: {type(error).__name__}"
-        for batch in self._in_flight.values():
+        for batch in self._running.clear():
             for entry in batch.entries:
                 self._fail(entry.payload.submission, NotReady(self._refusal))
-        self._in_flight.clear()
         self._fail_waiting(NotReady, self._refusal)
 
     def _fail_waiting(self, error: type[AttuneError], detail: str) -> None:
@@ -335,7 +330,7 @@ class Batcher(Generic[Scored]):
         self._canary_failures = self._canary_failures + 1 if failed else 0
 
     def _note_idle(self) -> None:
-        if not self._in_flight and not self._queue.items:
+        if not self._running and not self._queue.items:
             self._idle.set()
 
     def _dropped(self, why: Drop, texts: int) -> None:

@@ -19,27 +19,43 @@ from attune.models.seam.padding import TokenRow
 from attune.models.seam.precision import Precision
 from attune.service.batching.session import CPU, CUDA, CUDA_OPTIONS, Scorer, ScorerSession
 
+# Operators of a larger graph take longer, so that threads wait less for each other, and twice its size is a machine's worth of memory.
+MOST_TWICE_BYTES = 256 * 2**20
+# Each batch that runs beside others is one more that its callers wait for: with more cores than this, each has several.
+MOST_BESIDE = 16
+
 
 class Engine(Scorer[Row], Protocol):
-    """A scorer that says what runs it, what it gives, and how many runs may be under way together."""
+    """A scorer that says what runs it, what it gives, how many runs may be under way together, and what runs a batch beside others."""
 
     provider: str
     outputs: tuple[str, ...]
     at_once: int
+
+    @property
+    def beside(self) -> Engine | None:
+        """Runs batches of which several are under way together; None where this engine runs every batch."""
+        ...
 
     def run_arrays(self, items: Sequence[TokenRow], /) -> list[NDArray[np.float32]]:
         """Returns the outputs, `[N, ...]` each, in the order of `outputs`; an exception means that no item was scored."""
         ...
 
 
-def open_engine(path: Path, precision: Precision, *, threads: int | None, require_gpu: bool) -> Engine:
+def open_engine(
+    path: Path, precision: Precision, *, threads: int | None, require_gpu: bool, most_twice_bytes: int = MOST_TWICE_BYTES
+) -> Engine:
     """Returns the engine for a graph, loaded.
+
+    Threads of one run wait for each other at every operator. On several cores one batch is done soonest by all of them, and several
+    batches are done with an eighth less work by a core each: on a CPU a second session is for batches that run beside others.
 
     Args:
         path: the graph, in the precision itself or in the one that the engine derives it from.
         precision: to run.
         threads: of one operator; None takes the usable cores.
         require_gpu: refuse whatever does not run on CUDA.
+        most_twice_bytes: size of a graph's file up to which it is in memory twice, for batches that run beside others.
 
     Raises:
         ScorerRefused: the engine is not installed, or cannot run this here.
@@ -50,4 +66,8 @@ def open_engine(path: Path, precision: Precision, *, threads: int | None, requir
         return OpenVinoScorer(path, precision, threads=threads, require_gpu=require_gpu)
     rounded = precision == "tf32"
     cuda = (CUDA, CUDA_OPTIONS | {"use_tf32": "1"}) if rounded else CUDA
-    return ScorerSession(path, (cuda, CPU), threads, CUDA if require_gpu or rounded else None)
+    session = ScorerSession(path, (cuda, CPU), threads, CUDA if require_gpu or rounded else None)
+    if session.provider == CPU and session.threads > 1 and path.stat().st_size <= most_twice_bytes:
+        session.at_once = min(session.threads, MOST_BESIDE)
+        session.beside = ScorerSession(path, (CPU,), session.threads // session.at_once)
+    return session

@@ -35,6 +35,7 @@ class OpenVinoScorer:
         provider: for reports, such as `OpenVINO bf16`.
         outputs: names of the graph's outputs.
         at_once: runs that may be under way together.
+        beside: None, this engine runs every batch.
 
     Raises:
         ScorerRefused: OpenVINO is not installed, the processor has no bf16, or the graph cannot be compiled.
@@ -68,6 +69,7 @@ class OpenVinoScorer:
         self.outputs = tuple(node.get_any_name() for node in compiled.outputs)
         self.provider = f"OpenVINO {precision}"
         self.at_once = 1
+        self.beside = None
 
     def run(self, items: Sequence[TokenRow]) -> list[Row]:
         """Returns one row per item, in order, as `ScorerSession.run` does.

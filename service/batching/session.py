@@ -63,6 +63,7 @@ class ScorerSession:
         distribution: name and version of the installed runtime.
         outputs: names of the graph's outputs.
         at_once: runs that may be under way together: on a GPU two, so that it computes one while the other's arrays are made and read.
+        beside: the same graph with a share of the threads, see `open_engine`; None where this session runs every batch.
 
     Raises:
         ScorerRefused: not exactly one onnxruntime distribution is installed, the required provider is not the one that
@@ -100,6 +101,7 @@ class ScorerSession:
             give_way(threads_here() - before)
         self.outputs = _checked_outputs(path.name, self._session)
         self.at_once = 2 if self.provider == CUDA else 1
+        self.beside: ScorerSession | None = None
 
     def run(self, items: Sequence[TokenRow]) -> list[Row]:
         """Returns one row per item, in order: output name -> read-only float32 array without the leading axis.

@@ -1,6 +1,6 @@
-"""The threads that own a scorer: batches in through a handover, outcomes out through two callbacks.
+"""The threads that run scorers: batches in through a handover, outcomes out through two callbacks.
 
-    hand_over(number, items) ──> run ──(raised)──> halves, down to the one text at fault
+    hand_over(number, scorer, items) ──> run ──(raised)──> halves, down to the one text at fault
                                   └──> tell_done(BatchRun)      after each batch, on the thread that ran it
                                        tell_end(error)     once: closed (None), or died of what is not an `Exception`
 
@@ -18,6 +18,7 @@ from typing import Generic
 
 from attune.models.seam.padding import TokenRow
 from attune.service.batching.session import Scored, Scorer
+from attune.service.batching.yielding import give_way
 
 LOG = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ class BatchRun(Generic[Scored]):
 
 
 class ScorerWorker(Generic[Scored]):
-    """Daemon threads around one scorer.
+    """Daemon threads that run batches.
 
     Args:
-        scorer: used by these threads alone from `start` on.
         threads: batches that are run at once.
+        give_way: whether they compute by themselves, and so go behind the threads that answer (see `yielding`).
         tell_done: called on a worker's thread after each batch.
         tell_end: called once on a worker's thread when all have ended: with None after `close`, else at once with what killed one.
         clock: seconds, monotonic.
@@ -50,18 +51,18 @@ class ScorerWorker(Generic[Scored]):
 
     def __init__(
         self,
-        scorer: Scorer[Scored],
         *,
         threads: int,
+        give_way: bool,
         tell_done: Callable[[BatchRun[Scored]], None],
         tell_end: Callable[[BaseException | None], None],
         clock: Callable[[], float],
     ) -> None:
-        self._scorer = scorer
+        self._give_way = give_way
         self._tell_done = tell_done
         self._tell_end = tell_end
         self._clock = clock
-        self._inbox: queue.SimpleQueue[tuple[int, Sequence[TokenRow]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[int, Scorer[Scored], Sequence[TokenRow]] | None] = queue.SimpleQueue()
         self._ending = threading.Lock()
         self._working = threads
         # Daemons, so that a scorer that hangs in foreign code cannot keep the process from ending.
@@ -77,9 +78,9 @@ class ScorerWorker(Generic[Scored]):
         for thread in self._threads:
             thread.start()
 
-    def hand_over(self, number: int, items: Sequence[TokenRow]) -> None:
-        """Queues one batch; batches begin in the order of handing over."""
-        self._inbox.put((number, items))
+    def hand_over(self, number: int, scorer: Scorer[Scored], items: Sequence[TokenRow]) -> None:
+        """Queues one batch for a scorer, which only these threads use; batches begin in the order of handing over."""
+        self._inbox.put((number, scorer, items))
 
     def close(self) -> None:
         """Lets the threads end once they have run what was handed over."""
@@ -88,11 +89,13 @@ class ScorerWorker(Generic[Scored]):
 
     def _work(self) -> None:
         died: BaseException | None = None
+        if self._give_way:
+            give_way([threading.get_native_id()])
         try:
             while (handed := self._inbox.get()) is not None:
-                number, items = handed
+                number, scorer, items = handed
                 started_at_s = self._clock()
-                results = run_by_halves(self._scorer, items)
+                results = run_by_halves(scorer, items)
                 self._tell_done(BatchRun(number, results, started_at_s, self._clock()))
         except BaseException as error:  # whatever ends this thread, those who wait for it must hear of it
             LOG.critical("the scorer's worker died", exc_info=error)

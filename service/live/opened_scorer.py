@@ -116,7 +116,7 @@ async def open_own_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, 
         BundleRefused: a step refused; the detail has both values.
     """
     engine, measured, tolerance = await _open_engine(bundle, plan)
-    batcher = _start_batcher(engine, engine.at_once, measured, bundle, encoder, plan, metrics)
+    batcher = _start_batcher(engine, engine.beside, engine.at_once, measured, bundle, encoder, plan, metrics)
     try:
         await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: rows)
     except BaseException:
@@ -133,7 +133,8 @@ async def open_shared_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPla
     """
     engine, measured, tolerance = await _open_engine(bundle, plan)
     scorer = TableScorer(engine, encoder.prompt("canary"))
-    batcher = _start_batcher(scorer, engine.at_once, measured, bundle, encoder, plan, metrics)
+    beside = None if engine.beside is None else TableScorer(engine.beside, encoder.prompt("canary"))
+    batcher = _start_batcher(scorer, beside, engine.at_once, measured, bundle, encoder, plan, metrics)
     try:
         await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: scorer.layout.rows(np.stack(rows)))
     except BaseException:
@@ -161,6 +162,7 @@ async def _open_engine(bundle: Bundle, plan: LoadPlan) -> tuple[Engine, Measured
 
 def _start_batcher(
     scorer: Scorer[Scored],
+    beside: Scorer[Scored] | None,
     at_once: int,
     measured: MeasuredBudget,
     bundle: Bundle,
@@ -172,6 +174,7 @@ def _start_batcher(
     batcher = Batcher(
         scorer,
         at_once=at_once,
+        beside=beside,
         max_items=plan.queue_max_items,
         max_tokens=max(plan.queue_max_tokens, longest),
         max_text_tokens=longest,

@@ -48,8 +48,9 @@ async def serving(
     try:
         yield batcher
     finally:
-        if isinstance(scorer, GatedScorer):
-            scorer.release(1000)
+        for each in (scorer, changes.get("beside")):
+            if isinstance(each, GatedScorer):
+                each.release(1000)
         await batcher.aclose()
 
 
