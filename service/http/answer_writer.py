@@ -37,8 +37,13 @@ class AnswerWriter:
         self.asked = False
 
     def write(self, data: bytes) -> None:
-        """Writes a head, later in this turn of the loop at the latest, or a piece of a body."""
-        if self._head:
+        """Writes a head, later in this turn of the loop at the latest, or a piece of a body; nothing to a connection that is gone.
+
+        Of several requests on one connection uvicorn tells the last alone that the connection was lost.
+        """
+        if self._transport.is_closing():
+            self._head = b""
+        elif self._head:
             self._transport.writelines((self._head, data))
             self._head = b""
         elif data.startswith(MESSAGE):

@@ -86,6 +86,9 @@ async def test_nothing_is_written_to_a_connection_that_was_lost_meanwhile() -> N
     transport.closed = True
     await asyncio.sleep(0)
     assert transport.segments == []
+    for data in (HEAD, b"body", b"more"):
+        writer.write(data)
+    assert transport.segments == []
 
 
 async def test_a_head_that_is_flushed_is_written_once() -> None:
