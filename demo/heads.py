@@ -32,6 +32,7 @@ from attune.models.training.attributes import AttributesSettings, Ratings, train
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.cards import write_cards
 from attune.models.training.heads import TrainedFamily, compute_outputs, load_heads, save_heads
+from attune.models.training.last_head import with_last_head
 from attune.models.training.latents import learn_latents
 from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
@@ -172,7 +173,7 @@ def train_families(texts: Texts, data: TrainingData, with_long: TrainingData, se
     ]
     trained = [name_heads(one, texts, data.vectors.candidates) for one in found_by_themselves]
     trained += [train_attributes(data, rate(texts, data), settings.attributes, seed), train_additive(data, settings.additive, seed)]
-    return [with_trust(one, data) for one in trained]
+    return [with_last_head(with_trust(one, data), data) for one in trained]
 
 
 def train_directions(data: TrainingData, trunk: Trunk, settings: DemoSettings, seed: int) -> TrainedFamily:

@@ -42,11 +42,13 @@ def small_data(
     only: Annotated[
         list[str] | None, typer.Option(help="Name of a set; may be given several times, and all are measured if not given.")
     ] = None,
+    heads_alone: Annotated[bool, typer.Option("--heads-alone", help="Heads that know no person alone, in minutes.")] = False,
 ) -> None:
     """Families and simple heads on real sets cut to 500, 1,000 and 2,000 comparisons; writes report.md and results.json."""
-    from studies.small_data.run import evaluate_small_data  # noqa: PLC0415 - torch
+    from studies.small_data.run import SmallDataSettings, evaluate_small_data  # noqa: PLC0415 - torch
 
-    typer.echo(evaluate_small_data(folder, out, cache=cache, sets=tuple(only or ()), progress=aside))
+    settings = SmallDataSettings(heads_alone=heads_alone)
+    typer.echo(evaluate_small_data(folder, out, cache=cache, settings=settings, sets=tuple(only or ()), progress=aside))
 
 
 @app.command("member-effects")

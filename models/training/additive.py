@@ -17,7 +17,7 @@ from torch import nn
 
 from attune.models.seam.additive import NAME, Additive
 from attune.models.training.features import Affine, Subspace
-from attune.models.training.heads import Heads, TrainedFamily
+from attune.models.training.heads import OF_FIRST_HEAD, Heads, TrainedFamily
 from attune.models.training.hierarchical import PopulationSettings, fit_population, taste_axes
 from attune.models.training.loop import TrainingData
 from attune.models.training.trainers import LineUp
@@ -64,6 +64,9 @@ def train_additive(data: TrainingData, settings: AdditiveSettings, seed: int) ->
         "margin_variance_of_everybody": everybody,
         "margin_variance_of_axes": explained.tolist(),
     }
+    if calibration.anchor is not None:
+        # The mean of tastes; the axes' share of the first head is a difference between people, and is none of this.
+        summary[OF_FIRST_HEAD] = float(population.mean @ calibration.anchor)
     return TrainedFamily(trained.family, heads, summary)
 
 

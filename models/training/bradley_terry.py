@@ -12,7 +12,7 @@ from torch.nn import functional
 from attune.models.data.preferences import Comparisons
 from attune.models.seam.bradley_terry import NAME, BradleyTerry
 from attune.models.training.features import Affine, Calibration, StandardisedHeads, Subspace
-from attune.models.training.heads import Heads, TrainedFamily
+from attune.models.training.heads import OF_FIRST_HEAD, Heads, TrainedFamily
 from attune.models.training.loop import LoopSettings, TrainingData, fit, reproducible
 from attune.models.training.trainers import LineUp
 
@@ -74,6 +74,7 @@ def ridge_family(data: TrainingData, settings: BradleyTerrySettings, seed: int) 
         "strength": ridge.strength,
         "inputs": ridge.inputs,
         "validation_nll": ridge.validation_nll,
+        OF_FIRST_HEAD: 1.0,
     }
     return TrainedFamily(BradleyTerry(NAME, ("quality",), scale), heads.eval().requires_grad_(requires_grad=False), summary)
 

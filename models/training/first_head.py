@@ -13,7 +13,7 @@ came of it. `D` width, `S` style features, `H` heads, `C` comparisons.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +60,61 @@ MENTIONED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class _Heads:
-    """Heads on raw vectors `[H, D]`, one for each strength and sized by those who judge, and their margins `[H, C]` of these."""
+    """Heads on raw vectors `[H, D]`, one for each strength and of the sizes `[H]` that those who judge want, and their margins `[H, C]`."""
 
     inputs: str
+    sizes: Array
     weights: Array
     margins: Array
 
 
-def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> Ridge:
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that was chosen of a head and nothing that was fitted, so that another can be fitted the same way on more.
+
+    Attributes:
+        comparisons: that it was chosen for. A penalty is held to as much for each comparison: sizes were chosen for heads that are
+            held back so far, and on more data the same penalty in all makes every head larger, so that it would say too much.
+        inputs: directions `[F, D]` of each, and how loud each of them is `[F]`; None for alike.
+        amounts: `[inputs, STRENGTHS]` how much of each input's head of each strength, its share times its sizes.
+    """
+
+    comparisons: int
+    inputs: tuple[tuple[Array, Array | None], ...]
+    amounts: Array
+
+    def fit(self, vectors: NDArray[np.float32], comparisons: Comparisons) -> Array:
+        """Returns the weights `[D]` on raw vectors of the head that is fitted on `comparisons` by this recipe.
+
+        Raises:
+            ValueError: see `fit_ridge`.
+        """
+        weights = np.zeros(vectors.shape[1])
+        nobody = comparisons.take(np.arange(1))  # nothing is asked here
+        more = len(comparisons) / self.comparisons
+        for (directions, emphasis), amounts in zip(self.inputs, self.amounts, strict=True):
+            path = _path(_along(vectors, directions), comparisons, nobody, emphasis, more)
+            weights += (amounts @ np.array([one for one, _ in path])) @ directions
+        return weights
+
+
+@dataclass(frozen=True, slots=True)
+class FirstHead(Ridge):
+    """The head fitted on training people alone, and the recipe that it was fitted by."""
+
+    recipe: Recipe = field(kw_only=True)
+
+    def fitted_on_all(self, vectors: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> Ridge:
+        """Returns the head fitted again, on both parts, by the same recipe; `validation_nll` stays that of the head without them.
+
+        Where the parts name their people differently, so that they are no one table, it is the head as it was.
+        """
+        both = _as_one(train, validation)
+        weights = self.weights if both is None else self.recipe.fit(vectors, both)
+        return Ridge(weights, self.strength, self.validation_nll, self.inputs)
+
+
+def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> FirstHead:
     """Returns the head, fitted on `train`, its weights on raw vectors; `inputs` says what it was made of, and in which shares.
 
     Heads are judged by validation people, or, where those are fewer than `ENOUGH` or all comparisons fewer than `FEW`, by all people in
@@ -97,13 +144,16 @@ def fit_first_head(vectors: NDArray[np.float32], train: Comparisons, validation:
     margins = np.concatenate([one.margins for one in found])
     expected = np.outer([SIMPLER if one.inputs in ("length", "style") else 1.0 for one in found], EXPECTED).ravel()
     shares = stacked_shares(margins, judging, expected / expected.sum(), len(judging) / A_JUDGE)
-    weights = fitted_size(shares @ margins, judging) * (shares @ np.concatenate([one.weights for one in found]))
+    size = fitted_size(shares @ margins, judging)
+    weights = size * (shares @ np.concatenate([one.weights for one in found]))
+    amounts = size * shares * np.concatenate([one.sizes for one in found])
+    recipe = Recipe(len(train), tuple((directions, emphasis) for _, directions, emphasis in several), amounts.reshape(len(found), -1))
     utilities = vectors.astype(np.float64) @ weights
     nll = nll_over_people(utilities[validation.chosen] - utilities[validation.rejected], validation)
     of_inputs = {one.inputs: float(part.sum()) for one, part in zip(found, shares.reshape(len(found), -1), strict=True)}
     told = sorted(((share, name) for name, share in of_inputs.items() if share >= MENTIONED), reverse=True)
     strength = STRENGTHS[int(shares.argmax()) % len(STRENGTHS)]
-    return Ridge(weights, strength, nll, ", ".join(f"{name} {share:.2f}" for share, name in told))
+    return FirstHead(weights, strength, nll, ", ".join(f"{name} {share:.2f}" for share, name in told), recipe=recipe)
 
 
 def fit_in_turns(inputs: NDArray[np.float32], train: Comparisons, validation: Comparisons) -> Array:
@@ -140,12 +190,10 @@ def _turns(train: Comparisons, validation: Comparisons) -> list[tuple[Comparison
     """Returns who is fitted on and who judges, in turns; people stay together, and prompts where both parts are of the same people."""
     people = [{part.users[user] for user in np.unique(part.user).tolist()} for part in (train, validation)]
     by_people = not people[0] & people[1]
-    one_table = train.users == validation.users and train.texts is validation.texts
-    strangers = not set(train.users) & set(validation.users)
     enough = len(np.unique(validation.user if by_people else validation.prompt)) >= ENOUGH and len(train) + len(validation) >= FEW
-    if enough or not (one_table or strangers):
+    both = None if enough else _as_one(train, validation)
+    if both is None:
         return [(train, validation)]
-    both = train.join(validation) if one_table else together(train, validation)
     groups = both.user if by_people else both.prompt
     names = np.random.default_rng(0).permutation(np.unique(groups))
     if len(names) < TURNS:
@@ -153,6 +201,13 @@ def _turns(train: Comparisons, validation: Comparisons) -> list[tuple[Comparison
     turn = np.zeros(int(groups.max()) + 1, dtype=np.int64)
     turn[names] = np.arange(len(names)) % TURNS
     return [(both.take(turn[groups] != one), both.take(turn[groups] == one)) for one in range(TURNS)]
+
+
+def _as_one(train: Comparisons, validation: Comparisons) -> Comparisons | None:
+    """Returns both parts as one; None where some people are in both and their tables of users are not the same."""
+    if train.users == validation.users and train.texts is validation.texts:
+        return train.join(validation)
+    return None if set(train.users) & set(validation.users) else together(train, validation)
 
 
 def _judged(
@@ -165,15 +220,25 @@ def _judged(
     emphasis: Array | None = None,
 ) -> _Heads:
     """Returns the heads on `vectors` seen along `directions` `[F, D]`, of every strength, as large as those who judge lose least under."""
-    seen = (vectors.astype(np.float64) @ directions.T).astype(np.float32)
-    paths = [ridge_path(seen, fitted, asked, STRENGTHS, emphasis=emphasis) for fitted, asked in turns]
+    seen = _along(vectors, directions)
+    paths = [_path(seen, fitted, asked, emphasis) for fitted, asked in turns]
     # With one turn the heads that are judged are those that are served.
-    served = paths[0] if len(turns) == 1 else ridge_path(seen, train, train.take(np.arange(1)), STRENGTHS, emphasis=emphasis)
-    weights, margins = [], []
-    for strength in STRENGTHS:
-        # Where answers are alike in these inputs for all who are fitted on, there is one strength: nothing is known under any.
-        said = np.concatenate([path.get(strength, path[max(path)])[1] for path in paths])
-        size = fitted_size(said, judging)
-        weights.append(size * (served.get(strength, served[max(served)])[0] @ directions))
-        margins.append(size * said)
-    return _Heads(inputs, np.array(weights), np.array(margins))
+    served = paths[0] if len(turns) == 1 else _path(seen, train, train.take(np.arange(1)), emphasis)
+    margins = np.array([np.concatenate([path[at][1] for path in paths]) for at in range(len(STRENGTHS))])
+    sizes = np.array([fitted_size(said, judging) for said in margins])
+    weights = np.array([size * (one @ directions) for size, (one, _) in zip(sizes, served, strict=True)])
+    return _Heads(inputs, sizes, weights, sizes[:, None] * margins)
+
+
+def _along(vectors: NDArray[np.float32], directions: Array) -> NDArray[np.float32]:
+    return (vectors.astype(np.float64) @ directions.T).astype(np.float32)
+
+
+def _path(
+    seen: NDArray[np.float32], fitted: Comparisons, asked: Comparisons, emphasis: Array | None, more: float = 1.0
+) -> list[tuple[Array, Array]]:
+    """Returns for each of `STRENGTHS`, times `more`, the weights `[F]` fitted on `fitted`, and margins `[C]` of `asked`."""
+    strengths = [more * strength for strength in STRENGTHS]
+    path = ridge_path(seen, fitted, asked, strengths, emphasis=emphasis)
+    # Where answers are alike in these inputs for all who are fitted on, there is one strength: nothing is known under any.
+    return [path.get(strength, path[max(path)]) for strength in strengths]

@@ -27,6 +27,9 @@ from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import read_families, write_families
 from attune.models.seam.trust import ALWAYS
 
+OF_FIRST_HEAD = "of_first_head"
+"""In a summary: how many times the first head stands in each of the family's heads, in logits; absent where heads were trained from it."""
+
 Reads = Literal["candidate", "prompt"]
 Outputs = dict[str, NDArray[np.float32]]
 

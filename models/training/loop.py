@@ -18,7 +18,7 @@ from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
 from attune.models.data.progress import Steps
 from attune.models.training.features import Calibration, Subspace
-from attune.models.training.first_head import fit_first_head
+from attune.models.training.first_head import FirstHead, fit_first_head
 from attune.models.training.ridge import Ridge, fit_ridge
 
 
@@ -31,7 +31,7 @@ class TrainingData:
         validation: stopping comes from these; other users or other prompts than `train`, or both.
         vectors: of the texts that both share.
         calibrations: what `calibration` found before, by subspace.
-        ridges: what `ridge` and `first_head` found before, by the one's name.
+        ridges: what `ridge`, `first_head` and `last_head` found before, by the one's name.
     """
 
     train: Comparisons
@@ -63,11 +63,21 @@ class TrainingData:
             self.ridges["ridge"] = fit_ridge(self.vectors.candidates, self.train, self.validation)
         return self.ridges["ridge"]
 
-    def first_head(self) -> Ridge:
+    def first_head(self) -> FirstHead:
         """Returns the head that families start from, see `first_head`; fitted once."""
-        if "first" not in self.ridges:
-            self.ridges["first"] = fit_first_head(self.vectors.candidates, self.train, self.validation)
-        return self.ridges["first"]
+        found = self.ridges.get("first")
+        if not isinstance(found, FirstHead):
+            found = self.ridges["first"] = fit_first_head(self.vectors.candidates, self.train, self.validation)
+        return found
+
+    def last_head(self) -> Ridge:
+        """Returns the first head fitted again on training and validation people, by the recipe that was chosen; fitted once.
+
+        Nothing may be measured with it on validation people: its `validation_nll` is the first head's, which has not seen them.
+        """
+        if "last" not in self.ridges:
+            self.ridges["last"] = self.first_head().fitted_on_all(self.vectors.candidates, self.train, self.validation)
+        return self.ridges["last"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from attune.models.seam.micro import NAME as MICRO
 from attune.models.training.additive import AdditiveSettings, train_additive
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
+from attune.models.training.last_head import with_last_head
 from attune.models.training.learner import Learner
 from attune.models.training.loop import LoopSettings, TrainingData
 from attune.models.training.micro import MicroSettings, train_micro
@@ -42,18 +43,22 @@ Progress = Callable[[str], None]
 TODAY = "bradley_terry, last layer"
 """The global head by gradient steps on the last layer: what differences are to."""
 
+WITHOUT = "bradley_terry, without validation people"
+"""Everybody's head before it is fitted again."""
+
 LAYERS = (0, 3, 6)
 COUNTS = (0, 5, 10)
 
 
 @dataclass(frozen=True, slots=True)
 class SmallDataSettings:
-    """How much is measured: sizes in comparisons, seeds, and most people (or prompts) tested for each."""
+    """How much is measured: sizes in comparisons, seeds, most people (or prompts) tested for each, and whether heads alone are trained."""
 
     sizes: tuple[int, ...] = (500, 1000, 2000)
     seeds: tuple[int, ...] = (0, 1, 2)
     tested: int = 150
     steps: int = 400
+    heads_alone: bool = False
 
 
 def learners(data: TrainingData, settings: SmallDataSettings, seed: int) -> list[Learner]:
@@ -65,16 +70,21 @@ def learners(data: TrainingData, settings: SmallDataSettings, seed: int) -> list
     start = Subspace(16, everybody=True)
     found: list[Learner] = [train(data) for train in SIMPLE.values()]
     found.append(Renamed(SIMPLE["ridge"](last), "ridge, last layer"))
-    for name, table, trained in (
+    first = train_bradley_terry(data, BradleyTerrySettings(subspace=start), seed)
+    trained = [
         (TODAY, last, train_bradley_terry(last, BradleyTerrySettings(subspace=tastes, loop=loop), seed)),
-        (BRADLEY_TERRY, data, train_bradley_terry(data, BradleyTerrySettings(subspace=start), seed)),
-        ("additive, last layer", last, train_additive(last, AdditiveSettings(axes=8, subspace=tastes), seed)),
-        (ADDITIVE, data, with_trust(train_additive(data, AdditiveSettings(axes=8, subspace=start), seed), data)),
-        (MICRO, data, with_trust(with_sureness(train_micro(data, MicroSettings(heads=6, subspace=start, loop=loop), seed), data), data)),
-    ):
-        [served] = served_learners([trained], table.vectors)
-        found.append(Renamed(served, name))
-    return found
+        (WITHOUT, data, first),
+        (BRADLEY_TERRY, data, with_last_head(first, data)),
+    ]
+    if not settings.heads_alone:
+        additive = with_trust(train_additive(data, AdditiveSettings(axes=8, subspace=start), seed), data)
+        micro = with_sureness(train_micro(data, MicroSettings(heads=6, subspace=start, loop=loop), seed), data)
+        trained += [
+            ("additive, last layer", last, train_additive(last, AdditiveSettings(axes=8, subspace=tastes), seed)),
+            (ADDITIVE, data, with_last_head(additive, data)),
+            (MICRO, data, with_trust(micro, data)),
+        ]
+    return [*found, *(Renamed(served_learners([one], table.vectors)[0], name) for name, table, one in trained)]
 
 
 def evaluate_small_data(

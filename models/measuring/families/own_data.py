@@ -41,6 +41,7 @@ from attune.models.training.cards import write_cards
 from attune.models.training.family_folder import expect_writable, family_folder
 from attune.models.training.features import Subspace
 from attune.models.training.heads import TrainedFamily, save_heads
+from attune.models.training.last_head import with_last_head
 from attune.models.training.loop import TrainingData
 from attune.models.training.met import people_of, write_met
 from attune.models.training.prior_trust import LEAST_PEOPLE, told_twice, with_trust
@@ -134,6 +135,8 @@ def train_own(
     default, verdict = _verdict(trained, people, settings)
     if verdict["personalise"] == "yes":
         verdict["why"] += _doubt(default, measured)
+    # Nothing that follows asks validation people again.
+    served = [with_last_head(one, data) for one in trained]
     names = {one.family.name for one in trained}
     left_out = [below(one) for one in standing if one.family.name not in names]
     for sentence in [*left_out, *filter(None, map(below, trained))]:
@@ -144,16 +147,17 @@ def train_own(
         "default": default,
         "verdict": verdict,
         "at_first": {one.family.name: one.summary.get("at_first", {}) for one in standing},
+        "fitted_again": [one.family.name for one in served if one.summary.get("fitted_again")],
         "left_out": left_out,
         "curves": measured,
         "not_measured": why_not,
     }
     with family_folder(out) as staging:
-        save_heads(staging, trained, default)
+        save_heads(staging, served, default)
         write_trunk_file(staging, trunk, home=out)
         write_probes(staging, draw_probes(comparisons.texts, settings.seed))
         write_met(staging, people_of(comparisons))
-        write_cards(staging, trained, comparisons.texts, vectors.candidates)
+        write_cards(staging, served, comparisons.texts, vectors.candidates)
         write_report(staging, results, render_own(results))
         if beside and beside.provenance:
             (staging / PROVENANCE).write_bytes(beside.provenance)
@@ -223,7 +227,7 @@ def _measure(
         began = time.monotonic()
         trained = _trained(line_up, data, settings, told_twice(held.train), replace(part, name=str(fold)))
         trained += [with_trust(one, data) for one in imported]
-        learners = [*served_learners(trained, vectors), *(train(data) for train in SIMPLE.values())]
+        learners = [*served_learners([with_last_head(one, data) for one in trained], vectors), *(train(data) for train in SIMPLE.values())]
         found = observe_strangers(learners, *held.unseen)
         if found is None:
             return {}, f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"

@@ -11,6 +11,12 @@ from attune.models.measuring.report_files import interval, table
 def render_own(results: Mapping[str, Any]) -> str:
     """Returns report.md for the results of `train_own`."""
     lines = [f"Not served, since a simple head is better: {sentence}." for sentence in results["left_out"]]
+    if results["fitted_again"]:
+        names = " and ".join(f"`{name}`" for name in results["fitted_again"])
+        lines += [
+            f"Everybody's head in {names} was fitted again on validation people too, once all was chosen. Whatever is told of validation",
+            "people, here, in results.json and in heads.json, is of the head that had not seen them.",
+        ]
     return _render("# Families trained on your comparisons", results, [*lines, *([""] if lines else [])], "everybody's head")
 
 
