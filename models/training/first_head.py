@@ -8,7 +8,7 @@
 On some data the length of an answer says more than several hundred inputs can be fitted to say; elsewhere it says nothing. How a
 text is written (`training.style`) stands in early layers, linearly for the most part: style is a few directions of the trunk's own
 vectors, found without looking at a choice. Nothing is chosen outright (`training.stacking`), and the head is one matrix row whatever
-came of it. `D` width, `S` style features, `H` heads, `C` comparisons.
+came of it. Its recipe can be fitted again on more people (`training.last_head`). `D` width, `S` style features, `H` heads, `C` comparisons.
 """
 
 from __future__ import annotations

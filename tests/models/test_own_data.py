@@ -80,6 +80,11 @@ def test_few_people_give_everybodys_head_unless_somebody_asks(trunk, tmp_path):
     assert found["default"] == "bradley_terry"
     assert "8 people who chose twice or more are fewer than the 30" in found["verdict"]["why"]
     assert [one.family.name for one in load_heads(tmp_path / "one")[0]] == ["bradley_terry"]
+    [head] = load_heads(tmp_path / "one")[0]
+    assert (found["fitted_again"], head.summary["fitted_again"]) == (["bradley_terry"], True)
+    measured = found["families"]["bradley_terry"]["validation_nll"]
+    assert measured == head.summary["validation_nll"]
+    assert "fitted again on validation people" in (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
     asked = trained(few, trunk, tmp_path / "two", personalise=True)
     assert asked["default"] == "additive"
 
