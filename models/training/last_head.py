@@ -35,7 +35,7 @@ def with_last_head(trained: TrainedFamily, data: TrainingData) -> TrainedFamily:
     moved = share / trained.family.logit_scale * (data.last_head().weights - data.first_head().weights)
     usual = data.vectors.candidates[np.concatenate([data.train.chosen, data.train.rejected])].mean(axis=0, dtype=np.float64)
     heads = copy.deepcopy(trained.heads)
-    layer = heads.outputs[f"{trained.family.name}_rewards"][0]
+    [layer] = heads.outputs[f"{trained.family.name}_rewards"].children()
     assert isinstance(layer, nn.Linear), "a family on the first head is linear in the vectors"
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(layer.weight.double().numpy() + moved))
