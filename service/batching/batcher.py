@@ -136,7 +136,6 @@ class Batcher(Generic[Scored]):
         loop = asyncio.get_running_loop()
         self._worker = ScorerWorker(
             threads=self._at_once,
-            give_way=self._running.on_cores,
             tell_done=lambda run: _call(loop, self._deliver, run),
             tell_end=lambda error: _call(loop, self._end, error),
             clock=self._clock,
@@ -256,7 +255,7 @@ class Batcher(Generic[Scored]):
         self._dispatch_is_coming = False
         if self._worker is None or self._ended.is_set():
             return
-        while self._running.has_room(full=self._queue.tokens >= self._queue.budget_tokens):
+        while self._running.has_room(full=self._queue.full):
             batch = self._queue.take(self._clock())
             for entry in batch.expired:
                 submission = entry.payload.submission
@@ -264,7 +263,7 @@ class Batcher(Generic[Scored]):
                 self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
             if not batch.entries:
                 break
-            number, scorer = self._running.begin(batch, more_waits=self._queue.items > 0)
+            number, scorer = self._running.begin(batch, another=self._queue.full)
             self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries])
         self._note_idle()
 

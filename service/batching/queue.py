@@ -112,6 +112,11 @@ class BatchQueue(Generic[Payload]):
         """Entries that wait."""
         return len(self._waiting)
 
+    @property
+    def full(self) -> bool:
+        """Whether as many tokens wait as a batch may have."""
+        return self.tokens >= self.budget_tokens
+
     def oldest_age_s(self, now_s: float) -> float:
         """Returns how long the entry that has waited longest has waited, seconds; 0 when nothing waits."""
         return max((now_s - entry.submitted_at_s for entry in self._waiting.values()), default=0.0)

@@ -1,9 +1,10 @@
 """The batches that a worker has, whether it may be given another, and by which scorer that one is run.
 
-    nothing waits behind it ─> `scorer`, all cores, and nothing beside it          a GPU has `scorer` for every batch
-    more waits              ─> `beside`, a core each, as many as there are cores
+    no full one waits behind it ─> `scorer`, all cores, and nothing beside it          a GPU has `scorer` for every batch
+    full ones wait              ─> `beside`, a core each, as many as there are cores
 
-On all cores a batch takes less time; on a core each, batches take less work, since threads of one run wait for each other.
+On all cores a batch takes less time; on a core each, batches take less work, since threads of one run wait for each other. But
+small batches beside each other take more work than one of all their texts, so what is not full waits for the others.
 """
 
 from __future__ import annotations
@@ -39,29 +40,23 @@ class RunningBatches(Generic[Scored]):
         return len(self._batches)
 
     @property
-    def on_cores(self) -> bool:
-        """Whether batches are computed by the threads that run them, each on a core."""
-        return self._beside is not None
-
-    @property
     def items(self) -> int:
         """Texts in all batches."""
         return sum(len(batch.entries) for batch in self._batches.values())
 
     def has_room(self, *, full: bool) -> bool:
-        """Returns whether the worker may be given a batch: one if it has none, or for a free core; else one that is full, to have ready."""
+        """Returns whether the worker may be given a batch: one if it has none, and beside others, or to have ready, one that is full."""
         running = len(self._batches)
-        if not running:
-            return True
-        if self._spread:
-            return False
-        if self._beside is not None and running < self._at_once:
-            return True
-        return full and running < self._at_once + BATCHES_READY
+        return not running or (full and not self._spread and running < self._at_once + BATCHES_READY)
 
-    def begin(self, batch: Batch[Text[Scored]], *, more_waits: bool) -> tuple[int, Scorer[Scored]]:
-        """Returns the number under which the batch is known from here on, and what is to run it."""
-        self._spread = self._beside is not None and not self._batches and not more_waits
+    def begin(self, batch: Batch[Text[Scored]], *, another: bool) -> tuple[int, Scorer[Scored]]:
+        """Returns the number under which the batch is known from here on, and what is to run it.
+
+        Args:
+            batch: taken from the queue.
+            another: whether a full one still waits there.
+        """
+        self._spread = self._beside is not None and not self._batches and not another
         self._last += 1
         self._batches[self._last] = batch
         return self._last, self._scorer if self._beside is None or self._spread else self._beside

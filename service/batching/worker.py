@@ -18,7 +18,6 @@ from typing import Generic
 
 from attune.models.seam.padding import TokenRow
 from attune.service.batching.session import Scored, Scorer
-from attune.service.batching.yielding import give_way
 
 LOG = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ class ScorerWorker(Generic[Scored]):
 
     Args:
         threads: batches that are run at once.
-        give_way: whether they compute by themselves, and so go behind the threads that answer (see `yielding`).
         tell_done: called on a worker's thread after each batch.
         tell_end: called once on a worker's thread when all have ended: with None after `close`, else at once with what killed one.
         clock: seconds, monotonic.
@@ -53,12 +51,10 @@ class ScorerWorker(Generic[Scored]):
         self,
         *,
         threads: int,
-        give_way: bool,
         tell_done: Callable[[BatchRun[Scored]], None],
         tell_end: Callable[[BaseException | None], None],
         clock: Callable[[], float],
     ) -> None:
-        self._give_way = give_way
         self._tell_done = tell_done
         self._tell_end = tell_end
         self._clock = clock
@@ -89,8 +85,6 @@ class ScorerWorker(Generic[Scored]):
 
     def _work(self) -> None:
         died: BaseException | None = None
-        if self._give_way:
-            give_way([threading.get_native_id()])
         try:
             while (handed := self._inbox.get()) is not None:
                 number, scorer, items = handed

@@ -3,9 +3,8 @@
     threads_here() before and after a runtime is opened ─> its own threads ─> give_way
 
 On a machine whose cores are all busy the system otherwise shares them evenly, and an answer that needs a millisecond waits behind a batch
-that needs a hundred. Between processes of other services nothing changes where each has a control group of its own, as in containers. A
-thread that only hands batches over keeps its priority: it holds Python's lock at times, and whoever waits for that would wait for it. One
-that computes as well gives way too, since it is at work far longer than it holds the lock.
+that needs a hundred. Between processes of other services nothing changes where each has a control group of its own, as in containers. The
+thread that hands batches over keeps its priority: it holds Python's lock at times, and whoever waits for that would wait for it.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ async def test_closing_waits_for_every_batch_that_runs() -> None:
         assert not batcher.alive
 
 
-async def test_a_batch_that_nothing_waits_behind_has_all_cores_and_others_share_them() -> None:
+async def test_a_batch_that_no_full_one_waits_behind_has_all_cores_and_full_ones_share_them() -> None:
     spread, beside = GatedScorer(), GatedScorer()
     async with serving(spread, beside=beside, at_once=2, budget_tokens=40) as batcher:
         alone = start(batcher.submit(texts(10, 10), LONG_S))
@@ -279,29 +279,30 @@ async def test_a_batch_that_nothing_waits_behind_has_all_cores_and_others_share_
         await settle()
         assert (batcher.running_items, batcher.waiting_items) == (2, 4)  # nothing is run beside a batch that has all cores
         spread.release()
-        # Two have a core each, one is ready for whichever is done first, and the last waits.
+        # Two have a core each, one is ready for whichever is done first, and the last is not full and waits.
         assert sorted([await beside.entered.get() for _ in range(2)]) == [[39], [40]]
         await settle()
         assert (batcher.running_items, batcher.waiting_items) == (3, 1)
-        beside.release(4)
-        done = await asyncio.gather(alone, *more)
-        assert [[row["toy_rewards"].tolist()[1] for row in each.rows] for each in done] == [[10, 10], [40], [39], [38], [37]]
-        assert (len(spread.batches), len(beside.batches)) == (1, 4)
+        beside.release(3)
+        assert await spread.entered.get() == [37]
         spread.release()
-        await batcher.submit(texts(5), LONG_S)
-        assert spread.batches[-1] == [5]
+        done = await asyncio.gather(alone, *more)
+    assert [[row["toy_rewards"].tolist()[1] for row in each.rows] for each in done] == [[10, 10], [40], [39], [38], [37]]
+    assert (len(spread.batches), len(beside.batches)) == (2, 3)
 
 
-async def test_a_free_core_takes_what_comes_without_waiting_for_a_full_batch() -> None:
+async def test_what_is_no_full_batch_waits_for_those_that_run_and_then_has_all_cores() -> None:
     spread, beside = GatedScorer(), GatedScorer()
     async with serving(spread, beside=beside, at_once=2, budget_tokens=40) as batcher:
-        both = [start(batcher.submit(texts(size), LONG_S)) for size in (40, 39)]
-        assert sorted([await beside.entered.get() for _ in both]) == [[39], [40]]
+        both = [start(batcher.submit(texts(40), LONG_S)) for _ in range(2)]
+        assert [await beside.entered.get() for _ in both] == [[40], [40]]
         beside.release()
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        late = start(batcher.submit(texts(3), LONG_S))
-        assert await beside.entered.get() == [3]
-        beside.release(2)
-        await asyncio.gather(*both, late)
-        assert not spread.batches
+        late = [start(batcher.submit(texts(size), LONG_S)) for size in (3, 4)]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (1, 2)
+        beside.release()
+        assert await spread.entered.get() == [3, 4]
+        spread.release()
+        await asyncio.gather(*both, *late)
         assert batcher.running_items == 0

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 
 import pytest
 
-from attune.models.seam.families import Row
-from attune.models.seam.padding import TokenRow
 from attune.service.batching.session import ScorerSession
 from attune.service.batching.yielding import STEP, give_way, threads_here
-from tests.batching.scorers import texts
-from tests.batching.serving import LONG_S, serving
 
 needs_linux = pytest.mark.skipif(not threads_here(), reason="this system does not tell a process's threads")
 
@@ -34,28 +29,6 @@ def test_the_threads_that_a_session_starts_are_lowered_and_those_that_were_there
     assert len(started) >= 2
     assert set(started) == {min(19, own + STEP)}
     assert session.provider == "CPUExecutionProvider"
-
-
-class Priorities:
-    """Says under which priority it is run."""
-
-    def __init__(self) -> None:
-        self.found: list[int] = []
-
-    def run(self, items: Sequence[TokenRow]) -> list[Row]:
-        self.found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return [{} for _ in items]
-
-
-@needs_linux
-async def test_the_threads_that_compute_batches_by_themselves_are_lowered_and_those_that_hand_them_over_are_not():
-    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    handing, computing = Priorities(), Priorities()
-    async with serving(handing) as batcher:
-        await batcher.submit(texts(3), LONG_S)
-    async with serving(computing, beside=computing, at_once=2) as batcher:
-        await batcher.submit(texts(3), LONG_S)
-    assert (handing.found, computing.found) == ([own], [min(19, own + STEP)])
 
 
 @needs_linux
