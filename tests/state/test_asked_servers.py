@@ -73,6 +73,8 @@ class Answering:
     async def run(self, operation: str, work: Callable[[], Awaitable[Any]]) -> Any:
         return await work()
 
+    run_here = run
+
     async def script(self, *_: Any) -> list[bytes]:
         self.asked += 1
         return self.told.pop(0)
