@@ -34,7 +34,7 @@ class Batcher(Generic[Scored]):
     Args:
         scorer: owned by the worker from `start` on, as `beside` is.
         at_once: batches that may run together.
-        beside: runs a batch beside others, where `scorer` takes all cores for one (see `ScorerSession`); None where it runs every batch.
+        beside: runs a batch beside others, where `scorer` takes all cores for one (see `share_cores`); None where it runs every batch.
         max_items: texts that may wait at one time.
         max_tokens: tokens that may wait at one time.
         max_text_tokens: the longest text that the scorer takes.
@@ -255,7 +255,7 @@ class Batcher(Generic[Scored]):
         self._dispatch_is_coming = False
         if self._worker is None or self._ended.is_set():
             return
-        while self._running.has_room(full=self._queue.full):
+        while self._running.has_room(full=self._queue.full_batches):
             batch = self._queue.take(self._clock())
             for entry in batch.expired:
                 submission = entry.payload.submission
@@ -263,8 +263,8 @@ class Batcher(Generic[Scored]):
                 self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
             if not batch.entries:
                 break
-            number, scorer = self._running.begin(batch, another=self._queue.full)
-            self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries])
+            number, scorer, alone = self._running.begin(batch, full=self._queue.full_batches)
+            self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries], alone=alone)
         self._note_idle()
 
     def _deliver(self, run: BatchRun[Scored]) -> None:

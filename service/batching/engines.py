@@ -42,20 +42,14 @@ class Engine(Scorer[Row], Protocol):
         ...
 
 
-def open_engine(
-    path: Path, precision: Precision, *, threads: int | None, require_gpu: bool, most_twice_bytes: int = MOST_TWICE_BYTES
-) -> Engine:
+def open_engine(path: Path, precision: Precision, *, threads: int | None, require_gpu: bool) -> Engine:
     """Returns the engine for a graph, loaded.
-
-    Threads of one run wait for each other at every operator. On several cores one batch is done soonest by all of them, and several
-    batches are done with an eighth less work by a core each: on a CPU a second session is for batches that run beside others.
 
     Args:
         path: the graph, in the precision itself or in the one that the engine derives it from.
         precision: to run.
         threads: of one operator; None takes the usable cores.
         require_gpu: refuse whatever does not run on CUDA.
-        most_twice_bytes: size of a graph's file up to which it is in memory twice, for batches that run beside others.
 
     Raises:
         ScorerRefused: the engine is not installed, or cannot run this here.
@@ -67,7 +61,21 @@ def open_engine(
     rounded = precision == "tf32"
     cuda = (CUDA, CUDA_OPTIONS | {"use_tf32": "1"}) if rounded else CUDA
     session = ScorerSession(path, (cuda, CPU), threads, CUDA if require_gpu or rounded else None)
-    if session.provider == CPU and session.threads > 1 and path.stat().st_size <= most_twice_bytes:
+    return share_cores(session, path) if session.provider == CPU else session
+
+
+def share_cores(session: ScorerSession, path: Path, *, most_twice_bytes: int = MOST_TWICE_BYTES) -> ScorerSession:
+    """Returns a session on a CPU with a second one beside it, where it has several cores and the graph is not too large for that.
+
+    Threads of one run wait for each other at every operator. On several cores one batch is done soonest by all of them, and as many
+    batches as there are cores are done with an eighth less work by a core each: the second session is for those.
+
+    Args:
+        session: loaded.
+        path: its graph.
+        most_twice_bytes: size of the graph's file up to which it is in memory twice.
+    """
+    if session.threads > 1 and path.stat().st_size <= most_twice_bytes:
         session.at_once = min(session.threads, MOST_BESIDE)
         session.beside = ScorerSession(path, (CPU,), session.threads // session.at_once)
     return session

@@ -113,9 +113,9 @@ class BatchQueue(Generic[Payload]):
         return len(self._waiting)
 
     @property
-    def full(self) -> bool:
-        """Whether as many tokens wait as a batch may have."""
-        return self.tokens >= self.budget_tokens
+    def full_batches(self) -> int:
+        """For how many batches of the whole budget enough tokens wait."""
+        return self.tokens // self.budget_tokens
 
     def oldest_age_s(self, now_s: float) -> float:
         """Returns how long the entry that has waited longest has waited, seconds; 0 when nothing waits."""

@@ -1,10 +1,10 @@
 """The batches that a worker has, whether it may be given another, and by which scorer that one is run.
 
-    no full one waits behind it ─> `scorer`, all cores, and nothing beside it          a GPU has `scorer` for every batch
-    full ones wait              ─> `beside`, a core each, as many as there are cores
+    fewer full ones wait than there are cores ─> `scorer`, all cores, one after the other       a GPU has `scorer` for every batch
+    a full one waits for every core           ─> `beside`, a core each
 
 On all cores a batch takes less time; on a core each, batches take less work, since threads of one run wait for each other. But
-small batches beside each other take more work than one of all their texts, so what is not full waits for the others.
+cores for which there is no full batch would stand idle, and small batches take more work than one of all their texts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RunningBatches(Generic[Scored]):
         self._at_once = at_once
         self._batches: dict[int, Batch[Text[Scored]]] = {}
         self._last = 0
-        self._spread = False
+        self._alone = False
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -44,22 +44,27 @@ class RunningBatches(Generic[Scored]):
         """Texts in all batches."""
         return sum(len(batch.entries) for batch in self._batches.values())
 
-    def has_room(self, *, full: bool) -> bool:
-        """Returns whether the worker may be given a batch: one if it has none, and beside others, or to have ready, one that is full."""
+    def has_room(self, *, full: int) -> bool:
+        """Returns whether the worker may be given a batch while `full` full ones wait: one if it has none, else full ones and one more."""
         running = len(self._batches)
-        return not running or (full and not self._spread and running < self._at_once + BATCHES_READY)
+        if not running:
+            return True
+        if self._alone:  # once there is one for every core, this one ends first
+            return 0 < full < self._at_once and running < 1 + BATCHES_READY
+        return full > 0 and running < self._at_once + BATCHES_READY
 
-    def begin(self, batch: Batch[Text[Scored]], *, another: bool) -> tuple[int, Scorer[Scored]]:
-        """Returns the number under which the batch is known from here on, and what is to run it.
+    def begin(self, batch: Batch[Text[Scored]], *, full: int) -> tuple[int, Scorer[Scored], bool]:
+        """Returns the number of the batch from here on, what is to run it, and whether only when no other one of those is run.
 
         Args:
             batch: taken from the queue.
-            another: whether a full one still waits there.
+            full: how many full ones still wait there.
         """
-        self._spread = self._beside is not None and not self._batches and not another
+        if not self._batches:
+            self._alone = self._beside is not None and full < self._at_once - 1
         self._last += 1
         self._batches[self._last] = batch
-        return self._last, self._scorer if self._beside is None or self._spread else self._beside
+        return self._last, self._scorer if self._beside is None or self._alone else self._beside, self._alone
 
     def end(self, number: int) -> Batch[Text[Scored]] | None:
         """Returns the batch of this number, which is done; None if `clear` took it."""

@@ -63,7 +63,7 @@ class ScorerSession:
         distribution: name and version of the installed runtime.
         outputs: names of the graph's outputs.
         at_once: runs that may be under way together: on a GPU two, so that it computes one while the other's arrays are made and read.
-        beside: the same graph with a share of the threads, see `open_engine`; None where this session runs every batch.
+        beside: the same graph with a share of the threads, see `engines.share_cores`; None where this session runs every batch.
 
     Raises:
         ScorerRefused: not exactly one onnxruntime distribution is installed, the required provider is not the one that

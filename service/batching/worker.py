@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic
 
@@ -58,8 +59,9 @@ class ScorerWorker(Generic[Scored]):
         self._tell_done = tell_done
         self._tell_end = tell_end
         self._clock = clock
-        self._inbox: queue.SimpleQueue[tuple[int, Scorer[Scored], Sequence[TokenRow]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[int, Scorer[Scored], Sequence[TokenRow], bool] | None] = queue.SimpleQueue()
         self._ending = threading.Lock()
+        self._all_cores = threading.Lock()
         self._working = threads
         # Daemons, so that a scorer that hangs in foreign code cannot keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name="attune-scorer", daemon=True) for _ in range(threads)]
@@ -74,9 +76,16 @@ class ScorerWorker(Generic[Scored]):
         for thread in self._threads:
             thread.start()
 
-    def hand_over(self, number: int, scorer: Scorer[Scored], items: Sequence[TokenRow]) -> None:
-        """Queues one batch for a scorer, which only these threads use; batches begin in the order of handing over."""
-        self._inbox.put((number, scorer, items))
+    def hand_over(self, number: int, scorer: Scorer[Scored], items: Sequence[TokenRow], *, alone: bool = False) -> None:
+        """Queues one batch for a scorer, which only these threads use; batches begin in the order of handing over.
+
+        Args:
+            number: of the batch, for `tell_done`.
+            scorer: to run it.
+            items: its texts.
+            alone: whether it waits for the one before it that is run alone, too: both want all cores.
+        """
+        self._inbox.put((number, scorer, items, alone))
 
     def close(self) -> None:
         """Lets the threads end once they have run what was handed over."""
@@ -87,10 +96,12 @@ class ScorerWorker(Generic[Scored]):
         died: BaseException | None = None
         try:
             while (handed := self._inbox.get()) is not None:
-                number, scorer, items = handed
-                started_at_s = self._clock()
-                results = run_by_halves(scorer, items)
-                self._tell_done(BatchRun(number, results, started_at_s, self._clock()))
+                number, scorer, items, alone = handed
+                with self._all_cores if alone else nullcontext():
+                    started_at_s = self._clock()
+                    results = run_by_halves(scorer, items)
+                    finished_at_s = self._clock()
+                self._tell_done(BatchRun(number, results, started_at_s, finished_at_s))
         except BaseException as error:  # whatever ends this thread, those who wait for it must hear of it
             LOG.critical("the scorer's worker died", exc_info=error)
             died = error

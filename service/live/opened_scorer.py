@@ -118,7 +118,7 @@ async def open_own_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, 
     engine, measured, tolerance = await _open_engine(bundle, plan)
     batcher = _start_batcher(engine, engine.beside, engine.at_once, measured, bundle, encoder, plan, metrics)
     try:
-        await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: rows)
+        await replay_probes(bundle, encoder, batcher, engine.beside, tolerance, lambda rows: rows)
     except BaseException:
         await batcher.aclose()
         raise
@@ -136,7 +136,7 @@ async def open_shared_scorer(bundle: Bundle, encoder: TextEncoder, plan: LoadPla
     beside = None if engine.beside is None else TableScorer(engine.beside, encoder.prompt("canary"))
     batcher = _start_batcher(scorer, beside, engine.at_once, measured, bundle, encoder, plan, metrics)
     try:
-        await replay_probes(bundle, encoder, batcher, tolerance, lambda rows: scorer.layout.rows(np.stack(rows)))
+        await replay_probes(bundle, encoder, batcher, beside, tolerance, lambda rows: scorer.layout.rows(np.stack(rows)))
     except BaseException:
         await batcher.aclose()
         raise
@@ -190,9 +190,16 @@ def _start_batcher(
 
 
 async def replay_probes(
-    bundle: Bundle, encoder: TextEncoder, batcher: Batcher[Scored], tolerance: float, read: Callable[[list[Scored]], list[Row]]
+    bundle: Bundle,
+    encoder: TextEncoder,
+    batcher: Batcher[Scored],
+    beside: Scorer[Scored] | None,
+    tolerance: float,
+    read: Callable[[Sequence[Scored]], Sequence[Row]],
 ) -> None:
     """Returns once all probes were answered as the training framework did, within `tolerance` (see `probe_difference`).
+
+    Probes are asked one by one, so the batcher answers from all cores; what it runs batches beside others with is asked by itself.
 
     Raises:
         BundleRefused: one was not; the detail has the probe, the output, the difference and the tolerance.
@@ -204,11 +211,22 @@ async def replay_probes(
     ]
     try:
         # One by one: a small queue has room for that.
-        rows = read([(await batcher.submit([text], PROBE_S)).rows[0] for text in texts])
+        answered = [read([(await batcher.submit([text], PROBE_S)).rows[0] for text in texts])]
     except AttuneError as error:
         raise BundleRefused(f"{bundle.id}: the probes could not be run: {error.detail}") from error
+    if beside is not None:
+        try:
+            answered.append(read(await asyncio.to_thread(beside.run, texts)))
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            raise BundleRefused(f"{bundle.id}: the probes could not be run beside each other: {error}") from error
+    worst = max(_worst_probe(bundle, rows, tolerance) for rows in answered)
+    _log.info("probes passed", probes=len(texts), worst_difference=worst, tolerance=tolerance)
+
+
+def _worst_probe(bundle: Bundle, rows: Sequence[Row], tolerance: float) -> float:
+    """Returns by how much an answer to a probe differs at most; raises BundleRefused where that is more than the tolerance."""
     worst = 0.0
-    for name, answers in probes.answers.items():
+    for name, answers in bundle.probes.answers.items():
         if name not in rows[0]:
             raise BundleRefused(f"{bundle.id}: the probes have answers for {name}, which the scorer does not give")
         shapes = {row[name].shape for row in rows}
@@ -221,7 +239,7 @@ async def replay_probes(
             index = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
             raise BundleRefused(f"{bundle.id}: probe {index} differs by {difference:.3g} in {name}; the tolerance is {tolerance:.3g}")
         worst = max(worst, difference)
-    _log.info("probes passed", probes=len(rows), worst_difference=worst, tolerance=tolerance)
+    return worst
 
 
 def _scorer(bundle: Bundle, plan: LoadPlan) -> tuple[Precision, ScorerFile]:

@@ -270,7 +270,7 @@ async def test_closing_waits_for_every_batch_that_runs() -> None:
         assert not batcher.alive
 
 
-async def test_a_batch_that_no_full_one_waits_behind_has_all_cores_and_full_ones_share_them() -> None:
+async def test_full_batches_share_the_cores_once_there_is_one_for_each_and_others_have_all_cores() -> None:
     spread, beside = GatedScorer(), GatedScorer()
     async with serving(spread, beside=beside, at_once=2, budget_tokens=40) as batcher:
         alone = start(batcher.submit(texts(10, 10), LONG_S))
@@ -306,3 +306,20 @@ async def test_what_is_no_full_batch_waits_for_those_that_run_and_then_has_all_c
         spread.release()
         await asyncio.gather(*both, *late)
         assert batcher.running_items == 0
+
+
+async def test_fewer_full_batches_than_cores_have_all_cores_one_after_the_other_with_one_ready() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=4, budget_tokens=40) as batcher:
+        three = [start(batcher.submit(texts(40), LONG_S)) for _ in range(3)]
+        assert await spread.entered.get() == [40]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (2, 1)
+        assert spread.batches == [[40]]  # the one that is ready does not begin beside the one that runs
+        spread.release(3)
+        await asyncio.gather(*three)
+        assert (len(spread.batches), len(beside.batches)) == (3, 0)
+        four = [start(batcher.submit(texts(40), LONG_S)) for _ in range(4)]
+        assert [await beside.entered.get() for _ in four] == [[40]] * 4
+        beside.release(4)
+        await asyncio.gather(*four)

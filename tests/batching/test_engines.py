@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attune.models.seam.precision import TOLERANCES, probe_difference
-from attune.service.batching.engines import MOST_BESIDE, MOST_TWICE_BYTES, open_engine
+from attune.service.batching.engines import MOST_BESIDE, MOST_TWICE_BYTES, open_engine, share_cores
 from attune.service.batching.session import CPU, CUDA, ScorerRefused, ScorerSession
 from tests.batching.scorers import NAN_ID, text, write_toy_scorer
 
@@ -71,10 +71,7 @@ def test_graphs_of_their_own_run_in_onnx_runtime(precision: str, tmp_path: Path)
 
 def test_on_several_cores_a_second_session_runs_batches_beside_others_and_gives_the_same_rows(tmp_path: Path) -> None:
     path = write_toy_scorer(tmp_path / "scorer.onnx")
-    engine = open_engine(path, "fp32", threads=3, require_gpu=False)
-    assert isinstance(engine, ScorerSession)
-    if engine.provider != CPU:
-        pytest.skip("this machine runs the graph on a GPU, where one session runs every batch")
+    engine = share_cores(ScorerSession(path, (CPU,), threads=3), path)
     assert engine.beside is not None
     assert (engine.at_once, engine.threads, engine.beside.threads, engine.beside.beside) == (3, 3, 1, None)
     for mine, theirs in zip(engine.run(ITEMS), engine.beside.run(ITEMS), strict=True):
@@ -84,14 +81,12 @@ def test_on_several_cores_a_second_session_runs_batches_beside_others_and_gives_
 @pytest.mark.parametrize(("threads", "most_twice_bytes"), [(1, MOST_TWICE_BYTES), (3, 100)])
 def test_on_one_core_and_with_a_large_graph_one_session_runs_every_batch(tmp_path: Path, threads: int, most_twice_bytes: int) -> None:
     path = write_toy_scorer(tmp_path / "scorer.onnx")
-    engine = open_engine(path, "fp32", threads=threads, require_gpu=False, most_twice_bytes=most_twice_bytes)
-    assert engine.beside is None
-    assert engine.at_once == (2 if engine.provider == CUDA else 1)
+    engine = share_cores(ScorerSession(path, (CPU,), threads=threads), path, most_twice_bytes=most_twice_bytes)
+    assert (engine.at_once, engine.beside) == (1, None)
 
 
 def test_with_more_cores_than_batches_beside_each_other_each_has_several(tmp_path: Path) -> None:
-    engine = open_engine(write_toy_scorer(tmp_path / "scorer.onnx"), "fp32", threads=2 * MOST_BESIDE + 1, require_gpu=False)
-    assert isinstance(engine, ScorerSession)
-    if engine.provider == CPU:
-        assert engine.beside is not None
-        assert (engine.at_once, engine.beside.threads) == (MOST_BESIDE, 2)
+    path = write_toy_scorer(tmp_path / "scorer.onnx")
+    engine = share_cores(ScorerSession(path, (CPU,), threads=2 * MOST_BESIDE + 1), path)
+    assert engine.beside is not None
+    assert (engine.at_once, engine.beside.threads) == (MOST_BESIDE, 2)
