@@ -136,6 +136,7 @@ class Batcher(Generic[Scored]):
         loop = asyncio.get_running_loop()
         self._worker = ScorerWorker(
             threads=self._at_once,
+            alone=self._running.shared,
             tell_done=lambda run: _call(loop, self._deliver, run),
             tell_end=lambda error: _call(loop, self._end, error),
             clock=self._clock,

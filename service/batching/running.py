@@ -40,6 +40,11 @@ class RunningBatches(Generic[Scored]):
         return len(self._batches)
 
     @property
+    def shared(self) -> bool:
+        """Whether some batches have all cores and others one each."""
+        return self._beside is not None
+
+    @property
     def items(self) -> int:
         """Texts in all batches."""
         return sum(len(batch.entries) for batch in self._batches.values())
@@ -54,7 +59,7 @@ class RunningBatches(Generic[Scored]):
         return full > 0 and running < self._at_once + BATCHES_READY
 
     def begin(self, batch: Batch[Text[Scored]], *, full: int) -> tuple[int, Scorer[Scored], bool]:
-        """Returns the number of the batch from here on, what is to run it, and whether only when no other one of those is run.
+        """Returns the number of the batch from here on, what is to run it, and whether it has all cores.
 
         Args:
             batch: taken from the queue.

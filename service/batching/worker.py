@@ -13,9 +13,8 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, TypeAlias
 
 from attune.models.seam.padding import TokenRow
 from attune.service.batching.session import Scored, Scorer
@@ -38,11 +37,16 @@ class BatchRun(Generic[Scored]):
         return self.finished_at_s - self.started_at_s
 
 
+_Inbox: TypeAlias = "queue.SimpleQueue[tuple[int, Scorer[Scored], Sequence[TokenRow]] | None]"
+
+
 class ScorerWorker(Generic[Scored]):
     """Daemon threads that run batches.
 
     Args:
         threads: batches that are run at once.
+        alone: whether one more thread is for batches that want all cores. Always the same one: where threads took
+            turns, a text alone took a tenth longer.
         tell_done: called on a worker's thread after each batch.
         tell_end: called once on a worker's thread when all have ended: with None after `close`, else at once with what killed one.
         clock: seconds, monotonic.
@@ -52,6 +56,7 @@ class ScorerWorker(Generic[Scored]):
         self,
         *,
         threads: int,
+        alone: bool = False,
         tell_done: Callable[[BatchRun[Scored]], None],
         tell_end: Callable[[BaseException | None], None],
         clock: Callable[[], float],
@@ -59,12 +64,13 @@ class ScorerWorker(Generic[Scored]):
         self._tell_done = tell_done
         self._tell_end = tell_end
         self._clock = clock
-        self._inbox: queue.SimpleQueue[tuple[int, Scorer[Scored], Sequence[TokenRow], bool] | None] = queue.SimpleQueue()
         self._ending = threading.Lock()
-        self._all_cores = threading.Lock()
-        self._working = threads
+        self._inbox: _Inbox[Scored] = queue.SimpleQueue()
+        self._alone_inbox: _Inbox[Scored] = queue.SimpleQueue()
+        self._inboxes = [self._inbox] * threads + [self._alone_inbox] * alone
+        self._working = len(self._inboxes)
         # Daemons, so that a scorer that hangs in foreign code cannot keep the process from ending.
-        self._threads = [threading.Thread(target=self._work, name="attune-scorer", daemon=True) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._work, args=(inbox,), name="attune-scorer", daemon=True) for inbox in self._inboxes]
 
     @property
     def alive(self) -> bool:
@@ -77,31 +83,29 @@ class ScorerWorker(Generic[Scored]):
             thread.start()
 
     def hand_over(self, number: int, scorer: Scorer[Scored], items: Sequence[TokenRow], *, alone: bool = False) -> None:
-        """Queues one batch for a scorer, which only these threads use; batches begin in the order of handing over.
+        """Queues one batch for a scorer, which only these threads use; batches of a kind begin in the order of handing over.
 
         Args:
             number: of the batch, for `tell_done`.
             scorer: to run it.
             items: its texts.
-            alone: whether it waits for the one before it that is run alone, too: both want all cores.
+            alone: whether it is for the thread of batches that want all cores.
         """
-        self._inbox.put((number, scorer, items, alone))
+        (self._alone_inbox if alone else self._inbox).put((number, scorer, items))
 
     def close(self) -> None:
         """Lets the threads end once they have run what was handed over."""
-        for _ in self._threads:
-            self._inbox.put(None)
+        for inbox in self._inboxes:
+            inbox.put(None)
 
-    def _work(self) -> None:
+    def _work(self, inbox: _Inbox[Scored]) -> None:
         died: BaseException | None = None
         try:
-            while (handed := self._inbox.get()) is not None:
-                number, scorer, items, alone = handed
-                with self._all_cores if alone else nullcontext():
-                    started_at_s = self._clock()
-                    results = run_by_halves(scorer, items)
-                    finished_at_s = self._clock()
-                self._tell_done(BatchRun(number, results, started_at_s, finished_at_s))
+            while (handed := inbox.get()) is not None:
+                number, scorer, items = handed
+                started_at_s = self._clock()
+                results = run_by_halves(scorer, items)
+                self._tell_done(BatchRun(number, results, started_at_s, self._clock()))
         except BaseException as error:  # whatever ends this thread, those who wait for it must hear of it
             LOG.critical("the scorer's worker died", exc_info=error)
             died = error
