@@ -255,7 +255,10 @@ class Connection(HttpToolsProtocol):
             self._close()
 
     def _refuse(self, why: Refused) -> None:
-        """Answers once what was asked before has its answer, drops what still comes, and closes."""
+        """Answers once what was asked before has its answer, drops what still comes, and closes.
+
+        A request whose body is refused while others wait before it ends the connection at once, with theirs unanswered.
+        """
         self.tell(why, self._address())
         self._deaf = True
         cycle = self._last
