@@ -74,7 +74,7 @@ class Batcher(Generic[Scored]):
             age_limit_s=age_limit_s,
         )
         self._queue.drain_tokens_per_s = tokens_per_s
-        self._running = RunningBatches(scorer, beside, at_once)
+        self._running = RunningBatches(scorer, beside, at_once, budget_tokens)
         self._max_text_tokens = max_text_tokens
         self._canary_item = canary
         self._canary: Submission[Scored] | None = None
@@ -252,20 +252,20 @@ class Batcher(Generic[Scored]):
         return submission
 
     def _dispatch(self) -> None:
-        """Hands batches to the worker, as many as `RunningBatches` has room for."""
+        """Hands batches to the worker, as many as `RunningBatches` has turns for."""
         self._dispatch_is_coming = False
         if self._worker is None or self._ended.is_set():
             return
-        while self._running.has_room(full=self._queue.full_batches):
-            batch = self._queue.take(self._clock())
+        while (turn := self._running.turn(texts=self._queue.items, tokens=self._queue.tokens)) is not None:
+            batch = self._queue.take(self._clock(), turn.budget_tokens)
             for entry in batch.expired:
                 submission = entry.payload.submission
                 self._dropped("expired", 1)
                 self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
             if not batch.entries:
                 break
-            number, scorer, alone = self._running.begin(batch, full=self._queue.full_batches)
-            self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries], alone=alone)
+            number, scorer = self._running.begin(batch, turn)
+            self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries], alone=turn.alone)
         self._note_idle()
 
     def _deliver(self, run: BatchRun[Scored]) -> None:

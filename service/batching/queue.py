@@ -6,8 +6,9 @@
     drained(...)  what a finished batch taught about the speed of draining
 
 A batch is a run of neighbours in length around the entry that is due first. It costs `overhead_tokens + longest * n`
-(padded tokens), never over the budget unless one entry alone is. It stops growing when the padding that the next text causes
-costs more than a separate batch. Payloads are opaque; what a token or a caller is, this module does not know.
+(padded tokens), never over the budget, or what of it the taker asks for, unless one entry alone is. It stops growing when
+the padding that the next text causes costs more than a separate batch. Payloads are opaque; what a token or a caller is,
+this module does not know.
 """
 
 from __future__ import annotations
@@ -112,11 +113,6 @@ class BatchQueue(Generic[Payload]):
         """Entries that wait."""
         return len(self._waiting)
 
-    @property
-    def full_batches(self) -> int:
-        """For how many batches of the whole budget enough tokens wait."""
-        return self.tokens // self.budget_tokens
-
     def oldest_age_s(self, now_s: float) -> float:
         """Returns how long the entry that has waited longest has waited, seconds; 0 when nothing waits."""
         return max((now_s - entry.submitted_at_s for entry in self._waiting.values()), default=0.0)
@@ -167,15 +163,19 @@ class BatchQueue(Generic[Payload]):
         self.tokens += wanted_tokens
         return tuple(entries)
 
-    def take(self, now_s: float) -> Batch[Payload]:
+    def take(self, now_s: float, budget_tokens: int | None = None) -> Batch[Payload]:
         """Removes and returns the next batch, and the entries whose deadline has passed.
 
         Both are gone from the queue. The batch is empty only if nothing that is still in time waits.
+
+        Args:
+            now_s: the time.
+            budget_tokens: of this batch, where it is to be smaller than the queue's.
         """
         expired = self._take_expired(now_s)
         if not self._waiting:
             return Batch((), expired)
-        first, stop = self._window(self._position(self._first_due()))
+        first, stop = self._window(self._position(self._first_due()), self.budget_tokens if budget_tokens is None else budget_tokens)
         entries = tuple([self._waiting.pop(order) for _, order in self._by_length[first:stop]])
         del self._by_length[first:stop]
         batch = Batch(entries, expired)
@@ -246,13 +246,13 @@ class BatchQueue(Generic[Payload]):
             else:
                 heapq.heappop(self._by_due)
 
-    def _window(self, anchor: int) -> tuple[int, int]:
+    def _window(self, anchor: int, budget: int) -> tuple[int, int]:
         """Returns the half-open range of `_by_length` to run together: around `anchor`, one neighbour at a time.
 
         At each step the neighbour that leaves more real tokens per token of cost is added, while the budget holds; of all
         the ranges passed, the one with the most real tokens per token of cost is returned, the larger one if they are equal.
         """
-        waiting, end, budget, overhead = self._by_length, len(self._by_length), self.budget_tokens, self.overhead_tokens
+        waiting, end, overhead = self._by_length, len(self._by_length), self.overhead_tokens
         first, stop = anchor, anchor + 1
         real = longest = waiting[anchor][0]
         best, best_yield = (first, stop), real / (overhead + real)

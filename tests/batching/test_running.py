@@ -1,0 +1,103 @@
+"""Batches on all cores and on one each: which of them a batcher is given, how large, and by which scorer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.batching.scorers import GatedScorer, texts
+from tests.batching.serving import LONG_S, serving, settle, start
+
+
+async def test_full_batches_have_a_core_each_and_what_is_too_little_to_share_has_all_cores() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=2, budget_tokens=40) as batcher:
+        alone = start(batcher.submit(texts(10, 10), LONG_S))
+        assert await spread.entered.get() == [10, 10]
+        more = [start(batcher.submit(texts(size), LONG_S)) for size in (40, 39, 38, 37)]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (2, 4)  # nothing is run beside a batch that has all cores
+        spread.release()
+        # Two have a core each, one is ready for whichever is done first, and the last is not full and waits.
+        assert sorted([await beside.entered.get() for _ in range(2)]) == [[39], [40]]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (3, 1)
+        beside.release(3)
+        assert await spread.entered.get() == [37]
+        spread.release()
+        done = await asyncio.gather(alone, *more)
+    assert [[row["toy_rewards"].tolist()[1] for row in each.rows] for each in done] == [[10, 10], [40], [39], [38], [37]]
+    assert (len(spread.batches), len(beside.batches)) == (2, 3)
+
+
+async def test_what_is_no_full_batch_waits_for_those_that_run_and_then_has_all_cores() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=2, budget_tokens=40) as batcher:
+        both = [start(batcher.submit(texts(40), LONG_S)) for _ in range(2)]
+        assert [await beside.entered.get() for _ in both] == [[40], [40]]
+        beside.release()
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        late = [start(batcher.submit(texts(size), LONG_S)) for size in (3, 4)]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (1, 2)
+        beside.release()
+        assert await spread.entered.get() == [3, 4]
+        spread.release()
+        await asyncio.gather(*both, *late)
+        assert batcher.running_items == 0
+
+
+async def test_fewer_full_batches_than_cores_have_all_cores_one_after_the_other_with_one_ready() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=4, budget_tokens=40) as batcher:
+        three = [start(batcher.submit(texts(40), LONG_S)) for _ in range(3)]
+        assert await spread.entered.get() == [40]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (2, 1)
+        assert spread.batches == [[40]]  # the one that is ready does not begin beside the one that runs
+        spread.release(3)
+        await asyncio.gather(*three)
+        assert (len(spread.batches), len(beside.batches)) == (3, 0)
+        four = [start(batcher.submit(texts(40), LONG_S)) for _ in range(4)]
+        assert [await beside.entered.get() for _ in four] == [[40]] * 4
+        beside.release(4)
+        await asyncio.gather(*four)
+
+
+async def test_what_waits_is_shared_out_evenly_over_the_cores() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=2, budget_tokens=400) as batcher:
+        seven = start(batcher.submit(texts(*[32] * 7), LONG_S))
+        assert sorted([await beside.entered.get() for _ in range(2)]) == [[32] * 3, [32] * 4]
+        beside.release(2)
+        assert len((await seven).rows) == 7
+        # The last part has room for padding: 10 + 60 + 64 tokens are two parts of 67, and two texts side by side are 128.
+        uneven = start(batcher.submit(texts(10, 60, 64), LONG_S))
+        assert sorted([await beside.entered.get() for _ in range(2)]) == [[10], [60, 64]]
+        beside.release(2)
+        await uneven
+        # Two texts of too few tokens, and one text of many, have all cores.
+        for few in (texts(31, 32), texts(300)):
+            task = start(batcher.submit(few, LONG_S))
+            await spread.entered.get()
+            spread.release()
+            await task
+    assert (len(spread.batches), len(beside.batches)) == (2, 4)
+
+
+async def test_a_core_that_is_done_before_the_others_takes_what_waits_once_it_is_as_much_as_a_share() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=2, budget_tokens=400) as batcher:
+        first = [start(batcher.submit(texts(50), LONG_S)) for _ in range(2)]
+        assert [await beside.entered.get() for _ in first] == [[50], [50]]
+        beside.release()
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        late = [start(batcher.submit(texts(49), LONG_S))]
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (1, 1)
+        late.append(start(batcher.submit(texts(1), LONG_S)))
+        await settle()
+        assert (batcher.running_items, batcher.waiting_items) == (3, 0)
+        assert await beside.entered.get() == [1, 49]
+        beside.release(2)
+        await asyncio.gather(*first, *late)
+    assert (len(spread.batches), len(beside.batches)) == (0, 3)
