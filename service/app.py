@@ -41,7 +41,7 @@ from attune.service.api import (
     user_export,
     users,
 )
-from attune.service.batching.cores import usable_cores
+from attune.service.cores import usable_cores
 from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.documentation import documented

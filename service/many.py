@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvloop
 
-from attune.service.batching.cores import usable_cores
+from attune.service.cores import usable_cores
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.hangup import begin_reload, reloads_at_hangup
 from attune.service.live.opened_scorer import LoadPlan

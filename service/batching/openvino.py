@@ -16,8 +16,8 @@ from attune.command_line import how_to_install
 from attune.models.seam.families import Row
 from attune.models.seam.padding import INPUTS, TokenRow, pad
 from attune.models.seam.precision import Precision
-from attune.service.batching.cores import usable_cores
 from attune.service.batching.session import ScorerRefused, checked, rows_of
+from attune.service.cores import usable_cores
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from attune.models.seam.families import Row
 from attune.models.seam.padding import INPUTS, TokenRow, pad
-from attune.service.batching.cores import usable_cores
 from attune.service.batching.yielding import give_way, threads_here
+from attune.service.cores import usable_cores
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attune.service.batching.cores import quota_cores, usable_cores
+from attune.service.cores import quota_cores, usable_cores
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
