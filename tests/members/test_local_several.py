@@ -35,7 +35,7 @@ def engine_of(language_model, monkeypatch):
         asyncio.run(engine.aclose())
 
 
-class Held:
+class HeldPasses:
     """Holds every forward pass of an engine while it is closed, and notes which threads ran how many rows."""
 
     def __init__(self, engine):
@@ -68,7 +68,7 @@ class Held:
 async def test_sixteen_answers_are_those_of_one_batch_and_each_core_has_its_share(engine_of, shared_engine, cores):
     alone = [await collect(members_of(shared_engine)[i % 4], request) for i, request in enumerate(requests())]
     engine = engine_of(cores)
-    members, held = members_of(engine), Held(engine)
+    members, held = members_of(engine), HeldPasses(engine)
     together = await asyncio.gather(*(collect(members[i % 4], request) for i, request in enumerate(requests())))
     assert together == alone
     decoders = min(cores, local_worker.MOST_DECODERS)
@@ -78,7 +78,7 @@ async def test_sixteen_answers_are_those_of_one_batch_and_each_core_has_its_shar
 
 async def test_the_bound_of_rows_is_that_of_all_batches_together(engine_of):
     engine = engine_of(2, max_batch=3)
-    members, held = members_of(engine), Held(engine)
+    members, held = members_of(engine), HeldPasses(engine)
     await asyncio.gather(*(collect(members[i % 4], request) for i, request in enumerate(requests())))
     assert held.most == 3
     assert len(held.threads) == 2
@@ -86,7 +86,7 @@ async def test_the_bound_of_rows_is_that_of_all_batches_together(engine_of):
 
 async def test_a_newcomer_joins_where_there_are_fewest_rows(engine_of):
     engine = engine_of(2)
-    members, held = members_of(engine), Held(engine)
+    members, held = members_of(engine), HeldPasses(engine)
     held.close()
     asked = [asyncio.create_task(collect(members[i], ask(seed=i))) for i in range(2)]
     await held.begun(2)
@@ -97,7 +97,7 @@ async def test_a_newcomer_joins_where_there_are_fewest_rows(engine_of):
 
 async def test_a_check_is_answered_once_every_thread_has_come_round(engine_of):
     engine = engine_of(2)
-    member, held = members_of(engine)[0], Held(engine)
+    member, held = members_of(engine)[0], HeldPasses(engine)
     held.close()
     answer = asyncio.create_task(collect(member, ask(max_tokens=4)))
     await held.begun(1)
@@ -112,7 +112,7 @@ async def test_a_check_is_answered_once_every_thread_has_come_round(engine_of):
 
 async def test_with_one_thread_dead_nobody_is_left_waiting(engine_of):
     engine = engine_of(2, max_batch=2)
-    member, held = members_of(engine)[0], Held(engine)
+    member, held = members_of(engine)[0], HeldPasses(engine)
     worker = engine.worker("m")
     held.close()
     asked = [asyncio.create_task(collect(member, ask(seed=i))) for i in range(4)]
