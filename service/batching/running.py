@@ -24,7 +24,7 @@ LEAST_SHARE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class NextBatch:
     """The next batch: padded tokens it may have, whether it has all cores, and for how many cores the rest is shared out after it."""
 
     budget_tokens: int
@@ -66,30 +66,30 @@ class RunningBatches(Generic[Scored]):
         """Texts in all batches."""
         return sum(len(batch.entries) for batch in self._batches.values())
 
-    def turn(self, *, texts: int, tokens: int) -> Turn | None:
+    def turn(self, *, texts: int, tokens: int) -> NextBatch | None:
         """Returns what the next batch may be while so many texts and tokens wait; None where the worker has enough.
 
         It is given one if it has none; full ones and one more while others run; and where cores are shared, one for every core.
         """
         running, full = len(self._batches), tokens >= self._budget_tokens
         if self._beside is None:
-            return Turn(self._budget_tokens) if not running or (full and running < self._at_once + BATCHES_READY) else None
+            return NextBatch(self._budget_tokens) if not running or (full and running < self._at_once + BATCHES_READY) else None
         share = texts >= self._at_once and tokens >= self._at_once * LEAST_SHARE
         if not running:
-            return self._share_of(tokens, self._at_once) if share else Turn(self._budget_tokens, alone=True)
+            return self._share_of(tokens, self._at_once) if share else NextBatch(self._budget_tokens, alone=True)
         if self._alone:  # once there is something for every core, this one ends first
-            return Turn(self._budget_tokens, alone=True) if full and not share and running < 1 + BATCHES_READY else None
+            return NextBatch(self._budget_tokens, alone=True) if full and not share and running < 1 + BATCHES_READY else None
         if self._shares_left and texts:
             return self._share_of(tokens, self._shares_left)
         most = self._at_once + BATCHES_READY if full else self._at_once
-        return Turn(self._budget_tokens) if running < most and tokens >= min(self._share_tokens, self._budget_tokens) else None
+        return NextBatch(self._budget_tokens) if running < most and tokens >= min(self._share_tokens, self._budget_tokens) else None
 
-    def _share_of(self, tokens: int, cores: int) -> Turn:
+    def _share_of(self, tokens: int, cores: int) -> NextBatch:
         """Returns a core's part of what waits, the last one's with room for padding."""
         part = -(-tokens // cores) if cores > 1 else self._budget_tokens
-        return Turn(min(part, self._budget_tokens), shares_left=cores - 1)
+        return NextBatch(min(part, self._budget_tokens), shares_left=cores - 1)
 
-    def begin(self, batch: Batch[Text[Scored]], turn: Turn) -> tuple[int, Scorer[Scored]]:
+    def begin(self, batch: Batch[Text[Scored]], turn: NextBatch) -> tuple[int, Scorer[Scored]]:
         """Returns the number of the batch from here on, and what is to run it.
 
         Args:
