@@ -275,12 +275,10 @@ class Batcher(Generic[Scored]):
         failed, waits, asked = 0, [], len(batch.entries)
         for entry, result in zip(batch.entries, run.results, strict=True):
             submission, index = entry.payload.submission, entry.payload.index
+            new = submission.ran_in(run.number, run.started_at_s, run.finished_at_s)
             if submission is self._canary:  # nobody's text: of a server that nobody asks, it would be all that there is to see
                 asked -= 1
-                submission.inference_s = run.elapsed_s
-            elif submission.batch != run.number:
-                submission.batch = run.number
-                submission.inference_s += run.elapsed_s
+            elif new:
                 waits.append(run.started_at_s - submission.submitted_at_s)
             if isinstance(result, Exception):
                 failed += 1
@@ -297,9 +295,10 @@ class Batcher(Generic[Scored]):
                 if not submission.answered.done():
                     submission.answered.set_result(run.finished_at_s)
         self._dropped("failed", failed)
-        # Where several run at once each takes longer: what counts is the time since the one before was finished.
+        # Where several run at once each takes longer: what counts is the time since the one before was finished, and of those
+        # that were finished together but the first, none.
         self._queue.drained(batch.real_tokens, run.finished_at_s - max(run.started_at_s, self._last_finished_at_s))
-        self._last_finished_at_s = run.finished_at_s
+        self._last_finished_at_s = max(run.finished_at_s, self._last_finished_at_s)
         self._note_idle()
         if self._on_batch is not None and asked:
             self._on_batch(BatchReport(asked, batch.real_tokens, batch.padded_tokens, run.elapsed_s, tuple(waits)))

@@ -26,7 +26,7 @@ Payload = TypeVar("Payload")
 
 # Tokens of one submission that are due together, in budgets: an ordinary request of a few texts is one turn on any device.
 TURN_BUDGETS = 4
-# Weight of the newest batch in the drain rate: an average over about ten batches.
+# Weight of the newest batch in the drain rate, tokens of about ten batches by their seconds.
 RATE_WEIGHT = 0.1
 # Before the first batch there is no rate to estimate from; afterwards an estimate above this says nothing more useful.
 RETRY_AFTER_UNKNOWN_S = 1.0
@@ -99,6 +99,7 @@ class BatchQueue(Generic[Payload]):
         self.age_limit_s = age_limit_s
         self.tokens = 0
         self.drain_tokens_per_s: float | None = None
+        self._batch_tokens = self._batch_s = 0.0  # averages over the last batches
         self._arrivals = 0
         self._waiting: dict[int, Entry[Payload]] = {}  # by order; dicts keep insertion order, so arrival order too
         self._by_length: list[tuple[int, int]] = []  # tokens and order of each
@@ -200,12 +201,17 @@ class BatchQueue(Generic[Payload]):
         return entries
 
     def drained(self, tokens: int, elapsed_s: float) -> None:
-        """Learns from a finished batch: `tokens` that were asked for, in `elapsed_s` seconds of the worker."""
-        if elapsed_s <= 0:
-            return
-        rate = tokens / elapsed_s
-        known = self.drain_tokens_per_s
-        self.drain_tokens_per_s = rate if known is None else known + RATE_WEIGHT * (rate - known)
+        """Learns from a finished batch: `tokens` that were asked for, and how many seconds later than the one before it was finished."""
+        if not self._batch_s:
+            if elapsed_s <= 0:  # a clock too coarse to have seen the batch
+                return
+            # A speed that is known already counts as if batches before had taken as long as this one.
+            self._batch_s = elapsed_s
+            self._batch_tokens = tokens if self.drain_tokens_per_s is None else self.drain_tokens_per_s * elapsed_s
+        # Not the average of rates: a batch that is finished a moment after the one beside it has taken next to no time.
+        self._batch_tokens += RATE_WEIGHT * (tokens - self._batch_tokens)
+        self._batch_s += RATE_WEIGHT * (max(0.0, elapsed_s) - self._batch_s)
+        self.drain_tokens_per_s = self._batch_tokens / self._batch_s
 
     def retry_after_s(self) -> float:
         """Returns when what waits now will have drained, seconds: from then on a caller finds room."""

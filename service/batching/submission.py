@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Generic, Literal
 
@@ -22,7 +23,7 @@ class Submitted(Generic[Scored]):
     Attributes:
         rows: what the scorer gave for each text, in the order submitted.
         queue_s: time spent waiting, seconds.
-        inference_s: time that the batches which carried its texts took, seconds; with `queue_s` the whole time.
+        inference_s: time in which a batch that carried its texts ran, seconds; with `queue_s` the whole time.
     """
 
     rows: list[Scored]
@@ -46,11 +47,9 @@ class Submission(Generic[Scored]):
 
     Attributes:
         missing: texts that have no row yet.
-        batch: the last batch that gave it rows.
-        inference_s: time of the batches so far, seconds.
     """
 
-    __slots__ = ("answered", "batch", "deadline_at_s", "entries", "inference_s", "missing", "rows", "submitted_at_s", "texts")
+    __slots__ = ("_batch", "_runs", "answered", "deadline_at_s", "entries", "missing", "rows", "submitted_at_s", "texts")
 
     def __init__(self, answered: asyncio.Future[float], texts: int, submitted_at_s: float, deadline_at_s: float) -> None:
         self.answered = answered
@@ -59,14 +58,31 @@ class Submission(Generic[Scored]):
         self.texts = self.missing = texts
         self.rows: list[Scored | None] = [None] * texts
         self.entries: tuple[Entry[Text[Scored]], ...] = ()
-        self.batch = -1
-        self.inference_s = 0.0
+        self._batch = -1
+        self._runs: list[tuple[float, float]] = []
+
+    def ran_in(self, batch: int, started_at_s: float, finished_at_s: float) -> bool:
+        """Takes down when a batch that carried texts of this submission ran; returns whether this is new of the batch delivered last."""
+        if batch == self._batch:
+            return False
+        self._batch = batch
+        self._runs.append((started_at_s, finished_at_s))
+        return True
+
+    @property
+    def inference_s(self) -> float:
+        """Time in which a batch so far ran, seconds: what several did side by side counts once."""
+        total_s, until_s = 0.0, -math.inf
+        for started_at_s, finished_at_s in sorted(self._runs):
+            total_s += max(0.0, finished_at_s - max(started_at_s, until_s))
+            until_s = max(until_s, finished_at_s)
+        return total_s
 
     def whole(self) -> Submitted[Scored]:
         """Returns the answer, once `answered` is resolved with a time."""
-        elapsed_s = self.answered.result() - self.submitted_at_s
+        elapsed_s, inference_s = self.answered.result() - self.submitted_at_s, self.inference_s
         rows = [row for row in self.rows if row is not None]
-        return Submitted(rows, max(0.0, elapsed_s - self.inference_s), self.inference_s)
+        return Submitted(rows, max(0.0, elapsed_s - inference_s), inference_s)
 
 
 class Text(Generic[Scored]):

@@ -173,9 +173,24 @@ def test_the_drain_rate_follows_the_last_batches() -> None:
         waiting.drained(tokens=512, elapsed_s=0.5)
     assert waiting.drain_tokens_per_s == pytest.approx(1024)
     waiting.drained(tokens=512, elapsed_s=5.0)
-    assert waiting.drain_tokens_per_s == pytest.approx(1024 - 0.1 * (1024 - 102.4))
+    assert waiting.drain_tokens_per_s == pytest.approx(512 / (0.9 * 0.5 + 0.1 * 5.0))
+
+
+def test_the_drain_rate_is_of_all_tokens_where_batches_are_finished_together() -> None:
+    waiting = queue()
     waiting.drained(tokens=512, elapsed_s=0.0)  # a clock too coarse to have seen the batch says nothing
-    assert waiting.drain_tokens_per_s == pytest.approx(1024 - 0.1 * (1024 - 102.4))
+    assert waiting.drain_tokens_per_s is None
+    for _ in range(200):  # four side by side, of which the last two are told in another order than they were finished
+        for elapsed_s in (0.5, 1e-6, 0.0, -1e-6):
+            waiting.drained(tokens=256, elapsed_s=elapsed_s)
+    assert waiting.drain_tokens_per_s == pytest.approx(4 * 256 / 0.5, rel=0.25)
+
+
+def test_a_speed_that_is_known_before_the_first_batch_counts_with_it() -> None:
+    waiting = queue()
+    waiting.drain_tokens_per_s = 1000.0
+    waiting.drained(tokens=400, elapsed_s=0.2)
+    assert waiting.drain_tokens_per_s == pytest.approx(0.9 * 1000 + 0.1 * 2000)
 
 
 def test_a_text_without_tokens_is_refused() -> None:

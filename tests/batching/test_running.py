@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from attune.models.seam.families import Row
+from attune.service.batching.submission import Submission
 from tests.batching.scorers import GatedScorer, texts
 from tests.batching.serving import LONG_S, serving, settle, start
 
@@ -101,3 +105,25 @@ async def test_a_core_that_is_done_before_the_others_takes_what_waits_once_it_is
         beside.release(2)
         await asyncio.gather(*first, *late)
     assert (len(spread.batches), len(beside.batches)) == (0, 3)
+
+
+async def test_batches_side_by_side_of_one_submission_are_counted_once_in_its_time_and_all_in_the_speed() -> None:
+    now_s = 100.0
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=2, budget_tokens=400, clock=lambda: now_s) as batcher:
+        both = start(batcher.submit(texts(50, 50), LONG_S))
+        assert [await beside.entered.get() for _ in range(2)] == [[50], [50]]
+        now_s = 102.0
+        beside.release(2)
+        found = await both
+        assert (found.queue_s, found.inference_s) == (0.0, 2.0)
+        assert batcher.drain_tokens_per_s == pytest.approx((0.9 * 50 + 0.1 * 50) / (0.9 * 2))
+    assert len(found.rows) == 2
+
+
+async def test_the_time_of_a_submission_is_that_in_which_some_batch_of_it_ran() -> None:
+    submission: Submission[Row] = Submission(asyncio.get_running_loop().create_future(), 4, 100.0, 200.0)
+    runs = {1: (104.0, 105.0), 2: (101.0, 106.0), 3: (105.5, 107.0), 4: (110.0, 111.0)}
+    assert [submission.ran_in(number, *times) for number, times in runs.items()] == [True] * 4
+    assert not submission.ran_in(4, *runs[4])
+    assert submission.inference_s == 7.0
