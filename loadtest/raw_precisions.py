@@ -20,9 +20,9 @@ from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.families import Row
 from attune.models.seam.precision import PRECISIONS, choose_scorer, probe_difference
 from attune.models.seam.text import Encoded
-from attune.service.cores import usable_cores
 from attune.service.batching.engines import Engine, open_engine
 from attune.service.batching.session import CPU, ScorerRefused, ScorerSession
+from attune.service.cores import usable_cores
 from loadtest.workloads import CLEARLY_FALLING, LEAST_BUDGETS, MOST_BUDGET, make_requests, sorted_batches
 
 

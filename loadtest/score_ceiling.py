@@ -35,10 +35,10 @@ from attune.models.seam.bundle import Bundle, read_bundle
 from attune.models.seam.padding import pad
 from attune.models.seam.precision import choose_scorer
 from attune.service.batching.calibrate import calibrate
-from attune.service.cores import usable_cores
 from attune.service.batching.engines import open_engine
 from attune.service.batching.session import installed_runtime
 from attune.service.batching.submission import BatchReport
+from attune.service.cores import usable_cores
 from loadtest.raw_http import exchange, http
 from loadtest.workloads import LAWS, Pass, ScoreWork, fastest, make_requests, raw_sessions, roomy_batcher, run_raw, sorted_batches, summary
 
