@@ -83,7 +83,7 @@ class Batcher(Generic[Scored]):
         self._on_drop = on_drop
         self._clock = clock
         self._at_once = at_once
-        self._last_finished_at_s = -math.inf
+        self._busy_since_s = 0.0  # when a batch was finished last, or was handed over to a worker that had none
         self._dispatch_is_coming = False
         self._refusal: str | None = "the scorer has not started"
         self._worker: ScorerWorker[Scored] | None = None
@@ -264,6 +264,8 @@ class Batcher(Generic[Scored]):
                 self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
             if not batch.entries:
                 break
+            if not self._running:
+                self._busy_since_s = self._clock()
             number, scorer = self._running.begin(batch, turn)
             self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries], alone=turn.alone)
         self._note_idle()
@@ -271,6 +273,9 @@ class Batcher(Generic[Scored]):
     def _deliver(self, run: BatchRun[Scored]) -> None:
         if (batch := self._running.end(run.number)) is None:
             return  # another of the worker's threads died meanwhile: whoever waited has been told
+        # Where several run at once each takes longer: what counts is the time since the one before was finished.
+        busy_s = max(0.0, run.finished_at_s - self._busy_since_s)
+        self._busy_since_s += busy_s
         self._dispatch()  # first, so that the worker computes while callers wake up
         failed, waits, asked = 0, [], len(batch.entries)
         for entry, result in zip(batch.entries, run.results, strict=True):
@@ -295,13 +300,10 @@ class Batcher(Generic[Scored]):
                 if not submission.answered.done():
                     submission.answered.set_result(run.finished_at_s)
         self._dropped("failed", failed)
-        # Where several run at once each takes longer: what counts is the time since the one before was finished, and of those
-        # that were finished together but the first, none.
-        self._queue.drained(batch.real_tokens, run.finished_at_s - max(run.started_at_s, self._last_finished_at_s))
-        self._last_finished_at_s = max(run.finished_at_s, self._last_finished_at_s)
+        self._queue.drained(batch.real_tokens, busy_s)
         self._note_idle()
         if self._on_batch is not None and asked:
-            self._on_batch(BatchReport(asked, batch.real_tokens, batch.padded_tokens, run.elapsed_s, tuple(waits)))
+            self._on_batch(BatchReport(asked, batch.real_tokens, batch.padded_tokens, run.elapsed_s, busy_s, tuple(waits)))
 
     def _end(self, error: BaseException | None) -> None:
         """The worker's thread has ended: by `aclose`, or of `error`."""

@@ -33,12 +33,16 @@ class Submitted(Generic[Scored]):
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch, for metrics: its texts but for the canary, what was asked for and computed, and how long submissions waited, seconds."""
+    """One batch, for metrics: its texts but for the canary, what was asked for and computed, and how long submissions waited, seconds.
+
+    `busy_s` is the part of `inference_s` and of the time of batches beside it that no batch before has counted, seconds.
+    """
 
     items: int
     real_tokens: int
     padded_tokens: int
     inference_s: float
+    busy_s: float
     queue_s: tuple[float, ...]
 
 

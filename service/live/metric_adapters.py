@@ -24,6 +24,7 @@ def watch_batch(metrics: Metrics) -> Callable[[BatchReport], None]:
             padded_tokens=report.padded_tokens,
             real_tokens=report.real_tokens,
             inference_s=report.inference_s,
+            busy_s=report.busy_s,
             queue_s=report.queue_s,
         )
 

@@ -87,6 +87,7 @@ class Metrics(BehindMetrics):
         self._batch_tokens = self._count("attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"])
         self._queue_wait = self._seconds("attune_queue_wait_seconds", "Wait of a submission's texts before a batch of theirs.")
         self._inference = self._seconds("attune_inference_seconds", "Time of the scorer on one batch.")
+        self._busy = self._count("attune_scorer_busy_seconds", "Time in which the scorer computed: that of batches side by side once.")
         self._dropped = self._count("attune_texts_dropped", "Texts that got no score.", ["reason"], get_args(DropReason))
         self._queue_items = self._gauge("attune_queue_texts", "Texts that wait for the scorer.")
         self._queue_tokens = self._gauge("attune_queue_tokens", "Tokens that wait for the scorer.")
@@ -190,13 +191,25 @@ class Metrics(BehindMetrics):
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
-    def batch_ran(self, *, items: int, padded_tokens: int, real_tokens: int, inference_s: float, queue_s: Iterable[float]) -> None:
-        """Observes one batch of the scorer; `queue_s` has the wait of each submission that has texts in it."""
+    def batch_ran(
+        self, *, items: int, padded_tokens: int, real_tokens: int, inference_s: float, busy_s: float, queue_s: Iterable[float]
+    ) -> None:
+        """Observes one batch of the scorer.
+
+        Args:
+            items: its texts.
+            padded_tokens: computed for it.
+            real_tokens: asked for.
+            inference_s: its time.
+            busy_s: time that it adds to that in which any batch ran.
+            queue_s: wait of each submission that has texts in it.
+        """
         self._batch_items.observe(items)
         self._batch_padded.observe(padded_tokens)
         self._batch_tokens.labels("real").inc(real_tokens)
         self._batch_tokens.labels("padding").inc(max(0, padded_tokens - real_tokens))
         self._inference.observe(inference_s)
+        self._busy.inc(busy_s)
         for wait_s in queue_s:
             self._queue_wait.observe(wait_s)
 

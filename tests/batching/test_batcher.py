@@ -94,7 +94,7 @@ async def test_waiting_and_inference_add_up_to_the_whole_time_on_the_clock_given
         assert ((await first).queue_s, (await first).inference_s) == (0.0, 3.0)
         assert ((await second).queue_s, (await second).inference_s) == (3.0, 2.0)
         assert batcher.drain_tokens_per_s == pytest.approx((0.9 * 2 + 0.1 * 8) / (0.9 * 3 + 0.1 * 2))
-    assert reports.batches == [BatchReport(1, 2, 2, 3.0, (0.0,)), BatchReport(1, 8, 8, 2.0, (3.0,))]
+    assert reports.batches == [BatchReport(1, 2, 2, 3.0, 3.0, (0.0,)), BatchReport(1, 8, 8, 2.0, 2.0, (3.0,))]
 
 
 # --- admission --------------------------------------------------------------------------------------------------------

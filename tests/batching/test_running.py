@@ -9,7 +9,7 @@ import pytest
 from attune.models.seam.families import Row
 from attune.service.batching.submission import Submission
 from tests.batching.scorers import GatedScorer, texts
-from tests.batching.serving import LONG_S, serving, settle, start
+from tests.batching.serving import LONG_S, Reports, serving, settle, start
 
 
 async def test_full_batches_have_a_core_each_and_what_is_too_little_to_share_has_all_cores() -> None:
@@ -119,6 +119,31 @@ async def test_batches_side_by_side_of_one_submission_are_counted_once_in_its_ti
         assert (found.queue_s, found.inference_s) == (0.0, 2.0)
         assert batcher.drain_tokens_per_s == pytest.approx((0.9 * 50 + 0.1 * 50) / (0.9 * 2))
     assert len(found.rows) == 2
+
+
+async def test_the_worker_is_busy_while_any_batch_runs_and_never_for_longer() -> None:
+    now_s, reports = 100.0, Reports()
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, reports, beside=beside, at_once=2, budget_tokens=40, clock=lambda: now_s) as batcher:
+        pair = [start(batcher.submit(texts(40), LONG_S)) for _ in range(2)]
+        assert [await beside.entered.get() for _ in pair] == [[40], [40]]
+        now_s = 104.0
+        beside.release()
+        await asyncio.wait(pair, return_when=asyncio.FIRST_COMPLETED)
+        now_s = 105.0
+        third = start(batcher.submit(texts(40), LONG_S))
+        assert await beside.entered.get() == [40]
+        now_s = 107.0
+        beside.release(2)
+        await asyncio.gather(*pair, third)
+        now_s = 120.0  # nothing runs
+        last = start(batcher.submit(texts(2), LONG_S))
+        assert await spread.entered.get() == [2]
+        now_s = 121.0
+        spread.release()
+        await last
+    assert [report.busy_s for report in reports.batches] == [4.0, 3.0, 0.0, 1.0]
+    assert sum(report.inference_s for report in reports.batches) == 4.0 + 7.0 + 2.0 + 1.0
 
 
 async def test_the_time_of_a_submission_is_that_in_which_some_batch_of_it_ran() -> None:

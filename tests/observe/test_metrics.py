@@ -32,7 +32,7 @@ def metrics() -> Metrics:
     metrics.built("0.1.0", "CPUExecutionProvider")
     metrics.serves("bundle-demo-0123456789ab", "basis-1")
     metrics.reloaded("loaded")
-    metrics.batch_ran(items=3, padded_tokens=96, real_tokens=80, inference_s=0.01, queue_s=(0.001, 0.002, 0.003))
+    metrics.batch_ran(items=3, padded_tokens=96, real_tokens=80, inference_s=0.01, busy_s=0.004, queue_s=(0.001, 0.002, 0.003))
     metrics.text_dropped("expired", 2)
     metrics.watch_queue(lambda: 7, lambda: 210)
     metrics.budget_is(512)
@@ -98,6 +98,7 @@ def test_paths_and_methods_that_a_client_makes_up_share_one_series(metrics):
 def test_padding_is_counted_apart_from_real_tokens(metrics):
     assert sample(metrics, "attune_scorer_tokens_total", kind="real") == 80
     assert sample(metrics, "attune_scorer_tokens_total", kind="padding") == 16
+    assert sample(metrics, "attune_scorer_busy_seconds_total") == 0.004
     assert sample(metrics, "attune_queue_wait_seconds_count") == 3
 
 
