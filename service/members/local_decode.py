@@ -199,7 +199,8 @@ class Decoder(Generic[TaskT]):
             TextTooLong: the prompt leaves no room for an answer.
             InvalidRequest: the chat template refuses the conversation.
         """
-        prompt = prompt_ids(self._model.tokenizer, task.member, task.request)
+        with self._model.reading:
+            prompt = prompt_ids(self._model.tokenizer, task.member, task.request)
         room = self._model.context - len(prompt)
         if room < 1:
             raise TextTooLong(

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("peft")
 
-from attune.service.members import local_worker
+from attune.service.members import local_decode, local_worker
 from attune.service.members.local import LocalEngine
 from attune.service.members.member import OneMemberFailed
 from tests.members.asking import ask, collect
@@ -132,6 +132,28 @@ async def test_with_one_thread_dead_nobody_is_left_waiting(engine_of):
             await answer
     with pytest.raises(OneMemberFailed, match="worker died"):
         await member.check()
+
+
+async def test_one_thread_at_a_time_makes_ids_of_texts(engine_of, monkeypatch):
+    # A text that spells a sign is read with other settings of the tokenizer, which all threads share: signs of another would be text.
+    engine = engine_of(2)
+    inside, together, met, inner = threading.Lock(), [], threading.Event(), local_decode.prompt_ids
+
+    def prompt_ids(*given):
+        if not inside.acquire(blocking=False):
+            together.append(given)
+            met.set()
+            return inner(*given)
+        try:
+            met.wait(0.05)  # long enough for a thread that is idle, should nothing hold it
+            return inner(*given)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(local_decode, "prompt_ids", prompt_ids)
+    members = members_of(engine)
+    await asyncio.gather(*(collect(members[i % 4], ask(seed=i, max_tokens=2)) for i in range(8)))
+    assert not together
 
 
 async def test_closing_ends_every_thread(engine_of):
