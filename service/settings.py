@@ -123,14 +123,14 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = Field(
         "auto", description="the scorer's; fp16 and int8 need a bundle with them, tf32 a GPU, bf16 the extra `openvino`; auto: fp32"
     )
-    threads: int = Field(0, ge=0, le=256, description="threads of the scorer; 0: what the cgroup grants")
+    threads: int = Field(0, ge=0, le=256, description="threads of the scorer, and of a local base; 0: what the cgroup grants")
     batch_budget_tokens: int = Field(0, ge=0, le=1_048_576, description="padded tokens a batch; 0: measured at start")
     queue_max_items: int = Field(4096, ge=1, le=1_048_576, description="texts that may wait for the scorer; more: 429")
     queue_max_tokens: int = Field(1_048_576, ge=512, le=1_073_741_824, description="tokens that may wait for the scorer; more: 429")
 
     # members
-    local_max_batch: int = Field(16, ge=1, le=256, description="generations that a local member runs at once")
-    local_max_waiting: int = Field(64, ge=1, le=65_536, description="generations that may wait for a local member; more: 429")
+    local_max_batch: int = Field(16, ge=1, le=256, description="generations that a local base runs at once, all its members together")
+    local_max_waiting: int = Field(64, ge=1, le=65_536, description="generations that may wait for a local base; more: 429")
 
     # limits of a request
     max_body_bytes: int = Field(2_097_152, ge=1024, le=104_857_600, description="largest request body; more: 413")

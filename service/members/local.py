@@ -32,7 +32,8 @@ class LocalEngine:
         adapters: name to directory.
         device: `cpu` or `cuda`.
         dtype: of the weights; `auto` is float32 on a CPU and the model's own on CUDA.
-        threads: torch's threads for one forward pass; None takes torch's choice, and for weights below 32 MB one and a batch for each core.
+        threads: torch's threads for one forward pass; None takes torch's choice, at most the cores that may be used, and for weights
+            below 32 MB one and a batch for each core.
         max_batch: rows decoded together; with the context it bounds the memory of keys and values.
         max_waiting: requests that may wait for a row; one more is `Overloaded`.
         prefill_tokens: padded tokens of newcomers read at once; None takes 512 on a CPU, where longer batches lose, 8,192 on CUDA.

@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from attune.service.cores import usable_cores
 from attune.service.errors import AttuneError, DeadlineExceeded, Overloaded
@@ -73,8 +74,8 @@ class DecodingWorker:
 
     Args:
         model: what computes; nobody else may run it.
-        threads: torch's threads for one forward pass; None takes torch's choice, and for weights below 32 MB one, where every core
-            has then a batch of its own.
+        threads: torch's threads for one forward pass; None takes torch's choice, at most the cores that may be used, and for weights
+            below 32 MB one, where every core has then a batch of its own.
         max_batch: rows decoded at one time.
         max_waiting: jobs that may wait for a row.
         prefill_tokens: padded tokens of newcomers read at once.
@@ -93,7 +94,7 @@ class DecodingWorker:
     ) -> None:
         # Of a small model a product takes as long as it takes two threads to wait for each other where the cores are shared.
         small = threads is None and model.bytes < SMALL_BYTES and model.device.type == "cpu"
-        self._threads = 1 if small else threads
+        self._threads = 1 if small else threads or min(usable_cores(), _threads_of_torch())
         # transformers' own modules are not made to run in several threads.
         decoders = min(usable_cores(), MOST_DECODERS, max_batch) if small and model.decoder is not None else 1
         self._max_batch = max_batch
@@ -194,8 +195,8 @@ class DecodingWorker:
     def _decode_until_closed(self, number: int, decoder: Decoder[Job]) -> None:
         import torch
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)  # holds for the thread that sets it
+        torch.get_num_threads()  # the first look of a thread takes what any thread set last: not after we have set our own
+        torch.set_num_threads(self._threads)
         with torch.inference_mode():
             while (newcomers := self._take(number, decoder)) is not None:
                 reports = decoder.step()
@@ -242,6 +243,14 @@ class DecodingWorker:
             if job.deadline_s > now:  # otherwise its caller's own timer is telling it
                 taken.append(job)
         return taken
+
+
+@cache
+def _threads_of_torch() -> int:
+    """Returns how many threads torch takes unless told; asked once, since of what one worker says later threads know, too."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _deliver(reports: Sequence[Report[Job]]) -> None:

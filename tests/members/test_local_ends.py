@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, TooLarge
+from attune.service.members import local_worker
 from attune.service.members.local import LocalEngine
 from attune.service.members.local_worker import SMALL_BYTES
 from attune.service.members.member import ChatTurn, Defaults, Finish, GenerationRequest, OneMemberFailed, TextPiece
@@ -244,27 +245,33 @@ async def test_torch_runs_with_the_threads_that_were_asked_for(shared_engine):
     assert set(seen) == {1}
 
 
-@pytest.mark.parametrize(("large", "expected"), [(False, 1), (True, 3)])
+@pytest.mark.parametrize(("cores", "expected"), [(4, 3), (2, 2)])
 async def test_a_small_base_takes_one_thread_where_none_are_asked_for_and_another_what_torch_chooses(
-    language_model, tmp_path, large, expected
+    language_model, tmp_path, monkeypatch, cores, expected
 ):
-    base = language_model / "base"
-    if large:
-        base = tmp_path / "base"
-        shape = {"vocab_size": 400, "hidden_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
-        network = LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=8192, max_position_embeddings=64))
-        assert sum(tensor.nbytes for tensor in network.parameters()) > SMALL_BYTES
-        network.save_pretrained(base)
-        write_tokenizer(base)
+    large = tmp_path / "base"
+    shape = {"vocab_size": 400, "hidden_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
+    network = LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=8192, max_position_embeddings=64))
+    assert sum(tensor.nbytes for tensor in network.parameters()) > SMALL_BYTES
+    network.save_pretrained(large)
+    write_tokenizer(large)
+    monkeypatch.setattr(local_worker, "usable_cores", lambda: cores)
+    local_worker._threads_of_torch.cache_clear()
     before = torch.get_num_threads()
-    torch.set_num_threads(3)  # what threads that are begun from here on find
-    engine = LocalEngine(base, {})
-    member, seen = engine.member("base"), []
+    torch.set_num_threads(3)
+    found = []
     try:
-        engine.load()
-        around_each_pass(engine, before=lambda _: seen.append(torch.get_num_threads()))
-        await collect(member, ask(max_tokens=2))
+        for base in (large, language_model / "base", large):  # torch gives a new thread what was set last in any
+            engine = LocalEngine(base, {})
+            member, seen = engine.member("base"), set()
+            try:
+                engine.load()
+                around_each_pass(engine, before=lambda _, seen=seen: seen.add(torch.get_num_threads()))
+                await collect(member, ask(max_tokens=2))
+            finally:
+                await engine.aclose()
+            found.append(seen)
     finally:
         torch.set_num_threads(before)
-        await engine.aclose()
-    assert set(seen) == {expected}
+        local_worker._threads_of_torch.cache_clear()
+    assert found == [{expected}, {1}, {expected}]
