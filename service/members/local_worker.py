@@ -94,7 +94,8 @@ class DecodingWorker:
     ) -> None:
         # Of a small model a product takes as long as it takes two threads to wait for each other where the cores are shared.
         small = threads is None and model.bytes < SMALL_BYTES and model.device.type == "cpu"
-        self._threads = 1 if small else threads or min(usable_cores(), _threads_of_torch())
+        unless_told = min(usable_cores(), _threads_of_torch())
+        self._threads = 1 if small else threads or unless_told
         # transformers' own modules are not made to run in several threads.
         decoders = min(usable_cores(), MOST_DECODERS, max_batch) if small and model.decoder is not None else 1
         self._max_batch = max_batch
@@ -110,8 +111,12 @@ class DecodingWorker:
             threading.Thread(target=self._work, args=(number, Decoder[Job](model, prefill_tokens)), name="attune-local-member", daemon=True)
             for number in range(decoders)
         ]
-        for thread in self._alive:
-            thread.start()
+        try:
+            for thread in self._alive:
+                thread.start()
+        except RuntimeError:  # the machine grants no more: those that were begun would wait for ever, and hold the model
+            self._end_threads()
+            raise
 
     # --- called on the event loop ---------------------------------------------------------------------------------
 
@@ -160,11 +165,14 @@ class DecodingWorker:
 
     async def aclose(self) -> None:
         """Ends the threads after their current steps; jobs that are not finished fail."""
+        self._end_threads()
+        for thread in self._alive:
+            await asyncio.to_thread(thread.join)
+
+    def _end_threads(self) -> None:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for thread in self._alive:
-            await asyncio.to_thread(thread.join)
 
     def _must_run(self, member: str) -> None:
         if self._closing or self._end is not None:
@@ -247,7 +255,7 @@ class DecodingWorker:
 
 @cache
 def _threads_of_torch() -> int:
-    """Returns how many threads torch takes unless told; asked once, since of what one worker says later threads know, too."""
+    """Returns how many threads torch takes unless told; asked before any worker says so: later threads go by that."""
     import torch
 
     return torch.get_num_threads()

@@ -165,6 +165,25 @@ async def test_closing_ends_every_thread(engine_of):
     assert not any(thread.is_alive() for thread in threads)
 
 
+async def test_where_a_thread_cannot_be_begun_none_goes_on(engine_of, monkeypatch):
+    begin, begun = threading.Thread.start, []
+
+    def start(thread):
+        if thread.name == "attune-local-member":
+            if len(begun) == 2:
+                raise RuntimeError("can't start new thread")
+            begun.append(thread)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        engine_of(3)
+    assert len(begun) == 2
+    for thread in begun:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("changes", [{"threads": 1}, {"threads": 2}, {"max_batch": 1}])
 async def test_one_batch_where_threads_are_asked_for_or_there_is_one_row(engine_of, changes):
     engine = engine_of(4, **changes)
