@@ -52,7 +52,7 @@ class LoadedModel:
 
     Args:
         network: the base with its adapters' layers inside, in evaluation mode.
-        tokenizer: the base's tokenizer; a call may change its settings, so whoever calls it in a thread of several holds `reading`.
+        tokenizer: the base's tokenizer; a call may change its settings, so a thread that makes ids with it holds `reading`.
         rows: where `forward` says which row uses which adapter; None without adapters.
         slots: a member's adapter name to the name under which peft holds it.
         context: tokens that prompt and answer may have together.
