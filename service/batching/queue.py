@@ -114,6 +114,11 @@ class BatchQueue(Generic[Payload]):
         """Entries that wait."""
         return len(self._waiting)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest entry that waits; 0 when nothing waits."""
+        return self._by_length[-1][0] if self._by_length else 0
+
     def oldest_age_s(self, now_s: float) -> float:
         """Returns how long the entry that has waited longest has waited, seconds; 0 when nothing waits."""
         return max((now_s - entry.submitted_at_s for entry in self._waiting.values()), default=0.0)

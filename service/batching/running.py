@@ -1,11 +1,10 @@
 """The batches that a worker has, whether it may be given another, how large that one is, and by which scorer it is run.
 
-    fewer texts wait than there are cores ─> `scorer`, all cores, one batch after the other       a GPU has `scorer` for every batch
-    a text and more for every core        ─> `beside`: what waits is shared out, a batch for each core
+    less waits than keeps every core busy  ─> `scorer`, all cores, one batch after the other      a GPU has `scorer` for every batch
+    enough for every core                  ─> `beside`: what waits is shared out, a batch for each core that is free
 
 On all cores a batch takes less time, if nothing else runs there; on a core each, batches take less work, since threads of one run
 wait for each other at every operator, and all of them for the one whose core is used by others as well (the event loop, for one).
-A core that is done before the others takes what waits once it is as much as its share was: smaller batches take more work.
 """
 
 from __future__ import annotations
@@ -21,15 +20,25 @@ from attune.service.batching.submission import Text
 BATCHES_READY = 1
 # Tokens for every core from which what waits is shared out: with less, one run on all cores is over before batches of a core each are.
 LEAST_SHARE = 32
+# Cores that all cores are worth to one batch, as a share of their number; from a longer text than that allows for, the rest would wait.
+WORTH_TOGETHER = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for a batch: how many texts, their tokens, and those of the longest."""
+
+    texts: int
+    tokens: int
+    longest: int
 
 
 @dataclass(frozen=True, slots=True)
 class NextBatch:
-    """The next batch: padded tokens it may have, whether it has all cores, and for how many cores the rest is shared out after it."""
+    """What the worker may be given: padded tokens of it, and whether it has all cores."""
 
     budget_tokens: int
     alone: bool = False
-    shares_left: int = 0
 
 
 class RunningBatches(Generic[Scored]):
@@ -50,8 +59,6 @@ class RunningBatches(Generic[Scored]):
         self._batches: dict[int, Batch[Text[Scored]]] = {}
         self._last = 0
         self._alone = False
-        self._shares_left = 0
-        self._share_tokens = 0
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -66,28 +73,31 @@ class RunningBatches(Generic[Scored]):
         """Texts in all batches."""
         return sum(len(batch.entries) for batch in self._batches.values())
 
-    def turn(self, *, texts: int, tokens: int) -> NextBatch | None:
-        """Returns what the next batch may be while so many texts and tokens wait; None where the worker has enough.
+    def turn(self, waiting: Waiting) -> NextBatch | None:
+        """Returns what the next batch may be while so much waits; None where the worker has enough.
 
         It is given one if it has none; full ones and one more while others run; and where cores are shared, one for every core.
         """
-        running, full = len(self._batches), tokens >= self._budget_tokens
+        running, whole, full = len(self._batches), self._budget_tokens, waiting.tokens >= self._budget_tokens
+        ready = NextBatch(whole, self._alone) if full else None
         if self._beside is None:
-            return NextBatch(self._budget_tokens) if not running or (full and running < self._at_once + BATCHES_READY) else None
-        share = texts >= self._at_once and tokens >= self._at_once * LEAST_SHARE
-        if not running:
-            return self._share_of(tokens, self._at_once) if share else NextBatch(self._budget_tokens, alone=True)
-        if self._alone:  # once there is something for every core, this one ends first
-            return NextBatch(self._budget_tokens, alone=True) if full and not share and running < 1 + BATCHES_READY else None
-        if self._shares_left and texts:
-            return self._share_of(tokens, self._shares_left)
-        most = self._at_once + BATCHES_READY if full else self._at_once
-        return NextBatch(self._budget_tokens) if running < most and tokens >= min(self._share_tokens, self._budget_tokens) else None
+            return NextBatch(whole) if not running else ready if running < self._at_once + BATCHES_READY else None
+        shared = self._is_enough_for_all(waiting)
+        if not running and not shared:
+            return NextBatch(whole, alone=True)
+        if running and self._alone:  # once there is enough for every core, this one ends first
+            return ready if not shared and running < 1 + BATCHES_READY else None
+        if running >= self._at_once:
+            return ready if running < self._at_once + BATCHES_READY else None
+        cores = min(self._at_once - running, waiting.texts, waiting.tokens // LEAST_SHARE)
+        if not cores:
+            return None
+        # The last one has room for padding.
+        return NextBatch(min(whole, -(-waiting.tokens // cores)) if cores > 1 else whole)
 
-    def _share_of(self, tokens: int, cores: int) -> NextBatch:
-        """Returns a core's part of what waits, the last one's with room for padding."""
-        part = -(-tokens // cores) if cores > 1 else self._budget_tokens
-        return NextBatch(min(part, self._budget_tokens), shares_left=cores - 1)
+    def _is_enough_for_all(self, waiting: Waiting) -> bool:
+        least = max(LEAST_SHARE, WORTH_TOGETHER * waiting.longest)
+        return waiting.texts >= self._at_once and waiting.tokens >= self._at_once * least
 
     def begin(self, batch: Batch[Text[Scored]], turn: NextBatch) -> tuple[int, Scorer[Scored]]:
         """Returns the number of the batch from here on, and what is to run it.
@@ -96,9 +106,7 @@ class RunningBatches(Generic[Scored]):
             batch: taken from the queue for this turn.
             turn: as it was given.
         """
-        if not self._batches:
-            self._share_tokens = turn.budget_tokens
-        self._alone, self._shares_left = turn.alone, turn.shares_left
+        self._alone = turn.alone
         self._last += 1
         self._batches[self._last] = batch
         return self._last, self._scorer if self._beside is None or turn.alone else self._beside

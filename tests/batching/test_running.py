@@ -17,7 +17,7 @@ async def test_full_batches_have_a_core_each_and_what_is_too_little_to_share_has
     async with serving(spread, beside=beside, at_once=2, budget_tokens=40) as batcher:
         alone = start(batcher.submit(texts(10, 10), LONG_S))
         assert await spread.entered.get() == [10, 10]
-        more = [start(batcher.submit(texts(size), LONG_S)) for size in (40, 39, 38, 37)]
+        more = [start(batcher.submit(texts(size), LONG_S)) for size in (40, 39, 38, 31)]
         await settle()
         assert (batcher.running_items, batcher.waiting_items) == (2, 4)  # nothing is run beside a batch that has all cores
         spread.release()
@@ -26,10 +26,10 @@ async def test_full_batches_have_a_core_each_and_what_is_too_little_to_share_has
         await settle()
         assert (batcher.running_items, batcher.waiting_items) == (3, 1)
         beside.release(3)
-        assert await spread.entered.get() == [37]
+        assert await spread.entered.get() == [31]
         spread.release()
         done = await asyncio.gather(alone, *more)
-    assert [[row["toy_rewards"].tolist()[1] for row in each.rows] for each in done] == [[10, 10], [40], [39], [38], [37]]
+    assert [[row["toy_rewards"].tolist()[1] for row in each.rows] for each in done] == [[10, 10], [40], [39], [38], [31]]
     assert (len(spread.batches), len(beside.batches)) == (2, 3)
 
 
@@ -88,23 +88,56 @@ async def test_what_waits_is_shared_out_evenly_over_the_cores() -> None:
     assert (len(spread.batches), len(beside.batches)) == (2, 4)
 
 
-async def test_a_core_that_is_done_before_the_others_takes_what_waits_once_it_is_as_much_as_a_share() -> None:
+async def test_a_core_that_is_done_before_the_others_takes_what_waits_once_it_is_worth_a_batch() -> None:
     spread, beside = GatedScorer(), GatedScorer()
     async with serving(spread, beside=beside, at_once=2, budget_tokens=400) as batcher:
         first = [start(batcher.submit(texts(50), LONG_S)) for _ in range(2)]
         assert [await beside.entered.get() for _ in first] == [[50], [50]]
         beside.release()
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        late = [start(batcher.submit(texts(49), LONG_S))]
+        late = [start(batcher.submit(texts(31), LONG_S))]
         await settle()
         assert (batcher.running_items, batcher.waiting_items) == (1, 1)
         late.append(start(batcher.submit(texts(1), LONG_S)))
         await settle()
         assert (batcher.running_items, batcher.waiting_items) == (3, 0)
-        assert await beside.entered.get() == [1, 49]
+        assert await beside.entered.get() == [1, 31]
         beside.release(2)
         await asyncio.gather(*first, *late)
     assert (len(spread.batches), len(beside.batches)) == (0, 3)
+
+
+async def test_cores_that_are_free_share_what_waits_while_others_compute() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=4, budget_tokens=400) as batcher:
+        first = [start(batcher.submit(texts(32), LONG_S)) for _ in range(4)]
+        assert [await beside.entered.get() for _ in first] == [[32]] * 4
+        beside.release(2)
+        while sum(task.done() for task in first) < 2:
+            await asyncio.wait([task for task in first if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+        five = start(batcher.submit(texts(*[33] * 5), LONG_S))
+        assert sorted([await beside.entered.get() for _ in range(2)]) == [[33] * 2, [33] * 3]
+        assert (batcher.running_items, batcher.waiting_items) == (7, 0)
+        beside.release(4)
+        await asyncio.gather(*first, five)
+    assert (len(spread.batches), len(beside.batches)) == (0, 6)
+
+
+async def test_a_text_that_is_most_of_what_waits_has_all_cores() -> None:
+    spread, beside = GatedScorer(), GatedScorer()
+    async with serving(spread, beside=beside, at_once=2, budget_tokens=400, overhead_tokens=1.0) as batcher:
+        task = start(batcher.submit(texts(200, 40, 79), LONG_S))
+        assert await spread.entered.get() == [200]
+        # Without it there is enough for each: what is left is shared out.
+        spread.release()
+        assert sorted([await beside.entered.get() for _ in range(2)]) == [[40], [79]]
+        beside.release(2)
+        await task
+        task = start(batcher.submit(texts(200, 60, 60), LONG_S))
+        assert sorted([await beside.entered.get() for _ in range(2)]) == [[60, 60], [200]]
+        beside.release(2)
+        await task
+    assert (len(spread.batches), len(beside.batches)) == (1, 4)
 
 
 async def test_batches_side_by_side_of_one_submission_are_counted_once_in_its_time_and_all_in_the_speed() -> None:
