@@ -126,11 +126,11 @@ async def test_cores_that_are_free_share_what_waits_while_others_compute() -> No
 async def test_a_text_that_is_most_of_what_waits_has_all_cores() -> None:
     spread, beside = GatedScorer(), GatedScorer()
     async with serving(spread, beside=beside, at_once=2, budget_tokens=400, overhead_tokens=1.0) as batcher:
-        task = start(batcher.submit(texts(200, 40, 79), LONG_S))
+        task = start(batcher.submit(texts(200, 55, 64), LONG_S))
         assert await spread.entered.get() == [200]
         # Without it there is enough for each: what is left is shared out.
         spread.release()
-        assert sorted([await beside.entered.get() for _ in range(2)]) == [[40], [79]]
+        assert sorted([await beside.entered.get() for _ in range(2)]) == [[55], [64]]
         beside.release(2)
         await task
         task = start(batcher.submit(texts(200, 60, 60), LONG_S))
