@@ -1,6 +1,6 @@
 """Members in this process: one causal language model, several LoRA adapters on it, answers written side by side.
 
-    LocalEngine(base, adapters) ── load() ──> DecodingWorker's threads
+    LocalEngine(base, adapters) ── load() ──> worker thread
     engine.member(id, adapter) ──> LocalMember ── stream() ── Job ──> the worker's queue
 
 The base is in memory once; rows of different adapters share a batch, and what a row's text is does not depend on its
@@ -25,15 +25,15 @@ from attune.service.members.spec import Device, Dtype
 
 
 class LocalEngine:
-    """One base model with its adapters, and what runs it.
+    """One base model with its adapters, and the thread that runs it.
 
     Args:
         base: directory of the base model.
         adapters: name to directory.
         device: `cpu` or `cuda`.
         dtype: of the weights; `auto` is float32 on a CPU and the model's own on CUDA.
-        threads: torch's threads for one forward pass; None takes torch's choice, at most the cores that may be used, and for weights
-            below 32 MB one and a batch for each core.
+        threads: torch's threads for one forward pass; None takes one for weights below 32 MB, and for others torch's choice, at most the
+            cores that may be used.
         max_batch: rows decoded together; with the context it bounds the memory of keys and values.
         max_waiting: requests that may wait for a row; one more is `Overloaded`.
         prefill_tokens: padded tokens of newcomers read at once; None takes 512 on a CPU, where longer batches lose, 8,192 on CUDA.
@@ -91,7 +91,7 @@ class LocalEngine:
 
     @property
     def model(self) -> LoadedModel:
-        """The loaded model, which belongs to the worker's threads."""
+        """The loaded model, which belongs to the worker thread."""
         if self._model is None:
             raise RuntimeError("the engine is not loaded")
         return self._model

@@ -199,8 +199,7 @@ class Decoder(Generic[TaskT]):
             TextTooLong: the prompt leaves no room for an answer.
             InvalidRequest: the chat template refuses the conversation.
         """
-        with self._model.reading:
-            prompt = prompt_ids(self._model.tokenizer, task.member, task.request)
+        prompt = prompt_ids(self._model.tokenizer, task.member, task.request)
         room = self._model.context - len(prompt)
         if room < 1:
             raise TextTooLong(

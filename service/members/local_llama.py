@@ -40,7 +40,7 @@ class _Layer:
 
 
 class LlamaDecoder:
-    """The weights of a network, in the order in which a forward pass reads them; several threads may run one at a time each.
+    """The weights of a network, in the order in which a forward pass reads them.
 
     Args:
         network: a causal language model of transformers, on its device, for which `can_read` is true.
@@ -114,10 +114,9 @@ class LlamaDecoder:
 
         n, t = ids.shape
         heads, key_heads, size = self._heads, self._key_heads, self._size
-        turns = self._turns  # another thread may put shorter ones there meanwhile
-        if longest > turns.shape[1]:
-            self._turns = turns = self._turned_by(longest + longest // 4)
-        cos, sin = turns[:, positions].unsqueeze(3)  # each [N, T, 1, E]
+        if longest > self._turns.shape[1]:
+            self._turns = self._turned_by(longest + longest // 4)
+        cos, sin = self._turns[:, positions].unsqueeze(3)  # each [N, T, 1, E]
         grouped = heads != key_heads
         end, half = width + t, size // 2
         x = embedding(ids.flatten(), self._embedding)  # [N * T, D]

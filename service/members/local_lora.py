@@ -10,8 +10,8 @@ Axes: N rows, T tokens, S slots, R rank, P layers that read the same input, I in
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +21,23 @@ if TYPE_CHECKING:
 BASE_ROW = "__base__"  # peft's name for a row without an adapter
 
 
-class RowAdapters(threading.local):
-    """The adapter of each row of the forward pass that runs now in this thread; what the layers read. Each thread has its own.
+@dataclass(slots=True)
+class RowAdapters:
+    """The adapter of each row of the forward pass that runs now; what the layers read.
 
     Args:
         slots: peft's name of each adapter, in the order of the stacks; the first is the base.
-
-    Attributes:
         names: `[N]` peft's name of each row's adapter.
         index: `[N]` each row's slot.
         only: the slot that all rows use, None if they differ.
         marks: `[N, 1, 1, S, 1]` 1 at each row's slot and 0 elsewhere, None where `only` says all.
     """
 
-    def __init__(self, slots: tuple[str, ...]) -> None:
-        self.slots = slots
-        self.names: list[str] = []
-        self.index: torch.Tensor | None = None
-        self.only: int | None = 0
-        self.marks: torch.Tensor | None = None
+    slots: tuple[str, ...]
+    names: list[str] = field(default_factory=list)
+    index: torch.Tensor | None = None
+    only: int | None = 0
+    marks: torch.Tensor | None = None
 
     def choose(self, names: list[str], device: torch.device, dtype: torch.dtype) -> None:
         """Sets the adapter of each row of the next forward pass, whose weights are of this type."""

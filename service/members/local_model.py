@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ class LoadedModel:
 
     Args:
         network: the base with its adapters' layers inside, in evaluation mode.
-        tokenizer: the base's tokenizer; a call may change its settings, so a thread that makes ids with it holds `reading`.
+        tokenizer: the base's tokenizer.
         rows: where `forward` says which row uses which adapter; None without adapters.
         slots: a member's adapter name to the name under which peft holds it.
         context: tokens that prompt and answer may have together.
@@ -61,7 +60,6 @@ class LoadedModel:
         dtype: of the weights, and of keys and values.
         optional: arguments of the network's forward that not every architecture takes.
         decoder: the same forward pass in fewer operations, None for an architecture that has none.
-        reading: held while the tokenizer makes ids of a text.
     """
 
     network: Any
@@ -74,7 +72,6 @@ class LoadedModel:
     dtype: torch.dtype
     optional: frozenset[str]
     decoder: LlamaDecoder | None = None
-    reading: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def bytes(self) -> int:
