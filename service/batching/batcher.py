@@ -18,7 +18,7 @@ from typing import Generic
 
 from attune.models.seam.padding import TokenRow
 from attune.service.batching.queue import BatchQueue
-from attune.service.batching.running import RunningBatches, Waiting
+from attune.service.batching.running import RunningBatches, WaitingTexts
 from attune.service.batching.session import Scored, Scorer
 from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
 from attune.service.batching.worker import BatchRun, ScorerWorker
@@ -256,7 +256,7 @@ class Batcher(Generic[Scored]):
         self._dispatch_is_coming = False
         if self._worker is None or self._ended.is_set():
             return
-        while (turn := self._running.turn(Waiting(self._queue.items, self._queue.tokens, self._queue.longest))) is not None:
+        while (turn := self._running.turn(WaitingTexts(self._queue.items, self._queue.tokens, self._queue.longest))) is not None:
             batch = self._queue.take(self._clock(), turn.budget_tokens)
             for entry in batch.expired:
                 submission = entry.payload.submission

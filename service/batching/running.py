@@ -25,7 +25,7 @@ WORTH_TOGETHER = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingTexts:
     """What waits for a batch: how many texts, their tokens, and those of the longest."""
 
     texts: int
@@ -73,7 +73,7 @@ class RunningBatches(Generic[Scored]):
         """Texts in all batches."""
         return sum(len(batch.entries) for batch in self._batches.values())
 
-    def turn(self, waiting: Waiting) -> NextBatch | None:
+    def turn(self, waiting: WaitingTexts) -> NextBatch | None:
         """Returns what the next batch may be while so much waits; None where the worker has enough.
 
         It is given one if it has none; full ones and one more while others run; and where cores are shared, one for every core.
@@ -95,7 +95,7 @@ class RunningBatches(Generic[Scored]):
         # The last one has room for padding.
         return NextBatch(min(whole, -(-waiting.tokens // cores)) if cores > 1 else whole)
 
-    def _is_enough_for_all(self, waiting: Waiting) -> bool:
+    def _is_enough_for_all(self, waiting: WaitingTexts) -> bool:
         least = max(LEAST_SHARE, WORTH_TOGETHER * waiting.longest)
         return waiting.texts >= self._at_once and waiting.tokens >= self._at_once * least
 
