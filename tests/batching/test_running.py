@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from attune.models.seam.families import Row
-from attune.service.batching.submission import Submission
+from attune.service.batching.queue import BatchQueue
+from attune.service.batching.running import RunningBatches, WaitingTexts
+from attune.service.batching.submission import Submission, Text
 from tests.batching.scorers import GatedScorer, texts
 from tests.batching.serving import LONG_S, Reports, serving, settle, start
 
@@ -185,3 +188,42 @@ async def test_the_time_of_a_submission_is_that_in_which_some_batch_of_it_ran() 
     assert [submission.ran_in(number, *times) for number, times in runs.items()] == [True] * 4
     assert not submission.ran_in(4, *runs[4])
     assert submission.inference_s == 7.0
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 16])
+@pytest.mark.parametrize("shared", [False, True])
+async def test_whatever_comes_and_ends_something_runs_while_anything_waits_and_never_too_much(cores: int, shared: bool) -> None:
+    draw = random.Random(cores)
+    for _ in range(40):
+        budget = draw.choice([64, 256, 1024])
+        queue: BatchQueue[Text[Row]] = BatchQueue(
+            max_items=1000, max_tokens=1_000_000, budget_tokens=budget, overhead_tokens=16.0, age_limit_s=0.5
+        )
+        spread, beside = GatedScorer(), GatedScorer() if shared else None
+        batches = RunningBatches(spread, beside, cores, budget)
+        running: dict[int, bool] = {}
+        put, run = 0, 0
+        for now_s in range(60):
+            if draw.random() < 0.6:
+                many = [draw.choice([1, 20, 32, 60, 200, 512]) for _ in range(draw.choice([1, 1, 3, 20]))]
+                queue.put([(tokens, Text(None, 0, ())) for tokens in many], now_s=now_s)  # type: ignore[arg-type]
+                put += len(many)
+            if running and draw.random() < 0.7:
+                number = draw.choice(list(running))
+                assert batches.end(number) is not None
+                del running[number]
+            while (turn := batches.turn(WaitingTexts(queue.items, queue.tokens, queue.longest))) is not None:
+                first = min(queue._waiting.values(), key=lambda entry: (entry.due_at_s, entry.order), default=None)
+                batch = queue.take(float(now_s), turn.budget_tokens)
+                if not batch.entries:
+                    break
+                assert first in batch.entries
+                assert batch.padded_tokens <= turn.budget_tokens <= budget or len(batch.entries) == 1
+                number, scorer = batches.begin(batch, turn)
+                running[number] = turn.alone
+                run += len(batch.entries)
+                assert scorer is (spread if turn.alone or beside is None else beside)
+                assert len(running) == 1 or len(set(running.values())) == 1  # nothing runs beside a batch that has all cores
+                assert len(running) <= (1 if turn.alone else cores) + 1
+            assert running or not queue.items
+        assert put == run + queue.items
