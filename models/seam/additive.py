@@ -111,9 +111,9 @@ class Additive(RewardHeads):
 
     def _simplex(self, positions: Array) -> Array:
         """Returns the weights `[..., K]` of positions `[..., D]`."""
-        shares = positions / self.reach
-        shares = shares / np.maximum(1.0, np.abs(shares).sum(axis=-1, keepdims=True))
-        rest = np.maximum(0.0, 1.0 - np.abs(shares).sum(axis=-1, keepdims=True))
+        length = np.add.reduce(np.abs(positions), axis=-1, keepdims=True)
+        shares = positions / np.maximum(self.reach, length)
+        rest = np.maximum(0.0, 1.0 - length / self.reach)
         return np.concatenate([rest, np.maximum(shares, 0.0), np.maximum(-shares, 0.0)], axis=-1)
 
 
@@ -136,42 +136,45 @@ def bound_evidence(common: float, axes: Array, *, tie: bool = False) -> Array:
         axes: `z` `[D]`, difference of chosen and rejected along the axes, logits per standard deviation of users.
         tie: the user could not tell.
     """
-    axes = axes * min(1.0, LONGEST / max(float(np.sqrt(axes @ axes)), LONGEST))
-    slope = float(curvature(np.sqrt(common * common + axes @ axes)))
+    square = float(axes @ axes)
+    if square > LONGEST * LONGEST:
+        axes, square = axes * (LONGEST / math.sqrt(square)), LONGEST * LONGEST
+    slope = float(curvature(np.sqrt(common * common + square)))
     pull = (0.0 if tie else 0.5) - slope * common
-    rows, columns = _triangle(len(axes))
-    return np.concatenate([pull * axes, slope * axes[rows] * axes[columns]])
+    rows, columns = triangle(len(axes))
+    return np.concatenate([pull * axes, (slope * axes)[rows] * axes[columns]])
 
 
 def additive_posterior(evidence: Array, size: int) -> tuple[Array, Array]:
-    """Returns mean `[D]` and covariance `[D, D]` of a user's position: the prior N(0, I) and the sum of evidence `[E]`.
+    """Returns mean `[..., D]` and covariance `[..., D, D]` of a user's position: the prior N(0, I) and the sum of evidence `[..., E]`.
 
     Taking a comparison back that was never added could leave no Gaussian; such a sum is refused.
 
     Raises:
         ValueError: the precision of the sum is not positive definite.
     """
-    return _posterior(evidence.tobytes(), size)
+    return _posterior(evidence.tobytes(), evidence.shape, size)
 
 
 @lru_cache(maxsize=64)  # one request asks for the same user several times, and every request for somebody unknown
-def _posterior(packed: bytes, size: int) -> tuple[Array, Array]:
-    evidence = np.frombuffer(packed)
-    precision = _precision(evidence, size)
-    covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+def _posterior(packed: bytes, shape: tuple[int, ...], size: int) -> tuple[Array, Array]:
+    evidence = np.frombuffer(packed).reshape(shape)
+    places, prior = _square(size)
+    covariance = np.asarray(np.linalg.inv(prior + evidence.take(places, axis=-1)), dtype=np.float64)
+    variances = covariance.diagonal(axis1=-2, axis2=-1)
     # A precision that is positive definite has a positive determinant and inverse diagonal; this is cheaper than a factor.
-    if not (np.isfinite(covariance).all() and np.all(np.diagonal(covariance) > 0)):
-        raise ValueError(f"evidence of {size} axes adds up to no Gaussian: variances are {np.diagonal(covariance)}")
-    mean = covariance @ evidence[:size]
+    if not (np.isfinite(covariance).all() and variances.min() > 0):
+        raise ValueError(f"evidence of {size} axes adds up to no Gaussian: variances are {variances}")
+    mean = np.vecdot(covariance, evidence[..., None, :size])
     for shared in (mean, covariance):
         shared.flags.writeable = False
     return mean, covariance
 
 
 def variance_along(axes: Array, covariance: Array) -> Array:
-    """Returns `z^T S z` `[...]` of axes `[..., D]`, how far a user's logits spread along them by the covariance `[D, D]`."""
-    # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
-    variance: Array = np.maximum(np.sum(np.einsum("...d,de->...e", axes, covariance) * axes, axis=-1), 0.0)
+    """Returns `z^T S z` `[...]` of axes `[..., D]`, how far a user's logits spread along them by the covariance `[..., D, D]`."""
+    # Products of vectors sum each row alone; a matrix product may round a row by who its neighbours are.
+    variance: Array = np.maximum(np.vecdot(np.vecdot(axes[..., None, :], covariance), axes), 0.0)
     return variance
 
 
@@ -180,19 +183,20 @@ def evidence_size(axes: int) -> int:
     return axes * (axes + 3) // 2
 
 
-def _precision(evidence: Array, size: int) -> Array:
-    rows, columns = _triangle(size)
-    precision = np.eye(size)
-    precision[rows, columns] += evidence[size:]
-    precision[columns, rows] = precision[rows, columns]
-    return precision
-
-
 @lru_cache(maxsize=16)  # a user is read on every request
-def _triangle(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def triangle(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns row and column of every entry of an upper triangle, made once for each size."""
     rows, columns = np.triu_indices(size)
     return rows, columns
+
+
+@lru_cache(maxsize=16)
+def _square(size: int) -> tuple[NDArray[np.int64], Array]:
+    """Returns where in evidence `[E]` each entry of the symmetric `Lambda` stands, `[D, D]`, and the prior's precision; also made once."""
+    rows, columns = triangle(size)
+    places = np.zeros((size, size), dtype=np.int64)
+    places[rows, columns] = places[columns, rows] = size + np.arange(len(rows))
+    return places, np.eye(size)
 
 
 def _write(family: Additive) -> Written:

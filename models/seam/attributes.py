@@ -89,7 +89,7 @@ class Attributes(RewardHeads):
     def _along_axes(self, rewards: Array) -> Array:
         """Returns `z` `[..., K]` of rewards, or of differences of rewards, `[..., K]`."""
         # As in `variance_along`: each row is summed alone.
-        axes: Array = np.einsum("...k,kd->...d", rewards, self.root)
+        axes: Array = np.vecdot(rewards[..., None, :], self.root.T)
         return axes
 
     def _weights(self, positions: Array) -> Array:

@@ -75,9 +75,7 @@ class Families:
         Raises:
             ValueError: the vector is not of these families' size.
         """
-        if evidence.shape != (self.evidence_size,):
-            raise ValueError(f"evidence is {evidence.shape}; these families read ({self.evidence_size},)")
-        return evidence[self._slices[name]]
+        return self._whole(evidence)[self._slices[name]]
 
     def effects_part(self, evidence: Array) -> Array:
         """Returns what a whole evidence vector `[E]` says of member effects; nothing where these families have none."""
@@ -139,17 +137,17 @@ class Families:
         is made smaller as a whole, so that a precision stays one.
         """
         parts = {name: self._weighted(family, comparisons) for name, family in self._families.items()}
-        sizes = {name: part.size for name, part in parts.items()}
         if any(parts[name].size != family.evidence_size for name, family in self._families.items()):
+            sizes = {name: part.size for name, part in parts.items()}
             raise ValueError(f"rows give evidence of {sizes} doubles; these families read {self.evidence_size} in all, losses included")
         told: dict[str, tuple[float, ...]] = {}
-        scored = []
+        scored, views = [], self._views(known)
         for name in self._families:
-            found = [self._predict(name, known, one.chosen, one.rejected, one.prompt) for one in comparisons]
+            found = [self._predict(name, views, one.chosen, one.rejected, one.prompt) for one in comparisons]
             told[name] = tuple(mixed for mixed, _, _ in found)
             if name in self._losses:
                 each = [one.weight * losses(own, anybody, tie=one.tie) for one, (_, own, anybody) in zip(comparisons, found, strict=True)]
-                scored.append(np.sum(each, axis=0))
+                scored.append(_summed(each))
         return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored, self._evidence_of_authors(known, comparisons)]))), told
 
     def text_logit(self, name: str, known: Array, one: Compared) -> tuple[float, float]:
@@ -164,18 +162,18 @@ class Families:
     @staticmethod
     def _weighted(family: Family, comparisons: Sequence[Compared]) -> Array:
         each = [one.weight * family.learn(one.chosen, one.rejected, one.prompt, tie=one.tie) for one in comparisons]
-        if len(each) == 1:
-            return each[0]
-        total: Array = np.sum(each, axis=0)
-        return total * min(1.0, MAX_EVIDENCE / max(float(np.abs(total).max(initial=0.0)), MAX_EVIDENCE))
+        total = _summed(each)
+        return total if len(each) == 1 else total * min(1.0, MAX_EVIDENCE / max(float(np.abs(total).max(initial=0.0)), MAX_EVIDENCE))
 
     def predict(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, float]:
         """Returns each family's probability that `chosen` is preferred, `w` of the personal view's and the rest anybody's."""
-        return {name: self._predict(name, evidence, chosen, rejected, prompt)[0] for name in self._families}
+        views = self._views(evidence)
+        return {name: self._predict(name, views, chosen, rejected, prompt)[0] for name in self._families}
 
     def predict_all(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> dict[str, Array]:
         """Returns `predict` of every choice of stacks of `T`, each family's `[T]`; a user's evidence is read once for all of them."""
-        return {name: self._chances(name, evidence, chosen, rejected, prompt)[0] for name in self._families}
+        views = self._views(evidence)[:, None]
+        return {name: self._chances(name, views, chosen, rejected, prompt)[0] for name in self._families}
 
     def stacked(self, choices: Sequence[tuple[Row, Row, Row]]) -> tuple[Row, Row, Row]:
         """Returns one choice or more, each of chosen, rejected and prompt, as three stacks with the outputs that families read."""
@@ -189,17 +187,28 @@ class Families:
         prompt = [name for family in self._families.values() for name in family.prompt_outputs]
         return tuple(dict.fromkeys(candidate)), tuple(dict.fromkeys(prompt))
 
-    def _predict(self, name: str, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float, float]:
+    def _whole(self, evidence: Array) -> Array:
+        if evidence.shape != (self.evidence_size,):
+            raise ValueError(f"evidence is {evidence.shape}; these families read ({self.evidence_size},)")
+        return evidence
+
+    def _views(self, evidence: Array) -> Array:
+        """Returns a user's evidence `[E]` and anybody's, which is none, `[2, E]`."""
+        return np.array([self._whole(evidence), self.prior()])
+
+    def _predict(self, name: str, views: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float, float]:
         """Returns the mixed, the personal and anybody's probability of one choice."""
-        mixed, personal, anybody = self._chances(name, evidence, chosen, rejected, prompt)
+        mixed, personal, anybody = self._chances(name, views, chosen, rejected, prompt)
         return float(mixed), float(personal), float(anybody)
 
-    def _chances(self, name: str, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array, Array]:
-        """Returns the same of rows or of stacks of them."""
-        family, own = self._families[name], self.part(name, evidence)
-        personal = family.chances(own, chosen, rejected, prompt)
-        anybody = family.chances(np.zeros_like(own), chosen, rejected, prompt) if own.any() else personal
-        trusted = self.share(name, evidence)
+    def _chances(self, name: str, views: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array, Array]:
+        """Returns the same of rows under `_views`, or of stacks of rows under views that have an axis for it, `[2, 1, E]`."""
+        family, part = self._families[name], views[..., self._slices[name]]
+        if np.count_nonzero(part):
+            personal, anybody = family.chances(part, chosen, rejected, prompt)
+        else:
+            personal = anybody = family.chances(part[1], chosen, rejected, prompt)
+        trusted = self.share(name, views[0].ravel())
         return (personal if trusted == 1.0 else trusted * personal + (1.0 - trusted) * anybody), personal, anybody
 
     def _mixed(self, name: str, evidence: Array, personal: Array, prompt: Row | None) -> Array:
@@ -254,6 +263,11 @@ class Families:
                 text = self.text_logit(effects.family, known, one)
                 total += effects.evidence(one.direction, text, _apart(self._families[effects.family], one), weight=one.weight, tie=one.tie)
         return total
+
+
+def _summed(each: Sequence[Array]) -> Array:
+    """Returns the sum of one array or more."""
+    return each[0] if len(each) == 1 else np.add.reduce(each)
 
 
 def _apart(family: Family, one: Compared) -> float:

@@ -2,7 +2,7 @@
 
 A *row* is what the scorer graph says of one text: output name -> 1-D float32 array. A family reads its own outputs from
 the rows of two candidates and of their prompt, and its own slice of the user's evidence. A *stack* is rows in one, every array
-with an axis more in front. Axis letters: `N` candidates, `K` heads, `E` evidence, `S` samples.
+with an axis more in front; of evidence it is several users' in one. Axis letters: `N` candidates, `K` heads, `E` evidence, `S` samples.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ class Family(Protocol):
         ...
 
     def chances(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> Array:
-        """Returns what `predict` does, of rows or of stacks of them, `[...]`; none depends on those that it is asked with."""
+        """Returns what `predict` does, of rows or of stacks of them, `[...]`; none depends on those that it is asked with.
+
+        Of a family that learns, evidence may be `[..., E]`, with axes in front that are broadcast against those of the rows.
+        """
         ...
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:
@@ -103,7 +106,7 @@ class KnowsLogit(Protocol):
     def logit(self, evidence: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[Array, Array]:
         """Returns mean and variance, over what is not known of the user, of the logit that this user prefers `chosen`.
 
-        Of rows or of stacks of them, `[...]` and `[...]`.
+        Of rows and evidence or of stacks of them, as `Family.chances`, `[...]` and `[...]`.
         """
         ...
 
@@ -119,13 +122,14 @@ def logit_of(family: Family, evidence: Array, chosen: Row, rejected: Row, prompt
 
 def reward_difference(name: str, chosen: Row, rejected: Row) -> Array:
     """Returns an output of the chosen row minus that of the rejected one, in double precision; of stacks likewise."""
-    return np.asarray(chosen[name], dtype=np.float64) - np.asarray(rejected[name], dtype=np.float64)
+    difference: Array = np.subtract(chosen[name], rejected[name], dtype=np.float64)
+    return difference
 
 
 def mixed_scores(rewards: Array, weights: Array) -> Array:
     """Returns `[...]`, the rewards, or differences of rewards, `[..., K]` mixed by `weights`, `[K]` for all or `[..., K]`."""
-    # A sum per row, not `rewards @ weights`: a matrix product may round a row by who its neighbours are.
-    scores: Array = (rewards * weights).sum(axis=-1)
+    # A product per row, not `rewards @ weights`: a matrix product may round a row by who its neighbours are.
+    scores: Array = np.vecdot(rewards, weights)
     return scores
 
 

@@ -191,27 +191,26 @@ def margin_variance(weights: Array, rewards: Array, std: Array, bases: Bases) ->
     `(2/tau) sum_k w_k (r_k - r_bar) m_k` with `r_bar = sum_k w_k r_k`.
 
     Args:
-        weights: `[K]` at the posterior mean.
+        weights: `[..., K]` at the posterior mean.
         rewards: `[..., K]` rewards, or differences of rewards.
-        std: `[D]` of the user.
+        std: `[..., D]` of the user.
         bases: the shared bases.
 
     Returns:
         `[...]` in squared units of `rewards`.
     """
-    centred = rewards - (rewards * weights).sum(axis=-1, keepdims=True)
-    # einsum sums each row alone; a matrix product may round a row by who its neighbours are.
-    gradient = np.einsum("...k,dk->...d", weights * centred, bases.mean_pull)
-    variance: Array = np.sum((std * gradient) ** 2, axis=-1)
+    # Products of vectors sum each row alone; a matrix product may round a row by who its neighbours are.
+    centred = rewards - np.vecdot(rewards, weights)[..., None]
+    gradient = std * np.vecdot((weights * centred)[..., None, :], bases.mean_pull)
+    variance: Array = np.vecdot(gradient, gradient)
     return variance
 
 
 def attenuated_probability(margin: Array | float, variance: Array | float) -> Array:
     """Returns `sigma(M / sqrt(1 + pi S^2 / 8))` of any shape, the approximate marginal likelihood (MacKay 1992)."""
-    logit = margin / np.sqrt(1.0 + math.pi * variance / 8.0)
+    logit = margin / np.sqrt(1.0 + (math.pi / 8.0) * variance)
     # exp of a number that is not positive cannot overflow.
-    small = np.exp(-np.abs(logit))
-    probability: Array = np.where(logit >= 0, 1.0, small) / (1.0 + small)
+    probability: Array = np.exp(np.minimum(logit, 0.0)) / (1.0 + np.exp(-np.abs(logit)))
     return probability
 
 

@@ -28,8 +28,8 @@ def sigmoid(logits: Array) -> Array:
 
 def softmax(logits: Array) -> Array:
     """Returns the softmax over the last axis; `-inf` gives weight 0, and at least one entry must be above it."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    weights: Array = shifted / shifted.sum(axis=-1, keepdims=True)
+    shifted = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
+    weights: Array = shifted / np.add.reduce(shifted, axis=-1, keepdims=True)
     return weights
 
 
@@ -65,12 +65,16 @@ def hedge_weights(log_prior: Array, cumulative: Array, *, eta: float, sureness: 
 
     Args:
         log_prior: `[..., K]` log gate probabilities for this prompt; `-inf` masks a head (audit), but not all of them.
-        cumulative: `[K]` the user's sum of centred losses, nats.
+        cumulative: `[..., K]` the user's sum of centred losses, nats.
         eta: learning rate of Hedge for the first comparisons; 1 is exact Bayes.
         sureness: spread of the log weights that no evidence can exceed, nats.
     """
-    rate = eta if math.isinf(sureness) else eta / (1.0 + eta * float(cumulative.std()) / sureness)
-    return softmax(log_prior - rate * cumulative)
+    if math.isinf(sureness):
+        return softmax(log_prior - eta * cumulative)
+    heads = cumulative.shape[-1]  # by hand, since `std` of a few numbers takes longer than all the rest
+    apart = cumulative - np.add.reduce(cumulative, axis=-1, keepdims=True) / heads
+    spread = np.sqrt(np.vecdot(apart, apart) / heads)[..., None]
+    return softmax(log_prior - eta / (1.0 + (eta / sureness) * spread) * cumulative)
 
 
 def mixed_probability(weights: Array, margins: Array) -> Array:

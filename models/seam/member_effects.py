@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.additive import curvature, evidence_size
+from attune.models.seam.additive import curvature, evidence_size, triangle
 from attune.models.seam.gaussian import attenuated_probability
 from attune.models.seam.trust import LOSSES, share
 
@@ -160,7 +160,7 @@ class MemberEffects:
         size = weight * gate(apart) / (1.0 + slope * variance)
         precision = _significant(size * slope, PRECISION_BITS)
         pull = _significant(size * ((0.0 if tie else 0.5) - slope * margin), PULL_BITS)
-        rows, columns = _triangle(self.size)
+        rows, columns = triangle(self.size)
         return np.concatenate([pull * direction, precision * direction[rows] * direction[columns]])
 
     def everybody(self, names: Sequence[str], summed: Array | None, others: Sequence[str] = ()) -> Everybody:
@@ -229,7 +229,7 @@ def _codes(names: tuple[str, ...], size: int) -> tuple[Array, Array]:
 def _natural(evidence: Array, basis: Array) -> tuple[Array, Array]:
     """Returns precision times mean `[R]` and precision `[R, R]` that evidence `[E]` gives along a basis `[H, R]`."""
     size = len(basis)
-    rows, columns = _triangle(size)
+    rows, columns = triangle(size)
     precision = np.zeros((size, size))
     precision[rows, columns] = precision[columns, rows] = evidence[size:]
     return evidence[:size] @ basis, basis.T @ precision @ basis
@@ -239,9 +239,3 @@ def _significant(value: float, bits: int) -> float:
     """Returns a number rounded to so many significant bits."""
     mantissa, exponent = math.frexp(value)
     return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
-
-
-@lru_cache(maxsize=16)
-def _triangle(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rows, columns = np.triu_indices(size)
-    return rows, columns

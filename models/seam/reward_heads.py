@@ -104,8 +104,9 @@ class GatedMixture(RewardHeads):
 
     def log_gate(self, prompt: Row | None) -> Array:
         """Returns the log gate `[..., K]` for a prompt or a stack of them, `LEAST_LOG_GATE` at the least."""
-        gate = self.log_prior if prompt is None else np.asarray(prompt[f"{self.name}_gate"], dtype=np.float64)
-        return np.maximum(gate, LEAST_LOG_GATE)
+        gate = self.log_prior if prompt is None else prompt[f"{self.name}_gate"]
+        log_gate: Array = np.maximum(gate, LEAST_LOG_GATE, dtype=np.float64)
+        return log_gate
 
     def posterior_weights(self, evidence: Array, prompt: Row | None) -> Array:
         """Returns the posterior over which head is this user, `[..., K]`."""

@@ -104,15 +104,18 @@ def _direction(codes: Codes, author: int, rival: int) -> Array | None:
     return None if codes is None else codes[author] - codes[rival]
 
 
-def agrees(comparisons: Sequence[Compared], predicted: Sequence[float]) -> bool | None:
-    """Returns whether most of a form's weight was predicted as it was told; None where neither order was told.
+def tells_order(comparisons: Sequence[Compared]) -> bool:
+    """Returns whether a form says of any two answers which is better, so that there is something to agree with."""
+    return not all(one.tie or _outweighs(comparisons, one) == 0 for one in comparisons)
+
+
+def agrees(comparisons: Sequence[Compared], predicted: Sequence[float]) -> bool:
+    """Returns whether most of the weight of a form that `tells_order` was predicted as it was told.
 
     Args:
         comparisons: of the form.
         predicted: probability of each.
     """
-    if all(one.tie or _outweighs(comparisons, one) == 0 for one in comparisons):
-        return None
     right = sum(one.weight for one, probability in zip(comparisons, predicted, strict=True) if probability > 0.5)
     return right > 0.5 * sum(one.weight for one in comparisons)
 

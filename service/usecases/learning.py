@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.weighted import Compared, agrees
+from attune.models.seam.weighted import Compared, agrees, tells_order
 from attune.service.errors import EventConflict, ExpiredCandidate, NotYourCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
 from attune.service.state.store import NewComparison, UserKey, UserSum
@@ -152,17 +152,17 @@ def study(call: Call, known: Array, comparisons: Sequence[Compared]) -> Studied:
         evidence, told = call.serving.bundle.families.study_all(known, comparisons)
     except ValueError as error:
         raise ScorerFailed("the scorer gave numbers that are not finite for these answers; nothing was learned") from error
-    weights = np.array([one.weight for one in comparisons])
-    with np.errstate(divide="ignore"):  # a probability of 0 has an infinite loss
-        predicted = {name: float(np.exp(weights @ np.log(each) / weights.sum())) for name, each in told.items()}
     if len(comparisons) == 1:
         predicted = {name: each[0] for name, each in told.items()}
-    judged = {name: agrees(comparisons, each) for name, each in told.items()}
+    else:
+        weights = np.array([one.weight for one in comparisons])
+        with np.errstate(divide="ignore"):  # a probability of 0 has an infinite loss
+            predicted = {name: float(np.exp(weights @ np.log(each) / weights.sum())) for name, each in told.items()}
     # A sum has at least one number, and families that learn nothing (the global head alone) have none.
     return Studied(
         evidence if evidence.size else np.zeros(1),
         predicted,
-        {name: agreed for name, agreed in judged.items() if agreed is not None},
+        {name: agrees(comparisons, each) for name, each in told.items()} if tells_order(comparisons) else {},
     )
 
 

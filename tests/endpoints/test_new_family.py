@@ -40,7 +40,7 @@ class Votes(RewardHeads):
         return len(self.heads)
 
     def weights(self, evidence: np.ndarray, prompt: Row | None) -> np.ndarray:
-        return (1.0 + evidence) / (1.0 + evidence).sum()
+        return (1.0 + evidence) / (1.0 + evidence).sum(axis=-1, keepdims=True)
 
     def score(self, evidence: np.ndarray, rewards: np.ndarray, prompt: Row | None) -> Scored:
         weights = self.weights(evidence, prompt)

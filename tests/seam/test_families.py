@@ -14,6 +14,9 @@ from attune.models.seam.bradley_terry import BradleyTerry
 from tests.seam import examples
 from tests.seam.users import FAMILY_NAMES, LN3, evidence_of, hedge_pair, seeds
 
+GLOBAL = ("bradley_terry", "sparserm")
+"""Families that learn nothing of a user."""
+
 # --- scoring
 
 
@@ -48,6 +51,23 @@ def test_a_candidates_score_does_not_depend_on_its_neighbours(name, seed):
         assert (together.scores[candidate], together.stds[candidate]) == (alone.scores[0], alone.stds[0])  # to the last bit
     turned = family.score(evidence, rewards[::-1].copy(), prompt)
     assert turned.scores[::-1].tobytes() == together.scores.tobytes()
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY_NAMES if name not in GLOBAL])
+@settings(max_examples=min(25, settings.default.max_examples))
+@given(seed=seeds, choices=st.integers(1, 5))
+def test_users_predicted_together_are_predicted_as_each_is_alone(name, seed, choices):
+    rng = np.random.default_rng(seed)
+    families = examples.all_families(rng)
+    family = families[name]
+    users = np.array([families.part(name, evidence_of(families, rng, told)) for told in (0, 1, 6)])
+    rows = [(examples.row(rng), examples.row(rng), examples.row(rng)) for _ in range(choices)]
+    together = family.chances(users[:, None], *families.stacked(rows))
+    assert together.shape == (3, choices)
+    for at, one in enumerate(rows):
+        alone = [family.predict(user, *one) for user in users]
+        np.testing.assert_allclose(family.chances(users, *one), alone, rtol=1e-12)
+        np.testing.assert_allclose(together[:, at], alone, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)

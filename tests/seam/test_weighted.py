@@ -20,6 +20,7 @@ from attune.models.seam.weighted import (
     graded,
     pair,
     ranked,
+    tells_order,
     usual_answer,
 )
 from tests.seam import examples
@@ -93,10 +94,16 @@ def test_a_form_is_agreed_with_where_most_of_its_weight_was_predicted(rng):
     one, two, three, prompt = (examples.row(rng) for _ in range(4))
     assert agrees(graded(one, two, prompt, 0.8), (0.6, 0.4)) is True
     assert agrees(graded(one, two, prompt, 0.8), (0.4, 0.6)) is False
-    assert agrees(graded(one, two, prompt, 0.5), (0.9, 0.1)) is None
-    assert agrees(pair(one, two, prompt, tie=True), (0.9,)) is None
     assert agrees(ranked([one, two, three], prompt), (0.9, 0.9, 0.1)) is False
     assert agrees(ranked([one, two, three], prompt), (0.9, 0.2, 0.9)) is True
+
+
+def test_an_even_grade_and_a_tie_tell_no_order(rng):
+    one, two, three, prompt = (examples.row(rng) for _ in range(4))
+    assert not tells_order(graded(one, two, prompt, 0.5))
+    assert not tells_order(pair(one, two, prompt, tie=True))
+    for form in (graded(one, two, prompt, 0.8), pair(one, two, prompt), ranked([one, two, three], prompt)):
+        assert tells_order(form)
 
 
 # --- the usual answer -----------------------------------------------------------------------------------------------
