@@ -20,7 +20,7 @@ from attune.models.seam.families import Families, Row
 from attune.models.seam.member_effects import PERSONAL, SHARED, Everybody, MemberEffects, code_of
 from attune.models.seam.member_evidence import EvidenceLayout, ObservedRewards, nothing_observed
 from attune.models.seam.member_worth import Known, Worth, drift_of, within_covariance, worth_of
-from attune.models.seam.routing import Choice, Policy, choose, sampled_values, sampled_worth
+from attune.models.seam.routing import Choice, Policy, choose, expected_values, sampled_worth
 from demo.corpus.tastes import DEFAULT_SHARPNESS, draw_users, utility
 from demo.corpus.tastes import choose as pick
 from demo.simulate import EPSILON, SAMPLES, Arena
@@ -108,7 +108,7 @@ class Deployment:
         worth, everybody = self.read()
         weights = self.families.sample_weights(self.family, self.evidence[user], None, self.rng, SAMPLES)
         sampled = sampled_worth(weights, worth.mean, worth.covariance, self.rng)
-        mean = sampled_values(weights, worth.mean).mean(axis=0)
+        mean = expected_values(weights, worth.mean)
         if everybody is not None:
             own = self.families.effects_part(self.evidence[user])
             effects = everybody.of(own).scaled(1.0 / self.families[self.family].logit_scale)

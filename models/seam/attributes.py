@@ -74,7 +74,9 @@ class Attributes(RewardHeads):
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
         mean, covariance = additive_posterior(evidence, len(self.heads))
-        return self._weights(mean + rng.standard_normal((samples, len(mean))) @ np.linalg.cholesky(covariance).T)
+        spread = self.root @ np.linalg.cholesky(covariance) / self.logit_scale
+        drawn: Array = self._weights(mean)[:, None] + spread @ rng.standard_normal((samples, len(mean))).T
+        return drawn.T
 
     def posterior(self, evidence: Array) -> tuple[Array, Array] | None:
         mean, covariance = additive_posterior(evidence, len(self.heads))

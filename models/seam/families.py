@@ -51,6 +51,8 @@ class Families:
                 start += LOSSES
         if effects is not None and effects.family not in self._families:
             raise ValueError(f"member effects stand beside family {effects.family!r}; there are {list(self._families)}")
+        # Anybody's weights on an average prompt, which are those on every prompt where a family does not read it.
+        self._anybody = {name: self._families[name].weights(np.zeros(self._families[name].evidence_size), None) for name in self._losses}
         self.effects = effects
         self._effects = slice(start, start if effects is None else start + effects.evidence_size)
         self.evidence_size = self._effects.stop
@@ -216,8 +218,10 @@ class Families:
         trusted = self.share(name, evidence)
         if trusted == 1.0:
             return personal
-        family = self._families[name]
-        mixed: Array = trusted * personal + (1.0 - trusted) * family.weights(np.zeros(family.evidence_size), prompt)
+        family, anybody = self._families[name], self._anybody[name]
+        if prompt is not None and family.scores_with_prompt:
+            anybody = family.weights(np.zeros(family.evidence_size), prompt)
+        mixed: Array = trusted * personal + (1.0 - trusted) * anybody
         return mixed
 
     # --- comparisons whose authors are known: what they say of members beside the texts -----------------------------

@@ -52,6 +52,7 @@ class Portfolio:
         certificate: what was proved about coverage, or None if nothing was.
         heads: family -> value heads on a prompt's vector; a family without any is worth its means for every prompt.
         unmeasured: names of the members whose values are a prior and nothing more.
+        names: of the members, made once because every decision reads them.
     """
 
     members: tuple[PortfolioMember, ...]
@@ -60,10 +61,10 @@ class Portfolio:
     certificate: Certificate | None
     heads: Mapping[str, ValueHeads] = field(default_factory=dict)
     unmeasured: frozenset[str] = frozenset()
+    names: tuple[str, ...] = field(init=False, repr=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(member.name for member in self.members)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(member.name for member in self.members))
 
     def proved_under(self, family: str) -> Certificate | None:
         """Returns the certificate if it is about users of this family, else None."""

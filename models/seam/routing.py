@@ -52,6 +52,12 @@ def sampled_values(weights: Array, values: Array) -> Array:
     return product
 
 
+def expected_values(weights: Array, values: Array) -> Array:
+    """Returns each member's mean over the samples of `sampled_values`, `[M]`."""
+    expected: Array = values @ (weights.sum(axis=0) / len(weights))
+    return expected
+
+
 def sampled_worth(weights: Array, mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
     """Returns each member's value under joint samples of the user's weights and of the members' values, `[S, M]`.
 
@@ -65,11 +71,13 @@ def sampled_worth(weights: Array, mean: Array, covariance: Array, rng: np.random
         rng: source of the draws; `S` times `M` of them are taken.
     """
     members, heads = mean.shape
-    # One product for all members: `[S, K] @ [K, M K]` is a third of the time of `M` small ones.
-    products = (weights @ covariance.transpose(1, 0, 2).reshape(heads, members * heads)).reshape(-1, members, heads)
-    variance = np.einsum("smk,sk->sm", products, weights)
-    drawn: Array = sampled_values(weights, mean) + np.sqrt(np.maximum(variance, 0.0)) * rng.standard_normal((len(weights), members))
-    return drawn
+    by_head = np.ascontiguousarray(weights.T)  # few heads and members and many samples: the long axis comes last
+    # One product for all members: `[M K, K] @ [K, S]` is a third of the time of `M` small ones.
+    products = (covariance.reshape(members * heads, heads) @ by_head).reshape(members, heads, -1)
+    variance = np.einsum("mks,ks->ms", products, by_head)
+    noise = np.sqrt(np.maximum(variance, 0.0)) * rng.standard_normal((len(weights), members)).T
+    by_member: Array = mean @ by_head + noise
+    return by_member.T
 
 
 def member_costs(prices: Array, latencies_s: Array, *, price_share: float = 0.5) -> Array:
@@ -101,16 +109,16 @@ def utilities(sampled: Array, costs: Array, trade_off: float) -> Array:
     The cost is the same in every sample, so shares and propensities are exactly those of the utilities.
 
     Args:
-        sampled: `[S, M]` values under posterior samples.
+        sampled: `[S, M]` values under posterior samples, or `[M]` expected ones, whose utilities are `[M]`.
         costs: `[M]`, see `member_costs`.
         trade_off: reward (in the units of `sampled`) that is worth the dearest member's cost; 0 ignores costs.
 
     Raises:
         ValueError: there is not one cost for each member, or `trade_off` is negative or not finite.
     """
-    if costs.shape != sampled.shape[1:] or not 0.0 <= trade_off < np.inf:
+    if costs.shape != sampled.shape[-1:] or not 0.0 <= trade_off < np.inf:
         raise ValueError(
-            f"costs are {costs.shape} for {sampled.shape[1:]} members, trade_off is {trade_off}; it must be finite and at least 0"
+            f"costs are {costs.shape} for {sampled.shape[-1:]} members, trade_off is {trade_off}; it must be finite and at least 0"
         )
     priced: Array = sampled - trade_off * costs
     return priced
@@ -126,12 +134,12 @@ def keeps_last(mean: Array, last: int | None, hysteresis: float) -> bool:
         last: index of the member that served this user last; None if none did.
         hysteresis: in the units of `mean`, at least 0.
     """
-    return last is not None and float(np.max(mean) - mean[last]) <= hysteresis
+    return last is not None and float(mean.max() - mean[last]) <= hysteresis
 
 
 def best_shares(sampled: Array) -> Array:
     """Returns the share of samples in which each member is best, `[M]`; members that tie share the sample evenly."""
-    by_member = np.ascontiguousarray(sampled.T)  # few members and many samples: sums over the short axis are then sums of rows
+    by_member = _by_member(sampled)
     best = (by_member == by_member.max(axis=0)).astype(np.float64)
     shares: Array = best @ (1.0 / best.sum(axis=0)) / len(sampled)
     return shares
@@ -160,7 +168,7 @@ def first_law(
         mean: `[M]` expected values where they are known better than by the mean of the samples.
     """
     members = sampled.shape[1]
-    mean = np.mean(sampled, axis=0) if mean is None else mean
+    mean = _by_member(sampled).sum(axis=1) / len(sampled) if mean is None else mean
     kept = np.zeros(members)
     stays = hysteresis is not None and last is not None and keeps_last(mean, last, hysteresis)
     if stays:
@@ -275,13 +283,19 @@ def choose(
         raise ValueError(f"epsilon is {epsilon}; it must be within 0 and 1")
     if (last is not None and not 0 <= last < members) or (hysteresis is not None and not hysteresis >= 0.0):
         raise ValueError(f"last is {last} of {members} members and hysteresis {hysteresis}; a member and at least 0 are needed, or None")
-    centre = sampled.mean(axis=0)
-    apart = sampled - centre
-    std = np.sqrt(np.einsum("sm,sm->m", apart, apart) / len(sampled))
+    by_member = _by_member(sampled)
+    centre = by_member.sum(axis=1) / len(sampled)
+    apart = by_member - centre[:, None]
+    std = np.sqrt(np.vecdot(apart, apart) / len(sampled))
     mean = centre if mean is None else mean
     law = first_law(policy, sampled, epsilon, last=last, hysteresis=hysteresis, mean=mean)
     order, joint = drawn_from(law, mean, count, rng)
     return Choice(order, law, float(law[order[0]]), joint, mean, std)
+
+
+def _by_member(sampled: Array) -> Array:
+    """Returns samples `[S, M]` as `[M, S]` in that order: few members and many samples, and sums of long rows are quick."""
+    return np.ascontiguousarray(sampled.T)
 
 
 _NOTHING_LEFT = 1e-12

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from attune.models.seam.family import Row
 from attune.models.seam.informative import choose_prompt, choose_to_learn, pair_information
 from attune.models.seam.member_effects import Effects
-from attune.models.seam.routing import choose, sampled_values, sampled_worth, utilities
+from attune.models.seam.routing import choose, expected_values, sampled_worth, utilities
 from attune.models.seam.text import Encoded
 from attune.service.errors import Overloaded, StoreUnavailable
 from attune.service.ids import new_decision_id
@@ -175,7 +175,7 @@ def route(
         weights = bundle.families.sample_weights(name, person.evidence, row, rng, samples)
         mean, covariance = standing.values(name, row)
         sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, weight)
-        expected: Array = np.mean(utilities(sampled_values(weights, mean), costs, weight), axis=0)
+        expected = utilities(expected_values(weights, mean), costs, weight)
         return (sampled, expected) if effects is None else (sampled + effects.sampled(rng, samples), expected + effects.mean)
 
     drawn, pairs, (sampled, expected) = None, None, under(rows[0])
@@ -242,7 +242,7 @@ def usual_routing(call: Call, person: Person, standing: Standing) -> UsualRoutin
     mean, covariance = standing.values(name, None)
     effects = effects_in_reward(call, person, standing, name)
     sampled = utilities(sampled_worth(weights, mean, covariance, rng), serving.costs, numbers.routing_cost_weight)
-    expected = np.mean(utilities(sampled_values(weights, mean), serving.costs, numbers.routing_cost_weight), axis=0)
+    expected = utilities(expected_values(weights, mean), serving.costs, numbers.routing_cost_weight)
     if effects is not None:
         sampled, expected = sampled + effects.sampled(rng, len(sampled)), expected + effects.mean
     choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng, mean=expected)
@@ -253,14 +253,14 @@ def usual_routing(call: Call, person: Person, standing: Standing) -> UsualRoutin
 
 
 def _by_member(members: tuple[str, ...], mean: Array, std: Array) -> dict[str, tuple[float, float]]:
-    return {member: (float(mean[index]), float(std[index])) for index, member in enumerate(members)}
+    return dict(zip(members, zip(mean.tolist(), std.tolist(), strict=True), strict=True))
 
 
 def costs_of(serving: Serving, cost_weight: float) -> dict[str, float]:
     """Returns what is taken off each member's value, in reward; nothing where costs are not weighed."""
     if not cost_weight:
         return {}
-    return {member: cost_weight * float(cost) for member, cost in zip(serving.bundle.portfolio.names, serving.costs, strict=True)}
+    return dict(zip(serving.bundle.portfolio.names, (cost_weight * serving.costs).tolist(), strict=True))
 
 
 def certificate_of(serving: Serving, name: str, weights: Array) -> CertifiedUser | None:

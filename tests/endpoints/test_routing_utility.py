@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attune.models.seam.routing import choose, member_costs, sampled_values, sampled_worth, utilities
+from attune.models.seam.routing import choose, expected_values, member_costs, sampled_worth, utilities
 from attune.service.errors import BundleRefused
 from attune.service.ids import new_id
 from attune.service.settings import Settings
@@ -54,7 +54,7 @@ async def redrawn(service: Service, decision_id: str, policy: str, costs: np.nda
     weights = bundle.families["vrf"].sample_weights(np.zeros(6), row, rng, kept["samples"])
     worth = service.serving.standings.last("default").values("vrf", row)
     sampled = utilities(sampled_worth(weights, *worth, rng), costs, weight)
-    mean = utilities(sampled_values(weights, worth[0]), costs, weight).mean(axis=0)
+    mean = utilities(expected_values(weights, worth[0]), costs, weight)
     return choose(policy, sampled, count=count, epsilon=kept["epsilon"], rng=rng, mean=mean)  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attune.models.seam.routing import Policy, best_shares, choose, first_law, joint_probability, next_law, sampled_values
+from attune.models.seam.routing import Policy, best_shares, choose, expected_values, first_law, joint_probability, next_law, sampled_values
 
 DRAWS, SIGNIFICANCE = 4_000, 1e-3
 
@@ -51,6 +51,7 @@ def test_a_members_value_is_its_rewards_under_the_sampled_weights():
     weights = np.array([[0.25, 0.75], [1.0, 0.0]])
     values = np.array([[4.0, 0.0], [0.0, 8.0], [-2.0, 2.0]])
     assert sampled_values(weights, values).tolist() == [[1.0, 6.0, 1.0], [4.0, 0.0, -2.0]]
+    assert expected_values(weights, values).tolist() == [2.5, 3.0, -0.5]
 
 
 def test_members_that_tie_share_the_sample_evenly():

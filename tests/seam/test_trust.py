@@ -46,11 +46,12 @@ def test_the_mixture_never_loses_more_than_its_prior_odds_to_either_view(seed, p
     assert mixed <= total[0] + math.log1p(math.exp(-prior)) + 1e-9
 
 
+@pytest.mark.parametrize("with_prompt", [True, False])
 @pytest.mark.parametrize("name", ["micro", "vrf", "sparse_moe", "additive", "attributes"])
-def test_scores_weights_samples_and_predictions_are_mixed_by_one_share(rng, name):
+def test_scores_weights_samples_and_predictions_are_mixed_by_one_share(rng, name, with_prompt):
     family = examples.all_families(rng)[name]
     families = Families([family], {name: 0.5})
-    evidence, prompt = evidence_of(families, rng), examples.row(rng)
+    evidence, prompt = evidence_of(families, rng), examples.row(rng) if with_prompt else None
     share, own, nobody = families.share(name, evidence), families.part(name, evidence), np.zeros(family.evidence_size)
     assert 0 < share < 1
     weights = share * family.weights(own, prompt) + (1 - share) * family.weights(nobody, prompt)
@@ -62,7 +63,7 @@ def test_scores_weights_samples_and_predictions_are_mixed_by_one_share(rng, name
     drawn = family.sample_weights(own, prompt, np.random.default_rng(3), 5)
     mixed = families.sample_weights(name, evidence, prompt, np.random.default_rng(3), 5)
     np.testing.assert_allclose(mixed, share * drawn + (1 - share) * family.weights(nobody, prompt))
-    rows = examples.row(rng), examples.row(rng), prompt
+    rows = examples.row(rng), examples.row(rng), prompt or examples.row(rng)
     expected = share * family.predict(own, *rows) + (1 - share) * family.predict(nobody, *rows)
     assert families.predict(evidence, *rows)[name] == pytest.approx(expected)
 
