@@ -11,18 +11,18 @@ itself: behind Sentinel it would repeat to the old primary, on a cluster without
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+
+from attune.service.state.one_connection import OneConnection
 
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 _QUERY_FIELDS = {"sentinel": {"sentinel_username", "sentinel_password"}, "cluster": set[str]()}
@@ -43,14 +43,15 @@ class Connected:
     Attributes:
         where: what it is called in messages.
         clustered: whether keys of one command must be on one slot.
-        limit_s: for a command with all that it needs: asking one sentinel or node after the other, the command, a repeat.
+        limit_s: for a command with all that it needs: asking one sentinel or node after the other, the command, a repeat; None where
+            the client bounds every command itself.
         aclose: closes every connection.
     """
 
     client: Client
     where: str
     clustered: bool
-    limit_s: float
+    limit_s: float | None
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -68,52 +69,6 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self.kind}, {self.where})"
-
-
-class Direct:
-    """Commands to one server, each over a connection of its own while it runs; whoever calls bounds how many run.
-
-    redis-py's own `execute_command` waits on a condition, measures itself, counts repeats, and has a timeout for each write and read; that
-    is most of what a command costs this process. `Wire` bounds, measures and repeats, and here is one timeout for all of a command.
-
-    Args:
-        pool: makes connections and checks them; it holds none.
-        timeout_s: for connecting where that is needed, the command and its reply together.
-    """
-
-    def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
-        self._pool = pool
-        self._timeout_s = timeout_s
-        self._replies = Redis(connection_pool=pool)
-        self._free: list[Any] = []
-
-    async def execute_command(self, *args: Any) -> Any:
-        """Returns the reply to one command, in the form that redis-py gives it.
-
-        Raises:
-            ResponseError: the server refused the command.
-            RedisError: see redis-py; the connection is closed, and opened anew by its next command.
-            TimeoutError: the reply did not come in time; its connection is closed, so that it reaches nobody else.
-            CancelledError: likewise.
-        """
-        connection = self._free.pop() if self._free else self._pool.make_connection()  # type: ignore[no-untyped-call]
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._pool.ensure_connection(connection)
-                await connection.send_command(*args)
-                return await self._replies.parse_response(connection, args[0])
-        except ResponseError:  # a reply as well: all of it was read
-            raise
-        except BaseException:  # a cancelled caller's too: a reply may still come, and would be taken for another's
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            self._free.append(connection)
-
-    async def aclose(self) -> None:
-        """Closes every connection that no command uses."""
-        while self._free:
-            await self._free.pop().disconnect()
 
 
 def parse(url: str) -> Address:
@@ -174,7 +129,7 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
 
     Args:
         url: one of the forms above; `redis://`, `rediss://` and `unix://` take redis-py's query fields too.
-        max_connections: to each node behind Sentinel or of a cluster; to one server as many as there are commands at a time.
+        max_connections: to each node behind Sentinel or of a cluster; one server has one.
         timeout_s: for a command to one server; else for connecting, for each read of a reply and for each write. Behind Sentinel and on
             a cluster a command may take as many of them as the URL names nodes, each of which may hang, and one more.
 
@@ -191,8 +146,8 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         "retry": Retry(NoBackoff(), 0),
     }
     if address.kind == "server":
-        # `Direct` has one for the whole command. Left out, redis-py would take five seconds, and wait for writes in a way that swallows a
-        # cancellation on Python 3.11.
+        # `OneConnection` has one for the whole command. Left out, redis-py would take five seconds, and wait for writes in a way that
+        # swallows a cancellation on Python 3.11.
         options["socket_timeout"] = None
         if url.startswith("unix:"):
             del options["socket_keepalive"]  # a Unix connection does not take it
@@ -200,8 +155,8 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
             pool = ConnectionPool.from_url(url, **options)
         except (ValueError, TypeError) as error:
             raise ValueError(f"the query of the URL for {address.where} is malformed") from error
-        direct = Direct(pool, timeout_s)
-        return Connected(direct, address.where, False, 2 * timeout_s, direct.aclose)
+        direct = OneConnection(pool, timeout_s)
+        return Connected(direct, address.where, False, None, direct.aclose)
     limit_s = (len(address.nodes) + 1) * timeout_s
     login: dict[str, Any] = {name: value for name, value in address.credentials.items() if not name.startswith("sentinel_")}
     if address.kind == "cluster":

@@ -141,11 +141,16 @@ class Wire:
         it leaves the same state the second time, and where the answer matters (`add_comparison`, `take_back`) the script knows the
         request by its token and gives the answer that was lost. Both times together end within the limit, whatever hangs.
         """
+        if self._connected.limit_s is None:
+            return await self._sent(args)
         async with asyncio.timeout(self._connected.limit_s):
-            try:
-                return await self._connected.client.execute_command(*args)
-            except RedisConnectionError:
-                return await self._connected.client.execute_command(*args)
+            return await self._sent(args)
+
+    async def _sent(self, args: tuple[Any, ...]) -> Any:
+        try:
+            return await self._connected.client.execute_command(*args)
+        except RedisConnectionError:
+            return await self._connected.client.execute_command(*args)
 
     async def scan(self, pattern: str, place: tuple[int, int], count: int) -> tuple[list[bytes], tuple[int, int] | None]:
         """Returns some names of keys that match, and the place to go on from: number of the node and its cursor; None after the last.
