@@ -44,6 +44,7 @@ from attune.service.api import (
 from attune.service.cores import usable_cores
 from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
+from attune.service.http.application import Application
 from attune.service.http.documentation import documented
 from attune.service.http.edge import Edge
 from attune.service.http.shortcut import Shortcut
@@ -138,7 +139,7 @@ def create_app(
             log_ready(address, serving.bundle.id, len(serving.bundle.portfolio.names), where, health.missing())
             yield
 
-    app = FastAPI(
+    app = Application(
         title="Attune",
         version=__version__,
         summary="Online personalization: per-user reward scores, routing over a portfolio of language models, learning from comparisons.",

@@ -98,12 +98,16 @@ class PromisingRequest(OpenRequest):
     @property
     def ignored(self) -> list[str]:
         """What was offered and not used: an answer without it is an answer all the same."""
+        if self.model_fields_set.isdisjoint(_PROMISES):  # as nearly always
+            return []
         neutral: dict[str, float] = {"repetition_penalty": 1, "best_of": 1, "top_k": -1}
         offered = {name: getattr(self, name) for name in ("tools", "functions", *_WISHES)}
         return [name for name, value in offered.items() if value and value != neutral.get(name)]
 
     def not_to_be_kept(self) -> list[FieldError]:
         """Returns every field whose neglect would change what the answer must be or hold."""
+        if self.model_fields_set.isdisjoint(_PROMISES):
+            return []
         free = {None, "auto", "none", ""}
         kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
         asked = {
@@ -119,6 +123,9 @@ class PromisingRequest(OpenRequest):
         asked |= {name: what if getattr(self, name) else "" for name, what in _OF_TOKENS.items()}
         asked |= {name: "asks for a form" if getattr(self, name) else "" for name in _FORMS}
         return [FieldError(name, f"{what}, which members behind this service cannot be held to") for name, what in asked.items() if what]
+
+
+_PROMISES = frozenset(PromisingRequest.model_fields)
 
 
 def _word(choice: Any) -> str | None:

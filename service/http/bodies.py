@@ -19,6 +19,10 @@ _CHARSET = re.compile(rb"charset\s*=\s*[\"']?([^\s\"';]+)", re.IGNORECASE)
 _UTF_8 = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 
 
+WATCH_AFTER_S = 0.005
+"""How old a request is before anybody looks whether its caller has left."""
+
+
 class Bodies:
     """Reads bodies, with a bound on what all of those that are not complete hold together.
 
@@ -111,7 +115,9 @@ async def run_while_heard(app: ASGIApp, scope: Scope, body: bytes, receive: Rece
             left.set()
             running.cancel()
 
-    watcher = asyncio.ensure_future(watch())
+    watching: list[asyncio.Task[None]] = []
+    # Most answers are there before anybody could leave: a task for each is left out.
+    soon = asyncio.get_running_loop().call_later(WATCH_AFTER_S, lambda: watching.append(asyncio.ensure_future(watch())))
     try:
         await app(scope, replay, answer)
     except asyncio.CancelledError:
@@ -120,4 +126,6 @@ async def run_while_heard(app: ASGIApp, scope: Scope, body: bytes, receive: Rece
         running.uncancel()
         raise ClientLeft from None
     finally:
-        watcher.cancel()
+        soon.cancel()
+        for watcher in watching:
+            watcher.cancel()

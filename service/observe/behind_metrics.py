@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Summary
 from prometheus_client.registry import CollectorRegistry
+
+M = TypeVar("M", Counter, Gauge, Histogram, Summary)
 
 # From a Redis round trip on a socket (0.1 ms) to a generation on a CPU (minutes).
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 SHORT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+def series_of(metric: M) -> Callable[..., M]:
+    """Returns `metric.labels` with a memory: looking a series up takes the library a lock and a dozen calls, many times a request.
+
+    For metrics that are never cleared: a series that was taken off is not shown again.
+    """
+    return cache(metric.labels)
 
 
 class BehindMetrics:
@@ -21,21 +33,27 @@ class BehindMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._redis_seconds = self._seconds("attune_redis_operation_duration_seconds", "One operation of the store.", ["operation"])
-        self._redis_errors = self._count("attune_redis_errors", "Operations of the store that failed.", ["operation"])
+        self._redis_seconds = series_of(
+            self._seconds("attune_redis_operation_duration_seconds", "One operation of the store.", ["operation"])
+        )
+        self._redis_errors = series_of(self._count("attune_redis_errors", "Operations of the store that failed.", ["operation"]))
         self._store_memory = self._gauge(
             "attune_store_memory_bytes", "Memory of the store: what it holds, and its limit where it has one.", ["kind"]
         )
-        self._member_requests = self._count("attune_member_requests", "Generations asked of a member.", ["member", "result"])
-        self._member_tokens = self._count("attune_member_tokens", "Tokens by member.", ["member", "kind"])
-        self._member_cost = self._count(
-            "attune_member_cost", "Price of a member's tokens, in the currency of the roster's prices; of members with a price.", ["member"]
+        self._member_requests = series_of(self._count("attune_member_requests", "Generations asked of a member.", ["member", "result"]))
+        self._member_tokens = series_of(self._count("attune_member_tokens", "Tokens by member.", ["member", "kind"]))
+        self._member_cost = series_of(
+            self._count(
+                "attune_member_cost",
+                "Price of a member's tokens, in the currency of the roster's prices; of members with a price.",
+                ["member"],
+            )
         )
-        self._first_token = self._seconds(
-            "attune_member_first_token_seconds", "From the request to a member's first token.", ["member"], buckets=SECONDS
+        self._first_token = series_of(
+            self._seconds("attune_member_first_token_seconds", "From the request to a member's first token.", ["member"], buckets=SECONDS)
         )
-        self._member_seconds = self._seconds(
-            "attune_member_duration_seconds", "From the request to a member's last token.", ["member"], buckets=SECONDS
+        self._member_seconds = series_of(
+            self._seconds("attune_member_duration_seconds", "From the request to a member's last token.", ["member"], buckets=SECONDS)
         )
         self._fallbacks = self._count("attune_fallbacks", "Decisions served by another member than the chosen one.", ["member"])
         self._breaker = self._gauge("attune_member_breaker_open", "1 while a member is passed over after failures.", ["member"])
@@ -64,8 +82,10 @@ class BehindMetrics:
 
     def store_ran(self, operation: str, seconds: float, ok: bool) -> None:  # noqa: FBT001  the callback of the store has this shape
         """Observes one operation of the store."""
-        self._redis_seconds.labels(operation).observe(seconds)
-        self._redis_errors.labels(operation).inc(0 if ok else 1)
+        self._redis_seconds(operation).observe(seconds)
+        errors = self._redis_errors(operation)
+        if not ok:
+            errors.inc()
 
     def store_holds(self, used_bytes: int | None, limit_bytes: int | None) -> None:
         """States the memory of the store; a number that nobody knows, or a limit that it does not have, has no series."""
@@ -88,16 +108,16 @@ class BehindMetrics:
             prompt_tokens: tokens read.
             new_tokens: tokens generated.
         """
-        self._member_requests.labels(member, result).inc()
-        self._member_seconds.labels(member).observe(seconds)
+        self._member_requests(member, result).inc()
+        self._member_seconds(member).observe(seconds)
         if first_token_s is not None:
-            self._first_token.labels(member).observe(first_token_s)
-        self._member_tokens.labels(member, "prompt").inc(prompt_tokens)
-        self._member_tokens.labels(member, "completion").inc(new_tokens)
+            self._first_token(member).observe(first_token_s)
+        self._member_tokens(member, "prompt").inc(prompt_tokens)
+        self._member_tokens(member, "completion").inc(new_tokens)
 
     def member_cost(self, member: str, cost: float) -> None:
         """Counts what the tokens of one generation cost."""
-        self._member_cost.labels(member).inc(cost)
+        self._member_cost(member).inc(cost)
 
     def has_members(self, members: Iterable[str], priced: Iterable[str] = ()) -> None:
         """Shows series for every member from the start, so that "no failure yet" is a zero and not a gap; drift told of others goes.
@@ -111,9 +131,9 @@ class BehindMetrics:
             self._drift.labels(member).set(0.0)
             self._breaker.labels(member)
             self._fallbacks.labels(member)
-            self._member_requests.labels(member, "ok")
+            self._member_requests(member, "ok")
         for member in priced:
-            self._member_cost.labels(member)
+            self._member_cost(member)
 
     def fell_back(self, member: str) -> None:
         """Counts one decision that was served by another member; `member` is the one that had been chosen."""

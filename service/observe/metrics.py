@@ -18,7 +18,7 @@ from prometheus_client import Histogram, PlatformCollector, ProcessCollector, Su
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
 
-from attune.service.observe.behind_metrics import SECONDS, SHORT_SECONDS, BehindMetrics
+from attune.service.observe.behind_metrics import SECONDS, SHORT_SECONDS, BehindMetrics, series_of
 from attune.service.observe.timing import Stage
 
 METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
@@ -53,12 +53,14 @@ class Metrics(BehindMetrics):
         self._declare_learning()
 
     def _declare_edge(self) -> None:
-        self._requests = self._count("attune_http_requests", "Requests answered.", ["route", "method", "status"])
-        self._request_seconds = self._seconds(
-            "attune_http_request_duration_seconds",
-            "From the first byte of a request to the last byte of its answer.",
-            ["route"],
-            buckets=SECONDS,
+        self._requests = series_of(self._count("attune_http_requests", "Requests answered.", ["route", "method", "status"]))
+        self._request_seconds = series_of(
+            self._seconds(
+                "attune_http_request_duration_seconds",
+                "From the first byte of a request to the last byte of its answer.",
+                ["route"],
+                buckets=SECONDS,
+            )
         )
         self._in_flight = self._gauge("attune_http_requests_in_flight", "Requests admitted and not yet answered.")
         self._tasks = self._gauge("attune_asyncio_tasks", "Tasks of the event loop; what grows at rest is a leak.")
@@ -66,14 +68,16 @@ class Metrics(BehindMetrics):
         self._connections_refused = self._count(
             "attune_connections_refused", "Connections and request heads refused before they were a request.", ["reason"]
         )
-        self._errors = self._count("attune_errors", "Answers with a problem document, by its code.", ["code"], _OUR_FAILURES)
-        self._stage_seconds = self._seconds(
-            "attune_stage_duration_seconds", "Time of one request in a stage.", ["stage"], buckets=(*SHORT_SECONDS, 10.0, 60.0)
+        self._errors = series_of(self._count("attune_errors", "Answers with a problem document, by its code.", ["code"], _OUR_FAILURES))
+        self._stage_seconds = series_of(
+            self._seconds(
+                "attune_stage_duration_seconds", "Time of one request in a stage.", ["stage"], buckets=(*SHORT_SECONDS, 10.0, 60.0)
+            )
         )
         self._ready = self._gauge("attune_ready", "1 while GET /readyz answers 200, else 0.")
         self._ready_part = self._gauge("attune_ready_part", "1 while this part is well, else 0; as GET /readyz says.", ["part"])
         self._loop_lag = self._seconds("attune_loop_lag_seconds", "By how much the event loop woke late.")
-        self._gc_pause = self._seconds("attune_gc_pause_seconds", "Collections of garbage.", ["generation"])
+        self._gc_pause = series_of(self._seconds("attune_gc_pause_seconds", "Collections of garbage.", ["generation"]))
         self._frozen = self._gauge("attune_frozen_objects", "Objects of the heap that collections pass over.")
         self._build = self._gauge("attune_build_info", "1, with the versions that run.", ["version", "python", "provider"])
         self._bundle = self._gauge("attune_bundle_info", "1, with the bundle that serves.", ["bundle", "basis"])
@@ -84,7 +88,7 @@ class Metrics(BehindMetrics):
         self._batch_padded = Histogram(
             "attune_batch_padded_tokens", "Tokens computed for a batch.", buckets=_TOKENS, registry=self.registry
         )
-        self._batch_tokens = self._count("attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"])
+        self._batch_tokens = series_of(self._count("attune_scorer_tokens", "Tokens through the scorer: real ones and padding.", ["kind"]))
         self._queue_wait = self._seconds("attune_queue_wait_seconds", "Wait of a submission's texts before a batch of theirs.")
         self._inference = self._seconds("attune_inference_seconds", "Time of the scorer on one batch.")
         self._busy = self._count("attune_scorer_busy_seconds", "Time in which the scorer computed: that of batches side by side once.")
@@ -95,11 +99,11 @@ class Metrics(BehindMetrics):
 
     def _declare_learning(self) -> None:
         outcomes = get_args(Personalization)
-        self._scored = self._count("attune_personalizations", "Answers by what was known of the user.", ["outcome"], outcomes)
+        self._scored = series_of(self._count("attune_personalizations", "Answers by what was known of the user.", ["outcome"], outcomes))
         self._nobody = self._count("attune_requests_without_user", "Compatible requests that named no user, so that nothing was personal.")
-        self._decisions = self._count("attune_decisions", "Members chosen.", ["policy", "member"])
-        self._later = self._count(
-            "attune_answers_scored_later", "Decisions whose answers were to be scored after they were sent.", ["result"]
+        self._decisions = series_of(self._count("attune_decisions", "Members chosen.", ["policy", "member"]))
+        self._later = series_of(
+            self._count("attune_answers_scored_later", "Decisions whose answers were to be scored after they were sent.", ["result"])
         )
         self._decision_gap = Histogram(
             "attune_decision_gap_ratio",
@@ -109,12 +113,12 @@ class Metrics(BehindMetrics):
         )
         self._user_gap = self._gauge("attune_portfolio_gap_ratio", "Mean of that share over users routed of late, each once.")
         self._recent_users = self._gauge("attune_portfolio_recent_users", "Users routed of late.")
-        self._feedback = self._count("attune_feedback", "Comparisons received.", ["result"], get_args(FeedbackResult))
-        self._agreement = self._count(
-            "attune_prequential_comparisons", "Comparisons predicted before they were learned.", ["family", "agreed"]
+        self._feedback = series_of(self._count("attune_feedback", "Comparisons received.", ["result"], get_args(FeedbackResult)))
+        self._agreement = series_of(
+            self._count("attune_prequential_comparisons", "Comparisons predicted before they were learned.", ["family", "agreed"])
         )
-        self._log_loss = Summary(
-            "attune_prequential_log_loss_nats", "Log-loss of the prediction before learning.", ["family"], registry=self.registry
+        self._log_loss = series_of(
+            Summary("attune_prequential_log_loss_nats", "Log-loss of the prediction before learning.", ["family"], registry=self.registry)
         )
 
     # --- the edge -------------------------------------------------------------------------------------------------
@@ -129,17 +133,17 @@ class Metrics(BehindMetrics):
             seconds: duration of the request.
         """
         template = route or UNMATCHED_ROUTE
-        self._requests.labels(template, method if method in METHODS else "other", str(status)).inc()
-        self._request_seconds.labels(template).observe(seconds)
+        self._requests(template, method if method in METHODS else "other", str(status)).inc()
+        self._request_seconds(template).observe(seconds)
 
     def refused(self, code: str) -> None:
         """Counts one problem document; `code` is that of an error class."""
-        self._errors.labels(code).inc()
+        self._errors(code).inc()
 
     def took(self, seconds: Mapping[Stage, float]) -> None:
         """Observes the stages of one request, as `Timings.seconds` has them."""
         for stage, value in seconds.items():
-            self._stage_seconds.labels(stage).observe(value)
+            self._stage_seconds(stage).observe(value)
 
     def watch_in_flight(self, count: Callable[[], float]) -> None:
         """Reads the number of admitted requests from a callback at each scrape."""
@@ -169,7 +173,7 @@ class Metrics(BehindMetrics):
 
     def gc_paused(self, generation: int, seconds: float) -> None:
         """Observes one collection."""
-        self._gc_pause.labels(str(generation)).observe(seconds)
+        self._gc_pause(str(generation)).observe(seconds)
 
     def settled(self, frozen: int) -> None:
         """States how many objects collections pass over from now on."""
@@ -206,8 +210,8 @@ class Metrics(BehindMetrics):
         """
         self._batch_items.observe(items)
         self._batch_padded.observe(padded_tokens)
-        self._batch_tokens.labels("real").inc(real_tokens)
-        self._batch_tokens.labels("padding").inc(max(0, padded_tokens - real_tokens))
+        self._batch_tokens("real").inc(real_tokens)
+        self._batch_tokens("padding").inc(max(0, padded_tokens - real_tokens))
         self._inference.observe(inference_s)
         self._busy.inc(busy_s)
         for wait_s in queue_s:
@@ -230,7 +234,7 @@ class Metrics(BehindMetrics):
 
     def personalized(self, outcome: Personalization) -> None:
         """Counts one scored or routed request by what was known of its user."""
-        self._scored.labels(outcome).inc()
+        self._scored(outcome).inc()
 
     def named_nobody(self) -> None:
         """Counts one compatible request that named no user."""
@@ -238,7 +242,7 @@ class Metrics(BehindMetrics):
 
     def decided(self, policy: str, member: str) -> None:
         """Counts one member chosen; `policy` is one of sample, best, uniform, forced."""
-        self._decisions.labels(policy, member).inc()
+        self._decisions(policy, member).inc()
 
     def certified(self, gap: float) -> None:
         """Observes one decision for whose user the portfolio has a certificate; `gap` is 1 less the certified ratio."""
@@ -251,17 +255,17 @@ class Metrics(BehindMetrics):
 
     def scored_later(self, result: str) -> None:
         """Counts one decision whose answers were sent unscored; `result` is scored, dropped or failed."""
-        self._later.labels(result).inc()
+        self._later(result).inc()
 
     def compared(self, result: FeedbackResult) -> None:
         """Counts one comparison by what became of it."""
-        self._feedback.labels(result).inc()
+        self._feedback(result).inc()
 
     def predicted(self, family: str, *, agreed: bool, log_loss_nats: float) -> None:
         """Observes a prediction made before its comparison was learned; ties are not counted, nobody can agree with one."""
-        self._agreement.labels(family, "yes" if agreed else "no").inc()
+        self._agreement(family, "yes" if agreed else "no").inc()
         if math.isfinite(log_loss_nats):  # an overflowing margin must not turn the sum into NaN for good
-            self._log_loss.labels(family).observe(log_loss_nats)
+            self._log_loss(family).observe(log_loss_nats)
 
     # --- GET /metrics -----------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ class Durable:
 
     async def _question(self) -> _Told:
         self._asking = None  # who comes later has written later, and needs a question of its own
-        run, status = await self._wire.run_here("confirm", lambda: self._wire.script(LAST_WRITE, (), ()))
+        run, status = await self._wire.run("confirm", lambda: self._wire.script(LAST_WRITE, (), ()))
         if status == b"untold" and not self._must_tell:
             self._ask_no_more("INFO is refused, or does not say")
             return _Told(None, wrote=True)

@@ -58,7 +58,7 @@ def user_tag(secret: bytes, tenant: str, user: str) -> str:
     if len(secret) < TAG_BYTES:
         raise ValueError(f"the secret for user tags has {len(secret)} bytes; at least {TAG_BYTES} are needed")
     message = f"{len(tenant)}:{tenant}:{user}".encode("utf-8", "surrogatepass")
-    digest = hmac.new(secret, message, hashlib.sha256).digest()
+    digest = hmac.digest(secret, message, "sha256")
     return base64.urlsafe_b64encode(digest[:TAG_BYTES]).rstrip(b"=").decode("ascii")
 
 

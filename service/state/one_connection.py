@@ -78,7 +78,7 @@ class OneConnection:
             self._line = task.result()
 
     async def aclose(self) -> None:
-        """Closes the connection; what was not answered has failed."""
+        """Closes the connection once every command on it was answered, those included whose callers have left, or has had its time."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait((self._connecting,))
@@ -101,6 +101,7 @@ class _Line(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Any], Meaning | None, float]] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._drained: asyncio.Future[None] | None = None
         self._why: Exception | None = None
         # redis-py has no public way to its transport.
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
@@ -136,6 +137,7 @@ class _Line(asyncio.Protocol):
 
     def _answer(self, reply: Any) -> None:
         answer, meaning, _ = self._waiting.popleft()
+        self._tell_if_drained()
         if answer.done():  # its caller has left
             return
         if isinstance(reply, Exception):
@@ -178,10 +180,18 @@ class _Line(asyncio.Protocol):
                 told = why if first or not isinstance(why, TimeoutError) else RedisConnectionError("a command before this one got no reply")
                 answer.set_exception(type(told)(*told.args))
             first = False
+        self._tell_if_drained()
         self._transport.abort()
 
+    def _tell_if_drained(self) -> None:
+        if self._drained is not None and not self._waiting and not self._drained.done():
+            self._drained.set_result(None)
+
     async def aclose(self) -> None:
-        """Closes the connection and waits until it is."""
+        """Closes the connection once nothing waits on it, and waits until it is."""
+        if self._waiting:
+            self._drained = self._loop.create_future()
+            await self._drained
         self._break(RedisConnectionError("the connection was closed"))
         await self._lost
         await self._connection.disconnect(nowait=True)

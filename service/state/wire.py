@@ -1,11 +1,11 @@
 """One command at a time to Redis: bounded, finished whatever its caller does, repeated once, its failure translated.
 
-    caller ──> permit (cancellable) ──> a task that owns the connection until its reply is read ──> reply or StoreUnavailable
+    caller ──> permit ──> command ──> reply or StoreUnavailable
     reads  ──> gathered until the loop has gone round ──> one MGET ──> each its own records
 
-A caller may leave at any await; its command is still awaited to the end by its task, so that a connection never returns to the pool with
-a reply unread, which redis-py would hand to the next caller (redis-py #2624, #2665). Exceptions of redis-py are translated here and
-nowhere else; what a command means is not known here.
+A caller may leave at any await. Over one connection (`OneConnection`) that leaves nothing behind. redis-py's pools, which serve Sentinel
+and clusters, would take the connection back with a reply unread and hand that to the next caller (redis-py #2624, #2665): there a task
+awaits the command to its end. Exceptions of redis-py are translated here and nowhere else; what a command means is not known here.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Wire:
         self._timeout_s = timeout_s
         self._observe = observe
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._under_way = 0
+        self._idle: asyncio.Future[None] | None = None
         self._closed = False
 
     @property
@@ -60,12 +62,16 @@ class Wire:
     async def aclose(self) -> None:
         """Waits for commands under way, those included whose callers have left, and closes every connection."""
         self._closed = True
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        if self._under_way:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
         await self._connected.aclose()
 
     async def run(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Returns what `work` returns, having run it in a task that its caller's cancellation does not reach.
+        """Returns what `work` returns.
+
+        A caller who leaves leaves its commands to the server: one that was sent is run. Work of several commands that must not end between
+        two of them needs a task of its own (`Runtime.finish`).
 
         Args:
             operation: its name for observation and messages.
@@ -76,23 +82,15 @@ class Wire:
             StoreUnavailable: the store is closed, or Redis did not answer or refused.
         """
         await self._admitted()
-        task = asyncio.create_task(self._owned(operation, work, time.perf_counter()), name=f"redis {operation}")
+        if self._connected.may_be_left:
+            return await self._owned(operation, work)
+        task = asyncio.create_task(self._owned(operation, work), name=f"redis {operation}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def run_here(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Returns what `run` returns, from the task that calls it: one of its own already, which no caller's cancellation reaches."""
-        await self._admitted()
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            return await self._owned(operation, work, time.perf_counter())
-        finally:
-            self._tasks.discard(task)
-
     async def _admitted(self) -> None:
+        """Takes a permit, which `_owned` gives back; there is no await between the two."""
         self._check_open()
         await self._permit()
         try:
@@ -122,16 +120,25 @@ class Wire:
         if self._closed:
             raise StoreUnavailable(f"the store at {self._connected.where} is closed")
 
-    async def _owned(self, operation: str, work: Callable[[], Awaitable[T]], began: float) -> T:
-        answered = False
+    async def _owned(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        began, answered = time.perf_counter(), False
+        left = False  # by its caller, which says nothing of the store
+        self._under_way += 1
         try:
             result = await work()
             answered = True
+        except asyncio.CancelledError:
+            left = True
+            raise
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis at {self._connected.where} did not answer {operation}: {_reason(error)}") from error
         finally:
             self._permits.release()
-            self._observe(operation, time.perf_counter() - began, answered)
+            self._under_way -= 1
+            if self._idle is not None and not self._under_way and not self._idle.done():
+                self._idle.set_result(None)
+            if not left:
+                self._observe(operation, time.perf_counter() - began, answered)
         return result
 
     async def command(self, *args: Any) -> Any:
@@ -239,7 +246,7 @@ class Reads:
     async def _fetch(self, gathered: Sequence[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]]) -> None:
         names = [name for wanted, _ in gathered for name in wanted]
         try:
-            records: list[bytes | None] = await self._wire.run_here("read", lambda: self._wire.command("MGET", *names))
+            records: list[bytes | None] = await self._wire.run("read", lambda: self._wire.command("MGET", *names))
         except AttuneError as error:
             for _, answer in gathered:
                 if not answer.done():  # its caller may have left

@@ -163,7 +163,9 @@ def pack(record: DecisionRecord) -> bytes:
     encoded = orjson.dumps(header)
     rows = [record.prompt_outputs, *(candidate.outputs for candidate in record.candidates)]
     floats = b"".join(array.astype("<f4").tobytes() for row in rows for _, array in sorted(row.items()))
-    return bytes([VERSION]) + zlib.compress(struct.pack("<I", len(encoded)) + encoded + floats, level=6)
+    body = struct.pack("<I", len(encoded)) + encoded + floats
+    packer = zlib.compressobj(6, zlib.DEFLATED, *(_SMALL if len(body) <= 1 << _SMALL[0] else _LARGE))
+    return bytes([VERSION]) + packer.compress(body) + packer.flush()
 
 
 def unpack(content: bytes) -> DecisionRecord:
@@ -191,6 +193,8 @@ def unpack(content: bytes) -> DecisionRecord:
         raise RecordUnreadable(f"a decision record of {len(content)} bytes is damaged: {type(error).__name__}") from error
 
 
+_SMALL, _LARGE = (12, 5), (15, 8)
+"""Window (as a power of 2) and memory of the packer: clearing those of long texts takes three times as long as packing a usual record."""
 _PLAIN = ("made_at_s", "bundle", "basis", "family", "personalization", "comparisons", "prompt", "context", "prompt_digest")
 _CANDIDATE = ("member", "text", "finish_reason", "score", "std", "prompt_tokens", "completion_tokens")
 

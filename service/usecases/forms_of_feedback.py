@@ -171,17 +171,20 @@ _NO_IDS = b"\0"
 _IDS = ("chosen", "rejected", "decisions")
 
 
-def pack_payload(content: Mapping[str, object]) -> bytes:
+def pack_payload(told: Mapping[str, object]) -> bytes:
     """Returns what is kept beside a comparison's evidence, packed; `read_payload` is its inverse.
 
     Two candidates of one decision are 17 bytes before the rest, and a zero byte stands there for all other comparisons.
     """
-    ids, rest = _packed_ids(content), dict(content)
+    ids, rest = _packed_ids(told), dict(told)
     if ids != _NO_IDS:
         for name in _IDS:
             del rest[name]
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=PAYLOAD_WORDS)
-    return ids + packer.compress(orjson.dumps(rest)) + packer.flush()
+    content = orjson.dumps(rest)
+    # Clearing the memory that long texts need takes longer than packing a usual entry.
+    window, memory = (12, 5) if len(content) <= 1 << 12 else (15, 8)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -window, memory, zdict=PAYLOAD_WORDS)
+    return ids + packer.compress(content) + packer.flush()
 
 
 def read_payload(payload: bytes) -> dict[str, object]:

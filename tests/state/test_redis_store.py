@@ -116,7 +116,7 @@ async def test_a_comparison_whose_caller_left_is_added_whole_or_not_at_all(store
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
-    began = turns > 0  # the first turn takes the permit and hands the command to its own task
+    began = turns > 0  # the first turn sends the command, whose script the server knows
     await asyncio.gather(task, return_exceptions=True)
 
     repeat = await store.add_comparison(alice, comparison("event", [2.0]))
@@ -129,7 +129,7 @@ async def test_a_comparison_whose_caller_left_is_added_whole_or_not_at_all(store
 async def test_closing_waits_for_commands_whose_callers_left(own_server: EmbeddedRedis) -> None:
     alice = key_of("acme", "alice")
     leaving = RedisStore(own_server.url)
-    await leaving.ping()  # a connection is there, so the command goes out at once
+    await leaving.add_comparison(alice, comparison("before", [1.0]))  # connection and script are there, so the command goes out at once
     assert own_server.pid is not None
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
@@ -144,7 +144,9 @@ async def test_closing_waits_for_commands_whose_callers_left(own_server: Embedde
         os.kill(own_server.pid, signal.SIGCONT)
     await closing
     store = RedisStore(own_server.url)
-    assert (await store.read(alice, BASIS)).sum is not None
+    held = (await store.read(alice, BASIS)).sum
+    assert held is not None
+    assert held.evidence.tolist() == [3.0]
     await store.aclose()
 
 
