@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import orjson
@@ -158,7 +158,7 @@ async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[De
     refuse([FieldError("max_tokens", f"is {most}; at most {limit} are generated")] if most > limit else [])
     check_route(body, call)
     # What is streamed names the decision at once; else one write after the generation is enough.
-    decision = await decide(call, replace(wish_of(body, user), at_once=body.stream))
+    decision = await decide(call, wish_of(body, user, at_once=body.stream))
     messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", decision.prompt),)
     ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
     return decision, generate(call, decision, ask, score=body.score)

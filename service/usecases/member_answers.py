@@ -153,9 +153,10 @@ def _order(routing: Routing, index: int) -> Sequence[str]:
 
 
 async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: GenerationRequest, queue: Drafts) -> None:
-    seed = None if ask.seed is None else ask.seed + draft.index
+    if ask.seed is not None:
+        ask = replace(ask, seed=ask.seed + draft.index)
     try:
-        async with aclosing(call.serving.roster.stream(order, replace(ask, seed=seed), call.deadline_at_s)) as events:
+        async with aclosing(call.serving.roster.stream(order, ask, call.deadline_at_s)) as events:
             async for event in events:
                 if isinstance(event, AnotherMember):
                     draft.fallback = event
