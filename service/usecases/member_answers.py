@@ -108,25 +108,19 @@ async def generate(
     """
     routing = decision.record.routing
     drafts = [_Draft(index, member, member) for index, member in enumerate(routing.members)]
-    queue: Drafts = asyncio.Queue(PIECES_AHEAD)
     began_s = asyncio.get_running_loop().time()
-    tasks = [asyncio.ensure_future(_write(call, draft, _order(routing, draft.index), ask, queue)) for draft in drafts]
     try:
-        unfinished = len(drafts)
-        while unfinished:
-            item = await _next(queue, call)
-            if isinstance(item, Exception):
-                raise item
-            if isinstance(item, _Draft):
-                if item.finish is None:
-                    raise MemberFailed(f"member {item.member!r} ended without finishing", {item.member: "ended without finishing"})
-                unfinished -= 1
-            else:
-                yield item
+        if len(drafts) == 1 and not ask.streamed:  # nobody reads pieces or waits for a sign of life, so there is nothing to merge
+            async for _ in _written(call, drafts[0], routing, ask):
+                pass
+        else:
+            async with aclosing(_merged(call, drafts, routing, ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        for draft in drafts:
+            if draft.finish is None:
+                raise MemberFailed(f"member {draft.member!r} ended without finishing", {draft.member: "ended without finishing"})
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         call.timings.add(("member", asyncio.get_running_loop().time() - began_s))
     yield await _kept(call, decision, drafts, score=score)
 
@@ -152,26 +146,53 @@ def _order(routing: Routing, index: int) -> Sequence[str]:
     return (wanted, *free[turn:], *free[:turn], *siblings)
 
 
-async def _write(call: Call, draft: _Draft, order: Sequence[str], ask: GenerationRequest, queue: Drafts) -> None:
-    if ask.seed is not None:
-        ask = replace(ask, seed=ask.seed + draft.index)
+async def _merged(call: Call, drafts: Sequence[_Draft], routing: Routing, ask: GenerationRequest) -> AsyncGenerator[Piece | Ping, None]:
+    """Yields the pieces of drafts that are written side by side, as they come; leaving it ends them all."""
+    queue: Drafts = asyncio.Queue(PIECES_AHEAD)
+    tasks = [asyncio.ensure_future(_write(call, draft, routing, ask, queue)) for draft in drafts]
     try:
-        async with aclosing(call.serving.roster.stream(order, ask, call.deadline_at_s)) as events:
-            async for event in events:
-                if isinstance(event, AnotherMember):
-                    draft.fallback = event
-                    call.runtime.metrics.fell_back(event.wanted)
-                    continue
-                draft.member = event.member
-                if isinstance(event.event, TextPiece):
-                    draft.parts.append(event.event.text)
-                    if ask.streamed:  # else nobody reads the pieces
-                        await queue.put(Piece(draft.index, event.member, event.event.text))
-                else:
-                    draft.finish = event.event
+        unfinished = len(drafts)
+        while unfinished:
+            item = await _next(queue, call)
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, _Draft):
+                unfinished -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _write(call: Call, draft: _Draft, routing: Routing, ask: GenerationRequest, queue: Drafts) -> None:
+    try:
+        async with aclosing(_written(call, draft, routing, ask)) as pieces:
+            async for piece in pieces:
+                await queue.put(piece)
         await queue.put(draft)
     except Exception as error:  # noqa: BLE001  whatever it is, it is raised again where the pieces are read
         await queue.put(error)
+
+
+async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationRequest) -> AsyncGenerator[Piece, None]:
+    """Writes one draft to its end; yields its pieces where somebody reads them."""
+    if ask.seed is not None:
+        ask = replace(ask, seed=ask.seed + draft.index)
+    async with aclosing(call.serving.roster.stream(_order(routing, draft.index), ask, call.deadline_at_s)) as events:
+        async for event in events:
+            if isinstance(event, AnotherMember):
+                draft.fallback = event
+                call.runtime.metrics.fell_back(event.wanted)
+                continue
+            draft.member = event.member
+            if isinstance(event.event, TextPiece):
+                draft.parts.append(event.event.text)
+                if ask.streamed:
+                    yield Piece(draft.index, event.member, event.event.text)
+            else:
+                draft.finish = event.event
 
 
 async def _next(queue: Drafts, call: Call) -> Piece | Ping | _Draft | Exception:
