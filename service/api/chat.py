@@ -186,7 +186,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     native = body.as_native(call.runtime.limits.max_new_tokens)
     if call.serving.bundle.portfolio.names and body.model != AUTO:
         _known(body.model, call)
-    decision, events = await begin(call, native, user_of(request, body.user, body.safety_identifier))
+    decision, events = await begin(call, native, user_of(request, body.user, body.safety_identifier), tells_cut=False)
     chat = _Chat(call, body, decision, f"chatcmpl-{decision.id or new_id()}", int(time.time()))
     if not body.stream:
         return json_response(chat.completion(await finished(events)))

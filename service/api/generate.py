@@ -147,8 +147,10 @@ async def generate_answers(body: GenerateRequest, request: Request) -> Response:
     return EventStream(_as_events(call, decision, events))
 
 
-async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[Decision, Events]:
+async def begin(call: Call, body: GenerateRequest, user: str | None, *, tells_cut: bool = True) -> tuple[Decision, Events]:
     """Returns the decision, written down, and the generation that carries it out; `user` is in place of the body's.
+
+    `tells_cut`: see `RoutingWish`.
 
     Raises:
         InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
@@ -158,7 +160,7 @@ async def begin(call: Call, body: GenerateRequest, user: str | None) -> tuple[De
     refuse([FieldError("max_tokens", f"is {most}; at most {limit} are generated")] if most > limit else [])
     check_route(body, call)
     # What is streamed names the decision at once; else one write after the generation is enough.
-    decision = await decide(call, wish_of(body, user, at_once=body.stream))
+    decision = await decide(call, wish_of(body, user, at_once=body.stream, tells_cut=tells_cut))
     messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", decision.prompt),)
     ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
     return decision, generate(call, decision, ask, score=body.score)

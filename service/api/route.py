@@ -242,11 +242,20 @@ def _wrong_prompts(request: RouteRequest) -> list[FieldError]:
     return wrong
 
 
-def wish_of(body: RouteRequest, user: str | None, *, at_once: bool = True) -> RoutingWish:
+def wish_of(body: RouteRequest, user: str | None, *, at_once: bool = True, tells_cut: bool = True) -> RoutingWish:
     """Returns what is to be decided; `user` of the body is ignored in favour of the argument."""
-    prompt, prompts = body.prompt_text or "", tuple(body.prompts or ())
     return RoutingWish(
-        user, prompt, body.context, body.family, body.candidates, body.policy, body.member, body.record, at_once=at_once, prompts=prompts
+        user,
+        body.prompt_text or "",
+        body.context,
+        body.family,
+        body.candidates,
+        body.policy,
+        body.member,
+        body.record,
+        at_once,
+        tells_cut,
+        tuple(body.prompts or ()),
     )
 
 

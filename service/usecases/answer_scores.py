@@ -20,7 +20,7 @@ from attune.service.observe.logs import get_logger
 from attune.service.usecases.authors import saw_answers
 from attune.service.usecases.decision_record import keep
 from attune.service.usecases.member_choice import Decision, write
-from attune.service.usecases.text_scores import encode, score_candidates, submit
+from attune.service.usecases.text_scores import encode, read_prompt, score_candidates, submit
 
 _log = get_logger(__name__)
 
@@ -76,7 +76,12 @@ def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
 
 async def _read(call: Call, decision: Decision, texts: Sequence[str]) -> list[Encoded]:
     encoded = await encode(call, decision.prompt, texts, context=None, with_prompt=False)
-    return [*encoded, decision.tokens] if _wants_prompt(call, decision) else encoded
+    if not _wants_prompt(call, decision):
+        return encoded
+    tokens = decision.tokens
+    if tokens is None:
+        tokens = await read_prompt(call, decision.prompt, decision.record.context)
+    return [*encoded, tokens]
 
 
 def _wants_prompt(call: Call, decision: Decision) -> bool:

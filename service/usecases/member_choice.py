@@ -29,7 +29,7 @@ from attune.service.live.standing import Standing
 from attune.service.usecases.authors import read_standing
 from attune.service.usecases.decision_record import CertifiedUser, DecisionRecord, PromptDraw, Routing, digest_of, keep, pack
 from attune.service.usecases.people import Person, read_person
-from attune.service.usecases.text_scores import both, encode, submit, submit_with_prompt
+from attune.service.usecases.text_scores import both, read_prompt, submit, submit_with_prompt
 
 Array = NDArray[np.float64]
 
@@ -46,6 +46,7 @@ class RoutingWish:
         record: whether anything is kept of the decision: its record, what its answers tell of members, coverage and metrics.
         prompts: in place of `prompt`, those of which the one that tells most is drawn; of policy `learn`.
         at_once: whether the record is written before anything is answered, because an answer names it; else `keep_decision` writes it.
+        tells_cut: whether the answer says what of the prompt was not read; else a prompt that nothing depends on is not tokenized.
     """
 
     user: str | None
@@ -57,6 +58,7 @@ class RoutingWish:
     member: str | None
     record: bool = True
     at_once: bool = True
+    tells_cut: bool = True
     prompts: tuple[str, ...] = ()
 
 
@@ -65,7 +67,7 @@ class Decision:
     """A decision that was taken; `id` is None if it is not kept, for want of a user or of the store, or because it is `dry`.
 
     Attributes:
-        tokens: the prompt as the scorer reads it.
+        tokens: the prompt as the scorer reads it; None where nobody has asked.
         prompt_row: its outputs; None where they could change nothing.
         truncated_tokens: of the prompt's beginning, which were not read.
         written: whether its record is in the store already.
@@ -74,7 +76,7 @@ class Decision:
     id: str | None
     person: Person
     prompt: str
-    tokens: Encoded
+    tokens: Encoded | None
     prompt_row: Row | None
     record: DecisionRecord
     truncated_tokens: int = 0
@@ -99,10 +101,10 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     """Returns who answers; written down unless the wish leaves that for later."""
     bundle, runtime = call.serving.bundle, call.runtime
     name = wish.family or call.serving.family
-    read = [
-        (await encode(call, prompt, [], context=wish.context, with_prompt=True, fields=()))[0] for prompt in wish.prompts or (wish.prompt,)
-    ]
     matters = wish.member is None and reads_prompt(call.serving, name)
+    # Where no texts are kept, what answers need of the prompt later has to be read now.
+    reads = matters or wish.tells_cut or not runtime.keeping.keep_text
+    read = [await read_prompt(call, prompt, wish.context) for prompt in wish.prompts or (wish.prompt,)] if reads else []
 
     with_last = runtime.routing.routing_hysteresis > 0 and wish.policy == "best"
 
@@ -110,14 +112,14 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         # One after the other: the standing is in memory but once a second, and two tasks at each request cost more than that round trip.
         return await read_person(call, wish.user, with_last=with_last), await read_standing(call)
 
-    rows: Sequence[Row | None] = [None] * len(read)
+    rows: Sequence[Row | None] = [None] * max(1, len(read))
     if matters:
         (person, standing), rows = await both(known(), submit(call, read) if wish.prompts else submit_with_prompt(call, read))
     else:
         person, standing = await known()
     routing, weights = route(call, wish, person, standing, rows, name)
     drawn = 0 if routing.prompt is None else routing.prompt.index
-    prompt, tokens, row = (wish.prompts or (wish.prompt,))[drawn], read[drawn], rows[drawn]
+    prompt, tokens, row = (wish.prompts or (wish.prompt,))[drawn], read[drawn] if read else None, rows[drawn]
     record = DecisionRecord(
         made_at_s=runtime.clock(),
         bundle=bundle.id,

@@ -156,6 +156,11 @@ async def encode(
     return rows
 
 
+async def read_prompt(call: Call, prompt: str, context: str | None) -> Encoded:
+    """Returns the prompt's own row; see `encode`."""
+    return (await encode(call, prompt, [], context=context, with_prompt=True, fields=()))[0]
+
+
 def _told(reading: TextReading, rows: Sequence[Encoded], fields: Sequence[str], limit: int) -> None:
     """Notes what of a request's texts could not be read; raises TooLarge where nothing may be cut."""
     for row, field in zip(rows, fields, strict=False):

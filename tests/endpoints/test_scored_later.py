@@ -49,6 +49,25 @@ async def test_a_named_member_is_asked_and_answers_without_a_pass_of_the_scorer(
     assert not ran_the_scorer(answer)
 
 
+async def test_a_chat_whose_prompt_decides_nothing_is_not_tokenized_before_its_answer(service: Service):
+    chat = await service.client.post("/v1/chat/completions", json=CHAT)
+    assert "tokenize;" not in chat.headers["server-timing"]
+    native = await service.client.post("/generate", json=UNSCORED)  # it says what of the prompt was not read
+    assert "tokenize;" in native.headers["server-timing"]
+
+
+@pytest.mark.parametrize("context", [None, "I like it short."])
+async def test_a_family_that_reads_the_prompt_has_its_row_later(service: Service, context: str | None):
+    attune = {"family": "micro"} | ({} if context is None else {"context": context})
+    chat = await service.post("/v1/chat/completions", CHAT | {"attune": attune})
+    await scored_later(service)
+    kept = await service.get(f"/decisions/{chat['attune']['decision_id']}")
+    now = await service.post("/generate", {"user": "u1", "prompt": PROMPT, "member": "warm", "family": "micro"} | attune)
+    (later,), (scored,) = kept["candidates"], now["candidates"]
+    assert later["text"] == scored["text"]
+    assert later["score"] == pytest.approx(scored["score"], abs=1e-5)
+
+
 async def test_an_unscored_answer_says_null_where_a_score_would_be(service: Service):
     answer = await service.post("/generate", UNSCORED)
     for candidate in answer["candidates"]:
