@@ -83,12 +83,7 @@ class Settings(BaseSettings):
         repr=False,
         description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; empty: an embedded server in the data directory",
     )
-    redis_pool_size: int = Field(
-        32,
-        ge=1,
-        le=4096,
-        description="commands to Redis at one time; a call waits for a place. Behind Sentinel and on a cluster, connections to a node",
-    )
+    redis_pool_size: int = Field(32, ge=1, le=4096, description="commands to Redis at one time; a call waits for a place")
     redis_timeout_ms: int = Field(1000, ge=10, le=60_000, description="longest wait for Redis, connecting included")
     decision_ttl_s: int = Field(86_400, ge=60, le=2_592_000, description="how long a decision is kept and can be learned from")
     user_ttl_s: int = Field(31_536_000, ge=3600, le=315_360_000, description="how long a user's state is kept after the last comparison")
