@@ -142,14 +142,14 @@ class Families:
         if any(parts[name].size != family.evidence_size for name, family in self._families.items()):
             sizes = {name: part.size for name, part in parts.items()}
             raise ValueError(f"rows give evidence of {sizes} doubles; these families read {self.evidence_size} in all, losses included")
-        told: dict[str, tuple[float, ...]] = {}
-        scored, views = [], self._views(known)
-        for name in self._families:
-            found = [self._predict(name, views, one.chosen, one.rejected, one.prompt) for one in comparisons]
-            told[name] = tuple(mixed for mixed, _, _ in found)
-            if name in self._losses:
-                each = [one.weight * losses(own, anybody, tie=one.tie) for one, (_, own, anybody) in zip(comparisons, found, strict=True)]
-                scored.append(_summed(each))
+        found = self._predict_each(known, comparisons)
+        told = {name: tuple(mixed for mixed, _, _ in each) for name, each in found.items()}
+        scored = [
+            _summed(
+                [one.weight * losses(own, anybody, tie=one.tie) for one, (_, own, anybody) in zip(comparisons, found[name], strict=True)]
+            )
+            for name in self._losses
+        ]
         return half(quantise(np.concatenate([_NO_EVIDENCE, *parts.values(), *scored, self._evidence_of_authors(known, comparisons)]))), told
 
     def text_logit(self, name: str, known: Array, one: Compared) -> tuple[float, float]:
@@ -197,6 +197,15 @@ class Families:
     def _views(self, evidence: Array) -> Array:
         """Returns a user's evidence `[E]` and anybody's, which is none, `[2, E]`."""
         return np.array([self._whole(evidence), self.prior()])
+
+    def _predict_each(self, known: Array, comparisons: Sequence[Compared]) -> dict[str, list[tuple[float, float, float]]]:
+        """Returns what each family predicts of each comparison, see `_predict`: of several in one pass, which takes as long as one."""
+        views, choices = self._views(known), [(one.chosen, one.rejected, one.prompt) for one in comparisons]
+        if len(choices) == 1:
+            return {name: [self._predict(name, views, *choices[0])] for name in self._families}
+        rows, stacks = self.stacked(choices), views[:, None]
+        found = {name: self._chances(name, stacks, *rows) for name in self._families}
+        return {name: list(zip(*(chances.tolist() for chances in each), strict=True)) for name, each in found.items()}
 
     def _predict(self, name: str, views: Array, chosen: Row, rejected: Row, prompt: Row) -> tuple[float, float, float]:
         """Returns the mixed, the personal and anybody's probability of one choice."""

@@ -135,7 +135,7 @@ def mixed_scores(rewards: Array, weights: Array) -> Array:
 
 def stacked(rows: Sequence[Row], names: Sequence[str]) -> Row:
     """Returns the stack of one row or more, with these outputs alone."""
-    return {name: np.stack([row[name] for row in rows]) for name in names}
+    return {name: np.array([row[name] for row in rows]) for name in names}
 
 
 def expect_heads(heads: tuple[str, ...], logit_scale: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attune.models.seam.additive import Additive
 from attune.models.seam.evidence import GRID
@@ -11,6 +13,7 @@ from attune.models.seam.families import Families, Row
 from attune.models.seam.family import Family
 from attune.models.seam.hedge import HedgeSettings
 from attune.models.seam.micro import Micro
+from attune.models.seam.trust import ALWAYS, NEVER
 from attune.models.seam.weighted import (
     IMPLICIT,
     MOST_APART,
@@ -24,6 +27,7 @@ from attune.models.seam.weighted import (
     usual_answer,
 )
 from tests.seam import examples
+from tests.seam.users import FAMILY_NAMES, evidence_of, seeds
 
 HEADS = ("a", "b", "c")
 
@@ -104,6 +108,22 @@ def test_an_even_grade_and_a_tie_tell_no_order(rng):
     assert not tells_order(pair(one, two, prompt, tie=True))
     for form in (graded(one, two, prompt, 0.8), pair(one, two, prompt), ranked([one, two, three], prompt)):
         assert tells_order(form)
+
+
+@settings(max_examples=min(25, settings.default.max_examples))
+@given(seed=seeds, count=st.integers(1, 5), trust=st.sampled_from([ALWAYS, NEVER, 1.0]))
+def test_what_is_told_together_is_predicted_as_each_is_alone(seed, count, trust):
+    rng = np.random.default_rng(seed)
+    families = Families(examples.families(rng), dict.fromkeys(FAMILY_NAMES, trust))
+    known = evidence_of(families, rng)
+    form = [Compared(examples.row(rng), examples.row(rng), examples.row(rng), 0.5, tie=at == 1) for at in range(count)]
+    together, told = families.study_all(known, form)
+    alone = [families.study_all(known, [one]) for one in form]
+    for name in FAMILY_NAMES:
+        np.testing.assert_allclose(told[name], [said[name][0] for _, said in alone], rtol=1e-12)
+    # Each is rounded to eleven bits by itself, and so is their sum.
+    sizes = sum(np.abs(evidence) for evidence, _ in alone)
+    assert np.all(np.abs(together - sum(evidence for evidence, _ in alone)) <= 2.0**-10 * sizes + GRID * count)
 
 
 # --- the usual answer -----------------------------------------------------------------------------------------------
