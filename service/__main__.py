@@ -183,28 +183,26 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Ask members the same prompts, score the answers, and say what each is worth, with intervals and a certificate."""
-    from attune.service.errors import AttuneError  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service import upstream_measurement as measuring  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.errors import AttuneError  # noqa: PLC0415  the same
     from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the same
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
-    from attune.service.upstream_measurement import Asking, MeasureFailed, import_measured, measure_members, read_prompts  # noqa: PLC0415  the same
 
     key = key_in(key_env)
     try:
         settings = read_settings(bundle=str(bundle), roster=str(roster))
         configure_logging("error", settings.log_format)  # what a start says is not what was asked for
-        asking = Asking(max_tokens=max_tokens, together=together, per_second=per_second)
-        document = measure_members(settings, read_prompts(prompts), out, asking, aside)
-        taken = import_measured(url, document, key) if url else None
+        asking = measuring.Asking(max_tokens=max_tokens, together=together, per_second=per_second)
+        document = measuring.measure_members(settings, measuring.read_prompts(prompts), out, asking, aside)
+        taken = measuring.import_measured(url, document, key) if url else None
         if as_json:
             print_document({**document, "written": str(out), "imported": taken})
             return
-        typer.echo(f"{len(document['members'])} members measured; largest loss by choosing from them: {document['certificate']['gap']}")
-        if taken is not None:
-            typer.echo(taken)
+        typer.echo("\n".join(measuring.in_lines(document, out, url, taken)))
     except SettingsError as error:
         refuse("cannot measure with these settings", [str(problem) for problem in error.problems], EXIT_SETTINGS)
-    except (AttuneError, MeasureFailed) as error:
-        goes_on = isinstance(error, MeasureFailed) and error.goes_on
+    except (AttuneError, measuring.MeasureFailed) as error:
+        goes_on = isinstance(error, measuring.MeasureFailed) and error.goes_on
         refuse(f"the measurement stopped{'; the same command goes on with what is left' if goes_on else ''}", [str(error)], EXIT_FAILED)
 
 

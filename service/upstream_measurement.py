@@ -35,6 +35,7 @@ from attune.service.machine import find_bundle
 from attune.service.members.member import ChatTurn, GenerationRequest, TextPiece
 from attune.service.members.roster import MemberEvent
 from attune.service.members.upstream_pool import UpstreamPool
+from attune.service.members.verdicts import reason_of
 from attune.service.observe.metrics import Metrics
 from attune.service.settings import Settings, numbers_for
 
@@ -133,6 +134,23 @@ def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, A
     return found
 
 
+def in_lines(document: dict[str, Any], out: Path, url: str, taken: dict[str, Any] | None) -> list[str]:
+    """Returns what was measured, where it was written and what the deployment at `url` said to it, for people."""
+    counts = ", ".join(f"{name} by {one['answers']:,} answers" for name, one in document["members"].items())
+    lost = ", ".join(f"{gap:.3f} under {family}" for family, gap in document["certificate"]["gap"].items())
+    lines = [
+        f"measured {counts}; written to {out}",
+        f"serving the member with the greatest measured value loses at most so much reward, in {CONFIDENCE:.0%} of cases: {lost}",
+    ]
+    if taken is None:
+        return lines
+    by_result: dict[str, list[str]] = {}
+    for name, result in taken["members"].items():
+        by_result.setdefault(result, []).append(name)
+    said = {"applied": "took as evidence", "duplicate": "had as evidence already"}
+    return lines + [f"{url} {said.get(result, result)}: {', '.join(names)}" for result, names in by_result.items()]
+
+
 async def _measure(settings: Settings, prompts: Sequence[str], out: Path, asking: Asking, say: Say) -> dict[str, Any]:
     async with AsyncExitStack() as parts:
         connections = await parts.enter_async_context(UpstreamPool())
@@ -198,7 +216,7 @@ class _Answers:
                     return name, at, "".join(pieces)
                 except AttuneError as error:
                     if attempt + 1 == self._asking.tries:
-                        self._say(f"{name} gave no answer to prompt {at + 1}: {error.detail}")
+                        self._say(f"{name} gave no answer to prompt {at + 1}: {reason_of(name, error)}")
                     else:
                         await asyncio.sleep(2.0**attempt)
         return name, at, None

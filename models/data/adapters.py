@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from attune.models.data.preferences import ANONYMOUS, MOST_WEIGHT, Comparison, ComparisonInvalid, Comparisons
 from attune.models.data.progress import Steps
 from attune.models.data.rated_pairs import pair_up
-from attune.models.data.tables import TableInvalid, TableRow, read_rows, some
+from attune.models.data.tables import TableInvalid, TableRow, read_rows, some, unread_columns
 from attune.models.data.transcripts import ValueInvalid, parse_answer, parse_pair, parse_prompt
 from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of
 from attune.models.seam.artefacts import COMPARISONS, recognised
@@ -326,11 +326,7 @@ def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     unread = _unread(values, shape, reading, numeric)
     if unread:
         known = ", ".join((*REQUIRED[shape], *OPTIONAL[shape]))
-        named, first = some([one or "(without a name)" for one in unread]), unread[0] or "''"
-        raise TableInvalid(
-            f"{where}: nothing reads the column {named}; {shape} reads {known}. "
-            f"Say which of them it is, --column OURS={first}, or that nothing shall read it, --ignore {first}"
-        )
+        raise TableInvalid(f"{where}: nothing reads {unread_columns(unread)[0]}; {shape} reads {known}. {unread_columns(unread)[1]}")
     return _Parser(shape, reading, numeric)
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shlex
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -38,6 +39,16 @@ def some(names: Collection[str]) -> str:
     """Returns names of columns for a sentence: the first ones, and how many more there are."""
     shown = ", ".join(f"{name[:MOST_SHOWN]}…" if len(name) > MOST_SHOWN else name for name in islice(names, MOST_NAMED))
     return f"{shown} and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else shown
+
+
+def unread_columns(names: Sequence[str]) -> tuple[str, str]:
+    """Returns columns that nothing reads, for a sentence, and what to do about all of them, in words that a shell takes."""
+    column, each = ("the column", "Say") if len(names) == 1 else ("the columns", "Say of each")
+    first, ignored = shlex.quote(names[0]), " ".join(f"--ignore {shlex.quote(name)}" for name in islice(names, MOST_NAMED))
+    return (
+        f"{column} {some([name or '(without a name)' for name in names])}",
+        f"{each} which of them it is, --column OURS={first}, or that nothing shall read it, {ignored}",
+    )
 
 
 class TableInvalid(ComparisonInvalid):
@@ -93,12 +104,25 @@ def read_rows(source: str | Path) -> Iterator[TableRow]:
 
 
 def _json_lines(path: Path) -> Iterator[TableRow]:
+    any_object = False
     try:
         for line in read_json_lines(path):
+            if not any_object and not isinstance(line.value, dict) and (document := _one_document(path)):
+                raise TableInvalid(f"{path.name} {document}")
+            any_object = True
             where = f"{path.name} line {line.number}"
             yield TableRow(where, None, line.broken) if line.broken else _row(where, line.value)
     except LinesInvalid as error:
         raise TableInvalid(str(error)) from error
+
+
+def _one_document(path: Path) -> str:
+    """Returns what a file is that is written as JSON and not as lines of it, and what to do; empty where it may be lines."""
+    with open_bytes(path) as stream:
+        first = next((line.strip() for line in stream if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+    if first.startswith(b"["):
+        return "begins with a list, where each line is to hold an object; a file that is one list of objects has a name that ends in .json"
+    return "has an object over several lines, where each line is to hold a whole one, as `jq -c .` writes them" if first == b"{" else ""
 
 
 def _separated(path: Path, separator: str) -> Iterator[TableRow]:

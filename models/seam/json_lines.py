@@ -164,9 +164,9 @@ def parse_json(content: bytes) -> Any:
 
 def _line(number: int, content: bytes) -> JsonLine:
     try:
-        return JsonLine(number, parse_json(content))
+        return JsonLine(number, parse_json(content.rstrip()))
     except JsonInvalid as error:
-        return JsonLine(number, None, str(error))
+        return JsonLine(number, None, str(error).replace(": line 1 column", ": column"))  # beside the line's own number it would mislead
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from attune.service.members.patience import MemberPace, Patience, late_after_s
 from attune.service.members.silence import Silence, Waiting
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.upstream_pool import ConnectionFailed, Exchange, UpstreamPool
+from attune.service.members.verdicts import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class OpenAIMember:
         self._server = OpenAIServer(member_id, spec, connections, environ, clock, backoff_s)
         self._breaker = Breaker(clock, spec.failures_to_open, spec.open_s, observe_breaker)
         self._silence = Silence(clock, spec.open_s)
+        self._last_failure = ""
         self.pace = MemberPace()
 
     @property
@@ -124,7 +126,7 @@ class OpenAIMember:
         except (AttuneError, BadAnswer) as error:
             failure = error if isinstance(error, AttuneError) else self._server.unusable(error, asked, opened.exchange if opened else None)
             if self._is_lasting(failure, asked, waiting, begun=end == "succeeded"):
-                end = "failed"
+                end, self._last_failure = "failed", reason_of(self._id, failure)
             raise failure from None
         finally:
             patience.disarm()
@@ -138,7 +140,7 @@ class OpenAIMember:
         if cooldown_s > 0.0:
             raise self._server.failed("cooling-down", f"it asked to be left alone for another {cooldown_s:.1f} s")
         if self._breaker.state == "open":
-            raise self._server.failed("breaker-open", "it failed too often a moment ago")
+            raise self._server.failed("breaker-open", f"it failed too often a moment ago, at last: {self._last_failure}")
         await self._server.check()
 
     async def aclose(self) -> None:
@@ -167,8 +169,8 @@ class OpenAIMember:
             raise self._server.failed("silent", "not tried: another request has waited for a sign of its answer in vain")
         attempt = self._breaker.enter()
         if attempt.wait_s > 0.0:
-            failures = self._spec.failures_to_open
-            raise self._server.failed("breaker-open", f"not tried for another {attempt.wait_s:.1f} s after {failures} failures in a row")
+            after = f"after {self._spec.failures_to_open} failures in a row, at last: {self._last_failure}"
+            raise self._server.failed("breaker-open", f"not tried for another {attempt.wait_s:.1f} s {after}")
         return attempt
 
     def _is_lasting(self, failure: AttuneError, asked: Asked, waiting: Waiting, *, begun: bool) -> bool:

@@ -13,6 +13,7 @@ from attune.models.__main__ import app
 from attune.models.data.check import write_pairs
 from attune.models.data.trunk import load_trunk
 from attune.models.measuring.families.own_data import OwnData, train_own
+from attune.models.measuring.families.own_report import render_more
 from tests.models.architectures import write_classifier
 from tests.models.test_own_data import told
 from tests.models.tiny_trunk import write_tiny_trunk
@@ -70,9 +71,27 @@ def test_people_whom_training_met_are_left_out_or_the_verdict_says_that_it_is_fl
     _, found = measured(world, ours, "met")
     assert (found["met"], found["left_out"]) == (10, 0)
     assert found["verdict"]["why"].startswith("These people were in training")
+    report = (world / "fam" / "measured" / "report.md").read_text()
+    assert "\n## People, 10 of whom training met\n" in report
+    assert "never met" not in report
     both = [*ours.records(), *strangers().records()]
     _, found = measured(world, type(ours).from_records(both), "both")
     assert (found["met"], found["left_out"], found["curves"]["people"]) == (10, 10, 10)
+    report = (world / "fam" / "measured" / "report.md").read_text()
+    assert "\n## People whom training never met\n" in report
+    assert "of whom training met" not in report
+
+
+def test_an_interval_about_a_gain_of_nobody_is_explained_where_there_is_one(world):
+    """Before the first comparison `additive` is everybody's head: ten equal numbers, and 1 - 0.025^(1/10) of others may be unseen."""
+    _, found = measured(world, strangers(), "alike")
+    at_first = found["curves"]["learners"]["additive"]["gain"][0]
+    assert (at_first["mean"], at_first["high"], at_first["low"]) == pytest.approx((0.0, 0.3085, -0.3085), abs=1e-4)
+    assert "as could have stayed unseen" in " ".join((world / "fam" / "measured" / "report.md").read_text().split())
+    changed = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    for learner in found["curves"]["learners"].values():
+        learner["gain"] = [changed] * len(learner["gain"])
+    assert "stayed unseen" not in render_more(found)
 
 
 def test_too_few_people_are_a_sentence(world, tmp_path):

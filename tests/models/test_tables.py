@@ -187,6 +187,15 @@ def test_a_parquet_table_that_names_a_column_twice_is_refused(tmp_path):
         ("a.jsonl", b'{"chosen": ' + b"9" * 5000 + b"}", "a.jsonl line 1: has a number of more than 4,300 digits$"),
         ("a.csv", b"user,prompt,response,rating\nu,p,a,3\nu,p,b,3\n", "a.csv: no comparison can be made: in all 1 pairs scores, or texts"),
         ("a.csv", b"chosen,,rejected\na,b,c\n", r"line 2: nothing reads the column \(without a name\); .*, --ignore ''"),
+        (
+            "a.csv",
+            b"chosen,rejected,my id,b\na,b,c,d\n",
+            r"the columns my id, b; .*Say of each .*OURS='my id', .*, --ignore 'my id' --ignore b$",
+        ),
+        ("a.jsonl", b'\xef\xbb\xbf[{"chosen": "a", "rejected": "b"}]\n', "a.jsonl begins with a list, .* that ends in .json$"),
+        ("a.jsonl", b'\n[\n{"chosen": "a", "rejected": "b"}\n]\n', "a.jsonl begins with a list"),
+        ("a.jsonl", b'{\n "chosen": "a",\n "rejected": "b"\n}\n', "a.jsonl has an object over several lines, .* as `jq -c .` writes them$"),
+        ("a.jsonl", b'{"chosen": "a\n', r"a.jsonl line 1: is not JSON: Unterminated string starting at: column 12 \(char 11\)$"),
         ("a.jsonl", b'{"chosen": "a", "rejected": "b", "id": 1}', "nothing reads the column id; .*, --column OURS=id, or .*, --ignore id"),
     ],
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import t
 
 from attune.service.settings import Settings
-from attune.service.upstream_measurement import Asking, MeasureFailed, half_widths, measure_members, read_prompts
+from attune.service.upstream_measurement import Asking, MeasureFailed, half_widths, in_lines, measure_members, read_prompts
 from tests.endpoints.conftest import running
 from tests.endpoints.voices import Voice
 from tests.project.test_command_line import attune
@@ -73,6 +74,8 @@ async def test_the_command_prints_what_was_measured_and_what_a_deployment_said_o
     assert {"written", "imported"} == set(found) - set(json.loads((tmp_path / "V.json").read_text()))
     assert found["imported"]["members"] == {"terse": "applied", "kind": "applied"}
     assert {name: one["answers"] for name, one in found["members"].items()} == {"terse": 3, "kind": 3}
+    done = await as_thread(lambda: attune(*command[:-1], ATTUNE_DATA_DIR=str(tmp_path)))
+    assert done.stdout.splitlines()[0] == f"measured terse by 3 answers, kind by 3 answers; written to {tmp_path / 'V.json'}"
 
 
 def test_a_member_that_does_not_answer_is_told(tmp_path, settings):
@@ -81,7 +84,20 @@ def test_a_member_that_does_not_answer_is_told(tmp_path, settings):
     with pytest.raises(MeasureFailed, match="away answered fewer than two prompts") as caught:
         measure_members(settings, PROMPTS[:2], tmp_path / "V.json", Asking(tries=1), said.append)
     assert caught.value.goes_on  # with the answers that are there
-    assert any("away gave no answer to prompt 1" in line for line in said)
+    assert any(line.startswith("away gave no answer to prompt 1: ") and "members failed" not in line for line in said)
+
+
+def test_what_was_measured_is_said_in_sentences_with_the_numbers_of_the_document():
+    document = {"members": {"terse": {"answers": 3}, "kind": {"answers": 1200}}, "certificate": {"gap": {"vrf": 0.12345, "micro": 2.0}}}
+    first, second = in_lines(document, Path("V.json"), "", None)
+    assert first == "measured terse by 3 answers, kind by 1,200 answers; written to V.json"
+    assert second.startswith("serving the member with the greatest measured value loses at most so much reward, in 95% of cases: ")
+    assert second.endswith(": 0.123 under vrf, 2.000 under micro")
+    taken = {"basis": "b", "event_id": "e", "members": {"terse": "applied", "kind": "duplicate"}}
+    assert in_lines(document, Path("V.json"), "http://a", taken)[2:] == [
+        "http://a took as evidence: terse",
+        "http://a had as evidence already: kind",
+    ]
 
 
 def test_half_widths_are_students(rng):

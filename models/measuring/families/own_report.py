@@ -7,6 +7,12 @@ from typing import Any
 
 from attune.models.measuring.report_files import interval, table
 
+STRANGERS = "## People whom training never met"
+ALIKE = (
+    "Where nobody's accuracy changed, `+0.0`, the interval's width stands for people who are not among these: as large a share of them as",
+    "could have stayed unseen may gain or lose anything.",
+)
+
 
 def render_own(results: Mapping[str, Any]) -> str:
     """Returns report.md for the results of `train_own`."""
@@ -32,10 +38,11 @@ def render_more(results: Mapping[str, Any]) -> str:
         lines += [f"Not beside them: {results['not_measured']}.", ""]
     if results["baseline"] == "everybody":
         lines += [f"`everybody` is `{results['default']}` as it serves somebody of whom nothing is known.", ""]
-    return _render("# Trained families on more people", results, lines, f"`{results['baseline']}`")
+    heading = f"## People, {results['met']:,} of whom training met" if results["met"] and not results["left_out"] else STRANGERS
+    return _render("# Trained families on more people", results, lines, f"`{results['baseline']}`", heading)
 
 
-def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: str) -> str:
+def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: str, heading: str = STRANGERS) -> str:
     verdict, curves = results["verdict"], results["curves"]
     lines = [
         title,
@@ -47,7 +54,7 @@ def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: s
         + f", {results['texts']:,} texts, trunk {results['trunk']['source']}, seed {results['seed']}, Attune {results['made_by']}.",
         "",
         *said,
-        "## People whom training never met",
+        heading,
         "",
     ]
     if not curves:
@@ -78,6 +85,7 @@ def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: s
             ],
         ),
         "",
+        *([*ALIKE, ""] if any(_none_changed(one) for learner in curves["learners"].values() for one in learner["gain"]) else []),
         "Log-loss:",
         "",
         *table(
@@ -87,3 +95,7 @@ def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: s
         "",
     ]
     return "\n".join(lines)
+
+
+def _none_changed(gain: Mapping[str, float]) -> bool:
+    return gain["mean"] == 0.0 and gain["high"] > 0.0 and gain["low"] == -gain["high"]
