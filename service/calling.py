@@ -64,4 +64,4 @@ def reload_replicas(
     if as_json:
         print_document({"same": not wrong, "replicas": [asdict(replica) for replica in done]})
     if wrong:
-        refuse("the replicas differ", [wrong], EXIT_FAILED)
+        refuse("not every replica serves the newest bundle", [wrong], EXIT_FAILED)

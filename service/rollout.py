@@ -44,17 +44,22 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What one replica did: `bundle` serves now, `before` did; both empty and `reason` set where it refused or did not answer."""
+    """What one replica did: `bundle` serves now, `before` did; both empty and `reason` set where it refused or did not answer.
+
+    `users_kept` is false where the new bundle's basis is another one.
+    """
 
     address: str
     bundle: str = ""
     before: str = ""
+    users_kept: bool = True
     reason: str = ""
 
     def __str__(self) -> str:
         if self.reason:
             return f"{self.address}: {self.reason}"
-        return f"{self.address}: {self.bundle}" + (" as before" if self.bundle == self.before else f" in place of {self.before}")
+        anew = "" if self.users_kept else "; its basis is another: users begin at the prior until `attune replay` has learned their choices"
+        return f"{self.address}: {self.bundle}" + (" as before" if self.bundle == self.before else f" in place of {self.before}{anew}")
 
 
 def find_replicas(urls: Iterable[str], *, every_address: bool, resolve: Callable[..., list[Any]] = socket.getaddrinfo) -> list[Replica]:
@@ -108,7 +113,7 @@ def reload_replica(replica: Replica, *, bundle: str | None, key: str, client: ht
         return Reloaded(replica.address, reason=f"{answer.status_code}: {_told(answer)}")
     try:
         told = answer.json()
-        return Reloaded(replica.address, bundle=str(told["bundle"]), before=str(told["before"]))
+        return Reloaded(replica.address, bundle=str(told["bundle"]), before=str(told["before"]), users_kept=bool(told["users_kept"]))
     except (ValueError, KeyError, TypeError):
         return Reloaded(replica.address, reason="answered, and names no bundle; is it an Attune?")
 
@@ -126,7 +131,7 @@ def verdict(done: list[Reloaded]) -> str:
     failed = sum(bool(each.reason) for each in done)
     bundles = {each.bundle for each in done if each.bundle}
     if failed:
-        return f"{failed} of {len(done)} did not load the bundle and go on with what they serve"
+        return f"{failed} of {len(done)} did not load the bundle; who refuses one goes on with the bundle that serves"
     if len(bundles) > 1:
         return f"{len(bundles)} bundles serve side by side; do the replicas read the same folder?"
     return ""

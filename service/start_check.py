@@ -18,6 +18,7 @@ from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
 from attune.service.live.opened_scorer import LoadPlan
 from attune.service.machine import cautions, find_bundle, load_user_secret
+from attune.service.members.openai import OpenAIMember
 from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.metrics import Metrics
 from attune.service.parts import check_cheap, explain, open_store
@@ -103,4 +104,15 @@ async def _bundle(settings: Settings, metrics: Metrics, parts: AsyncExitStack) -
     except TimeoutError:
         return [*found, Checked("members", "warning", f"not all of them answered within {MEMBERS_S:g} s", "ATTUNE_ROSTER")]
     away = [Checked(f"member {name}", "warning", unable[name], "ATTUNE_ROSTER") for name in names if name in unable]
-    return found + away + [Checked(f"member {name}", "ok", "answers") for name in names if name not in unable]
+    there = {name: member for name, member in serving.roster.members.items() if name not in unable}
+    doubts = {name: member.doubt for name, member in there.items() if isinstance(member, OpenAIMember)}
+    return (
+        found
+        + away
+        + [
+            Checked(f"member {name}", "warning", f"answers; {doubts[name]}", "ATTUNE_ROSTER")
+            if doubts.get(name)
+            else Checked(f"member {name}", "ok", "answers")
+            for name in there
+        ]
+    )

@@ -72,7 +72,6 @@ class BundleWatch:
             _log.error("another bundle was refused; what served goes on serving", bundle=found, reason=error.detail)
             return
         self._metrics.reloaded("loaded")
-        _log.info("another bundle serves", bundle=self._serving())
 
     async def _watch(self) -> None:
         while True:

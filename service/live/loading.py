@@ -115,6 +115,14 @@ class Reloader:
         old, self._live.serving = self._live.serving, fresh
         self._announce(fresh)
         if old is not None:
+            if fresh.bundle.basis == old.bundle.basis:
+                _log.info("a bundle was loaded; users keep what was learned", bundle=fresh.bundle.id, before=old.bundle.id)
+            else:
+                _log.warning(
+                    "a bundle of another basis was loaded; users begin at the prior until `attune replay` has learned their choices again",
+                    bundle=fresh.bundle.id,
+                    before=old.bundle.id,
+                )
             task = asyncio.ensure_future(_close_when_idle(old))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

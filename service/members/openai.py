@@ -99,6 +99,11 @@ class OpenAIMember:
         """The state of the circuit breaker."""
         return self._breaker.state
 
+    @property
+    def doubt(self) -> str:
+        """What a check found that speaks against this member though its server answers, in one sentence; empty where nothing does."""
+        return self._server.doubt
+
     async def stream(self, request: GenerationRequest, deadline_s: float) -> AsyncGenerator[Event, None]:
         asked = self._asked(request, deadline_s)
         patience, opened = asked.patience, None

@@ -17,6 +17,7 @@ import orjson
 from yarl import URL
 
 from attune.service.errors import DeadlineExceeded, TextTooLong
+from attune.service.members import model_list
 from attune.service.members.breaker import Cooldown
 from attune.service.members.member import GenerationRequest, OneMemberFailed, Reason, UnusableMember
 from attune.service.members.openai_errors import ServerRefusal, read_refusal, refusal_in
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 MAX_ERROR_BYTES = 16_384
 MAX_NOTED = 32
 CHECK_S = 5.0
+LIST_S = 2.0
+"""For the rest of a list of models, within the time of a check."""
 COOLDOWN_S = 1.0
 """How long a server that answers 429 without naming a time is left alone."""
 
@@ -121,6 +124,8 @@ class OpenAIServer:
         self.cooldown = Cooldown(clock)
         self.only_streams = spec.streaming == "always"
         self.never_streams = False
+        self._list_read = False
+        self.doubt = ""
 
     async def open(self, asked: Asked) -> Exchange:
         """Returns an answer of status 2xx with its body unread; asks once more if nothing was received or a habit of ours was refused.
@@ -249,6 +254,8 @@ class OpenAIServer:
                 )
             if exchange.status in {401, 403, 502, 503, 504}:
                 raise self.failed("status", f"HTTP {exchange.status}")
+            if exchange.status == 200 and not self._list_read:
+                await self._read_list(exchange)
         except TimeoutError:
             raise self.failed("timeout", f"its list of models did not come within {self._spec.connect_s + CHECK_S:g} s") from None
         except ConnectionFailed as error:
@@ -258,6 +265,20 @@ class OpenAIServer:
         finally:
             if exchange is not None:
                 exchange.close()
+
+    async def _read_list(self, exchange: Exchange) -> None:
+        """Reads the list of models once, and notes where it does not name ours; a list that does not come is asked for another time."""
+        content = b""
+        try:
+            async with asyncio.timeout(LIST_S):
+                while len(content) <= model_list.MOST_BYTES and (part := await exchange.read()):
+                    content += part
+        except (TimeoutError, ConnectionFailed):
+            return
+        self._list_read = True
+        self.doubt = model_list.doubt_of(self._spec.model, content) if len(content) <= model_list.MOST_BYTES else ""
+        if self.doubt:
+            log.warning("member %s: %s", self._id, self.doubt)
 
     def unusable(self, error: BadAnswer, asked: Asked, exchange: Exchange | None) -> OneMemberFailed | TextTooLong:
         """Returns the error of an answer under a status that says success and that cannot be used."""

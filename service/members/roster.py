@@ -18,6 +18,7 @@ from typing import Literal
 
 from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, MemberFailed, Overloaded, UnknownMember
 from attune.service.members.breaker import State
+from attune.service.members.failures import FailureLines
 from attune.service.members.member import Event, GenerationRequest, Member, OneMemberFailed, Reason, TextPiece
 from attune.service.members.verdicts import MemberVerdict, Verdicts, reason_of
 
@@ -108,6 +109,7 @@ class Roster:
         self._observers = observers or Observers()
         self._clock = clock
         self._verdicts = Verdicts(self._members, clock)
+        self._lines = FailureLines(clock)
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -198,11 +200,16 @@ class Roster:
                         held.clear()
         except AttuneError as error:
             outcome, failure = "failed", _kind_of(error)
-            if isinstance(error, OneMemberFailed) and error.lasting:
-                self._verdicts.found(name, ok=False, detail=reason_of(name, error))
+            if isinstance(error, OneMemberFailed):
+                self._failed(name, error)
             raise
         finally:
             self._observers.run(MemberRun(name, outcome, failure, self._clock() - began_s, first_token_s, *tokens))
+
+    def _failed(self, name: str, error: OneMemberFailed) -> None:
+        self._lines.failed(name, error)
+        if error.lasting:
+            self._verdicts.found(name, ok=False, detail=reason_of(name, error))
 
     def _known(self, names: Sequence[str]) -> None:
         for name in names:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from attune import __version__
 from attune.service.errors import BundleRefused
@@ -85,8 +86,11 @@ async def test_metrics_have_what_serves_and_what_was_asked(service: Service):
 async def test_a_bundle_of_the_same_basis_keeps_its_users(service: Service, tmp_path: Path):
     await service.post("/feedback", TEXTS)
     before = await service.get("/users/u1")
-    reloaded = await service.post("/admin/reload", {"bundle": str(write_tiny_bundle(tmp_path, note="second"))})
+    with capture_logs() as lines:
+        reloaded = await service.post("/admin/reload", {"bundle": str(write_tiny_bundle(tmp_path, note="second"))})
     assert reloaded["users_kept"] is True
+    (line,) = [line for line in lines if "bundle was loaded" in line["event"] or "basis was loaded" in line["event"]]
+    assert (line["log_level"], line["bundle"], line["before"]) == ("info", reloaded["bundle"], reloaded["before"])
     assert reloaded["before"] != reloaded["bundle"] == (await service.get("/version"))["bundle"]
     after = await service.get("/users/u1")
     assert (after["user"], after["families"]) == (before["user"], before["families"])
@@ -99,8 +103,12 @@ async def test_a_bundle_of_another_basis_starts_its_users_at_the_prior_and_the_o
     service: Service, bundle: Path, tmp_path: Path
 ):
     await service.post("/feedback", TEXTS)
-    reloaded = await service.post("/admin/reload", {"bundle": str(write_tiny_bundle(tmp_path, salt=0.25))})
+    with capture_logs() as lines:
+        reloaded = await service.post("/admin/reload", {"bundle": str(write_tiny_bundle(tmp_path, salt=0.25))})
     assert reloaded["users_kept"] is False
+    (line,) = [line for line in lines if "bundle of another basis was loaded" in line["event"]]
+    assert (line["log_level"], line["bundle"], line["before"]) == ("warning", reloaded["bundle"], reloaded["before"])
+    assert "`attune replay`" in line["event"]
     assert (await service.get("/users/u1"))["user"]["comparisons"] == 0
     await service.post("/admin/reload", {"bundle": str(bundle)})
     assert (await service.get("/users/u1"))["user"]["comparisons"] == 1

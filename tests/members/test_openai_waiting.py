@@ -196,6 +196,37 @@ async def test_a_server_that_answers_anything_of_its_own_is_there(upstream, memb
     assert upstream.turns[0].path == "/v1/models"
 
 
+@pytest.mark.parametrize(
+    ("listed", "doubt"),
+    [
+        (["m"], ""),
+        (["other", "m:latest"], ""),
+        (["other", "another"], "its server lists no model 'm', but 'other', 'another'"),
+        (
+            [f"n{number}" for number in range(10)],
+            "its server lists no model 'm', but " + ", ".join(f"'n{n}'" for n in range(8)) + " and 2 more",
+        ),
+        ([], ""),
+    ],
+)
+async def test_a_model_that_its_server_does_not_list_is_a_doubt_and_no_failure_and_the_list_is_read_once(
+    upstream, member_with, listed, doubt
+):
+    member = member_with()
+    for names in (listed, ["a list that is not read"]):
+        upstream.answers(refusing(200, {"object": "list", "data": [{"id": name} for name in names]}))
+        await member.check()
+        assert member.doubt == doubt
+
+
+@pytest.mark.parametrize("body", ["no list", {"data": "none"}, {"data": [{"name": "other"}, 3]}, []])
+async def test_what_is_no_list_of_models_raises_no_doubt(upstream, member_with, body):
+    upstream.answers(refusing(200, body))
+    member = member_with()
+    await member.check()
+    assert member.doubt == ""
+
+
 @pytest.mark.parametrize("script", [refusing(401), refusing(503), hang_up], ids=["401", "503", "hang-up"])
 async def test_a_server_that_is_away_or_refuses_the_key_cannot_serve(upstream, member_with, script):
     upstream.answers(script)

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from attune.service.errors import AttuneError, DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge, UnknownMember
 from attune.service.members.member import ChatTurn, Finish, GenerationRequest, OneMemberFailed, TextPiece
@@ -183,6 +184,22 @@ async def test_every_part_in_a_request_is_told_to_the_observers():
     async with aclosing(roster.stream(["two"], REQUEST, 1e9)) as events:
         await anext(events)
     assert (told[-1].member, told[-1].outcome) == ("two", "left")
+
+
+async def test_a_member_that_fails_has_a_line_at_once_and_then_one_a_minute_with_how_often_it_did():
+    now = [0.0]
+    roster = roster_of(broken("one"), broken("other", "timeout", "nothing in 3.8 s"), Scripted("two"), clock=lambda: now[0])
+    with capture_logs() as lines:
+        for now[0] in (0.0, 1.0, 59.0, 61.0):
+            await events_of(roster, ["one", "two"])
+        await events_of(roster, ["other", "two"])
+        await events_of(roster, ["two"])
+    assert [(line["member"], line["reason"], line["since_last_line"]) for line in lines] == [
+        ("one", "HTTP 500: no", 1),
+        ("one", "HTTP 500: no", 3),
+        ("other", "nothing in 3.8 s", 1),
+    ]
+    assert {(line["event"], line["log_level"]) for line in lines} == {("a member fails", "warning")}
 
 
 @pytest.mark.parametrize(

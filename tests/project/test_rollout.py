@@ -60,6 +60,10 @@ async def test_all_replicas_are_moved_one_refusal_does_not_stop_the_others_and_a
         lines = told(moved)
         assert [line.split(": ")[0] for line in lines] == [here.removeprefix("http://"), there.removeprefix("http://")]
         assert all(" in place of " in line for line in lines)
+        assert all(
+            line.endswith("; its basis is another: users begin at the prior until `attune replay` has learned their choices")
+            for line in lines
+        )
         assert told(await reload("--url", here))[0].endswith(" as before")
 
         links[1].unlink()
@@ -71,6 +75,7 @@ async def test_all_replicas_are_moved_one_refusal_does_not_stop_the_others_and_a
         found = json.loads(apart.stdout)
         assert (apart.returncode, found["same"]) == (1, False)
         assert [each["address"] for each in found["replicas"]] == [url.removeprefix("http://") for url in (here, there)]
+        assert [each["users_kept"] for each in found["replicas"]] == [True, False]
         assert found["replicas"][1]["before"] == found["replicas"][0]["bundle"] != found["replicas"][1]["bundle"]
         assert "2 bundles serve side by side" in apart.stderr
 
@@ -81,7 +86,7 @@ async def test_all_replicas_are_moved_one_refusal_does_not_stop_the_others_and_a
         assert nobody.exit_code == 1
         assert "127.0.0.1:1: did not answer: connection refused" in nobody.output
         assert f"{there.removeprefix('http://')}: " in nobody.output
-        assert "1 of 2 did not load the bundle" in nobody.output
+        assert "not every replica serves the newest bundle\n  1 of 2 did not load the bundle" in nobody.output
 
         refused = await reload("--url", here, "--all", key="other-key-of-acme")
         assert (refused.exit_code, "403: forbidden" in refused.output) == (1, True)

@@ -11,10 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.project.test_own_llms import upstream, write_roster
 from tests.project.test_serving import COMMAND, PATIENCE_S, ROOT, attune, data_dir, environment, serving
 from tests.tiny_bundle import write_tiny_bundle
 
-__all__ = ["data_dir"]  # the fixture
+__all__ = ["data_dir", "upstream"]  # the fixtures
 
 
 def started(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -105,6 +106,16 @@ def test_a_check_says_what_a_start_would_do(data_dir, tmp_path):
     run = attune("check", "--roster", str(tmp_path / "mine.json"), data_dir=tmp_path)
     assert run.returncode != 0
     assert "mine.json" in run.stdout
+
+
+def test_a_check_doubts_a_model_that_its_server_does_not_list_and_a_start_goes_on(data_dir, tmp_path, upstream):
+    roster = write_roster(tmp_path / "mine.json", upstream, terse="short", mistyped="shrot")
+    run = attune("check", "--json", "--roster", str(roster), data_dir=data_dir)
+    found = json.loads(run.stdout)
+    assert (run.returncode, found["starts"]) == (0, True)
+    rows = {row["part"]: (row["state"], row["detail"].split(", ")[0]) for row in found["checks"]}
+    assert rows["member terse"] == ("ok", "answers")
+    assert rows["member mistyped"] == ("warning", "answers; its server lists no model 'shrot'")
 
 
 def test_the_end_is_announced_while_requests_are_still_served(data_dir):
