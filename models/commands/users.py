@@ -52,7 +52,7 @@ def users_import(
         aside(f"{sent.done:,} of {sent.total:,} sent; about {left_s:.0f} s left")
 
     with Client(url, key or None) as client:
-        sent = send(client, bodies_of(logged.records), tell)
+        sent = send(client, bodies_of(logged.records, logged.events), tell)
     if as_json:
         refused = [{"comparison": number + 1, "status": status, "detail": detail} for number, status, detail in sent.refused]
         counts = {"applied": sent.applied, "duplicate": sent.duplicate, "without_texts": logged.without_texts, "refused": refused}

@@ -29,11 +29,13 @@ class Logged:
 
     Attributes:
         records: to learn from.
+        events: the event id of each record, as its deployment knows it; empty for a row of a table.
         without_texts: comparisons whose texts were not kept.
         unknown: lines of kinds that this version does not know, by kind.
     """
 
     records: tuple[Comparison, ...]
+    events: tuple[str, ...]
     without_texts: int
     unknown: Mapping[str, int]
 
@@ -57,7 +59,8 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
     reading = reading or Reading()
     path = Path(source)
     if not path.is_file() or not {suffix.lower() for suffix in path.suffixes[-2:]} & set(LINES):
-        return Logged(_records(table_of(source, reading)), 0, {})
+        records = _records(table_of(source, reading))
+        return Logged(records, ("",) * len(records), 0, {})
     try:
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
@@ -65,20 +68,20 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
     if not export.logs and not export.plain and not export.unknown:
         raise TableInvalid(f"{path.name} has no rows: there is nothing in it")
     without = 0
-    records: list[Comparison] = []
+    kept: list[tuple[Comparison, str]] = []
     for log in export.logs.values():
         for line in log.comparisons.values():
             record = _record(path.name, log.user or "anybody", line)
             without += record is None
-            records += [] if record is None else [record]
+            kept += [] if record is None else [(record, line.event_id)]
     if export.plain:
         rows = (TableRow(f"{path.name} line {number}", value) for number, value in export.plain)
         try:
-            records += _records(read_table(rows, reading))
+            kept += [(record, "") for record in _records(read_table(rows, reading))]
         except TableInvalid as error:
             named = "" if path.name in str(error) else f"{path.name}: "
             raise TableInvalid(f"{named}{error}{it_is(path)}") from error
-    return Logged(tuple(records), without, export.unknown)
+    return Logged(tuple(record for record, _ in kept), tuple(event for _, event in kept), without, export.unknown)
 
 
 def _records(table: Table) -> tuple[Comparison, ...]:

@@ -53,16 +53,18 @@ class Sent:
         return self.applied + self.duplicate + len(self.refused)
 
 
-def bodies_of(records: Sequence[Comparison]) -> list[dict[str, Any]]:
+def bodies_of(records: Sequence[Comparison], events: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Returns a body of `POST /feedback` for each record.
 
-    The event id is a hash of what the record says, and of how many equal ones stand before it: the same file gives the same events,
-    and a choice that was made twice counts twice. A record with one of the weights of `IMPLICIT` is what a user kept; others are sent as
-    whole comparisons.
+    `events` are the ids under which a deployment learned the records, which are kept: sent back to it, they count no second time. Where
+    there is none, the event id is a hash of what the record says, and of how many equal ones stand before it: the same file gives the
+    same events, and a choice that was made twice counts twice.
+
+    A record with one of the weights of `IMPLICIT` is what a user kept; others are sent as whole comparisons.
     """
     seen: Counter[str] = Counter()
     bodies = []
-    for one in records:
+    for one, event in zip(records, events or [""] * len(records), strict=True):
         observed = None if one.time_s is None else datetime.fromtimestamp(one.time_s, UTC).isoformat()
         how = next((name for name, weight in IMPLICIT.items() if weight == one.weight), None)
         if how is None:
@@ -73,7 +75,7 @@ def bodies_of(records: Sequence[Comparison]) -> list[dict[str, Any]]:
         words = json.dumps(body, sort_keys=True)
         seen[words] += 1
         digest = hashlib.blake2b(f"{seen[words]} {words}".encode(), digest_size=16).hexdigest()
-        bodies.append(body | {"event_id": f"import-{digest}"})
+        bodies.append(body | {"event_id": event or f"import-{digest}"})
     return bodies
 
 
@@ -105,6 +107,9 @@ def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Se
                 if "result" in answer:
                     sent.applied += answer["result"] == "applied"
                     sent.duplicate += answer["result"] == "duplicate"
+                elif answer["code"] == "event-conflict":
+                    # Ids that are hashes have no other body: this one is a deployment's own, which it learned by the ids of its answers.
+                    sent.duplicate += 1
                 elif answer["status"] in LATER and attempt < TRIES - 1:
                     left.append(number)
                 else:

@@ -69,6 +69,27 @@ async def test_a_history_is_imported_once_and_a_second_run_changes_nothing(url: 
     assert "0 learned, 120 known before, 0 refused" in said
 
 
+async def test_an_export_keeps_its_event_ids_so_that_it_counts_no_second_time_where_it_came_from(url: str, tmp_path: Path):
+    file = tmp_path / "export.jsonl"
+    async with AsyncClient(url) as client:
+        pair = await client.generate("ada", PROMPT, candidates=2)
+        await client.prefer("ada", pair.candidates[0], over=pair.candidates[1], event_id="by-ids")
+        texts = {"user": "ada", "prompt": PROMPT, "chosen_text": WARM, "rejected_text": LONG, "event_id": "by-texts"}
+        await client.feedback_batch([texts])
+        lines = await client.export("ada")
+        for user, said in (
+            ("ada", "0 learned, 2 known before"),
+            ("eva", "2 learned, 0 known before"),
+            ("eva", "0 learned, 2 known before"),
+        ):
+            file.write_text("".join(json.dumps(line | ({"id": user} if line["type"] == "user" else {})) + "\n" for line in lines))
+            result = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(file), "--url", url])
+            assert f"{said}, 0 refused" in result.stdout, result.output
+            assert (await client.user(user)).comparisons == 2
+        await client.take_back("eva", "by-ids")
+        assert (await client.user("eva")).comparisons == 1
+
+
 async def test_what_the_server_refuses_is_named_and_the_rest_is_learned(url: str, tmp_path: Path):
     file = tmp_path / "choices.jsonl"
     rows = [
