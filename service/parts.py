@@ -16,6 +16,7 @@ from pathlib import Path
 from attune.models.seam.bundle import BundleInvalid, read_manifest
 from attune.service.auth import Keyring
 from attune.service.errors import AttuneError, BundleRefused, StoreUnavailable
+from attune.service.live.opened_scorer import RefusedForSetting
 from attune.service.machine import find_bundle, load_keyring
 from attune.service.members.build import check_members
 from attune.service.members.member import UnusableMember
@@ -64,6 +65,8 @@ def explain(error: Exception) -> Refusal:
     if isinstance(error, SettingsError):
         return Refusal("settings", "; ".join(map(str, error.problems)), error.problems[0].name if error.problems else "")
     cause = error.__cause__ if isinstance(error, BundleRefused) and isinstance(error.__cause__, UnusableMember) else error
+    if isinstance(cause, RefusedForSetting):
+        return Refusal("bundle", str(error), variable(cause.setting))
     for kind, name, setting in _KINDS:
         if isinstance(cause, kind):
             hint = "; the extras cpu, gpu and local bring what serving needs" if kind is ImportError else ""

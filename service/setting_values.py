@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 LISTS = frozenset({"shadow_families", "allowed_hosts", "cors_origins"})
 _AS_GIVEN = frozenset({"user_secret"})
 """Values of which every character counts: a secret that loses a space makes other ids of the same users."""
+MOST_CHARS = 60
 _HOST = re.compile(r"\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
@@ -59,3 +62,13 @@ def read_toml(path: Path) -> dict[str, object]:
         OSError, ValueError, RecursionError: it cannot be read.
     """
     return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def said_of(error: Mapping[str, Any]) -> str:
+    """Returns what is wrong with a value, in our words, of one of pydantic's errors; a text that is not to be a number may be a secret."""
+    wanted, given = str(error["msg"]).removeprefix("Value error, "), error["input"]
+    if not wanted.startswith("Input should "):
+        return wanted
+    wanted = "must " + wanted.removeprefix("Input should ").partition(", unable to ")[0]
+    told = not str(error["type"]).startswith("string") and isinstance(given, str | int | float)
+    return f"is {str(given)[:MOST_CHARS]!r}; {wanted}" if told else wanted

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from attune.service.auth import parse_keys
-from attune.service.setting_values import as_meant, check_hosts, check_origins, read_toml
+from attune.service.setting_values import as_meant, check_hosts, check_origins, read_toml, said_of
 
 PREFIX = "ATTUNE_"
 CONFIG_VARIABLE = "ATTUNE_CONFIG"
@@ -261,7 +261,7 @@ def read_settings(**arguments: object) -> Settings:
     try:
         settings = Settings(**given)  # type: ignore[arg-type]  # values are checked by the model itself
     except ValidationError as error:
-        problems += [_problem(str(item["loc"][0]) if item["loc"] else "", item["msg"], given) for item in error.errors()]
+        problems += [_problem(str(item["loc"][0]) if item["loc"] else "", said_of(item), given) for item in error.errors()]
         raise SettingsError(*problems) from None
     if problems:
         raise SettingsError(*problems)
@@ -279,17 +279,16 @@ def variable(name: str) -> str:
 
 
 def _problem(name: str, message: str, given: Mapping[str, object]) -> BadSetting:
-    text = message.removeprefix("Value error, ")
     if not name:
-        return BadSetting("settings", "together", text)
+        return BadSetting("settings", "together", message)
     if name in given:
-        return BadSetting(name, "argument", text)
+        return BadSetting(name, "argument", message)
     in_file = os.environ.get(CONFIG_VARIABLE, "")
     if name not in Settings.model_fields:  # names of the environment were looked at before
         return BadSetting(name, in_file, f"no such setting{_did_you_mean(name, Settings.model_fields)}")
     if any(entry.upper() == variable(name) and value for entry, value in os.environ.items()):
-        return BadSetting(variable(name), "environment", text)
-    return BadSetting(name, in_file or "default", text)
+        return BadSetting(variable(name), "environment", message)
+    return BadSetting(name, in_file or "default", message)
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from attune.models.seam.artefacts import it_is
 from attune.models.seam.bundle import MANIFEST, BundleInvalid, read_bundle
 from attune.models.seam.json_lines import parse_json
 from attune.models.seam.staging import put_in_place, staging_folder
@@ -119,7 +120,9 @@ def _reader(source: str) -> Read:
                 while piece := answer.read(PIECE):
                     yield piece
         except OSError as error:
-            raise NotFetched(f"{address} cannot be read: {getattr(error, 'reason', error)}") from error
+            why = getattr(error, "reason", error)
+            said = why.strerror if isinstance(why, OSError) and why.strerror else why
+            raise NotFetched(f"{address} cannot be read: {said}{it_is(source)}") from error
 
     return read
 

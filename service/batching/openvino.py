@@ -16,7 +16,7 @@ from attune.command_line import how_to_install
 from attune.models.seam.families import Row
 from attune.models.seam.padding import INPUTS, TokenRow, pad
 from attune.models.seam.precision import Precision
-from attune.service.batching.session import ScorerRefused, checked, rows_of
+from attune.service.batching.session import GpuRequired, ScorerRefused, checked, rows_of
 from attune.service.cores import usable_cores
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -43,7 +43,7 @@ class OpenVinoScorer:
 
     def __init__(self, path: Path, precision: Precision, *, threads: int | None = None, require_gpu: bool = False) -> None:
         if require_gpu:
-            raise ScorerRefused(f"precision {precision} runs in OpenVINO on the CPU, and a GPU is required")
+            raise GpuRequired(f"precision {precision} runs in OpenVINO on the CPU, and a GPU is required")
         try:
             import openvino  # noqa: PLC0415 - an optional extra
         except ImportError as error:

@@ -36,6 +36,10 @@ class ScorerRefused(RuntimeError):
     """The scorer cannot be served on this machine as configured; the message has what was asked for and what is there."""
 
 
+class GpuRequired(ScorerRefused):
+    """A GPU was required, and would not be what computes."""
+
+
 Scored = TypeVar("Scored")
 """What a scorer gives for one text: a `Row`, or in the scorer's own process the same numbers one after the other."""
 Scored_co = TypeVar("Scored_co", covariant=True)
@@ -82,7 +86,7 @@ class ScorerSession:
         wanted = [with_options(provider)[0] for provider in providers]
         available = onnxruntime.get_available_providers()
         if required_provider is not None and required_provider not in available:
-            raise ScorerRefused(f"{required_provider} is required; {self.distribution} was built with {', '.join(available)}")
+            raise GpuRequired(f"{required_provider} is required; {self.distribution} was built with {', '.join(available)}")
         if CUDA in wanted:
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them; without it only a system-wide CUDA is found
         # Asked for what was not built in, the runtime warns and goes on with the rest: here the rest is chosen openly.
@@ -94,9 +98,7 @@ class ScorerSession:
             raise ScorerRefused(f"onnxruntime does not load {path.name}: {error}") from error
         self.provider: str = self._session.get_providers()[0]
         if required_provider is not None and self.provider != required_provider:
-            raise ScorerRefused(
-                f"{required_provider} is required, and {self.provider} would run {path.name} (asked for {', '.join(wanted)})"
-            )
+            raise GpuRequired(f"{required_provider} is required, and {self.provider} would run {path.name} (asked for {', '.join(wanted)})")
         if self.provider == CPU:  # the threads beside a GPU's runs are what feeds it
             give_way(threads_here() - before)
         self.outputs = _checked_outputs(path.name, self._session)

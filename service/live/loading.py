@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
 from attune.service.errors import BundleRefused
-from attune.service.live.opened_scorer import LoadPlan, ScorerOpener, open_own_scorer
+from attune.service.live.opened_scorer import LoadPlan, RefusedForSetting, ScorerOpener, open_own_scorer
 from attune.service.live.runtime import Live, Serving
 from attune.service.live.seating import GivenMembers, costs_of_members, load_members, prices_of, read_specs, seated
 from attune.service.live.standing import Standings
@@ -143,8 +143,8 @@ async def _close_when_idle(old: Serving) -> None:
 
 def _families(bundle: Bundle, plan: LoadPlan) -> tuple[str, tuple[str, ...]]:
     names = bundle.families.names
-    unknown = [name for name in (*([plan.family] if plan.family else []), *plan.shadow_families) if name not in names]
-    if unknown:
-        raise BundleRefused(f"{bundle.id} has no family {', '.join(unknown)}; it has {', '.join(names)}")
+    for setting, asked in (("family", [plan.family] if plan.family else []), ("shadow_families", plan.shadow_families)):
+        if unknown := [name for name in asked if name not in names]:
+            raise RefusedForSetting(f"{bundle.id} has no family {', '.join(unknown)}; it has {', '.join(names)}", setting)
     family = plan.family or bundle.default_family
     return family, tuple(name for name in (plan.shadow_families or names) if name != family)

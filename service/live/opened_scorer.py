@@ -23,7 +23,7 @@ from attune.service.batching.calibrate import MeasuredBudget, calibrate
 from attune.service.batching.engines import Engine, open_engine
 from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import TextScorer
-from attune.service.batching.session import Scored, Scorer, ScorerRefused
+from attune.service.batching.session import GpuRequired, Scored, Scorer, ScorerRefused
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.metric_adapters import watch_batch
 from attune.service.observe.logs import get_logger
@@ -31,6 +31,19 @@ from attune.service.observe.metrics import Metrics
 
 _log = get_logger(__name__)
 PROBE_S = 30.0
+
+
+class RefusedForSetting(BundleRefused):
+    """A bundle that does not fit another setting than the one that names it.
+
+    Args:
+        detail: why.
+        setting: the field of the settings that would have to change, or the bundle.
+    """
+
+    def __init__(self, detail: str, setting: str) -> None:
+        super().__init__(detail)
+        self.setting = setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +168,8 @@ async def _open_engine(bundle: Bundle, plan: LoadPlan) -> tuple[Engine, Measured
             lambda: calibrate(engine, max_text_tokens=bundle.template.max_tokens, fixed_budget_tokens=plan.batch_budget_tokens or None)
         )
     except (ScorerRefused, OSError) as error:
-        raise BundleRefused(str(error)) from error
+        by = "require_gpu" if isinstance(error, GpuRequired) else "precision" if plan.precision != "auto" else "bundle"
+        raise RefusedForSetting(str(error), by) from error
     _log.info("scorer calibrated", provider=engine.provider, precision=precision, **measured.told())
     return engine, measured, scorer.tolerance
 
@@ -246,7 +260,7 @@ def _scorer(bundle: Bundle, plan: LoadPlan) -> tuple[Precision, ScorerFile]:
     try:
         return choose_scorer(bundle.scorers, None if plan.precision == "auto" else plan.precision)
     except ValueError as error:
-        raise BundleRefused(f"{bundle.id}: {error}") from error
+        raise RefusedForSetting(f"{bundle.id}: {error}", "bundle" if plan.precision == "auto" else "precision") from error
 
 
 def _check_outputs(bundle: Bundle, session: Engine) -> None:

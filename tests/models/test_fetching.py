@@ -99,8 +99,13 @@ def test_a_manifest_that_cannot_be_read_is_refused(content: str, kept: Path, tmp
 def test_a_source_that_is_not_there_is_named(web: str, tmp_path: Path):
     with pytest.raises(NotFetched, match=r"nowhere/manifest\.json cannot be read: .*File not found"):
         fetch_bundle(f"{web}/nowhere", tmp_path / "out")
-    with pytest.raises(NotFetched, match="cannot be read"):
+    with pytest.raises(NotFetched, match=r"absent/manifest.json cannot be read: No such file or directory$"):
         fetch_bundle(str(tmp_path / "absent"), tmp_path / "out")
+
+
+def test_a_folder_of_bundles_in_place_of_one_is_told_with_their_names(kept: Path, tmp_path: Path):
+    with pytest.raises(NotFetched, match=f"No such file or directory; it is a folder of bundles; name one of them: {kept.name}$"):
+        fetch_bundle(str(kept.parent), tmp_path / "out")
 
 
 def test_an_object_store_is_read_by_its_own_protocol(kept: Path, web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,12 +9,15 @@ import threading
 from pathlib import Path
 
 import httpx
+import onnxruntime
 import pytest
 
 from tests.project.test_own_llms import upstream, write_roster
 from tests.project.test_serving import COMMAND, PATIENCE_S, ROOT, attune, data_dir, environment, serving
 from tests.tiny_bundle import write_tiny_bundle
 
+CUDA = "CUDAExecutionProvider"
+HAS_CUDA = CUDA in onnxruntime.get_available_providers()
 __all__ = ["data_dir", "upstream"]  # the fixtures
 
 
@@ -106,6 +109,24 @@ def test_a_check_says_what_a_start_would_do(data_dir, tmp_path):
     run = attune("check", "--roster", str(tmp_path / "mine.json"), data_dir=tmp_path)
     assert run.returncode != 0
     assert "mine.json" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("ATTUNE_FAMILY", "vfr", "has no family vfr; it has "),
+        ("ATTUNE_SHADOW_FAMILIES", "vrf,vfr", "has no family vfr; it has "),
+        ("ATTUNE_PRECISION", "fp16", "precision fp16 needs a graph in fp16"),
+        pytest.param(
+            "ATTUNE_REQUIRE_GPU", "true", f"{CUDA} is required", marks=pytest.mark.skipif(HAS_CUDA, reason="this runtime has CUDA")
+        ),
+    ],
+)
+def test_a_bundle_that_does_not_fit_another_setting_is_refused_for_that_setting(data_dir, setting, value, said):
+    run = attune("check", "--json", data_dir=data_dir, **{setting: value})
+    (row,) = [row for row in json.loads(run.stdout)["checks"] if row["state"] == "refused"]
+    assert (run.returncode, row["part"], row["setting"]) == (1, "bundle", setting)
+    assert said in row["detail"]
 
 
 def test_a_check_doubts_a_model_that_its_server_does_not_list_and_a_start_goes_on(data_dir, tmp_path, upstream):

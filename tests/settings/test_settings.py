@@ -67,9 +67,17 @@ def test_a_malformed_value_is_named_with_its_source(monkeypatch, toml):
     path = toml('max_in_flight = "many"\n')
     monkeypatch.setenv("ATTUNE_PORT", "99999")
     message = refused(threads=-1)
-    assert "ATTUNE_PORT (environment): Input should be less than or equal to 65535" in message
-    assert f"max_in_flight ({path}): Input should be a valid integer" in message
-    assert "threads (argument): Input should be greater than or equal to 0" in message
+    assert "ATTUNE_PORT (environment): is '99999'; must be less than or equal to 65535" in message
+    assert f"max_in_flight ({path}): is 'many'; must be a valid integer" in message.splitlines()
+    assert "threads (argument): is '-1'; must be greater than or equal to 0" in message
+
+
+@pytest.mark.parametrize("name", ["redis_url", "api_keys", "user_secret"])
+def test_a_value_that_may_be_secret_is_not_repeated(toml, name):
+    path = toml(f'{name} = ["sesame-31"]\n')
+    message = refused()
+    assert message.startswith(f"{name} ({path}): must be a ")
+    assert "sesame" not in message
 
 
 def test_all_problems_are_told_at_once(monkeypatch):
