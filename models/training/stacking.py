@@ -5,7 +5,8 @@
 A single best head is chosen by noise where few people judge; shares that look at nobody cannot tell a good head from a useless one.
 Between the two, shares are held to expected ones by their relative entropy, which costs as much as one judge's loss: where few
 judge the heads are averaged, where many do the best are nearly alone (Wolpert 1992, "Stacked generalization"; the penalty is that of
-a Gibbs posterior, Catoni 2007). `H` heads, `C` comparisons.
+a Gibbs posterior, Catoni 2007). Ties do not judge: a prediction is the probability of one side where somebody decides, and a tie, which
+wants it to be a half, would make every head smaller than those who decide bear out. `H` heads, `C` comparisons.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def stacked_shares(margins: Array, comparisons: Comparisons, expected: Array, ju
 
 
 def _of_people(comparisons: Comparisons) -> Array:
-    """Returns weights `[C]` of sum 1 under which every person counts alike."""
-    _, who, made = np.unique(comparisons.user, return_inverse=True, return_counts=True)
-    weights: Array = 1.0 / (made[who] * len(made))
+    """Returns weights `[C]` of sum 1: every person who decided counts alike, and ties not at all, unless there is nothing else."""
+    judging = ~comparisons.tie if not comparisons.tie.all() else comparisons.tie
+    _, who, made = np.unique(comparisons.user[judging], return_inverse=True, return_counts=True)
+    weights = np.zeros(len(comparisons))
+    weights[judging] = 1.0 / (made[who] * len(made))
     return weights

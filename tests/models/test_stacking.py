@@ -27,7 +27,17 @@ def test_margins_that_are_right_three_times_in_four_are_sized_to_the_log_odds_of
     assert fitted_size(-right, told) == 0.0
 
 
-def test_ties_say_that_a_head_is_too_sure_and_one_that_says_nothing_is_left_as_it_is():
+def test_ties_do_not_judge_beside_choices_whoever_told_them(rng):
+    told = told_by(6, 8)
+    tied = told_by(9, 5, tie=True)  # three people told nothing else
+    both = Comparisons.from_records([*told.records(), *tied.records()])
+    margins = rng.normal(size=(2, 48)) + np.array([[0.8], [0.2]])
+    more = np.concatenate([margins, 5.0 * rng.normal(size=(2, 45))], axis=1)
+    assert fitted_size(more[0], both) == pytest.approx(fitted_size(margins[0], told), abs=1e-9)
+    np.testing.assert_allclose(stacked_shares(more, both, EQUAL, 20), stacked_shares(margins, told, EQUAL, 20), atol=1e-9)
+
+
+def test_ties_alone_say_that_a_head_is_too_sure_and_one_that_says_nothing_is_left_as_it_is():
     assert fitted_size(np.ones(40), told_by(5, 8, tie=True)) == pytest.approx(0.0, abs=1e-6)
     assert fitted_size(np.zeros(40), told_by(5, 8)) == 1.0
 
