@@ -45,7 +45,8 @@ class Connected:
         clustered: whether keys of one command must be on one slot.
         limit_s: for a command with all that it needs: asking one sentinel or node after the other, the command, a repeat; None where
             the client bounds every command itself.
-        may_be_left: whether a caller who leaves a command leaves nothing behind that could reach another caller.
+        after_sent: calls what it is given once all commands that were sent are answered; None where a caller who leaves a command could
+            leave its reply to another caller.
         aclose: closes every connection.
     """
 
@@ -53,7 +54,7 @@ class Connected:
     where: str
     clustered: bool
     limit_s: float | None
-    may_be_left: bool
+    after_sent: Callable[[Callable[[], None]], None] | None
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -155,10 +156,12 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
             del options["socket_keepalive"]  # a Unix connection does not take it
         try:
             pool = ConnectionPool.from_url(url, **options)
-        except (ValueError, TypeError) as error:
+            pool.connection_kwargs["protocol"] = 2  # the URL's query comes before what is given, and 3 has messages that answer nothing
+            pool.make_connection()  # type: ignore[no-untyped-call]  # sends nothing, and is where redis-py reads what the query holds
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"the query of the URL for {address.where} is malformed") from error
         direct = OneConnection(pool, timeout_s)
-        return Connected(direct, address.where, False, None, True, direct.aclose)
+        return Connected(direct, address.where, False, None, direct.after_sent, direct.aclose)
     limit_s = (len(address.nodes) + 1) * timeout_s
     login: dict[str, Any] = {name: value for name, value in address.credentials.items() if not name.startswith("sentinel_")}
     if address.kind == "cluster":
@@ -167,7 +170,7 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         cluster = RedisCluster(
             startup_nodes=nodes, max_connections=max_connections, ssl=address.tls, reinitialize_steps=0, **login, **options
         )
-        return Connected(cast("Client", cluster), address.where, True, limit_s, False, cluster.aclose)
+        return Connected(cast("Client", cluster), address.where, True, limit_s, None, cluster.aclose)
     to_sentinels = {name.removeprefix("sentinel_"): value for name, value in address.credentials.items() if name.startswith("sentinel_")}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         list(address.nodes), sentinel_kwargs={**options, **to_sentinels}
@@ -178,4 +181,4 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> Connected:
         await primary.aclose()
         await sentinel.aclose()
 
-    return Connected(cast("Client", primary), address.where, False, limit_s, False, close_both)
+    return Connected(cast("Client", primary), address.where, False, limit_s, None, close_both)

@@ -77,6 +77,13 @@ class OneConnection:
         if not task.cancelled() and task.exception() is None:
             self._line = task.result()
 
+    def after_sent(self, then: Callable[[], None]) -> None:
+        """Calls `then` once all that was sent until now was answered, or its connection broke: at once where nothing waits."""
+        if self._line is None:
+            then()
+        else:
+            self._line.after_sent(then)
+
     async def aclose(self) -> None:
         """Closes the connection once every command on it was answered, those included whose callers have left, or has had its time."""
         if self._connecting is not None:
@@ -101,7 +108,8 @@ class _Line(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Any], Meaning | None, float]] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._lost: asyncio.Future[None] = self._loop.create_future()
-        self._drained: asyncio.Future[None] | None = None
+        self._asked = 0
+        self._afterwards: deque[tuple[int, Callable[[], None]]] = deque()
         self._why: Exception | None = None
         # redis-py has no public way to its transport.
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
@@ -123,6 +131,7 @@ class _Line(asyncio.Protocol):
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._transport.write(hiredis.pack_command(args))
         self._waiting.append((answer, meaning, until_s))
+        self._asked += 1
         if self._watch is None:
             self._watch = self._loop.call_at(until_s, self._look)
         return answer
@@ -137,7 +146,8 @@ class _Line(asyncio.Protocol):
 
     def _answer(self, reply: Any) -> None:
         answer, meaning, _ = self._waiting.popleft()
-        self._tell_if_drained()
+        if self._afterwards:
+            self._tell_answered()
         if answer.done():  # its caller has left
             return
         if isinstance(reply, Exception):
@@ -180,18 +190,26 @@ class _Line(asyncio.Protocol):
                 told = why if first or not isinstance(why, TimeoutError) else RedisConnectionError("a command before this one got no reply")
                 answer.set_exception(type(told)(*told.args))
             first = False
-        self._tell_if_drained()
+        self._tell_answered()
         self._transport.abort()
 
-    def _tell_if_drained(self) -> None:
-        if self._drained is not None and not self._waiting and not self._drained.done():
-            self._drained.set_result(None)
+    def after_sent(self, then: Callable[[], None]) -> None:
+        """See `OneConnection.after_sent`."""
+        if self._waiting:
+            self._afterwards.append((self._asked, then))
+        else:
+            then()
+
+    def _tell_answered(self) -> None:
+        answered = self._asked - len(self._waiting)
+        while self._afterwards and self._afterwards[0][0] <= answered:
+            self._afterwards.popleft()[1]()
 
     async def aclose(self) -> None:
         """Closes the connection once nothing waits on it, and waits until it is."""
-        if self._waiting:
-            self._drained = self._loop.create_future()
-            await self._drained
+        drained = asyncio.Event()
+        self.after_sent(drained.set)
+        await drained.wait()
         self._break(RedisConnectionError("the connection was closed"))
         await self._lost
         await self._connection.disconnect(nowait=True)

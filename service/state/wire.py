@@ -46,7 +46,7 @@ class Wire:
         self._observe = observe
         self._tasks: set[asyncio.Task[Any]] = set()
         self._under_way = 0
-        self._idle: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()
         self._closed = False
 
     @property
@@ -63,15 +63,15 @@ class Wire:
         """Waits for commands under way, those included whose callers have left, and closes every connection."""
         self._closed = True
         if self._under_way:
-            self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+            self._idle.clear()
+            await self._idle.wait()
         await self._connected.aclose()
 
     async def run(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Returns what `work` returns.
 
-        A caller who leaves leaves its commands to the server: one that was sent is run. Work of several commands that must not end between
-        two of them needs a task of its own (`Runtime.finish`).
+        A caller who leaves leaves its commands to the server: one that was sent is run, and holds its permit until it is answered. Work of
+        several commands that must not end between two of them needs a task of its own (`Runtime.finish`).
 
         Args:
             operation: its name for observation and messages.
@@ -82,7 +82,7 @@ class Wire:
             StoreUnavailable: the store is closed, or Redis did not answer or refused.
         """
         await self._admitted()
-        if self._connected.may_be_left:
+        if self._connected.after_sent is not None:
             return await self._owned(operation, work)
         task = asyncio.create_task(self._owned(operation, work), name=f"redis {operation}")
         self._tasks.add(task)
@@ -90,7 +90,7 @@ class Wire:
         return await asyncio.shield(task)
 
     async def _admitted(self) -> None:
-        """Takes a permit, which `_owned` gives back; there is no await between the two."""
+        """Takes a permit and is under way, which `_owned` ends; its caller starts it without an await between."""
         self._check_open()
         await self._permit()
         try:
@@ -98,6 +98,7 @@ class Wire:
         except StoreUnavailable:
             self._permits.release()
             raise
+        self._under_way += 1
 
     async def _permit(self) -> None:
         """Takes a permit. A wait is observed as `permit`, apart from operations: it is this process that is busy, not Redis."""
@@ -123,7 +124,6 @@ class Wire:
     async def _owned(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         began, answered = time.perf_counter(), False
         left = False  # by its caller, which says nothing of the store
-        self._under_way += 1
         try:
             result = await work()
             answered = True
@@ -133,10 +133,13 @@ class Wire:
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis at {self._connected.where} did not answer {operation}: {_reason(error)}") from error
         finally:
-            self._permits.release()
+            if left and self._connected.after_sent is not None:
+                self._connected.after_sent(self._permits.release)
+            else:
+                self._permits.release()
             self._under_way -= 1
-            if self._idle is not None and not self._under_way and not self._idle.done():
-                self._idle.set_result(None)
+            if not self._under_way:
+                self._idle.set()
             if not left:
                 self._observe(operation, time.perf_counter() - began, answered)
         return result
@@ -247,10 +250,10 @@ class Reads:
         names = [name for wanted, _ in gathered for name in wanted]
         try:
             records: list[bytes | None] = await self._wire.run("read", lambda: self._wire.command("MGET", *names))
-        except AttuneError as error:
+        except Exception as error:  # noqa: BLE001  a defect too concerns those who asked: nobody else awaits this task
             for _, answer in gathered:
                 if not answer.done():  # its caller may have left
-                    answer.set_exception(type(error)(error.detail))
+                    answer.set_exception(type(error)(error.detail) if isinstance(error, AttuneError) else error)
             return
         except BaseException:
             for _, answer in gathered:

@@ -211,3 +211,90 @@ async def test_a_closed_client_leaves_no_connection() -> None:
         assert await client.execute_command("ECHO", "one") == b"one"
         await client.aclose()
         await ended.wait()
+
+
+async def test_a_command_whose_caller_left_holds_its_place_until_it_is_answered() -> None:
+    asked, began, reply = list[bytes](), asyncio.Event(), asyncio.Event()
+
+    async def serve(_number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while text := await read_echo(reader):
+            asked.append(text)
+            began.set()
+            await reply.wait()
+            writer.write(b"$%d\r\n%b\r\n" % (len(text), text))
+
+    async with asyncio.timeout(60), answered_by(serve) as port:
+        wire = Wire(f"redis://127.0.0.1:{port}", max_connections=3, timeout_s=30.0, observe=lambda *_told: None)
+        for number in range(20):
+            leaving = asyncio.ensure_future(wire.run("echo", lambda number=number: wire.command("ECHO", str(number))))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            await began.wait()
+            leaving.cancel()
+        staying = [asyncio.ensure_future(wire.run("echo", lambda text=text: wire.command("ECHO", text))) for text in "abcd"]
+        reply.set()
+        assert await asyncio.gather(*staying) == [b"a", b"b", b"c", b"d"]
+        assert asked == [b"0", b"1", b"2", b"a", b"b", b"c", b"d"]
+        await wire.aclose()
+
+
+async def test_who_leaves_while_it_connects_takes_no_place_for_good() -> None:
+    async def serve(_number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while text := await read_echo(reader):
+            writer.write(b"$%d\r\n%b\r\n" % (len(text), text))
+
+    async with asyncio.timeout(60), answered_by(serve) as port:
+        wire = Wire(f"redis://127.0.0.1:{port}", max_connections=1, timeout_s=30.0, observe=lambda *_told: None)
+        for turns in range(6):
+            leaving = asyncio.ensure_future(wire.run("echo", lambda: wire.command("ECHO", "leaving")))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaving.cancel()
+        assert await wire.run("echo", lambda: wire.command("ECHO", "one")) == b"one"
+        await wire.aclose()
+
+
+async def test_everybody_who_closes_waits_for_what_is_under_way(server: EmbeddedRedis) -> None:
+    wire, go = Wire(server.url, max_connections=1, timeout_s=30.0, observe=lambda *_told: None), asyncio.Event()
+
+    async def work() -> bytes:
+        await go.wait()
+        answer: bytes = await wire.command("ECHO", "one")
+        return answer
+
+    running = asyncio.ensure_future(wire.run("echo", work))
+    await asyncio.sleep(0)
+    closing = [asyncio.ensure_future(wire.aclose()) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert not any(each.done() for each in closing)
+    go.set()
+    async with asyncio.timeout(30):
+        assert await running == b"one"
+        await asyncio.gather(*closing)
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/main", "redis://127.0.0.1:1"])
+async def test_what_was_let_in_before_the_close_ends_before_it(url: str) -> None:
+    wire, told = Wire(url, max_connections=1, timeout_s=30.0, observe=lambda *_told: None), list[str]()
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        told.append("ended")
+
+    async def close() -> None:
+        await wire.aclose()
+        told.append("closed")
+
+    await asyncio.gather(wire.run("work", work), close())
+    assert told == ["ended", "closed"]
+
+
+async def test_no_field_of_the_url_brings_messages_that_answer_nothing() -> None:
+    async def serve(_number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while text := await read_echo(reader):  # `HELLO 3`, after which a server may say what nobody asked for, is no `ECHO`
+            writer.write(b"$%d\r\n%b\r\n" % (len(text), text))
+
+    async with answered_by(serve) as port:
+        wire = Wire(f"redis://127.0.0.1:{port}?protocol=3", max_connections=4, timeout_s=30.0, observe=lambda *_told: None)
+        assert await wire.run("echo", lambda: wire.command("ECHO", "one")) == b"one"
+        await wire.aclose()

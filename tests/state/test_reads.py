@@ -13,7 +13,7 @@ from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.keys import UserKey
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.store import ListedUser, Store
-from attune.service.state.wire import KEYS_AT_ONCE
+from attune.service.state.wire import KEYS_AT_ONCE, Reads, Wire
 from tests.state.conftest import BASIS, comparison, key_of
 
 
@@ -54,6 +54,13 @@ async def test_a_command_has_a_bounded_number_of_keys(replica: RedisStore, raw: 
     many = [f"decision-{n}" for n in range(2 * KEYS_AT_ONCE)]
     assert (await replica.read(alice, BASIS, decisions=many)).decisions == {}
     assert await mgets(raw) == 3
+
+
+async def test_a_defect_reaches_those_who_asked_as_what_it_is(server: EmbeddedRedis) -> None:
+    wire = Wire(server.url, max_connections=2, timeout_s=30.0, observe=lambda *_told: None)
+    with pytest.raises(UnicodeEncodeError):  # and not as a cancellation, which nobody above would answer
+        await Reads(wire).get(["a key that is no text: \ud800"])
+    await wire.aclose()
 
 
 async def test_a_caller_who_leaves_costs_the_others_nothing(replica: RedisStore, alice: UserKey, bob: UserKey) -> None:
