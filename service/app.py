@@ -185,8 +185,9 @@ class Given:
 async def _start(
     settings: Settings, metrics: Metrics, live: Live, health: Health, given: Given, joined: Joined | None, parts: AsyncExitStack
 ) -> tuple[Serving, str]:
-    for caution in cautions(settings):
-        _log.warning("settings", caution=caution)
+    if joined is None:  # of several processes, the parent has said them of the settings as they were given: these name its own store
+        for caution in cautions(settings):
+            _log.warning("settings", caution=caution)
     # 1. What costs nothing and may refuse.
     secret = load_user_secret(settings)
     plan, bounds = numbers_for(LoadPlan, settings), store_bounds(settings)

@@ -115,7 +115,7 @@ def parse_member(name: str, described: object) -> MemberSpec:
     kind = described.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         found = f"is {_kind_of(kind)}{' that is not known' if isinstance(kind, str) else ''}" if "kind" in described else "is missing"
-        raise UnusableMember(name, "kind", f"{found}; one of {[*KINDS]} is needed")
+        raise UnusableMember(name, "kind", f"{found}; {' or '.join(map(repr, KINDS))} is needed")
     try:
         return _READER.validate_python(dict(described))
     except ValidationError as error:

@@ -41,7 +41,7 @@ def test_what_a_server_needs_beside_a_key_can_be_said_and_secrets_are_named_by_v
     ("entry", "field", "said"),
     [
         ("x", "description", "is a string; a table is needed"),
-        ({}, "kind", "is missing; one of ['local', 'openai'] is needed"),
+        ({}, "kind", "is missing; 'local' or 'openai' is needed"),
         (LOCAL | {"kind": "vllm"}, "kind", "is a string that is not known"),
         (LOCAL | {"kind": ["local"]}, "kind", "is a list; one of"),
         ({"kind": "local"}, "base", "is missing"),

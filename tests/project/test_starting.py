@@ -76,10 +76,11 @@ def test_what_costs_nothing_to_check_is_refused_before_anything_starts(tmp_path,
     assert not (tmp_path / "redis").exists()
 
 
-def test_nothing_is_a_warning_before_the_ready_line(data_dir):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_nothing_is_a_warning_before_the_ready_line(data_dir, workers):
     lines = []
     # With nothing but its defaults: it measures how much a batch should hold, on all the cores that there are.
-    defaults = environment(data_dir) | {"ATTUNE_BATCH_BUDGET_TOKENS": "0", "ATTUNE_THREADS": "0"}
+    defaults = environment(data_dir) | {"ATTUNE_BATCH_BUDGET_TOKENS": "0", "ATTUNE_THREADS": "0", "ATTUNE_WORKERS": workers}
     process = subprocess.Popen(COMMAND, cwd=ROOT, env=defaults, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     try:
@@ -88,8 +89,8 @@ def test_nothing_is_a_warning_before_the_ready_line(data_dir):
             if "attune ready" in line:
                 break
     finally:
-        process.kill()
-        process.communicate()
+        process.send_signal(signal.SIGINT)  # several processes end by their parent, and at once
+        process.communicate(timeout=2 * PATIENCE_S)
     assert [line for line in lines[:-1] if line["level"] != "info"] == []
 
 

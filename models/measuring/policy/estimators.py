@@ -113,7 +113,8 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
                 rows.append((*duel[:3], 0.5 if tie else duel[3], *duel[4:]))
     left["decisions nobody compared"] = len(known) - len(used)
     if not rows:
-        raise LogInvalid(f"{len(known)} decisions and {len(comparisons)} comparisons leave no duel: {dict(left)}")
+        why = ", ".join(f"{count:,} {what}" for what, count in left.items() if count)
+        raise LogInvalid(f"{len(known):,} decisions and {len(comparisons):,} comparisons leave no duel: {why or 'both files are empty'}")
     tags, first, second, won, joint, laws, expected, as_pair = zip(*rows, strict=True)
     users = np.unique(np.array(tags), return_inverse=True)[1]
     return Duels(
