@@ -106,6 +106,7 @@ def bundle_build(
     for line in done.told:
         aside(line)
     typer.echo(done.path)
+    aside(f"next: attune check --bundle {done.path}, then attune serve --bundle {done.path}")
 
 
 @bundle_app.command("fetch")

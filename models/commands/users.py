@@ -60,7 +60,8 @@ def users_import(
         raise typer.Exit(1 if refused else 0)
     typer.echo(f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused")
     if logged.without_texts:
-        typer.echo(f"{logged.without_texts:,} of the file have no two texts and were left out")
+        left = "are ratings, rankings, or comparisons whose texts were not kept, and were left out"
+        typer.echo(f"{logged.without_texts:,} of the file {left}")
     for number, status, detail in sent.refused[:SHOWN]:
         aside(f"comparison {number + 1}: {status} {detail}")
     if len(sent.refused) > SHOWN:

@@ -95,6 +95,13 @@ async def test_a_stream_begins_with_the_decision_and_ends_with_the_whole_answer(
     assert started.decision.decision_id == done.answer.decision_id
 
 
+def test_a_refusal_says_each_field_once_also_those_beyond_the_first_of_its_detail():
+    errors = [{"field": "a", "message": "is missing"}, {"field": "b", "message": "is 9; at most 8"}]
+    assert (
+        str(AttuneFailed(422, "invalid-request", "a: is missing", errors, None)) == "422 invalid-request: a: is missing; b: is 9; at most 8"
+    )
+
+
 async def test_a_refusal_is_an_error_with_code_fields_and_request_id(call):
     with pytest.raises(AttuneFailed) as refused:
         await call("score", "ada", PROMPT, [])

@@ -43,7 +43,7 @@ def test_what_a_server_needs_beside_a_key_can_be_said_and_secrets_are_named_by_v
         ("x", "description", "is a string; a table is needed"),
         ({}, "kind", "is missing; 'local' or 'openai' is needed"),
         (LOCAL | {"kind": "vllm"}, "kind", "is a string that is not known"),
-        (LOCAL | {"kind": ["local"]}, "kind", "is a list; one of"),
+        (LOCAL | {"kind": ["local"]}, "kind", "is a list; 'local' or 'openai' is needed"),
         ({"kind": "local"}, "base", "is missing"),
         (LOCAL | {"base": 3}, "base", "is 3; a string is needed"),
         (LOCAL | {"base": ""}, "base", "is empty"),

@@ -50,6 +50,8 @@ def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_pa
     assert {entry["base"] for entry in roster.values()} == {str(base.resolve())}
     packed = run.invoke(app, ["bundle", "build", str(tmp_path / "fam"), "--portfolio", str(tmp_path / "pf"), "--out", str(tmp_path / "b")])
     assert packed.exit_code == 0, packed.output
+    made = packed.stdout.strip()
+    assert packed.stderr.splitlines()[-1] == f"next: attune check --bundle {made}, then attune serve --bundle {made}"
     bundle = read_bundle(next((tmp_path / "b").iterdir()))
     assert bundle.portfolio.names == tuple(roster)
     certificate = bundle.portfolio.certificate

@@ -90,6 +90,17 @@ async def test_an_export_keeps_its_event_ids_so_that_it_counts_no_second_time_wh
         assert (await client.user("eva")).comparisons == 1
 
 
+async def test_ratings_and_rankings_of_an_export_are_left_out_by_name(url: str, tmp_path: Path):
+    file = tmp_path / "export.jsonl"
+    async with AsyncClient(url) as client:
+        pair = await client.generate("ada", PROMPT, candidates=2)
+        await client.rate("ada", pair.candidates[0], 1.0)
+        file.write_text("".join(json.dumps(line) + "\n" for line in await client.export("ada")))
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(file), "--url", url])
+    assert "0 learned, 0 known before, 0 refused" in result.stdout
+    assert "1 of the file are ratings, rankings, or comparisons whose texts were not kept, and were left out" in result.stdout
+
+
 async def test_what_the_server_refuses_is_named_and_the_rest_is_learned(url: str, tmp_path: Path):
     file = tmp_path / "choices.jsonl"
     rows = [

@@ -34,7 +34,9 @@ class AttuneFailed(AttuneError):
     """
 
     def __init__(self, status: int, code: str, detail: str, errors: list[dict[str, Any]], request_id: str | None) -> None:
-        super().__init__(f"{status} {code}: {detail}" + "".join(f"; {one.get('field')}: {one.get('message')}" for one in errors))
+        fields = [f"{one.get('field')}: {one.get('message')}" for one in errors]
+        # The detail repeats the first fields.
+        super().__init__("; ".join([f"{status} {code}: {detail}", *(field for field in fields if field not in detail)]))
         self.status = status
         self.code = code
         self.detail = detail
