@@ -29,7 +29,7 @@ def replay(
         for so_far in replay_logs(url, tenant=tenant, user=user, key=key_in(key_env)):
             (aside if as_json else typer.echo)(str(so_far))
     except ReplayFailed as error:
-        refuse("the replay stopped; the same command goes on with what is left", [str(error)], EXIT_FAILED)
+        refuse(f"the replay stopped{'; the same command goes on with what is left' if error.goes_on else ''}", [str(error)], EXIT_FAILED)
     if as_json:
         print_document(asdict(so_far))
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from attune.client.failures import why_silent
+from attune.client.failures import failure_of, why_silent
+from attune.command_line import key_hint
 
 MAX_WAITS = 20
 """Times in a row that a busy server is waited for."""
@@ -23,7 +24,16 @@ CALL_S = 600.0
 
 
 class ReplayFailed(Exception):
-    """Attune could not be reached, or refused."""
+    """Attune could not be reached, or refused.
+
+    Args:
+        said: why.
+        goes_on: whether the same command, given again, goes on with what is left; after a refusal something is to be changed first.
+    """
+
+    def __init__(self, said: str, *, goes_on: bool = True) -> None:
+        super().__init__(said)
+        self.goes_on = goes_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,8 @@ def replay_logs(
                 wait(min(60.0, float(answer.headers.get("retry-after", "1"))))
                 continue
             if answer.status_code != httpx.codes.OK:
-                raise ReplayFailed(f"{url} answered {answer.status_code}: {answer.text[:500]}")
+                said = failure_of(answer.status_code, answer.content, answer.headers)
+                raise ReplayFailed(f"{url} answered {said}{key_hint(said.status)}", goes_on=said.status >= 500 or said.status == 429)
             waits, cursor, total = 0, answer.json()["cursor"], total.plus(answer.json())
             yield total
     finally:

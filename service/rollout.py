@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from attune.client.failures import why_silent
+from attune.client.failures import failure_of, why_silent
+from attune.command_line import key_hint
 
 CALL_S = 600.0
 """A bundle is read, verified and warmed within a call."""
@@ -110,20 +111,13 @@ def reload_replica(replica: Replica, *, bundle: str | None, key: str, client: ht
     except httpx.HTTPError as error:
         return Reloaded(replica.address, reason=f"did not answer: {why_silent(error)}")
     if answer.status_code != httpx.codes.OK:
-        return Reloaded(replica.address, reason=f"{answer.status_code}: {_told(answer)}")
+        said = failure_of(answer.status_code, answer.content, answer.headers)
+        return Reloaded(replica.address, reason=f"{said}{key_hint(said.status)}")
     try:
         told = answer.json()
         return Reloaded(replica.address, bundle=str(told["bundle"]), before=str(told["before"]), users_kept=bool(told["users_kept"]))
     except (ValueError, KeyError, TypeError):
         return Reloaded(replica.address, reason="answered, and names no bundle; is it an Attune?")
-
-
-def _told(answer: httpx.Response) -> str:
-    try:
-        problem = answer.json()
-        return f"{problem['code']}: {problem['detail']}"
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
 
 
 def verdict(done: list[Reloaded]) -> str:

@@ -23,7 +23,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.client.failures import why_silent
+from attune.client.failures import failure_of, why_silent
+from attune.command_line import key_hint
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.families import Families, Row
 from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, parse_json, read_text_lines
@@ -129,7 +130,8 @@ def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, A
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise MeasureFailed(f"{url} did not answer: {why_silent(error)}", goes_on=True) from error
     if answer.status_code != httpx.codes.OK:
-        raise MeasureFailed(f"{url} answered {answer.status_code}: {answer.text[:500]}")
+        said = failure_of(answer.status_code, answer.content, answer.headers)
+        raise MeasureFailed(f"{url} answered {said}{key_hint(said.status)}")
     found: dict[str, Any] = answer.json()
     return found
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attune.command_line import AsJson, KeyEnv, aside, key_in, plain_group, print_document
+from attune.command_line import EXIT_FAILED, AsJson, KeyEnv, aside, key_hint, key_in, plain_group, print_document, refuse
 from attune.models.commands.reading import TABLE, reads_table
 
 SHOWN = 10
@@ -34,7 +34,7 @@ def users_import(
 
     Exits 1 where the server refused something.
     """
-    from attune.client import Client  # noqa: PLC0415 - httpx
+    from attune.client import AttuneFailed, Client  # noqa: PLC0415 - httpx
     from attune.models.data.logged import read_logged  # noqa: PLC0415 - numpy
     from attune.models.data.sending import Sent, bodies_of, send  # noqa: PLC0415 - numpy
 
@@ -52,7 +52,12 @@ def users_import(
         aside(f"{sent.done:,} of {sent.total:,} sent; about {left_s:.0f} s left")
 
     with Client(url, key or None) as client:
-        sent = send(client, bodies_of(logged.records, logged.events), tell)
+        try:
+            sent = send(client, bodies_of(logged.records, logged.events), tell)
+        except AttuneFailed as error:
+            if not (hint := key_hint(error.status)):
+                raise
+            refuse(f"{url} takes nothing", [f"{error}{hint}"], EXIT_FAILED)
     if as_json:
         refused = [{"comparison": number + 1, "status": status, "detail": detail} for number, status, detail in sent.refused]
         counts = {"applied": sent.applied, "duplicate": sent.duplicate, "without_texts": logged.without_texts, "refused": refused}

@@ -159,6 +159,12 @@ def key_in(variable: str) -> str:
     return key
 
 
+def key_hint(status: int) -> str:
+    """Returns what to do about a server's refusal of a key, as the rest of a sentence; empty where it refused something else."""
+    wanted = {401: "an API key of the server", 403: "an API key that has the right"}.get(status)
+    return f"; --key-env NAME names the environment variable that holds {wanted}" if wanted else ""
+
+
 def print_document(document: object) -> None:
     """Prints a result for programs on standard output: one JSON document, see `finite`."""
     typer.echo(json.dumps(finite(document), indent=1, allow_nan=False))

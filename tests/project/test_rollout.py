@@ -13,6 +13,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from attune.models.__main__ import app as models_app
 from attune.service.__main__ import app
 from attune.service.rollout import NameNotFound, find_replicas, reload_replica
 from attune.service.settings import Settings
@@ -89,7 +90,22 @@ async def test_all_replicas_are_moved_one_refusal_does_not_stop_the_others_and_a
         assert "not every replica serves the newest bundle\n  1 of 2 did not load the bundle" in nobody.output
 
         refused = await reload("--url", here, "--all", key="other-key-of-acme")
-        assert (refused.exit_code, "403: forbidden" in refused.output) == (1, True)
+        assert (refused.exit_code, "403 forbidden: " in refused.output) == (1, True)
+        assert told(refused)[0].endswith("; --key-env NAME names the environment variable that holds an API key that has the right")
+
+
+@pytest.mark.parametrize("command", ["reload", "replay", "import"])
+async def test_a_command_without_the_key_that_a_server_wants_says_how_it_is_given(settings_of: Callable[..., Settings], tmp_path, command):
+    (tmp_path / "a.jsonl").write_text('{"user": "ada", "prompt": "tell me", "chosen": "yes", "rejected": "no"}\n')
+    async with listening(settings_of(api_keys=KEYS)) as url:
+        if command == "import":
+            done = await asyncio.to_thread(CliRunner().invoke, models_app, ["users", "import", str(tmp_path / "a.jsonl"), "--url", url])
+        else:
+            done = await asyncio.to_thread(CliRunner().invoke, app, [command, "--url", url])
+    assert done.exit_code == 1
+    assert "401 unauthenticated: no API key" in done.output
+    assert "; --key-env NAME names the environment variable that holds an API key of the server\n" in done.output
+    assert "goes on with what is left" not in done.output
 
 
 def test_a_name_stands_for_all_its_addresses_where_that_is_asked_and_for_one_replica_otherwise():

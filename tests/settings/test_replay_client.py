@@ -50,10 +50,31 @@ def test_it_waits_while_the_server_is_busy_and_asks_the_same_again():
     assert keys == [None] * 4
 
 
-@pytest.mark.parametrize(("response", "message"), [(BUSY, "answered 429"), (httpx.Response(403, text="no admin right"), "403: no admin")])
-def test_it_stops_with_the_reason(response: httpx.Response, message: str):
-    with pytest.raises(ReplayFailed, match=message):
+NO_KEY = {"code": "unauthenticated", "detail": "this API key is not known"}
+
+
+@pytest.mark.parametrize(
+    ("response", "message", "goes_on"),
+    [
+        (BUSY, "answered 429 ", True),
+        (httpx.Response(502, text="<html>bad gateway</html>"), "answered 502 unreadable: <html>bad gateway</html>$", True),
+        (
+            httpx.Response(403, text="no"),
+            "403 unreadable: no; --key-env NAME names the .* variable that holds an API key that has the right$",
+            False,
+        ),
+        (
+            httpx.Response(401, json=NO_KEY),
+            "401 unauthenticated: this API key is not known; --key-env NAME .* an API key of the server$",
+            False,
+        ),
+        (httpx.Response(404, json={"code": "not-found", "detail": "nothing here"}), "404 not-found: nothing here$", False),
+    ],
+)
+def test_it_stops_with_the_reason_and_says_whether_to_try_again(response: httpx.Response, message: str, goes_on: bool):
+    with pytest.raises(ReplayFailed, match=message) as caught:
         run([response])
+    assert caught.value.goes_on is goes_on
 
 
 def test_a_server_that_stays_busy_is_waited_for_only_so_often():
