@@ -30,12 +30,12 @@ class Application(FastAPI):
         await self._entered(scope, receive, send)
 
     def _outermost(self) -> ASGIApp:
-        """Returns the outermost of the layers that were added, with all that is inside of it."""
+        """Returns the outermost of the layers that were added, with all that is inside of it; all layers where it cannot be told."""
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
-        outermost: Any = self.user_middleware[0].cls
-        found: Any = self.middleware_stack
-        while not isinstance(found, outermost):
-            found = found.app  # a layer has what is inside of it, by convention
-        entered: ASGIApp = found
-        return entered
+        outermost: Any = self.user_middleware[0].cls if self.user_middleware else None
+        # Whoever embeds this application may have added a function that makes a layer, of which nobody knows what it made.
+        entered: Any = self.middleware_stack if isinstance(outermost, type) else None
+        while entered is not None and not isinstance(entered, outermost):
+            entered = getattr(entered, "app", None)  # a layer has what is inside of it, by convention
+        return entered or self.middleware_stack
