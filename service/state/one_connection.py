@@ -19,7 +19,7 @@ import hiredis
 from redis._parsers.base import BaseParser
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, RedisError
+from redis.exceptions import InvalidResponse, ResponseError
 
 Meaning = Callable[[Any], Any]
 
@@ -94,6 +94,15 @@ class OneConnection:
             await line.aclose()
 
 
+def _refusal(said: str) -> Exception:
+    """Returns the error that a server answered with, as redis-py names it."""
+    try:
+        error: Exception = BaseParser.parse_error(said)  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001  of some it reads the rest, `MOVED` for one, and raises what it finds there instead
+        error = ResponseError(said)
+    return error
+
+
 class _Line(asyncio.Protocol):
     """One open connection, and those who wait for replies on it, first come first.
 
@@ -104,7 +113,7 @@ class _Line(asyncio.Protocol):
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error)
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_refusal)
         self._waiting: deque[tuple[asyncio.Future[Any], Meaning | None, float]] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -141,7 +150,7 @@ class _Line(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
                 self._answer(reply)
-        except (RedisError, IndexError) as error:  # no reply, or one that nobody asked for: what follows is anybody's
+        except Exception as error:  # noqa: BLE001  no reply, or one that nobody asked for: what follows is anybody's
             self._break(RedisConnectionError(f"the server does not answer in its protocol ({type(error).__name__})"))
 
     def _answer(self, reply: Any) -> None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from attune.service.errors import StoreUnavailable
 from attune.service.state.embedded import EmbeddedRedis
@@ -100,6 +100,17 @@ async def test_a_refused_command_is_told_as_redis_py_tells_it_and_its_neighbours
     assert type(unknown) is NoScriptError
     assert isinstance(after, dict)
     assert after["run_id"]
+    await client.aclose()
+
+
+@pytest.mark.parametrize("said", ["MOVED nowhere", "ASK", "", "ERR \udcff", "LOADING", "NOPERM x", "CROSSSLOT"])
+async def test_whatever_a_server_refuses_with_reaches_who_asked_and_nobody_else(server: EmbeddedRedis, said: str) -> None:
+    client = client_at(server)
+    refusing = ("EVAL", b"return redis.error_reply('%b')" % said.encode("utf-8", "surrogateescape"), 0)
+    asked = [("CLIENT", "ID"), refusing, ("CLIENT", "ID")]
+    number, refused, after = await asyncio.gather(*(client.execute_command(*each) for each in asked), return_exceptions=True)
+    assert isinstance(refused, RedisError)
+    assert number == after  # over the same connection, which a refusal does not end
     await client.aclose()
 
 
