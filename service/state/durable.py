@@ -21,7 +21,7 @@ import structlog
 
 from attune.service.errors import StoreUnavailable
 from attune.service.state.scripts import LAST_WRITE
-from attune.service.state.wire import Wire
+from attune.service.state.wire import Wire, heard
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -128,6 +128,7 @@ class Durable:
         """Returns what the server says from now on; callers of one turn of the loop share a question."""
         if self._asking is None:
             self._asking = asyncio.create_task(self._question(), name="redis confirm")
+            self._asking.add_done_callback(heard)
         return await asyncio.shield(self._asking)
 
     async def _question(self) -> _Told:

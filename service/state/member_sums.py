@@ -25,7 +25,7 @@ from attune.service.state.durable import Durable
 from attune.service.state.keys import checked_name, member_events_key, member_sums_key
 from attune.service.state.records import MAX_EVIDENCE_DOUBLES, checked_event_id
 from attune.service.state.scripts import ADD_MEMBER
-from attune.service.state.wire import Wire
+from attune.service.state.wire import Wire, heard
 
 Vector = NDArray[np.float64]
 
@@ -124,6 +124,7 @@ class MemberSums:
             task = asyncio.create_task(self._fetch(tenant, basis), name="read members")
             self._reading[place] = task
             task.add_done_callback(lambda _: self._reading.pop(place, None))
+            task.add_done_callback(heard)
         return await asyncio.shield(task)
 
     async def _fetch(self, tenant: str, basis: str) -> Mapping[str, MemberSum]:

@@ -87,6 +87,7 @@ class Wire:
         task = asyncio.create_task(self._owned(operation, work), name=f"redis {operation}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(heard)
         return await asyncio.shield(task)
 
     async def _admitted(self) -> None:
@@ -203,6 +204,12 @@ class Wire:
     async def script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
         result: list[Any] = await script.run(self.command, keys, arguments)
         return result
+
+
+def heard(task: asyncio.Task[Any]) -> None:
+    """Takes note of how a task ended that several may wait for: where all of them have left, nobody else asks for its failure."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Reads:
