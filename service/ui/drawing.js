@@ -77,15 +77,21 @@ export function chanceAbove(mean, std) {
 /** What was learned, in one sentence: the head that stands out from the others most surely, and who answers next. */
 export function sentence(seen, next) {
   const choices = seen.user.comparisons;
-  const after = choices ? `After ${count(choices, "choice")}: ${liked(seen)}.` : "Nothing is known of you yet; each choice teaches a little.";
+  const before = alike(seen) ? `Everybody is served alike: ${NO_TASTES}.` : "Nothing is known of you yet; each choice teaches a little.";
+  const after = choices ? `After ${count(choices, "choice")}: ${liked(seen)}.` : before;
   if (!next) return after;
   const [member, share] = Object.entries(next).sort((one, other) => other[1] - one[1])[0] || [];
   return member === undefined ? after : `${after} Next answer: ${member}, ${percent(share)}.`;
 }
 
+const NO_TASTES = "this server learns no tastes";
+
+/** Whether the serving family has one head alone, which is the same for everybody. */
+const alike = seen => Object.keys(seen.families[seen.family].weights).length < 2;
+
 function liked(seen) {
+  if (alike(seen)) return NO_TASTES;
   const family = seen.families[seen.family], entries = Object.entries(family.weights);
-  if (entries.length < 2) return "this server learns no tastes";
   const sum = entries.reduce((total, [, weight]) => total + weight, 0);
   const apart = entries.map(([head, weight]) => {
     const margin = weight - (sum - weight) / (entries.length - 1);

@@ -176,6 +176,14 @@ async def test_a_choice_that_failed_gives_the_buttons_back_and_can_be_made_again
     assert await visit.comparisons(me) == 1
 
 
+async def test_a_server_that_learns_no_tastes_promises_none_before_the_first_choice(chromium, settings_of: Callable[..., Settings]):
+    async with visiting(chromium, settings_of(family="bradley_terry")) as visit:
+        await visit.says("#learned", "Everybody is served alike: this server learns no tastes. Next answer: ")
+        await visit.ask()
+        await visit.choose()
+        await visit.says("#learned", "After 1 choice: this server learns no tastes. Next answer: ")
+
+
 async def test_a_stream_that_breaks_and_a_server_that_is_gone_are_told_in_sentences(visit: Visit):
     cut = 'event: token\ndata: {"index":0,"member":"warm","text":"lovely fr"}\n\n'
     await visit.page.route("**/generate", lambda route: route.fulfill(status=200, content_type="text/event-stream", body=cut))
