@@ -42,6 +42,8 @@ from attune.service.settings import Settings, numbers_for
 
 CONFIDENCE = 0.95
 ANSWER_S = 120.0
+TOLD_S = 5.0
+"""Between two lines of progress at least; an upstream may take minutes for the answers of a batch."""
 
 Array = NDArray[np.float64]
 Say = Callable[[str], None]
@@ -174,6 +176,7 @@ class _Answers:
         self._say = say
         self._room = asyncio.Semaphore(asking.together)
         self._turn = asyncio.Lock()
+        self._failing: set[str] = set()
 
     async def collect(self, prompts: Sequence[str]) -> dict[str, dict[int, str]]:
         """Returns the answers, member -> index of the prompt -> text; a prompt that a member failed at is left out."""
@@ -186,9 +189,12 @@ class _Answers:
                 if kept is not None and kept["prompt"] in index and kept["member"] in found:
                     found[kept["member"]][index[kept["prompt"]]] = kept["text"]
         missing = [(name, at) for at in range(len(prompts)) for name in names if at not in found[name]]
-        began_s, done = time.monotonic(), 0
+        began_s = told_s = time.monotonic()
+        done = 0
         if len(missing) < len(prompts) * len(names):
             self._say(f"{len(prompts) * len(names) - len(missing):,} answers are there already")
+        if missing:
+            self._say(f"asking {', '.join(names)} for {len(missing):,} answers, {self._asking.together:,} at a time")
         with self._file.open("a", encoding="utf-8") as kept_answers:
             for ended in asyncio.as_completed([self._ask(name, at, prompts[at]) for name, at in missing]):
                 name, at, text = await ended
@@ -197,9 +203,10 @@ class _Answers:
                     found[name][at] = text
                     kept_answers.write(json.dumps({"prompt": _digest(prompts[at]), "member": name, "text": text}) + "\n")
                     kept_answers.flush()
-                if done % 50 == 0 or done == len(missing):
-                    left_s = (time.monotonic() - began_s) / done * (len(missing) - done)
-                    self._say(f"{done:,} of {len(missing):,} answers, about {left_s:,.0f} s left")
+                now_s = time.monotonic()
+                if now_s - told_s >= TOLD_S or done == len(missing):
+                    told_s = now_s
+                    self._say(f"{done:,} of {len(missing):,} answers, about {(now_s - began_s) / done * (len(missing) - done):,.0f} s left")
         return found
 
     async def _ask(self, name: str, at: int, prompt: str) -> tuple[str, int, str | None]:
@@ -217,6 +224,9 @@ class _Answers:
                         ]
                     return name, at, "".join(pieces)
                 except AttuneError as error:
+                    if name not in self._failing and self._asking.tries > 1:
+                        self._failing.add(name)
+                        self._say(f"{name} fails, and is tried up to {self._asking.tries} times an answer: {reason_of(name, error)}")
                     if attempt + 1 == self._asking.tries:
                         self._say(f"{name} gave no answer to prompt {at + 1}: {reason_of(name, error)}")
                     else:

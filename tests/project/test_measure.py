@@ -34,6 +34,8 @@ def test_members_are_asked_once_each_prompt_and_a_broken_run_goes_on(tmp_path, s
     said: list[str] = []
     kept = tmp_path / "V.json.answers.jsonl"
     first = measure_members(settings, PROMPTS, tmp_path / "V.json", Asking(together=2), said.append)
+    assert said[0] == "asking terse, kind for 6 answers, 2 at a time"
+    assert said[-2:] == ["6 of 6 answers, about 0 s left", "scoring 6 answers"]
     lines = kept.read_text().splitlines()
     assert sorted((json.loads(line)["member"], json.loads(line)["text"]) for line in lines) == sorted(
         [("terse", MANNERS["short"]), ("kind", MANNERS["warm"])] * 3
@@ -85,6 +87,15 @@ def test_a_member_that_does_not_answer_is_told(tmp_path, settings):
         measure_members(settings, PROMPTS[:2], tmp_path / "V.json", Asking(tries=1), said.append)
     assert caught.value.goes_on  # with the answers that are there
     assert any(line.startswith("away gave no answer to prompt 1: ") and "members failed" not in line for line in said)
+
+
+def test_a_member_that_fails_is_told_at_its_first_failure_and_once(tmp_path, settings):
+    write_roster(tmp_path / "mine.json", "http://127.0.0.1:9/v1", away="short")
+    said: list[str] = []
+    with pytest.raises(MeasureFailed, match="away answered fewer than two prompts"):
+        measure_members(settings, PROMPTS[:2], tmp_path / "V.json", Asking(tries=2), said.append)
+    (first,) = [line for line in said if line.startswith("away fails, and is tried up to 2 times an answer: ")]
+    assert said.index(first) == 1
 
 
 def test_what_was_measured_is_said_in_sentences_with_the_numbers_of_the_document():
