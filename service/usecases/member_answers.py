@@ -32,6 +32,8 @@ PING_S = 15.0
 LOOK_S = 0.5
 """How often a silent stream looks at its deadline again: shutting down brings it forward."""
 
+_TOO_LATE = "the members did not finish before the request's deadline"
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -111,8 +113,7 @@ async def generate(
     began_s = asyncio.get_running_loop().time()
     try:
         if len(drafts) == 1 and not ask.streamed:  # nobody reads pieces or waits for a sign of life, so there is nothing to merge
-            async for _ in _written(call, drafts[0], routing, ask):
-                pass
+            await _whole(call, drafts[0], routing, ask)
         else:
             async with aclosing(_merged(call, drafts, routing, ask)) as pieces:
                 async for piece in pieces:
@@ -176,6 +177,19 @@ async def _write(call: Call, draft: _Draft, routing: Routing, ask: GenerationReq
         await queue.put(error)
 
 
+async def _whole(call: Call, draft: _Draft, routing: Routing, ask: GenerationRequest) -> None:
+    """Writes one draft to its end, without a queue and a task."""
+    limit = asyncio.timeout_at(call.deadline_at_s)
+    try:
+        async with limit:
+            async for _ in _written(call, draft, routing, ask):
+                pass
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(_TOO_LATE) from error
+
+
 async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationRequest) -> AsyncGenerator[Piece, None]:
     """Writes one draft to its end; yields its pieces where somebody reads them."""
     if ask.seed is not None:
@@ -208,7 +222,7 @@ async def _next(queue: Drafts, call: Call) -> Piece | Ping | _Draft | Exception:
         except TimeoutError:
             now_s = loop.time()
         if now_s >= call.deadline_at_s:
-            raise DeadlineExceeded("the members did not finish before the request's deadline")
+            raise DeadlineExceeded(_TOO_LATE)
         if now_s >= ping_at_s:
             return Ping()
 
