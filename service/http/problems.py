@@ -41,6 +41,8 @@ _OPENAI_CODES = {"unauthenticated": "invalid_api_key", "unknown-member": "model_
 # Compatible requests are checked in native form; a client knows its own names.
 _OPENAI_FIELDS = {"candidates": "n", "responses": "documents", "member": "model"}
 COMPATIBLE = ("/v1/", "/v2/", "/rerank")
+_WITHOUT_V1 = frozenset({"/chat/completions", "/completions", "/models", "/embeddings", "/responses"})
+"""Where clients of OpenAI's API ask whose base URL ends too early."""
 
 _PLAIN_WORDS = {
     "missing": "is missing",
@@ -132,6 +134,11 @@ def openai_status(error: AttuneError) -> int:
 def render(error: AttuneError, path: str, request_id: str, root_path: str = "") -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Returns status, headers and body of an error's response."""
     openai = is_openai(path)
+    if path in _WITHOUT_V1 and error.code == NotFound.code:
+        openai, error = (
+            True,
+            NotFound(f"there is no {path} here; OpenAI's paths are below {root_path}/v1: let the client's base URL end in /v1"),
+        )
     body = orjson.dumps(openai_object(error, request_id) if openai else document(error, request_id, root_path))
     headers = [(b"content-type", JSON if openai else PROBLEM), (b"content-length", str(len(body)).encode())]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers().items()]

@@ -250,6 +250,14 @@ async def test_a_user_is_known_by_user_else_by_safety_identifier_else_by_the_ope
         assert too_long["error"]["param"] == "user"
 
 
+async def test_a_base_url_that_ends_too_early_is_told_where_it_should_end(service: Service):
+    async with listening(service) as wired, openai.AsyncOpenAI(base_url=str(wired.base_url), api_key="none", max_retries=0) as early:
+        with pytest.raises(openai.NotFoundError, match="let the client's base URL end in /v1"):
+            await early.chat.completions.create(model="auto", messages=TURNS)
+        with pytest.raises(openai.NotFoundError, match="/models here; OpenAI's paths are below /v1"):
+            await early.models.list()
+
+
 async def test_a_model_can_be_looked_up(client: openai.AsyncOpenAI):
     assert (await client.models.retrieve("auto")).id == "auto"
     assert (await client.models.retrieve("warm")).owned_by == "attune"
