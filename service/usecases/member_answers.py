@@ -30,7 +30,7 @@ PING_S = 15.0
 """A stream that is silent for longer is closed by many proxies."""
 
 LOOK_S = 0.5
-"""How often a silent stream looks at its deadline again: shutting down brings it forward."""
+"""How often a deadline is looked at again: shutting down brings it forward."""
 
 _TOO_LATE = "the members did not finish before the request's deadline"
 
@@ -179,7 +179,16 @@ async def _write(call: Call, draft: _Draft, routing: Routing, ask: GenerationReq
 
 async def _whole(call: Call, draft: _Draft, routing: Routing, ask: GenerationRequest) -> None:
     """Writes one draft to its end, without a queue and a task."""
-    limit = asyncio.timeout_at(call.deadline_at_s)
+    loop, limit = asyncio.get_running_loop(), asyncio.timeout_at(call.deadline_at_s)
+    looking: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal looking
+        if not limit.expired():
+            limit.reschedule(call.deadline_at_s)
+            looking = loop.call_later(LOOK_S, look)
+
+    looking = loop.call_later(LOOK_S, look)
     try:
         async with limit:
             async for _ in _written(call, draft, routing, ask):
@@ -188,6 +197,8 @@ async def _whole(call: Call, draft: _Draft, routing: Routing, ask: GenerationReq
         if not limit.expired():
             raise
         raise DeadlineExceeded(_TOO_LATE) from error
+    finally:
+        looking.cancel()
 
 
 async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationRequest) -> AsyncGenerator[Piece, None]:

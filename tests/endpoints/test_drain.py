@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from attune.service.settings import Settings
 from tests.endpoints.conftest import PROMPT, running
 from tests.endpoints.streams import events
@@ -28,6 +30,19 @@ async def test_a_stream_that_cannot_finish_ends_with_an_error_event(settings_of:
         assert last == "error"
         problem = await service.post("/generate", {**ASK, "stream": False}, status=504)
         assert problem["code"] == "deadline-exceeded"
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+async def test_what_is_under_way_without_a_stream_ends_as_well(settings_of: Callable[..., Settings], candidates: int):
+    members = voices()
+    members["warm"].gate.clear()
+    async with running(settings_of(), FreshStore(), members) as service:
+        asked = asyncio.ensure_future(service.post("/generate", {**ASK, "stream": False, "candidates": candidates}, status=504))
+        await members["warm"].began.wait()
+        service.app.state.in_flight.end_within(2.2)
+        problem = await asked
+        assert (problem["code"], problem["detail"]) == ("deadline-exceeded", "the members did not finish before the request's deadline")
+        assert members["warm"].open_streams == 0
 
 
 async def test_while_the_end_is_announced_requests_are_taken_and_readyz_says_it(settings_of: Callable[..., Settings]):
