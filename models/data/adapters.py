@@ -193,6 +193,8 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
         if problems:
             raise RowsInvalid(tuple(problems), bad, number)
         raise TableInvalid("the table has no rows: there is nothing in it, or column names alone")
+    if absent := [name for name in (*reading.ignore, *reading.attributes) if name not in parser.seen]:
+        raise TableInvalid(f"there is no column {some(sorted(absent))}; there are {some(sorted(parser.seen))}")
     records = tuple(parser.records())
     return Table(parser.shape, records, number, bad, tuple(problems), parser.equal, parser.possible, parser.anonymous)
 
@@ -227,15 +229,20 @@ class _Parser:
     anonymous: int = 0
     sources: tuple[tuple[str, str], ...] = ()
     accepted: AbstractSet[str] = frozenset()
+    seen: set[str] = field(default_factory=set)
+    ignored: tuple[str, ...] = ()
 
     def take(self, where: str, values: Mapping[str, Any]) -> None:
         if not self.sources:
             names = (*REQUIRED[self.shape], *OPTIONAL[self.shape])
             self.sources = tuple((name, self.reading.columns.get(name, name)) for name in names)
-        get = {name: values[theirs] if theirs in values else column_of(values, theirs) for name, theirs in self.sources}
+            self.ignored = tuple(name for name, theirs in self.sources if theirs in self.reading.ignore)
         # Most rows have the columns of the row before.
         extra = [] if values.keys() == self.accepted else _unread(values, self.shape, self.reading, self.numeric)
+        self.seen.update(() if values.keys() == self.accepted else values)
         self.accepted = self.accepted if extra else values.keys()
+        get = {name: values[theirs] if theirs in values else column_of(values, theirs) for name, theirs in self.sources}
+        get |= dict.fromkeys(self.ignored)
         if extra:
             raise ValueInvalid(some(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
         match self.shape:

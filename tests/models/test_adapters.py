@@ -117,6 +117,33 @@ def test_an_unknown_column_is_refused_by_name_before_everybody_becomes_one_perso
 
 
 @pytest.mark.parametrize(
+    ("row", "reading"),
+    [
+        (PAIR | {"id": 3}, Reading(ignore=frozenset({"id", "usr"}))),
+        (PAIR, Reading(columns={"user": "usr"})),
+        ({"prompt": "Why?", "response": "Because.", "kind": 2, "id": 3}, Reading(attributes=("kind", "usr"), ignore=frozenset({"id"}))),
+    ],
+)
+def test_a_column_that_an_option_names_and_no_row_has_is_refused_with_those_there_are(tmp_path, row, reading):
+    with pytest.raises(TableInvalid, match=rf"there is no column usr; there are {', '.join(sorted(row))}"):
+        read_comparisons(write_lines(tmp_path / "a.jsonl", [row]), reading)
+
+
+def test_a_column_to_ignore_may_stand_in_a_later_row_alone(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [PAIR, {**PAIR, "prompt": "", "id": 3}, PAIR])
+    assert survey(path, Reading(ignore=frozenset({"id"}))).bad == 1
+
+
+def test_an_ignored_column_that_could_be_read_is_not(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [PAIR | {"user": "ann", "who": "bob", "weight": "heavy"}])
+    assert records(path, Reading(ignore=frozenset({"user", "who", "weight"}))) == [Comparison(FIRST, *PAIR.values())]
+    other = Reading(columns={"user": "who"}, ignore=frozenset({"user", "weight"}))
+    assert records(path, other) == [Comparison("bob", *PAIR.values())]
+    with pytest.raises(TableInvalid, match="pairs needs chosen"):
+        read_comparisons(path, Reading(shape="pairs", ignore=frozenset({"chosen", "who"})))
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"chosen": "  "}, "chosen: must not be blank"),
@@ -264,5 +291,5 @@ def test_the_command_prints_the_survey_and_fails_on_bad_rows(tmp_path):
         assert refused.exit_code == 1
         assert message in refused.stderr
     write_lines(path, [{"q": "", "chosen": "Because.", "rejected": "No idea."}, {"q": "a", "chosen": "b", "rejected": "c"}])
-    found = CliRunner().invoke(app, options)
+    found = CliRunner().invoke(app, options[:-2])
     assert (found.exit_code, "bad: a.jsonl line 1: q: must not be blank" in found.stdout) == (1, True)
