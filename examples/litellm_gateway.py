@@ -30,17 +30,19 @@ async def choose(user: str, messages: list[dict[str, Any]]) -> tuple[str, str | 
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages if isinstance(turn.get("content"), str)]
     try:
         answer = await _client.post(f"{URL}/route", json={"user": user, "messages": turns})
-        answer.raise_for_status()
-    except httpx.HTTPError:
+        told = answer.raise_for_status().json()
+    except (httpx.HTTPError, ValueError):  # away, too late, or a page of something between
         return FALLBACK, None
-    told = answer.json()
     return told["routing"]["member"], told["decision_id"]
 
 
 async def thumb(user: str, decision: str, text: str, *, up: bool, event_id: str) -> bool:
-    """Returns whether a thumb on an answer of the gateway was learned; the same event id may be sent again."""
+    """Returns whether a thumb on an answer of the gateway was learned; where Attune is away too, the same event id may be sent again."""
     told = {"user": user, "decision_id": decision, "response_text": text, "rating": float(up), "event_id": event_id}
-    return (await _client.post(f"{URL}/feedback", json=told)).is_success
+    try:
+        return (await _client.post(f"{URL}/feedback", json=told)).is_success
+    except httpx.HTTPError:
+        return False
 
 
 try:

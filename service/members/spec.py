@@ -43,6 +43,8 @@ OWN_FIELDS: Mapping[str, str] = {
     "tools": "nothing: members write text",
 }
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+# How shells, compose files and gateways refer to a variable: ${KEY}, $(KEY), {{ KEY }}, os.environ/KEY, and $KEY alone.
+_REFERENCE = re.compile(r"\$\{.*?\}|\$\([A-Za-z_]\w*\)|\{\{.*?\}\}|\bos\.environ\b|(?:^|[\s/=:@])\$[A-Za-z_]\w*(?:$|[\s/:])")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
@@ -59,6 +61,11 @@ def _read_value(value: object) -> str | FromEnvironment:
     if isinstance(value, str):
         if not value.isascii() or not value.isprintable() or value != value.strip():
             raise ValueError("cannot be sent: it has spaces around it, or signs other than printable ASCII")
+        if _REFERENCE.search(value):
+            raise ValueError(
+                'would be sent as it stands: variables are not put into strings. {"env": "NAME"} is sent as the whole value of a variable, '
+                "and api_key_env names the one that is sent after `Authorization: Bearer`"
+            )
         return value
     if isinstance(value, Mapping) and set(value) == {"env"} and isinstance(value["env"], str):
         return FromEnvironment(_check_variable(value["env"]))
@@ -96,7 +103,14 @@ def _check_body(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def _check_literal(value: str) -> str:
+    if _REFERENCE.search(value):
+        raise ValueError("would be taken as it stands: variables are not put into strings of a roster; write the value itself")
+    return value
+
+
 def _check_url(url: str) -> str:
+    _check_literal(url)
     try:
         parts = urlsplit(url)
         port = parts.port  # raises where it is no number
@@ -210,7 +224,7 @@ class OpenAISpec(_Spec):
 
     kind: Literal["openai"] = "openai"
     base_url: Annotated[Text, AfterValidator(_check_url)]
-    model: Text
+    model: Annotated[Text, AfterValidator(_check_literal)]
     api_key_env: Variable | None = None
     headers: Annotated[dict[str, Value], AfterValidator(_check_headers)] = Field({}, repr=False)
     query: dict[str, Value] = Field({}, repr=False)

@@ -74,6 +74,15 @@ def test_what_a_server_needs_beside_a_key_can_be_said_and_secrets_are_named_by_v
         (SERVER | {"headers": {"x": {"env": "Bearer sk-123"}}}, "headers.x", "is no name of an environment variable"),
         (SERVER | {"think_tag": 5}, "think_tag", "is neither a name, a list of names nor null"),
         (LOCAL | {"think_tag": ["ok", "<b>"]}, "think_tag.1", "does not match"),
+        (SERVER | {"headers": {"authorization": "Bearer ${SECRET_KEY}"}}, "headers.authorization", "api_key_env names the one"),
+        (SERVER | {"headers": {"x": "$SECRET"}}, "headers.x", '{"env": "NAME"} is sent as the whole value'),
+        (SERVER | {"headers": {"x": "Bearer $SECRET"}}, "headers.x", "variables are not put into strings"),
+        (SERVER | {"headers": {"x": "Bearer {{ secret }}"}}, "headers.x", "variables are not put into strings"),
+        (SERVER | {"headers": {"x": "os.environ/SECRET"}}, "headers.x", "variables are not put into strings"),
+        (SERVER | {"query": {"key": "$(SECRET)"}}, "query.key", "variables are not put into strings"),
+        (SERVER | {"base_url": "http://${SECRET}:8000/v1"}, "base_url", "write the value itself"),
+        (SERVER | {"base_url": "http://$SECRET:8000/v1"}, "base_url", "write the value itself"),
+        (SERVER | {"model": "${SECRET}"}, "model", "write the value itself"),
         (SERVER | {"headers": {"x": 1}}, "headers.x", 'is neither a string nor {"env": "NAME"}'),
         (SERVER | {"headers": {"x": {"env": "N", "or": "secret"}}}, "headers.x", "is neither"),
         (SERVER | {"headers": {"x": "secret\r\ny: 1"}}, "headers.x", "cannot be sent"),
@@ -90,6 +99,11 @@ def test_a_mistake_is_named_by_member_and_field(entry, field, said):
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "sk-123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["pa$$word", "$5", "a$b", "Basic YTokYg==", "{json}", "100%"])
+def test_a_value_that_only_has_signs_of_a_reference_is_sent_as_it_stands(value):
+    assert parse_roster({"gpt": SERVER | {"headers": {"x": value}}})["gpt"].headers == {"x": value}
 
 
 @pytest.mark.parametrize("name", ["", "a b", "é", "a\nb", "x" * 65, "-a"])

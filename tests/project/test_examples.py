@@ -34,7 +34,14 @@ async def url(settings_of) -> AsyncIterator[str]:
 
 
 async def run(*arguments: str, typed: str = "", python: str = sys.executable, **environment: str) -> str:
-    """Returns what a Python program prints."""
+    """Returns what a Python program prints that ends well."""
+    code, out, complaints = await ran(*arguments, typed=typed, python=python, **environment)
+    assert code == 0, complaints
+    return out
+
+
+async def ran(*arguments: str, typed: str = "", python: str = sys.executable, **environment: str) -> tuple[int | None, str, str]:
+    """Returns exit code, output and complaints of a Python program."""
     process = await asyncio.create_subprocess_exec(
         python,
         *arguments,
@@ -45,8 +52,7 @@ async def run(*arguments: str, typed: str = "", python: str = sys.executable, **
         stderr=asyncio.subprocess.PIPE,
     )
     out, complaints = await process.communicate(typed.encode())
-    assert process.returncode == 0, complaints.decode()
-    return out.decode()
+    return process.returncode, out.decode(), complaints.decode()
 
 
 async def test_the_chat_talks_and_its_thumbs_are_learned(url: str):
@@ -62,6 +68,21 @@ async def test_langchain_asks_and_its_answer_is_rated(url: str):
     python = python_with("langchain_openai")
     printed = await run("examples/langchain_chat.py", "--url", url, "--user", "grace", PROMPT, python=python, PYTHONPATH="")
     assert "[learned: 1 so far]" in printed
+
+
+async def test_without_a_server_the_chat_says_so_in_a_line():
+    away = "http://127.0.0.1:1"
+    code, _, complaints = await ran("examples/chat.py", "--url", away, typed=f"{PROMPT}\n", NO_PROXY="*")
+    assert (code, complaints.count("\n")) == (1, 1)
+    assert complaints.startswith(f"{away} does not answer: ")
+
+
+async def test_without_a_server_the_chain_says_so_in_a_line():
+    away, python = "http://127.0.0.1:1", python_with("langchain_openai")
+    code, _, complaints = await ran("examples/langchain_chat.py", "--url", away, PROMPT, python=python, PYTHONPATH="", NO_PROXY="*")
+    assert code == 1
+    assert "Traceback" not in complaints
+    assert f"{away} does not answer: " in complaints
 
 
 def gateway_of(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -89,7 +110,9 @@ async def test_behind_a_gateway_the_member_is_chosen_and_the_thumb_learned(url: 
         sent = await gateway.attune.async_pre_call_hook(None, None, {"model": "auto", "user": "bob", "messages": turns}, "completion")
         assert sent["model"] != "auto"
         assert sent["metadata"]["attune_decision"]
-    assert await gateway_of("http://127.0.0.1:1", monkeypatch).choose("bob", turns) == ("concise", None)
+    away = gateway_of("http://127.0.0.1:1", monkeypatch)
+    assert await away.choose("bob", turns) == ("concise", None)
+    assert not await away.thumb("bob", decision, SHORT, up=True, event_id="thumb-2")
 
 
 async def test_the_notebook_evaluates_a_log_of_this_server(url: str, tmp_path: Path):
