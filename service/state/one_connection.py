@@ -172,6 +172,7 @@ class _Line(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._break(RedisConnectionError(f"the connection was closed ({'by the server' if exc is None else type(exc).__name__})"))
+        self._connection._close()  # noqa: SLF001  as its `disconnect` does, which is a coroutine
         if not self._lost.done():
             self._lost.set_result(None)
 
@@ -221,4 +222,3 @@ class _Line(asyncio.Protocol):
         await drained.wait()
         self._break(RedisConnectionError("the connection was closed"))
         await self._lost
-        await self._connection.disconnect(nowait=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -309,3 +311,15 @@ async def test_no_field_of_the_url_brings_messages_that_answer_nothing() -> None
         wire = Wire(f"redis://127.0.0.1:{port}?protocol=3", max_connections=4, timeout_s=30.0, observe=lambda *_told: None)
         assert await wire.run("echo", lambda: wire.command("ECHO", "one")) == b"one"
         await wire.aclose()
+
+
+async def test_a_connection_that_broke_is_let_go(server: EmbeddedRedis, recwarn: pytest.WarningsRecorder) -> None:
+    client = client_at(server)
+    for _ in range(3):
+        number = await client.execute_command("CLIENT", "ID")
+        with contextlib.suppress(RedisConnectionError):
+            await client.execute_command("CLIENT", "KILL", "ID", number, "SKIPME", "no")
+            await client.execute_command("CLIENT", "ID")
+    await client.aclose()
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn if issubclass(warning.category, ResourceWarning)] == []
