@@ -123,6 +123,8 @@ class _Line(asyncio.Protocol):
         # redis-py has no public way to its transport.
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
         self._transport.set_protocol(self)
+        if self._transport.is_closing():  # its end may have been told to the protocol before this one, and be told to nobody again
+            self.connection_lost(None)
 
     @property
     def closed(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
@@ -323,3 +323,20 @@ async def test_a_connection_that_broke_is_let_go(server: EmbeddedRedis, recwarn:
     await client.aclose()
     gc.collect()
     assert [str(warning.message) for warning in recwarn if issubclass(warning.category, ResourceWarning)] == []
+
+
+async def test_a_connection_that_ended_before_it_was_taken_over_can_be_closed(server: EmbeddedRedis) -> None:
+    class Ended(UnixDomainSocketConnection):
+        async def connect(self) -> None:
+            await super().connect()
+            self._writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await self._writer.wait_closed()
+
+    pool = ConnectionPool.from_url(server.url, protocol=2, socket_timeout=None)
+    pool.connection_class = Ended
+    client = OneConnection(pool, 30.0)
+    with pytest.raises(RedisConnectionError):
+        await client.execute_command("PING")
+    async with asyncio.timeout(30):
+        await client.aclose()
