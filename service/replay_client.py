@@ -16,6 +16,7 @@ import httpx
 
 from attune.client.failures import failure_of, why_silent
 from attune.command_line import key_hint
+from attune.models.seam.counts import counted
 
 MAX_WAITS = 20
 """Times in a row that a busy server is waited for."""
@@ -48,7 +49,8 @@ class Replayed:
     unusable: int = 0
 
     def __str__(self) -> str:
-        text = f"{'done: ' if self.done else ''}{self.replayed:,} comparisons of {self.users:,} users replayed under basis {self.basis}"
+        text = f"{counted(self.replayed, 'comparison')} of {counted(self.users, 'user')} replayed under basis {self.basis}"
+        text = f"done: {text}" if self.done else text
         left = {"without texts": self.without_texts, "unusable": self.unusable}
         return ", ".join([text, *(f"{count:,} {what}" for what, count in left.items() if count)])
 

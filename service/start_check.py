@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from attune.models.seam.counts import counted
 from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
 from attune.service.live.opened_scorer import LoadPlan
@@ -97,7 +98,7 @@ async def _bundle(settings: Settings, metrics: Metrics, parts: AsyncExitStack) -
     serving = await load_serving(find_bundle(settings), numbers_for(LoadPlan, settings), None, metrics, connections)
     parts.push_async_callback(serving.aclose)
     names = serving.bundle.portfolio.names
-    found = [Checked("bundle", "ok", f"{serving.bundle.id} on {serving.provider}, probes passed, {len(names)} members")]
+    found = [Checked("bundle", "ok", f"{serving.bundle.id} on {serving.provider}, probes passed, {counted(len(names), 'member')}")]
     try:
         async with asyncio.timeout(MEMBERS_S):
             unable = await serving.roster.check()

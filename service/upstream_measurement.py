@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from attune.client.failures import failure_of, why_silent
 from attune.command_line import key_hint
 from attune.models.seam.artefacts import it_is
+from attune.models.seam.counts import counted
 from attune.models.seam.families import Families, Row
 from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, parse_json, read_text_lines
 from attune.service.errors import AttuneError
@@ -115,7 +116,7 @@ def read_prompts(file: Path) -> list[str]:
         else:
             found[text] = None
     if len(found) < 2:
-        raise MeasureFailed(f"{file} has {len(found)} different prompts; two or more are needed")
+        raise MeasureFailed(f"{file} has {counted(len(found), 'different prompt')}; two or more are needed")
     return list(found)
 
 
@@ -140,7 +141,7 @@ def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, A
 
 def in_lines(document: dict[str, Any], out: Path, url: str, taken: dict[str, Any] | None) -> list[str]:
     """Returns what was measured, where it was written and what the deployment at `url` said to it, for people."""
-    counts = ", ".join(f"{name} by {one['answers']:,} answers" for name, one in document["members"].items())
+    counts = ", ".join(f"{name} by {counted(one['answers'], 'answer')}" for name, one in document["members"].items())
     lost = ", ".join(f"{gap:.3f} under {family}" for family, gap in document["certificate"]["gap"].items())
     lines = [
         f"measured {counts}; written to {out}",
@@ -163,7 +164,7 @@ async def _measure(settings: Settings, prompts: Sequence[str], out: Path, asking
         if not serving.bundle.portfolio.names:
             raise MeasureFailed("the roster names no member; one or more are needed")
         answers = await _Answers(serving, out.with_name(out.name + ".answers.jsonl"), asking, say).collect(prompts)
-        say(f"scoring {sum(map(len, answers.values())):,} answers")
+        say(f"scoring {counted(sum(map(len, answers.values())), 'answer')}")
         rows = {name: [await _score(serving, prompts[at], text) for at, text in sorted(found.items())] for name, found in answers.items()}
     return summary(serving.bundle.id, serving.bundle.basis, serving.bundle.families, rows, answers)
 
@@ -192,9 +193,9 @@ class _Answers:
         began_s = told_s = time.monotonic()
         done = 0
         if len(missing) < len(prompts) * len(names):
-            self._say(f"{len(prompts) * len(names) - len(missing):,} answers are there already")
+            self._say(f"{counted(len(prompts) * len(names) - len(missing), 'answer is', 'answers are')} there already")
         if missing:
-            self._say(f"asking {', '.join(names)} for {len(missing):,} answers, {self._asking.together:,} at a time")
+            self._say(f"asking {', '.join(names)} for {counted(len(missing), 'answer')}, {self._asking.together:,} at a time")
         with self._file.open("a", encoding="utf-8") as kept_answers:
             for ended in asyncio.as_completed([self._ask(name, at, prompts[at]) for name, at in missing]):
                 name, at, text = await ended
@@ -206,7 +207,10 @@ class _Answers:
                 now_s = time.monotonic()
                 if now_s - told_s >= TOLD_S or done == len(missing):
                     told_s = now_s
-                    self._say(f"{done:,} of {len(missing):,} answers, about {(now_s - began_s) / done * (len(missing) - done):,.0f} s left")
+                    self._say(
+                        f"{done:,} of {counted(len(missing), 'answer')}, "
+                        f"about {(now_s - began_s) / done * (len(missing) - done):,.0f} s left"
+                    )
         return found
 
     async def _ask(self, name: str, at: int, prompt: str) -> tuple[str, int, str | None]:

@@ -29,6 +29,7 @@ from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
 from attune.models.alignment.causal import LanguageModel, load
 from attune.models.alignment.pairs import Pair
 from attune.models.data.progress import left
+from attune.models.seam.counts import counted
 
 _CURVE = {
     "loss": "loss",
@@ -154,7 +155,7 @@ def train_dpo(
     trainer.remove_callback(PrinterCallback)
     if progress is not None:
         trainer.add_callback(_Progress(progress))
-        progress(f"{len(pairs)} pairs, {steps} steps" + (f", from step {max(done)}" if done else ""))
+        progress(f"{counted(len(pairs), 'pair')}, {counted(steps, 'step')}" + (f", from step {max(done)}" if done else ""))
     trainer.train(resume_from_checkpoint=str(done[max(done)]) if done else None)
     done = complete_checkpoints(work)
     return Aligned(done, _curve(done[max(done)]), steps)

@@ -10,6 +10,7 @@ import typer
 
 from attune.command_line import AsJson, aside, plain_group, print_document
 from attune.models.commands.reading import TABLE, reads_table
+from attune.models.seam.counts import counted
 
 data_app = plain_group("Look at data before training on it.")
 
@@ -40,5 +41,8 @@ def data_check(
     else:
         typer.echo("\n".join(found.lines()))
     if write is not None:
-        aside(f"wrote {found.comparisons:,} comparisons to {write}" + (f"; {found.bad:,} bad rows are not in it" if found.bad else ""))
+        aside(
+            f"wrote {counted(found.comparisons, 'comparison')} to {write}"
+            + (f"; {counted(found.bad, 'bad row is', 'bad rows are')} not in it" if found.bad else "")
+        )
     raise typer.Exit(1 if found.bad or not found.comparisons else 0)

@@ -26,6 +26,7 @@ from attune.models.commands.options import (
     model_source,
 )
 from attune.models.commands.reading import TABLE, reads_table
+from attune.models.seam.counts import counted
 
 
 class Pooling(StrEnum):
@@ -101,7 +102,7 @@ def train_families(
         located(trunk)  # before a table is read, which may take minutes
     comparisons = read_comparisons(source, reading)
     comparisons.expect_decided()
-    aside(f"{len(comparisons):,} comparisons of {len(comparisons.users):,} people")
+    aside(f"{counted(len(comparisons), 'comparison')} of {counted(len(comparisons.users), 'person', 'people')}")
     # Only now, for torch takes seconds to load, and a table that teaches nothing is refused without it.
     from attune.models.data.trunk import load_trunk, spread_layers  # noqa: PLC0415 - torch
     from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
@@ -145,9 +146,12 @@ def train_router(
     from attune.models.training.micro_context import RouterSettings  # noqa: PLC0415
 
     logged = read_logged(comparisons, reading)
-    aside(f"{len(logged.records):,} comparisons, {logged.with_context:,} with a context; {logged.without_texts:,} without texts left out")
+    aside(
+        f"{counted(len(logged.records), 'comparison')}, {logged.with_context:,} with a context; "
+        f"{logged.without_texts:,} without texts left out"
+    )
     for kind, count in logged.unknown.items():
-        aside(f"{count:,} lines of the kind {kind!r} passed over")
+        aside(f"{counted(count, 'line')} of the kind {kind!r} passed over")
     told = Comparisons.from_records(logged.records)
     done = retrain_router(bundle, told, out, family=family, settings=RouterSettings(tau=tau), audit=audit, seed=seed)
     print_document({"bundle": str(done.path), "without_texts": logged.without_texts, **done.summary})

@@ -24,6 +24,7 @@ from attune.models.data.tables import TableInvalid, TableRow, read_rows, some, u
 from attune.models.data.transcripts import ValueInvalid, parse_answer, parse_pair, parse_prompt
 from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of
 from attune.models.seam.artefacts import COMPARISONS, recognised
+from attune.models.seam.counts import all_counted, counted
 
 Shape = Literal["pairs", "votes", "ratings", "scores"]
 Progress = Callable[[int], None]
@@ -104,7 +105,8 @@ class RowsInvalid(ComparisonInvalid):
     def __init__(self, problems: tuple[BadRow, ...], count: int, rows: int) -> None:
         more = f"\n  and {count - len(problems)} more" if count > len(problems) else ""
         others = "\n  `attune data check … --write good.jsonl` writes the others into a file that can be used" if count < rows else ""
-        super().__init__(f"{count} of {rows} rows are bad:\n  " + "\n  ".join(map(str, problems)) + more + others)
+        said = f"{count:,} of {counted(rows, 'row')} {'is' if count == 1 else 'are'} bad:"
+        super().__init__("\n  ".join([said, *map(str, problems)]) + more + others)
         self.problems = problems
         self.count = count
 
@@ -149,7 +151,7 @@ def read_comparisons(source: str | Path, reading: Reading | None = None, *, prog
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
     if not table.records and table.equal:
-        raise ComparisonInvalid(f"{source}: no comparison can be made: in all {table.equal:,} pairs scores, or texts, are equal")
+        raise ComparisonInvalid(f"{source}: no comparison can be made: in {all_counted(table.equal, 'pair')} scores, or texts, are equal")
     return Comparisons.from_records(table.records)
 
 

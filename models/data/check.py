@@ -12,6 +12,7 @@ import numpy as np
 
 from attune.models.data.adapters import Progress, Reading, Shape, Table, table_of
 from attune.models.data.preferences import ANONYMOUS, Comparison, Comparisons
+from attune.models.seam.counts import all_counted, counted
 
 USERS_SHOWN = 5
 FEW = 20
@@ -61,7 +62,7 @@ class Survey:
             f"comparisons  {self.comparisons:,}, {self.ties:,} of them ties{kept}",
             f"users        {self.users:,} with {least:,} / {median:,.10g} / {most:,} comparisons (least / median / most)",
             *([f"             {', '.join(f'{name} {count:,}' for name, count in self.largest)}"] if self.largest else []),
-            *([f"no user      {self.anonymous:,} rows"] if self.anonymous else []),
+            *([f"no user      {counted(self.anonymous, 'row')}"] if self.anonymous else []),
             f"prompts      {self.prompts:,}",
             f"answers      {self.candidates:,}",
             f"sha256       {self.sha256}",
@@ -88,7 +89,11 @@ def survey(source: str | Path, reading: Reading, *, write: Path | None = None, p
         write_pairs(table.records, write)
     problems = tuple(map(str, table.problems))
     if not table.records:
-        why = f"all {table.equal:,} possible pairs are of equal scores or texts" if table.equal else "no good row is left to compare"
+        why = (
+            f"{all_counted(table.equal, 'possible pair is', 'possible pairs are')} of equal scores or texts"
+            if table.equal
+            else "no good row is left to compare"
+        )
         warnings = (f"there is no comparison: {why}",)
         nothing = (0, 0, 0, 0, 0, 0, table.anonymous)
         return Survey(table.shape, table.rows, table.bad, problems, warnings, *nothing, (0, 0.0, 0), (), "")
@@ -144,12 +149,14 @@ def _warnings(comparisons: Comparisons, table: Table) -> list[str]:
     orders = Counter(zip(people.user.tolist(), people.chosen.tolist(), people.rejected.tolist(), strict=True))
     repeated = sum(count - 1 for count in orders.values())
     if repeated:
-        found.append(f"{repeated:,} comparisons repeat another of the same user")
+        found.append(f"{counted(repeated, 'comparison repeats', 'comparisons repeat')} another of the same user")
     both = sum(1 for user, chosen, rejected in orders if (user, rejected, chosen) in orders) // 2
     if both:
-        found.append(f"{both:,} pairs were decided both ways by the same user")
+        found.append(f"{counted(both, 'pair was', 'pairs were')} decided both ways by the same user")
     if table.equal:
-        found.append(f"{table.equal:,} pairs of equal scores, or of equal texts, make no comparison")
+        found.append(
+            f"{counted(table.equal, 'pair')} of equal scores, or of equal texts, {'makes' if table.equal == 1 else 'make'} no comparison"
+        )
     longer = np.array([len(text) for _, text in comparisons.texts.candidates])
     decided = ~comparisons.tie
     if decided.any():
@@ -165,10 +172,16 @@ def _of_people(people: Comparisons, anonymous: int) -> list[str]:
         return ["no row says whose it is: what everybody likes can be learned, and nothing personal"]
     found = []
     if anonymous:
-        found.append(f"{anonymous:,} rows have no user: they tell what everybody likes, and nothing of a person")
+        found.append(
+            f"{counted(anonymous, 'row has no user: it tells', 'rows have no user: they tell')} "
+            "what everybody likes, and nothing of a person"
+        )
     if len(counts) == 1:
         found.append("one user only: a global head can be learned, and nothing personal; no split by user is possible")
     few = int(np.sum(counts < FEW))
     if len(counts) > 1 and few:
-        found.append(f"{few:,} of {len(counts):,} users have fewer than {FEW} comparisons, and are in no few-shot curve to {FEW}")
+        found.append(
+            f"{few:,} of {len(counts):,} users {'has' if few == 1 else 'have'} fewer than {FEW} comparisons, and "
+            f"{'is' if few == 1 else 'are'} in no few-shot curve to {FEW}"
+        )
     return found

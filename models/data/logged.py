@@ -17,6 +17,7 @@ from attune.models.data.adapters import Reading, RowsInvalid, Table, read_table,
 from attune.models.data.preferences import Comparison, ComparisonInvalid
 from attune.models.data.tables import TableInvalid, TableRow
 from attune.models.seam.artefacts import it_is
+from attune.models.seam.counts import all_counted
 from attune.models.seam.exports import ComparisonLine, ExportInvalid, read_export
 from attune.models.seam.json_lines import LinesInvalid
 
@@ -88,7 +89,7 @@ def _records(table: Table) -> tuple[Comparison, ...]:
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
     if not table.records and table.equal:
-        raise ComparisonInvalid(f"no comparison can be made: in all {table.equal:,} pairs scores, or texts, are equal")
+        raise ComparisonInvalid(f"no comparison can be made: in {all_counted(table.equal, 'pair')} scores, or texts, are equal")
     return table.records
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.models.seam.counts import all_counted, counted
+
 Ints = NDArray[np.int64]
 
 
@@ -143,7 +145,7 @@ class Comparisons:
             ComparisonInvalid: there are no rows, or ties alone.
         """
         if self.tie.all():
-            raise ComparisonInvalid(f"all {len(self):,} comparisons are ties: there is nothing to learn")
+            raise ComparisonInvalid(f"{all_counted(len(self), 'comparison is a tie', 'comparisons are ties')}: there is nothing to learn")
 
     def records(self) -> Iterator[Comparison]:
         """Yields the records that the columns stand for, in order."""
@@ -199,7 +201,7 @@ def together(first: Comparisons, second: Comparisons) -> Comparisons:
         raise ComparisonInvalid("comparisons can be put together over one table of texts")
     both = set(first.users) & set(second.users)
     if both:
-        raise ComparisonInvalid(f"{len(both)} users are in both parts, such as {min(both)!r}")
+        raise ComparisonInvalid(f"{counted(len(both), 'user is', 'users are')} in both parts, such as {min(both)!r}")
     columns: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in COLUMNS}
     columns["user"] = np.concatenate([first.user, second.user + len(first.users)])
     return Comparisons(first.texts, (*first.users, *second.users), **columns)

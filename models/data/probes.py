@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from attune.models.data.preferences import Texts
+from attune.models.seam.counts import counted
 
 FILE = "probes.jsonl"
 Pairs = list[tuple[str, str]]
@@ -74,5 +75,5 @@ def read_probes(folder: Path) -> Pairs:
             raise ProbesInvalid(f"{path}, line {number}: prompt and response are texts")
         pairs.append((prompt, response))
     if len(pairs) < 2:
-        raise ProbesInvalid(f"{path} has {len(pairs)} probes; two or more are needed")
+        raise ProbesInvalid(f"{path} has {counted(len(pairs), 'probe')}; two or more are needed")
     return pairs

@@ -25,6 +25,7 @@ from typing import Any
 from attune.models.data.hub import NotOnHub, expect_dataset
 from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.values import MOST_SHOWN
+from attune.models.seam.counts import counted
 from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, kind_of, no_text, open_bytes, parse_json, read_json_lines
 
 BATCH = 1024
@@ -148,7 +149,7 @@ def _separated(path: Path, separator: str) -> Iterator[TableRow]:
                 if len(cells) == len(header):
                     yield TableRow(where, {name: cell or None for name, cell in zip(header, cells, strict=True)})
                 elif cells:
-                    yield TableRow(where, None, f"has {len(cells)} cells; the first line names {len(header)} columns")
+                    yield TableRow(where, None, f"has {counted(len(cells), 'cell')}; the first line names {counted(len(header), 'column')}")
     except csv.Error as error:
         why = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
         raise TableInvalid(f"{path.name} line {line} and what follows it cannot be read as separated values: {why}") from error

@@ -27,6 +27,7 @@ from attune.models.data.unvaried import is_unvaried, unvaried_ends
 from attune.models.export.onnx import ExportFailed, difference
 from attune.models.export.router_graph import RouterLayers, find_router, put_router
 from attune.models.seam.bundle import Bundle, read_bundle, write_bundle
+from attune.models.seam.counts import counted
 from attune.models.seam.families_file import write_families
 from attune.models.seam.micro import Micro
 from attune.models.seam.text import Encoded
@@ -92,12 +93,14 @@ def retrain_router(
     old = read_bundle(bundle)
     mixture = _mixture_of(old, family)
     if len(comparisons) < LEAST_COMPARISONS:
-        raise ComparisonInvalid(f"{len(comparisons)} comparisons with texts; at least {LEAST_COMPARISONS} are needed to train a router")
+        raise ComparisonInvalid(
+            f"{counted(len(comparisons), 'comparison')} with texts; at least {LEAST_COMPARISONS} are needed to train a router"
+        )
     with_context = np.array([context is not None for _, context in comparisons.texts.prompts])[comparisons.prompt]
     if with_context.sum() < LEAST_CONTEXTS:
         raise ComparisonInvalid(
-            f"{with_context.sum()} of {len(comparisons)} comparisons have a context, which says what the user wanted; "
-            f"at least {LEAST_CONTEXTS} are needed to train a router"
+            f"{with_context.sum()} of {len(comparisons)} comparisons {'has' if with_context.sum() == 1 else 'have'} a context, "
+            f"which says what the user wanted; at least {LEAST_CONTEXTS} are needed to train a router"
         )
     model = onnx.load(str(old.scorer))
     layers = find_router(model, f"{mixture.name}_gate")

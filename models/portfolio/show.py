@@ -11,6 +11,7 @@ from attune.models.portfolio.picture import draw_portfolio
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.models.seam.certificate import Certificate
+from attune.models.seam.counts import counted
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import read_families
 from attune.models.seam.portfolio import Portfolio, PortfolioInvalid, read_portfolio
@@ -66,7 +67,7 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
     places = _columns(portfolio, shown, heads[shown])
     told = [heads[shown][place] for place in places]
     left_out = f" that are rewards, {len(told)} of {len(heads[shown])}" if len(told) < len(heads[shown]) else ""
-    lines = [f"{len(portfolio.members)} members; values under the heads of {shown!r}{left_out}, mean ± 95 %:", ""]
+    lines = [f"{counted(len(portfolio.members), 'member')}; values under the heads of {shown!r}{left_out}, mean ± 95 %:", ""]
     width = max(len(name) for name in (*portfolio.names, *told))
     lines.append(" " * (width + 2) + "  ".join(f"{name:>{max(13, len(name))}}" for name in told))
     for name, values, intervals in zip(portfolio.names, portfolio.values[shown], portfolio.intervals[shown], strict=True):

@@ -22,6 +22,7 @@ from torch import nn
 from attune.models.data.classifier import ClassifierTrunk
 from attune.models.seam.attributes import Attributes
 from attune.models.seam.bradley_terry import BradleyTerry
+from attune.models.seam.counts import counted
 from attune.models.seam.text import Encoded
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import Population, PopulationSettings, fit_population
@@ -73,7 +74,10 @@ def head_names(labels: Sequence[str], given: Sequence[str]) -> Named:
     count = len(labels)
     if given:
         if len(given) != count:
-            raise ImportRefused(f"{len(given)} names were given, {', '.join(given)}; the model has {count} heads, and each needs one")
+            raise ImportRefused(
+                f"{counted(len(given), 'name was', 'names were')} given, {', '.join(given)}; "
+                f"the model has {counted(count, 'head')}, and each needs one"
+            )
         if not all(name.strip() for name in given):
             raise ImportRefused(f"name {1 + [bool(name.strip()) for name in given].index(False)} of the {count} that were given is empty")
         if len({*given}) != count:
@@ -156,7 +160,7 @@ def import_family(trunk: ClassifierTrunk, names: tuple[str, ...], data: Training
         users = "every head counts alike, in units of its spread on 32 texts; nothing was fitted"
     else:
         population = fit_population(data, _rewards(layer, data.vectors.candidates).astype(np.float32), settings)
-        users = f"fitted on {len(data.train)} comparisons of {len(np.unique(data.train.user))} users"
+        users = f"fitted on {counted(len(data.train), 'comparison')} of {counted(len(np.unique(data.train.user)), 'user')}"
     root = np.asarray(np.linalg.cholesky(population.covariance), dtype=np.float64)
     family = Attributes(NAME, names, float(np.abs(population.mean).sum()), population.mean, root)
     return TrainedFamily(family, heads, {"users": users})

@@ -19,6 +19,7 @@ from attune.models.data.splits import split
 from attune.models.data.templates import TextLimits
 from attune.models.data.trunk import open_model
 from attune.models.data.trunk_file import write_trunk_file
+from attune.models.seam.counts import all_counted
 from attune.models.training.cards import write_cards
 from attune.models.training.family_folder import expect_writable, family_folder
 from attune.models.training.heads import save_heads
@@ -80,7 +81,9 @@ def import_reward_model(
     located(model)
     told_by = read_comparisons(users, reading) if users else None
     if told_by is not None and told_by.tie.all():
-        raise ComparisonInvalid(f"{users}: all {len(told_by):,} comparisons are ties, which say nothing of what people want")
+        raise ComparisonInvalid(
+            f"{users}: {all_counted(len(told_by), 'comparison is a tie', 'comparisons are ties')}: nothing is said of what people want"
+        )
     # 1. The model, as a trunk and a final layer.
     trunk = load_classifier(model, limits=limits)
     named = head_names(trunk.labels, names)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from attune.models.seam.counts import counted
 from attune.models.seam.families import Families
 from attune.models.seam.text import conversation_text
 from attune.service.errors import FieldError, TextTooLong, invalid
@@ -41,7 +42,7 @@ def sound_unicode(text: str) -> str:
 
 def _with_words(text: str) -> str:
     if not text.strip():
-        raise ValueError("is empty" if not text else f"has {len(text)} characters, all of them blank")
+        raise ValueError("is empty" if not text else f"has {counted(len(text), 'character')}, all of them blank")
     return sound_unicode(text)
 
 

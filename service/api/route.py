@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from attune.models.seam.counts import counted
 from attune.service.api.answer_json import UserSeen, json_response, problems
 from attune.service.api.prompted import (
     Context,
@@ -219,7 +220,7 @@ def check_route(request: RouteRequest, call: Call) -> None:
         wrong.append(
             FieldError(
                 "candidates",
-                f"is {request.candidates} and the portfolio has {len(members)} members, each of which answers once; "
+                f"is {request.candidates} and the portfolio has {counted(len(members), 'member')}, each of which answers once; "
                 "name a `member` to have several answers of one",
             )
         )

@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from attune.models.seam.counts import counted
 from attune.models.seam.families import Row
 from attune.models.seam.text import Encoded
 from attune.service.batching.frames import Answered, FrameKind, Frames, RowLayout, pack_submit, unpack_error, unpack_rows
@@ -161,7 +162,9 @@ class RemoteBatcher:
         try:
             kind, payload = await self._link.ask(FrameKind.SUBMIT, pack_submit(items, deadline_s, self._generation), deadline_s)
         except TimeoutError:
-            raise DeadlineExceeded(f"the scorer's process gave no answer for {len(items)} texts within {deadline_s:.3g} s") from None
+            raise DeadlineExceeded(
+                f"the scorer's process gave no answer for {counted(len(items), 'text')} within {deadline_s:.3g} s"
+            ) from None
         if kind is FrameKind.FAILED:
             raise unpack_error(json.loads(bytes(payload)))
         rows, self._last = unpack_rows(payload, items, self._layout)

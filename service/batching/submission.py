@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Generic, Literal
 
+from attune.models.seam.counts import counted
 from attune.models.seam.padding import TokenRow
 from attune.service.batching.queue import Entry
 from attune.service.batching.session import Scored
@@ -103,4 +104,4 @@ class Text(Generic[Scored]):
 def deadline_exceeded(submission: Submission[Scored], deadline_s: float) -> DeadlineExceeded:
     """Returns the error of a submission that was not whole after `deadline_s` seconds."""
     scored = submission.texts - submission.missing
-    return DeadlineExceeded(f"{scored} of {submission.texts} texts were scored within {deadline_s:.3g} s")
+    return DeadlineExceeded(f"{scored} of {counted(submission.texts, 'text was', 'texts were')} scored within {deadline_s:.3g} s")

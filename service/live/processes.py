@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from attune.models.seam.counts import counted
 from attune.service.errors import AttuneError, BundleRefused, NotReady
 from attune.service.live.control import Body, Control
 from attune.service.observe.logs import get_logger
@@ -326,7 +327,7 @@ class Processes:
                 refused = [found for found in await self._tell("prepare", **fresh) if isinstance(found, BaseException)]
                 if refused:
                     await self._tell("discard")
-                    raise BundleRefused(f"{len(refused)} of {len(indices)} processes refused: {refused[0]}")
+                    raise BundleRefused(f"{len(refused)} of {counted(len(indices), 'process', 'processes')} refused: {refused[0]}")
             except AttuneError:
                 self._serving = before
                 if self._scorer.control is not None:

@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from attune.models.seam.counts import counted
 from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, MemberFailed, Overloaded, UnknownMember
 from attune.service.members.breaker import State
 from attune.service.members.failures import FailureLines
@@ -225,7 +226,7 @@ def _all_failed(failures: Mapping[str, AttuneError]) -> AttuneError:
         return full[0] if full else errors[0]
     attempts = {name: reason_of(name, error) for name, error in failures.items()}
     said = "; ".join(f"{name}: {reason}" for name, reason in attempts.items())
-    return MemberFailed(f"{len(attempts)} of {len(attempts)} members failed: {said}", attempts)
+    return MemberFailed(f"{len(attempts)} of {counted(len(attempts), 'member')} failed: {said}", attempts)
 
 
 def _kind_of(error: AttuneError) -> Reason:

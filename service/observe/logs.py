@@ -20,6 +20,8 @@ import structlog
 from structlog.contextvars import bound_contextvars
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
+from attune.models.seam.counts import counted
+
 LogFormat = Literal["json", "console"]
 
 # What people write, in every name that it goes by on the wire and inside; user ids are personal data as well.
@@ -120,7 +122,7 @@ def log_ready(address: str, bundle: str, members: int, store: str, missing: Sequ
         store: `embedded` or `external`.
         missing: what does not work; a line that has it is a warning.
     """
-    line = f"attune ready on {address} (bundle {bundle}, {members} members, redis {store})"
+    line = f"attune ready on {address} (bundle {bundle}, {counted(members, 'member')}, redis {store})"
     if missing:
         get_logger("attune").warning(f"{line}; without {'; '.join(missing)}")
     else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from attune.models.seam.counts import counted
 from attune.service.errors import (
     EventConflict,
     ExpiredCandidate,
@@ -122,7 +123,7 @@ async def _scored(
 
 def _repeated(decision_id: str, record: DecisionRecord, answers: Sequence[GivenAnswer]) -> Attached:
     if not _same(record.candidates, answers):
-        raise EventConflict(f"decision {decision_id} has {len(record.candidates)} answers already, and others than these")
+        raise EventConflict(f"decision {decision_id} has {counted(len(record.candidates), 'answer')} already, and others than these")
     return Attached("duplicate", decision_id, record)
 
 

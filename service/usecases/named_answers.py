@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from attune.models.seam.counts import counted
 from attune.models.seam.family import Row
 from attune.service.errors import ExpiredCandidate, FieldError, NotYourCandidate, UnknownCandidate, UnknownDecision, invalid, printable
 from attune.service.ids import as_decision_id, split_candidate
@@ -122,7 +123,7 @@ async def _edited(call: Call, key: UserKey, named: EditedFrom) -> tuple[UserRead
 
 def _candidate(record: DecisionRecord, index: int, field: str) -> KeptCandidate:
     if index >= len(record.candidates):
-        raise UnknownCandidate(f"{field} is candidate {index} of a decision that has {len(record.candidates)} candidates so far")
+        raise UnknownCandidate(f"{field} is candidate {index} of a decision that has {counted(len(record.candidates), 'candidate')} so far")
     return record.candidates[index]
 
 

@@ -44,7 +44,7 @@ async def test_a_deadline_that_passed_on_the_queues_clock_keeps_texts_out_of_the
         await settle()
         now_s = LONG_S
         scorer.release(2)
-        with pytest.raises(DeadlineExceeded, match=r"0 of 1 texts were scored within 60 s"):
+        with pytest.raises(DeadlineExceeded, match=r"0 of 1 text was scored within 60 s"):
             await late
         await asyncio.gather(first, there)
     assert scorer.batches == [[2], [8]]
@@ -215,7 +215,7 @@ async def test_a_canary_that_gets_no_answer_in_time_says_so_and_the_next_one_wai
     async with serving(scorer) as batcher:
         first = await occupied(scorer, batcher)
         for _ in range(3):
-            with pytest.raises(DeadlineExceeded, match="0 of 1 texts"):
+            with pytest.raises(DeadlineExceeded, match="0 of 1 text was scored"):
                 await batcher.canary(0.001)
         assert batcher.waiting_items == 1
         assert batcher.alive

@@ -165,7 +165,7 @@ def test_an_ignored_column_that_could_be_read_is_not(tmp_path):
 )
 def test_a_bad_row_is_named_by_file_line_and_column(tmp_path, change, message):
     path = write_lines(tmp_path / "prefs.jsonl", [PAIR, "\n", PAIR | change])
-    with pytest.raises(RowsInvalid, match=f"1 of 2 rows are bad:\n  prefs.jsonl line 3: {message}"):
+    with pytest.raises(RowsInvalid, match=f"1 of 2 rows is bad:\n  prefs.jsonl line 3: {message}"):
         read_comparisons(path)
 
 
@@ -265,8 +265,8 @@ def test_the_check_counts_what_would_be_learned_and_leaves_out_bad_rows(tmp_path
     assert (found.rows, found.bad, found.comparisons, found.users, found.prompts, found.candidates) == (5, 1, 4, 2, 1, 2)
     assert found.per_user == (2, 2.0, 2)
     assert found.problems == ("a.jsonl line 5: user: is ''; a name or a number is needed, or null where the user is not known",)
-    assert "1 comparisons repeat another of the same user" in found.warnings
-    assert "1 pairs were decided both ways by the same user" in found.warnings
+    assert "1 comparison repeats another of the same user" in found.warnings
+    assert "1 pair was decided both ways by the same user" in found.warnings
     assert len(found.sha256) == 64
 
 

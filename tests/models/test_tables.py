@@ -109,7 +109,7 @@ def test_the_clean_copy_holds_what_was_read_and_needs_no_options(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     shown = CliRunner().invoke(app, ["data", "check", str(path), "--column", "prompt=q", "--ignore", "id", "--write", str(clean)])
     assert shown.exit_code == 1
-    assert f"wrote 2 comparisons to {clean}; 1 bad rows are not in it" in shown.stderr
+    assert f"wrote 2 comparisons to {clean}; 1 bad row is not in it" in shown.stderr
     again = told(clean)
     assert [(one.chosen, one.time_s, one.tie, one.context, one.weight) for one in again] == [
         ("So.", DAY, False, None, 1.0),
@@ -185,7 +185,7 @@ def test_a_parquet_table_that_names_a_column_twice_is_refused(tmp_path):
         ("a.jsonl", b"\n\n", "^a.jsonl: the table has no rows"),
         ("a.csv", b"question,answer\nx,y\n", "^a.csv: the columns answer, question make no known shape"),
         ("a.jsonl", b'{"chosen": ' + b"9" * 5000 + b"}", "a.jsonl line 1: has a number of more than 4,300 digits$"),
-        ("a.csv", b"user,prompt,response,rating\nu,p,a,3\nu,p,b,3\n", "a.csv: no comparison can be made: in all 1 pairs scores, or texts"),
+        ("a.csv", b"user,prompt,response,rating\nu,p,a,3\nu,p,b,3\n", "a.csv: no comparison can be made: in the one pair scores, or texts"),
         ("a.csv", b"chosen,,rejected\na,b,c\n", r"line 2: nothing reads the column \(without a name\); .*, --ignore ''"),
         (
             "a.csv",

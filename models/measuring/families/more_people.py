@@ -36,6 +36,7 @@ from attune.models.measuring.families.strangers import (
     observe_strangers,
 )
 from attune.models.measuring.report_files import write_report
+from attune.models.seam.counts import counted
 from attune.models.seam.trust import NEVER
 from attune.models.training.heads import TrainedFamily, load_heads
 from attune.models.training.learner import Learner, Predicted
@@ -90,7 +91,7 @@ def measure_more(
     served = served_learners(trained, vectors)
     baseline, added = _baseline(trained, served, default)
     simple, why_not = _simple(measured, vectors, settings.seed, tell)
-    tell(f"predicting {len(targets):,} choices of {len(np.unique(targets.user)):,} people")
+    tell(f"predicting {counted(len(targets), 'choice')} of {counted(len(np.unique(targets.user)), 'person', 'people')}")
     observed = observe_strangers([*served, *added, *simple], context, targets)
     assert observed is not None, "people are counted before their texts are embedded"
     curves = curves_of([observed], baseline)

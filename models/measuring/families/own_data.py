@@ -34,6 +34,7 @@ from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_own
 from attune.models.measuring.families.strangers import LEAST_MEASURED, curves_of, measured_on, most_told, observe_strangers
 from attune.models.measuring.report_files import made_by, write_report
+from attune.models.seam.counts import counted
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
 from attune.models.training.beside import PROVENANCE, Beside
@@ -223,7 +224,7 @@ def _measure(
         except SplitInvalid as error:
             return {}, f"there are too few people to keep some apart: {error}"
         data = TrainingData(held.train, held.validation, vectors)
-        part.tell(f"fold {fold + 1} of {folds}: training on {len(held.train):,} comparisons{_left(taken_s, folds - fold + 1)}")
+        part.tell(f"fold {fold + 1} of {folds}: training on {counted(len(held.train), 'comparison')}{_left(taken_s, folds - fold + 1)}")
         began = time.monotonic()
         trained = _trained(line_up, data, settings, told_twice(held.train), replace(part, name=str(fold)))
         trained += [with_trust(one, data) for one in imported]
@@ -279,7 +280,9 @@ def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -
         said = f"Serve `{chosen.family.name}`: validation people gained {gain:.4f} of log-loss by it over everybody's view."
         return chosen.family.name, {"serve": chosen.family.name, "personalise": "yes", "why": said, "baselines": compared}
     if people < LEAST_PEOPLE and not settings.personalise:
-        why = f"Do not personalise: {people} people who chose twice or more are fewer than the {LEAST_PEOPLE} {ENOUGH}."
+        why = (
+            f"Do not personalise: {counted(people, 'person', 'people')} who chose twice or more are fewer than the {LEAST_PEOPLE} {ENOUGH}."
+        )
     elif (told := _too_few(trained)) and not settings.personalise:
         found_gain = ""
         if told["gain_nll"] > max(LEAST_GAIN, told["gain_nll_standard_error"]):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attune.models.measuring.report_files import interval, table
+from attune.models.seam.counts import counted
 
 STRANGERS = "## People whom training never met"
 ALIKE = (
@@ -49,7 +50,7 @@ def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: s
         "",
         f"**{verdict['why']}** For comparison: {verdict['baselines']}.",
         "",
-        f"{results['comparisons']:,} comparisons of {results['people']:,} people"
+        f"{counted(results['comparisons'], 'comparison')} of {counted(results['people'], 'person', 'people')}"
         + (f" and {results['without_person']:,} of nobody named" if results["without_person"] else "")
         + f", {results['texts']:,} texts, trunk {results['trunk']['source']}, seed {results['seed']}, Attune {results['made_by']}.",
         "",

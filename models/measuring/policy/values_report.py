@@ -14,6 +14,7 @@ from attune.models.measuring.policy.estimators import LogInvalid, duels_from, ev
 from attune.models.measuring.policy.intervals import LEAST_USERS
 from attune.models.measuring.report_files import write_report
 from attune.models.seam.artefacts import COMPARISONS, it_is, recognised
+from attune.models.seam.counts import counted
 from attune.models.seam.exports import ExportInvalid, line_object, read_export
 from attune.models.seam.json_lines import LinesInvalid
 
@@ -84,7 +85,8 @@ def render(results: Mapping[str, Any]) -> str:
     lines = [
         "# Routing policies on the log",
         "",
-        f"{results['duels']} duels of {results['users']} users, {results['drawn_as_pairs']} of them drawn by policy `learn`. Left out: "
+        f"{counted(results['duels'], 'duel')} of {counted(results['users'], 'user')}, "
+        f"{results['drawn_as_pairs']} of them drawn by policy `learn`. Left out: "
         + (", ".join(f"{count} {reason}" for reason, count in results["left_out"].items() if count) or "nothing")
         + ".",
         "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user. A dash:",
