@@ -9,6 +9,7 @@ import typer
 
 from attune.command_line import EXIT_FAILED, AsJson, KeyEnv, aside, key_hint, key_in, plain_group, print_document, refuse
 from attune.models.commands.reading import TABLE, reads_table
+from attune.models.seam.counts import counted
 
 SHOWN = 10
 
@@ -65,8 +66,9 @@ def users_import(
         raise typer.Exit(1 if refused else 0)
     typer.echo(f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused")
     if logged.without_texts:
-        left = "are ratings, rankings, or comparisons whose texts were not kept, and were left out"
-        typer.echo(f"{logged.without_texts:,} of the file {left}")
+        one = "line of the file is a rating, a ranking, or a comparison whose texts were not kept, and was left out"
+        several = "lines of the file are ratings, rankings, or comparisons whose texts were not kept, and were left out"
+        typer.echo(counted(logged.without_texts, one, several))
     for number, status, detail in sent.refused[:SHOWN]:
         aside(f"comparison {number + 1}: {status} {detail}")
     if len(sent.refused) > SHOWN:

@@ -98,7 +98,7 @@ async def test_ratings_and_rankings_of_an_export_are_left_out_by_name(url: str, 
         file.write_text("".join(json.dumps(line) + "\n" for line in await client.export("ada")))
     result = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(file), "--url", url])
     assert "0 learned, 0 known before, 0 refused" in result.stdout
-    assert "1 of the file are ratings, rankings, or comparisons whose texts were not kept, and were left out" in result.stdout
+    assert "1 line of the file is a rating, a ranking, or a comparison whose texts were not kept, and was left out" in result.stdout
 
 
 async def test_what_the_server_refuses_is_named_and_the_rest_is_learned(url: str, tmp_path: Path):

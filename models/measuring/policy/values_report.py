@@ -87,7 +87,7 @@ def render(results: Mapping[str, Any]) -> str:
         "",
         f"{counted(results['duels'], 'duel')} of {counted(results['users'], 'user')}, "
         f"{results['drawn_as_pairs']} of them drawn by policy `learn`. Left out: "
-        + (", ".join(f"{count} {reason}" for reason, count in results["left_out"].items() if count) or "nothing")
+        + (", ".join(f"{reason} ({count:,})" for reason, count in results["left_out"].items() if count) or "nothing")
         + ".",
         "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user. A dash:",
         f"fewer than {LEAST_USERS:g} users of equal weight would say as much, or the log could not have drawn most of it. For",
