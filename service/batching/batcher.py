@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from attune.models.seam.padding import TokenRow
-from attune.service.batching.queue import BatchQueue
-from attune.service.batching.running import RunningBatches, WaitingTexts
+from attune.service.batching.running import RunningBatches
 from attune.service.batching.session import Scored, Scorer
 from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
+from attune.service.batching.two_queues import TwoQueues
 from attune.service.batching.worker import BatchRun, ScorerWorker
 from attune.service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
 
@@ -66,14 +66,14 @@ class Batcher(Generic[Scored]):
         on_drop: Callable[[Drop, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._queue: BatchQueue[Text[Scored]] = BatchQueue(
+        self._queue: TwoQueues[Scored] = TwoQueues(
             max_items=max_items,
             max_tokens=max_tokens,
             budget_tokens=budget_tokens,
             overhead_tokens=overhead_tokens,
             age_limit_s=age_limit_s,
         )
-        self._queue.drain_tokens_per_s = tokens_per_s
+        self._queue.asked.drain_tokens_per_s = tokens_per_s
         self._running = RunningBatches(scorer, beside, at_once, budget_tokens)
         self._max_text_tokens = max_text_tokens
         self._canary_item = canary
@@ -109,14 +109,9 @@ class Batcher(Generic[Scored]):
         return self._running.items
 
     @property
-    def oldest_age_s(self) -> float:
-        """How long the text that has waited longest has waited, seconds."""
-        return self._queue.oldest_age_s(self._clock())
-
-    @property
     def drain_tokens_per_s(self) -> float:
         """Measured speed of draining, tokens a second; 0 before the first batch."""
-        return self._queue.drain_tokens_per_s or 0.0
+        return self._queue.asked.drain_tokens_per_s or 0.0
 
     @property
     def alive(self) -> bool:
@@ -147,6 +142,7 @@ class Batcher(Generic[Scored]):
     async def drain(self) -> None:
         """Stops admitting and returns once everything admitted is answered."""
         self._refusal = self._refusal or "the scorer is shutting down"
+        self.hurry()
         await self._idle.wait()
 
     async def aclose(self) -> None:
@@ -159,12 +155,13 @@ class Batcher(Generic[Scored]):
 
     # --- callers ----------------------------------------------------------------------------------------------------
 
-    async def submit(self, items: Sequence[TokenRow], deadline_s: float) -> Submitted[Scored]:
+    async def submit(self, items: Sequence[TokenRow], deadline_s: float, *, spare: bool = False) -> Submitted[Scored]:
         """Returns the rows of `items`, all of them or an error.
 
         Args:
             items: texts of one request; admitted together or not at all.
             deadline_s: seconds from now after which the caller no longer wants them.
+            spare: nobody waits for them: they go behind all that others ask, and take one core where cores are shared (`TwoQueues`).
 
         Raises:
             ValueError: a text has no tokens.
@@ -174,7 +171,7 @@ class Batcher(Generic[Scored]):
             ScorerFailed: the scorer fails on one of the texts, which is named; the request's other rows are lost.
             NotReady: the worker is not running, or ended while the texts waited.
         """
-        submission = self.begin(items, deadline_s)
+        submission = self.begin(items, deadline_s, spare=spare)
         try:
             async with asyncio.timeout(deadline_s):
                 await submission.answered
@@ -185,7 +182,12 @@ class Batcher(Generic[Scored]):
             self.leave(submission, "abandoned")
         return submission.whole()
 
-    def begin(self, items: Sequence[TokenRow], deadline_s: float) -> Submission[Scored]:
+    def hurry(self) -> None:
+        """Has everything asked for that was submitted to be done in spare time."""
+        self._queue.hurry(self._clock())
+        self._dispatch()
+
+    def begin(self, items: Sequence[TokenRow], deadline_s: float, *, spare: bool = False) -> Submission[Scored]:
         """Returns a submission that is under way, for a caller that waits for `answered` by itself and ends with `leave`.
 
         Texts that still wait at the deadline are dropped when the next batch is formed. Raises as `submit` does on arrival.
@@ -198,7 +200,7 @@ class Batcher(Generic[Scored]):
                     f"text {number} of {len(items)} has {len(item):,} tokens, the scorer takes at most {self._max_text_tokens:,}"
                 )
         try:
-            return self._put(items, self._clock() + deadline_s)
+            return self._put(items, self._clock() + deadline_s, spare=spare)
         except Overloaded:
             self._dropped("refused", len(items))
             raise
@@ -207,7 +209,7 @@ class Batcher(Generic[Scored]):
         """Takes what still waits of a submission out of the queue, as expired or abandoned; nothing where all has been answered."""
         if submission.missing:
             late = self._clock() >= submission.deadline_at_s
-            self._dropped(why or ("expired" if late else "abandoned"), self._queue.abandon(submission.entries))
+            self._dropped(why or ("expired" if late else "abandoned"), self._queue.abandon(submission))
             self._note_idle()
 
     async def canary(self, deadline_s: float) -> float:
@@ -235,12 +237,12 @@ class Batcher(Generic[Scored]):
 
     # --- the loop's side: plain functions, each leaves the state whole --------------------------------------------------
 
-    def _put(self, items: Sequence[TokenRow], deadline_at_s: float, *, urgent: bool = False) -> Submission[Scored]:
+    def _put(self, items: Sequence[TokenRow], deadline_at_s: float, *, urgent: bool = False, spare: bool = False) -> Submission[Scored]:
         loop = asyncio.get_running_loop()
         now_s = self._clock()
-        submission: Submission[Scored] = Submission(loop.create_future(), len(items), now_s, deadline_at_s)
+        submission: Submission[Scored] = Submission(loop.create_future(), len(items), now_s, deadline_at_s, spare=spare)
         texts = [(len(item), Text(submission, index, item)) for index, item in enumerate(items)]
-        submission.entries = self._queue.put(texts, now_s=now_s, deadline_at_s=deadline_at_s, urgent=urgent)
+        submission.entries = self._queue.put(submission, texts, now_s=now_s, urgent=urgent)
         if not items:
             submission.answered.set_result(now_s)
             return submission
@@ -256,8 +258,8 @@ class Batcher(Generic[Scored]):
         self._dispatch_is_coming = False
         if self._worker is None or self._ended.is_set():
             return
-        while (turn := self._running.turn(WaitingTexts(self._queue.items, self._queue.tokens, self._queue.longest))) is not None:
-            batch = self._queue.take(self._clock(), turn.budget_tokens)
+        while (turn := self._running.turn(*self._queue.waiting(now_s := self._clock()))) is not None:
+            batch = self._queue.take(now_s, turn)
             for entry in batch.expired:
                 submission = entry.payload.submission
                 self._dropped("expired", 1)
@@ -283,7 +285,7 @@ class Batcher(Generic[Scored]):
             new = submission.ran_in(run.number, run.started_at_s, run.finished_at_s)
             if submission is self._canary:  # nobody's text: of a server that nobody asks, it would be all that there is to see
                 asked -= 1
-            elif new:
+            elif new and not submission.spare:  # which waits for others as it should
                 waits.append(run.started_at_s - submission.submitted_at_s)
             if isinstance(result, Exception):
                 failed += 1
@@ -300,7 +302,7 @@ class Batcher(Generic[Scored]):
                 if not submission.answered.done():
                     submission.answered.set_result(run.finished_at_s)
         self._dropped("failed", failed)
-        self._queue.drained(batch.real_tokens, busy_s)
+        self._queue.asked.drained(batch.real_tokens, busy_s)
         self._note_idle()
         if self._on_batch is not None and asked:
             self._on_batch(BatchReport(asked, batch.real_tokens, batch.padded_tokens, run.elapsed_s, busy_s, tuple(waits)))

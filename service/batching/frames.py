@@ -48,6 +48,8 @@ class FrameKind(IntEnum):
     CANCEL = 4
     ASK = 5
     ANSWER = 6
+    SPARE = 7
+    HURRY = 8
 
 
 class FramedText:

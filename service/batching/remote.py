@@ -35,7 +35,8 @@ class TextScorer(Protocol):
     def waiting_tokens(self) -> int: ...
     @property
     def drain_tokens_per_s(self) -> float: ...
-    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted[Row]: ...
+    async def submit(self, items: Sequence[Encoded], deadline_s: float, *, spare: bool = False) -> Submitted[Row]: ...
+    def hurry(self) -> None: ...
     async def canary(self, deadline_s: float) -> float: ...
     async def aclose(self) -> None: ...
 
@@ -143,7 +144,7 @@ class RemoteBatcher:
         """Measured speed of draining, tokens a second; 0 before the first answer."""
         return self._last.drain_tokens_per_s if self._last else 0.0
 
-    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted[Row]:
+    async def submit(self, items: Sequence[Encoded], deadline_s: float, *, spare: bool = False) -> Submitted[Row]:
         """Returns the rows of `items`, all of them or an error: as `Batcher.submit`.
 
         Raises:
@@ -160,7 +161,8 @@ class RemoteBatcher:
         if self._refusal is not None:
             raise NotReady(self._refusal)
         try:
-            kind, payload = await self._link.ask(FrameKind.SUBMIT, pack_submit(items, deadline_s, self._generation), deadline_s)
+            asked = FrameKind.SPARE if spare else FrameKind.SUBMIT
+            kind, payload = await self._link.ask(asked, pack_submit(items, deadline_s, self._generation), deadline_s)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the scorer's process gave no answer for {counted(len(items), 'text')} within {deadline_s:.3g} s"
@@ -169,6 +171,11 @@ class RemoteBatcher:
             raise unpack_error(json.loads(bytes(payload)))
         rows, self._last = unpack_rows(payload, items, self._layout)
         return Submitted(rows, self._last.queue_s, self._last.inference_s)
+
+    def hurry(self) -> None:
+        """Has everything asked for that this process submitted to be done in spare time."""
+        if self._link.connected:
+            self._link.send(FrameKind.HURRY, 0)
 
     async def canary(self, deadline_s: float) -> float:
         """Runs the canary over there; returns the time of its batch, seconds: as `Batcher.canary`.

@@ -2,6 +2,7 @@
 
     less waits than keeps every core busy  ─> `scorer`, all cores, one batch after the other      a GPU has `scorer` for every batch
     enough for every core                  ─> `beside`: what waits is shared out, a batch for each core that is free
+    nobody waits for what waits            ─> `beside`: a small batch on one core, where nothing else runs
 
 On all cores a batch takes less time, if nothing else runs there; on a core each, batches take less work, since threads of one run
 wait for each other at every operator, and all of them for the one whose core is used by others as well (the event loop, for one).
@@ -20,6 +21,8 @@ from attune.service.batching.submission import Text
 BATCHES_READY = 1
 # Tokens for every core from which what waits is shared out: with less, one run on all cores is over before batches of a core each are.
 LEAST_SHARE = 32
+# Padded tokens of a batch for which nobody waits, where cores are shared: it cannot be ended, and has a core of those who come meanwhile.
+SPARE_TOKENS = 128
 # Cores that all cores are worth to one batch, as a share of their number; from a longer text than that allows for, the rest would wait.
 WORTH_TOGETHER = 0.8
 
@@ -35,10 +38,11 @@ class WaitingTexts:
 
 @dataclass(frozen=True, slots=True)
 class NextBatch:
-    """What the worker may be given: padded tokens of it, and whether it has all cores."""
+    """What the worker may be given: padded tokens of it, whether it has all cores, and whether it is of texts that nobody waits for."""
 
     budget_tokens: int
     alone: bool = False
+    spare: bool = False
 
 
 class RunningBatches(Generic[Scored]):
@@ -59,6 +63,7 @@ class RunningBatches(Generic[Scored]):
         self._batches: dict[int, Batch[Text[Scored]]] = {}
         self._last = 0
         self._alone = False
+        self._spare: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -73,11 +78,22 @@ class RunningBatches(Generic[Scored]):
         """Texts in all batches."""
         return sum(len(batch.entries) for batch in self._batches.values())
 
-    def turn(self, waiting: WaitingTexts) -> NextBatch | None:
+    def turn(self, asked: WaitingTexts, spare: WaitingTexts = WaitingTexts(0, 0, 0)) -> NextBatch | None:
         """Returns what the next batch may be while so much waits; None where the worker has enough.
 
         It is given one if it has none; full ones and one more while others run; and where cores are shared, one for every core.
+
+        Args:
+            asked: what somebody waits for.
+            spare: what nobody waits for: one batch of it runs, where nothing else does.
         """
+        if asked.texts or not spare.texts:
+            return self._turn_of_asked(asked)
+        if self._batches:
+            return None
+        return NextBatch(self._budget_tokens if self._beside is None else min(self._budget_tokens, SPARE_TOKENS), spare=True)
+
+    def _turn_of_asked(self, waiting: WaitingTexts) -> NextBatch | None:
         running, whole, full = len(self._batches), self._budget_tokens, waiting.tokens >= self._budget_tokens
         ready = NextBatch(whole, self._alone) if full else None
         if self._beside is None:
@@ -90,6 +106,8 @@ class RunningBatches(Generic[Scored]):
         if running >= self._at_once:
             return ready if running < self._at_once + BATCHES_READY else None
         cores = min(self._at_once - running, waiting.texts, waiting.tokens // LEAST_SHARE)
+        if self._spare and running == len(self._spare):  # nobody waits for what runs: whoever comes has a core at once
+            cores = max(cores, min(1, waiting.texts))
         if not cores:
             return None
         # The last one has room for padding.
@@ -109,14 +127,18 @@ class RunningBatches(Generic[Scored]):
         self._alone = turn.alone
         self._last += 1
         self._batches[self._last] = batch
+        if turn.spare:
+            self._spare.add(self._last)
         return self._last, self._scorer if self._beside is None or turn.alone else self._beside
 
     def end(self, number: int) -> Batch[Text[Scored]] | None:
         """Returns the batch of this number, which is done; None if `clear` took it."""
+        self._spare.discard(number)
         return self._batches.pop(number, None)
 
     def clear(self) -> list[Batch[Text[Scored]]]:
         """Returns all batches, which will not be done."""
         batches = list(self._batches.values())
         self._batches.clear()
+        self._spare.clear()
         return batches

@@ -52,11 +52,15 @@ class Submission(Generic[Scored]):
 
     Attributes:
         missing: texts that have no row yet.
+        spare: whether nobody waits for it, so that it takes its turn where nothing else is asked.
     """
 
-    __slots__ = ("_batch", "_runs", "answered", "deadline_at_s", "entries", "missing", "rows", "submitted_at_s", "texts")
+    __slots__ = ("_batch", "_runs", "answered", "deadline_at_s", "entries", "missing", "rows", "spare", "submitted_at_s", "texts")
 
-    def __init__(self, answered: asyncio.Future[float], texts: int, submitted_at_s: float, deadline_at_s: float) -> None:
+    def __init__(
+        self, answered: asyncio.Future[float], texts: int, submitted_at_s: float, deadline_at_s: float, *, spare: bool = False
+    ) -> None:
+        self.spare = spare
         self.answered = answered
         self.submitted_at_s = submitted_at_s
         self.deadline_at_s = deadline_at_s

@@ -2,10 +2,10 @@
 
     usecases ── put(name, read, keep) ──> waiting, bounded ── TOGETHER of them, or GATHER_S ──> read ─> scorer ─> keep(rows)
 
-Nobody asked for these, so there are only so many a second (`spare`), and they wait for each other: a text costs the scorer less in a batch
-than alone. Whoever does need one (`settled`) has all that wait scored at once. What waits holds the bundle that it is scored under, so a
-reload and the end of the process wait for it. Where there is no room left an answer is dropped and counted, and feedback scores it from its
-text. Knows neither users nor decisions.
+Nobody asked for these, so there are only so many a second (`spare`), they go behind all that somebody asks of the scorer, and they wait
+for each other: a text costs the scorer less in a batch than alone. Whoever does need one (`settled`) has all that wait scored at once.
+What waits holds the bundle that it is scored under, so a reload and the end of the process wait for it. Where there is no room left an
+answer is dropped and counted, and feedback scores it from its text. Knows neither users nor decisions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOGETHER = 16
 """Decisions in one submission: enough to fill a batch, and no more than a request that waits behind it can bear."""
 
 LIMIT_S = 60.0
-"""Requests go first in no queue, so a submission may wait for as long as they do."""
+"""Requests go first, but for some seconds only (`two_queues`); then a submission may wait for as long as they do."""
 
 _log = get_logger(__name__)
 
@@ -80,6 +80,7 @@ class ScoringLater:
         self._named: dict[str, Later] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
+        self._scorer: TextScorer | None = None  # that of what is being scored
         self._wanted = False  # somebody waits: whatever has come is scored without waiting for more
 
     @property
@@ -111,21 +112,20 @@ class ScoringLater:
         """Returns when none of these decisions waits here any more, or after `limit_s`; they are begun at once."""
         wanted = [self._named[name].done for name in names if name in self._named]
         if wanted:
-            self._wanted = True
-            self._begin()
+            self._want()
             await asyncio.wait(wanted, timeout=limit_s)
 
     async def idle(self) -> None:
         """Returns when nothing waits and nothing is being scored."""
         while self._waiting or self._running is not None:
-            self._begin()
+            self._want()
             if self._running is not None:
                 await asyncio.wait([self._running])
 
     def hurry(self) -> None:
         """Has what waits scored at once, and what still comes: at the end of the process no other is worth waiting for."""
         self._gather_s = 0.0
-        self._begin()
+        self._want()
 
     async def aclose(self) -> None:
         """Drops what waits."""
@@ -147,6 +147,13 @@ class ScoringLater:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._begin)
 
+    def _want(self) -> None:
+        """Has what waits scored, and what is being scored, as what somebody asks for."""
+        self._wanted = True
+        if self._scorer is not None:
+            self._scorer.hurry()
+        self._begin()
+
     def _begin(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -166,9 +173,11 @@ class ScoringLater:
         while self._waiting and len(together) < TOGETHER and self._waiting[0].scorer is scorer:
             together.append(self._waiting.popleft())
         outcomes: dict[Later, Outcome] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
+        self._scorer = scorer
         try:
-            await _score(scorer, together, outcomes)
+            await _score(scorer, together, outcomes, lambda: self._wanted)
         finally:
+            self._scorer = None
             for later in together:
                 self._end(later, outcomes[later])
 
@@ -181,10 +190,10 @@ class ScoringLater:
             later.done.set_result(None)
 
 
-async def _score(scorer: TextScorer, together: Sequence[Later], outcomes: dict[Later, Outcome]) -> None:
+async def _score(scorer: TextScorer, together: Sequence[Later], outcomes: dict[Later, Outcome], wanted: Callable[[], bool]) -> None:
     try:
         read = [await later.read() for later in together]
-        rows = (await scorer.submit([text for texts in read for text in texts], LIMIT_S)).rows
+        rows = (await scorer.submit([text for texts in read for text in texts], LIMIT_S, spare=not wanted())).rows
         start = 0
         for later, texts in zip(together, read, strict=True):
             await later.keep(rows[start : start + len(texts)])

@@ -114,8 +114,11 @@ class RequestsDoor(Frames):
 
     def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
         match kind:
-            case FrameKind.SUBMIT:
-                self._submit(number, payload)
+            case FrameKind.SUBMIT | FrameKind.SPARE:
+                self._submit(number, payload, spare=kind is FrameKind.SPARE)
+            case FrameKind.HURRY:
+                for batcher in {batcher for batcher, _ in self._submitted.values()}:
+                    batcher.hurry()
             case FrameKind.CANCEL:
                 self._leave(number)
             case _:
@@ -123,12 +126,12 @@ class RequestsDoor(Frames):
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
 
-    def _submit(self, number: int, payload: memoryview) -> None:
+    def _submit(self, number: int, payload: memoryview, *, spare: bool) -> None:
         """Puts texts into the queue; no task waits for them, since a task a request would cost as much as all the rest."""
         try:
             items, deadline_s, generation = unpack_submit(payload)
             opened = self._process.scorer(generation)
-            submission = opened.batcher.begin(items, deadline_s)
+            submission = opened.batcher.begin(items, deadline_s, spare=spare)
         except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
             self.send(FrameKind.FAILED, number, pack_error(error))
             return

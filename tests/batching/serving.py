@@ -54,6 +54,16 @@ async def serving(
         await batcher.aclose()
 
 
+async def until(happened: Callable[[], bool]) -> None:
+    """Lets the loop run until something has happened, which needs the loop alone."""
+    async with asyncio.timeout(LONG_S):
+        for _ in range(1_000_000):
+            if happened():
+                return
+            await asyncio.sleep(0)
+    raise AssertionError("it did not happen")
+
+
 async def settle() -> None:
     """Lets everything that is ready on the loop run; three turns are more than any hand-over here takes."""
     for _ in range(3):

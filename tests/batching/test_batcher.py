@@ -86,7 +86,6 @@ async def test_waiting_and_inference_add_up_to_the_whole_time_on_the_clock_given
         second = start(batcher.submit(texts(8), LONG_S))
         await settle()
         now_s = 103.0
-        assert batcher.oldest_age_s == 3.0
         scorer.release()
         assert await scorer.entered.get() == [8]
         now_s = 105.0

@@ -22,7 +22,7 @@ from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, Scorer
 from attune.service.live.opened_scorer import SharedScorer, TableScorer
 from attune.service.live.scorer_process import RequestsDoor
 from tests.batching.scorers import NAN_ID, GatedScorer, text, texts
-from tests.batching.serving import LONG_S, serving, settle
+from tests.batching.serving import LONG_S, serving, settle, until
 
 LAYOUT = RowLayout(("toy_rewards", "pooled"), ((2,), (3,)))
 
@@ -122,6 +122,24 @@ def test_frames_arrive_whole_however_the_stream_is_cut(cuts: list[int], payloads
             door.data_received(stream[place : place + cut])
         place += cut
     assert door.found == [(FrameKind.ASK, number, payload) for number, payload in enumerate(payloads)]
+
+
+async def test_spare_time_and_hurry_are_told_behind_the_socket(pair: Pair) -> None:
+    first = submit(pair, texts(3))
+    assert await pair.scorer.entered.get() == [3]
+    spare = asyncio.ensure_future(pair.remote.submit(texts(5), LONG_S, spare=True))
+    asked = submit(pair, texts(6))
+    await until(lambda: pair.batcher.waiting_items == 2)
+    pair.scorer.release()
+    assert await pair.scorer.entered.get() == [6]  # it came later, and somebody waits for it
+    later = submit(pair, texts(300))
+    await until(lambda: pair.batcher.waiting_items == 2)
+    pair.remote.hurry()
+    behind = submit(pair, texts(301))
+    await until(lambda: pair.batcher.waiting_items == 3)
+    pair.scorer.release(9)
+    await asyncio.gather(first, spare, asked, later, behind)
+    assert pair.scorer.batches.index([5]) < pair.scorer.batches.index([301])
 
 
 async def test_submissions_of_one_turn_share_a_batch_behind_the_socket(pair: Pair) -> None:

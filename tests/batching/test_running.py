@@ -8,7 +8,7 @@ import random
 import pytest
 
 from attune.models.seam.families import Row
-from attune.service.batching.queue import BatchQueue
+from attune.service.batching.queue import Batch, BatchQueue
 from attune.service.batching.running import RunningBatches, WaitingTexts
 from attune.service.batching.submission import Submission, Text
 from tests.batching.scorers import GatedScorer, texts
@@ -202,17 +202,28 @@ async def test_whatever_comes_and_ends_something_runs_while_anything_waits_and_n
         spread, beside = GatedScorer(), GatedScorer() if shared else None
         batches = RunningBatches(spread, beside, cores, budget)
         running: dict[int, bool] = {}
+        spare, of_spare = 0, set[int]()
         put, run = 0, 0
         for now_s in range(60):
             if draw.random() < 0.6:
                 many = [draw.choice([1, 20, 32, 60, 200, 512]) for _ in range(draw.choice([1, 1, 3, 20]))]
                 queue.put([(tokens, Text(None, 0, ())) for tokens in many], now_s=now_s)  # type: ignore[arg-type]
                 put += len(many)
+            spare += draw.choice([0, 0, 0, 3])
             if running and draw.random() < 0.7:
                 number = draw.choice(list(running))
                 assert batches.end(number) is not None
                 del running[number]
-            while (turn := batches.turn(WaitingTexts(queue.items, queue.tokens, queue.longest))) is not None:
+                of_spare.discard(number)
+            while (turn := batches.turn(WaitingTexts(queue.items, queue.tokens, queue.longest), WaitingTexts(spare, spare, 1))) is not None:
+                if turn.spare:  # one at a time, where nothing else waits or runs
+                    assert not running
+                    assert not queue.items
+                    number, scorer = batches.begin(Batch((), ()), turn)
+                    running[number], spare = turn.alone, 0
+                    of_spare.add(number)
+                    assert scorer is (spread if beside is None else beside)
+                    continue
                 first = min(queue._waiting.values(), key=lambda entry: (entry.due_at_s, entry.order), default=None)
                 batch = queue.take(float(now_s), turn.budget_tokens)
                 if not batch.entries:
@@ -225,5 +236,7 @@ async def test_whatever_comes_and_ends_something_runs_while_anything_waits_and_n
                 assert scorer is (spread if turn.alone or beside is None else beside)
                 assert len(running) == 1 or len(set(running.values())) == 1  # nothing runs beside a batch that has all cores
                 assert len(running) <= (1 if turn.alone else cores) + 1
-            assert running or not queue.items
+            assert running or not (queue.items or spare)
+            # Who asks has a core while another one computes what nobody waits for.
+            assert not queue.items or not shared or cores == 1 or set(running) != of_spare
         assert put == run + queue.items

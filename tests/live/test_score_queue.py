@@ -16,6 +16,7 @@ from attune.service.errors import ScorerFailed
 from attune.service.live.leases import Leases
 from attune.service.live.remembered_rows import RememberedRows
 from attune.service.live.score_queue import GATHER_S, TOGETHER, Later, ScoringLater
+from tests.batching.serving import until
 
 
 @dataclass
@@ -23,17 +24,23 @@ class Scorer:
     """Says of each text its first token; fails where a text begins with 0."""
 
     submitted: list[int] = field(default_factory=list)
+    spare: list[bool] = field(default_factory=list)
+    hurried: int = 0
 
     alive = True
     waiting_items = waiting_tokens = 0
     drain_tokens_per_s = 1.0
 
-    async def submit(self, items: Sequence[Encoded], deadline_s: float) -> Submitted:
+    async def submit(self, items: Sequence[Encoded], deadline_s: float, *, spare: bool = False) -> Submitted:
+        self.spare.append(spare)
         await asyncio.sleep(0)
         self.submitted.append(len(items))
         if any(item.input_ids[0] == 0 for item in items):
             raise ScorerFailed("a text begins with 0")
         return Submitted([{"first": np.array([item.input_ids[0]], dtype=np.float32)} for item in items], 0.0, 0.0)
+
+    def hurry(self) -> None:
+        self.hurried += 1
 
     async def canary(self, deadline_s: float) -> float:
         return deadline_s
@@ -162,3 +169,16 @@ async def test_a_tenant_of_much_traffic_leaves_another_its_own_share():
     queue = ScoringLater(lambda _outcome: None, per_s=1e-6)
     assert [queue.spare("much") for _ in range(TOGETHER + 1)] == [True] * TOGETHER + [False]
     assert queue.spare("little")
+
+
+async def test_what_nobody_needs_is_scored_in_spare_time_and_what_somebody_comes_to_need_is_not():
+    decisions = Decisions(gather_s=3600.0)
+    for number in range(TOGETHER):
+        decisions.put(f"d{number}", 1 + number)
+    await until(lambda: bool(decisions.scorer.spare))
+    await decisions.queue.settled(["d3"], 5.0)
+    assert (decisions.scorer.spare, decisions.scorer.hurried) == ([True], 1)
+    decisions.put("needed", 5)
+    await decisions.queue.settled(["needed"], 5.0)
+    assert decisions.scorer.spare == [True, False]
+    await decisions.queue.aclose()
