@@ -31,6 +31,7 @@ from attune.models.portfolio.pool import Pool
 from attune.models.portfolio.pool_values import Values, fit_values
 from attune.models.portfolio.rewards import Normalisation, fit_normalisation
 from attune.models.seam.additive import Additive
+from attune.models.seam.counts import counted
 from attune.models.seam.families import Family
 from attune.models.seam.families_file import write_families
 from attune.models.seam.member_values import write_values
@@ -201,9 +202,7 @@ def _places(there: Sequence[str], heads: Sequence[str]) -> list[int]:
     if repeated:
         raise RewardsInvalid(f"head {repeated[0]!r} is named {heads.count(repeated[0])} times; name each once")
     if heads and not 1 < len(heads) <= MOST_REWARDS:
-        raise RewardsInvalid(
-            f"{'1 head is' if len(heads) == 1 else f'{len(heads)} heads are'} named; a portfolio weighs 2 to {MOST_REWARDS} rewards"
-        )
+        raise RewardsInvalid(f"{counted(len(heads), 'head is', 'heads are')} named; a portfolio weighs 2 to {MOST_REWARDS} rewards")
     return [there.index(name) for name in heads]
 
 

@@ -92,9 +92,9 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
         *lines,
         f"certificate, over {', '.join(proved.rewards)} of {proved.family!r}, each in [0, 1]; {how}:",
         f"  {whom(proved)} gets at least {proved.worst_ratio:.3f} of the best that training reached, or loses at most {proved.gap:.3f}",
-        f"  searched for epsilon {proved.epsilon:g}, delta {proved.delta:g}, with {proved.oracle_calls} oracle calls",
+        f"  searched for epsilon {proved.epsilon:g}, delta {proved.delta:g}, with {counted(proved.oracle_calls, 'oracle call')}",
         f"  least for the user with {worst}",
-        f"  upper bound of {len(proved.vertices)} vertices",
+        f"  upper bound of {counted(len(proved.vertices), 'vertex', 'vertices')}",
     ]
 
 

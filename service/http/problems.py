@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from attune.models.seam.counts import counted
 from attune.service.errors import (
     AttuneError,
     FieldError,
@@ -225,9 +226,9 @@ def _size(kind: str, context: Mapping[str, Any]) -> str:
     found = context.get("actual_length")
     has = "is too long" if kind.endswith("long") else "is too short"
     if found is not None:
-        has = f"has {found} {what}{'' if found == 1 else 's'}"
+        has = f"has {counted(found, what)}"
     if kind.endswith("long"):
         most = context["max_length"]
-        return f"{has}; at most {most} {what}{'' if most == 1 else 's'} {'is' if most == 1 else 'are'} allowed"
+        return f"{has}; at most {counted(most, f'{what} is', f'{what}s are')} allowed"
     least = context["min_length"]
-    return f"{has}; at least {least} {what}{'' if least == 1 else 's'} {'is' if least == 1 else 'are'} needed"
+    return f"{has}; at least {counted(least, f'{what} is', f'{what}s are')} needed"

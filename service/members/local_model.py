@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune.command_line import how_to_install
+from attune.models.seam.counts import counted
 from attune.service.members.local_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -315,7 +316,7 @@ def _why(error: Exception) -> str:
 
 def _counted(noun: str, keys: Sequence[str]) -> str:
     """Returns how many there are and the first of them."""
-    return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'} ({keys[0]}{', …' if len(keys) > 1 else ''})"
+    return f"{counted(len(keys), noun)} ({keys[0]}{', …' if len(keys) > 1 else ''})"
 
 
 def decoder_of(model: LoadedModel) -> Callable[[Sequence[int]], str]:
