@@ -134,7 +134,10 @@ def _object_reader(source: str) -> Read:
         from obstore.store import from_url  # noqa: PLC0415  the same
     except ModuleNotFoundError as error:
         raise NotFetched(f"{source} needs the extra `store`: pip install '.[store]' in a checkout") from error
-    store = from_url(source)
+    try:
+        store = from_url(source)
+    except (BaseError, ValueError) as error:  # a machine without certificates, a name that is none
+        raise NotFetched(f"{source} cannot be read: {error}") from error
 
     def read(file: str) -> Iterator[bytes]:
         try:

@@ -112,6 +112,14 @@ def test_an_object_store_is_read_by_its_own_protocol(kept: Path, web: str, tmp_p
     pytest.importorskip("obstore", reason="obstore (the extra `store`) is not installed")
     for name, value in {"AWS_ENDPOINT": web, "AWS_ALLOW_HTTP": "true", "AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "here"}.items():
         monkeypatch.setenv(name, value)
-    assert read_bundle(fetch_bundle("s3://bundles/own", tmp_path / "out")).id == read_bundle(kept).id
+    try:
+        fetched = fetch_bundle("s3://bundles/own", tmp_path / "out")
+    except NotFetched as error:
+        if "No CA certificates" in str(error):  # which it wants for plain HTTP too, and looks for in few places
+            pytest.skip("obstore finds no certificates on this machine; SSL_CERT_DIR names their folder")
+        raise
+    assert read_bundle(fetched).id == read_bundle(kept).id
     with pytest.raises(NotFetched, match=r"s3://bundles/none/manifest\.json cannot be read"):
         fetch_bundle("s3://bundles/none", tmp_path / "out")
+    with pytest.raises(NotFetched, match=r"s3://a b/none cannot be read"):
+        fetch_bundle("s3://a b/none", tmp_path / "out")
