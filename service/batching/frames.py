@@ -2,6 +2,7 @@
 
     header   length of the payload (uint32), kind (uint8), number of the request (uint32), little-endian
     SUBMIT   deadline_s, generation, count; count x (tokens, pool_start, pool_stop, of_prompt); token ids, int32
+    SPARE    the same, of texts that nobody waits for              HURRY    nothing: somebody waits for them now
     ROWS     queue_s, inference_s, waiting texts, waiting tokens, drain rate, count; float32, `width` or `answer_width` for each text
     FAILED   JSON: the error's class, detail, retry_after_s        CANCEL   nothing: the caller left
     ASK, ANSWER   JSON, for everything that is rare

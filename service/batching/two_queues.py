@@ -73,12 +73,13 @@ class TwoQueues(Generic[Scored]):
         for entry in self._spare.clear():
             together.setdefault(entry.payload.submission, []).append(entry)
         for submission, entries in together.items():
-            submission.spare = False
+            texts, put_at_s = [(entry.tokens, entry.payload) for entry in entries], submission.submitted_at_s
+            submission.spare, submission.submitted_at_s = False, now_s  # what it waited before is no wait of somebody who asks
             try:
-                submission.entries = self.put(submission, [(entry.tokens, entry.payload) for entry in entries], now_s=now_s)
+                submission.entries = self.put(submission, texts, now_s=now_s)
             except Overloaded:
-                submission.spare = True
-                submission.entries = self.put(submission, [(entry.tokens, entry.payload) for entry in entries], now_s=now_s)
+                submission.spare, submission.submitted_at_s = True, put_at_s
+                submission.entries = self.put(submission, texts, now_s=now_s)
 
     def take(self, now_s: float, turn: NextBatch) -> Batch[Text[Scored]]:
         """Removes and returns the batch of a turn; see `BatchQueue.take`."""

@@ -136,10 +136,8 @@ def render(error: AttuneError, path: str, request_id: str, root_path: str = "") 
     """Returns status, headers and body of an error's response."""
     openai = is_openai(path)
     if path in _WITHOUT_V1 and error.code == NotFound.code:
-        openai, error = (
-            True,
-            NotFound(f"there is no {path} here; OpenAI's paths are below {root_path}/v1: let the client's base URL end in /v1"),
-        )
+        openai = True
+        error = NotFound(f"there is no {path} here; OpenAI's paths are below {root_path}/v1: let the client's base URL end in /v1")
     body = orjson.dumps(openai_object(error, request_id) if openai else document(error, request_id, root_path))
     headers = [(b"content-type", JSON if openai else PROBLEM), (b"content-length", str(len(body)).encode())]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers().items()]

@@ -164,8 +164,13 @@ def pack(record: DecisionRecord) -> bytes:
     rows = [record.prompt_outputs, *(candidate.outputs for candidate in record.candidates)]
     floats = b"".join(array.astype("<f4").tobytes() for row in rows for _, array in sorted(row.items()))
     body = struct.pack("<I", len(encoded)) + encoded + floats
-    packer = zlib.compressobj(6, zlib.DEFLATED, *(_SMALL if len(body) <= 1 << _SMALL[0] else _LARGE))
+    packer = zlib.compressobj(6, zlib.DEFLATED, *room_to_pack(len(body)))
     return bytes([VERSION]) + packer.compress(body) + packer.flush()
+
+
+def room_to_pack(size: int) -> tuple[int, int]:
+    """Returns zlib's window (as a power of 2) and memory for so many bytes: clearing those of long texts takes longer than packing few."""
+    return (12, 5) if size <= 1 << 12 else (15, 8)
 
 
 def unpack(content: bytes) -> DecisionRecord:
@@ -193,8 +198,6 @@ def unpack(content: bytes) -> DecisionRecord:
         raise RecordUnreadable(f"a decision record of {len(content)} bytes is damaged: {type(error).__name__}") from error
 
 
-_SMALL, _LARGE = (12, 5), (15, 8)
-"""Window (as a power of 2) and memory of the packer: clearing those of long texts takes three times as long as packing a usual record."""
 _PLAIN = ("made_at_s", "bundle", "basis", "family", "personalization", "comparisons", "prompt", "context", "prompt_digest")
 _CANDIDATE = ("member", "text", "finish_reason", "score", "std", "prompt_tokens", "completion_tokens")
 

@@ -25,6 +25,7 @@ from attune.service.errors import FieldError, invalid
 from attune.service.ids import candidate_id, split_candidate
 from attune.service.live.runtime import Call
 from attune.service.usecases.authors import code_of_usual, codes_of, read_standing
+from attune.service.usecases.decision_record import room_to_pack
 from attune.service.usecases.named_answers import ById, EditedFrom, FoundAnswers, Named
 from attune.service.usecases.text_scores import encode, submit
 
@@ -181,8 +182,7 @@ def pack_payload(told: Mapping[str, object]) -> bytes:
         for name in _IDS:
             del rest[name]
     content = orjson.dumps(rest)
-    # Clearing the memory that long texts need takes longer than packing a usual entry.
-    window, memory = (12, 5) if len(content) <= 1 << 12 else (15, 8)
+    window, memory = room_to_pack(len(content))
     packer = zlib.compressobj(9, zlib.DEFLATED, -window, memory, zdict=PAYLOAD_WORDS)
     return ids + packer.compress(content) + packer.flush()
 
