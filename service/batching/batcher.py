@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Generic
 
 from attune.models.seam.padding import TokenRow
 from attune.service.batching.running import RunningBatches
 from attune.service.batching.session import Scored, Scorer
-from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, Text, deadline_exceeded
+from attune.service.batching.submission import BatchReport, Drop, Submission, Submitted, deadline_exceeded
 from attune.service.batching.two_queues import TwoQueues
 from attune.service.batching.worker import BatchRun, ScorerWorker
 from attune.service.errors import AttuneError, NotReady, Overloaded, ScorerFailed, TooLarge
@@ -194,13 +195,12 @@ class Batcher(Generic[Scored]):
         """
         if self._refusal is not None:
             raise NotReady(self._refusal)
-        for number, item in enumerate(items, 1):
-            if len(item) > self._max_text_tokens:
-                raise TooLarge(
-                    f"text {number} of {len(items)} has {len(item):,} tokens, the scorer takes at most {self._max_text_tokens:,}"
-                )
+        lengths = [len(item) for item in items]
+        if max(lengths, default=0) > self._max_text_tokens:
+            number, tokens = next((number, tokens) for number, tokens in enumerate(lengths, 1) if tokens > self._max_text_tokens)
+            raise TooLarge(f"text {number} of {len(items)} has {tokens:,} tokens, the scorer takes at most {self._max_text_tokens:,}")
         try:
-            return self._put(items, self._clock() + deadline_s, spare=spare)
+            return self._put(items, lengths, deadline_s, spare=spare)
         except Overloaded:
             self._dropped("refused", len(items))
             raise
@@ -225,7 +225,7 @@ class Batcher(Generic[Scored]):
         if self._canary is None:
             if self._refusal is not None:
                 raise NotReady(self._refusal)
-            self._canary = self._put([self._canary_item], math.inf, urgent=True)
+            self._canary = self._put([self._canary_item], [len(self._canary_item)], math.inf, urgent=True)
             self._canary.answered.add_done_callback(self._canary_answered)
         canary = self._canary
         try:
@@ -237,12 +237,13 @@ class Batcher(Generic[Scored]):
 
     # --- the loop's side: plain functions, each leaves the state whole --------------------------------------------------
 
-    def _put(self, items: Sequence[TokenRow], deadline_at_s: float, *, urgent: bool = False, spare: bool = False) -> Submission[Scored]:
+    def _put(
+        self, items: Sequence[TokenRow], lengths: Sequence[int], deadline_s: float, *, urgent: bool = False, spare: bool = False
+    ) -> Submission[Scored]:
         loop = asyncio.get_running_loop()
         now_s = self._clock()
-        submission: Submission[Scored] = Submission(loop.create_future(), len(items), now_s, deadline_at_s, spare=spare)
-        texts = [(len(item), Text(submission, index, item)) for index, item in enumerate(items)]
-        submission.entries = self._queue.put(submission, texts, now_s=now_s, urgent=urgent)
+        submission: Submission[Scored] = Submission(loop.create_future(), items, now_s, now_s + deadline_s, spare=spare)
+        self._queue.put(submission, lengths, urgent=urgent)
         if not items:
             submission.answered.set_result(now_s)
             return submission
@@ -260,16 +261,15 @@ class Batcher(Generic[Scored]):
             return
         while (turn := self._running.turn(*self._queue.waiting(now_s := self._clock()))) is not None:
             batch = self._queue.take(now_s, turn)
-            for entry in batch.expired:
-                submission = entry.payload.submission
+            for submission, _ in batch.expired:
                 self._dropped("expired", 1)
-                self._fail(submission, deadline_exceeded(submission, entry.deadline_at_s - entry.submitted_at_s))
-            if not batch.entries:
+                self._fail(submission, deadline_exceeded(submission, submission.deadline_at_s - submission.submitted_at_s))
+            if not batch.texts:
                 break
             if not self._running:
                 self._busy_since_s = self._clock()
             number, scorer = self._running.begin(batch, turn)
-            self._worker.hand_over(number, scorer, [entry.payload.item for entry in batch.entries], alone=turn.alone)
+            self._worker.hand_over(number, scorer, [submission.items[index] for submission, index in batch.texts], alone=turn.alone)
         self._note_idle()
 
     def _deliver(self, run: BatchRun[Scored]) -> None:
@@ -279,28 +279,23 @@ class Batcher(Generic[Scored]):
         busy_s = max(0.0, run.finished_at_s - self._busy_since_s)
         self._busy_since_s += busy_s
         self._dispatch()  # first, so that the worker computes while callers wake up
-        failed, waits, asked = 0, [], len(batch.entries)
-        for entry, result in zip(batch.entries, run.results, strict=True):
-            submission, index = entry.payload.submission, entry.payload.index
-            new = submission.ran_in(run.number, run.started_at_s, run.finished_at_s)
-            if submission is self._canary:  # nobody's text: of a server that nobody asks, it would be all that there is to see
-                asked -= 1
-            elif new and not submission.spare:  # which waits for others as it should
-                waits.append(run.started_at_s - submission.submitted_at_s)
+        failed = 0
+        for (submission, index), result in zip(batch.texts, run.results, strict=True):
             if isinstance(result, Exception):
                 failed += 1
-                error = ScorerFailed(
-                    f"the scorer failed on text {index + 1} of {submission.texts} ({entry.tokens:,} tokens): {type(result).__name__}"
-                )
+                told = f"text {index + 1} of {len(submission.items)} ({len(submission.items[index]):,} tokens): {type(result).__name__}"
+                error = ScorerFailed(f"the scorer failed on {told}")
                 error.__cause__ = result
                 self._fail(submission, error)
-                continue
-            submission.rows[index] = result
-            submission.missing -= 1
-            if not submission.missing:
-                submission.entries = ()  # they lead back to it: without them it goes when its caller has gone
-                if not submission.answered.done():
-                    submission.answered.set_result(run.finished_at_s)
+            else:
+                submission.rows[index] = result
+        waits, asked = [], len(batch.texts)
+        for submission, texts in Counter(submission for submission, _ in batch.texts).items():
+            if submission is self._canary:  # nobody's text: of a server that nobody asks, it would be all that there is to see
+                asked -= texts
+            elif not submission.spare:  # which waits for others as it should
+                waits.append(run.started_at_s - submission.submitted_at_s)
+            submission.ran(texts, run.started_at_s, run.finished_at_s)
         self._dropped("failed", failed)
         self._queue.asked.drained(batch.real_tokens, busy_s)
         self._note_idle()
@@ -312,13 +307,13 @@ class Batcher(Generic[Scored]):
         self._ended.set()
         self._refusal = "the scorer is shutting down" if error is None else f"the scorer's worker died: {type(error).__name__}"
         for batch in self._running.clear():
-            for entry in batch.entries:
-                self._fail(entry.payload.submission, NotReady(self._refusal))
+            for submission, _ in batch.texts:
+                self._fail(submission, NotReady(self._refusal))
         self._fail_waiting(NotReady, self._refusal)
 
     def _fail_waiting(self, error: type[AttuneError], detail: str) -> None:
-        for entry in self._queue.clear():
-            self._fail(entry.payload.submission, error(detail))
+        for submission, _ in self._queue.clear():
+            self._fail(submission, error(detail))
         self._note_idle()
 
     def _fail(self, submission: Submission[Scored], error: AttuneError) -> None:

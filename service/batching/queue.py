@@ -1,14 +1,14 @@
 """What waits for the scorer, and which of it forms the next batch: a synchronous structure without clock, thread or task.
 
-    put(...)      entries of one submission, all or none, or Overloaded / TooLarge with the numbers
-    take(now_s)   the next batch, and the entries whose deadline passed while they waited
-    abandon(...)  entries whose caller left; their room is free at once
+    put(...)      texts of one asker, all or none, or Overloaded / TooLarge with the numbers
+    take(now_s)   the next batch, and the texts whose deadline passed while they waited
+    abandon(...)  texts whose caller left; their room is free at once
     drained(...)  what a finished batch taught about the speed of draining
 
-A batch is a run of neighbours in length around the entry that is due first. It costs `overhead_tokens + longest * n`
-(padded tokens), never over the budget, or what of it the taker asks for, unless one entry alone is. It stops growing when
-the padding that the next text causes costs more than a separate batch. Payloads are opaque; what a token or a caller is,
-this module does not know.
+A batch is a run of neighbours in length around the text that is due first. It costs `overhead_tokens + longest * n`
+(padded tokens), never over the budget, or what of it the taker asks for, unless one text alone is. It stops growing when
+the padding that further texts cause costs more than a separate batch. A text is nothing but its length, whose it is and which
+of theirs: on a GPU a text costs ten microseconds, so there is no object for each.
 """
 
 from __future__ import annotations
@@ -18,11 +18,20 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import islice, repeat
+from typing import Generic, Protocol, TypeVar
 
 from attune.service.errors import Overloaded, TooLarge
 
-Payload = TypeVar("Payload")
+
+class Asker(Protocol):
+    """Whoever puts texts: when that was, and when they stop waiting; seconds on the clock of the one who calls the queue."""
+
+    submitted_at_s: float
+    deadline_at_s: float
+
+
+Owner = TypeVar("Owner", bound=Asker)
 
 # Tokens of one submission that are due together, in budgets: an ordinary request of a few texts is one turn on any device.
 TURN_BUDGETS = 4
@@ -33,51 +42,34 @@ RETRY_AFTER_UNKNOWN_S = 1.0
 RETRY_AFTER_MOST_S = 60.0
 
 
-@dataclass(slots=True, eq=False)  # not frozen: that would double the time of making one, which every text pays
-class Entry(Generic[Payload]):
-    """One text that waits: its length, its place in the order of turns, its deadline. Nobody changes one.
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Owner]):
+    """What `take` returns; a text is told by its owner and its place among the owner's.
 
-    `order` is unique within a queue and rises with arrival; `due_at_s` is the turn (see `BatchQueue`). All times are in
-    seconds on the clock of the one who calls the queue.
+    Attributes:
+        texts: to be run together, shortest first.
+        real_tokens: that somebody asked for.
+        padded_tokens: that the scorer computes: the longest text times the number of texts.
+        expired: texts to be failed.
     """
 
-    tokens: int
-    payload: Payload
-    order: int
-    submitted_at_s: float
-    due_at_s: float
-    deadline_at_s: float
+    texts: Sequence[tuple[Owner, int]] = ()
+    real_tokens: int = 0
+    padded_tokens: int = 0
+    expired: Sequence[tuple[Owner, int]] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Batch(Generic[Payload]):
-    """What `take` returns: `entries` shortest first, to be run together, and `expired` ones, to be failed."""
-
-    entries: tuple[Entry[Payload], ...]
-    expired: tuple[Entry[Payload], ...]
-
-    @property
-    def padded_tokens(self) -> int:
-        """Tokens that the scorer computes: the longest entry times the number of entries."""
-        return self.entries[-1].tokens * len(self.entries) if self.entries else 0
-
-    @property
-    def real_tokens(self) -> int:
-        """Tokens that somebody asked for."""
-        return sum(entry.tokens for entry in self.entries)
-
-
-class BatchQueue(Generic[Payload]):
+class BatchQueue(Generic[Owner]):
     """A bounded queue that hands out batches under a budget of padded tokens.
 
-    Turns: the entry that is due first is in every next batch, so nothing starves whatever its length. An entry is due when
+    Turns: the text that is due first is in every next batch, so nothing starves whatever its length. A text is due when
     it is submitted, plus `age_limit_s` for every `TURN_BUDGETS` budgets of tokens that precede it in its own submission: a
     large submission takes its first turn, and what it brings beyond that yields to whoever comes within the age limit.
 
     Args:
-        max_items: entries that may wait at one time.
+        max_items: texts that may wait at one time.
         max_tokens: tokens that may wait at one time.
-        budget_tokens: padded tokens of a batch; a longer entry forms a batch alone.
+        budget_tokens: padded tokens of a batch; a longer text forms a batch alone.
         overhead_tokens: what starting a batch costs, in tokens that could have been computed instead.
         age_limit_s: how much later each further turn of one submission is due, seconds.
     """
@@ -100,77 +92,74 @@ class BatchQueue(Generic[Payload]):
         self.tokens = 0
         self.drain_tokens_per_s: float | None = None
         self._batch_tokens = self._batch_s = 0.0  # averages over the last batches
+        # A text's order is its number among all that ever came. Dicts keep the order of arrival.
         self._arrivals = 0
-        self._waiting: dict[int, Entry[Payload]] = {}  # by order; dicts keep insertion order, so arrival order too
-        self._by_length: list[tuple[int, int]] = []  # tokens and order of each
-        # Runs of entries that are due together: when, the first order that may still wait, and where the run stops. What was taken or
+        self._tokens_of: dict[int, int] = {}  # by order
+        self._by_length: dict[int, dict[int, tuple[Owner, int]]] = {}  # tokens, then order; no length without texts
+        self._lengths: list[int] = []  # of `_by_length`, sorted
+        # Runs of texts that are due together: when, the first order that may still wait, and where the run stops. What was taken or
         # abandoned stays until it surfaces, or until runs outnumber what waits.
         self._by_due: list[tuple[float, int, int]] = []
-        # No waiting entry's deadline is before this: most takes need not look at deadlines at all.
+        # No waiting text's deadline is before this: most takes need not look at deadlines at all.
         self._earliest_deadline_s = math.inf
 
     @property
     def items(self) -> int:
-        """Entries that wait."""
-        return len(self._waiting)
+        """Texts that wait."""
+        return len(self._tokens_of)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest entry that waits; 0 when nothing waits."""
-        return self._by_length[-1][0] if self._by_length else 0
+        """Tokens of the longest text that waits; 0 when nothing waits."""
+        return self._lengths[-1] if self._lengths else 0
 
     def oldest_age_s(self, now_s: float) -> float:
-        """Returns how long the entry that has waited longest has waited, seconds; 0 when nothing waits."""
-        return max((now_s - entry.submitted_at_s for entry in self._waiting.values()), default=0.0)
+        """Returns how long the text that came first has waited, seconds; 0 when nothing waits."""
+        for order, tokens in self._tokens_of.items():
+            return now_s - self._by_length[tokens][order][0].submitted_at_s
+        return 0.0
 
-    def put(
-        self, items: Sequence[tuple[int, Payload]], *, now_s: float, deadline_at_s: float = math.inf, urgent: bool = False
-    ) -> tuple[Entry[Payload], ...]:
-        """Adds the entries of one submission, all or none.
+    def put(self, owner: Owner, lengths: Sequence[int], *, indices: Sequence[int] | None = None, urgent: bool = False) -> range:
+        """Adds texts of one owner, all or none.
 
         Args:
-            items: `(tokens, payload)` of each text.
-            now_s: the time of submission.
-            deadline_at_s: when the caller stops waiting.
+            owner: whose they are; submitted as it says.
+            lengths: tokens of each text.
+            indices: its place among the owner's texts; by default they are all of them.
             urgent: due before everything else and outside the bounds; for a health check, of which one waits at a time.
 
         Returns:
-            The entries in the order of `items`.
+            The texts in the order of `lengths`, as `abandon` takes them.
 
         Raises:
             ValueError: a text has no tokens; nothing was added.
             TooLarge: the submission would not fit even an empty queue; nothing was added.
             Overloaded: it does not fit now; nothing was added.
         """
-        if any(tokens < 1 for tokens, _ in items):
-            raise ValueError(f"every text needs at least one token, got lengths {[tokens for tokens, _ in items]}")
-        wanted_tokens = sum(tokens for tokens, _ in items)
+        if min(lengths, default=1) < 1:
+            raise ValueError(f"every text needs at least one token, got lengths {[*lengths]}")
+        wanted_tokens = sum(lengths)
         if not urgent:
-            self._admit(len(items), wanted_tokens)
-        entries: list[Entry[Payload]] = []
-        turn_tokens = TURN_BUDGETS * self.budget_tokens
-        before, order, run_start = 0, self._arrivals, self._arrivals
-        run_due_s = -math.inf if urgent else now_s
-        for tokens, payload in items:
-            due_at_s = -math.inf if urgent else now_s + self.age_limit_s * (before // turn_tokens)
-            if due_at_s != run_due_s:
-                heapq.heappush(self._by_due, (run_due_s, run_start, order))
-                run_due_s, run_start = due_at_s, order
-            entry = Entry(tokens, payload, order, now_s, due_at_s, deadline_at_s)
-            entries.append(entry)
-            self._waiting[order] = entry
-            insort(self._by_length, (tokens, order))
-            order += 1
-            before += tokens
-        if entries:
-            heapq.heappush(self._by_due, (run_due_s, run_start, order))
-            self._earliest_deadline_s = min(self._earliest_deadline_s, deadline_at_s)
-        self._arrivals = order
+            self._admit(len(lengths), wanted_tokens)
+        orders = range(self._arrivals, self._arrivals + len(lengths))
+        places = range(len(lengths)) if indices is None else indices
+        by_length = self._by_length
+        for order, tokens, text in zip(orders, lengths, zip(repeat(owner), places), strict=True):
+            if (alike := by_length.get(tokens)) is not None:
+                alike[order] = text
+            else:
+                by_length[tokens] = {order: text}
+                insort(self._lengths, tokens)
+        self._tokens_of.update(zip(orders, lengths, strict=True))
+        self._arrivals = orders.stop
         self.tokens += wanted_tokens
-        return tuple(entries)
+        if orders:
+            self._line_up(-math.inf if urgent else owner.submitted_at_s, orders.start, lengths)
+            self._earliest_deadline_s = min(self._earliest_deadline_s, owner.deadline_at_s)
+        return orders
 
-    def take(self, now_s: float, budget_tokens: int | None = None) -> Batch[Payload]:
-        """Removes and returns the next batch, and the entries whose deadline has passed.
+    def take(self, now_s: float, budget_tokens: int | None = None) -> Batch[Owner]:
+        """Removes and returns the next batch, and the texts whose deadline has passed.
 
         Both are gone from the queue. The batch is empty only if nothing that is still in time waits.
 
@@ -179,31 +168,53 @@ class BatchQueue(Generic[Payload]):
             budget_tokens: of this batch, where it is to be smaller than the queue's.
         """
         expired = self._take_expired(now_s)
-        if not self._waiting:
-            return Batch((), expired)
-        first, stop = self._window(self._position(self._first_due()), self.budget_tokens if budget_tokens is None else budget_tokens)
-        entries = tuple([self._waiting.pop(order) for _, order in self._by_length[first:stop]])
-        del self._by_length[first:stop]
-        batch = Batch(entries, expired)
-        self._left(batch.real_tokens)
-        return batch
+        if not self._tokens_of:
+            return Batch(expired=expired)
+        first = self._first_due()
+        anchor = self._tokens_of[first]
+        window = self._window(anchor, self.budget_tokens if budget_tokens is None else budget_tokens)
+        texts: list[tuple[Owner, int]] = []
+        emptied, real = [], 0
+        for tokens, many in window:
+            alike = self._by_length[tokens]
+            real += tokens * many
+            if many == len(alike):
+                texts += alike.values()
+                emptied.append(tokens)
+                taken: Iterable[int] = self._by_length.pop(tokens)
+            else:
+                taken = list(islice(alike, many))
+                if tokens == anchor and first not in taken:
+                    taken[-1] = first
+                texts += [alike.pop(order) for order in taken]
+            for order in taken:
+                del self._tokens_of[order]
+        if emptied:  # neighbours, since at most the shortest or the longest of a window has others left
+            at = bisect_left(self._lengths, emptied[0])
+            del self._lengths[at : at + len(emptied)]
+        self._left(real)
+        return Batch(texts, real, window[-1][0] * len(texts), expired)
 
-    def abandon(self, entries: Iterable[Entry[Payload]]) -> int:
-        """Removes those of `entries` that still wait; returns how many did."""
-        left = 0
-        for entry in entries:
-            if entry.order in self._waiting:
-                del self._by_length[self._position(entry)]
-                del self._waiting[entry.order]
-                self._left(entry.tokens)
+    def abandon(self, orders: Iterable[int]) -> int:
+        """Removes those texts that still wait; returns how many did."""
+        left = tokens_left = 0
+        for order in orders:
+            if (tokens := self._tokens_of.pop(order, None)) is not None:
+                alike = self._by_length[tokens]
+                del alike[order]
+                if not alike:
+                    del self._by_length[tokens]
+                    del self._lengths[bisect_left(self._lengths, tokens)]
                 left += 1
+                tokens_left += tokens
+        self._left(tokens_left)
         return left
 
-    def clear(self) -> tuple[Entry[Payload], ...]:
-        """Removes and returns everything that waits."""
-        entries = tuple(self._waiting.values())
-        self.abandon(entries)
-        return entries
+    def clear(self) -> Sequence[tuple[Owner, int]]:
+        """Removes and returns everything that waits, in order of arrival."""
+        texts = [self._by_length[tokens][order] for order, tokens in self._tokens_of.items()]
+        self.abandon(tuple(self._tokens_of))
+        return texts
 
     def drained(self, tokens: int, elapsed_s: float) -> None:
         """Learns from a finished batch: `tokens` that were asked for, and how many seconds later than the one before it was finished."""
@@ -226,7 +237,7 @@ class BatchQueue(Generic[Payload]):
 
     def _admit(self, items: int, tokens: int) -> None:
         for name, wanted, held, limit in (
-            ("texts", items, len(self._waiting), self.max_items),
+            ("texts", items, len(self._tokens_of), self.max_items),
             ("tokens", tokens, self.tokens, self.max_tokens),
         ):
             if wanted > limit:
@@ -236,66 +247,81 @@ class BatchQueue(Generic[Payload]):
                     f"the scoring queue holds {held:,} of {limit:,} {name}; {wanted:,} more do not fit", retry_after_s=self.retry_after_s()
                 )
 
-    def _take_expired(self, now_s: float) -> tuple[Entry[Payload], ...]:
+    def _line_up(self, due_at_s: float, first: int, lengths: Sequence[int]) -> None:
+        """Adds the runs of a submission that is due from `due_at_s` on, and whose texts are numbered from `first`."""
+        turn_tokens, before, turn, start = TURN_BUDGETS * self.budget_tokens, 0, 0, first
+        for order, tokens in enumerate(lengths, first):
+            if before // turn_tokens != turn:
+                heapq.heappush(self._by_due, (due_at_s + self.age_limit_s * turn, start, order))
+                turn, start = before // turn_tokens, order
+            before += tokens
+        heapq.heappush(self._by_due, (due_at_s + self.age_limit_s * turn, start, first + len(lengths)))
+
+    def _take_expired(self, now_s: float) -> Sequence[tuple[Owner, int]]:
         if now_s < self._earliest_deadline_s:
             return ()
-        expired = tuple(entry for entry in self._waiting.values() if entry.deadline_at_s <= now_s)
-        self.abandon(expired)
-        self._earliest_deadline_s = min((entry.deadline_at_s for entry in self._waiting.values()), default=math.inf)
-        return expired
+        late, texts, earliest_s = [], [], math.inf
+        for order, tokens in self._tokens_of.items():
+            text = self._by_length[tokens][order]
+            if text[0].deadline_at_s <= now_s:
+                late.append(order)
+                texts.append(text)
+            else:
+                earliest_s = min(earliest_s, text[0].deadline_at_s)
+        self.abandon(late)
+        self._earliest_deadline_s = earliest_s
+        return texts
 
-    def _first_due(self) -> Entry[Payload]:
+    def _first_due(self) -> int:
+        """Returns the order of the text that is due first."""
         while True:
             due_at_s, order, stop = self._by_due[0]
-            while order < stop and order not in self._waiting:
+            while order < stop and order not in self._tokens_of:
                 order += 1
             if order < stop:
                 heapq.heapreplace(self._by_due, (due_at_s, order, stop))
                 # Of two runs that are due together the one that came first goes on, unless what is left of it came after the other.
                 if self._by_due[0][1] == order:
-                    return self._waiting[order]
+                    return order
             else:
                 heapq.heappop(self._by_due)
 
-    def _window(self, anchor: int, budget: int) -> tuple[int, int]:
-        """Returns the half-open range of `_by_length` to run together: around `anchor`, one neighbour at a time.
+    def _window(self, anchor: int, budget: int) -> Sequence[tuple[int, int]]:
+        """Returns which lengths to run together, shortest first, and how many texts of each, around the length `anchor`.
 
-        At each step the neighbour that leaves more real tokens per token of cost is added, while the budget holds; of all
-        the ranges passed, the one with the most real tokens per token of cost is returned, the larger one if they are equal.
+        At each step that of the two neighbouring lengths joins of which one more text leaves more real tokens per token of cost, with as
+        many of its texts as the budget allows; of all that was passed, what has the most real tokens per token of cost is returned, the
+        larger one if they are equal. Within a length each further text changes that share in the same direction.
         """
-        waiting, end, overhead = self._by_length, len(self._by_length), self.overhead_tokens
-        first, stop = anchor, anchor + 1
-        real = longest = waiting[anchor][0]
-        best, best_yield = (first, stop), real / (overhead + real)
-        n = 1
+        lengths, by_length, overhead = self._lengths, self._by_length, self.overhead_tokens
+        low = bisect_left(lengths, anchor)
+        high, end = low + 1, len(lengths)
+        longest, n = anchor, min(len(by_length[anchor]), max(1, budget // anchor))
+        real = longest * n
+        steps, best, best_yield = [(anchor, n)], 1, real / (overhead + real)
         while True:
-            n += 1
-            shorter = longer = 0
-            shorter_yield = longer_yield = 0.0
-            if first and longest * n <= budget:
-                shorter = waiting[first - 1][0]
-                shorter_yield = (real + shorter) / (overhead + longest * n)
-            if stop < end:
-                longer = waiting[stop][0]
-                if longer * n <= budget:
-                    longer_yield = (real + longer) / (overhead + longer * n)
-            if shorter_yield == longer_yield == 0.0:
-                return best
+            one_more = n + 1
+            shorter = lengths[low - 1] if low and longest * one_more <= budget else 0
+            longer = lengths[high] if high < end and lengths[high] * one_more <= budget else 0
+            shorter_yield = (real + shorter) / (overhead + longest * one_more) if shorter else 0.0
+            longer_yield = (real + longer) / (overhead + longer * one_more) if longer else 0.0
+            if not shorter and not longer:
+                return sorted(steps[:best])
             if shorter_yield >= longer_yield:
-                first -= 1
-                real += shorter
+                low, joins = low - 1, shorter
             else:
-                stop += 1
-                real += longer
-                longest = longer
-            if (step_yield := max(shorter_yield, longer_yield)) >= best_yield:
-                best, best_yield = (first, stop), step_yield
-
-    def _position(self, entry: Entry[Payload]) -> int:
-        return bisect_left(self._by_length, (entry.tokens, entry.order))
+                high, joins, longest = high + 1, longer, longer
+            many = min(len(by_length[joins]), budget // longest - n)
+            n += many
+            real += joins * many
+            steps.append((joins, many))
+            if (step_yield := real / (overhead + longest * n)) >= best_yield:
+                best, best_yield = len(steps), step_yield
 
     def _left(self, tokens: int) -> None:
         self.tokens -= tokens
-        if len(self._by_due) > 2 * len(self._waiting) + 64:
-            self._by_due = [(waiting.due_at_s, waiting.order, waiting.order + 1) for waiting in self._waiting.values()]
+        if len(self._by_due) > 2 * len(self._tokens_of) + 64:
+            starts = ((due_at_s, range(order, stop)) for due_at_s, order, stop in self._by_due)
+            first = ((due_at_s, next((each for each in run if each in self._tokens_of), None), run.stop) for due_at_s, run in starts)
+            self._by_due = [(due_at_s, order, stop) for due_at_s, order, stop in first if order is not None]
             heapq.heapify(self._by_due)

@@ -15,7 +15,7 @@ from typing import Generic
 
 from attune.service.batching.queue import Batch
 from attune.service.batching.session import Scored, Scorer
-from attune.service.batching.submission import Text
+from attune.service.batching.submission import Submission
 
 # A batch that is full already gains nothing by waiting: it is formed while others run, and the worker never waits for the loop.
 BATCHES_READY = 1
@@ -60,7 +60,7 @@ class RunningBatches(Generic[Scored]):
         self._beside = beside
         self._at_once = at_once
         self._budget_tokens = budget_tokens
-        self._batches: dict[int, Batch[Text[Scored]]] = {}
+        self._batches: dict[int, Batch[Submission[Scored]]] = {}
         self._last = 0
         self._alone = False
         self._spare: set[int] = set()
@@ -76,7 +76,7 @@ class RunningBatches(Generic[Scored]):
     @property
     def items(self) -> int:
         """Texts in all batches."""
-        return sum(len(batch.entries) for batch in self._batches.values())
+        return sum(len(batch.texts) for batch in self._batches.values())
 
     def turn(self, asked: WaitingTexts, spare: WaitingTexts = WaitingTexts(0, 0, 0)) -> NextBatch | None:
         """Returns what the next batch may be while so much waits; None where the worker has enough.
@@ -117,7 +117,7 @@ class RunningBatches(Generic[Scored]):
         least = max(LEAST_SHARE, WORTH_TOGETHER * waiting.longest)
         return waiting.texts >= self._at_once and waiting.tokens >= self._at_once * least
 
-    def begin(self, batch: Batch[Text[Scored]], turn: NextBatch) -> tuple[int, Scorer[Scored]]:
+    def begin(self, batch: Batch[Submission[Scored]], turn: NextBatch) -> tuple[int, Scorer[Scored]]:
         """Returns the number of the batch from here on, and what is to run it.
 
         Args:
@@ -131,12 +131,12 @@ class RunningBatches(Generic[Scored]):
             self._spare.add(self._last)
         return self._last, self._scorer if self._beside is None or turn.alone else self._beside
 
-    def end(self, number: int) -> Batch[Text[Scored]] | None:
+    def end(self, number: int) -> Batch[Submission[Scored]] | None:
         """Returns the batch of this number, which is done; None if `clear` took it."""
         self._spare.discard(number)
         return self._batches.pop(number, None)
 
-    def clear(self) -> list[Batch[Text[Scored]]]:
+    def clear(self) -> list[Batch[Submission[Scored]]]:
         """Returns all batches, which will not be done."""
         batches = list(self._batches.values())
         self._batches.clear()

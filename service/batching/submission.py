@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal
 
 from attune.models.seam.counts import counted
 from attune.models.seam.padding import TokenRow
-from attune.service.batching.queue import Entry
 from attune.service.batching.session import Scored
 from attune.service.errors import DeadlineExceeded
 
@@ -51,32 +51,39 @@ class Submission(Generic[Scored]):
     """One caller's texts; `answered` is resolved with the time when the last row is there, or with the first error.
 
     Attributes:
-        missing: texts that have no row yet.
+        items: the texts.
+        missing: texts that no batch has answered yet.
         spare: whether nobody waits for it, so that it takes its turn where nothing else is asked.
+        waiting: its texts in the queue, by the queue's numbers; those that were taken are still among them.
     """
 
-    __slots__ = ("_batch", "_runs", "answered", "deadline_at_s", "entries", "missing", "rows", "spare", "submitted_at_s", "texts")
+    __slots__ = ("_runs", "answered", "deadline_at_s", "items", "missing", "rows", "spare", "submitted_at_s", "waiting")
 
     def __init__(
-        self, answered: asyncio.Future[float], texts: int, submitted_at_s: float, deadline_at_s: float, *, spare: bool = False
+        self,
+        answered: asyncio.Future[float],
+        items: Sequence[TokenRow],
+        submitted_at_s: float,
+        deadline_at_s: float,
+        *,
+        spare: bool = False,
     ) -> None:
         self.spare = spare
         self.answered = answered
         self.submitted_at_s = submitted_at_s
         self.deadline_at_s = deadline_at_s
-        self.texts = self.missing = texts
-        self.rows: list[Scored | None] = [None] * texts
-        self.entries: tuple[Entry[Text[Scored]], ...] = ()
-        self._batch = -1
+        self.items = items
+        self.missing = len(items)
+        self.rows: list[Scored | None] = [None] * len(items)
+        self.waiting = range(0)
         self._runs: list[tuple[float, float]] = []
 
-    def ran_in(self, batch: int, started_at_s: float, finished_at_s: float) -> bool:
-        """Takes down when a batch that carried texts of this submission ran; returns whether this is new of the batch delivered last."""
-        if batch == self._batch:
-            return False
-        self._batch = batch
+    def ran(self, texts: int, started_at_s: float, finished_at_s: float) -> None:
+        """Takes down that a batch answered so many of its texts, and when it ran."""
         self._runs.append((started_at_s, finished_at_s))
-        return True
+        self.missing -= texts
+        if not self.missing and not self.answered.done():
+            self.answered.set_result(finished_at_s)
 
     @property
     def inference_s(self) -> float:
@@ -94,18 +101,8 @@ class Submission(Generic[Scored]):
         return Submitted(rows, max(0.0, elapsed_s - inference_s), inference_s)
 
 
-class Text(Generic[Scored]):
-    """What the queue carries for one text: whose it is, which of theirs, and what the scorer gets."""
-
-    __slots__ = ("index", "item", "submission")
-
-    def __init__(self, submission: Submission[Scored], index: int, item: TokenRow) -> None:
-        self.submission = submission
-        self.index = index
-        self.item = item
-
-
 def deadline_exceeded(submission: Submission[Scored], deadline_s: float) -> DeadlineExceeded:
     """Returns the error of a submission that was not whole after `deadline_s` seconds."""
-    scored = submission.texts - submission.missing
-    return DeadlineExceeded(f"{scored} of {counted(submission.texts, 'text was', 'texts were')} scored within {deadline_s:.3g} s")
+    texts = len(submission.items)
+    scored = texts - submission.missing
+    return DeadlineExceeded(f"{scored} of {counted(texts, 'text was', 'texts were')} scored within {deadline_s:.3g} s")

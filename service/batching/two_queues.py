@@ -8,13 +8,13 @@ What is asked is never in one batch with what is not: it would wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Generic
 
-from attune.service.batching.queue import Batch, BatchQueue, Entry
+from attune.service.batching.queue import Batch, BatchQueue
 from attune.service.batching.running import NextBatch, WaitingTexts
 from attune.service.batching.session import Scored
-from attune.service.batching.submission import Submission, Text
+from attune.service.batching.submission import Submission
 from attune.service.errors import Overloaded
 
 PATIENCE_S = 5.0
@@ -33,7 +33,7 @@ class TwoQueues(Generic[Scored]):
 
     def __init__(self, *, max_items: int, max_tokens: int, budget_tokens: int, overhead_tokens: float, age_limit_s: float) -> None:
         self.asked, self._spare = (
-            BatchQueue[Text[Scored]](
+            BatchQueue[Submission[Scored]](
                 max_items=max_items,
                 max_tokens=max_tokens,
                 budget_tokens=budget_tokens,
@@ -54,11 +54,10 @@ class TwoQueues(Generic[Scored]):
         return self.asked.tokens + self._spare.tokens
 
     def put(
-        self, submission: Submission[Scored], texts: Sequence[tuple[int, Text[Scored]]], *, now_s: float, urgent: bool = False
-    ) -> tuple[Entry[Text[Scored]], ...]:
-        """Adds the texts of a submission to the queue that it belongs in; see `BatchQueue.put`."""
-        queue = self._spare if submission.spare else self.asked
-        return queue.put(texts, now_s=now_s, deadline_at_s=submission.deadline_at_s, urgent=urgent)
+        self, submission: Submission[Scored], lengths: Sequence[int], *, indices: Sequence[int] | None = None, urgent: bool = False
+    ) -> None:
+        """Adds texts of a submission to the queue that it belongs in; see `BatchQueue.put`."""
+        submission.waiting = self._of(submission).put(submission, lengths, indices=indices, urgent=urgent)
 
     def waiting(self, now_s: float) -> tuple[WaitingTexts, WaitingTexts]:
         """Returns what waits in each, `asked` first, once what has waited for `PATIENCE_S` is asked too."""
@@ -69,26 +68,29 @@ class TwoQueues(Generic[Scored]):
 
     def hurry(self, now_s: float) -> None:
         """Has everything asked for, as far as there is room; a submission stays in one queue."""
-        together: dict[Submission[Scored], list[Entry[Text[Scored]]]] = {}
-        for entry in self._spare.clear():
-            together.setdefault(entry.payload.submission, []).append(entry)
-        for submission, entries in together.items():
-            texts, put_at_s = [(entry.tokens, entry.payload) for entry in entries], submission.submitted_at_s
+        together: dict[Submission[Scored], list[int]] = {}
+        for submission, index in self._spare.clear():
+            together.setdefault(submission, []).append(index)
+        for submission, indices in together.items():
+            lengths, put_at_s = [len(submission.items[index]) for index in indices], submission.submitted_at_s
             submission.spare, submission.submitted_at_s = False, now_s  # what it waited before is no wait of somebody who asks
             try:
-                submission.entries = self.put(submission, texts, now_s=now_s)
+                self.put(submission, lengths, indices=indices)
             except Overloaded:
                 submission.spare, submission.submitted_at_s = True, put_at_s
-                submission.entries = self.put(submission, texts, now_s=now_s)
+                self.put(submission, lengths, indices=indices)
 
-    def take(self, now_s: float, turn: NextBatch) -> Batch[Text[Scored]]:
+    def take(self, now_s: float, turn: NextBatch) -> Batch[Submission[Scored]]:
         """Removes and returns the batch of a turn; see `BatchQueue.take`."""
         return (self._spare if turn.spare else self.asked).take(now_s, turn.budget_tokens)
 
     def abandon(self, submission: Submission[Scored]) -> int:
         """Removes what still waits of a submission; returns how many texts did."""
-        return (self._spare if submission.spare else self.asked).abandon(submission.entries)
+        return self._of(submission).abandon(submission.waiting)
 
-    def clear(self) -> Iterable[Entry[Text[Scored]]]:
+    def clear(self) -> Sequence[tuple[Submission[Scored], int]]:
         """Removes and returns everything that waits."""
         return (*self.asked.clear(), *self._spare.clear())
+
+    def _of(self, submission: Submission[Scored]) -> BatchQueue[Submission[Scored]]:
+        return self._spare if submission.spare else self.asked

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -10,25 +12,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from attune.service.batching.queue import RETRY_AFTER_MOST_S, RETRY_AFTER_UNKNOWN_S, TURN_BUDGETS, BatchQueue, Entry
+from attune.service.batching.queue import RETRY_AFTER_MOST_S, RETRY_AFTER_UNKNOWN_S, TURN_BUDGETS, BatchQueue
 from attune.service.errors import Overloaded, TooLarge
 
 LENGTHS = st.integers(1, 300)
 
 
-def queue(**changes: float) -> BatchQueue[str]:
+@dataclass(eq=False)
+class Caller:
+    """Who puts texts of these lengths."""
+
+    lengths: Sequence[int]
+    name: str = ""
+    submitted_at_s: float = 0.0
+    deadline_at_s: float = math.inf
+
+
+Texts = Iterable[tuple[Caller, int]]
+
+
+def queue(**changes: float) -> BatchQueue[Caller]:
     settings: dict[str, float] = {"max_items": 1000, "max_tokens": 100_000, "budget_tokens": 512, "overhead_tokens": 16, "age_limit_s": 1.0}
     return BatchQueue(**(settings | changes))  # type: ignore[arg-type]  # whole numbers are given where they are asked for
 
 
-def put(
-    waiting: BatchQueue[str], *lengths: int, now_s: float = 0.0, deadline_at_s: float = math.inf, name: str = ""
-) -> tuple[Entry[str], ...]:
-    return waiting.put([(length, f"{name}{place}") for place, length in enumerate(lengths)], now_s=now_s, deadline_at_s=deadline_at_s)
+def put(waiting: BatchQueue[Caller], *lengths: int, now_s: float = 0.0, deadline_at_s: float = math.inf, name: str = "") -> range:
+    return waiting.put(Caller(lengths, name, now_s, deadline_at_s), lengths)
 
 
-def lengths(entries: tuple[Entry[str], ...]) -> list[int]:
-    return [entry.tokens for entry in entries]
+def lengths(texts: Texts) -> list[int]:
+    return [caller.lengths[index] for caller, index in texts]
+
+
+def names(texts: Texts) -> list[str]:
+    return [f"{caller.name}{index}" for caller, index in texts]
 
 
 # --- which batch ------------------------------------------------------------------------------------------------------
@@ -37,8 +54,8 @@ def lengths(entries: tuple[Entry[str], ...]) -> list[int]:
 def test_neighbours_in_length_share_a_batch_and_far_lengths_do_not() -> None:
     waiting = queue()
     put(waiting, 20, 250, 21, 250, 22)
-    assert lengths(waiting.take(0.0).entries) == [20, 21, 22]
-    assert lengths(waiting.take(0.0).entries) == [250, 250]
+    assert lengths(waiting.take(0.0).texts) == [20, 21, 22]
+    assert lengths(waiting.take(0.0).texts) == [250, 250]
     assert waiting.items == 0
 
 
@@ -46,7 +63,7 @@ def test_where_starting_a_batch_is_dear_far_lengths_share_one() -> None:
     waiting = queue(budget_tokens=8192, overhead_tokens=2000)
     put(waiting, 20, 250, 21, 250, 22)
     batch = waiting.take(0.0)
-    assert lengths(batch.entries) == [20, 21, 22, 250, 250]
+    assert lengths(batch.texts) == [20, 21, 22, 250, 250]
     assert (batch.real_tokens, batch.padded_tokens) == (563, 1250)
 
 
@@ -60,16 +77,16 @@ def test_the_budget_counts_padding() -> None:
 def test_a_text_over_the_budget_is_a_batch_alone() -> None:
     waiting = queue(budget_tokens=64, overhead_tokens=1e6)
     put(waiting, 200, 10, 200)
-    assert lengths(waiting.take(0.0).entries) == [200]
-    assert lengths(waiting.take(0.0).entries) == [10]
-    assert lengths(waiting.take(0.0).entries) == [200]
+    assert lengths(waiting.take(0.0).texts) == [200]
+    assert lengths(waiting.take(0.0).texts) == [10]
+    assert lengths(waiting.take(0.0).texts) == [200]
 
 
 def test_equal_texts_go_in_order_of_arrival() -> None:
     waiting = queue(budget_tokens=20)
     put(waiting, 10, 10, 10, 10)
-    assert [entry.payload for entry in waiting.take(0.0).entries] == ["0", "1"]
-    assert [entry.payload for entry in waiting.take(0.0).entries] == ["2", "3"]
+    assert names(waiting.take(0.0).texts) == ["0", "1"]
+    assert names(waiting.take(0.0).texts) == ["2", "3"]
 
 
 def test_a_large_submission_yields_its_later_turns_to_small_ones_that_come_within_the_age_limit() -> None:
@@ -77,33 +94,36 @@ def test_a_large_submission_yields_its_later_turns_to_small_ones_that_come_withi
     put(waiting, *[100] * (3 * TURN_BUDGETS), name="large", now_s=0.0)
     put(waiting, 30, name="early", now_s=0.5)
     put(waiting, 30, name="late", now_s=1.5)
-    order = [entry.payload for _ in range(waiting.items) for entry in waiting.take(2.0).entries]
+    order = [name for _ in range(waiting.items) for name in names(waiting.take(2.0).texts)]
     firsts = [f"large{place}" for place in range(3 * TURN_BUDGETS)]
     # "late" rides along with "early", its neighbour in length.
     assert order == [*firsts[:TURN_BUDGETS], "early0", "late0", *firsts[TURN_BUDGETS:]]
 
 
-def test_an_urgent_entry_is_in_the_next_batch_and_needs_no_room() -> None:
+def test_an_urgent_text_is_in_the_next_batch_and_needs_no_room() -> None:
     waiting = queue(max_items=1, max_tokens=50, budget_tokens=50)
     put(waiting, 50)
-    waiting.put([(2, "canary")], now_s=9.0, urgent=True)
-    assert [entry.payload for entry in waiting.take(9.0).entries] == ["canary"]
+    waiting.put(Caller([2], "canary", submitted_at_s=9.0), [2], urgent=True)
+    assert names(waiting.take(9.0).texts) == ["canary0"]
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=60), st.integers(1, 600), st.floats(0, 5000))
 def test_a_batch_holds_the_budget_and_the_one_due_first_and_skips_nobody_in_between(sizes: list[int], budget: int, overhead: float) -> None:
     waiting = queue(budget_tokens=budget, overhead_tokens=overhead)
-    entries = {entry.order: entry for entry in put(waiting, *sizes)}
-    while entries:
-        first = min(entries.values(), key=lambda entry: (entry.due_at_s, entry.order))
+    put(waiting, *sizes)
+    turns = [sum(sizes[:index]) // (TURN_BUDGETS * budget) for index in range(len(sizes))]
+    left = set(range(len(sizes)))
+    while left:
+        first = min(left, key=lambda index: (turns[index], index))
         batch = waiting.take(0.0)
-        assert first in batch.entries
-        assert batch.padded_tokens <= budget or len(batch.entries) == 1
-        assert all(shorter.tokens <= longer.tokens for shorter, longer in pairwise(batch.entries))
-        for entry in batch.entries:
-            del entries[entry.order]
-        between = [e for e in entries.values() if batch.entries[0].tokens < e.tokens < batch.entries[-1].tokens]
-        assert not between
+        found = lengths(batch.texts)
+        assert first in {index for _, index in batch.texts}
+        assert (batch.real_tokens, batch.padded_tokens) == (sum(found), found[-1] * len(found))
+        assert batch.padded_tokens <= budget or len(found) == 1
+        assert all(shorter <= longer for shorter, longer in pairwise(found))
+        left -= {index for _, index in batch.texts}
+        assert not [index for index in left if found[0] < sizes[index] < found[-1]]
+    assert waiting.take(0.0).texts == ()
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=60), st.integers(16, 600))
@@ -118,11 +138,11 @@ def test_a_batch_never_computes_less_per_cost_than_its_first_due_text_alone(size
 def test_nothing_starves_however_many_come_after_it(first: int, later: list[list[int]], budget: int) -> None:
     waiting = queue(budget_tokens=budget, max_items=10**6, max_tokens=10**9, age_limit_s=0.5)
     put(waiting, *[7] * 10)
-    (entry,) = put(waiting, first, now_s=0.0)
+    put(waiting, first, name="first")
     ahead = waiting.items - 1
     for batches, sizes in enumerate(later, 1):
         put(waiting, *sizes, now_s=0.01 * batches)
-        if entry in waiting.take(0.01 * batches).entries:
+        if "first0" in names(waiting.take(0.01 * batches).texts):
             return
         # Each batch takes at least one of those that were due before it.
         assert batches <= ahead
@@ -214,25 +234,25 @@ def test_a_deadline_that_has_passed_takes_the_text_out_at_the_next_batch() -> No
     put(waiting, 10, deadline_at_s=1.0, name="gone")
     put(waiting, 10, deadline_at_s=1.1, name="there")
     batch = waiting.take(1.0)
-    assert [entry.payload for entry in batch.expired] == ["gone0"]
-    assert [entry.payload for entry in batch.entries] == ["there0"]
+    assert names(batch.expired) == ["gone0"]
+    assert names(batch.texts) == ["there0"]
 
 
 def test_deadlines_are_found_in_any_order() -> None:
     waiting = queue(budget_tokens=10)
     for place, deadline in enumerate([5.0, 3.0, 4.0, 9.0, 6.0]):
         put(waiting, 10, deadline_at_s=deadline, name=f"{place}-")
-    assert [entry.payload for entry in waiting.take(2.0).entries] == ["0-0"]
-    assert [entry.payload for entry in waiting.take(4.5).expired] == ["1-0", "2-0"]
-    assert [entry.payload for entry in waiting.take(6.0).expired] == ["4-0"]
+    assert names(waiting.take(2.0).texts) == ["0-0"]
+    assert names(waiting.take(4.5).expired) == ["1-0", "2-0"]
+    assert names(waiting.take(6.0).expired) == ["4-0"]
     assert waiting.items == 0
 
 
 def test_room_of_callers_who_left_is_free_at_once() -> None:
     waiting = queue(max_items=2)
-    entries = put(waiting, 10, 20)
-    assert waiting.abandon(entries) == 2
-    assert waiting.abandon(entries) == 0
+    orders = put(waiting, 10, 20)
+    assert waiting.abandon(orders) == 2
+    assert waiting.abandon(orders) == 0
     assert (waiting.items, waiting.tokens) == (0, 0)
     put(waiting, 10, 20)
 
@@ -254,7 +274,7 @@ def test_callers_who_come_and_go_do_not_change_whose_turn_it_is() -> None:
     while len(waiting._by_due) > turns:  # until the order of turns has just been rebuilt
         turns = len(waiting._by_due)
         waiting.abandon(put(waiting, 10, now_s=0.9))
-    assert [entry.payload for entry in waiting.take(2.0).entries] == ["small0"]
+    assert names(waiting.take(2.0).texts) == ["small0"]
 
 
 def test_the_oldest_age_is_that_of_the_first_to_have_come() -> None:
@@ -268,56 +288,61 @@ def test_the_oldest_age_is_that_of_the_first_to_have_come() -> None:
 
 
 class Accounts(RuleBasedStateMachine):
-    """Every entry that was put leaves exactly once: in a batch, expired, or abandoned; and the counts are right meanwhile."""
+    """Every text that was put leaves exactly once: in a batch, expired, or abandoned; and the counts are right meanwhile."""
 
     @initialize(budget=st.integers(1, 600), overhead=st.floats(0, 1000), max_items=st.integers(1, 40), max_tokens=st.integers(1, 4000))
     def start(self, budget: int, overhead: float, max_items: int, max_tokens: int) -> None:
         self.queue = queue(budget_tokens=budget, overhead_tokens=overhead, max_items=max_items, max_tokens=max_tokens, age_limit_s=0.5)
         self.now_s = 0.0
-        self.waiting: dict[int, Entry[str]] = {}
+        self.waiting: dict[int, tuple[Caller, int]] = {}
 
-    @rule(sizes=st.lists(LENGTHS, max_size=8), patience_s=st.floats(0, 3), wait_s=st.floats(0, 1))
+    def tokens(self) -> int:
+        return sum(lengths(self.waiting.values()))
+
+    @rule(sizes=st.lists(LENGTHS | st.sampled_from([7, 8]), max_size=8), patience_s=st.floats(0, 3), wait_s=st.floats(0, 1))
     def put(self, sizes: list[int], patience_s: float, wait_s: float) -> None:
         self.now_s += wait_s
+        caller = Caller(sizes, "", self.now_s, self.now_s + patience_s)
         try:
-            entries = put(self.queue, *sizes, now_s=self.now_s, deadline_at_s=self.now_s + patience_s)
+            orders = self.queue.put(caller, sizes)
         except TooLarge:
             assert len(sizes) > self.queue.max_items or sum(sizes) > self.queue.max_tokens
         except Overloaded:
-            held = sum(entry.tokens for entry in self.waiting.values())
-            assert len(self.waiting) + len(sizes) > self.queue.max_items or held + sum(sizes) > self.queue.max_tokens
+            assert len(self.waiting) + len(sizes) > self.queue.max_items or self.tokens() + sum(sizes) > self.queue.max_tokens
         else:
-            assert lengths(entries) == sizes
-            assert not self.waiting.keys() & {entry.order for entry in entries}
-            self.waiting |= {entry.order: entry for entry in entries}
+            assert len(orders) == len(sizes)
+            assert not self.waiting.keys() & set(orders)
+            self.waiting |= {order: (caller, index) for index, order in enumerate(orders)}
 
     @rule(wait_s=st.floats(0, 1))
     def take(self, wait_s: float) -> None:
         self.now_s += wait_s
         batch = self.queue.take(self.now_s)
-        assert all(entry.deadline_at_s <= self.now_s for entry in batch.expired)
-        assert all(entry.deadline_at_s > self.now_s for entry in batch.entries)
-        for entry in (*batch.entries, *batch.expired):
-            assert self.waiting.pop(entry.order) is entry
-        assert batch.entries or not self.waiting
+        assert all(caller.deadline_at_s <= self.now_s for caller, _ in batch.expired)
+        assert all(caller.deadline_at_s > self.now_s for caller, _ in batch.texts)
+        assert lengths(batch.texts) == sorted(lengths(batch.texts))
+        orders = {text: order for order, text in self.waiting.items()}
+        for text in (*batch.texts, *batch.expired):
+            assert self.waiting.pop(orders[text]) == text
+        assert batch.texts or not self.waiting
 
     @rule(chosen=st.sets(st.integers(0, 60)))
     def abandon(self, chosen: set[int]) -> None:
-        leaving = [entry for order, entry in self.waiting.items() if order in chosen]
+        leaving = self.waiting.keys() & chosen
         assert self.queue.abandon(leaving) == len(leaving)
-        for entry in leaving:
-            del self.waiting[entry.order]
+        for order in leaving:
+            del self.waiting[order]
 
     @rule()
     def clear(self) -> None:
-        assert set(self.queue.clear()) == set(self.waiting.values())
+        assert list(self.queue.clear()) == list(self.waiting.values())
         self.waiting.clear()
 
     @invariant()
     def the_counts_are_right(self) -> None:
         if hasattr(self, "queue"):
-            assert self.queue.items == len(self.waiting)
-            assert self.queue.tokens == sum(entry.tokens for entry in self.waiting.values())
+            assert (self.queue.items, self.queue.tokens) == (len(self.waiting), self.tokens())
+            assert self.queue.longest == max(lengths(self.waiting.values()), default=0)
 
 
 TestAccounts = pytest.mark.slow(Accounts.TestCase)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from attune.models.seam.families import Row
 from attune.service.batching.queue import Batch, BatchQueue
 from attune.service.batching.running import RunningBatches, WaitingTexts
-from attune.service.batching.submission import Submission, Text
+from attune.service.batching.submission import Submission
 from tests.batching.scorers import GatedScorer, texts
 from tests.batching.serving import LONG_S, Reports, serving, settle, start
 
@@ -183,11 +184,12 @@ async def test_the_worker_is_busy_while_any_batch_runs_and_never_for_longer() ->
 
 
 async def test_the_time_of_a_submission_is_that_in_which_some_batch_of_it_ran() -> None:
-    submission: Submission[Row] = Submission(asyncio.get_running_loop().create_future(), 4, 100.0, 200.0)
-    runs = {1: (104.0, 105.0), 2: (101.0, 106.0), 3: (105.5, 107.0), 4: (110.0, 111.0)}
-    assert [submission.ran_in(number, *times) for number, times in runs.items()] == [True] * 4
-    assert not submission.ran_in(4, *runs[4])
-    assert submission.inference_s == 7.0
+    submission: Submission[Row] = Submission(asyncio.get_running_loop().create_future(), texts(*[1] * 5), 100.0, 200.0)
+    for times in ((104.0, 105.0), (101.0, 106.0), (105.5, 107.0), (110.0, 111.0)):
+        submission.ran(1, *times)
+    assert (submission.inference_s, submission.missing, submission.answered.done()) == (7.0, 1, False)
+    submission.ran(1, 111.0, 112.5)
+    assert (submission.inference_s, submission.answered.result()) == (8.5, 112.5)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 16])
@@ -196,7 +198,7 @@ async def test_whatever_comes_and_ends_something_runs_while_anything_waits_and_n
     draw = random.Random(cores)
     for _ in range(40):
         budget = draw.choice([64, 256, 1024])
-        queue: BatchQueue[Text[Row]] = BatchQueue(
+        queue: BatchQueue[Submission[Row]] = BatchQueue(
             max_items=1000, max_tokens=1_000_000, budget_tokens=budget, overhead_tokens=16.0, age_limit_s=0.5
         )
         spread, beside = GatedScorer(), GatedScorer() if shared else None
@@ -207,7 +209,8 @@ async def test_whatever_comes_and_ends_something_runs_while_anything_waits_and_n
         for now_s in range(60):
             if draw.random() < 0.6:
                 many = [draw.choice([1, 20, 32, 60, 200, 512]) for _ in range(draw.choice([1, 1, 3, 20]))]
-                queue.put([(tokens, Text(None, 0, ())) for tokens in many], now_s=now_s)  # type: ignore[arg-type]
+                answered = asyncio.get_running_loop().create_future()
+                queue.put(Submission(answered, texts(*many), float(now_s), math.inf), many)
                 put += len(many)
             spare += draw.choice([0, 0, 0, 3])
             if running and draw.random() < 0.7:
@@ -219,20 +222,18 @@ async def test_whatever_comes_and_ends_something_runs_while_anything_waits_and_n
                 if turn.spare:  # one at a time, where nothing else waits or runs
                     assert not running
                     assert not queue.items
-                    number, scorer = batches.begin(Batch((), ()), turn)
+                    number, scorer = batches.begin(Batch(), turn)
                     running[number], spare = turn.alone, 0
                     of_spare.add(number)
                     assert scorer is (spread if beside is None else beside)
                     continue
-                first = min(queue._waiting.values(), key=lambda entry: (entry.due_at_s, entry.order), default=None)
                 batch = queue.take(float(now_s), turn.budget_tokens)
-                if not batch.entries:
+                if not batch.texts:
                     break
-                assert first in batch.entries
-                assert batch.padded_tokens <= turn.budget_tokens <= budget or len(batch.entries) == 1
+                assert batch.padded_tokens <= turn.budget_tokens <= budget or len(batch.texts) == 1
                 number, scorer = batches.begin(batch, turn)
                 running[number] = turn.alone
-                run += len(batch.entries)
+                run += len(batch.texts)
                 assert scorer is (spread if turn.alone or beside is None else beside)
                 assert len(running) == 1 or len(set(running.values())) == 1  # nothing runs beside a batch that has all cores
                 assert len(running) <= (1 if turn.alone else cores) + 1
