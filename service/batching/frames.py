@@ -58,7 +58,7 @@ class FramedText:
 
     __slots__ = ("input_ids", "of_prompt", "pool_start", "pool_stop")
 
-    def __init__(self, input_ids: NDArray[np.int32], pool_start: int, pool_stop: int, *, of_prompt: bool) -> None:
+    def __init__(self, input_ids: NDArray[np.int32], pool_start: int, pool_stop: int, of_prompt: bool) -> None:  # noqa: FBT001 - one a text
         self.input_ids = input_ids
         self.pool_start = pool_start
         self.pool_stop = pool_stop
@@ -151,7 +151,7 @@ def unpack_submit(payload: memoryview) -> tuple[list[FramedText], float, int]:
         raise ValueError(f"{len(ids)} token ids for texts of {sum(heads[::_TEXT_NUMBERS])} tokens")
     items, place, numbers = [], 0, iter(heads)
     for tokens, pool_start, pool_stop, of_prompt in zip(numbers, numbers, numbers, numbers, strict=True):
-        items.append(FramedText(ids[place : place + tokens], pool_start, pool_stop, of_prompt=bool(of_prompt)))
+        items.append(FramedText(ids[place : place + tokens], pool_start, pool_stop, bool(of_prompt)))
         place += tokens
     return items, deadline_s, generation
 
@@ -167,7 +167,8 @@ def pack_rows(answered: Answered, rows: Sequence[NDArray[np.float32]], items: Se
         len(rows),
     )
     width = layout.answer_width
-    return b"".join([head, *[(row if item.of_prompt else row[:width]).data for row, item in zip(rows, items, strict=True)]])
+    parts: list[Any] = [row if item.of_prompt else row[:width] for row, item in zip(rows, items, strict=True)]
+    return b"".join([head, *parts])  # arrays are buffers, which their types do not say
 
 
 def unpack_rows(payload: memoryview, items: Sequence[Encoded], layout: RowLayout) -> tuple[list[Row], Answered]:

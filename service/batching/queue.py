@@ -154,7 +154,11 @@ class BatchQueue(Generic[Owner]):
         self._arrivals = orders.stop
         self.tokens += wanted_tokens
         if orders:
-            self._line_up(-math.inf if urgent else owner.submitted_at_s, orders.start, lengths)
+            due_at_s = -math.inf if urgent else owner.submitted_at_s
+            if wanted_tokens <= TURN_BUDGETS * self.budget_tokens:
+                heapq.heappush(self._by_due, (due_at_s, orders.start, orders.stop))
+            else:
+                self._line_up(due_at_s, orders.start, lengths)
             self._earliest_deadline_s = min(self._earliest_deadline_s, owner.deadline_at_s)
         return orders
 
@@ -248,7 +252,7 @@ class BatchQueue(Generic[Owner]):
                 )
 
     def _line_up(self, due_at_s: float, first: int, lengths: Sequence[int]) -> None:
-        """Adds the runs of a submission that is due from `due_at_s` on, and whose texts are numbered from `first`."""
+        """Adds the turns of a large submission that is due from `due_at_s` on, and whose texts are numbered from `first`."""
         turn_tokens, before, turn, start = TURN_BUDGETS * self.budget_tokens, 0, 0, first
         for order, tokens in enumerate(lengths, first):
             if before // turn_tokens != turn:
