@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from loadtest.reaching import reaching
+
 OK = 200
 
 
@@ -55,12 +57,18 @@ def pair(server: TimedServer, user: str, prompt: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Parses arguments, runs the requests and prints the percentiles."""
+    """Parses arguments and measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--requests", type=int, default=300, help="of each kind")
     parser.add_argument("--users", type=int, default=10)
     arguments = parser.parse_args()
+    with reaching(arguments.url):
+        measure_feedback(arguments)
+
+
+def measure_feedback(arguments: argparse.Namespace) -> None:
+    """Runs the requests and prints the percentiles."""
     run = uuid.uuid4().hex[:8]
     server = TimedServer(arguments.url)
     users = [f"latency-{run}-{index}" for index in range(arguments.users)]

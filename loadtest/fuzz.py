@@ -31,6 +31,7 @@ from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
 from loadtest.fuzz_bodies import GivenOut, fit_path, fitted, known_of
+from loadtest.reaching import reaching
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LIMIT_S = 180.0
@@ -147,10 +148,11 @@ def main() -> None:
     options.add_argument("--processes", type=int, default=2, help="that make cases: most of the time goes there")
     given_options = options.parse_args()
     headers = {"x-api-key": given_options.key} if given_options.key else {}
-    known = None if given_options.stranger else known_of(given_options.url, headers)
+    with reaching(given_options.url, requests.RequestException):
+        known = None if given_options.stranger else known_of(given_options.url, headers)
+        tasks = [task for task in _tasks(given_options.url, given_options.examples) if given_options.only in task[0]]
     total: Counter[int] = Counter()
     failures: list[str] = []
-    tasks = [task for task in _tasks(given_options.url, given_options.examples) if given_options.only in task[0]]
     begun: dict[str, Any] = {"initializer": _begin, "initargs": (given_options.url, headers, known)}
     with ProcessPoolExecutor(given_options.processes, **begun) as pool:
         for label, mode, statuses, failed, seconds in pool.map(_work, *zip(*tasks, strict=True)):

@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 
 import uvloop
 
+from loadtest.reaching import reaching
+
 LENGTH = re.compile(rb"content-length: (\d+)")
 RETRY = re.compile(rb"retry-after: (\d+)")
 PROMPT = "How do I make pancakes for four people on a Sunday morning?"
@@ -167,7 +169,7 @@ def _own_cpu_s() -> float:
 
 
 def main() -> None:
-    """Prints one row a measurement and one line of ratios a route."""
+    """Parses arguments and measures."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--url", default="http://127.0.0.1:8000")
     options.add_argument("--key", default="")
@@ -179,6 +181,12 @@ def main() -> None:
     options.add_argument("--candidates", type=int, default=1)
     options.add_argument("--max-tokens", type=int, default=8)
     given = options.parse_args()
+    with reaching(given.url):
+        measure_routes(given)
+
+
+def measure_routes(given: argparse.Namespace) -> None:
+    """Prints one row a measurement and one line of ratios a route."""
     target = OverloadTarget(given.url.rstrip("/"), given.key, given.candidates, given.max_tokens)
     print("route       callers   200/s   429/s  other  p50 ms  p99 ms  server ms/200  client CPU")
     for route in given.routes:

@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from attune.models.seam.bundle import read_bundle
+from attune.models.seam.text import TextEncoder
 from loadtest.raw_http import http, run_block
+from loadtest.reaching import reaching
 from loadtest.workloads import make_requests
 
 
@@ -46,7 +48,14 @@ def main() -> None:
     parser.add_argument("--generators", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=8.0)
     options = parser.parse_args()
-    encoder, port = read_bundle(options.bundle).text_encoder(), urlsplit(options.url).port or 80
+    encoder = read_bundle(options.bundle).text_encoder()
+    with reaching(options.url):
+        measure_server(encoder, options)
+
+
+def measure_server(encoder: TextEncoder, options: argparse.Namespace) -> None:
+    """Prints one row for each kind of request."""
+    port = urlsplit(options.url).port or 80
     print("| request | clients | requests/s | texts/s | p50 ms | p99 ms | CPU ms a request, all processes |\n|---|---|---|---|---|---|---|")
     for name, responses in (("score of 4", 4), ("score of 32", 32), ("route", 0)):
         made = make_requests(encoder, law="skewed", texts=max(64, 64 * responses), responses=max(1, responses), seed=1)

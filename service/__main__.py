@@ -258,7 +258,7 @@ def serve_scorer(control: str, socket_path: Annotated[str, typer.Option("--socke
     """Own the scorer of several processes; started by `attune serve` alone."""
     from attune.service.many import run_scorer  # noqa: PLC0415  only this process needs it
 
-    sys.exit(run_scorer(_as_child(), control, socket_path))
+    run_scorer(_as_child(), control, socket_path)
 
 
 def _as_child() -> Any:
@@ -284,10 +284,11 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 
     from attune.service.app import create_app  # noqa: PLC0415  the same
+    from attune.service.ending import end_process  # noqa: PLC0415  the same
     from attune.service.http.bounds import Bounds  # noqa: PLC0415  the same
     from attune.service.http.connections import bounded  # noqa: PLC0415  the same
     from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
-    from attune.service.http.server import AnnouncingServer, quiet  # noqa: PLC0415  the same
+    from attune.service.http.server import AnnouncingServer, Beginning  # noqa: PLC0415  the same
     from attune.service.live.hangup import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
     from attune.service.observe.stalls import settle_heap  # noqa: PLC0415  the same
@@ -296,8 +297,9 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
     app = create_app(settings, address=address, opened=lambda: _listen(listener), place=place, settle=settle_heap)
     bounds = Bounds(most=min(settings.max_connections, descriptors_for_callers(settings.redis_pool_size)))
+    beginning = Beginning(app)
     config = uvicorn.Config(
-        quiet(app),
+        beginning,
         loop="uvloop",
         http=bounded(bounds, Refusals(app.state.metrics)),
         ws="none",
@@ -319,6 +321,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
 
     server = AnnouncingServer(
         config,
+        beginning=beginning,
         notice_s=settings.drain_notice_s,
         drain_s=settings.drain_s,
         announce=announce,
@@ -329,14 +332,8 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     # that would be inherited by the embedded store. It ends at once: everything is closed by then, and taking the interpreter with torch
     # and ONNX Runtime apart takes seconds.
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: _end())
+        signal.signal(stop, lambda *_: end_process(0))
     server.run(sockets=[listener])
-
-
-def _end() -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def main() -> None:

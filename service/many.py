@@ -14,14 +14,17 @@ import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 
 from attune.service.cores import usable_cores
+from attune.service.ending import end_process
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.hangup import begin_reload, reloads_at_hangup
+from attune.service.live.listeners import shared_sockets
 from attune.service.live.opened_scorer import LoadPlan
-from attune.service.live.processes import Processes, ProcessPlan, Role, StartFailed, shared_sockets
+from attune.service.live.processes import Processes, ProcessPlan, Role, StartFailed
 from attune.service.live.scorer_process import serve_scorer
 from attune.service.machine import cautions, find_bundle, load_user_secret
 from attune.service.observe.logs import get_logger, log_ready
@@ -73,7 +76,7 @@ async def _parent(settings: Settings, listeners: list[socket.socket]) -> int:
             )
         )
         try:
-            bundle = await _unless(stopped, processes.start())
+            bundle = await _unless(stopped, processes)
         except (StartFailed, AttuneError) as error:
             _log.error("cannot start", reason=getattr(error, "detail", str(error)))
             await processes.stop()
@@ -88,16 +91,21 @@ async def _parent(settings: Settings, listeners: list[socket.socket]) -> int:
     return 0
 
 
-async def _unless(stopped: asyncio.Event, start: object) -> str | None:
-    """Returns what `start` returns; None where a signal came first."""
-    starting = asyncio.ensure_future(start)  # type: ignore[call-overload]  # a coroutine
+async def _unless(stopped: asyncio.Event, processes: Processes) -> str | None:
+    """Returns the id of the bundle once all processes are ready; None where a signal came first.
+
+    Raises:
+        StartFailed, AttuneError: see `Processes.start`.
+    """
+    starting = asyncio.ensure_future(processes.start())
     signalled = asyncio.ensure_future(stopped.wait())
     await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
     signalled.cancel()
-    if not starting.done():
-        starting.cancel()
-        return None
-    return str(starting.result())
+    if starting.done() and not stopped.is_set():
+        return starting.result()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)  # whatever it says now comes of being stopped
+    return None
 
 
 def _command(role: Role, index: int, control: str) -> list[str]:
@@ -127,10 +135,15 @@ def _find_bundle(settings: Settings) -> Path:
         raise BundleRefused(str(error)) from error
 
 
-def run_scorer(settings: Settings, control_path: str, socket_path: str) -> int:
-    """Serves rows to several processes until the parent says so; returns the exit code."""
+def run_scorer(settings: Settings, control_path: str, socket_path: str) -> NoReturn:
+    """Serves rows to several processes until the parent says so, and ends this process."""
     cores = usable_cores()
     # Where there are cores for everybody, those that take requests keep theirs.
     threads = settings.threads or (cores - settings.workers if cores >= 2 * settings.workers else cores)
     plan = replace(numbers_for(LoadPlan, settings), threads=threads)
-    return uvloop.run(serve_scorer(plan, control_path=control_path, socket_path=socket_path))
+
+    async def serve() -> NoReturn:
+        # Within the loop, whose end would wait for the thread that loads a bundle: minutes, where it measures large batches.
+        end_process(await serve_scorer(plan, control_path=control_path, socket_path=socket_path))
+
+    uvloop.run(serve())

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from attune.models.seam.counts import counted
 from attune.models.seam.json_lines import kind_of
 from attune.service.api.prompted import Message, sound_unicode
 from attune.service.errors import FieldError, printable
@@ -60,7 +61,7 @@ def read_turns(messages: Sequence[Any]) -> tuple[list[Message], list[FieldError]
         if text.strip():
             turns.append(Message(role=ROLES[role], content=text))
     if not wrong and not any(turn.role == "user" for turn in turns):
-        wrong.append(FieldError("messages", f"hold no user's or tool's text in {len(messages)} turns; at least one is needed"))
+        wrong.append(FieldError("messages", f"hold no user's or tool's text in {counted(len(messages), 'turn')}; at least one is needed"))
     return turns, wrong
 
 

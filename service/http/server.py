@@ -2,8 +2,9 @@
 
     SIGTERM ─> told (/readyz 503, requests still served) ─> port closed, deadlines cut ─> what runs ends ─> the application's parts close
 
-A second signal, or Ctrl-C, skips the first step. SIGHUP loads bundle and roster anew and ends nothing. Connections are taken by
-`accepting`; uvicorn does the rest.
+A second signal, or Ctrl-C, skips the first step. A signal before anything is served breaks the start off: what has started is closed, and
+what computes in a thread is not waited for. SIGHUP loads bundle and roster anew and ends nothing. Connections are taken by `accepting`;
+uvicorn does the rest.
 """
 
 from __future__ import annotations
@@ -21,11 +22,46 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from attune.service.http.accepting import Acceptor
 
 
+class Beginning:
+    """An application whose start can be broken off, and which sends no traceback where it fails: it has said why, in one line.
+
+    Args:
+        app: the application.
+
+    Attributes:
+        broken_off: whether its start was.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._starting: asyncio.Task[object] | None = None
+        self.broken_off = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def short(message: Message) -> None:
+            self._starting = None
+            await send({**message, "message": ""} if message["type"] == "lifespan.startup.failed" else message)
+
+        self._starting = asyncio.current_task()
+        await self._app(scope, receive, short)
+
+    def break_off(self) -> None:
+        """Cancels the start, once, if it is under way: what it has begun is closed."""
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting, self.broken_off = None, True
+
+
 class AnnouncingServer(uvicorn.Server):
     """A uvicorn server that announces its end.
 
     Args:
-        config: uvicorn's.
+        config: uvicorn's, of the application within `beginning`.
+        beginning: of the application, which is broken off by a signal.
         notice_s: how long requests are still taken after the announcement.
         announce: told once, with the seconds that what runs has from then on.
         drain_s: how long what runs may take once the port is closed.
@@ -36,12 +72,14 @@ class AnnouncingServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
+        beginning: Beginning,
         notice_s: float,
         drain_s: float,
         announce: Callable[[float], None],
         reload: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._beginning = beginning
         self._notice_s = notice_s
         self._drain_s = drain_s
         self._announce = announce
@@ -52,7 +90,12 @@ class AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Application startup failed"))
-        await super().startup([])  # it opens none of its own
+        try:
+            await super().startup([])  # it opens none of its own
+        except SystemExit:
+            if not self._beginning.broken_off:
+                raise
+            return  # nothing has failed, and nothing is served
         for listener in sockets or ():
             acceptor = Acceptor(listener, self._protocol, self.config.backlog)
             acceptor.start()
@@ -74,22 +117,8 @@ class AnnouncingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is not None and (self.should_exit or sig == signal.SIGINT):
-            self._loop.call_soon_threadsafe(self._at_once.set)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._beginning.break_off)
+            if self.should_exit or sig == signal.SIGINT:
+                self._loop.call_soon_threadsafe(self._at_once.set)
         super().handle_exit(sig, frame)
-
-
-def quiet(app: ASGIApp) -> ASGIApp:
-    """Returns the application without the traceback that Starlette sends where a start fails: the application said why, in one line."""
-
-    async def without(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
-
-        async def short(message: Message) -> None:
-            await send({**message, "message": ""} if message["type"] == "lifespan.startup.failed" else message)
-
-        await app(scope, receive, short)
-
-    return without

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from attune.models.seam.counts import counted
 from attune.service.errors import AttuneError, BundleRefused, NotReady
 from attune.service.live.control import Body, Control
+from attune.service.live.listeners import shared_listener
 from attune.service.observe.logs import get_logger
 from attune.service.observe.summed import summed
 
@@ -40,26 +41,6 @@ KILL_S = 10.0
 
 class StartFailed(RuntimeError):
     """A process ended, or refused, before it was ready for the first time; its reason is in its own log."""
-
-
-def _shared(like: socket.socket, address: Any) -> socket.socket:
-    listener = socket.socket(like.family, like.type, like.proto)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind(address)
-    return listener
-
-
-def shared_sockets(host: str, port: int, count: int) -> list[socket.socket]:
-    """Returns `count` sockets bound to one address, among which the kernel spreads connections; port 0 becomes one number for all.
-
-    Raises:
-        OSError: the address cannot be had.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    with socket.socket(family, kind, protocol) as like:
-        first = _shared(like, address)
-    return [first, *(_shared(first, first.getsockname()) for _ in range(count - 1))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +90,7 @@ class Processes:
         self._users: dict[int, set[int]] = {}
         self._reloading = asyncio.Lock()
         self._stopping = False
+        self._launching = asyncio.Lock()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -142,7 +124,8 @@ class Processes:
 
     async def stop(self) -> None:
         """Lets requests finish, then ends every process; those that do not end in time are killed."""
-        self._stopping = True
+        async with self._launching:  # nothing is started from here on, and what is being started is known
+            self._stopping = True
         for listener in self._listeners:  # each process has its own copy, and closes it when it has told its callers
             listener.close()
         await self._end(self._workers, self._plan.drain_s + KILL_S)
@@ -157,11 +140,14 @@ class Processes:
 
     async def _or_fail(self, step: Any) -> None:
         task = asyncio.ensure_future(step)
-        await asyncio.wait({task, self._failed}, return_when=asyncio.FIRST_COMPLETED)
-        if self._failed.done():
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # looked at, so that nobody logs it as forgotten
+        try:
+            await asyncio.wait({task, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
+            await task
+        finally:
             task.cancel()
-            self._failed.result()
-        await task
 
     def _keep(self, child: Child) -> None:
         self._tasks.append(asyncio.create_task(self._run(child), name=f"{child.role} {child.index}"))
@@ -173,7 +159,8 @@ class Processes:
             started_s = loop.time()
             child.joined.clear()
             child.ready.clear()
-            await self._launch(child)
+            if not await self._launch(child):
+                return
             assert child.process is not None
             again = asyncio.create_task(self._bring_back()) if child is self._scorer and child.was_ready else None
             code = await child.process.wait()
@@ -197,10 +184,11 @@ class Processes:
         for users in self._users.values():
             users.discard(index)
         old = self._listeners[index]
-        self._listeners[index] = _shared(old, old.getsockname())
+        self._listeners[index] = shared_listener(old, old.getsockname())
         old.close()
 
-    async def _launch(self, child: Child) -> None:
+    async def _launch(self, child: Child) -> bool:
+        """Starts the process; returns whether it did, which it does not once everything is being stopped."""
         command = [*self._plan.command(child.role, child.index, self.control_path)]
         passed: tuple[int, ...] = ()
         if child.role == "worker":
@@ -211,10 +199,14 @@ class Processes:
             command += ["--socket", self.scorer_path]
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.scorer_path)  # noqa: PTH108 - of the process before; one call, not worth a thread
-        # A session of its own: Ctrl-C reaches the parent alone, which then drains.
-        child.process = await asyncio.create_subprocess_exec(
-            *command, env=dict(self._plan.environment), pass_fds=passed, start_new_session=True
-        )
+        async with self._launching:
+            if self._stopping:
+                return False
+            # A session of its own: Ctrl-C reaches the parent alone, which then drains.
+            child.process = await asyncio.create_subprocess_exec(
+                *command, env=dict(self._plan.environment), pass_fds=passed, start_new_session=True
+            )
+        return True
 
     async def _bring_back(self) -> None:
         """Loads what serves into a scorer's process that was started again, and tells everybody that it is there."""

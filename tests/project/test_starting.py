@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import httpx
 import onnxruntime
+import psutil
 import pytest
 
 from tests.project.test_own_llms import upstream, write_roster
@@ -92,6 +96,45 @@ def test_nothing_is_a_warning_before_the_ready_line(data_dir, workers):
         process.send_signal(signal.SIGINT)  # several processes end by their parent, and at once
         process.communicate(timeout=2 * PATIENCE_S)
     assert [line for line in lines[:-1] if line["level"] != "info"] == []
+
+
+def until_read(pipe: Path) -> int:
+    """Returns the writing end of a pipe once somebody has begun to read it."""
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            time.sleep(0.05)
+    pytest.fail(f"nobody reads {pipe.name}")
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_during_the_start_is_no_failure_and_waits_for_no_thread(tmp_path, data_dir, workers, told):
+    (tmp_path / "roster.json").write_text((data_dir / "roster.json").read_text(encoding="utf-8"), encoding="utf-8")
+    write_tiny_bundle(tmp_path / "bundles")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Whichever process checks the files of the bundle waits, in its thread, until the pipe's writing end is closed.
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import hashlib, pathlib\nhashlib.file_digest = lambda *_: pathlib.Path({str(pipe)!r}).read_bytes()\n", encoding="utf-8"
+    )
+    settings = environment(tmp_path) | {"ATTUNE_WORKERS": workers}
+    settings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), settings.get("PYTHONPATH")]))
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=settings, stderr=subprocess.PIPE, text=True)
+    writing = until_read(pipe)
+    try:
+        others = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(told)
+        _, said = process.communicate(timeout=PATIENCE_S)  # and a process that has to be killed is a warning in it
+    finally:
+        os.close(writing)
+    assert (process.returncode, said) == (0, "")
+    _, alive = psutil.wait_procs(others, timeout=PATIENCE_S)
+    assert not alive
 
 
 def test_a_check_says_what_a_start_would_do(data_dir, tmp_path):
