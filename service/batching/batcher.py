@@ -261,8 +261,8 @@ class Batcher(Generic[Scored]):
             return
         while (turn := self._running.turn(*self._queue.waiting(now_s := self._clock()))) is not None:
             batch = self._queue.take(now_s, turn)
-            for submission, _ in batch.expired:
-                self._dropped("expired", 1)
+            for submission, texts in Counter(submission for submission, _ in batch.expired).items():
+                self._dropped("expired", texts)
                 self._fail(submission, deadline_exceeded(submission, submission.deadline_at_s - submission.submitted_at_s))
             if not batch.texts:
                 break
@@ -293,7 +293,7 @@ class Batcher(Generic[Scored]):
         for submission, texts in Counter(submission for submission, _ in batch.texts).items():
             if submission is self._canary:  # nobody's text: of a server that nobody asks, it would be all that there is to see
                 asked -= texts
-            elif not submission.spare:  # which waits for others as it should
+            elif not submission.spare and run.started_at_s >= submission.submitted_at_s:  # else it waited, or ran, for nobody yet
                 waits.append(run.started_at_s - submission.submitted_at_s)
             submission.ran(texts, run.started_at_s, run.finished_at_s)
         self._dropped("failed", failed)
@@ -312,7 +312,7 @@ class Batcher(Generic[Scored]):
         self._fail_waiting(NotReady, self._refusal)
 
     def _fail_waiting(self, error: type[AttuneError], detail: str) -> None:
-        for submission, _ in self._queue.clear():
+        for submission in dict.fromkeys(submission for submission, _ in self._queue.clear()):
             self._fail(submission, error(detail))
         self._note_idle()
 

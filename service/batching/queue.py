@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, insort
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -95,13 +96,13 @@ class BatchQueue(Generic[Owner]):
         # A text's order is its number among all that ever came. Dicts keep the order of arrival.
         self._arrivals = 0
         self._tokens_of: dict[int, int] = {}  # by order
-        self._by_length: dict[int, dict[int, tuple[Owner, int]]] = {}  # tokens, then order; no length without texts
+        # Tokens, then order; no length without texts. A plain dict whose first texts were taken is walked from where they lay.
+        self._by_length: dict[int, OrderedDict[int, tuple[Owner, int]]] = {}
         self._lengths: list[int] = []  # of `_by_length`, sorted
-        # Runs of texts that are due together: when, the first order that may still wait, and where the run stops. What was taken or
-        # abandoned stays until it surfaces, or until runs outnumber what waits.
+        # Heaps of runs of texts that are due, or late, together: when, the first order that may still wait, and where the run stops.
+        # What was taken or abandoned stays until it surfaces, or until runs outnumber what waits.
         self._by_due: list[tuple[float, int, int]] = []
-        # No waiting text's deadline is before this: most takes need not look at deadlines at all.
-        self._earliest_deadline_s = math.inf
+        self._by_deadline: list[tuple[float, int, int]] = []
 
     @property
     def items(self) -> int:
@@ -148,7 +149,7 @@ class BatchQueue(Generic[Owner]):
             if (alike := by_length.get(tokens)) is not None:
                 alike[order] = text
             else:
-                by_length[tokens] = {order: text}
+                by_length[tokens] = OrderedDict(((order, text),))
                 insort(self._lengths, tokens)
         self._tokens_of.update(zip(orders, lengths, strict=True))
         self._arrivals = orders.stop
@@ -159,7 +160,8 @@ class BatchQueue(Generic[Owner]):
                 heapq.heappush(self._by_due, (due_at_s, orders.start, orders.stop))
             else:
                 self._line_up(due_at_s, orders.start, lengths)
-            self._earliest_deadline_s = min(self._earliest_deadline_s, owner.deadline_at_s)
+            if owner.deadline_at_s < math.inf:
+                heapq.heappush(self._by_deadline, (owner.deadline_at_s, orders.start, orders.stop))
         return orders
 
     def take(self, now_s: float, budget_tokens: int | None = None) -> Batch[Owner]:
@@ -174,9 +176,8 @@ class BatchQueue(Generic[Owner]):
         expired = self._take_expired(now_s)
         if not self._tokens_of:
             return Batch(expired=expired)
-        first = self._first_due()
-        anchor = self._tokens_of[first]
-        window = self._window(anchor, self.budget_tokens if budget_tokens is None else budget_tokens)
+        first, stop = self._first_due()
+        window = self._window(self._tokens_of[first], self.budget_tokens if budget_tokens is None else budget_tokens)
         texts: list[tuple[Owner, int]] = []
         emptied, real = [], 0
         for tokens, many in window:
@@ -187,10 +188,12 @@ class BatchQueue(Generic[Owner]):
                 emptied.append(tokens)
                 taken: Iterable[int] = self._by_length.pop(tokens)
             else:
-                taken = list(islice(alike, many))
-                if tokens == anchor and first not in taken:
-                    taken[-1] = first
-                texts += [alike.pop(order) for order in taken]
+                # Those that are due first: one text a batch of a request whose others are as long as what lies before them would be slow.
+                due = [order for order in range(first, min(stop, first + many)) if order in alike]
+                texts += [alike.pop(order) for order in due]
+                others = list(islice(alike, many - len(due)))
+                texts += [alike.pop(order) for order in others]
+                taken = due + others
             for order in taken:
                 del self._tokens_of[order]
         if emptied:  # neighbours, since at most the shortest or the longest of a window has others left
@@ -262,22 +265,18 @@ class BatchQueue(Generic[Owner]):
         heapq.heappush(self._by_due, (due_at_s + self.age_limit_s * turn, start, first + len(lengths)))
 
     def _take_expired(self, now_s: float) -> Sequence[tuple[Owner, int]]:
-        if now_s < self._earliest_deadline_s:
+        late: list[int] = []
+        while self._by_deadline and self._by_deadline[0][0] <= now_s:
+            _, order, stop = heapq.heappop(self._by_deadline)
+            late += [each for each in range(order, stop) if each in self._tokens_of]
+        if not late:
             return ()
-        late, texts, earliest_s = [], [], math.inf
-        for order, tokens in self._tokens_of.items():
-            text = self._by_length[tokens][order]
-            if text[0].deadline_at_s <= now_s:
-                late.append(order)
-                texts.append(text)
-            else:
-                earliest_s = min(earliest_s, text[0].deadline_at_s)
+        texts = [self._by_length[self._tokens_of[order]][order] for order in late]
         self.abandon(late)
-        self._earliest_deadline_s = earliest_s
         return texts
 
-    def _first_due(self) -> int:
-        """Returns the order of the text that is due first."""
+    def _first_due(self) -> tuple[int, int]:
+        """Returns the order of the text that is due first, and where the run of those that are due with it stops."""
         while True:
             due_at_s, order, stop = self._by_due[0]
             while order < stop and order not in self._tokens_of:
@@ -286,7 +285,7 @@ class BatchQueue(Generic[Owner]):
                 heapq.heapreplace(self._by_due, (due_at_s, order, stop))
                 # Of two runs that are due together the one that came first goes on, unless what is left of it came after the other.
                 if self._by_due[0][1] == order:
-                    return order
+                    return order, stop
             else:
                 heapq.heappop(self._by_due)
 
@@ -324,8 +323,19 @@ class BatchQueue(Generic[Owner]):
 
     def _left(self, tokens: int) -> None:
         self.tokens -= tokens
-        if len(self._by_due) > 2 * len(self._tokens_of) + 64:
-            starts = ((due_at_s, range(order, stop)) for due_at_s, order, stop in self._by_due)
-            first = ((due_at_s, next((each for each in run if each in self._tokens_of), None), run.stop) for due_at_s, run in starts)
-            self._by_due = [(due_at_s, order, stop) for due_at_s, order, stop in first if order is not None]
-            heapq.heapify(self._by_due)
+        most = 2 * len(self._tokens_of) + 64
+        if len(self._by_due) > most:
+            self._by_due = self._that_wait(self._by_due)
+        if len(self._by_deadline) > most:
+            self._by_deadline = self._that_wait(self._by_deadline)
+
+    def _that_wait(self, runs: Iterable[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+        """Returns a heap of those runs of which a text waits, each from its first one that does."""
+        kept = []
+        for at_s, order, stop in runs:
+            for each in range(order, stop):
+                if each in self._tokens_of:
+                    kept.append((at_s, each, stop))
+                    break
+        heapq.heapify(kept)
+        return kept

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from attune.service.batching.queue import RETRY_AFTER_MOST_S, RETRY_AFTER_UNKNOWN_S, TURN_BUDGETS, BatchQueue
+from attune.service.batching.queue import RETRY_AFTER_MOST_S, RETRY_AFTER_UNKNOWN_S, TURN_BUDGETS
 from attune.service.errors import Overloaded, TooLarge
+from tests.batching.queues import Caller, lengths, names, put, queue
 
 LENGTHS = st.integers(1, 300)
-
-
-@dataclass(eq=False)
-class Caller:
-    """Who puts texts of these lengths."""
-
-    lengths: Sequence[int]
-    name: str = ""
-    submitted_at_s: float = 0.0
-    deadline_at_s: float = math.inf
-
-
-Texts = Iterable[tuple[Caller, int]]
-
-
-def queue(**changes: float) -> BatchQueue[Caller]:
-    settings: dict[str, float] = {"max_items": 1000, "max_tokens": 100_000, "budget_tokens": 512, "overhead_tokens": 16, "age_limit_s": 1.0}
-    return BatchQueue(**(settings | changes))  # type: ignore[arg-type]  # whole numbers are given where they are asked for
-
-
-def put(waiting: BatchQueue[Caller], *lengths: int, now_s: float = 0.0, deadline_at_s: float = math.inf, name: str = "") -> range:
-    return waiting.put(Caller(lengths, name, now_s, deadline_at_s), lengths)
-
-
-def lengths(texts: Texts) -> list[int]:
-    return [caller.lengths[index] for caller, index in texts]
-
-
-def names(texts: Texts) -> list[str]:
-    return [f"{caller.name}{index}" for caller, index in texts]
 
 
 # --- which batch ------------------------------------------------------------------------------------------------------
@@ -98,6 +66,20 @@ def test_a_large_submission_yields_its_later_turns_to_small_ones_that_come_withi
     firsts = [f"large{place}" for place in range(3 * TURN_BUDGETS)]
     # "late" rides along with "early", its neighbour in length.
     assert order == [*firsts[:TURN_BUDGETS], "early0", "late0", *firsts[TURN_BUDGETS:]]
+
+
+def test_a_small_request_behind_a_large_one_of_the_same_length_is_one_batch() -> None:
+    waiting = queue()
+    put(waiting, *[32] * 640, name="large")
+    while waiting.items > 640 - TURN_BUDGETS * 16:
+        waiting.take(0.0)
+    put(waiting, *[32] * 8, now_s=0.1, name="small")
+    small = [f"small{index}" for index in range(8)]
+    assert sorted(names(waiting.take(0.2).texts))[-8:] == small
+    put(waiting, 31, *[32] * 7, now_s=0.3, name="small")
+    batch = waiting.take(0.4).texts
+    assert len(batch) == 16
+    assert sorted(names(batch))[-8:] == small
 
 
 def test_an_urgent_text_is_in_the_next_batch_and_needs_no_room() -> None:
@@ -224,125 +206,3 @@ def test_a_text_without_tokens_is_refused() -> None:
 def test_a_setting_that_makes_no_sense_is_named(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         queue(**change)
-
-
-# --- who leaves -------------------------------------------------------------------------------------------------------
-
-
-def test_a_deadline_that_has_passed_takes_the_text_out_at_the_next_batch() -> None:
-    waiting = queue()
-    put(waiting, 10, deadline_at_s=1.0, name="gone")
-    put(waiting, 10, deadline_at_s=1.1, name="there")
-    batch = waiting.take(1.0)
-    assert names(batch.expired) == ["gone0"]
-    assert names(batch.texts) == ["there0"]
-
-
-def test_deadlines_are_found_in_any_order() -> None:
-    waiting = queue(budget_tokens=10)
-    for place, deadline in enumerate([5.0, 3.0, 4.0, 9.0, 6.0]):
-        put(waiting, 10, deadline_at_s=deadline, name=f"{place}-")
-    assert names(waiting.take(2.0).texts) == ["0-0"]
-    assert names(waiting.take(4.5).expired) == ["1-0", "2-0"]
-    assert names(waiting.take(6.0).expired) == ["4-0"]
-    assert waiting.items == 0
-
-
-def test_room_of_callers_who_left_is_free_at_once() -> None:
-    waiting = queue(max_items=2)
-    orders = put(waiting, 10, 20)
-    assert waiting.abandon(orders) == 2
-    assert waiting.abandon(orders) == 0
-    assert (waiting.items, waiting.tokens) == (0, 0)
-    put(waiting, 10, 20)
-
-
-def test_callers_who_come_and_go_while_nothing_is_taken_leave_no_trace() -> None:
-    waiting = queue()
-    for _ in range(5000):
-        waiting.abandon(put(waiting, 10, 20))
-    assert len(waiting._by_due) < 200
-
-
-def test_callers_who_come_and_go_do_not_change_whose_turn_it_is() -> None:
-    waiting = queue(budget_tokens=100, age_limit_s=1.0)
-    put(waiting, *[100] * (2 * TURN_BUDGETS), name="large", now_s=0.0)
-    for _ in range(TURN_BUDGETS):
-        waiting.take(0.0)
-    put(waiting, 30, name="small", now_s=0.5)
-    turns = 0
-    while len(waiting._by_due) > turns:  # until the order of turns has just been rebuilt
-        turns = len(waiting._by_due)
-        waiting.abandon(put(waiting, 10, now_s=0.9))
-    assert names(waiting.take(2.0).texts) == ["small0"]
-
-
-def test_the_oldest_age_is_that_of_the_first_to_have_come() -> None:
-    waiting = queue(budget_tokens=10)
-    assert waiting.oldest_age_s(5.0) == 0.0
-    put(waiting, 10, now_s=1.0)
-    put(waiting, 10, now_s=3.0)
-    assert waiting.oldest_age_s(5.0) == 4.0
-    waiting.take(5.0)
-    assert waiting.oldest_age_s(5.0) == 2.0
-
-
-class Accounts(RuleBasedStateMachine):
-    """Every text that was put leaves exactly once: in a batch, expired, or abandoned; and the counts are right meanwhile."""
-
-    @initialize(budget=st.integers(1, 600), overhead=st.floats(0, 1000), max_items=st.integers(1, 40), max_tokens=st.integers(1, 4000))
-    def start(self, budget: int, overhead: float, max_items: int, max_tokens: int) -> None:
-        self.queue = queue(budget_tokens=budget, overhead_tokens=overhead, max_items=max_items, max_tokens=max_tokens, age_limit_s=0.5)
-        self.now_s = 0.0
-        self.waiting: dict[int, tuple[Caller, int]] = {}
-
-    def tokens(self) -> int:
-        return sum(lengths(self.waiting.values()))
-
-    @rule(sizes=st.lists(LENGTHS | st.sampled_from([7, 8]), max_size=8), patience_s=st.floats(0, 3), wait_s=st.floats(0, 1))
-    def put(self, sizes: list[int], patience_s: float, wait_s: float) -> None:
-        self.now_s += wait_s
-        caller = Caller(sizes, "", self.now_s, self.now_s + patience_s)
-        try:
-            orders = self.queue.put(caller, sizes)
-        except TooLarge:
-            assert len(sizes) > self.queue.max_items or sum(sizes) > self.queue.max_tokens
-        except Overloaded:
-            assert len(self.waiting) + len(sizes) > self.queue.max_items or self.tokens() + sum(sizes) > self.queue.max_tokens
-        else:
-            assert len(orders) == len(sizes)
-            assert not self.waiting.keys() & set(orders)
-            self.waiting |= {order: (caller, index) for index, order in enumerate(orders)}
-
-    @rule(wait_s=st.floats(0, 1))
-    def take(self, wait_s: float) -> None:
-        self.now_s += wait_s
-        batch = self.queue.take(self.now_s)
-        assert all(caller.deadline_at_s <= self.now_s for caller, _ in batch.expired)
-        assert all(caller.deadline_at_s > self.now_s for caller, _ in batch.texts)
-        assert lengths(batch.texts) == sorted(lengths(batch.texts))
-        orders = {text: order for order, text in self.waiting.items()}
-        for text in (*batch.texts, *batch.expired):
-            assert self.waiting.pop(orders[text]) == text
-        assert batch.texts or not self.waiting
-
-    @rule(chosen=st.sets(st.integers(0, 60)))
-    def abandon(self, chosen: set[int]) -> None:
-        leaving = self.waiting.keys() & chosen
-        assert self.queue.abandon(leaving) == len(leaving)
-        for order in leaving:
-            del self.waiting[order]
-
-    @rule()
-    def clear(self) -> None:
-        assert list(self.queue.clear()) == list(self.waiting.values())
-        self.waiting.clear()
-
-    @invariant()
-    def the_counts_are_right(self) -> None:
-        if hasattr(self, "queue"):
-            assert (self.queue.items, self.queue.tokens) == (len(self.waiting), self.tokens())
-            assert self.queue.longest == max(lengths(self.waiting.values()), default=0)
-
-
-TestAccounts = pytest.mark.slow(Accounts.TestCase)

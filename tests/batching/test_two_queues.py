@@ -145,6 +145,19 @@ async def test_its_wait_is_no_wait_of_a_request() -> None:
     assert [(report.items, report.queue_s) for report in reports.batches] == [(1, ())]
 
 
+async def test_what_ran_before_somebody_asked_for_it_waited_for_nobody() -> None:
+    scorer, reports, now_s = GatedScorer(), Reports(), 0.0
+    async with serving(scorer, reports, clock=lambda: now_s, budget_tokens=4) as batcher:
+        task = start(batcher.submit(texts(4, 4), LONG_S, spare=True))
+        assert await scorer.entered.get() == [4]
+        now_s = 1.0
+        batcher.hurry()
+        now_s = 3.0
+        scorer.release(2)
+        await task
+    assert [report.queue_s for report in reports.batches] == [(), (2.0,)]
+
+
 async def test_a_scorer_that_ends_answers_it_first_and_one_that_closes_says_that_it_does() -> None:
     scorer = GatedScorer()
     async with serving(scorer) as batcher:
