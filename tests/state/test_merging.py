@@ -179,6 +179,19 @@ async def test_a_user_of_whom_nothing_is_known_merges_into_nothing(store: Store,
     assert held.count == 1
 
 
+async def test_what_was_under_way_is_refused_where_nothing_was_known_yet_and_a_repeat_refuses_nothing_more(
+    store: Store, alice: UserKey, bob: UserKey
+) -> None:
+    begun = await store.read(alice, BASIS)
+    await store.merge_users(alice, bob, "login-1")
+    with pytest.raises(UserMerged, match="merged into another one"):
+        await store.add_comparison(alice, comparison("under way", [1.0, -1.0]), era=begun.era)
+    assert not await store.write_decision(alice, "decision", b"record", 100.0, era=begun.era)
+    later = await store.read(alice, BASIS)
+    assert (await store.merge_users(alice, bob, "login-1")).comparisons == 0
+    assert await store.write_decision(alice, "decision", b"record", 100.0, era=later.era)
+
+
 async def test_two_users_of_one_tenant_are_needed(store: Store, alice: UserKey) -> None:
     for target in (alice, UserKey("other-tenant", alice.tag)):
         with pytest.raises(ValueError, match="different ones of one tenant"):

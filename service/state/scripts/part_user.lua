@@ -1,13 +1,15 @@
 -- part_user(events, log, deleted, moved, parted, parted_events, parted_log; event, era, mark_ms, sum_prefix, replayed_prefix, parted_sum_prefix,
 --           parted_replayed_prefix) -> {outcome}
 --
--- Puts what was learned of a user aside, to be moved to another one, in one step; from then on the user is at the prior. Uses user_log.
+-- Puts what was learned of a user aside, to be moved to another one, in one step; from then on the user is at the prior, and what began before
+-- is refused, also where nothing had been learned yet. Uses user_log.
 --
 -- KEYS[1] hash    {user}:events         see user_log; goes to KEYS[6]
 -- KEYS[2] list    {user}:log            see user_log; goes to KEYS[7]
 -- KEYS[3] string  {user}:deleted        becomes `era`, for mark_ms: what began before is refused                       written here
 -- KEYS[4] hash    {user}:moved          every event as KEYS[1] has it, with a place in no log, as long as KEYS[1] would have lived, and at
---                                       least for mark_ms: its repeat is still one                                  written here
+--                                       least for mark_ms: its repeat is still one; where nothing was learned, "\4" and ARGV[1], so that
+--                                       its repeat marks nothing anew                                               written here
 -- KEYS[5] string  {user}:parted         12 bytes of the hash of the event that parts it                                written here
 -- KEYS[6] hash    {user}:parted:events  as KEYS[1]                                                                     written here
 -- KEYS[7] list    {user}:parted:log     as KEYS[2]                                                                     written here
@@ -17,13 +19,21 @@
 -- ARGV[4..7]         "{user}:sum:", "{user}:replayed:", "{user}:parted:sum:", "{user}:parted:replayed:"
 --
 -- Result: {"parted"}: what was learned is aside, now or since an earlier call with this event | {"other"}: it is aside under another event, and
---         nothing changed | {"nothing"}: nothing was learned. Times to live stay as they are.
+--         nothing changed | {"nothing"}: nothing was learned, and the mark alone is written. Times to live stay as they are.
 -- Cluster: all keys carry the user's hash tag, so they are on one slot. No other key is touched.
 
 local aside = redis.call('GET', KEYS[5])
 if aside then return {aside == ARGV[1] and 'parted' or 'other'} end
+local function leave_mark(kept_ms)
+  redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+  if redis.call('PTTL', KEYS[4]) < kept_ms then redis.call('PEXPIRE', KEYS[4], kept_ms) end
+end
+
 local life_ms = redis.call('PTTL', KEYS[1])
-if life_ms <= 0 then return {'nothing'} end
+if life_ms <= 0 then
+  if redis.call('HSET', KEYS[4], '\4' .. ARGV[1], '') == 1 then leave_mark(tonumber(ARGV[3])) end
+  return {'nothing'}
+end
 
 for _, basis in ipairs(bases_of(KEYS[1])) do
   if redis.call('EXISTS', ARGV[4] .. basis) == 1 then redis.call('RENAME', ARGV[4] .. basis, ARGV[6] .. basis) end
@@ -36,9 +46,7 @@ for i = 1, #events, 2 do
     redis.call('HSET', KEYS[4], events[i], events[i + 1]:sub(1, 8) .. struct.pack('<I4', flag))
   end
 end
-redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
-local kept_ms = math.max(life_ms, tonumber(ARGV[3]))
-if redis.call('PTTL', KEYS[4]) < kept_ms then redis.call('PEXPIRE', KEYS[4], kept_ms) end
+leave_mark(math.max(life_ms, tonumber(ARGV[3])))
 redis.call('RENAME', KEYS[1], KEYS[6])
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[7]) end
 redis.call('SET', KEYS[5], ARGV[1], 'PX', life_ms)
