@@ -263,6 +263,12 @@ class RateLimited(ComeBackLater):
     code = "rate-limited"
 
 
+class NotScoredYet(ComeBackLater):
+    """The answers that feedback names are still to be scored by another process, and no texts are kept to score them from."""
+
+    code = "not-scored-yet"
+
+
 # --- something that Attune calls did not answer --------------------------------------------------------------------
 
 
@@ -329,7 +335,6 @@ class DeadlineExceeded(DependencyError):
 
 # --- making them ----------------------------------------------------------------------------------------------------
 
-MAX_NAME_CHARS = 100
 FIELDS_IN_DETAIL = 5
 
 
@@ -338,12 +343,3 @@ def invalid(fields: Sequence[FieldError], more: int = 0) -> InvalidRequest:
     detail = "; ".join(f"{field.field}: {field.message}" for field in fields[:FIELDS_IN_DETAIL])
     hidden = len(fields) - FIELDS_IN_DETAIL + more
     return InvalidRequest(f"{detail}; and {hidden} more" if hidden > 0 else detail, fields)
-
-
-def printable(text: str, limit: int = MAX_NAME_CHARS) -> str:
-    """Returns the text as valid Unicode without control characters, cut to `limit` characters."""
-    if len(text) <= limit and text.isprintable() and text.isascii():
-        return text
-    whole = text.encode("utf-8", "replace").decode("utf-8")
-    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in whole[: limit + 1])
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"

@@ -25,12 +25,13 @@ from attune.service.api.openai_turns import read_turns
 from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
-from attune.service.errors import FieldError, UnknownMember, printable
+from attune.service.errors import FieldError, UnknownMember
 from attune.service.http.documentation import operation_name
 from attune.service.http.problems import openai_object
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
+from attune.service.printable import printable
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping, finished
 from attune.service.usecases.member_choice import Decision
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from attune.models.seam.counts import counted
 from attune.models.seam.json_lines import kind_of
 from attune.service.api.prompted import Message, sound_unicode
-from attune.service.errors import FieldError, printable
+from attune.service.errors import FieldError
+from attune.service.printable import printable
 
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[str, Role] = {

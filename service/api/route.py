@@ -23,9 +23,10 @@ from attune.service.api.prompted import (
     wrong_family,
     wrong_prompt,
 )
-from attune.service.errors import FieldError, NoMembers, UnknownMember, printable
+from attune.service.errors import FieldError, NoMembers, UnknownMember
 from attune.service.http.documentation import operation_name
 from attune.service.live.runtime import Call
+from attune.service.printable import printable
 from attune.service.usecases.decision_record import CertifiedUser, Routing
 from attune.service.usecases.member_choice import Decision, RoutingWish, decide
 from attune.service.usecases.people import Personalization

@@ -26,8 +26,8 @@ from attune.service.errors import (
     TextTooLong,
     TooLarge,
     invalid,
-    printable,
 )
+from attune.service.printable import printable
 
 _BRANCH = re.compile(r"(str|int|float|bool|(list|dict|function-\w+|constrained-\w+|nullable|tagged-union)\[?.*|[A-Z]\w*)")
 """How pydantic calls a branch of a union inside a location; no field of a request is called so."""

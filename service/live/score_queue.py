@@ -78,6 +78,7 @@ class ScoringLater:
         self._gather_s = gather_s
         self._waiting: deque[Later] = deque()
         self._named: dict[str, Later] = {}
+        self._given_up: deque[str] = deque(maxlen=MOST_WAITING)  # the last that were dropped or failed
         self._timer: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
         self._scorer: TextScorer | None = None  # that of what is being scored
@@ -100,6 +101,7 @@ class ScoringLater:
         """Returns whether it will be scored; else there was no room."""
         if len(self._waiting) >= self._most:
             self._count("dropped")
+            self._give_up(later)
             return False
         later.held.take()
         self._waiting.append(later)
@@ -114,6 +116,10 @@ class ScoringLater:
         if wanted:
             self._want()
             await asyncio.wait(wanted, timeout=limit_s)
+
+    def gave_up(self, name: str) -> bool:
+        """Returns whether this decision was not scored and will not be, as far as this process remembers."""
+        return name in self._given_up
 
     async def idle(self) -> None:
         """Returns when nothing waits and nothing is being scored."""
@@ -185,9 +191,15 @@ class ScoringLater:
         self._count(outcome)
         if later.name is not None:
             self._named.pop(later.name, None)
+        if outcome != "scored":
+            self._give_up(later)
         later.held.give_back()
         if not later.done.done():
             later.done.set_result(None)
+
+    def _give_up(self, later: Later) -> None:
+        if later.name is not None:
+            self._given_up.append(later.name)
 
 
 async def _score(scorer: TextScorer, together: Sequence[Later], outcomes: dict[Later, Outcome], wanted: Callable[[], bool]) -> None:

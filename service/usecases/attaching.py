@@ -20,10 +20,10 @@ from attune.service.errors import (
     UnknownDecision,
     UserDeleted,
     invalid,
-    printable,
 )
 from attune.service.ids import as_decision_id
 from attune.service.live.runtime import Call
+from attune.service.printable import printable
 from attune.service.state.store import UserKey
 from attune.service.usecases.answer_scores import score_uncounted
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, Routing, StandIn, digest_of, unpack

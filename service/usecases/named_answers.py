@@ -6,17 +6,34 @@ was sent unscored, where nothing needed the prompt's row, and where another basi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from attune.models.seam.counts import counted
 from attune.models.seam.family import Row
-from attune.service.errors import ExpiredCandidate, FieldError, NotYourCandidate, UnknownCandidate, UnknownDecision, invalid, printable
+from attune.service.errors import (
+    ExpiredCandidate,
+    FieldError,
+    NotScoredYet,
+    NotYourCandidate,
+    UnknownCandidate,
+    UnknownDecision,
+    invalid,
+)
 from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
+from attune.service.printable import printable
 from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, digest_of, unpack
 from attune.service.usecases.text_scores import both, encode, submit, submit_judged, submit_with_prompt
+
+AWAITED_S = 120.0
+"""Age of a decision up to which another process may still score its answers: it wrote them, and then it scores within a minute."""
+WAIT_S = 10.0
+"""How long feedback waits for another process: spare time comes after five seconds at most."""
+FIRST_LOOK_S = 0.1
+RETRY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,7 @@ async def find_answers(call: Call, key: UserKey, named: Named) -> tuple[UserRead
         UnknownCandidate: an id that no decision of this tenant has.
         NotYourCandidate: its decision is another user's.
         ExpiredCandidate: its decision has gone, or its rows are missing or of another basis and its texts were not kept.
+        NotScoredYet: likewise, and another process is still to score them.
         UnknownDecision: likewise for `decision_id`.
         InvalidRequest: the candidates answer different prompts, or the texts another prompt than the decision.
         StoreUnavailable: the store is away; nothing was read.
@@ -94,7 +112,9 @@ async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, Foun
     wanted: dict[str, str] = {}
     for field, (decision_id, _) in zip(named.fields, places, strict=True):
         wanted.setdefault(decision_id, field)
-    seen, records = await read_records(call, key, wanted)
+    seen, records = await _scored_elsewhere(call, key, wanted)
+    if any(_is_awaited(call, name, record) for name, record in records.items()):
+        raise NotScoredYet("the candidates are still to be scored, and no texts are kept; send it again, or send them as texts", RETRY_S)
     found = [_candidate(records[decision], index, field) for field, (decision, index) in zip(named.fields, places, strict=True)]
     first = records[places[0][0]]
     for field, (decision, _) in zip(named.fields, places, strict=True):
@@ -106,6 +126,25 @@ async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, Foun
     rows, prompt = await _rows_of_kept(call, kept)
     members = tuple(candidate.member for candidate in found)
     return seen, FoundAnswers(rows, prompt, tuple(records), members, first.prompt, first.context, texts)
+
+
+async def _scored_elsewhere(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
+    """Returns as `read_records`, once other processes have written what they alone can score: nothing tells this one, so it looks."""
+    loop = asyncio.get_running_loop()
+    ends_at_s, pause_s = loop.time() + min(WAIT_S, call.left_s / 2), FIRST_LOOK_S
+    while True:
+        seen, records = await read_records(call, key, wanted)
+        if loop.time() + pause_s > ends_at_s or not any(_is_awaited(call, name, record) for name, record in records.items()):
+            return seen, records
+        await asyncio.sleep(pause_s)
+        pause_s = min(1.0, 2 * pause_s)
+
+
+def _is_awaited(call: Call, name: str, record: DecisionRecord) -> bool:
+    """Returns whether another process may be about to score the answers of a decision, of which no text is kept."""
+    bare = bool(record.candidates) and all(each.text is None and each.score is None and not each.outputs for each in record.candidates)
+    young = call.runtime.clock() - record.made_at_s < AWAITED_S
+    return bare and young and record.basis == call.serving.bundle.basis and not call.runtime.later.gave_up(name)
 
 
 async def _edited(call: Call, key: UserKey, named: EditedFrom) -> tuple[UserRead, FoundAnswers]:

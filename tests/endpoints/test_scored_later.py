@@ -11,6 +11,7 @@ import pytest
 
 from attune.service.live.score_queue import TOGETHER, ScoringLater
 from attune.service.settings import Settings
+from attune.service.usecases.named_answers import AWAITED_S
 from tests.endpoints.conftest import PROMPT, Service, running
 from tests.stores import FreshStore
 
@@ -131,6 +132,29 @@ async def test_without_texts_what_found_no_room_is_told_to_come_as_texts(setting
         first, second = (candidate["candidate_id"] for candidate in answer["candidates"])
         told = await service.post("/feedback", {"user": "u1", "chosen": first, "rejected": second}, 410)
         assert "send them as texts" in told["detail"]
+
+
+async def test_without_texts_feedback_waits_for_what_another_process_is_to_score(settings_of: Callable[..., Settings]):
+    store = FreshStore()
+    settings = settings_of(keep_text=False)
+    async with running(settings, store) as first, running(settings, store) as second:
+        answer = await first.post("/generate", UNSCORED)
+        chosen, rejected = (candidate["candidate_id"] for candidate in answer["candidates"])
+        told = await second.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected})
+        assert told["result"] == "applied"
+
+
+async def test_without_texts_what_another_process_is_still_to_score_is_told_to_come_back(settings_of: Callable[..., Settings]):
+    store = FreshStore()
+    settings = settings_of(keep_text=False, request_deadline_ms=4000)
+    async with running(settings, store) as first, running(settings, store) as second:
+        no_room_for_later(first)  # which the second does not know
+        answer = await first.post("/generate", UNSCORED)
+        chosen, rejected = (candidate["candidate_id"] for candidate in answer["candidates"])
+        told = await second.client.post("/feedback", json={"user": "u1", "chosen": chosen, "rejected": rejected})
+        assert (told.status_code, told.headers["retry-after"]) == (429, "5")
+        second.clock.now_s += AWAITED_S
+        await second.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected}, 410)
 
 
 async def test_the_end_of_the_process_waits_for_what_is_still_to_be_scored(settings_of: Callable[..., Settings]):
