@@ -3,7 +3,8 @@
     usecases ── put(name, read, keep) ──> waiting, bounded ── TOGETHER of them, or GATHER_S ──> read ─> scorer ─> keep(rows)
 
 Nobody asked for these, so there are only so many a second (`spare`), they go behind all that somebody asks of the scorer, and they wait
-for each other: a text costs the scorer less in a batch than alone. Whoever does need one (`settled`) has all that wait scored at once.
+for each other: a text costs the scorer less in a batch than alone. One that somebody comes to need (`settled`) is in the next submission,
+which is asked for as anything else is; those behind it stay what they are.
 What waits holds the bundle that it is scored under, so a reload and the end of the process wait for it. Where there is no room left an
 answer is dropped and counted, and feedback scores it from its text. Knows neither users nor decisions.
 """
@@ -82,7 +83,8 @@ class ScoringLater:
         self._timer: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
         self._scorer: TextScorer | None = None  # that of what is being scored
-        self._wanted = False  # somebody waits: whatever has come is scored without waiting for more
+        self._wanted: set[Later] = set()  # those that somebody waits for: they are first among what waits
+        self._asked = False  # whether somebody waits for what is being scored, or for what is behind it
 
     @property
     def waiting(self) -> int:
@@ -112,10 +114,10 @@ class ScoringLater:
 
     async def settled(self, names: Iterable[str], limit_s: float) -> None:
         """Returns when none of these decisions waits here any more, or after `limit_s`; they are begun at once."""
-        wanted = [self._named[name].done for name in names if name in self._named]
+        wanted = [self._named[name] for name in names if name in self._named]
         if wanted:
-            self._want()
-            await asyncio.wait(wanted, timeout=limit_s)
+            self._want(wanted)
+            await asyncio.wait([later.done for later in wanted], timeout=limit_s)
 
     def gave_up(self, name: str) -> bool:
         """Returns whether this decision was not scored and will not be, as far as this process remembers."""
@@ -124,14 +126,14 @@ class ScoringLater:
     async def idle(self) -> None:
         """Returns when nothing waits and nothing is being scored."""
         while self._waiting or self._running is not None:
-            self._want()
+            self._want(tuple(self._waiting))
             if self._running is not None:
                 await asyncio.wait([self._running])
 
     def hurry(self) -> None:
         """Has what waits scored at once, and what still comes: at the end of the process no other is worth waiting for."""
         self._gather_s = 0.0
-        self._want()
+        self._want(tuple(self._waiting))
 
     async def aclose(self) -> None:
         """Drops what waits."""
@@ -139,6 +141,7 @@ class ScoringLater:
             self._timer.cancel()
         if self._waiting:
             _log.warning("answers are left unscored", decisions=len(self._waiting))
+        self._wanted.clear()
         while self._waiting:  # before the task is cancelled, whose end would begin the next
             self._end(self._waiting.popleft(), "dropped")
         if self._running is not None:
@@ -153,9 +156,11 @@ class ScoringLater:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._begin)
 
-    def _want(self) -> None:
-        """Has what waits scored, and what is being scored, as what somebody asks for."""
-        self._wanted = True
+    def _want(self, needed: Sequence[Later]) -> None:
+        """Has these scored next, and what is being scored, as what somebody asks for."""
+        self._wanted.update(set(needed).intersection(self._waiting))
+        self._waiting = deque(sorted(self._waiting, key=lambda later: later not in self._wanted))
+        self._asked = True
         if self._scorer is not None:
             self._scorer.hurry()
         self._begin()
@@ -170,7 +175,6 @@ class ScoringLater:
 
     def _ran(self, _task: asyncio.Task[None]) -> None:
         self._running = None
-        self._wanted = self._wanted and bool(self._waiting)
         self._begin_soon()  # for what came meanwhile
 
     async def _run(self) -> None:
@@ -178,10 +182,12 @@ class ScoringLater:
         together: list[Later] = []
         while self._waiting and len(together) < TOGETHER and self._waiting[0].scorer is scorer:
             together.append(self._waiting.popleft())
+        self._asked = not self._wanted.isdisjoint(together)
+        self._wanted.difference_update(together)
         outcomes: dict[Later, Outcome] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
         self._scorer = scorer
         try:
-            await _score(scorer, together, outcomes, lambda: self._wanted)
+            await _score(scorer, together, outcomes, lambda: self._asked)
         finally:
             self._scorer = None
             for later in together:

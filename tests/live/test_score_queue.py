@@ -121,12 +121,25 @@ async def test_who_needs_one_that_is_behind_a_full_batch_does_not_wait_for_other
     for number in range(TOGETHER + 2):
         decisions.put(f"d{number}", 1 + number)
     await decisions.queue.settled([f"d{TOGETHER + 1}"], 5.0)
-    assert decisions.scorer.submitted == [TOGETHER, 2]
     decisions.put("later", 1)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert decisions.queue.waiting == 1  # nobody waits for this one
+    assert (decisions.scorer.submitted, decisions.scorer.spare) == ([TOGETHER], [False])
+    assert decisions.queue.waiting == 3  # nobody waits for these
     await decisions.queue.aclose()
+
+
+async def test_who_needs_one_behind_many_waits_for_one_submission_and_the_rest_stays_spare():
+    decisions = Decisions(gather_s=3600.0)
+    for number in range(5 * TOGETHER):
+        decisions.put(f"d{number}", 1 + number)
+    await until(lambda: bool(decisions.scorer.spare))
+    await decisions.queue.settled([f"d{5 * TOGETHER - 1}", "d1"], 60.0)
+    assert len(decisions.scorer.submitted) == 2
+    await until(lambda: not decisions.queue.waiting)
+    assert decisions.scorer.spare == [True, False, True, True, True]
+    await decisions.queue.idle()
+    assert decisions.outcomes == {"scored": 5 * TOGETHER}
 
 
 async def test_at_the_end_what_waits_is_scored_without_waiting_for_more_and_so_is_what_still_comes():
