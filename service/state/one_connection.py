@@ -3,7 +3,8 @@
     command ──> bytes on the connection, a future at the end of the line ··· reply ──> the future at its head
 
 A server answers the commands of a connection in the order in which they came, so a reply is told by its place, and a caller who
-left leaves its place behind: whatever comes for it is dropped. redis-py opens the connection (address, TLS, login, database) and says
+left leaves its place behind: whatever comes for it is dropped. A reply that its command cannot have says that the order is lost, and ends
+the connection: what follows would be anybody's. redis-py opens the connection (address, TLS, login, database) and says
 what a reply means. Its own way of running commands takes a connection, a timer, a reading task and a check of health for each, which was
 most of what a command cost this process; here one timer watches the command that has waited longest.
 """
@@ -22,6 +23,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
 Meaning = Callable[[Any], Any]
+
+_TEXT, _NUMBER, _LIST = (bytes, type(None)), (int,), (list,)
+_FORMS: Mapping[Any, tuple[type, ...]] = {
+    **dict.fromkeys(("GET", "HGET", "LINDEX"), _TEXT),
+    **dict.fromkeys(("EXISTS", "HEXISTS", "PTTL", "PEXPIRE", "UNLINK", "ZREM"), _NUMBER),
+    **dict.fromkeys(("EVAL", "EVALSHA", "SCAN", "HSCAN", "HGETALL", "MGET", "HMGET", "ZRANGE"), _LIST),
+}
+"""What a reply that is no error can be, for commands whose reply is read: every script of this folder returns a list."""
+
+_VALUES_FROM = {"MGET": 1, "HMGET": 2}
+"""Commands that are answered with a value for each argument from this one on."""
 
 
 class OneConnection:
@@ -103,6 +115,14 @@ def _refusal(said: str) -> Exception:
     return error
 
 
+def _can_have(name: Any, words: int, reply: Any) -> bool:
+    """Returns whether a reply can be that of a command of this name and so many words."""
+    forms = _FORMS.get(name)
+    if forms is None:
+        return True
+    return type(reply) in forms and (name not in _VALUES_FROM or len(reply) == words - _VALUES_FROM[name])
+
+
 class _Line(asyncio.Protocol):
     """One open connection, and those who wait for replies on it, first come first.
 
@@ -114,7 +134,7 @@ class _Line(asyncio.Protocol):
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_refusal)
-        self._waiting: deque[tuple[asyncio.Future[Any], Meaning | None, float]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], Meaning | None, float, Any, int]] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._asked = 0
@@ -141,7 +161,7 @@ class _Line(asyncio.Protocol):
         """
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._transport.write(hiredis.pack_command(args))
-        self._waiting.append((answer, meaning, until_s))
+        self._waiting.append((answer, meaning, until_s, args[0], len(args)))
         self._asked += 1
         if self._watch is None:
             self._watch = self._loop.call_at(until_s, self._look)
@@ -156,7 +176,10 @@ class _Line(asyncio.Protocol):
             self._break(RedisConnectionError(f"the server does not answer in its protocol ({type(error).__name__})"))
 
     def _answer(self, reply: Any) -> None:
-        answer, meaning, _ = self._waiting.popleft()
+        answer, meaning, _, name, words = self._waiting[0]
+        if not isinstance(reply, Exception) and not _can_have(name, words, reply):
+            raise InvalidResponse(f"a reply that {name} cannot have")
+        self._waiting.popleft()
         if self._afterwards:
             self._tell_answered()
         if answer.done():  # its caller has left

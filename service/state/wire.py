@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -257,6 +258,8 @@ class Reads:
         names = [name for wanted, _ in gathered for name in wanted]
         try:
             records: list[bytes | None] = await self._wire.run("read", lambda: self._wire.command("MGET", *names))
+            given = iter(records)
+            each = [list(islice(given, len(wanted))) for wanted, _ in gathered]
         except Exception as error:  # noqa: BLE001  a defect too concerns those who asked: nobody else awaits this task
             for _, answer in gathered:
                 if not answer.done():  # its caller may have left
@@ -266,11 +269,9 @@ class Reads:
             for _, answer in gathered:
                 answer.cancel()
             raise
-        at = 0
-        for wanted, answer in gathered:
+        for (_, answer), found in zip(gathered, each, strict=True):
             if not answer.done():
-                answer.set_result(records[at : at + len(wanted)])
-            at += len(wanted)
+                answer.set_result(found)
 
 
 def _reason(error: BaseException) -> str:

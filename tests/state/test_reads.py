@@ -63,6 +63,22 @@ async def test_a_defect_reaches_those_who_asked_as_what_it_is(server: EmbeddedRe
     await wire.aclose()
 
 
+class OddWire(Wire):
+    """To a server whose replies have no form, as a client that pairs them itself may hand them on."""
+
+    async def command(self, *args: object) -> object:
+        del args
+        return None
+
+
+async def test_a_reply_without_form_reaches_those_who_asked(server: EmbeddedRedis) -> None:
+    wire = OddWire(server.url, max_connections=2, timeout_s=30.0, observe=lambda *_told: None)
+    async with asyncio.timeout(30):  # and nobody waits for their deadline
+        found = await asyncio.gather(*(Reads(wire).get([name]) for name in ("a", "b")), return_exceptions=True)
+    assert [type(each) for each in found] == [TypeError, TypeError]
+    await wire.aclose()
+
+
 async def test_a_caller_who_leaves_costs_the_others_nothing(replica: RedisStore, alice: UserKey, bob: UserKey) -> None:
     await replica.add_comparison(bob, comparison("event", [4.0]))
     leaving = asyncio.create_task(replica.read(alice, BASIS))
