@@ -264,7 +264,7 @@ class RateLimited(ComeBackLater):
 
 
 class NotScoredYet(ComeBackLater):
-    """The answers that feedback names are still to be scored by another process, and no texts are kept to score them from."""
+    """The answers that feedback names are still to be scored, and no texts are kept to score them from."""
 
     code = "not-scored-yet"
 

@@ -4,7 +4,7 @@
 
 Nobody asked for these, so there are only so many a second (`spare`), they go behind all that somebody asks of the scorer, and they wait
 for each other: a text costs the scorer less in a batch than alone. One that somebody comes to need (`settled`) is in the next submission,
-which is asked for as anything else is; those behind it stay what they are.
+which is asked for as anything else is; those behind it stay what they are. While the scorer is away or full all of them wait, for a minute.
 What waits holds the bundle that it is scored under, so a reload and the end of the process wait for it. Where there is no room left an
 answer is dropped and counted, and feedback scores it from its text. Knows neither users nor decisions.
 """
@@ -20,7 +20,7 @@ from typing import Literal
 from attune.models.seam.family import Row
 from attune.models.seam.text import Encoded
 from attune.service.batching.remote import TextScorer
-from attune.service.errors import AttuneError
+from attune.service.errors import AttuneError, ComeBackLater, NotReady
 from attune.service.live.leases import Leases
 from attune.service.live.token_buckets import TokenBuckets
 from attune.service.observe.logs import get_logger
@@ -33,6 +33,9 @@ GATHER_S = 1.0
 MOST_WAITING = 1024
 TOGETHER = 16
 """Decisions in one submission: enough to fill a batch, and no more than a request that waits behind it can bear."""
+
+RETRY_S = 1.0
+"""Pause after the scorer was away or had no room: what waits goes on waiting, for `LIMIT_S` from when it came."""
 
 LIMIT_S = 60.0
 """Requests go first, but for some seconds only (`two_queues`); then a submission may wait for as long as they do."""
@@ -57,6 +60,7 @@ class Later:
     held: Leases
     read: Callable[[], Awaitable[Sequence[Encoded]]]
     keep: Callable[[Sequence[Row]], Awaitable[None]]
+    put_at_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -81,6 +85,8 @@ class ScoringLater:
         self._named: dict[str, Later] = {}
         self._given_up: deque[str] = deque(maxlen=MOST_WAITING)  # the last that were dropped or failed
         self._timer: asyncio.TimerHandle | None = None
+        self._ending = False  # then no scorer is waited for
+        self._rest: asyncio.TimerHandle | None = None  # until then nothing is begun
         self._running: asyncio.Task[None] | None = None
         self._scorer: TextScorer | None = None  # that of what is being scored
         self._wanted: set[Later] = set()  # those that somebody waits for: they are first among what waits
@@ -127,18 +133,19 @@ class ScoringLater:
         """Returns when nothing waits and nothing is being scored."""
         while self._waiting or self._running is not None:
             self._want(tuple(self._waiting))
-            if self._running is not None:
-                await asyncio.wait([self._running])
+            unfinished = [self._running] if self._running is not None else [later.done for later in self._waiting]
+            await asyncio.wait(unfinished)
 
     def hurry(self) -> None:
         """Has what waits scored at once, and what still comes: at the end of the process no other is worth waiting for."""
-        self._gather_s = 0.0
+        self._gather_s, self._ending = 0.0, True
         self._want(tuple(self._waiting))
 
     async def aclose(self) -> None:
         """Drops what waits."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._rest):
+            if timer is not None:
+                timer.cancel()
         if self._waiting:
             _log.warning("answers are left unscored", decisions=len(self._waiting))
         self._wanted.clear()
@@ -149,7 +156,7 @@ class ScoringLater:
             await asyncio.wait([self._running])
 
     def _begin_soon(self) -> None:
-        if self._running is not None or not self._waiting:
+        if self._running is not None or self._rest is not None or not self._waiting:
             return
         if self._wanted or len(self._waiting) >= TOGETHER:
             self._begin()
@@ -169,7 +176,7 @@ class ScoringLater:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._running is None and self._waiting:
+        if self._running is None and self._rest is None and self._waiting:
             self._running = asyncio.ensure_future(self._run())
             self._running.add_done_callback(self._ran)
 
@@ -182,16 +189,31 @@ class ScoringLater:
         together: list[Later] = []
         while self._waiting and len(together) < TOGETHER and self._waiting[0].scorer is scorer:
             together.append(self._waiting.popleft())
-        self._asked = not self._wanted.isdisjoint(together)
-        self._wanted.difference_update(together)
-        outcomes: dict[Later, Outcome] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
+        wanted = self._wanted.intersection(together)
+        self._asked = bool(wanted)
+        self._wanted -= wanted
+        outcomes: dict[Later, Outcome | Literal["again"]] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
         self._scorer = scorer
         try:
             await _score(scorer, together, outcomes, lambda: self._asked)
         finally:
             self._scorer = None
+            again = []
             for later in together:
-                self._end(later, outcomes[later])
+                if (outcome := outcomes[later]) != "again":
+                    self._end(later, outcome)
+                elif self._ending:
+                    self._end(later, "failed")
+                else:
+                    again.append(later)
+            if again:
+                self._waiting.extendleft(reversed(again))
+                self._wanted |= wanted.intersection(again)
+                self._rest = asyncio.get_running_loop().call_later(RETRY_S, self._rested)
+
+    def _rested(self) -> None:
+        self._rest = None
+        self._begin()
 
     def _end(self, later: Later, outcome: Outcome) -> None:
         self._count(outcome)
@@ -208,7 +230,9 @@ class ScoringLater:
             self._given_up.append(later.name)
 
 
-async def _score(scorer: TextScorer, together: Sequence[Later], outcomes: dict[Later, Outcome], wanted: Callable[[], bool]) -> None:
+async def _score(
+    scorer: TextScorer, together: Sequence[Later], outcomes: dict[Later, Outcome | Literal["again"]], wanted: Callable[[], bool]
+) -> None:
     try:
         read = [await later.read() for later in together]
         rows = (await scorer.submit([text for texts in read for text in texts], LIMIT_S, spare=not wanted())).rows
@@ -218,8 +242,11 @@ async def _score(scorer: TextScorer, together: Sequence[Later], outcomes: dict[L
             start += len(texts)
             outcomes[later] = "scored"
     except AttuneError as error:  # the scorer is full, late or broken: counted, and its own metrics say more
-        outcomes.update({later: "failed" for later in together if outcomes[later] != "scored"})
-        _log.warning("answers are left unscored", decisions=len(together), code=error.code, reason=error.detail)
+        passes, now_s = isinstance(error, ComeBackLater | NotReady), asyncio.get_running_loop().time()
+        left = [later for later in together if outcomes[later] != "scored"]
+        outcomes.update({later: "again" if passes and now_s - later.put_at_s < LIMIT_S else "failed" for later in left})
+        if failed := sum(outcomes[later] == "failed" for later in left):
+            _log.warning("answers are left unscored", decisions=failed, code=error.code, reason=error.detail)
     except Exception as error:  # noqa: BLE001  nobody awaits this: the next answers must be scored all the same
         outcomes.update({later: "failed" for later in together if outcomes[later] != "scored"})
         _log.error("unexpected error while answers were scored", kind=type(error).__name__, exc_info=error)

@@ -29,9 +29,9 @@ from attune.service.usecases.decision_record import DecisionRecord, KeptCandidat
 from attune.service.usecases.text_scores import both, encode, submit, submit_judged, submit_with_prompt
 
 AWAITED_S = 120.0
-"""Age of a decision up to which another process may still score its answers: it wrote them, and then it scores within a minute."""
+"""Age of a decision up to which its answers may still be scored, here or elsewhere: they were written, and then that takes a minute."""
 WAIT_S = 10.0
-"""How long feedback waits for another process: spare time comes after five seconds at most."""
+"""How long feedback waits for answers that are still to be scored: in another process spare time comes after five seconds at most."""
 FIRST_LOOK_S = 0.1
 RETRY_S = 5.0
 
@@ -90,7 +90,7 @@ async def find_answers(call: Call, key: UserKey, named: Named) -> tuple[UserRead
         UnknownCandidate: an id that no decision of this tenant has.
         NotYourCandidate: its decision is another user's.
         ExpiredCandidate: its decision has gone, or its rows are missing or of another basis and its texts were not kept.
-        NotScoredYet: likewise, and another process is still to score them.
+        NotScoredYet: likewise, and they are still to be scored.
         UnknownDecision: likewise for `decision_id`.
         InvalidRequest: the candidates answer different prompts, or the texts another prompt than the decision.
         StoreUnavailable: the store is away; nothing was read.
@@ -141,7 +141,7 @@ async def _scored_elsewhere(call: Call, key: UserKey, wanted: Mapping[str, str])
 
 
 def _is_awaited(call: Call, name: str, record: DecisionRecord) -> bool:
-    """Returns whether another process may be about to score the answers of a decision, of which no text is kept."""
+    """Returns whether some process may be about to score the answers of a decision, of which no text is kept."""
     bare = bool(record.candidates) and all(each.text is None and each.score is None and not each.outputs for each in record.candidates)
     young = call.runtime.clock() - record.made_at_s < AWAITED_S
     return bare and young and record.basis == call.serving.bundle.basis and not call.runtime.later.gave_up(name)
@@ -178,7 +178,7 @@ async def read_records(call: Call, key: UserKey, wanted: Mapping[str, str]) -> t
 
     Answers of theirs that this process is still to score are waited for.
     """
-    await call.runtime.later.settled(wanted, call.left_s)
+    await call.runtime.later.settled(wanted, min(WAIT_S, call.left_s / 2))
     with call.timings.measure("redis"):
         seen = await call.runtime.store.read(key, call.kept_under, decisions=tuple(wanted))
     records = {}

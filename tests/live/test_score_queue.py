@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from attune.models.seam.family import Row
 from attune.models.seam.text import Encoded
 from attune.service.batching.submission import Submitted
-from attune.service.errors import ScorerFailed
+from attune.service.errors import NotReady, ScorerFailed
+from attune.service.live import score_queue
 from attune.service.live.leases import Leases
 from attune.service.live.remembered_rows import RememberedRows
 from attune.service.live.score_queue import GATHER_S, TOGETHER, Later, ScoringLater
@@ -26,6 +28,7 @@ class Scorer:
     submitted: list[int] = field(default_factory=list)
     spare: list[bool] = field(default_factory=list)
     hurried: int = 0
+    away: int = 0
 
     alive = True
     waiting_items = waiting_tokens = 0
@@ -35,6 +38,9 @@ class Scorer:
         self.spare.append(spare)
         await asyncio.sleep(0)
         self.submitted.append(len(items))
+        if self.away:
+            self.away -= 1
+            raise NotReady("the scorer is being started again")
         if any(item.input_ids[0] == 0 for item in items):
             raise ScorerFailed("a text begins with 0")
         return Submitted([{"first": np.array([item.input_ids[0]], dtype=np.float32)} for item in items], 0.0, 0.0)
@@ -96,6 +102,50 @@ async def test_a_failure_is_counted_and_the_next_are_scored():
     decisions.put("good", 1)
     await decisions.queue.idle()
     assert decisions.outcomes == {"failed": 1, "scored": 1}
+    assert decisions.leases.count == 0
+
+
+async def test_while_the_scorer_is_away_answers_go_on_waiting_and_whoever_needs_one_still_has_it_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(score_queue, "RETRY_S", 0.01)
+    decisions = Decisions(gather_s=3600.0)
+    decisions.scorer.away = 3
+    for number in range(TOGETHER + 1):
+        decisions.put(f"d{number}", 1 + number)
+    await decisions.queue.settled([f"d{TOGETHER}"], 60.0)
+    assert f"d{TOGETHER}" in decisions.kept
+    await decisions.queue.idle()
+    assert decisions.outcomes == {"scored": TOGETHER + 1}
+    assert decisions.leases.count == 0
+
+
+async def test_a_scorer_that_stays_away_has_answers_wait_for_so_long_only(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(score_queue, "RETRY_S", 0.01)
+    monkeypatch.setattr(score_queue, "LIMIT_S", 0.05)
+    decisions = Decisions()
+    decisions.scorer.away = 1_000_000
+    decisions.put("a", 1)
+    await decisions.queue.idle()
+    assert decisions.outcomes == {"failed": 1}
+    assert decisions.queue.gave_up("a")
+
+
+async def test_the_end_of_the_process_waits_for_no_scorer_that_is_away():
+    decisions = Decisions(gather_s=0.0)
+    decisions.scorer.away = 1_000_000
+    decisions.put("a", 1)
+    decisions.queue.hurry()
+    async with asyncio.timeout(60.0):
+        await decisions.leases.idle()
+    assert decisions.outcomes == {"failed": 1}
+
+
+async def test_what_waits_for_a_scorer_that_is_away_is_dropped_at_the_end():
+    decisions = Decisions(gather_s=0.0)
+    decisions.scorer.away = 1
+    decisions.put("a", 1)
+    await until(lambda: not decisions.scorer.away and bool(decisions.queue.waiting))
+    await decisions.queue.aclose()
+    assert decisions.outcomes == {"dropped": 1}
     assert decisions.leases.count == 0
 
 
