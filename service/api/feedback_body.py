@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from attune.models.seam.weighted import MOST_RANKED
 from attune.service.api.prompted import Context, Id, Prompted, User, Written, check_length, check_prompt_length, refuse, wrong_prompt
@@ -27,6 +27,13 @@ from attune.service.usecases.reading_ahead import JudgedTexts
 
 CLOCK_SKEW_S = 60.0
 """Clocks of clients differ from ours by this much before an observation is said to lie in the future."""
+
+
+def _written_time(value: object) -> object:
+    """Lets through what may be a time as RFC 3339 writes it; a number, or a text that is one, does not say its unit."""
+    if not isinstance(value, str) or "-" not in value[1:]:
+        raise ValueError("must be a valid datetime as RFC 3339 writes it, such as 2026-11-28T12:00:00Z")
+    return value
 
 
 class FeedbackRequest(Prompted):
@@ -72,7 +79,7 @@ class FeedbackRequest(Prompted):
     context: Context | None = None
     tie: bool = False
     event_id: Id | None = None
-    observed_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    observed_at: Annotated[AwareDatetime, BeforeValidator(_written_time), Field(strict=False)] | None = None
 
 
 _FORMS = {

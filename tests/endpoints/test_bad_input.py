@@ -93,6 +93,8 @@ FIELDS = [
     ("/feedback", changed(FEEDBACK, tie="no"), "tie", "valid boolean"),
     ("/feedback", changed(FEEDBACK, observed_at="yesterday"), "observed_at", "valid datetime"),
     ("/feedback", changed(FEEDBACK, observed_at="2026-01-01T00:00:00"), "observed_at", "timezone"),
+    ("/feedback", changed(FEEDBACK, observed_at=1_700_000_000), "observed_at", "as RFC 3339 writes it"),
+    ("/feedback", changed(FEEDBACK, observed_at="1700000000000"), "observed_at", "as RFC 3339 writes it"),
     ("/feedback", changed(FEEDBACK, observed_at="2028-01-01T00:00:00Z"), "observed_at", "in the future"),
 ]
 
