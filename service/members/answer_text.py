@@ -22,7 +22,8 @@ _UNDECIDED = re.compile("(?:[\ud800-\udbff]|[\udcc2-\udcf4][\udc80-\udcbf]{0,2})
 class SoundText:
     """Makes text sound: pairs of surrogates and split bytes become their characters, whatever is left becomes U+FFFD.
 
-    Bytes that are no UTF-8 stand in the text as Python's `surrogateescape` writes them.
+    So does a NUL, which no request may hold: an answer comes back as a turn of its conversation. Bytes that are no UTF-8 stand in the text
+    as Python's `surrogateescape` writes them.
     """
 
     __slots__ = ("_held",)
@@ -32,6 +33,7 @@ class SoundText:
 
     def push(self, text: str) -> str:
         """Returns the characters that are complete."""
+        text = without_nul(text)
         if self._held:
             text = self._held + text
         elif text.isascii():
@@ -52,7 +54,13 @@ class SoundText:
 
 def sound_text(text: str) -> str:
     """Returns the whole text made sound."""
+    text = without_nul(text)
     return text if text.isascii() or not _LONE.search(text) else _sound(_paired(text))
+
+
+def without_nul(text: str) -> str:
+    """Returns the text with U+FFFD in the place of each NUL."""
+    return text.replace("\0", REPLACEMENT) if "\0" in text else text
 
 
 def _paired(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from attune.service.members.answer_text import REPLACEMENT, ThoughtFilter, Thoughts
+from attune.service.members.answer_text import REPLACEMENT, ThoughtFilter, Thoughts, without_nul
 
 # A character has at most four bytes and a token at least one, so more held tokens are no character in the making; twice
 # that leaves room for tokenizers that decode a whole run of bytes together.
@@ -114,10 +114,10 @@ class Writer:
 
     def push(self, token: int) -> str:
         """Returns the text that may be sent after this token; empty is common."""
-        text = self._thoughts.push(self._characters.push(token))
+        text = self._thoughts.push(without_nul(self._characters.push(token)))
         return self._scanner.push(text) if text else ""
 
     def close(self) -> str:
         """Returns the rest at the end of an answer that no stop string ended."""
-        text = self._scanner.push(self._thoughts.push(self._characters.close()) + self._thoughts.close())
+        text = self._scanner.push(self._thoughts.push(without_nul(self._characters.close())) + self._thoughts.close())
         return text if self._scanner.stopped else text + self._scanner.close()

@@ -19,6 +19,11 @@ def test_any_text_cut_anywhere_is_sound_and_the_same_as_whole(text, cuts):
     got = "".join(sound.push("".join(halves[a:b])) for a, b in zip([0, *cuts], [*cuts, len(halves)], strict=True)) + sound.close()
     assert got == sound_text("".join(halves))
     got.encode()  # raises where it is not sound
+    assert "\0" not in got
+
+
+def test_a_nul_which_no_turn_of_a_conversation_may_hold_is_replaced():
+    assert SoundText().push("a\0b") == sound_text("a\0b") == "a\ufffdb"
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ def test_bytes_that_never_make_a_character_do_not_hold_text_back_for_ever():
     assert sum(map(bool, pieces)) >= 3
 
 
+def test_a_nul_that_a_model_writes_is_replaced():
+    writer = Writer(decode_bytes, (), Thoughts())
+    assert "".join(writer.push(byte) for byte in b"a\0b") + writer.close() == "a\ufffdb"
+
+
 @pytest.mark.parametrize(
     ("stops", "chunks", "expected"),
     [
