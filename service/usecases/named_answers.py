@@ -131,13 +131,18 @@ async def _by_ids(call: Call, key: UserKey, named: ById) -> tuple[UserRead, Foun
 async def _scored_elsewhere(call: Call, key: UserKey, wanted: Mapping[str, str]) -> tuple[UserRead, dict[str, DecisionRecord]]:
     """Returns as `read_records`, once other processes have written what they alone can score: nothing tells this one, so it looks."""
     loop = asyncio.get_running_loop()
-    ends_at_s, pause_s = loop.time() + min(WAIT_S, call.left_s / 2), FIRST_LOOK_S
+    ends_at_s, pause_s = loop.time() + _patience_s(call), FIRST_LOOK_S
     while True:
         seen, records = await read_records(call, key, wanted)
         if loop.time() + pause_s > ends_at_s or not any(_is_awaited(call, name, record) for name, record in records.items()):
             return seen, records
         await asyncio.sleep(pause_s)
         pause_s = min(1.0, 2 * pause_s)
+
+
+def _patience_s(call: Call) -> float:
+    """Returns how long this request waits for answers to be scored; none where the scorer is away, since others would find no permit."""
+    return min(WAIT_S, call.left_s / 2) if call.serving.batcher.alive else 0.0
 
 
 def _is_awaited(call: Call, name: str, record: DecisionRecord) -> bool:
@@ -178,7 +183,7 @@ async def read_records(call: Call, key: UserKey, wanted: Mapping[str, str]) -> t
 
     Answers of theirs that this process is still to score are waited for.
     """
-    await call.runtime.later.settled(wanted, min(WAIT_S, call.left_s / 2))
+    await call.runtime.later.settled(wanted, _patience_s(call))
     with call.timings.measure("redis"):
         seen = await call.runtime.store.read(key, call.kept_under, decisions=tuple(wanted))
     records = {}

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from attune.service.batching.batcher import Batcher
 from attune.service.live.score_queue import TOGETHER, ScoringLater
 from attune.service.settings import Settings
 from attune.service.usecases.named_answers import AWAITED_S
@@ -155,6 +156,18 @@ async def test_without_texts_what_another_process_is_still_to_score_is_told_to_c
         assert (told.status_code, told.headers["retry-after"]) == (429, "5")
         second.clock.now_s += AWAITED_S
         await second.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected}, 410)
+
+
+async def test_feedback_holds_no_permit_while_the_scorer_is_away(settings_of: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch):
+    async with running(settings_of(keep_text=False), FreshStore()) as service:
+        answer = await service.post("/generate", UNSCORED)
+        chosen, rejected = (candidate["candidate_id"] for candidate in answer["candidates"])
+        with monkeypatch.context() as away:
+            away.setattr(Batcher, "alive", False)
+            told = await service.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected}, 429)
+            assert told["code"] == "not-scored-yet"
+        await scored_later(service)
+        await service.post("/feedback", {"user": "u1", "chosen": chosen, "rejected": rejected})
 
 
 async def test_the_end_of_the_process_waits_for_what_is_still_to_be_scored(settings_of: Callable[..., Settings]):
