@@ -114,11 +114,20 @@ class BatchQueue(Generic[Owner]):
         """Tokens of the longest text that waits; 0 when nothing waits."""
         return self._lengths[-1] if self._lengths else 0
 
-    def oldest_age_s(self, now_s: float) -> float:
-        """Returns how long the text that came first has waited, seconds; 0 when nothing waits."""
+    def oldest(self) -> Owner | None:
+        """Returns whose text came first of those that wait; None when nothing waits."""
         for order, tokens in self._tokens_of.items():
-            return now_s - self._by_length[tokens][order][0].submitted_at_s
-        return 0.0
+            return self._by_length[tokens][order][0]
+        return None
+
+    def waiting_of(self, orders: Iterable[int]) -> list[tuple[int, int]]:
+        """Returns those of these texts that still wait: the place of each among its owner's, and its tokens."""
+        waiting, by_length = self._tokens_of, self._by_length
+        return [(by_length[waiting[order]][order][1], waiting[order]) for order in orders if order in waiting]
+
+    def has_room(self, lengths: Sequence[int]) -> bool:
+        """Returns whether `put` would admit texts of these lengths now."""
+        return self.items + len(lengths) <= self.max_items and self.tokens + sum(lengths) <= self.max_tokens
 
     def put(self, owner: Owner, lengths: Sequence[int], *, indices: Sequence[int] | None = None, urgent: bool = False) -> range:
         """Adds texts of one owner, all or none.

@@ -15,7 +15,6 @@ from attune.service.batching.queue import Batch, BatchQueue
 from attune.service.batching.running import NextBatch, WaitingTexts
 from attune.service.batching.session import Scored
 from attune.service.batching.submission import Submission
-from attune.service.errors import Overloaded
 
 PATIENCE_S = 5.0
 """After which nobody's texts are everybody's equals: on a server that is never idle they would wait for good."""
@@ -61,24 +60,21 @@ class TwoQueues(Generic[Scored]):
 
     def waiting(self, now_s: float) -> tuple[WaitingTexts, WaitingTexts]:
         """Returns what waits in each, `asked` first, once what has waited for `PATIENCE_S` is asked too."""
-        if self._spare.items and self._spare.oldest_age_s(now_s) > PATIENCE_S:
+        if (oldest := self._spare.oldest()) is not None and now_s - oldest.submitted_at_s > PATIENCE_S:
             self.hurry(now_s)
         asked, spare = (WaitingTexts(queue.items, queue.tokens, queue.longest) for queue in (self.asked, self._spare))
         return asked, spare
 
     def hurry(self, now_s: float) -> None:
-        """Has everything asked for, as far as there is room; a submission stays in one queue."""
-        together: dict[Submission[Scored], list[int]] = {}
-        for submission, index in self._spare.clear():
-            together.setdefault(submission, []).append(index)
-        for submission, indices in together.items():
-            lengths, put_at_s = [len(submission.items[index]) for index in indices], submission.submitted_at_s
+        """Has everything asked for, in order of arrival and as far as there is room; a submission stays in one queue."""
+        while (submission := self._spare.oldest()) is not None:
+            texts = self._spare.waiting_of(submission.waiting)
+            lengths = [tokens for _, tokens in texts]
+            if not self.asked.has_room(lengths):
+                return
+            self._spare.abandon(submission.waiting)
             submission.spare, submission.submitted_at_s = False, now_s  # what it waited before is no wait of somebody who asks
-            try:
-                self.put(submission, lengths, indices=indices)
-            except Overloaded:
-                submission.spare, submission.submitted_at_s = True, put_at_s
-                self.put(submission, lengths, indices=indices)
+            self.put(submission, lengths, indices=[index for index, _ in texts])
 
     def take(self, now_s: float, turn: NextBatch) -> Batch[Submission[Scored]]:
         """Removes and returns the batch of a turn; see `BatchQueue.take`."""

@@ -80,14 +80,16 @@ def test_callers_who_come_and_go_do_not_change_whose_turn_it_is() -> None:
     assert names(waiting.take(2.0).texts) == ["small0"]
 
 
-def test_the_oldest_age_is_that_of_the_first_to_have_come() -> None:
+def test_the_oldest_is_the_first_to_have_come_of_those_that_wait() -> None:
     waiting = queue(budget_tokens=10)
-    assert waiting.oldest_age_s(5.0) == 0.0
-    put(waiting, 10, now_s=1.0)
-    put(waiting, 10, now_s=3.0)
-    assert waiting.oldest_age_s(5.0) == 4.0
-    waiting.take(5.0)
-    assert waiting.oldest_age_s(5.0) == 2.0
+    assert waiting.oldest() is None
+    put(waiting, 10, name="first")
+    put(waiting, 10, name="second")
+    for name in ("first", "second"):
+        oldest = waiting.oldest()
+        assert oldest is not None
+        assert oldest.name == name
+        waiting.take(5.0)
 
 
 class Accounts(RuleBasedStateMachine):

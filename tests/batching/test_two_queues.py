@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from attune.service.batching.running import SPARE_TOKENS
-from attune.service.batching.two_queues import PATIENCE_S
+from attune.models.seam.families import Row
+from attune.service.batching.running import SPARE_TOKENS, NextBatch
+from attune.service.batching.submission import Submission
+from attune.service.batching.two_queues import PATIENCE_S, TwoQueues
 from attune.service.errors import NotReady, Overloaded
 from tests.batching.scorers import GatedScorer, texts
 from tests.batching.serving import LONG_S, Reports, serving, settle, start
@@ -117,6 +119,26 @@ async def test_where_those_who_ask_have_no_room_for_it_it_stays_where_it_is() ->
         scorer.release(10)
         await asyncio.gather(first, spare, asked)
     assert scorer.batches == [[3], [4, 4], [6, 6]]
+
+
+async def test_what_has_waited_long_and_finds_no_room_is_not_moved_about_at_every_batch() -> None:
+    queue, item = TwoQueues[Row](max_items=10, max_tokens=1000, budget_tokens=100, overhead_tokens=1, age_limit_s=1.0), texts(3)[0]
+
+    def put(many: int, *, spare: bool) -> Submission[Row]:
+        submission: Submission[Row] = Submission(asyncio.Future(), [item] * many, 0.0, 60.0, spare=spare)
+        queue.put(submission, [3] * many)
+        return submission
+
+    first, second = put(4, spare=True), put(2, spare=True)
+    put(8, spare=False)
+    places = first.waiting, second.waiting
+    queue.waiting(PATIENCE_S + 1.0)
+    assert (first.spare, second.spare) == (True, True)  # nobody goes past the one who came first
+    assert (first.waiting, second.waiting) == places
+    queue.take(PATIENCE_S + 1.0, NextBatch(6))
+    queue.waiting(PATIENCE_S + 1.0)
+    assert (first.spare, second.spare) == (False, True)
+    assert queue.asked.items == 10
 
 
 async def test_whoever_leaves_takes_their_own_texts_along_and_those_of_the_other_queue_stay() -> None:
