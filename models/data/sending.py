@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ LINES = 100
 BYTES = 1_000_000
 """Of one batch, unless one line alone has more; servers take two million as they come."""
 
+TOO_LARGE = 413
 LATER = frozenset({429, 503, 504})
 TRIES, PAUSE_S, LONGEST_PAUSE_S = 10, 1.0, 30.0
 """Pauses double up to the longest: two and a half minutes in all, in which a server starts again also on a busy machine."""
@@ -82,19 +83,28 @@ def bodies_of(records: Sequence[Comparison], events: Sequence[str] = ()) -> list
 def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Sent], None] = lambda _: None) -> Sent:
     """Returns what became of the bodies; `tell` is told after each batch, and when the server is waited for.
 
-    A server that has taken a batch and then goes away is waited for until all tries are used.
+    A batch that is too large for the server is sent in halves; what is too large alone is refused, as any other line is. A server that has
+    taken a batch and then goes away is waited for until all tries are used.
 
     Raises:
         AttuneFailed: the server refuses batches as such, or has no time for one even after waiting; sending all again goes on.
         AttuneUnreachable: it cannot be reached, or went away for longer; likewise.
     """
     sent = Sent(len(bodies))
-    for batch in _batches(bodies):
-        waiting = batch
+    batches = deque(_batches(bodies))
+    while batches:
+        waiting = batches.popleft()
         for attempt in range(TRIES):
             try:
                 answers = client.feedback_batch([bodies[number] for number in waiting])
             except (AttuneFailed, AttuneUnreachable) as error:
+                if isinstance(error, AttuneFailed) and error.status == TOO_LARGE:  # which one text is not to be for its neighbours
+                    if len(waiting) > 1:
+                        middle = len(waiting) // 2
+                        batches.extendleft((waiting[middle:], waiting[:middle]))
+                    else:
+                        sent.refused.append((waiting[0], error.status, error.detail))
+                    break
                 refuses = isinstance(error, AttuneFailed) and error.status not in LATER
                 if refuses or sent.done == 0 or attempt == TRIES - 1:
                     raise
@@ -102,24 +112,30 @@ def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Se
                 tell(sent)
                 _pause(attempt)
                 continue
-            left, sent.waiting = [], ""
-            for number, answer in zip(waiting, answers, strict=True):
-                if "result" in answer:
-                    sent.applied += answer["result"] == "applied"
-                    sent.duplicate += answer["result"] == "duplicate"
-                elif answer["code"] == "event-conflict":
-                    # Ids that are hashes have no other body: this one is a deployment's own, which it learned by the ids of its answers.
-                    sent.duplicate += 1
-                elif answer["status"] in LATER and attempt < TRIES - 1:
-                    left.append(number)
-                else:
-                    sent.refused.append((number, answer["status"], answer["detail"]))
-            if not left:
+            sent.waiting = ""
+            waiting = _taken(sent, waiting, answers, last=attempt == TRIES - 1)
+            if not waiting:
                 break
-            waiting = left
             _pause(attempt)
         tell(sent)
     return sent
+
+
+def _taken(sent: Sent, batch: Sequence[int], answers: Sequence[Mapping[str, Any]], *, last: bool) -> list[int]:
+    """Counts what became of each line of a batch; returns those that are to be sent again, none the last time."""
+    again = []
+    for number, answer in zip(batch, answers, strict=True):
+        if "result" in answer:
+            sent.applied += answer["result"] == "applied"
+            sent.duplicate += answer["result"] == "duplicate"
+        elif answer["code"] == "event-conflict":
+            # Ids that are hashes have no other body: this one is a deployment's own, which it learned by the ids of its answers.
+            sent.duplicate += 1
+        elif answer["status"] in LATER and not last:
+            again.append(number)
+        else:
+            sent.refused.append((number, answer["status"], answer["detail"]))
+    return again
 
 
 def _pause(attempt: int) -> None:

@@ -11,12 +11,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
-from attune.client import AsyncClient, AttuneUnreachable, Client
+from attune.client import AsyncClient, AttuneFailed, AttuneUnreachable, Client
 from attune.models.__main__ import app
 from attune.models.data.logged import read_logged
 from attune.models.data.preferences import Comparison, ComparisonInvalid
@@ -112,6 +113,30 @@ async def test_what_the_server_refuses_is_named_and_the_rest_is_learned(url: str
     assert result.exit_code == 1
     assert "1 learned, 0 known before, 1 refused" in result.stdout
     assert "comparison 2: 422 user" in result.stderr
+
+
+async def test_a_text_that_is_too_large_for_the_server_is_refused_alone(url: str, tmp_path: Path):
+    file = tmp_path / "choices.jsonl"
+    rows = [{"user": "ada", "prompt": prompt, "chosen": WARM, "rejected": LONG} for prompt in ("before", "x" * 3_000_000, "after")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(file), "--url", url])
+    assert result.exit_code == 1
+    assert "2 learned, 0 known before, 1 refused" in result.stdout
+    assert "comparison 2: 413 body has 3,000" in result.stderr
+
+
+class NarrowClient:
+    """Of a server that takes one line at a time."""
+
+    def feedback_batch(self, bodies: list[dict[str, object]]) -> list[dict[str, object]]:
+        if len(bodies) > 1:
+            raise AttuneFailed(413, "too-large", "body has too many bytes", [], None)
+        return [{"result": "applied"}]
+
+
+def test_a_batch_that_is_too_large_is_sent_in_halves():
+    sent = send(cast("Client", NarrowClient()), [{"event_id": str(number)} for number in range(5)])
+    assert (sent.applied, sent.refused) == (5, [])
 
 
 def write_choices(file: Path, count: int, users: int = 7) -> None:
