@@ -254,11 +254,11 @@ def serve_worker(control: str, index: int, listener: Annotated[int, typer.Option
 
 
 @app.command("serve-scorer", hidden=True)
-def serve_scorer(control: str, socket_path: Annotated[str, typer.Option("--socket")]) -> None:
-    """Own the scorer of several processes; started by `attune serve` alone."""
+def serve_scorer(control: str, index: int, socket_path: Annotated[str, typer.Option("--socket")]) -> None:
+    """Own the scorer of several processes, or one of them; started by `attune serve` alone."""
     from attune.service.many import run_scorer  # noqa: PLC0415  only this process needs it
 
-    run_scorer(_as_child(), control, socket_path)
+    run_scorer(_as_child(), control, index, socket_path)
 
 
 def _as_child() -> Any:

@@ -1,6 +1,6 @@
 """`attune serve` with several processes: the store and the sockets that the parent owns, and the scorer's process.
 
-ATTUNE_WORKERS=N   this process: embedded store, N listening sockets, `live.processes` ─> serve-scorer, N x serve-worker
+ATTUNE_WORKERS=N   this process: embedded store, N listening sockets, `live.processes` ─> ATTUNE_SCORERS x serve-scorer, N x serve-worker
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from typing import NoReturn
 
 import uvloop
 
+from attune.models.seam.counts import counted
 from attune.service.cores import usable_cores
 from attune.service.ending import end_process
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.hangup import begin_reload, reloads_at_hangup
 from attune.service.live.listeners import shared_sockets
 from attune.service.live.opened_scorer import LoadPlan
-from attune.service.live.processes import Processes, ProcessPlan, Role, StartFailed
+from attune.service.live.process_plan import ProcessPlan, Role, StartFailed
+from attune.service.live.processes import Processes
 from attune.service.live.scorer_process import serve_scorer
 from attune.service.machine import cautions, find_bundle, load_user_secret
 from attune.service.observe.logs import get_logger, log_ready
-from attune.service.settings import Settings, SettingsError, numbers_for, variable
+from attune.service.settings import BadSetting, Settings, SettingsError, numbers_for, variable
 from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
 
 _log = get_logger(__name__)
 EXIT_PART = 3
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def serve_many(settings: Settings) -> int:
@@ -40,16 +43,35 @@ def serve_many(settings: Settings) -> int:
 
     Raises:
         OSError: the address cannot be had.
-        SettingsError: the user secret cannot be kept.
+        SettingsError: the user secret cannot be kept, or there are fewer GPUs than scorers.
     """
+    devices = scorer_devices(settings.scorers, os.environ.get(VISIBLE, ""))
     listeners = shared_sockets(settings.host, settings.port, settings.workers)
     for caution in cautions(settings):
         _log.warning("settings", caution=caution)
     load_user_secret(settings)  # made once, before several processes would
-    return uvloop.run(_parent(settings, listeners))
+    return uvloop.run(_parent(settings, listeners, devices))
 
 
-async def _parent(settings: Settings, listeners: list[socket.socket]) -> int:
+def scorer_devices(scorers: int, visible: str) -> list[dict[str, str]]:
+    """Returns what each scorer's process has in its environment, so that it sees one GPU and each another one; one alone sees all.
+
+    Args:
+        scorers: processes.
+        visible: CUDA_VISIBLE_DEVICES as this process has it; empty: all GPUs of the machine.
+
+    Raises:
+        SettingsError: it names fewer GPUs.
+    """
+    if scorers == 1:
+        return [{}]
+    named = [name.strip() for name in visible.split(",")] if visible else [str(index) for index in range(scorers)]
+    if len(named) < scorers:
+        raise SettingsError(BadSetting("scorers", variable("scorers"), f"is {scorers}, and {VISIBLE} names {counted(len(named), 'GPU')}"))
+    return [{VISIBLE: name} for name in named[:scorers]]
+
+
+async def _parent(settings: Settings, listeners: list[socket.socket], devices: list[dict[str, str]]) -> int:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for stop in (signal.SIGINT, signal.SIGTERM):
@@ -69,6 +91,7 @@ async def _parent(settings: Settings, listeners: list[socket.socket]) -> int:
             ProcessPlan(
                 command=_command,
                 environment={**os.environ, **_settings_of_children(settings, url, port)},
+                devices=devices,
                 listeners=listeners,
                 folder=folder,
                 find_bundle=lambda: _find_bundle(settings),
@@ -109,8 +132,7 @@ async def _unless(stopped: asyncio.Event, processes: Processes) -> str | None:
 
 
 def _command(role: Role, index: int, control: str) -> list[str]:
-    numbered = [str(index)] if role == "worker" else []
-    return [sys.executable, "-m", "attune.service", f"serve-{role}", control, *numbered]
+    return [sys.executable, "-m", "attune.service", f"serve-{role}", control, str(index)]
 
 
 def _settings_of_children(settings: Settings, url: str, port: int) -> dict[str, str]:
@@ -135,15 +157,16 @@ def _find_bundle(settings: Settings) -> Path:
         raise BundleRefused(str(error)) from error
 
 
-def run_scorer(settings: Settings, control_path: str, socket_path: str) -> NoReturn:
+def run_scorer(settings: Settings, control_path: str, index: int, socket_path: str) -> NoReturn:
     """Serves rows to several processes until the parent says so, and ends this process."""
     cores = usable_cores()
-    # Where there are cores for everybody, those that take requests keep theirs.
-    threads = settings.threads or (cores - settings.workers if cores >= 2 * settings.workers else cores)
+    # Where there are cores for everybody, those that take requests keep theirs; several scorers share the rest.
+    left = cores - settings.workers if cores >= 2 * settings.workers else cores
+    threads = settings.threads or max(1, left // settings.scorers)
     plan = replace(numbers_for(LoadPlan, settings), threads=threads)
 
     async def serve() -> NoReturn:
         # Within the loop, whose end would wait for the thread that loads a bundle: minutes, where it measures large batches.
-        end_process(await serve_scorer(plan, control_path=control_path, socket_path=socket_path))
+        end_process(await serve_scorer(plan, control_path=control_path, index=index, socket_path=socket_path))
 
     uvloop.run(serve())

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=256, description="processes that take requests; above 1 one more owns the scorer, and a parent watches all of them"
     )
+    scorers: int = Field(1, ge=1, le=64, description="processes that own a scorer, each on a GPU of its own; above 1 with workers above 1")
 
     # where things are kept
     data_dir: Path = Field(Path(".attune"), description="folder for the embedded store, bundles and the user secret")
@@ -202,9 +203,9 @@ class Settings(BaseSettings):
         if not self.is_loopback and not self.api_keys.get_secret_value().strip() and not self.api_keys_file:
             raise ValueError(f"host {self.host} can be reached from outside, so ATTUNE_API_KEYS or ATTUNE_API_KEYS_FILE must name keys")
         if self.cors_origins and not self.api_keys.get_secret_value().strip() and not self.api_keys_file:
-            raise ValueError(
-                "ATTUNE_CORS_ORIGINS lets pages of other sites call, so ATTUNE_API_KEYS or ATTUNE_API_KEYS_FILE must name keys"
-            )
+            raise ValueError("ATTUNE_CORS_ORIGINS lets other sites' pages call, so ATTUNE_API_KEYS or ATTUNE_API_KEYS_FILE must name keys")
+        if self.scorers > 1 and self.workers == 1:
+            raise ValueError(f"scorers is {self.scorers}, and one process that takes requests has one scorer: set ATTUNE_WORKERS, too")
         if self.user_ttl_s < self.decision_ttl_s:
             raise ValueError(
                 f"user_ttl_s {self.user_ttl_s} is shorter than decision_ttl_s {self.decision_ttl_s}: feedback would find no user"

@@ -1,6 +1,6 @@
-"""One of several processes that take requests: its line to the parent, its link to the scorer, and how a reload reaches it.
+"""One of several processes that take requests: its line to the parent, its links to the scorers, and how a reload reaches it.
 
-start    ask the parent what serves ─> link to the scorer ─> bundle and members here, rows from there
+start    ask the parent what serves ─> links to the scorers ─> bundle and members here, rows from there
 reload   asked for here or elsewhere ─> the parent: scorer loads ─> everybody `prepare`s ─> everybody `commit`s, or nobody
 """
 
@@ -16,6 +16,7 @@ from attune.models.seam.bundle import Bundle
 from attune.models.seam.text import TextEncoder
 from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
+from attune.service.batching.spread import SpreadBatcher
 from attune.service.errors import NotReady
 from attune.service.live.control import Body, Control, call_parent
 from attune.service.live.loading import Reloader
@@ -43,7 +44,7 @@ class Joined:
         self._control_path = control_path
         self._index = index
         self._metrics = metrics
-        self._link = ScorerLink()
+        self._links: list[ScorerLink] = []
         self._control: Control | None = None
         self._told: Body = {}
         self._prepared: Serving | None = None
@@ -60,11 +61,27 @@ class Joined:
         """Returns the folder of the bundle that serves, having joined."""
         self._control = await call_parent(self._control_path, self._answer, _orphaned)
         self._told = await self._control.ask("hello", deadline_s=PARENT_S, role="worker", index=self._index, pid=os.getpid())
-        await self._link.connect(self._told["socket"])
+        self._links = [ScorerLink() for _ in self._told["sockets"]]
+        await self._connect_scorers()
         return Path(self._told["path"])
 
+    async def _connect_scorers(self) -> None:
+        """Connects to those scorers' processes that are there; the parent tells when another one is.
+
+        Raises:
+            OSError: none of them is.
+        """
+        away = None
+        for link, socket in zip(self._links, self._told["sockets"], strict=True):
+            try:
+                await link.connect(socket)
+            except OSError as error:
+                away = error
+        if away is not None and not any(link.connected for link in self._links):
+            raise away
+
     async def open_scorer(self, bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> OpenedScorer:
-        """Returns a view of the scorer's process, in place of a scorer here: a `ScorerOpener`."""
+        """Returns a view of the scorers' processes, in place of a scorer here: a `ScorerOpener`."""
         del encoder, plan, metrics
         generation, layout = int(self._told["generation"]), RowLayout.from_json(self._told["layout"])
 
@@ -72,7 +89,12 @@ class Joined:
             with contextlib.suppress(NotReady):  # the parent is gone, and the generation with it
                 await self._parent.ask("closed", deadline_s=PARENT_S, generation=generation)
 
-        batcher = RemoteBatcher(self._link, generation=generation, layout=layout, max_text_tokens=bundle.template.max_tokens, closed=closed)
+        def remote(link: ScorerLink, closed: Callable[[], Awaitable[None]]) -> RemoteBatcher:
+            longest = bundle.template.max_tokens
+            return RemoteBatcher(link, generation=generation, layout=layout, max_text_tokens=longest, closed=closed)
+
+        one, *others = self._links
+        batcher = SpreadBatcher([remote(link, _nothing) for link in self._links], closed) if others else remote(one, closed)
         return OpenedScorer(batcher, self._told["provider"], int(self._told["budget_tokens"]))
 
     def take(self, live: Live, load: Callable[[Path | None], Awaitable[Serving]], reloader: Reloader) -> None:
@@ -85,6 +107,7 @@ class Joined:
         assert self._live.serving is not None
         bundle = self._live.serving.bundle
         await self._parent.ask("ready", deadline_s=PARENT_S, bundle=bundle.id, members=len(bundle.portfolio.names))
+        await self._connect_scorers()  # one that came back before the parent knew that this process is to be told
 
     async def reload(self, path: Path | None) -> Serving:
         """Returns what serves now, in this process as in all others.
@@ -113,7 +136,8 @@ class Joined:
             case "metrics":
                 return {"text": self._metrics.render()[0].decode()}
             case "scorer":
-                await self._link.connect(str(body["socket"]))
+                index = int(body["index"])
+                await self._links[index].connect(self._told["sockets"][index])
             case "prepare":
                 if self._load is None:
                     raise NotReady("this process is still starting")
@@ -130,6 +154,10 @@ class Joined:
             case _:
                 raise NotReady(f"a process that takes requests has no {what!r}")
         return {}
+
+
+async def _nothing() -> None:
+    """Of one scorer nothing is told: of all of them it is told once."""
 
 
 def _orphaned(_: Control) -> None:

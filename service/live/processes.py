@@ -1,6 +1,6 @@
 """The parent of several processes behind one port: starts them, watches them, starts them again, tells them of reloads, and drains them.
 
-    parent ──control line──> N processes that take requests ──socket──> one scorer's process
+    parent ──control line──> N processes that take requests ──sockets──> a scorer's process, or one for each of several GPUs
        └── owns the sockets, the embedded store, the number of the generation, and one exposition for all
 
 It loads no bundle and answers no request. A process that dies is started again after a pause that doubles; one that cannot start the first
@@ -13,11 +13,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
@@ -25,56 +23,17 @@ from attune.models.seam.counts import counted
 from attune.service.errors import AttuneError, BundleRefused, NotReady
 from attune.service.live.control import Body, Control
 from attune.service.live.listeners import shared_listener
+from attune.service.live.process_plan import LOAD_S, Child, ProcessPlan, StartFailed, load_into, load_into_all
 from attune.service.observe.logs import get_logger
 from attune.service.observe.summed import summed
 
 _log = get_logger(__name__)
-Role = Literal["scorer", "worker"]
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_S = 30.0
-LOAD_S = 600.0
 TELL_S = 10.0
 METRICS_S = 2.0
 KILL_S = 10.0
-
-
-class StartFailed(RuntimeError):
-    """A process ended, or refused, before it was ready for the first time; its reason is in its own log."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessPlan:
-    """How processes are started.
-
-    Attributes:
-        command: role, index and control path -> the command line of a process.
-        environment: of every process.
-        listeners: one socket for each process that takes requests.
-        folder: for the two Unix sockets; private to this user.
-        find_bundle: the folder to load where none is named; raises what a reload is refused with.
-        drain_s: how long processes may finish their requests.
-    """
-
-    command: Callable[[Role, int, str], Sequence[str]]
-    environment: Mapping[str, str]
-    listeners: Sequence[socket.socket]
-    folder: Path
-    find_bundle: Callable[[], Path]
-    drain_s: float
-
-
-@dataclass(slots=True)
-class Child:
-    """One process: what it is, its line, and whether it has been ready."""
-
-    role: Role
-    index: int
-    process: asyncio.subprocess.Process | None = None
-    control: Control | None = None
-    joined: asyncio.Event = field(default_factory=asyncio.Event)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    was_ready: bool = False
 
 
 class Processes:
@@ -82,9 +41,9 @@ class Processes:
 
     def __init__(self, plan: ProcessPlan) -> None:
         self._plan = plan
-        self.control_path, self.scorer_path = str(plan.folder / "control"), str(plan.folder / "scorer")
+        self.control_path = str(plan.folder / "control")
         self._listeners = list(plan.listeners)
-        self._scorer = Child("scorer", 0)
+        self._scorers = [Child("scorer", index) for index in range(len(plan.devices))]
         self._workers = [Child("worker", index) for index in range(len(plan.listeners))]
         self._serving: dict[str, Any] = {}
         self._users: dict[int, set[int]] = {}
@@ -99,7 +58,7 @@ class Processes:
             "attune_process_restarts", "Processes that ended and were started again.", ["role"], registry=self._registry
         )
         running = Gauge("attune_processes", "Processes that run.", ["role"], registry=self._registry)
-        running.labels("scorer").set_function(lambda: float(self._scorer.control is not None))
+        running.labels("scorer").set_function(lambda: float(sum(child.control is not None for child in self._scorers)))
         running.labels("worker").set_function(lambda: float(sum(child.control is not None for child in self._workers)))
         self.members = 0
 
@@ -108,14 +67,17 @@ class Processes:
 
         Raises:
             StartFailed: a process ended before it was ready.
-            BundleRefused: the scorer's process refused the bundle.
+            BundleRefused: a scorer's process refused the bundle.
         """
         self._server = await asyncio.get_running_loop().create_unix_server(self._line, self.control_path)
-        self._keep(self._scorer)
-        await self._or_fail(self._scorer.joined.wait())
-        await self._or_fail(self._load(1, self._plan.find_bundle(), 0))
-        self._scorer.was_ready = True
-        self._scorer.ready.set()
+        for child in self._scorers:
+            self._keep(child)
+        for child in self._scorers:
+            await self._or_fail(child.joined.wait())
+        await self._or_fail(self._load(1, self._plan.find_bundle()))
+        for child in self._scorers:
+            child.was_ready = True
+            child.ready.set()
         for child in self._workers:
             self._keep(child)
         for child in self._workers:
@@ -129,7 +91,7 @@ class Processes:
         for listener in self._listeners:  # each process has its own copy, and closes it when it has told its callers
             listener.close()
         await self._end(self._workers, self._plan.drain_s + KILL_S)
-        await self._end([self._scorer], KILL_S)
+        await self._end(self._scorers, KILL_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -162,7 +124,7 @@ class Processes:
             if not await self._launch(child):
                 return
             assert child.process is not None
-            again = asyncio.create_task(self._bring_back()) if child is self._scorer and child.was_ready else None
+            again = asyncio.create_task(self._bring_back(child)) if child.role == "scorer" and child.was_ready else None
             code = await child.process.wait()
             if again is not None:
                 again.cancel()
@@ -191,42 +153,42 @@ class Processes:
         """Starts the process; returns whether it did, which it does not once everything is being stopped."""
         command = [*self._plan.command(child.role, child.index, self.control_path)]
         passed: tuple[int, ...] = ()
+        environment = dict(self._plan.environment)
         if child.role == "worker":
             listener = self._listeners[child.index]
             passed = (listener.fileno(),)
             command += ["--listener", str(listener.fileno())]
         else:
-            command += ["--socket", self.scorer_path]
+            listens_at = self._plan.socket_of(child.index)
+            environment |= self._plan.devices[child.index]
+            command += ["--socket", listens_at]
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.scorer_path)  # noqa: PTH108 - of the process before; one call, not worth a thread
+                os.unlink(listens_at)  # noqa: PTH108 - of the process before; one call, not worth a thread
         async with self._launching:
             if self._stopping:
                 return False
             # A session of its own: Ctrl-C reaches the parent alone, which then drains.
-            child.process = await asyncio.create_subprocess_exec(
-                *command, env=dict(self._plan.environment), pass_fds=passed, start_new_session=True
-            )
+            child.process = await asyncio.create_subprocess_exec(*command, env=environment, pass_fds=passed, start_new_session=True)
         return True
 
-    async def _bring_back(self) -> None:
+    async def _bring_back(self, scorer: Child) -> None:
         """Loads what serves into a scorer's process that was started again, and tells everybody that it is there."""
-        await self._scorer.joined.wait()
+        await scorer.joined.wait()
+        serving = self._serving
         try:
-            await self._load(int(self._serving["generation"]), Path(self._serving["path"]), int(self._serving["budget_tokens"]))
+            await load_into(scorer, int(serving["generation"]), Path(serving["path"]), int(serving["budget_tokens"]))
         except AttuneError as error:
-            _log.error("the scorer's process cannot load what served", reason=error.detail)
-            if self._scorer.process is not None:
-                self._scorer.process.kill()  # and is tried again, after a longer pause
+            _log.error("the scorer's process cannot load what served", index=scorer.index, reason=error.detail)
+            if scorer.process is not None:
+                scorer.process.kill()  # and is tried again, after a longer pause
             return
-        await self._tell("scorer", socket=self.scorer_path)
-        _log.info("the scorer's process is back")
+        await self._tell("scorer", index=scorer.index)
+        _log.info("the scorer's process is back", index=scorer.index)
 
-    async def _load(self, generation: int, path: Path, budget_tokens: int) -> None:
-        assert self._scorer.control is not None
-        found = await self._scorer.control.ask(
-            "load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens
-        )
-        self._serving |= {**found, "generation": generation, "path": str(path), "socket": self.scorer_path}
+    async def _load(self, generation: int, path: Path) -> None:
+        found = await load_into_all(self._scorers, generation, path)
+        sockets = [self._plan.socket_of(child.index) for child in self._scorers]
+        self._serving |= {**found, "generation": generation, "path": str(path), "sockets": sockets}
 
     async def _end(self, children: Sequence[Child], limit_s: float) -> None:
         running = [child.process for child in children if child.process is not None and child.process.returncode is None]
@@ -252,7 +214,7 @@ class Processes:
         async def answer(what: str, body: Body) -> Body:
             nonlocal child
             if what == "hello":
-                child = self._scorer if body["role"] == "scorer" else self._workers[int(body["index"])]
+                child = (self._scorers if body["role"] == "scorer" else self._workers)[int(body["index"])]
                 child.control = control
                 child.joined.set()
                 if child.role == "worker":
@@ -296,9 +258,13 @@ class Processes:
     async def _closed(self, index: int, generation: int) -> None:
         users = self._users.get(generation, set())
         users.discard(index)
-        if not users and generation != self._serving["generation"] and self._scorer.control is not None:
+        if not users and generation != self._serving["generation"]:
             self._users.pop(generation, None)
-            await self._scorer.control.ask("retire", deadline_s=TELL_S, generation=generation)
+            await self._retire(generation)
+
+    async def _retire(self, generation: int) -> None:
+        lines = [child.control for child in self._scorers if child.control is not None]  # another one forgot it when it ended
+        await asyncio.gather(*(line.ask("retire", deadline_s=TELL_S, generation=generation) for line in lines))
 
     async def reload(self, path: Path | None) -> None:
         """Returns when every process serves another bundle; in two steps, so that all of them do or none.
@@ -312,7 +278,7 @@ class Processes:
             before = dict(self._serving)
             generation = int(before["generation"]) + 1
             try:
-                await self._load(generation, path or self._plan.find_bundle(), 0)
+                await self._load(generation, path or self._plan.find_bundle())
                 fresh, self._serving = self._serving, before
                 indices = {child.index for child in self._workers if child.control is not None and child.ready.is_set()}
                 self._users[generation] = indices
@@ -322,8 +288,7 @@ class Processes:
                     raise BundleRefused(f"{len(refused)} of {counted(len(indices), 'process', 'processes')} refused: {refused[0]}")
             except AttuneError:
                 self._serving = before
-                if self._scorer.control is not None:
-                    await self._scorer.control.ask("retire", deadline_s=TELL_S, generation=generation)
+                await self._retire(generation)
                 raise
             self._serving = fresh
             late = [found for found in await self._tell("commit") if isinstance(found, BaseException)]
@@ -332,7 +297,7 @@ class Processes:
 
     async def exposition(self) -> bytes:
         """Returns the metrics of all processes together; one that does not answer in time is left out and counted in the log."""
-        lines = [child.control for child in (self._scorer, *self._workers) if child.control is not None]
+        lines = [child.control for child in (*self._scorers, *self._workers) if child.control is not None]
         found = await asyncio.gather(*(line.ask("metrics", deadline_s=METRICS_S) for line in lines), return_exceptions=True)
         texts = [str(each["text"]) for each in found if not isinstance(each, BaseException)]
         if len(texts) < len(lines):

@@ -167,12 +167,13 @@ class RequestsDoor(Frames):
             self.send(FrameKind.ANSWER, number, json.dumps({"inference_s": inference_s}).encode())
 
 
-async def serve_scorer(plan: LoadPlan, *, control_path: str, socket_path: str) -> int:
+async def serve_scorer(plan: LoadPlan, *, control_path: str, index: int, socket_path: str) -> int:
     """Serves until SIGTERM or until the parent is gone; returns the exit code.
 
     Args:
         plan: numbers to load bundles with.
         control_path: where the parent listens.
+        index: of this process among those that own a scorer.
         socket_path: where to listen for processes that take requests.
     """
     loop = asyncio.get_running_loop()
@@ -190,7 +191,7 @@ async def serve_scorer(plan: LoadPlan, *, control_path: str, socket_path: str) -
         loop.add_signal_handler(stop, end, 0)
     server = await loop.create_unix_server(partial(RequestsDoor, process), socket_path)
     control = await call_parent(control_path, process.answer, orphaned)
-    await control.ask("hello", deadline_s=10.0, role="scorer", index=0, pid=os.getpid())
+    await control.ask("hello", deadline_s=10.0, role="scorer", index=index, pid=os.getpid())
     code = await ended
     server.close()
     if code:

@@ -1,0 +1,87 @@
+"""What the parent of several processes is told, and what it knows of each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from attune.service.errors import BundleRefused
+from attune.service.live.control import Body, Control
+
+Role = Literal["scorer", "worker"]
+LOAD_S = 600.0
+
+
+class StartFailed(RuntimeError):
+    """A process ended, or refused, before it was ready for the first time; its reason is in its own log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """How processes are started.
+
+    Attributes:
+        command: role, index and control path -> the command line of a process.
+        environment: of every process.
+        devices: of each scorer's process, what differs in its environment.
+        listeners: one socket for each process that takes requests.
+        folder: for the Unix sockets; private to this user.
+        find_bundle: the folder to load where none is named; raises what a reload is refused with.
+        drain_s: how long processes may finish their requests.
+    """
+
+    command: Callable[[Role, int, str], Sequence[str]]
+    environment: Mapping[str, str]
+    devices: Sequence[Mapping[str, str]]
+    listeners: Sequence[socket.socket]
+    folder: Path
+    find_bundle: Callable[[], Path]
+    drain_s: float
+
+    def socket_of(self, index: int) -> str:
+        """Returns where the scorer's process of this index listens."""
+        return str(self.folder / ("scorer" if index == 0 else f"scorer-{index}"))
+
+
+@dataclass(slots=True)
+class Child:
+    """One process: what it is, its line, and whether it has been ready."""
+
+    role: Role
+    index: int
+    process: asyncio.subprocess.Process | None = None
+    control: Control | None = None
+    joined: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    was_ready: bool = False
+
+
+async def load_into(scorer: Child, generation: int, path: Path, budget_tokens: int) -> Body:
+    """Returns what a scorer's process says of a bundle that it has loaded: its provider, the budget of a batch, the layout of its rows.
+
+    Raises:
+        BundleRefused: it refused, or is not there.
+    """
+    if scorer.control is None:
+        raise BundleRefused(f"the scorer's process {scorer.index} has ended and is being started again")
+    return await scorer.control.ask("load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens)
+
+
+async def load_into_all(scorers: Sequence[Child], generation: int, path: Path) -> Body:
+    """Returns what all scorers' processes say of a bundle: the first measures the budget of a batch, the others take it.
+
+    Raises:
+        BundleRefused: one refused, is not there, or runs the bundle elsewhere than the first: on the processor, where a GPU is missing.
+    """
+    first = await load_into(scorers[0], generation, path, 0)
+    budget_tokens = int(first["budget_tokens"])
+    for scorer, found in zip(
+        scorers[1:], await asyncio.gather(*(load_into(each, generation, path, budget_tokens) for each in scorers[1:])), strict=True
+    ):
+        if found["provider"] != first["provider"]:
+            raise BundleRefused(f"the scorer's process {scorer.index} runs on {found['provider']}, process 0 on {first['provider']}")
+    return first
