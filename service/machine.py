@@ -11,9 +11,27 @@ import secrets
 from pathlib import Path
 
 from attune.models.seam.artefacts import it_is
+from attune.models.seam.counts import counted
 from attune.models.seam.json_lines import parse_json
 from attune.service.auth import Keyring, parse_keys
 from attune.service.settings import BadSetting, Settings, SettingsError, variable
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def scorer_devices(settings: Settings) -> list[dict[str, str]]:
+    """Returns what each scorer's process has in its environment, so that each sees one GPU of its own; one alone sees all.
+
+    Raises:
+        SettingsError: CUDA_VISIBLE_DEVICES names fewer GPUs than there are to be scorers.
+    """
+    scorers, visible = settings.scorers, os.environ.get(VISIBLE, "")
+    if scorers == 1:
+        return [{}]
+    named = [name.strip() for name in visible.split(",")] if visible else [str(index) for index in range(scorers)]
+    if len(named) < scorers:
+        raise SettingsError(BadSetting(variable("scorers"), str(scorers), f"{VISIBLE} names {counted(len(named), 'GPU')}"))
+    return [{VISIBLE: name} for name in named[:scorers]]
 
 
 def load_keyring(settings: Settings) -> Keyring:

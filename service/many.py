@@ -18,7 +18,6 @@ from typing import NoReturn
 
 import uvloop
 
-from attune.models.seam.counts import counted
 from attune.service.cores import usable_cores
 from attune.service.ending import end_process
 from attune.service.errors import AttuneError, BundleRefused
@@ -28,14 +27,13 @@ from attune.service.live.opened_scorer import LoadPlan
 from attune.service.live.process_plan import ProcessPlan, Role, StartFailed
 from attune.service.live.processes import Processes
 from attune.service.live.scorer_process import serve_scorer
-from attune.service.machine import cautions, find_bundle, load_user_secret
+from attune.service.machine import cautions, find_bundle, load_user_secret, scorer_devices
 from attune.service.observe.logs import get_logger, log_ready
-from attune.service.settings import BadSetting, Settings, SettingsError, numbers_for, variable
+from attune.service.settings import Settings, SettingsError, numbers_for, variable
 from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
 
 _log = get_logger(__name__)
 EXIT_PART = 3
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def serve_many(settings: Settings) -> int:
@@ -45,30 +43,12 @@ def serve_many(settings: Settings) -> int:
         OSError: the address cannot be had.
         SettingsError: the user secret cannot be kept, or there are fewer GPUs than scorers.
     """
-    devices = scorer_devices(settings.scorers, os.environ.get(VISIBLE, ""))
+    devices = scorer_devices(settings)
     listeners = shared_sockets(settings.host, settings.port, settings.workers)
     for caution in cautions(settings):
         _log.warning("settings", caution=caution)
     load_user_secret(settings)  # made once, before several processes would
     return uvloop.run(_parent(settings, listeners, devices))
-
-
-def scorer_devices(scorers: int, visible: str) -> list[dict[str, str]]:
-    """Returns what each scorer's process has in its environment, so that it sees one GPU and each another one; one alone sees all.
-
-    Args:
-        scorers: processes.
-        visible: CUDA_VISIBLE_DEVICES as this process has it; empty: all GPUs of the machine.
-
-    Raises:
-        SettingsError: it names fewer GPUs.
-    """
-    if scorers == 1:
-        return [{}]
-    named = [name.strip() for name in visible.split(",")] if visible else [str(index) for index in range(scorers)]
-    if len(named) < scorers:
-        raise SettingsError(BadSetting("scorers", variable("scorers"), f"is {scorers}, and {VISIBLE} names {counted(len(named), 'GPU')}"))
-    return [{VISIBLE: name} for name in named[:scorers]]
 
 
 async def _parent(settings: Settings, listeners: list[socket.socket], devices: list[dict[str, str]]) -> int:

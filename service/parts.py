@@ -17,7 +17,7 @@ from attune.models.seam.bundle import BundleInvalid, read_manifest
 from attune.service.auth import Keyring
 from attune.service.errors import AttuneError, BundleRefused, StoreUnavailable
 from attune.service.live.opened_scorer import RefusedForSetting
-from attune.service.machine import find_bundle, load_keyring
+from attune.service.machine import find_bundle, load_keyring, scorer_devices
 from attune.service.members.build import check_members
 from attune.service.members.member import UnusableMember
 from attune.service.members.roster_file import read_roster
@@ -96,19 +96,21 @@ def check_cheap(settings: Settings) -> Keyring:
             check_members(read_roster(Path(settings.roster)), Path(settings.roster).parent)
         except UnusableMember as error:
             problems.append(BadSetting(variable("roster"), settings.roster, str(error)))
-    try:
-        find_spans(settings)
-    except SettingsError as error:
-        problems += error.problems
-    try:
-        read_manifest(find_bundle(settings))
-    except SettingsError as error:
-        problems += error.problems
-    except (BundleInvalid, OSError) as error:
-        problems.append(BadSetting(variable("bundle"), str(settings.bundle or settings.data_dir), str(error)))
+    for find in (find_spans, scorer_devices, _find_manifest):
+        try:
+            find(settings)
+        except SettingsError as error:
+            problems += error.problems
     if problems:
         raise SettingsError(*problems)
     return keyring
+
+
+def _find_manifest(settings: Settings) -> None:
+    try:
+        read_manifest(find_bundle(settings))
+    except (BundleInvalid, OSError) as error:
+        raise SettingsError(BadSetting(variable("bundle"), str(settings.bundle or settings.data_dir), str(error))) from error
 
 
 def find_spans(settings: Settings) -> Callable[[], Spans] | None:

@@ -43,7 +43,7 @@ def test_several_scorers_have_a_gpu_each_and_the_death_of_one_leaves_the_others(
     ("given", "told"),
     [
         ({"ATTUNE_WORKERS": "1"}, "scorers is 2, and one process that takes requests has one scorer: set ATTUNE_WORKERS, too"),
-        ({"ATTUNE_WORKERS": "2", "CUDA_VISIBLE_DEVICES": "3"}, "is 2, and CUDA_VISIBLE_DEVICES names 1 GPU"),
+        ({"ATTUNE_WORKERS": "2", "CUDA_VISIBLE_DEVICES": "3"}, "ATTUNE_SCORERS (2): CUDA_VISIBLE_DEVICES names 1 GPU"),
     ],
 )
 def test_more_scorers_than_can_be_had_are_refused_at_the_start(tmp_path: Path, given: dict[str, str], told: str) -> None:
