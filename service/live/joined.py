@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from attune.models.seam.bundle import Bundle
@@ -62,23 +62,14 @@ class Joined:
         self._control = await call_parent(self._control_path, self._answer, _orphaned)
         self._told = await self._control.ask("hello", deadline_s=PARENT_S, role="worker", index=self._index, pid=os.getpid())
         self._links = [ScorerLink() for _ in self._told["sockets"]]
-        await self._connect_scorers()
+        await self._connect_scorers(self._told["scorers"])
         return Path(self._told["path"])
 
-    async def _connect_scorers(self) -> None:
-        """Connects to those scorers' processes that are there; the parent tells when another one is.
-
-        Raises:
-            OSError: none of them is.
-        """
-        away = None
-        for link, socket in zip(self._links, self._told["sockets"], strict=True):
-            try:
-                await link.connect(socket)
-            except OSError as error:
-                away = error
-        if away is not None and not any(link.connected for link in self._links):
-            raise away
+    async def _connect_scorers(self, indices: Sequence[int]) -> None:
+        """Connects to these scorers' processes; one that has ended since is connected to when the parent tells that it is back."""
+        for index in indices:
+            with contextlib.suppress(OSError):
+                await self._links[index].connect(self._told["sockets"][index])
 
     async def open_scorer(self, bundle: Bundle, encoder: TextEncoder, plan: LoadPlan, metrics: Metrics) -> OpenedScorer:
         """Returns a view of the scorers' processes, in place of a scorer here: a `ScorerOpener`."""
@@ -106,8 +97,8 @@ class Joined:
         assert self._live is not None
         assert self._live.serving is not None
         bundle = self._live.serving.bundle
-        await self._parent.ask("ready", deadline_s=PARENT_S, bundle=bundle.id, members=len(bundle.portfolio.names))
-        await self._connect_scorers()  # one that came back before the parent knew that this process is to be told
+        there = await self._parent.ask("ready", deadline_s=PARENT_S, bundle=bundle.id, members=len(bundle.portfolio.names))
+        await self._connect_scorers(there["scorers"])  # one may have come back before the parent knew that this process is to be told
 
     async def reload(self, path: Path | None) -> Serving:
         """Returns what serves now, in this process as in all others.
@@ -136,8 +127,7 @@ class Joined:
             case "metrics":
                 return {"text": self._metrics.render()[0].decode()}
             case "scorer":
-                index = int(body["index"])
-                await self._links[index].connect(self._told["sockets"][index])
+                await self._connect_scorers([int(body["index"])])
             case "prepare":
                 if self._load is None:
                     raise NotReady("this process is still starting")

@@ -60,28 +60,34 @@ class Child:
     was_ready: bool = False
 
 
-async def load_into(scorer: Child, generation: int, path: Path, budget_tokens: int) -> Body:
+async def load_into(scorer: Child, generation: int, path: Path, budget_tokens: int, provider: str = "") -> Body:
     """Returns what a scorer's process says of a bundle that it has loaded: its provider, the budget of a batch, the layout of its rows.
 
+    Args:
+        scorer: the process.
+        generation: the number of the bundle.
+        path: its folder.
+        budget_tokens: of a batch; 0 has it measured.
+        provider: what must run it; empty takes whatever does.
+
     Raises:
-        BundleRefused: it refused, or is not there.
+        BundleRefused: it refused, is not there, or runs the bundle elsewhere: on the processor, say, where its GPU is missing.
     """
     if scorer.control is None:
         raise BundleRefused(f"the scorer's process {scorer.index} has ended and is being started again")
-    return await scorer.control.ask("load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens)
+    found = await scorer.control.ask("load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens)
+    if provider and found["provider"] != provider:
+        raise BundleRefused(f"the scorer's process {scorer.index} would run the bundle on {found['provider']}, and not on {provider}")
+    return found
 
 
 async def load_into_all(scorers: Sequence[Child], generation: int, path: Path) -> Body:
-    """Returns what all scorers' processes say of a bundle: the first measures the budget of a batch, the others take it.
+    """Returns what all scorers' processes say of a bundle: the first measures the budget of a batch, and the others do as it does.
 
     Raises:
-        BundleRefused: one refused, is not there, or runs the bundle elsewhere than the first: on the processor, where a GPU is missing.
+        BundleRefused: see `load_into`.
     """
     first = await load_into(scorers[0], generation, path, 0)
-    budget_tokens = int(first["budget_tokens"])
-    for scorer, found in zip(
-        scorers[1:], await asyncio.gather(*(load_into(each, generation, path, budget_tokens) for each in scorers[1:])), strict=True
-    ):
-        if found["provider"] != first["provider"]:
-            raise BundleRefused(f"the scorer's process {scorer.index} runs on {found['provider']}, process 0 on {first['provider']}")
+    alike = int(first["budget_tokens"]), str(first["provider"])
+    await asyncio.gather(*(load_into(each, generation, path, *alike) for each in scorers[1:]))
     return first

@@ -176,12 +176,14 @@ class Processes:
         await scorer.joined.wait()
         serving = self._serving
         try:
-            await load_into(scorer, int(serving["generation"]), Path(serving["path"]), int(serving["budget_tokens"]))
+            alike = int(serving["budget_tokens"]), str(serving["provider"])
+            await load_into(scorer, int(serving["generation"]), Path(serving["path"]), *alike)
         except AttuneError as error:
             _log.error("the scorer's process cannot load what served", index=scorer.index, reason=error.detail)
             if scorer.process is not None:
                 scorer.process.kill()  # and is tried again, after a longer pause
             return
+        scorer.ready.set()
         await self._tell("scorer", index=scorer.index)
         _log.info("the scorer's process is back", index=scorer.index)
 
@@ -219,7 +221,7 @@ class Processes:
                 child.joined.set()
                 if child.role == "worker":
                     self._users.setdefault(int(self._serving["generation"]), set()).add(child.index)
-                    return self._serving
+                    return self._serving | self._scorers_there()
                 return {}
             if child is None:
                 raise NotReady("the first thing to say is hello")
@@ -238,7 +240,7 @@ class Processes:
                 child.was_ready = True
                 child.ready.set()
                 self._serving["bundle"], self.members = body["bundle"], int(body["members"])
-                return {}
+                return self._scorers_there()
             case "closed":
                 await self._closed(child.index, int(body["generation"]))
                 return {}
@@ -248,6 +250,10 @@ class Processes:
                 await self.reload(None if body["path"] is None else Path(body["path"]))
                 return {}
         raise NotReady(f"a parent has no {what!r}")
+
+    def _scorers_there(self) -> dict[str, Any]:
+        """Returns which scorers' processes have loaded what serves; one that is being started again listens before it has."""
+        return {"scorers": [child.index for child in self._scorers if child.ready.is_set()]}
 
     async def _tell(self, what: str, **body: Any) -> list[BaseException | Body]:
         """Returns every process's answer or error."""

@@ -35,7 +35,7 @@ TOGETHER = 16
 """Decisions in one submission: enough to fill a batch, and no more than a request that waits behind it can bear."""
 
 RETRY_S = 1.0
-"""Pause after the scorer was away or had no room: what waits goes on waiting, for `LIMIT_S` from when it came."""
+"""A scorer's process that ended is started again after less than that, and asking more often would fill the log."""
 
 LIMIT_S = 60.0
 """Requests go first, but for some seconds only (`two_queues`); then a submission may wait for as long as they do."""
@@ -72,15 +72,25 @@ class ScoringLater:
         most_waiting: decisions that may wait.
         gather_s: how long to wait for others.
         per_s: decisions a second of each tenant that nobody needs scored; 0: no bound. One submission's worth of them may come at once.
+        retry_s: pause after the scorer was away or had no room.
+        limit_s: how long one waits for a scorer that is, from when it came.
     """
 
     def __init__(
-        self, count: Callable[[Outcome], None], most_waiting: int = MOST_WAITING, gather_s: float = GATHER_S, per_s: float = 0.0
+        self,
+        count: Callable[[Outcome], None],
+        most_waiting: int = MOST_WAITING,
+        gather_s: float = GATHER_S,
+        per_s: float = 0.0,
+        retry_s: float = RETRY_S,
+        limit_s: float = LIMIT_S,
     ) -> None:
         self._count = count
         self._unneeded = TokenBuckets(per_s, TOGETHER)
         self._most = most_waiting
         self._gather_s = gather_s
+        self._retry_s = retry_s
+        self._limit_s = limit_s
         self._waiting: deque[Later] = deque()
         self._named: dict[str, Later] = {}
         self._given_up: deque[str] = deque(maxlen=MOST_WAITING)  # the last that were dropped or failed
@@ -195,7 +205,7 @@ class ScoringLater:
         outcomes: dict[Later, Outcome | Literal["again"]] = dict.fromkeys(together, "dropped")  # what a cancellation leaves
         self._scorer = scorer
         try:
-            await _score(scorer, together, outcomes, lambda: self._asked)
+            await _score(scorer, together, outcomes, self._limit_s, lambda: self._asked)
         finally:
             self._scorer = None
             again = []
@@ -209,7 +219,7 @@ class ScoringLater:
             if again:
                 self._waiting.extendleft(reversed(again))
                 self._wanted |= wanted.intersection(again)
-                self._rest = asyncio.get_running_loop().call_later(RETRY_S, self._rested)
+                self._rest = asyncio.get_running_loop().call_later(self._retry_s, self._rested)
 
     def _rested(self) -> None:
         self._rest = None
@@ -231,11 +241,15 @@ class ScoringLater:
 
 
 async def _score(
-    scorer: TextScorer, together: Sequence[Later], outcomes: dict[Later, Outcome | Literal["again"]], wanted: Callable[[], bool]
+    scorer: TextScorer,
+    together: Sequence[Later],
+    outcomes: dict[Later, Outcome | Literal["again"]],
+    limit_s: float,
+    wanted: Callable[[], bool],
 ) -> None:
     try:
         read = [await later.read() for later in together]
-        rows = (await scorer.submit([text for texts in read for text in texts], LIMIT_S, spare=not wanted())).rows
+        rows = (await scorer.submit([text for texts in read for text in texts], limit_s, spare=not wanted())).rows
         start = 0
         for later, texts in zip(together, read, strict=True):
             await later.keep(rows[start : start + len(texts)])
@@ -244,7 +258,7 @@ async def _score(
     except AttuneError as error:  # the scorer is full, late or broken: counted, and its own metrics say more
         passes, now_s = isinstance(error, ComeBackLater | NotReady), asyncio.get_running_loop().time()
         left = [later for later in together if outcomes[later] != "scored"]
-        outcomes.update({later: "again" if passes and now_s - later.put_at_s < LIMIT_S else "failed" for later in left})
+        outcomes.update({later: "again" if passes and now_s - later.put_at_s < limit_s else "failed" for later in left})
         if failed := sum(outcomes[later] == "failed" for later in left):
             _log.warning("answers are left unscored", decisions=failed, code=error.code, reason=error.detail)
     except Exception as error:  # noqa: BLE001  nobody awaits this: the next answers must be scored all the same

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 
 from attune.models.seam.family import Row
 from attune.models.seam.text import Encoded
 from attune.service.batching.submission import Submitted
 from attune.service.errors import NotReady, ScorerFailed
-from attune.service.live import score_queue
 from attune.service.live.leases import Leases
 from attune.service.live.remembered_rows import RememberedRows
 from attune.service.live.score_queue import GATHER_S, TOGETHER, Later, ScoringLater
@@ -58,9 +56,9 @@ class Scorer:
 class Decisions:
     """Puts decisions into a queue and notes what became of them."""
 
-    def __init__(self, most_waiting: int = 100, gather_s: float = GATHER_S) -> None:
+    def __init__(self, most_waiting: int = 100, gather_s: float = GATHER_S, **waits: float) -> None:
         self.outcomes: Counter[str] = Counter()
-        self.queue = ScoringLater(self._count, most_waiting, gather_s)
+        self.queue = ScoringLater(self._count, most_waiting, gather_s, **waits)
         self.scorer = Scorer()
         self.leases = Leases()
         self.kept: dict[str, list[float]] = {}
@@ -105,9 +103,8 @@ async def test_a_failure_is_counted_and_the_next_are_scored():
     assert decisions.leases.count == 0
 
 
-async def test_while_the_scorer_is_away_answers_go_on_waiting_and_whoever_needs_one_still_has_it_first(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(score_queue, "RETRY_S", 0.01)
-    decisions = Decisions(gather_s=3600.0)
+async def test_while_the_scorer_is_away_answers_go_on_waiting_and_whoever_needs_one_still_has_it_first():
+    decisions = Decisions(gather_s=3600.0, retry_s=0.01)
     decisions.scorer.away = 3
     for number in range(TOGETHER + 1):
         decisions.put(f"d{number}", 1 + number)
@@ -118,10 +115,8 @@ async def test_while_the_scorer_is_away_answers_go_on_waiting_and_whoever_needs_
     assert decisions.leases.count == 0
 
 
-async def test_a_scorer_that_stays_away_has_answers_wait_for_so_long_only(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(score_queue, "RETRY_S", 0.01)
-    monkeypatch.setattr(score_queue, "LIMIT_S", 0.05)
-    decisions = Decisions()
+async def test_a_scorer_that_stays_away_has_answers_wait_for_so_long_only():
+    decisions = Decisions(retry_s=0.01, limit_s=0.05)
     decisions.scorer.away = 1_000_000
     decisions.put("a", 1)
     await decisions.queue.idle()
