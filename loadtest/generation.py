@@ -2,6 +2,7 @@
 
     python -m loadtest.generation                       a random Llama of 4.2 M parameters with four adapters, on the CPU
     python -m loadtest.generation --bundle FOLDER       the same through HTTP, too: a server of its own with that bundle
+    python -m loadtest.generation --bundle FOLDER --workers 1 2       and beside it one whose members are in the engine's process
     python -m loadtest.generation --base DIR --adapters DIR --device cuda
 
 Ways to write equally many tokens: `members` is what Attune serves (every row its own adapter, streaming, sampling); `HTTP` is
@@ -106,14 +107,16 @@ class Members:
 class ThroughHTTP:
     """The same through a server, which is started here and has the adapters as its members; one connection a client."""
 
-    def __init__(self, args: argparse.Namespace, adapters: dict[str, Path], runner: asyncio.Runner) -> None:
+    def __init__(self, args: argparse.Namespace, adapters: dict[str, Path], workers: int, runner: asyncio.Runner) -> None:
+        self.way = "HTTP" if workers == 1 else f"HTTP, {workers} workers"
         self.names, self.runner = list(adapters), runner
         roster = args.scratch / "roster.json"
         described = {"kind": "local", "base": str(args.base.resolve()), "device": args.device}
         roster.write_text(json.dumps({name: described | {"adapter": str(path.resolve())} for name, path in adapters.items()}))
         settings = {"ATTUNE_BUNDLE": str(args.bundle.resolve()), "ATTUNE_ROSTER": str(roster)}
         settings |= {"ATTUNE_LOCAL_MAX_BATCH": str(max(args.batches)), "ATTUNE_THREADS": str(args.threads or 0)}
-        self.server = OwnServer(args.scratch / "data", settings)
+        settings["ATTUNE_WORKERS"] = str(workers)
+        self.server = OwnServer(args.scratch / f"data-{workers}", settings)
         self.connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     def run(self, prompts: list[str], tokens: int) -> tuple[int, float]:
@@ -201,6 +204,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="directory of the base; a random model is made if it is left out")
     parser.add_argument("--adapters", type=Path, help="directory of adapter directories")
     parser.add_argument("--bundle", type=Path, help="measure through HTTP, too, with this bundle")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="a server with so many processes that take requests, for each")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="of members and of the server; Attune's own choice if it is left out")
     parser.add_argument("--generate-threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}), help="tried for generate")
@@ -221,20 +225,24 @@ def main() -> None:
         args.base = write_endless(args.base, args.scratch / "endless")
         adapters = {path.name: path for path in sorted(args.adapters.iterdir()) if path.is_dir()} if args.adapters else {}
         members, generate = Members(args, adapters), Generate(args, adapters)
-        server = ThroughHTTP(args, adapters, runner) if args.bundle and adapters else None
-        own = ["members", "HTTP"] if server else ["members"]
-        if server:
-            runner.run(server.server.start())
+        servers = [ThroughHTTP(args, adapters, workers, runner) for workers in args.workers if args.bundle and adapters]
+        own = ["members", *(server.way for server in servers)]
         rows = []
+
+        def rest() -> None:
+            for server in servers:
+                runner.run(server.rest())
+
         try:
+            for server in servers:
+                runner.run(server.server.start())
             for batch in args.batches:
                 prompts = [" ".join(WORDS[(index + at) % len(WORDS)] for at in range(args.prompt_tokens)) for index in range(batch)]
                 ways: dict[str, Callable[[], tuple[int, float]]] = {"members": partial(members.run, prompts, args.tokens)}
-                if server:
-                    ways["HTTP"] = partial(server.run, prompts, args.tokens)
+                ways |= {server.way: partial(server.run, prompts, args.tokens) for server in servers}
                 for threads in args.generate_threads:
                     ways[f"generate, {threads} thr."] = partial(generate.run, prompts, args.tokens, threads)
-                speeds = measured(ways, args.rounds, (lambda: runner.run(server.rest())) if server else (lambda: None))
+                speeds = measured(ways, args.rounds, rest)
                 medians = {name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in speeds.items()}
                 found = {name: {clock: ratios(speeds, name, at) for at, clock in enumerate(("clock", "cpu"))} for name in own}
                 rows.append({"batch": batch, "tokens_per_s": medians, "ratios": found})
@@ -243,7 +251,7 @@ def main() -> None:
                     said = [f"{statistics.median(each):.2f} [{each[0]:.2f}, {each[-1]:.2f}]" for each in found.get(name, {}).values()]
                     print(f"  {name:>16}: {clock:>6.0f} / {cpu:>6.0f}  {' / '.join(said)}", flush=True)
         finally:
-            if server:
+            for server in servers:
                 runner.run(server.server.stop())
         if args.json:
             args.json.write_text(json.dumps(rows, indent=1) + "\n")

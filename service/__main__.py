@@ -168,12 +168,7 @@ def measure(
     prompts: Annotated[
         Path, typer.Option(help="File with one prompt on each line: text, or JSON with `prompt`.", exists=True, dir_okay=False)
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="File to write what was measured to, as JSON; answers are kept beside it, and a run that was broken off goes on."
-        ),
-    ],
+    out: Annotated[Path, typer.Option(help="File to write to, as JSON; answers are kept beside it, and a run broken off goes on.")],
     url: Annotated[str, typer.Option(help="Address of a running Attune that takes what was measured as evidence; none if not given.")] = "",
     key_env: KeyEnv = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens of an answer at most.")] = 512,
@@ -259,6 +254,14 @@ def serve_scorer(control: str, index: int, socket_path: Annotated[str, typer.Opt
     from attune.service.many import run_scorer  # noqa: PLC0415  only this process needs it
 
     run_scorer(_as_child(), control, index, socket_path)
+
+
+@app.command("serve-engine", hidden=True)
+def serve_engine(control: str, index: int, socket_path: Annotated[str, typer.Option("--socket")]) -> None:
+    """Have the local members of several processes; started by `attune serve` alone."""
+    from attune.service.many import run_engine  # noqa: PLC0415  only this process needs it
+
+    run_engine(_as_child(), control, index, socket_path)
 
 
 def _as_child() -> Any:

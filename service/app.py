@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ from attune.service.api import (
     user_export,
     users,
 )
-from attune.service.cores import usable_cores
 from attune.service.errors import BundleRefused
 from attune.service.http.admission import Admission, Door, InFlight
 from attune.service.http.application import Application
@@ -57,6 +56,7 @@ from attune.service.live.metric_adapters import watch_health, watch_live
 from attune.service.live.opened_scorer import LoadPlan, open_own_scorer
 from attune.service.live.runtime import Keeping, Live, RequestLimits, RoutingNumbers, Runtime, Serving
 from attune.service.live.score_queue import ScoringLater
+from attune.service.live.seating import open_own_locals
 from attune.service.machine import bundle_there, cautions, find_bundle, load_keyring, load_user_secret
 from attune.service.members.member import Member
 from attune.service.members.upstream_pool import UpstreamPool
@@ -191,8 +191,6 @@ async def _start(
     # 1. What costs nothing and may refuse.
     secret = load_user_secret(settings)
     plan, bounds = numbers_for(LoadPlan, settings), store_bounds(settings)
-    if joined is not None:  # what local members may use
-        plan = replace(plan, threads=max(1, (plan.threads or usable_cores()) // settings.workers))
     # 2. State: what is given, a server by URL, or the embedded one.
     if given.store is None:
         store, where = await open_store(settings, metrics, parts)
@@ -201,11 +199,12 @@ async def _start(
         parts.push_async_callback(store.aclose)
     # 3. The bundle, with its scorer and its members.
     connections = await parts.enter_async_context(UpstreamPool())
-    open_scorer, first = (open_own_scorer, None) if joined is None else (joined.open_scorer, await joined.connect())
+    first = None if joined is None else await joined.connect()
+    open_scorer, open_locals = (open_own_scorer, open_own_locals) if joined is None else (joined.open_scorer, joined.open_locals)
 
     async def load(path: Path | None) -> Serving:
         try:
-            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, connections, open_scorer)
+            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, connections, open_scorer, open_locals)
         except SettingsError as error:
             raise BundleRefused(str(error)) from error
 

@@ -1,6 +1,7 @@
-"""`attune serve` with several processes: the store and the sockets that the parent owns, and the scorer's process.
+"""`attune serve` with several processes: the store and the sockets that the parent owns, and the processes behind.
 
-ATTUNE_WORKERS=N   this process: embedded store, N listening sockets, `live.processes` ─> ATTUNE_SCORERS x serve-scorer, N x serve-worker
+ATTUNE_WORKERS=N   this process: embedded store, N listening sockets, `live.processes` ─> ATTUNE_SCORERS x serve-scorer, N x serve-worker,
+                   and a serve-engine where there are local members
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +23,16 @@ import uvloop
 from attune.service.cores import usable_cores
 from attune.service.ending import end_process
 from attune.service.errors import AttuneError, BundleRefused
+from attune.service.live.engine_process import serve_engine
 from attune.service.live.hangup import begin_reload, reloads_at_hangup
 from attune.service.live.listeners import shared_sockets
 from attune.service.live.opened_scorer import LoadPlan
 from attune.service.live.process_plan import ProcessPlan, Role, StartFailed
 from attune.service.live.processes import Processes
 from attune.service.live.scorer_process import serve_scorer
+from attune.service.live.seating import local_roster
 from attune.service.machine import cautions, find_bundle, load_user_secret, scorer_devices
+from attune.service.members.member import UnusableMember
 from attune.service.observe.logs import get_logger, log_ready
 from attune.service.settings import Settings, SettingsError, numbers_for, variable
 from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
@@ -75,6 +80,7 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
                 listeners=listeners,
                 folder=folder,
                 find_bundle=lambda: _find_bundle(settings),
+                has_locals=lambda path: _has_locals(settings, path),
                 drain_s=settings.drain_notice_s + settings.drain_s,
             )
         )
@@ -137,6 +143,13 @@ def _find_bundle(settings: Settings) -> Path:
         raise BundleRefused(str(error)) from error
 
 
+def _has_locals(settings: Settings, bundle: Path) -> bool:
+    try:
+        return bool(local_roster(bundle, settings.roster).specs)
+    except UnusableMember as error:
+        raise BundleRefused(str(error)) from error
+
+
 def run_scorer(settings: Settings, control_path: str, index: int, socket_path: str) -> NoReturn:
     """Serves rows to several processes until the parent says so, and ends this process."""
     cores = usable_cores()
@@ -145,8 +158,18 @@ def run_scorer(settings: Settings, control_path: str, index: int, socket_path: s
     threads = settings.threads or max(1, left // settings.scorers)
     plan = replace(numbers_for(LoadPlan, settings), threads=threads)
 
-    async def serve() -> NoReturn:
-        # Within the loop, whose end would wait for the thread that loads a bundle: minutes, where it measures large batches.
-        end_process(await serve_scorer(plan, control_path=control_path, index=index, socket_path=socket_path))
+    _run_behind(lambda: serve_scorer(plan, control_path=control_path, index=index, socket_path=socket_path))
 
-    uvloop.run(serve())
+
+def run_engine(settings: Settings, control_path: str, index: int, socket_path: str) -> NoReturn:
+    """Serves local members' answers to several processes until the parent says so, and ends this process."""
+    plan = numbers_for(LoadPlan, settings)
+    _run_behind(lambda: serve_engine(plan, control_path=control_path, index=index, socket_path=socket_path))
+
+
+def _run_behind(serve: Callable[[], Awaitable[int]]) -> NoReturn:
+    async def until_ended() -> NoReturn:
+        # Within the loop, whose end would wait for the thread that loads a bundle: minutes, where it measures large batches.
+        end_process(await serve())
+
+    uvloop.run(until_ended())

@@ -1,11 +1,8 @@
-"""What goes over the socket between a process that takes requests and the one that owns the scorer: frames, no pickles.
+"""What frames carry between a process that takes requests and one that owns a scorer (`service.framing` has the frames themselves).
 
-    header   length of the payload (uint32), kind (uint8), number of the request (uint32), little-endian
     SUBMIT   deadline_s, generation, count; count x (tokens, pool_start, pool_stop, of_prompt); token ids, int32
     SPARE    the same, of texts that nobody waits for              HURRY    nothing: somebody waits for them now
     ROWS     queue_s, inference_s, waiting texts, waiting tokens, drain rate, count; float32, `width` or `answer_width` for each text
-    FAILED   JSON: the error's class, detail, retry_after_s        CANCEL   nothing: the caller left
-    ASK, ANSWER   JSON, for everything that is rare
 
 Axes: the outputs of a row lie one after the other, in the order and with the shapes that loading told (`RowLayout`); the pooled vector,
 seven eighths of a row, lies last and is sent of prompts alone.
@@ -13,17 +10,13 @@ seven eighths of a row, lies last and is sent of prompts alone.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import struct
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 from itertools import chain, groupby
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,26 +24,10 @@ from numpy.typing import NDArray
 from attune.models.seam.families import Row
 from attune.models.seam.member_values import POOLED
 from attune.models.seam.text import Encoded
-from attune.service import errors
 
-HEADER = struct.Struct("<IBI")
 _SUBMIT = struct.Struct("<dII")
 _TEXT_NUMBERS = 4
 _ROWS = struct.Struct("<ddIIdI")
-LARGEST_FRAME = 256 * 1024 * 1024
-
-
-class FrameKind(IntEnum):
-    """What a frame is."""
-
-    SUBMIT = 1
-    ROWS = 2
-    FAILED = 3
-    CANCEL = 4
-    ASK = 5
-    ANSWER = 6
-    SPARE = 7
-    HURRY = 8
 
 
 class FramedText:
@@ -126,11 +103,6 @@ class Answered:
     drain_tokens_per_s: float
 
 
-def frame(kind: FrameKind, number: int, payload: bytes = b"") -> bytes:
-    """Returns header and payload."""
-    return HEADER.pack(len(payload), kind, number) + payload
-
-
 def pack_submit(items: Sequence[Encoded], deadline_s: float, generation: int) -> bytes:
     """Returns the payload of SUBMIT."""
     heads = [number for item in items for number in (len(item), item.pool_start, item.pool_stop, item.of_prompt)]
@@ -181,69 +153,3 @@ def unpack_rows(payload: memoryview, items: Sequence[Encoded], layout: RowLayout
         rows += layout.rows(np.frombuffer(payload, dtype="<f4", count=count * width, offset=place).reshape(count, width))
         place += 4 * count * width
     return rows, Answered(queue_s, inference_s, waiting_items, waiting_tokens, rate)
-
-
-def pack_error(error: BaseException) -> bytes:
-    """Returns the payload of FAILED; what is no `AttuneError` becomes NotReady with its type."""
-    known = isinstance(error, errors.AttuneError)
-    body = {
-        "kind": type(error).__name__ if known else "NotReady",
-        "detail": error.detail if isinstance(error, errors.AttuneError) else f"{type(error).__name__}: {error}",
-        "retry_after_s": getattr(error, "retry_after_s", None),
-    }
-    return json.dumps(body).encode()
-
-
-def unpack_error(payload: Mapping[str, Any]) -> errors.AttuneError:
-    """Returns the error that `pack_error` packed."""
-    kind = getattr(errors, str(payload["kind"]), errors.NotReady)
-    if not (isinstance(kind, type) and issubclass(kind, errors.AttuneError)):
-        kind = errors.NotReady
-    detail = str(payload["detail"])
-    if issubclass(kind, errors.ComeBackLater) and payload.get("retry_after_s") is not None:
-        return kind(detail, float(payload["retry_after_s"]))
-    return kind(detail)
-
-
-class Frames(asyncio.Protocol, ABC):
-    """One connection: cuts what arrives into frames; subclasses say what a frame does and what losing the connection does."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self._cut = bytearray()  # the beginning of a frame, and how long it must become before it is looked at again
-        self._wanted = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
-
-    def data_received(self, data: bytes) -> None:
-        """Hands over the frames that are whole; their payloads are views of what arrived, which is copied only where a frame is cut."""
-        if self._cut:
-            self._cut += data
-            if len(self._cut) < self._wanted:
-                return
-            data, self._cut = bytes(self._cut), bytearray()
-        view, start, self._wanted = memoryview(data), 0, HEADER.size
-        while len(data) - start >= HEADER.size:
-            length, kind, number = HEADER.unpack_from(data, start)
-            if length > LARGEST_FRAME:
-                assert self.transport is not None
-                self.transport.abort()
-                return
-            end = start + HEADER.size + length
-            if len(data) < end:
-                self._wanted = end - start
-                break
-            self.frame_received(FrameKind(kind), number, view[start + HEADER.size : end])
-            start = end
-        if start < len(data):
-            self._cut += view[start:]
-
-    @abstractmethod
-    def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
-        """Called with each whole frame."""
-
-    def send(self, kind: FrameKind, number: int, payload: bytes = b"") -> None:
-        """Writes a frame; nothing where the connection is gone."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(frame(kind, number, payload))

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 from attune.models.seam.counts import counted
 from attune.models.seam.families import Row
 from attune.models.seam.text import Encoded
-from attune.service.batching.frames import Answered, FrameKind, Frames, RowLayout, pack_submit, unpack_error, unpack_rows
+from attune.service.batching.frames import Answered, RowLayout, pack_submit, unpack_rows
 from attune.service.batching.submission import Submitted
 from attune.service.errors import DeadlineExceeded, NotReady, TooLarge
+from attune.service.framing import FrameKind, Link, unpack_error
 
 GONE = "the scorer's process has ended and is being started again"
 
@@ -41,33 +42,12 @@ class TextScorer(Protocol):
     async def aclose(self) -> None: ...
 
 
-class ScorerLink(Frames):
+class ScorerLink(Link):
     """One connection to the scorer's process, and who waits for an answer on it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._numbers = 0
         self._waiting: dict[int, asyncio.Future[tuple[FrameKind, memoryview]]] = {}
-
-    @property
-    def connected(self) -> bool:
-        """Whether the scorer's process is there."""
-        return self.transport is not None and not self.transport.is_closing()
-
-    async def connect(self, path: str) -> None:
-        """Returns when the socket at `path` is connected; a connection that is there already is kept.
-
-        Raises:
-            OSError: nobody listens there.
-        """
-        if not self.connected:
-            self._cut.clear()
-            await asyncio.get_running_loop().create_unix_connection(lambda: self, path)
-
-    def close(self) -> None:
-        """Ends the connection."""
-        if self.transport is not None:
-            self.transport.close()
 
     def frame_received(self, kind: FrameKind, number: int, payload: memoryview) -> None:
         waiting = self._waiting.get(number)
@@ -90,8 +70,7 @@ class ScorerLink(Frames):
         """
         if not self.connected:
             raise NotReady(GONE)
-        self._numbers = (self._numbers + 1) & 0xFFFFFFFF
-        number = self._numbers
+        number = self.next_number()
         self._waiting[number] = asyncio.get_running_loop().create_future()
         self.send(kind, number, payload)
         try:

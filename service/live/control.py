@@ -10,8 +10,8 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from attune.service.batching.frames import FrameKind, Frames, pack_error, unpack_error
 from attune.service.errors import DeadlineExceeded, NotReady
+from attune.service.framing import FrameKind, Frames, pack_error, unpack_error
 
 Body = Mapping[str, Any]
 Answer = Callable[[str, Body], Awaitable[Body]]

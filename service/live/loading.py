@@ -13,7 +13,16 @@ from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
 from attune.service.errors import BundleRefused
 from attune.service.live.opened_scorer import LoadPlan, RefusedForSetting, ScorerOpener, open_own_scorer
 from attune.service.live.runtime import Live, Serving
-from attune.service.live.seating import GivenMembers, costs_of_members, load_members, prices_of, read_specs, seated
+from attune.service.live.seating import (
+    GivenMembers,
+    LocalOpener,
+    costs_of_members,
+    load_members,
+    open_own_locals,
+    prices_of,
+    read_specs,
+    seated,
+)
 from attune.service.live.standing import Standings
 from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.logs import get_logger
@@ -29,6 +38,7 @@ async def load_serving(
     metrics: Metrics,
     connections: UpstreamPool,
     open_scorer: ScorerOpener = open_own_scorer,
+    open_locals: LocalOpener = open_own_locals,
 ) -> Serving:
     """Returns the bundle at `path`, verified, warm, with its probes passed and its members loaded.
 
@@ -39,6 +49,7 @@ async def load_serving(
         metrics: what batches and members report to.
         connections: of members that are asked over HTTP.
         open_scorer: loads the bundle's scorer; by default into this process.
+        open_locals: loads local members, likewise.
 
     Raises:
         BundleRefused: any of the steps refused; the detail names file, family, probe or member with both values.
@@ -57,7 +68,7 @@ async def load_serving(
     try:
         # 3. The members: those of the roster, with what the bundle knows of them.
         bundle = seated(bundle, specs, given)
-        roster = await load_members(bundle, specs, plan, given, metrics, connections)
+        roster = await load_members(bundle, specs, plan, given, metrics, connections, open_locals)
         costs = costs_of_members(bundle, specs, plan.routing_price_share)
     except BaseException:
         await opened.batcher.aclose()

@@ -12,8 +12,9 @@ from typing import Literal
 from attune.service.errors import BundleRefused
 from attune.service.live.control import Body, Control
 
-Role = Literal["scorer", "worker"]
+Role = Literal["scorer", "engine", "worker"]
 LOAD_S = 600.0
+HELLO_S = 10.0
 
 
 class StartFailed(RuntimeError):
@@ -31,6 +32,7 @@ class ProcessPlan:
         listeners: one socket for each process that takes requests.
         folder: for the Unix sockets; private to this user.
         find_bundle: the folder to load where none is named; raises what a reload is refused with.
+        has_locals: whether local members serve with the bundle in a folder; raises likewise.
         drain_s: how long processes may finish their requests.
     """
 
@@ -40,16 +42,22 @@ class ProcessPlan:
     listeners: Sequence[socket.socket]
     folder: Path
     find_bundle: Callable[[], Path]
+    has_locals: Callable[[Path], bool]
     drain_s: float
 
-    def socket_of(self, index: int) -> str:
-        """Returns where the scorer's process of this index listens."""
-        return str(self.folder / ("scorer" if index == 0 else f"scorer-{index}"))
+    def socket_of(self, child: Child) -> str:
+        """Returns where a scorer's or the engine's process listens."""
+        return str(self.folder / (child.role if child.index == 0 else f"{child.role}-{child.index}"))
 
 
 @dataclass(slots=True)
 class Child:
-    """One process: what it is, its line, and whether it has been ready."""
+    """One process: what it is, its line, and whether it has been ready.
+
+    Attributes:
+        kept: the task that starts it again.
+        loaded: generations that it has loaded, of a scorer's or the engine's process.
+    """
 
     role: Role
     index: int
@@ -58,26 +66,40 @@ class Child:
     joined: asyncio.Event = field(default_factory=asyncio.Event)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     was_ready: bool = False
+    kept: asyncio.Task[None] | None = None
+    loaded: set[int] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Forgets the process before."""
+        self.joined.clear()
+        self.ready.clear()
+        self.loaded.clear()
+
+    def is_ready(self) -> None:
+        """Notes that it can be asked."""
+        self.was_ready = True
+        self.ready.set()
 
 
-async def load_into(scorer: Child, generation: int, path: Path, budget_tokens: int, provider: str = "") -> Body:
-    """Returns what a scorer's process says of a bundle that it has loaded: its provider, the budget of a batch, the layout of its rows.
+async def load_into(child: Child, generation: int, path: Path, budget_tokens: int = 0, provider: str = "") -> Body:
+    """Returns what a process says of a bundle that it has loaded; a scorer's: provider, budget of a batch, layout of rows.
 
     Args:
-        scorer: the process.
+        child: a scorer's process, or the engine's.
         generation: the number of the bundle.
         path: its folder.
-        budget_tokens: of a batch; 0 has it measured.
+        budget_tokens: of a scorer's batch; 0 has it measured.
         provider: what must run it; empty takes whatever does.
 
     Raises:
         BundleRefused: it refused, is not there, or runs the bundle elsewhere: on the processor, say, where its GPU is missing.
     """
-    if scorer.control is None:
-        raise BundleRefused(f"the scorer's process {scorer.index} has ended and is being started again")
-    found = await scorer.control.ask("load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens)
+    if child.control is None:
+        raise BundleRefused(f"the {child.role}'s process {child.index} has ended and is being started again")
+    found = await child.control.ask("load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens)
     if provider and found["provider"] != provider:
-        raise BundleRefused(f"the scorer's process {scorer.index} would run the bundle on {found['provider']}, and not on {provider}")
+        raise BundleRefused(f"the scorer's process {child.index} would run the bundle on {found['provider']}, and not on {provider}")
+    child.loaded.add(generation)
     return found
 
 

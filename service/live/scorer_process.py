@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,15 +21,15 @@ from numpy.typing import NDArray
 
 from attune.models.seam.bundle import BundleInvalid, read_bundle
 from attune.service.batching.batcher import Batcher
-from attune.service.batching.frames import Answered, FramedText, FrameKind, Frames, pack_error, pack_rows, unpack_submit
+from attune.service.batching.frames import Answered, FramedText, pack_rows, unpack_submit
 from attune.service.batching.submission import Submission
 from attune.service.errors import BundleRefused, NotReady
-from attune.service.live.control import Body, Control, call_parent
+from attune.service.framing import FrameKind, Frames, pack_error
+from attune.service.live.child_process import serve_parent
+from attune.service.live.control import Body
 from attune.service.live.opened_scorer import LoadPlan, SharedScorer, open_shared_scorer
-from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
-_log = get_logger(__name__)
 EXIT_SCORER_DIED = 5
 
 
@@ -176,24 +174,4 @@ async def serve_scorer(plan: LoadPlan, *, control_path: str, index: int, socket_
         index: of this process among those that own a scorer.
         socket_path: where to listen for processes that take requests.
     """
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
-
-    def end(code: int) -> None:
-        if not ended.done():
-            ended.set_result(code)
-
-    def orphaned(_: Control) -> None:
-        end(0)
-
-    process = ScorerProcess(plan, end)
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop, end, 0)
-    server = await loop.create_unix_server(partial(RequestsDoor, process), socket_path)
-    control = await call_parent(control_path, process.answer, orphaned)
-    await control.ask("hello", deadline_s=10.0, role="scorer", index=index, pid=os.getpid())
-    code = await ended
-    server.close()
-    if code:
-        _log.critical("the scorer's process ends", reason="its worker died or failed every canary")
-    return code
+    return await serve_parent("scorer", partial(ScorerProcess, plan), RequestsDoor, control_path, index, socket_path)

@@ -9,8 +9,8 @@ is left out, and both are told. Where there is none, a bundle without members sc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +21,11 @@ from attune.models.seam.bundle import Bundle
 from attune.models.seam.routing import member_costs
 from attune.service.errors import BundleRefused
 from attune.service.live.metric_adapters import member_observers
-from attune.service.members.build import build_roster, check_members
+from attune.service.members.build import LocalMembers, build_locals, build_servers, check_members, local_specs
 from attune.service.members.member import Member, UnusableMember
 from attune.service.members.roster import Roster
 from attune.service.members.roster_file import read_roster
-from attune.service.members.spec import MemberSpec
+from attune.service.members.spec import LocalSpec, MemberSpec
 from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
@@ -60,7 +60,7 @@ def read_specs(bundle: Bundle, plan: SeatingPlan, given: GivenMembers) -> Specs:
     """
     if given is not None and not plan.roster:
         return {}
-    file = _roster_file(bundle, plan)
+    file = _roster_file(bundle.path, plan.roster)
     if not plan.roster and not file.is_file():
         if bundle.portfolio.members:
             raise BundleRefused(
@@ -101,8 +101,67 @@ def prices_of(specs: Specs) -> dict[str, float]:
     return {name: spec.price for name, spec in specs.items() if spec.price}
 
 
+@dataclass(frozen=True, slots=True)
+class LocalRoster:
+    """The local members of a roster, as they are described.
+
+    Attributes:
+        specs: by name.
+        root: where relative paths of bases and adapters begin.
+    """
+
+    specs: Mapping[str, LocalSpec]
+    root: Path
+
+
+LocalOpener = Callable[[LocalRoster, SeatingPlan], Awaitable[Mapping[str, Member]]]
+"""Gives the local members, ready to be asked."""
+
+
+def local_roster(bundle: Path, roster: str) -> LocalRoster:
+    """Returns the local members that would serve with the bundle in this folder; none where there is no roster.
+
+    Raises:
+        UnusableMember: the roster cannot be used.
+    """
+    file = _roster_file(bundle, roster)
+    return LocalRoster(local_specs(read_roster(file)) if roster or file.is_file() else {}, file.parent)
+
+
+async def load_locals(roster: LocalRoster, plan: SeatingPlan) -> LocalMembers:
+    """Returns local members with their engines, in this process.
+
+    Raises:
+        UnusableMember: a file is missing, or an adapter does not fit its base; no engine is left open.
+    """
+    built = build_locals(
+        roster.specs, root=roster.root, threads=plan.threads or None, max_batch=plan.local_max_batch, max_waiting=plan.local_max_waiting
+    )
+    try:
+        await asyncio.to_thread(built.load)
+    except BaseException:
+        await built.aclose()
+        raise
+    return built
+
+
+async def open_own_locals(roster: LocalRoster, plan: SeatingPlan) -> Mapping[str, Member]:
+    """Returns local members whose engines are in this process: a `LocalOpener`.
+
+    Raises:
+        UnusableMember: a file is missing, or an adapter does not fit its base.
+    """
+    return (await load_locals(roster, plan)).members
+
+
 async def load_members(
-    bundle: Bundle, specs: Specs, plan: SeatingPlan, given: GivenMembers, metrics: Metrics, connections: UpstreamPool
+    bundle: Bundle,
+    specs: Specs,
+    plan: SeatingPlan,
+    given: GivenMembers,
+    metrics: Metrics,
+    connections: UpstreamPool,
+    open_locals: LocalOpener = open_own_locals,
 ) -> Roster:
     """Returns the members, ready to be asked.
 
@@ -113,20 +172,13 @@ async def load_members(
     if given is not None:
         return Roster(given, observers)
     try:
-        portfolio = build_roster(
-            specs,
-            root=_roster_file(bundle, plan).parent,
-            connections=connections,
-            observers=observers,
-            threads=plan.threads or None,
-            max_batch=plan.local_max_batch,
-            max_waiting=plan.local_max_waiting,
-        )
-        await asyncio.to_thread(portfolio.load)
+        servers = build_servers(specs, connections=connections, observers=observers)
+        local = await open_locals(LocalRoster(local_specs(specs), _roster_file(bundle.path, plan.roster).parent), plan)
     except UnusableMember as error:
         raise BundleRefused(str(error)) from error
-    return portfolio.roster
+    members = {**servers, **local}
+    return Roster({name: members[name] for name in specs}, observers)
 
 
-def _roster_file(bundle: Bundle, plan: SeatingPlan) -> Path:
-    return Path(plan.roster) if plan.roster else bundle.path / ROSTER_FILE
+def _roster_file(bundle: Path, roster: str) -> Path:
+    return Path(roster) if roster else bundle / ROSTER_FILE

@@ -1,8 +1,9 @@
 """Makes members out of their descriptions: one engine for each base, one pool of connections for all servers.
 
-    {name: spec} ── build_roster ──> Roster, engines ── load(), off the loop ──> ready
+    {name: spec} ┬─ build_servers ──> members that are elsewhere
+                 └─ build_locals ──> LocalMembers ── load(), off the loop ──> ready
 
-Opens no connection and loads no weights itself: `BuiltRoster.load` does, when it is called.
+Opens no connection and loads no weights itself: `LocalMembers.load` does, when it is called.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from attune.service.members.local import LocalEngine
+from attune.service.members.local import LocalEngine, LocalMember
 from attune.service.members.local_files import check_adapter_files, check_base_files
 from attune.service.members.member import Member, UnusableMember
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.openai_server import values_of
-from attune.service.members.roster import Observers, Roster
-from attune.service.members.spec import LocalSpec, MemberSpec
+from attune.service.members.roster import Observers
+from attune.service.members.spec import Device, Dtype, LocalSpec, MemberSpec
 from attune.service.members.upstream_pool import UpstreamPool
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltRoster:
-    """The roster and the engines of its local members.
+class LocalMembers:
+    """Local members and the engines that they write with.
 
     Args:
-        roster: every member by name.
+        members: by name.
         engines: by the base they hold; empty if every member is elsewhere.
     """
 
-    roster: Roster
+    members: Mapping[str, LocalMember]
     engines: Mapping[str, LocalEngine]
 
     def load(self) -> None:
@@ -45,63 +46,78 @@ class BuiltRoster:
         for engine in self.engines.values():
             engine.load()
 
+    async def aclose(self) -> None:
+        """Ends the engines; answers under way fail."""
+        for engine in self.engines.values():
+            await engine.aclose()
 
-def build_roster(
-    specs: Mapping[str, MemberSpec],
+
+def local_specs(specs: Mapping[str, MemberSpec]) -> dict[str, LocalSpec]:
+    """Returns the members that are local."""
+    return {name: spec for name, spec in specs.items() if isinstance(spec, LocalSpec)}
+
+
+def build_locals(
+    specs: Mapping[str, LocalSpec],
     *,
     root: Path,
-    connections: UpstreamPool,
-    observers: Observers | None = None,
-    environ: Mapping[str, str] = os.environ,
     threads: int | None = None,
     max_batch: int = 16,
     max_waiting: int = 64,
     clock: Callable[[], float] = time.monotonic,
-) -> BuiltRoster:
-    """Returns the members that the specs describe, not loaded yet.
+) -> LocalMembers:
+    """Returns local members, one engine for each base, device and dtype among them; not loaded yet.
 
     Args:
         specs: by name.
         root: where relative paths of bases and adapters begin.
-        connections: shared by all members that are servers.
-        observers: what is told of each request.
-        environ: where API keys are looked up.
         threads: torch's threads for one forward pass of an engine.
         max_batch: rows that an engine decodes together.
         max_waiting: requests that may wait for a row of an engine.
+        clock: seconds that only grow.
+    """
+    grouped: dict[tuple[str, Device, Dtype], dict[str, LocalSpec]] = {}
+    for name, spec in specs.items():
+        grouped.setdefault((str(root / spec.base), spec.device, spec.dtype), {})[name] = spec
+    engines: dict[str, LocalEngine] = {}
+    members: dict[str, LocalMember] = {}
+    for (base, device, dtype), group in grouped.items():
+        adapters = {name: root / spec.adapter for name, spec in group.items() if spec.adapter is not None}
+        engine = LocalEngine(
+            base, adapters, device=device, dtype=dtype, threads=threads, max_batch=max_batch, max_waiting=max_waiting, clock=clock
+        )
+        engines[f"{base} ({device}, {dtype})"] = engine
+        for name, spec in group.items():
+            members[name] = engine.member(name, name if spec.adapter is not None else None, spec.defaults, spec.thoughts)
+    return LocalMembers(members, engines)
+
+
+def build_servers(
+    specs: Mapping[str, MemberSpec],
+    *,
+    connections: UpstreamPool,
+    observers: Observers | None = None,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Member]:
+    """Returns the members that are servers; those that are local are left out.
+
+    Args:
+        specs: by name.
+        connections: shared by all of them.
+        observers: what is told of their breakers.
+        environ: where API keys are looked up.
         clock: seconds that only grow.
 
     Raises:
         UnusableMember: an environment variable that a description names is not set, or a proxy cannot be used.
     """
-    observers = observers or Observers()
-    grouped: dict[tuple[str, str, str], dict[str, LocalSpec]] = {}
-    for name, spec in specs.items():
-        if isinstance(spec, LocalSpec):
-            grouped.setdefault((str(root / spec.base), spec.device, spec.dtype), {})[name] = spec
-    engines: dict[str, LocalEngine] = {}
-    members: dict[str, Member] = {}
-    for (base, device, dtype), group in grouped.items():
-        adapters = {name: root / spec.adapter for name, spec in group.items() if spec.adapter is not None}
-        engine = LocalEngine(
-            base,
-            adapters,
-            device=next(iter(group.values())).device,
-            dtype=next(iter(group.values())).dtype,
-            threads=threads,
-            max_batch=max_batch,
-            max_waiting=max_waiting,
-            clock=clock,
-        )
-        engines[f"{base} ({device}, {dtype})"] = engine
-        for name, spec in group.items():
-            members[name] = engine.member(name, name if spec.adapter is not None else None, spec.defaults, spec.thoughts)
-    for name, spec in specs.items():
-        if not isinstance(spec, LocalSpec):
-            observe = partial(observers.breaker, name)
-            members[name] = OpenAIMember(name, spec, connections, environ=environ, clock=clock, observe_breaker=observe)
-    ordered = {name: members[name] for name in specs}
-    return BuiltRoster(Roster(ordered, observers, clock), engines)
+    tell = (observers or Observers()).breaker
+    return {
+        name: OpenAIMember(name, spec, connections, environ=environ, clock=clock, observe_breaker=partial(tell, name))
+        for name, spec in specs.items()
+        if not isinstance(spec, LocalSpec)
+    }
 
 
 def check_members(specs: Mapping[str, MemberSpec], root: Path, environ: Mapping[str, str] = os.environ) -> None:

@@ -147,15 +147,13 @@ class LocalMember:
     thoughts: Thoughts = field(default_factory=Thoughts)
 
     async def stream(self, request: GenerationRequest, deadline_s: float) -> AsyncGenerator[Event, None]:
-        worker = self.engine.worker(self.id)
-        asked = self.defaults.applied_to(request)
-        job = Job(self.id, self.adapter, asked, self.thoughts, deadline_s, asyncio.get_running_loop())
-        worker.submit(job)
+        told: asyncio.Queue[Event | AttuneError] = asyncio.Queue()  # `max_tokens` bounds it
+        job = self.begin(request, deadline_s, told.put_nowait)
         try:
             while True:
                 try:
                     async with asyncio.timeout_at(deadline_s):
-                        event = await job.events.get()
+                        event = await told.get()
                 except TimeoutError:
                     raise job.too_late() from None
                 if isinstance(event, AttuneError):
@@ -164,7 +162,28 @@ class LocalMember:
                 if isinstance(event, Finish):
                     return
         finally:
-            worker.leave(job)
+            self.leave(job)
+
+    @property
+    def runs(self) -> bool:
+        """Whether its engine takes requests; once it does not, it never will again."""
+        return self.engine.worker(self.id).runs
+
+    def begin(self, request: GenerationRequest, deadline_s: float, tell: Callable[[Event | AttuneError], None]) -> Job:
+        """Puts a request into the engine's queue; `tell` hears on this loop what `stream` would yield or raise, but for the deadline.
+
+        Raises:
+            OneMemberFailed, Overloaded: as `stream`; nothing was begun.
+        """
+        worker = self.engine.worker(self.id)
+        asked = self.defaults.applied_to(request)
+        job = Job(self.id, self.adapter, asked, self.thoughts, deadline_s, asyncio.get_running_loop(), tell)
+        worker.submit(job)
+        return job
+
+    def leave(self, job: Job) -> None:
+        """Frees the place or the row of a job that was begun here."""
+        self.engine.worker(self.id).leave(job)
 
     async def check(self) -> None:
         await self.engine.worker(self.id).ping(self.id)

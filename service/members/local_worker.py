@@ -1,6 +1,6 @@
 """The one thread that owns a local model, and the bounded queue in front of it.
 
-    loop:    submit ──> waiting ──┐                               ┌──> job.events
+    loop:    submit ──> waiting ──┐                               ┌──> job.tell
     thread:                       └─ take · admit · step · ... ───┘  one wake-up of the loop a step
     loop:    leave ───> out of the queue at once, out of the batch before its next step
 
@@ -14,7 +14,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 from attune.service.cores import usable_cores
@@ -33,13 +33,13 @@ class Job(Task):
     Args:
         deadline_s: when the caller stops waiting, in seconds of the loop's clock.
         loop: where the caller waits.
-        events: what was written and is not yet taken; `max_tokens` bounds it.
+        tell: called on that loop with each piece, and at last with the `Finish` or the failure.
         left: the caller is gone; set by the loop, read by the worker.
     """
 
     deadline_s: float
     loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[Event | AttuneError] = field(default_factory=asyncio.Queue)
+    tell: Callable[[Event | AttuneError], None]
     left: bool = False
 
     def too_late(self) -> DeadlineExceeded:
@@ -123,6 +123,12 @@ class DecodingWorker:
             job.left = True
             if job in self._waiting:
                 self._waiting.remove(job)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the thread takes jobs; once it does not, it never will again."""
+        with self._changed:
+            return not self._closing and self._end is None
 
     async def ping(self, member: str) -> None:
         """Returns once the worker has answered between two steps: it lives, and is not stuck in a forward pass.
@@ -228,7 +234,7 @@ def _deliver(reports: Sequence[Report[Job]]) -> None:
 
 def _put(reports: Sequence[Report[Job]]) -> None:
     for report in reports:
-        report.task.events.put_nowait(report.event)
+        report.task.tell(report.event)
 
 
 def _resolve(answer: asyncio.Future[None], error: Exception | None) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from attune.models.seam.text import Encoded
 from attune.service.batching.batcher import Batcher
-from attune.service.batching.frames import FrameKind, Frames, RowLayout, frame, pack_error, pack_submit, unpack_error, unpack_submit
+from attune.service.batching.frames import RowLayout, pack_submit, unpack_submit
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.batching.session import ScorerSession
 from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
+from attune.service.framing import FrameKind, Frames, frame, pack_error, unpack_error
 from attune.service.live.opened_scorer import SharedScorer, TableScorer
 from attune.service.live.scorer_process import RequestsDoor
 from tests.batching.scorers import NAN_ID, GatedScorer, text, texts

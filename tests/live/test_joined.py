@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ async def test_a_scorer_that_listens_and_has_not_loaded_yet_is_asked_only_once_t
 
     async def parent(what: str, _: Mapping[str, Any]) -> Mapping[str, Any]:
         assert what == "hello"
-        return {"path": "bundle", "sockets": sockets, "scorers": [1]}
+        return {"path": "bundle", "sockets": {"scorer": sockets, "engine": []}, "loaded": {"scorer": [1], "engine": []}}
 
     async with AsyncExitStack() as stack:
         for index, path in enumerate(sockets):
@@ -48,11 +49,11 @@ async def test_a_scorer_that_listens_and_has_not_loaded_yet_is_asked_only_once_t
         assert await joined.connect() == Path("bundle")
         await until(lambda: arrived[1] == 1)
         assert arrived == [0, 1]
-        await lines[0].ask("scorer", deadline_s=60.0, index=0)
+        await lines[0].ask("back", deadline_s=60.0, role="scorer", index=0, path=sockets[0])
         await until(lambda: arrived[0] == 1)
-        await lines[0].ask("scorer", deadline_s=60.0, index=1)  # it was connected already
+        await lines[0].ask("back", deadline_s=60.0, role="scorer", index=1, path=sockets[1])  # it was connected already
         assert arrived == [1, 1]
-        for link in joined._links:
+        for link in joined._scorers:
             link.close()
 
 
@@ -85,3 +86,93 @@ async def test_the_first_scorer_measures_the_budget_and_the_others_take_it() -> 
 async def test_a_scorer_that_would_compute_elsewhere_or_is_away_is_refused(second: Any, told: str) -> None:
     with pytest.raises(BundleRefused, match=told):
         await load(Loading("CUDA"), second)
+
+
+class Put:
+    """Where bundles are put to serve; `Live`, `Reloader` and what loads, for a process that takes requests."""
+
+    def __init__(self) -> None:
+        self.serving: Any = Loaded("first")
+        self.refuses = False
+        self.loaded: list[Loaded] = []
+
+    async def load(self, path: Path | None) -> Any:
+        if self.refuses:
+            raise BundleRefused("not with me")
+        self.loaded.append(Loaded(str(path)))
+        return self.loaded[-1]
+
+    def put(self, serving: Any) -> None:
+        self.serving = serving
+
+
+class Loaded:
+    """What `Joined` needs of a `Serving`."""
+
+    def __init__(self, name: str) -> None:
+        self.bundle = SimpleNamespace(id=name, portfolio=SimpleNamespace(names=("one", "two")))
+        self.closed = False
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def told_of(generation: int) -> dict[str, Any]:
+    sockets = {"scorer": [], "engine": []}
+    return {"generation": generation, "path": f"bundle-{generation}", "sockets": sockets, "loaded": {"scorer": [], "engine": []}}
+
+
+@asynccontextmanager
+async def joining(tmp_path: Path, serves: list[int]) -> AsyncIterator[tuple[Joined, Put, Control]]:
+    """Yields a process that has joined a parent, which serves the first of these generations at the hello and the next at each `ready`."""
+    lines: list[Control] = []
+
+    async def parent(what: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        assert what in {"hello", "ready"}
+        return told_of(serves.pop(0))
+
+    def line() -> Control:
+        lines.append(Control(parent, lambda _: None))
+        return lines[-1]
+
+    server = await asyncio.get_running_loop().create_unix_server(line, str(tmp_path / "control"))
+    joined, put = Joined(str(tmp_path / "control"), 0, Metrics()), Put()
+    assert await joined.connect() == Path("bundle-1")
+    joined.take(put, put.load, put)  # type: ignore[arg-type]  as `Put` says
+    yield joined, put, lines[0]
+    server.close()
+
+
+async def test_what_came_into_place_while_it_started_is_loaded_before_it_is_ready(tmp_path: Path) -> None:
+    async with joining(tmp_path, [1, 3, 4, 4]) as (joined, put, _):
+        await joined.ready()
+        assert [each.bundle.id for each in put.loaded] == ["bundle-3", "bundle-4"]
+        assert put.serving is put.loaded[-1]
+
+
+async def test_a_commit_without_a_preparation_loads_first(tmp_path: Path) -> None:
+    async with joining(tmp_path, [1, 1]) as (joined, put, parent):
+        await joined.ready()
+        assert put.loaded == []
+        await parent.ask("commit", deadline_s=60.0, **told_of(2))
+        assert put.serving.bundle.id == "bundle-2"
+        await parent.ask("prepare", deadline_s=60.0, **told_of(3))
+        assert put.serving.bundle.id == "bundle-2"
+        await parent.ask("commit", deadline_s=60.0, **told_of(3))
+        assert put.serving.bundle.id == "bundle-3"
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_a_bundle_that_is_not_taken_leaves_what_was_told_before(tmp_path: Path, refuses: bool) -> None:
+    async with joining(tmp_path, [1, 1]) as (joined, put, parent):
+        await joined.ready()
+        put.refuses = refuses
+        if refuses:
+            with pytest.raises(BundleRefused, match="not with me"):
+                await parent.ask("prepare", deadline_s=60.0, **told_of(2))
+        else:
+            await parent.ask("prepare", deadline_s=60.0, **told_of(2))
+        await parent.ask("discard", deadline_s=60.0)
+        assert [each.closed for each in put.loaded] == [True] * len(put.loaded)
+        assert joined._told["generation"] == 1
+        assert put.serving.bundle.id == "first"

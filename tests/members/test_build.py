@@ -9,9 +9,9 @@ from yarl import URL
 
 pytest.importorskip("peft")
 
-from attune.service.members.build import build_roster
+from attune.service.members.build import build_locals, build_servers, local_specs
 from attune.service.members.member import UnusableMember
-from attune.service.members.roster import AnotherMember, Observers
+from attune.service.members.roster import AnotherMember, Observers, Roster
 from attune.service.members.roster_file import parse_roster
 from attune.service.members.upstream_pool import UpstreamPool
 from tests.members.asking import ask, soon
@@ -38,21 +38,23 @@ async def test_members_of_one_base_share_its_weights_and_a_server_stands_in(lang
     states = []
     specs = parse_roster(LOCAL | {"gpt": {"kind": "openai", "base_url": upstream.base_url, "model": "m"}})
     observers = Observers(breaker=lambda *told: states.append(told))
-    built = build_roster(specs, root=language_model, connections=connections, observers=observers, threads=1, environ={})
-    assert len(built.engines) == 1
-    assert list(built.roster.members) == ["concise", "playful", "plain", "gpt"]
-    await asyncio.to_thread(built.load)
-    assert await built.roster.check() == {}
+    servers = build_servers(specs, connections=connections, observers=observers, environ={})
+    local = build_locals(local_specs(specs), root=language_model, threads=1)
+    assert list(servers) == ["gpt"]
+    assert list(local.members) == ["concise", "playful", "plain"]
+    assert len(local.engines) == 1
+    await asyncio.to_thread(local.load)
+    roster = Roster({**local.members, **servers}, observers)
+    assert await roster.check() == {}
     for name in specs:
-        assert (await text_of(built.roster, [name]))[1] == name
-    await built.roster.members["plain"].aclose()
-    await built.roster.members["playful"].aclose()
-    await built.roster.members["concise"].aclose()
-    first, served = await text_of(built.roster, ("concise", "playful", "plain", "gpt"))
+        assert (await text_of(roster, [name]))[1] == name
+    for name in local.members:
+        await roster.members[name].aclose()
+    first, served = await text_of(roster, ("concise", "playful", "plain", "gpt"))
     assert isinstance(first, AnotherMember)
     assert set(first.attempts) == {"concise", "playful", "plain"}
     assert served == "gpt"
-    await built.roster.aclose()
+    await roster.aclose()
     assert states == []
 
 
@@ -60,10 +62,9 @@ def test_what_cannot_be_built_is_refused_by_name(language_model):
     connections = UpstreamPool(environ={})
     specs = parse_roster({"gpt": {"kind": "openai", "base_url": "http://127.0.0.1/v1", "model": "m", "api_key_env": "MISSING"}})
     with pytest.raises(UnusableMember, match="'gpt', api_key_env: the environment variable MISSING is not set"):
-        build_roster(specs, root=language_model, connections=connections, environ={})
-    built = build_roster(
-        parse_roster({"lost": LOCAL["concise"] | {"adapter": "adapters/lost"}}), root=language_model, connections=connections
-    )
+        build_servers(specs, connections=connections, environ={})
+    lost = parse_roster({"lost": LOCAL["concise"] | {"adapter": "adapters/lost"}})
+    built = build_locals(local_specs(lost), root=language_model)
     with pytest.raises(UnusableMember, match=r"'lost', adapter: .*adapter_config\.json is missing"):
         built.load()
 

@@ -1,4 +1,4 @@
-"""What every member promises, held against each implementation: one in this process and one on a server."""
+"""What every member promises, held against each implementation: one in this process, one in the engine's and one on a server."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from attune.service.members.member import ChatTurn, Defaults, Finish, Generation
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.spec import OpenAISpec
 from tests.members.asking import ask, collect, soon
+from tests.members.engine_door import engine_door
 from tests.members.gate import Gate, around_each_pass
 
 
@@ -47,6 +48,20 @@ class Local:
         self.gate.open()
         await self.member.check()
         await self.member.check()
+        assert self.engine.load_now().rows == 0
+
+
+class Engine(Local):
+    """The same behind a Unix socket, as the engine's process has it."""
+
+    def behind(self, seen):
+        self._local, self.member = self.member, seen.member("tested")
+
+    async def freed(self):
+        self.gate.open()
+        await self.member.check()  # it comes behind whatever was cancelled: frames keep their order
+        await self._local.check()
+        await self._local.check()
         assert self.engine.load_now().rows == 0
 
 
@@ -100,8 +115,15 @@ class Server:
         await self.upstream.turns[0].left.wait()
 
 
-@pytest.fixture(params=["local", "server"])
-async def place(request, engine_with, upstream, connections):
+@pytest.fixture(params=["local", "engine", "server"])
+async def place(request, engine_with, upstream, connections, tmp_path):
+    if request.param == "engine":
+        place = Engine(engine_with())
+        async with engine_door(tmp_path, tested=place.member) as seen:
+            place.behind(seen)
+            yield place
+            place.let_go()
+        return
     place = Local(engine_with()) if request.param == "local" else Server(upstream, connections)
     yield place
     place.let_go()

@@ -1,0 +1,67 @@
+"""How a process that works for those that take requests runs: it listens for them, answers its parent, and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, TypeVar
+
+from attune.service.framing import Frames
+from attune.service.live.control import Body, Control, call_parent
+from attune.service.live.process_plan import HELLO_S, Role
+from attune.service.observe.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+class ChildProcess(Protocol):
+    """What the parent may ask of it."""
+
+    async def answer(self, what: str, body: Body) -> Body: ...
+
+
+ProcessT = TypeVar("ProcessT", bound=ChildProcess)
+
+
+async def serve_parent(
+    role: Role,
+    make: Callable[[Callable[[int], None]], ProcessT],
+    door: Callable[[ProcessT], Frames],
+    control_path: str,
+    index: int,
+    socket_path: str,
+) -> int:
+    """Serves until SIGTERM, until the parent is gone, or until the process ends itself; returns the exit code.
+
+    Args:
+        role: of this process.
+        make: gives the process, told what to call with an exit code to end it.
+        door: gives the connection of one process that takes requests.
+        control_path: where the parent listens.
+        index: of this process among its role's.
+        socket_path: where to listen for processes that take requests.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(code: int) -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    def orphaned(_: Control) -> None:
+        end(0)
+
+    process = make(end)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop, end, 0)
+    server = await loop.create_unix_server(partial(door, process), socket_path)
+    control = await call_parent(control_path, process.answer, orphaned)
+    await control.ask("hello", deadline_s=HELLO_S, role=role, index=index, pid=os.getpid())
+    code = await ended
+    server.close()
+    if code:
+        _log.critical("a process ends, since what it runs cannot be helped", role=role, index=index, code=code)
+    return code
