@@ -73,7 +73,10 @@ class Settings(BaseSettings):
     )
 
     workers: int = Field(
-        1, ge=1, le=256, description="processes that take requests; above 1 one more owns the scorer, another has local members, and a parent watches all of them"
+        1,
+        ge=1,
+        le=256,
+        description="processes that take requests; above 1 others own the scorer and local members, and a parent watches all",
     )
     scorers: int = Field(1, ge=1, le=64, description="processes that own a scorer, each on a GPU of its own; above 1 with workers above 1")
 
