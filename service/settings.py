@@ -72,12 +72,7 @@ class Settings(BaseSettings):
         16_384, ge=32, le=1_048_576, description="open connections at once, within what the limit on descriptors leaves"
     )
 
-    workers: int = Field(
-        1,
-        ge=1,
-        le=256,
-        description="processes that take requests; above 1 others own the scorer and local members, and a parent watches all",
-    )
+    workers: int = Field(1, ge=1, le=256, description="processes that take requests; above 1 others own the scorer and local members")
     scorers: int = Field(1, ge=1, le=64, description="processes that own a scorer, each on a GPU of its own; above 1 with workers above 1")
 
     # where things are kept
