@@ -19,6 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from attune.models.seam.padding import pad
+from attune.models.seam.processor import int8_session_entries
 from attune.models.seam.text import Encoded, TextEncoder
 from attune.service.batching.batcher import Batcher
 from attune.service.batching.calibrate import filler
@@ -130,7 +131,8 @@ def raw_sessions(path: Path, threads: int) -> dict[str, onnxruntime.InferenceSes
     """Returns the graph in a session with the runtime's own options, and in one with the service's."""
     defaults = onnxruntime.SessionOptions()
     defaults.intra_op_num_threads = threads
-    defaults.add_session_config_entry("session.x64quantprecision", "1")  # or int8 is fast and wrong where there is no VNNI
+    for entry in int8_session_entries().items():  # or int8 is fast and wrong where there is no VNNI
+        defaults.add_session_config_entry(*entry)
     available = onnxruntime.get_available_providers()
     providers = [with_options(name) for name in (CUDA, CPU) if name in available]
     options = {"the runtime's options": defaults, "the service's options": session_options(threads)}

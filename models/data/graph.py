@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attune.models.data.progress import Steps
 from attune.models.seam.padding import pad
+from attune.models.seam.processor import int8_session_entries
 from attune.models.seam.text import Encoded
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -57,8 +58,8 @@ def _by_length(rows: Sequence[Encoded]) -> Iterator[Sequence[int]]:
 def _opened(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Without it, sums of int8 products saturate in silence on processors that have AVX2 and no VNNI.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for name, value in int8_session_entries().items():
+        options.add_session_config_entry(name, value)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

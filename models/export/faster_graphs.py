@@ -48,8 +48,8 @@ def row_scaled_int8(source: ModelProto | Path, target: Path, *, inside: str = TR
     """Writes `source` with the trunk's products of activations and constants in int8 to `target`; returns how many there are.
 
     Weights get one scale for each output column, activations one for each row (token), from its greatest absolute value; both are
-    coded symmetrically to ±127, and the sums are exact in int32. Only operators of plain ONNX are used. A session that runs it needs
-    `session.x64quantprecision`, or the sums saturate on processors with AVX2 and without VNNI.
+    coded symmetrically to ±127, and the sums are exact in int32, in a session with `int8_session_entries`. Only operators of plain ONNX
+    are used.
 
     Args:
         source: an exported scorer, or its file; not changed.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from attune.models.seam.families import Row
 from attune.models.seam.padding import INPUTS, TokenRow, pad
+from attune.models.seam.processor import int8_session_entries
 from attune.service.batching.yielding import give_way, threads_here
 from attune.service.cores import usable_cores
 
@@ -157,8 +158,8 @@ def session_options(threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Without it, sums of int8 products saturate in silence on processors that have AVX2 and no VNNI.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for name, value in int8_session_entries().items():
+        options.add_session_config_entry(name, value)
     # A memory pattern is kept per shape, without bound, and gains nothing when shapes hardly repeat.
     options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors; warnings about node placement and initializers say nothing that an operator can act on

@@ -6,12 +6,22 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from attune.models.seam.padding import pad
 from attune.models.seam.text import Encoded
-from attune.service.batching.session import CPU, CUDA, CUDA_OPTIONS, ScorerRefused, ScorerSession, installed_runtime, with_options
+from attune.service.batching.session import (
+    CPU,
+    CUDA,
+    CUDA_OPTIONS,
+    ScorerRefused,
+    ScorerSession,
+    installed_runtime,
+    session_options,
+    with_options,
+)
 from tests.batching.scorers import NAN_ID, UNKNOWN_ID, text, toy_table, write_toy_scorer
 
 
@@ -121,3 +131,20 @@ def test_two_runtimes_over_each_other_are_refused(tmp_path: Path, monkeypatch: p
         ScorerRefused, match=r"exactly one onnxruntime distribution must be installed, found onnxruntime \S+, onnxruntime-gpu 9\.9\.9"
     ):
         installed_runtime()
+
+
+@pytest.mark.parametrize("rows", [1, 6, 64])
+def test_sums_of_the_greatest_int8_products_are_exact_on_this_processor(rows: int) -> None:
+    left, right = np.full((rows, 128), 255, dtype=np.uint8), np.full((128, 64), 127, dtype=np.int8)
+    right[:, ::2] = -127
+    node = helper.make_node("MatMulInteger", ["left", "right"], ["sums"])
+    graph = helper.make_graph(
+        [node],
+        "sums",
+        [helper.make_tensor_value_info("left", TensorProto.UINT8, [rows, 128])],
+        [helper.make_tensor_value_info("sums", TensorProto.INT32, [rows, 64])],
+        [numpy_helper.from_array(right, "right")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(1), providers=[CPU])
+    assert np.array_equal(session.run(None, {"left": left})[0], left.astype(np.int32) @ right.astype(np.int32))

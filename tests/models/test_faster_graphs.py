@@ -22,6 +22,7 @@ from attune.models.export.faster_graphs import (
     tolerance,
 )
 from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer
+from attune.models.seam.processor import int8_session_entries
 from attune.models.seam.text import Encoded
 from tests.models.architectures import DECODERS, ENCODERS, write_architecture
 from tests.models.test_onnx import Heads, rows_of
@@ -171,7 +172,8 @@ def run(path: Path, x: np.ndarray) -> list[np.ndarray]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for entry in int8_session_entries().items():
+        options.add_session_config_entry(*entry)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
 
 
