@@ -123,6 +123,7 @@ class Link(Frames):
     def __init__(self) -> None:
         super().__init__()
         self._numbers = 0
+        self._connecting = asyncio.Lock()
 
     @property
     def connected(self) -> bool:
@@ -135,7 +136,9 @@ class Link(Frames):
         Raises:
             OSError: nobody listens there.
         """
-        if not self.connected:
+        async with self._connecting:  # two who ask at once would each make one, and the loss of either would count as of both
+            if self.connected:
+                return
             self._cut.clear()
             await asyncio.get_running_loop().create_unix_connection(lambda: self, path)
 

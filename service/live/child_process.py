@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from attune.service.errors import BundleRefused
 from attune.service.framing import Frames
 from attune.service.live.control import Body, Control, call_parent
 from attune.service.live.process_plan import HELLO_S, Role
@@ -24,6 +25,44 @@ class ChildProcess(Protocol):
 
 
 ProcessT = TypeVar("ProcessT", bound=ChildProcess)
+LoadedT = TypeVar("LoadedT")
+
+
+class Loaded(Generic[LoadedT]):
+    """What a process has loaded, by generation.
+
+    Args:
+        close: gives back what one of them holds.
+    """
+
+    def __init__(self, close: Callable[[LoadedT], Awaitable[None]]) -> None:
+        self._close = close
+        self._loading: set[int] = set()
+        self.there: dict[int, LoadedT] = {}
+
+    async def load(self, generation: int, loading: Awaitable[LoadedT]) -> LoadedT:
+        """Returns what was loaded, which is there from then on.
+
+        Raises:
+            BundleRefused: it was retired before that, as where another process refused it, and was closed.
+        """
+        self._loading.add(generation)
+        try:
+            loaded = await loading
+        finally:
+            retired = generation not in self._loading
+            self._loading.discard(generation)
+        if retired:
+            await self._close(loaded)
+            raise BundleRefused("it was called off while this process loaded it")
+        self.there[generation] = loaded
+        return loaded
+
+    async def retire(self, generation: int) -> None:
+        """Closes what was loaded, or will be."""
+        self._loading.discard(generation)
+        if (loaded := self.there.pop(generation, None)) is not None:
+            await self._close(loaded)
 
 
 async def serve_parent(

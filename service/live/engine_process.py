@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attune.service.errors import AttuneError, BundleRefused, NotReady
 from attune.service.framing import FrameKind, Frames
-from attune.service.live.child_process import serve_parent
+from attune.service.live.child_process import Loaded, serve_parent
 from attune.service.live.control import Body
 from attune.service.live.opened_scorer import LoadPlan
 from attune.service.live.seating import load_locals, local_roster
@@ -40,7 +40,7 @@ class EngineProcess:
         self._plan = plan
         self._end = end
         self._metrics = Metrics()
-        self._generations: dict[int, LocalMembers] = {}
+        self._loaded: Loaded[LocalMembers] = Loaded(LocalMembers.aclose)
 
     async def answer(self, what: str, body: Body) -> Body:
         """Gives the parent what it asks for."""
@@ -48,9 +48,7 @@ class EngineProcess:
             case "load":
                 return await self._load(int(body["generation"]), Path(body["path"]))
             case "retire":
-                retired = self._generations.pop(int(body["generation"]), None)
-                if retired is not None:
-                    await retired.aclose()
+                await self._loaded.retire(int(body["generation"]))
                 return {}
             case "metrics":
                 return {"text": self._metrics.render()[0].decode()}
@@ -58,10 +56,9 @@ class EngineProcess:
 
     async def _load(self, generation: int, path: Path) -> Body:
         try:
-            loaded = await load_locals(local_roster(path, self._plan.roster), self._plan)
+            loaded = await self._loaded.load(generation, load_locals(local_roster(path, self._plan.roster), self._plan))
         except UnusableMember as error:
             raise BundleRefused(str(error)) from error
-        self._generations[generation] = loaded
         _log.info("local members loaded", members=sorted(loaded.members), bases=len(loaded.engines))
         return {}
 
@@ -71,9 +68,9 @@ class EngineProcess:
         Raises:
             NotReady: it is not loaded yet, or no more.
         """
-        if generation not in self._generations:
+        if generation not in self._loaded.there:
             raise NotReady("the engine's process has not loaded this roster yet")
-        member = self._generations[generation].members[name]
+        member = self._loaded.there[generation].members[name]
         if not member.runs:
             self._end(EXIT_ENGINE_DIED)
         return member

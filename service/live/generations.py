@@ -49,6 +49,7 @@ class Generations:
         self._workers = workers
         self._engines_for = engines_for
         self._serving: Mapping[str, Any] = {}
+        self._numbered = 0  # a number is given once: what a refused reload still loads somewhere is never taken for the next one's
         self._users: dict[int, set[int]] = {}
         self._reloading = asyncio.Lock()
         self.bundle = ""
@@ -60,7 +61,7 @@ class Generations:
         Raises:
             BundleRefused: a scorer's or the engine's process refused it.
         """
-        self._serving = await self._load(1, self._plan.find_bundle())
+        self._serving = await self._load(self._next(), self._plan.find_bundle())
         for child in self._needed(self._serving):
             child.is_ready()
 
@@ -72,7 +73,11 @@ class Generations:
         """
         while (generation := int((serving := self._serving)["generation"])) not in child.loaded:  # another may serve by then
             alike = (int(serving["budget_tokens"]), str(serving["provider"])) if child.role == "scorer" else ()
-            await load_into(child, generation, Path(serving["path"]), *alike)
+            try:
+                await load_into(child, generation, Path(serving["path"]), *alike)
+            except BundleRefused:
+                if serving is self._serving:  # else it was called off, since a reload came meanwhile
+                    raise
         child.is_ready()
         await self._tell("back", role=child.role, index=child.index, path=self._plan.socket_of(child))
 
@@ -88,16 +93,16 @@ class Generations:
         self.bundle, self.members = str(told["bundle"]), int(told["members"])
         return self._told(self._serving)
 
-    def left(self, index: int) -> None:
-        """Takes a process that ended off the bundles that it used."""
-        for users in self._users.values():
-            users.discard(index)
+    async def left(self, index: int) -> None:
+        """Takes a process that ended off the bundles that it used; it may have been the last one that needed some of them."""
+        for generation in tuple(self._users):
+            await self.closed(index, generation)
 
     async def closed(self, index: int, generation: int) -> None:
         """Notes that a process needs a bundle no more; the last one has it retired."""
         users = self._users.get(generation, set())
         users.discard(index)
-        if not users and generation != self._serving["generation"]:
+        if not users and generation < self._serving["generation"]:  # a later one is its reload's to retire
             self._users.pop(generation, None)
             await self._retire(generation)
 
@@ -110,7 +115,7 @@ class Generations:
         if self._reloading.locked():
             raise BundleRefused("another reload is under way")
         async with self._reloading:
-            generation = int(self._serving["generation"]) + 1
+            generation = self._next()
             try:
                 fresh = await self._load(generation, path or self._plan.find_bundle())
                 self._users[generation] = asked = self._taking_requests()
@@ -133,6 +138,10 @@ class Generations:
             late = [found for found in await self._tell("commit", **self._told(fresh)) if isinstance(found, BaseException)]
             if late:
                 _log.error("a process did not take a bundle that the others serve", processes=len(late), reason=str(late[0]))
+
+    def _next(self) -> int:
+        self._numbered += 1
+        return self._numbered
 
     async def _load(self, generation: int, path: Path) -> Mapping[str, Any]:
         found = await load_into_all(self._scorers, generation, path)

@@ -69,8 +69,8 @@ class Child:
     kept: asyncio.Task[None] | None = None
     loaded: set[int] = field(default_factory=set)
 
-    def begin(self) -> None:
-        """Forgets the process before."""
+    def ended(self) -> None:
+        """Forgets the process, as soon as it has ended: nothing may rely on what it had loaded."""
         self.joined.clear()
         self.ready.clear()
         self.loaded.clear()

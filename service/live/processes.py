@@ -126,12 +126,12 @@ class Processes:
         pause_s, loop = FIRST_PAUSE_S, asyncio.get_running_loop()
         while True:
             started_s = loop.time()
-            child.begin()
             if not await self._launch(child):
                 return
             assert child.process is not None
             again = asyncio.create_task(self._bring_back(child)) if child.role != "worker" and child.was_ready else None
             code = await child.process.wait()
+            child.ended()
             if again is not None:
                 again.cancel()
             if self._stopping:
@@ -149,7 +149,7 @@ class Processes:
 
     def _let_go(self, index: int) -> None:
         """Takes a process that ended off the port and off the bundles that it used."""
-        self._generations.left(index)
+        self._tasks.append(asyncio.create_task(self._generations.left(index)))  # no restart waits for what is retired
         old = self._listeners[index]
         self._listeners[index] = shared_listener(old, old.getsockname())
         old.close()

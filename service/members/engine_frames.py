@@ -51,8 +51,9 @@ class AskedOfEngine:
                 "top_p": asked.top_p,
                 "stop": asked.stop,
                 "seed": asked.seed,
-            }
-        ).encode()
+            },
+            ensure_ascii=False,  # escapes would make six bytes of a letter, and a request that may come larger than a frame may be
+        ).encode("utf-8", _ERRORS)
 
     @classmethod
     def unpack(cls, payload: memoryview) -> AskedOfEngine:

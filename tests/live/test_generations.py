@@ -12,6 +12,7 @@ import pytest
 from attune.service.errors import BundleRefused, NotReady
 from attune.service.live.generations import Generations
 from attune.service.live.process_plan import Child, ProcessPlan, Role
+from tests.batching.serving import until
 
 Ask = Callable[..., Awaitable[Mapping[str, Any]]]
 
@@ -23,6 +24,7 @@ class Line:
         self.heard: list[tuple[str, Any]] = []
         self.on: dict[str, Callable[[], None]] = {}
         self.refuses = ""
+        self.holds: dict[int, asyncio.Event] = {}
 
     async def ask(self, what: str, *, deadline_s: float, **body: Any) -> Mapping[str, Any]:
         assert deadline_s > 0
@@ -30,6 +32,8 @@ class Line:
         if what in self.on:
             self.on[what]()
         await asyncio.sleep(0)
+        if what == "load" and body["generation"] in self.holds:
+            await self.holds[body["generation"]].wait()
         if self.refuses == what:
             raise BundleRefused("not with me")
         return {"provider": "CPU", "budget_tokens": 256, "layout": []} if what == "load" else {}
@@ -82,7 +86,7 @@ class Service:
 
     def ends_and_comes_back(self, child: Child) -> None:
         """What the parent does when it hears of a death, up to the new process's hello."""
-        child.begin()
+        child.ended()
         child.control = Line()  # type: ignore[assignment]
         child.joined.set()
 
@@ -116,7 +120,7 @@ async def test_one_that_refuses_leaves_everybody_with_what_served(service: Servi
     assert (service.scorer.loaded, service.engine.loaded) == ({1}, set())
     service.line(child).refuses = ""
     await service.generations.reload(Path("local"))
-    assert service.heard(service.workers[0], "commit") == [2]
+    assert service.heard(service.workers[0], "commit") == [3]  # nothing that is still loading as 2 is taken for it
 
 
 @pytest.mark.parametrize("lost", ["scorer", "engine"])
@@ -130,7 +134,7 @@ async def test_one_that_had_loaded_and_ended_before_all_had_prepared_calls_it_of
     assert child.loaded == {1}
     service.line(service.workers[1]).on.clear()
     await service.generations.reload(Path("local"))
-    assert 2 in child.loaded
+    assert 3 in child.loaded
 
 
 async def test_one_that_comes_back_during_a_reload_ends_with_what_serves_after_it(service: Service) -> None:
@@ -152,7 +156,7 @@ async def test_one_that_comes_back_during_a_reload_ends_with_what_serves_after_i
 
 async def test_a_process_that_is_ready_with_what_no_longer_serves_is_told_what_does(service: Service) -> None:
     late = service.workers[1]
-    late.begin()
+    late.ended()
     told = service.generations.joined(late.index)
     await service.generations.reload(Path("local"))
     assert service.heard(late, "prepare") == []
@@ -169,7 +173,7 @@ async def test_a_process_that_is_ready_with_what_no_longer_serves_is_told_what_d
 
 async def test_one_that_is_ready_while_the_others_prepare_is_told_to_commit_too(service: Service) -> None:
     late = service.workers[1]
-    late.begin()
+    late.ended()
     first = service.generations.joined(late.index)["generation"]
 
     def ready_now() -> None:
@@ -206,3 +210,41 @@ async def test_a_retirement_that_fails_hides_no_refusal(service: Service) -> Non
     service.line(service.scorer).on["retire"] = gone
     with pytest.raises(BundleRefused, match="1 of 2 processes refused: not with me"):
         await service.generations.reload(Path("local"))
+
+
+async def test_the_end_of_the_last_process_that_needed_a_bundle_retires_it(service: Service) -> None:
+    await service.generations.reload(Path("local"))
+    await service.generations.closed(0, 1)
+    await service.generations.left(1)  # in the middle of an answer that held the first bundle
+    assert service.heard(service.scorer, "retire") == [1]
+    assert service.scorer.loaded == {2}
+    await service.generations.left(0)  # what serves stays for those that come back
+    assert service.heard(service.scorer, "retire") == [1]
+
+
+async def test_the_end_of_every_process_while_they_prepare_retires_nothing_twice(service: Service) -> None:
+    ends = []
+
+    def ended() -> None:
+        ends.extend(asyncio.ensure_future(service.generations.left(index)) for index in range(2))
+
+    service.line(service.workers[1]).on["prepare"] = ended
+    service.line(service.workers[1]).refuses = "prepare"
+    with pytest.raises(BundleRefused, match="not with me"):
+        await service.generations.reload(Path("local"))
+    await asyncio.gather(*ends)
+    assert service.heard(service.scorer, "retire") == [2]
+
+
+async def test_one_that_comes_back_takes_what_serves_where_what_it_loads_is_called_off(service: Service) -> None:
+    await service.generations.reload(Path("local"))
+    service.ends_and_comes_back(service.engine)
+    service.line(service.engine).holds[2] = held = asyncio.Event()
+    bringing = asyncio.ensure_future(service.generations.bring_up(service.engine))
+    await until(lambda: service.heard(service.engine, "load") == [2])
+    await service.generations.reload(Path("local-too"))
+    service.line(service.engine).refuses = "load"  # as a process does that was told to retire what it loads
+    held.set()
+    await bringing
+    assert 3 in service.engine.loaded
+    assert service.heard(service.workers[0], "back") == [None]

@@ -13,10 +13,11 @@ from attune.service.errors import AttuneError, DeadlineExceeded, FieldError, Inv
 from attune.service.framing import FrameKind
 from attune.service.members.engine_frames import AskedOfEngine, pack_event, unpack_event
 from attune.service.members.member import ChatTurn, Finish, GenerationRequest, OneMemberFailed, Reason, TextPiece
+from attune.service.members.remote_local import EngineLink, RemoteLocalMember
 from attune.service.members.roster import AnotherMember, MemberEvent, Roster
 from tests.batching.serving import until
 from tests.members.asking import ask, collect, soon
-from tests.members.engine_door import engine_door
+from tests.members.engine_door import GENERATION, engine_door
 from tests.members.gate import Gate
 from tests.members.local_asking import requests
 
@@ -139,6 +140,23 @@ async def test_a_generation_that_is_not_loaded_fails_as_the_members_own_failure(
     for asked in (member.check(), collect(member, ask())):
         with pytest.raises(MemberFailed, match="'concise': the engine's process has not loaded this roster yet"):
             await asked
+
+
+@pytest.mark.parametrize("text", ["\u0439" * 1000, "\ud800 alone", '\x00\u2028"\\'])
+def test_a_prompt_crosses_as_it_is_and_takes_no_more_room_than_it_came_in(text):
+    asked = AskedOfEngine(7, "of-concise", GenerationRequest((ChatTurn("user", text),), 5), 1.0)
+    payload = asked.pack()
+    assert AskedOfEngine.unpack(memoryview(payload)) == asked
+    assert len(payload) <= len(text.encode("utf-8", "surrogatepass")) + 250
+
+
+async def test_two_who_connect_at_once_share_one_connection(shared_engine, tmp_path):
+    async with engine_door(tmp_path, concise=shared_engine.member("of-concise", "concise")) as seen:
+        other = EngineLink()
+        await asyncio.gather(other.connect(seen.path), other.connect(seen.path))
+        await RemoteLocalMember("concise", GENERATION, other).check()
+        assert len(seen.behind.doors) == 2  # the fixture's, and this one
+        other.close()
 
 
 async def test_nothing_is_kept_of_what_was_asked(seen, gate):

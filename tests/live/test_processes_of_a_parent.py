@@ -1,0 +1,75 @@
+"""A parent and small processes that speak its line and load nothing: what is started again, whenever something ends."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from attune.service.errors import AttuneError
+from attune.service.live.listeners import shared_sockets
+from attune.service.live.process_plan import ProcessPlan
+from attune.service.live.processes import Processes
+
+CHILD = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from attune.service.live.control import call_parent
+
+role, index, control = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+here = Path(control).parent
+
+def is_there(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+async def answer(what, body):
+    if what == "prepare" and (here / "kills").exists():
+        engine = int((here / "engine.pid").read_text())
+        (here / "kills").unlink()
+        os.kill(engine, signal.SIGKILL)
+        while is_there(engine):  # until the parent has heard of it
+            await asyncio.sleep(0.01)
+    if what == "metrics":
+        return {"text": ""}
+    return {"provider": "CPU", "budget_tokens": 256, "layout": []} if what == "load" else {}
+
+async def main():
+    (here / f"{role}.pid").write_text(str(os.getpid()))
+    ended = asyncio.Event()
+    line = await call_parent(control, answer, lambda _: ended.set())
+    told = await line.ask("hello", deadline_s=60.0, role=role, index=index, pid=os.getpid())
+    if role == "worker":
+        await line.ask("ready", deadline_s=60.0, generation=told["generation"], bundle="first", members=2)
+    await ended.wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_an_engine_that_ends_while_the_first_bundle_that_needs_it_is_prepared_does_not_stay_away(tmp_path: Path) -> None:
+    processes = Processes(
+        ProcessPlan(
+            command=lambda role, index, control: [sys.executable, "-c", CHILD, role, str(index), control],
+            environment={"PYTHONPATH": ":".join(sys.path)},
+            devices=[{}],
+            listeners=shared_sockets("127.0.0.1", 0, 1),
+            folder=tmp_path,
+            find_bundle=lambda: Path("first"),
+            has_locals=lambda path: path.name == "local",
+            drain_s=1.0,
+        )
+    )
+    try:
+        assert await processes.start() == "first"
+        (tmp_path / "kills").touch()
+        with pytest.raises(AttuneError, match="the engine's process 0 had loaded the bundle and ended meanwhile"):
+            await processes.reload(Path("local"))
+        await processes.reload(Path("local"))
+        assert b'attune_processes{role="engine"} 1.0' in await processes.exposition()
+    finally:
+        await processes.stop()
