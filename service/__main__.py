@@ -280,9 +280,10 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
         SettingsError: a check that costs nothing fails: keys, URL of the store, roster, no bundle.
         SystemExit: 3 if a part could not start.
     """
-    from attune.service.parts import check_cheap  # noqa: PLC0415  only `serve` needs it
+    if place is None:  # of several processes the parent has, and one that is started again goes by what serves
+        from attune.service.parts import check_cheap  # noqa: PLC0415  only `serve` needs it
 
-    check_cheap(settings)  # before the application is imported, which a start that is refused does not need
+        check_cheap(settings)  # before the application is imported, which a start that is refused does not need
 
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 

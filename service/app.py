@@ -203,8 +203,9 @@ async def _start(
     open_scorer, open_locals = (open_own_scorer, open_own_locals) if joined is None else (joined.open_scorer, joined.open_locals)
 
     async def load(path: Path | None) -> Serving:
+        told = plan if joined is None else joined.as_told(plan)
         try:
-            return await load_serving(path or find_bundle(settings), plan, given.members, metrics, connections, open_scorer, open_locals)
+            return await load_serving(path or find_bundle(settings), told, given.members, metrics, connections, open_scorer, open_locals)
         except SettingsError as error:
             raise BundleRefused(str(error)) from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -27,14 +28,16 @@ from attune.service.live.engine_process import serve_engine
 from attune.service.live.hangup import begin_reload, reloads_at_hangup
 from attune.service.live.listeners import shared_sockets
 from attune.service.live.opened_scorer import LoadPlan
-from attune.service.live.process_plan import ProcessPlan, Role, StartFailed
+from attune.service.live.process_plan import KeptRoster, ProcessPlan, Role, StartFailed
 from attune.service.live.processes import Processes
 from attune.service.live.scorer_process import serve_scorer
-from attune.service.live.seating import local_roster
+from attune.service.live.seating import roster_file
 from attune.service.machine import cautions, find_bundle, load_user_secret, scorer_devices
+from attune.service.members.build import local_specs
 from attune.service.members.member import UnusableMember
+from attune.service.members.roster_file import copy_roster
 from attune.service.observe.logs import get_logger, log_ready
-from attune.service.settings import Settings, SettingsError, numbers_for, variable
+from attune.service.settings import CONFIG_VARIABLE, Settings, SettingsError, numbers_for, variable
 from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
 
 _log = get_logger(__name__)
@@ -75,12 +78,12 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
         processes = Processes(
             ProcessPlan(
                 command=_command,
-                environment={**os.environ, **_settings_of_children(settings, url, port)},
+                environment={**os.environ, **_settings_of_children(settings, url, port), **_kept_files(settings, folder)},
                 devices=devices,
                 listeners=listeners,
                 folder=folder,
                 find_bundle=lambda: _find_bundle(settings),
-                has_locals=lambda path: _has_locals(settings, path),
+                keep_roster=lambda path, copy: _keep_roster(settings, path, copy),
                 drain_s=settings.drain_notice_s + settings.drain_s,
             )
         )
@@ -136,6 +139,17 @@ def _settings_of_children(settings: Settings, url: str, port: int) -> dict[str, 
     }
 
 
+def _kept_files(settings: Settings, folder: Path) -> dict[str, str]:
+    """Returns where copies of the files lie that settings and keys stand in: one that is started again reads what the others have read."""
+    files = {CONFIG_VARIABLE: os.environ.get(CONFIG_VARIABLE, "").strip(), variable("api_keys_file"): settings.api_keys_file}
+    kept = {}
+    for index, (name, file) in enumerate(files.items()):
+        if file:
+            kept[name] = str(folder / f"settings-{index}{Path(file).suffix}")
+            shutil.copyfile(file, kept[name])
+    return kept
+
+
 def _find_bundle(settings: Settings) -> Path:
     try:
         return find_bundle(settings).resolve()
@@ -143,9 +157,12 @@ def _find_bundle(settings: Settings) -> Path:
         raise BundleRefused(str(error)) from error
 
 
-def _has_locals(settings: Settings, bundle: Path) -> bool:
+def _keep_roster(settings: Settings, bundle: Path, copy: Path) -> KeptRoster:
+    file = roster_file(bundle, settings.roster)
+    if not settings.roster and not file.is_file():
+        return KeptRoster("", has_locals=False)
     try:
-        return bool(local_roster(bundle, settings.roster).specs)
+        return KeptRoster(str(copy), has_locals=bool(local_specs(copy_roster(file, copy))))
     except UnusableMember as error:
         raise BundleRefused(str(error)) from error
 

@@ -29,7 +29,10 @@ LoadedT = TypeVar("LoadedT")
 
 
 class Loaded(Generic[LoadedT]):
-    """What a process has loaded, by generation.
+    """What a process has loaded, by generation; one is loaded at a time.
+
+    What serves is loaded by a process that comes back while a reload already wants another: both would need the memory of a load at once,
+    and two threads that import one library for the first time find it half there.
 
     Args:
         close: gives back what one of them holds.
@@ -37,30 +40,36 @@ class Loaded(Generic[LoadedT]):
 
     def __init__(self, close: Callable[[LoadedT], Awaitable[None]]) -> None:
         self._close = close
-        self._loading: set[int] = set()
+        self._wanted: set[int] = set()
+        self._one_at_a_time = asyncio.Lock()
         self.there: dict[int, LoadedT] = {}
 
-    async def load(self, generation: int, loading: Awaitable[LoadedT]) -> LoadedT:
+    async def load(self, generation: int, load: Callable[[], Awaitable[LoadedT]]) -> LoadedT:
         """Returns what was loaded, which is there from then on.
 
         Raises:
-            BundleRefused: it was retired before that, as where another process refused it, and was closed.
+            BundleRefused: it was retired before that, as where another process refused it; nothing of it stays.
         """
-        self._loading.add(generation)
+        self._wanted.add(generation)
         try:
-            loaded = await loading
+            async with self._one_at_a_time:
+                self._must_be_wanted(generation)
+                loaded = await load()
+            if generation not in self._wanted:
+                await self._close(loaded)
+            self._must_be_wanted(generation)
         finally:
-            retired = generation not in self._loading
-            self._loading.discard(generation)
-        if retired:
-            await self._close(loaded)
-            raise BundleRefused("it was called off while this process loaded it")
+            self._wanted.discard(generation)
         self.there[generation] = loaded
         return loaded
 
+    def _must_be_wanted(self, generation: int) -> None:
+        if generation not in self._wanted:
+            raise BundleRefused("it was called off while this process loaded it")
+
     async def retire(self, generation: int) -> None:
         """Closes what was loaded, or will be."""
-        self._loading.discard(generation)
+        self._wanted.discard(generation)
         if (loaded := self.there.pop(generation, None)) is not None:
             await self._close(loaded)
 

@@ -46,7 +46,7 @@ class EngineProcess:
         """Gives the parent what it asks for."""
         match what:
             case "load":
-                return await self._load(int(body["generation"]), Path(body["path"]))
+                return await self._load(int(body["generation"]), Path(body["path"]), str(body["roster"]))
             case "retire":
                 await self._loaded.retire(int(body["generation"]))
                 return {}
@@ -54,9 +54,9 @@ class EngineProcess:
                 return {"text": self._metrics.render()[0].decode()}
         raise NotReady(f"the engine's process has no {what!r}")
 
-    async def _load(self, generation: int, path: Path) -> Body:
+    async def _load(self, generation: int, path: Path, roster: str) -> Body:
         try:
-            loaded = await self._loaded.load(generation, load_locals(local_roster(path, self._plan.roster), self._plan))
+            loaded = await self._loaded.load(generation, lambda: load_locals(local_roster(path, roster), self._plan))
         except UnusableMember as error:
             raise BundleRefused(str(error)) from error
         _log.info("local members loaded", members=sorted(loaded.members), bases=len(loaded.engines))

@@ -32,7 +32,7 @@ class Generations:
         scorers: the scorers' processes.
         engines: the engine's process, or none as long as no bundle needed it; whoever owns the list changes it.
         workers: the processes that take requests.
-        engines_for: gives the engine's process where local members serve with the bundle in a folder, else none.
+        start_engine: gives the engine's process, started where it was not needed yet.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Generations:
         scorers: Sequence[Child],
         engines: Sequence[Child],
         workers: Sequence[Child],
-        engines_for: Callable[[Path], Awaitable[Sequence[Child]]],
+        start_engine: Callable[[], Awaitable[Child]],
     ) -> None:
         self._plan = plan
         self._scorers = scorers
         self._engines = engines
         self._workers = workers
-        self._engines_for = engines_for
+        self._start_engine = start_engine
         self._serving: Mapping[str, Any] = {}
         self._numbered = 0  # a number is given once: what a refused reload still loads somewhere is never taken for the next one's
         self._users: dict[int, set[int]] = {}
@@ -72,7 +72,7 @@ class Generations:
             AttuneError: it refused.
         """
         while (generation := int((serving := self._serving)["generation"])) not in child.loaded:  # another may serve by then
-            alike = (int(serving["budget_tokens"]), str(serving["provider"])) if child.role == "scorer" else ()
+            alike = (int(serving["budget_tokens"]), str(serving["provider"])) if child.role == "scorer" else (0, "", str(serving["roster"]))
             try:
                 await load_into(child, generation, Path(serving["path"]), *alike)
             except BundleRefused:
@@ -144,12 +144,13 @@ class Generations:
         return self._numbered
 
     async def _load(self, generation: int, path: Path) -> Mapping[str, Any]:
+        kept = await asyncio.to_thread(self._plan.keep_roster, path, self._plan.roster_of(generation))
         found = await load_into_all(self._scorers, generation, path)
-        engines = await self._engines_for(path)
+        engines = [await self._start_engine()] if kept.has_locals else []
         for engine in engines:
-            await load_into(engine, generation, path)
+            await load_into(engine, generation, path, roster=kept.file)
         sockets = {"scorer": [*map(self._plan.socket_of, self._scorers)], "engine": [*map(self._plan.socket_of, engines)]}
-        return {**found, "generation": generation, "path": str(path), "sockets": sockets}
+        return {**found, "generation": generation, "path": str(path), "roster": kept.file, "sockets": sockets}
 
     async def _retire(self, generation: int) -> None:
         behind = [*self._scorers, *self._engines]
@@ -157,6 +158,7 @@ class Generations:
             child.loaded.discard(generation)
         lines = [child.control for child in behind if child.control is not None]  # another one forgot it when it ended
         await asyncio.gather(*(line.ask("retire", deadline_s=TELL_S, generation=generation) for line in lines), return_exceptions=True)
+        await asyncio.to_thread(self._plan.roster_of(generation).unlink, missing_ok=True)
 
     async def _tell(self, what: str, **body: Any) -> list[BaseException | Body]:
         """Returns the answer or error of every process that takes requests."""

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from attune.models.seam.bundle import Bundle
@@ -101,6 +102,10 @@ class Joined:
         del plan
         generation = int(self._told["generation"])
         return {name: RemoteLocalMember(name, generation, self._engine) for name in roster.specs}
+
+    def as_told(self, plan: LoadPlan) -> LoadPlan:
+        """Returns the numbers to load with, and the roster as it was when the bundle was loaded by the others."""
+        return replace(plan, roster=str(self._told["roster"]))
 
     def take(self, live: Live, load: Callable[[Path | None], Awaitable[Serving]], reloader: Reloader) -> None:
         """Lets reloads reach what serves here."""

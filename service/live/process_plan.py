@@ -22,6 +22,19 @@ class StartFailed(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRoster:
+    """A roster as it was when its bundle was loaded: what is started again must serve as the others do, whatever the file says by then.
+
+    Attributes:
+        file: the copy; empty where there is no roster.
+        has_locals: whether local members are in it.
+    """
+
+    file: str
+    has_locals: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessPlan:
     """How processes are started.
 
@@ -32,7 +45,7 @@ class ProcessPlan:
         listeners: one socket for each process that takes requests.
         folder: for the Unix sockets; private to this user.
         find_bundle: the folder to load where none is named; raises what a reload is refused with.
-        has_locals: whether local members serve with the bundle in a folder; raises likewise.
+        keep_roster: copies the roster that goes with the bundle in a folder to a file; raises likewise.
         drain_s: how long processes may finish their requests.
     """
 
@@ -42,12 +55,16 @@ class ProcessPlan:
     listeners: Sequence[socket.socket]
     folder: Path
     find_bundle: Callable[[], Path]
-    has_locals: Callable[[Path], bool]
+    keep_roster: Callable[[Path, Path], KeptRoster]
     drain_s: float
 
     def socket_of(self, child: Child) -> str:
         """Returns where a scorer's or the engine's process listens."""
         return str(self.folder / (child.role if child.index == 0 else f"{child.role}-{child.index}"))
+
+    def roster_of(self, generation: int) -> Path:
+        """Returns where the roster of a bundle is kept."""
+        return self.folder / f"roster-{generation}.json"
 
 
 @dataclass(slots=True)
@@ -81,7 +98,7 @@ class Child:
         self.ready.set()
 
 
-async def load_into(child: Child, generation: int, path: Path, budget_tokens: int = 0, provider: str = "") -> Body:
+async def load_into(child: Child, generation: int, path: Path, budget_tokens: int = 0, provider: str = "", roster: str = "") -> Body:
     """Returns what a process says of a bundle that it has loaded; a scorer's: provider, budget of a batch, layout of rows.
 
     Args:
@@ -90,13 +107,15 @@ async def load_into(child: Child, generation: int, path: Path, budget_tokens: in
         path: its folder.
         budget_tokens: of a scorer's batch; 0 has it measured.
         provider: what must run it; empty takes whatever does.
+        roster: file with the local members of the engine's process.
 
     Raises:
         BundleRefused: it refused, is not there, or runs the bundle elsewhere: on the processor, say, where its GPU is missing.
     """
     if child.control is None:
         raise BundleRefused(f"the {child.role}'s process {child.index} has ended and is being started again")
-    found = await child.control.ask("load", deadline_s=LOAD_S, generation=generation, path=str(path), budget_tokens=budget_tokens)
+    told = {"generation": generation, "path": str(path), "budget_tokens": budget_tokens, "roster": roster}
+    found = await child.control.ask("load", deadline_s=LOAD_S, **told)
     if provider and found["provider"] != provider:
         raise BundleRefused(f"the scorer's process {child.index} would run the bundle on {found['provider']}, and not on {provider}")
     child.loaded.add(generation)

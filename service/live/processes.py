@@ -46,7 +46,7 @@ class Processes:
         self._scorers = [Child("scorer", index) for index in range(len(plan.devices))]
         self._engines: list[Child] = []  # one, from the first roster with local members on
         self._workers = [Child("worker", index) for index in range(len(plan.listeners))]
-        self._generations = Generations(plan, self._scorers, self._engines, self._workers, self._engines_for)
+        self._generations = Generations(plan, self._scorers, self._engines, self._workers, self._start_engine)
         self._stopping = False
         self._launching = asyncio.Lock()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -188,14 +188,12 @@ class Processes:
             return
         _log.info("a process is back", role=child.role, index=child.index)
 
-    async def _engines_for(self, path: Path) -> list[Child]:
-        """Returns the engine's process, which is started where it is not there yet; none where no local member serves with this bundle.
+    async def _start_engine(self) -> Child:
+        """Returns the engine's process, which is started where it is not there yet.
 
         Raises:
-            BundleRefused: it ended at its start, or the roster cannot be used.
+            BundleRefused: it ended at its start.
         """
-        if not await asyncio.to_thread(self._plan.has_locals, path):
-            return []
         if not self._engines or (self._engines[0].kept is not None and self._engines[0].kept.done()):
             self._engines[:] = [Child("engine", 0)]
             self._keep(self._engines[0])
@@ -208,7 +206,7 @@ class Processes:
             joined.cancel()
         if not engine.joined.is_set():
             raise BundleRefused("the engine's process ended at its start; its own log says why")
-        return [engine]
+        return engine
 
     async def _end(self, children: Sequence[Child], limit_s: float) -> None:
         running = [child.process for child in children if child.process is not None and child.process.returncode is None]

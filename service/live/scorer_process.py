@@ -59,7 +59,7 @@ class ScorerProcess:
         raise NotReady(f"a scorer's process has no {what!r}")
 
     async def _load(self, generation: int, path: Path, budget_tokens: int) -> Body:
-        opened = await self._loaded.load(generation, self._open(path, budget_tokens))
+        opened = await self._loaded.load(generation, lambda: self._open(path, budget_tokens))
         return {"provider": opened.provider, "budget_tokens": opened.budget_tokens, "layout": opened.layout.to_json()}
 
     async def _open(self, path: Path, budget_tokens: int) -> SharedScorer:

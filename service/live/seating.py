@@ -60,7 +60,7 @@ def read_specs(bundle: Bundle, plan: SeatingPlan, given: GivenMembers) -> Specs:
     """
     if given is not None and not plan.roster:
         return {}
-    file = _roster_file(bundle.path, plan.roster)
+    file = roster_file(bundle.path, plan.roster)
     if not plan.roster and not file.is_file():
         if bundle.portfolio.members:
             raise BundleRefused(
@@ -124,7 +124,7 @@ def local_roster(bundle: Path, roster: str) -> LocalRoster:
     Raises:
         UnusableMember: the roster cannot be used.
     """
-    file = _roster_file(bundle, roster)
+    file = roster_file(bundle, roster)
     return LocalRoster(local_specs(read_roster(file)) if roster or file.is_file() else {}, file.parent)
 
 
@@ -173,12 +173,13 @@ async def load_members(
         return Roster(given, observers)
     try:
         servers = build_servers(specs, connections=connections, observers=observers)
-        local = await open_locals(LocalRoster(local_specs(specs), _roster_file(bundle.path, plan.roster).parent), plan)
+        local = await open_locals(LocalRoster(local_specs(specs), roster_file(bundle.path, plan.roster).parent), plan)
     except UnusableMember as error:
         raise BundleRefused(str(error)) from error
     members = {**servers, **local}
     return Roster({name: members[name] for name in specs}, observers)
 
 
-def _roster_file(bundle: Path, roster: str) -> Path:
+def roster_file(bundle: Path, roster: str) -> Path:
+    """Returns where the roster is, if there is one: the file that is named, else the bundle's own."""
     return Path(roster) if roster else bundle / ROSTER_FILE

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from attune.models.seam.artefacts import ROSTER, it_is
 from attune.service.members.member import UnusableMember
-from attune.service.members.spec import KINDS, MemberSpec
+from attune.service.members.spec import KINDS, LocalSpec, MemberSpec
 
 MAX_FILE_BYTES = 4 << 20
 MAX_TOLD = 5
@@ -67,12 +67,38 @@ def read_roster(path: Path) -> Mapping[str, MemberSpec]:
     Raises:
         UnusableMember: the file cannot be read, or a description is wrong.
     """
+    return _read(path)[1]
+
+
+def copy_roster(path: Path, copy: Path) -> Mapping[str, MemberSpec]:
+    """Returns the members that a file describes, having written another file that says the same wherever it lies.
+
+    Raises:
+        UnusableMember: as `read_roster`; nothing was written.
+    """
+    described, specs = _read(path)
+    root = path.parent.absolute()
+    told = {name: {**described[name], **_folders(spec, root)} for name, spec in specs.items()}
+    copy.write_text(json.dumps(told, default=lambda time: time.isoformat()), encoding="ascii")  # TOML has times, which are sent so
+    return specs
+
+
+def _folders(spec: MemberSpec, root: Path) -> Mapping[str, str]:
+    """Returns the folders of a member, absolute."""
+    if not isinstance(spec, LocalSpec):
+        return {}
+    adapter = {} if spec.adapter is None else {"adapter": str(root / spec.adapter)}
+    return {"base": str(root / spec.base), **adapter}
+
+
+def _read(path: Path) -> tuple[Any, Mapping[str, MemberSpec]]:
+    """Returns what stands in the file, and the members that it describes."""
     if path.suffix.lower() in {".yaml", ".yml"}:
         raise _unreadable(path, "is YAML by its name, which is not read; write it as JSON, or as TOML with the ending .toml")
     try:
         text = _content(path).decode("utf-8-sig")
         described = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text, object_pairs_hook=_object)
-        return parse_roster(described)
+        return described, parse_roster(described)
     except UnusableMember as error:
         if error.member and (found := it_is(path)) and ROSTER not in found:
             raise _unreadable(path, f"describes no members{found}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from attune.service.errors import BundleRefused, NotReady
 from attune.service.live.generations import Generations
-from attune.service.live.process_plan import Child, ProcessPlan, Role
+from attune.service.live.process_plan import Child, KeptRoster, ProcessPlan, Role
 from tests.batching.serving import until
 
 Ask = Callable[..., Awaitable[Mapping[str, Any]]]
@@ -22,6 +22,7 @@ class Line:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, Any]] = []
+        self.rosters: list[Any] = []
         self.on: dict[str, Callable[[], None]] = {}
         self.refuses = ""
         self.holds: dict[int, asyncio.Event] = {}
@@ -29,6 +30,7 @@ class Line:
     async def ask(self, what: str, *, deadline_s: float, **body: Any) -> Mapping[str, Any]:
         assert deadline_s > 0
         self.heard.append((what, body.get("generation")))
+        self.rosters += [body["roster"]] if "roster" in body else []
         if what in self.on:
             self.on[what]()
         await asyncio.sleep(0)
@@ -53,10 +55,11 @@ class Service:
             listeners=[],
             folder=tmp_path,
             find_bundle=lambda: Path("first"),
-            has_locals=lambda path: "local" in path.name,
+            keep_roster=self._keep_roster,
             drain_s=1.0,
         )
-        self.generations = Generations(plan, [self.scorer], self.engines, self.workers, self._engines_for)
+        self.generations = Generations(plan, [self.scorer], self.engines, self.workers, self._start_engine)
+        self.plan = plan
 
     @staticmethod
     def child(role: Role, index: int = 0) -> Child:
@@ -64,10 +67,14 @@ class Service:
         child.control = Line()  # type: ignore[assignment]
         return child
 
-    async def _engines_for(self, path: Path) -> Sequence[Child]:
-        if "local" in path.name:
-            self.engines[:] = [self.engine]
-        return self.engines if "local" in path.name else []
+    @staticmethod
+    def _keep_roster(bundle: Path, copy: Path) -> KeptRoster:
+        copy.touch()
+        return KeptRoster(str(copy), has_locals="local" in bundle.name)
+
+    async def _start_engine(self) -> Child:
+        self.engines[:] = [self.engine]
+        return self.engine
 
     @staticmethod
     def line(child: Child) -> Line:
@@ -248,3 +255,18 @@ async def test_one_that_comes_back_takes_what_serves_where_what_it_loads_is_call
     await bringing
     assert 3 in service.engine.loaded
     assert service.heard(service.workers[0], "back") == [None]
+
+
+async def test_one_that_comes_back_is_given_the_roster_that_serves_and_it_goes_with_its_bundle(service: Service) -> None:
+    await service.generations.reload(Path("local"))
+    kept = service.plan.roster_of(2)
+    service.ends_and_comes_back(service.engine)
+    await service.generations.bring_up(service.engine)
+    assert service.line(service.engine).rosters == [str(kept)]
+    assert service.generations.joined(1)["roster"] == str(kept)
+    service.line(service.workers[0]).refuses = "prepare"
+    with pytest.raises(BundleRefused):
+        await service.generations.reload(Path("local"))
+    for worker in service.workers:
+        await service.generations.closed(worker.index, 1)
+    assert [service.plan.roster_of(generation).is_file() for generation in (1, 2, 3)] == [False, True, False]

@@ -33,7 +33,7 @@ async def test_a_scorer_that_listens_and_has_not_loaded_yet_is_asked_only_once_t
 
     async def parent(what: str, _: Mapping[str, Any]) -> Mapping[str, Any]:
         assert what == "hello"
-        return {"path": "bundle", "sockets": {"scorer": sockets, "engine": []}, "loaded": {"scorer": [1], "engine": []}}
+        return {"path": "bundle", "roster": "", "sockets": {"scorer": sockets, "engine": []}, "loaded": {"scorer": [1], "engine": []}}
 
     async with AsyncExitStack() as stack:
         for index, path in enumerate(sockets):

@@ -9,7 +9,7 @@ import pytest
 
 from attune.service.errors import AttuneError
 from attune.service.live.listeners import shared_sockets
-from attune.service.live.process_plan import ProcessPlan
+from attune.service.live.process_plan import KeptRoster, ProcessPlan
 from attune.service.live.processes import Processes
 
 CHILD = """
@@ -60,7 +60,7 @@ async def test_an_engine_that_ends_while_the_first_bundle_that_needs_it_is_prepa
             listeners=shared_sockets("127.0.0.1", 0, 1),
             folder=tmp_path,
             find_bundle=lambda: Path("first"),
-            has_locals=lambda path: path.name == "local",
+            keep_roster=lambda bundle, _: KeptRoster("", has_locals=bundle.name == "local"),
             drain_s=1.0,
         )
     )

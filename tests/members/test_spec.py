@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attune.service.members.member import Defaults, UnusableMember
-from attune.service.members.roster_file import MAX_FILE_BYTES, parse_roster, read_roster
+from attune.service.members.roster_file import MAX_FILE_BYTES, copy_roster, parse_roster, read_roster
 from attune.service.members.spec import KINDS, FromEnvironment, LocalSpec, OpenAISpec
 
 LOCAL = {"kind": "local", "base": "language_model/base", "adapter": "language_model/adapters/concise"}
@@ -201,3 +201,33 @@ def test_what_is_wrong_with_a_whole_roster_is_said_of_the_roster_and_of_no_membe
         read_roster(tmp_path / name)
     assert str(caught.value).startswith("roster")
     assert "member" not in str(caught.value)
+
+
+def test_a_copy_says_the_same_from_another_folder(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here.json"
+    there.mkdir()
+    text = """
+        [small]
+        kind = "local"
+        base = "base"
+        adapter = "adapters/a"
+        system = "\u0439"
+        [far]
+        kind = "openai"
+        base_url = "http://localhost:9/v1"
+        model = "m"
+        first_token_s = 3
+        headers = {x-key = {env = "KEY"}}
+        body = {since = 2026-11-28T07:00:00Z, top_k = 3}
+    """
+    (there / "roster.toml").write_text(text, encoding="utf-8")
+    described = copy_roster(there / "roster.toml", here)
+    copied = read_roster(here)
+    assert list(copied) == list(described) == ["small", "far"]
+    small, far = copied["small"], copied["far"]
+    assert small == described["small"].model_copy(update={"base": str(there / "base"), "adapter": str(there / "adapters/a")})
+    assert far == described["far"].model_copy(update={"body": {"since": "2026-11-28T07:00:00+00:00", "top_k": 3}})
+    (there / "broken.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UnusableMember, match="is not JSON"):
+        copy_roster(there / "broken.json", tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()

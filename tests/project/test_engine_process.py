@@ -131,6 +131,32 @@ def test_local_members_may_come_and_go_with_the_roster(model: Path, tmp_path: Pa
         assert [answer(many, MEMBERS[0]).status_code for _ in range(6)] == [200] * 6
 
 
+def test_what_is_started_again_serves_as_the_others_do_whatever_its_files_say_by_then(model: Path, tmp_path: Path) -> None:
+    bundle = write_local_bundle(tmp_path / "bundles", model)
+    roster, keys, config = tmp_path / "members.toml", tmp_path / "keys", tmp_path / "attune.toml"
+    local = {name: {"kind": "local", "base": "model/base"} for name in MEMBERS}
+    roster.write_text("\n".join(f'[{name}]\nkind = "local"\nbase = "{entry["base"]}"' for name, entry in local.items()), encoding="utf-8")
+    (tmp_path / "model").symlink_to(model)
+    keys.write_text("", encoding="utf-8")
+    config.write_text("local_max_batch = 2\n", encoding="utf-8")
+    given = {"ATTUNE_WORKERS": "2", "ATTUNE_ROSTER": str(roster), "ATTUNE_CONFIG": str(config), "ATTUNE_API_KEYS_FILE": str(keys)}
+    with serving(tmp_path, **given) as (process, url, _line):
+        threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
+        many = Many(psutil.Process(process.pid), url, [])
+        before = answer(many, MEMBERS[0]).json()["candidates"][0]["text"]
+        for file in (roster, keys, config, bundle / "roster.json"):
+            file.write_text("{ is being edited", encoding="utf-8")
+        assert many.post("/admin/reload", {}).status_code == 409
+        ended = [*many.children("engine"), *many.children("worker")[:1]]
+        for child in ended:
+            child.kill()
+            child.wait(PATIENCE_S)
+        many.until_restarted("engine")
+        many.until_restarted("worker", alive=2)
+        assert set(many.until_served("/generate", ASKED | {"member": MEMBERS[0]})) <= {200, 502, 503}
+        assert {answer(many, MEMBERS[0]).json()["candidates"][0]["text"] for _ in range(8)} == {before}
+
+
 def test_an_adapter_that_cannot_be_loaded_stops_the_start_with_exit_code_3(model: Path, tmp_path: Path) -> None:
     bundle = write_local_bundle(tmp_path / "bundles", model)
     other = write_language_model(tmp_path / "other")  # its adapters fit; a file that is no tensors does not
