@@ -21,6 +21,7 @@ from attune.service import errors
 
 HEADER = struct.Struct("<IBI")
 LARGEST_FRAME = 256 * 1024 * 1024
+MOST_UNREAD = 64 * 1024 * 1024
 
 
 class FrameKind(IntEnum):
@@ -129,6 +130,11 @@ class Link(Frames):
     def connected(self) -> bool:
         """Whether the other process is there."""
         return self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def unread(self) -> bool:
+        """Whether the other process has left so much unread that it does not read at all; callers that leave would add to it for ever."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > MOST_UNREAD
 
     async def connect(self, path: str) -> None:
         """Returns when the socket at `path` is connected; a connection that is there already is kept.

@@ -23,6 +23,7 @@ from attune.service.errors import DeadlineExceeded, NotReady, TooLarge
 from attune.service.framing import FrameKind, Link, unpack_error
 
 GONE = "the scorer's process has ended and is being started again"
+DEAF = "the scorer's process does not read what it is asked"
 
 
 class TextScorer(Protocol):
@@ -65,11 +66,13 @@ class ScorerLink(Link):
         """Returns the answer to one frame.
 
         Raises:
-            NotReady: the scorer's process is not there, or ended meanwhile.
+            NotReady: the scorer's process is not there or does not read, or ended meanwhile.
             TimeoutError: no answer came in time; the scorer's process has been told to drop it.
         """
         if not self.connected:
             raise NotReady(GONE)
+        if self.unread:
+            raise NotReady(DEAF)
         number = self.next_number()
         self._waiting[number] = asyncio.get_running_loop().create_future()
         self.send(kind, number, payload)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from attune.service.errors import BundleRefused
+from attune.service.errors import BundleRefused, NotReady
 from attune.service.live.control import Body, Control
 
 Role = Literal["scorer", "engine", "worker"]
@@ -110,12 +110,15 @@ async def load_into(child: Child, generation: int, path: Path, budget_tokens: in
         roster: file with the local members of the engine's process.
 
     Raises:
-        BundleRefused: it refused, is not there, or runs the bundle elsewhere: on the processor, say, where its GPU is missing.
+        BundleRefused: it refused, is not there, ended, or runs the bundle elsewhere: on the processor, say, where its GPU is missing.
     """
     if child.control is None:
         raise BundleRefused(f"the {child.role}'s process {child.index} has ended and is being started again")
     told = {"generation": generation, "path": str(path), "budget_tokens": budget_tokens, "roster": roster}
-    found = await child.control.ask("load", deadline_s=LOAD_S, **told)
+    try:
+        found = await child.control.ask("load", deadline_s=LOAD_S, **told)
+    except NotReady as error:
+        raise BundleRefused(f"the {child.role}'s process {child.index} ended while it loaded the bundle") from error
     if provider and found["provider"] != provider:
         raise BundleRefused(f"the scorer's process {child.index} would run the bundle on {found['provider']}, and not on {provider}")
     child.loaded.add(generation)

@@ -20,6 +20,7 @@ from attune.service.members.engine_frames import AskedOfEngine, unpack_event
 from attune.service.members.member import Event, Finish, GenerationRequest, OneMemberFailed
 
 GONE = "the engine's process has ended and is being started again"
+DEAF = "the engine's process does not read what it is asked"
 
 Told = tuple[FrameKind, memoryview] | None
 """A frame that came, or that the connection is lost."""
@@ -123,3 +124,5 @@ class RemoteLocalMember:
     def _must_be_there(self) -> None:
         if not self.link.connected:
             raise OneMemberFailed(self.id, "closed", GONE)
+        if self.link.unread:
+            raise OneMemberFailed(self.id, "closed", DEAF)

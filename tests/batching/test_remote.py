@@ -219,6 +219,27 @@ async def test_whoever_waits_hears_at_once_that_the_process_has_ended(pair: Pair
         await settle()
 
 
+class Deaf(asyncio.Protocol):
+    """Takes a connection and reads nothing of it, as a process does that was stopped."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.pause_reading()
+
+
+async def test_a_process_that_does_not_read_is_told_no_more_than_so_much(tmp_path: Path) -> None:
+    server = await asyncio.get_running_loop().create_unix_server(Deaf, str(tmp_path / "scorer"))
+    link = ScorerLink()
+    await link.connect(str(tmp_path / "scorer"))
+    refused = []
+    for _ in range(16):  # each leaves at once
+        with pytest.raises((TimeoutError, NotReady)) as error:
+            await link.ask(FrameKind.SUBMIT, bytes(8 * 2**20), 0.0)
+        refused.append(error.type)
+    assert refused == [TimeoutError] * 9 + [NotReady] * 7
+    link.close()
+    server.close()
+
+
 def test_texts_survive_the_way_through_a_frame() -> None:
     items = [Encoded((5, 70_000, 3), 1, 2), Encoded((8,), 0, 1, of_prompt=True), Encoded((1, 2, 3, 4), 2, 2)]
     found, *rest = unpack_submit(memoryview(pack_submit(items, 1.5, 3)))

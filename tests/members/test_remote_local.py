@@ -159,6 +159,28 @@ async def test_two_who_connect_at_once_share_one_connection(shared_engine, tmp_p
         other.close()
 
 
+class Deaf(asyncio.Protocol):
+    """Takes a connection and reads nothing of it, as a process does that was stopped."""
+
+    def connection_made(self, transport):
+        transport.pause_reading()
+
+
+async def test_a_process_that_does_not_read_is_told_no_more_than_so_much(tmp_path):
+    server = await asyncio.get_running_loop().create_unix_server(Deaf, str(tmp_path / "engine"))
+    link = EngineLink()
+    await link.connect(str(tmp_path / "engine"))
+    large = GenerationRequest((ChatTurn("user", "tea " * 2**21),), 5)  # 8 MiB
+    refused = []
+    for _ in range(16):  # each leaves at once
+        with pytest.raises(AttuneError) as error:
+            await anext(RemoteLocalMember("concise", GENERATION, link).stream(large, 0.0))
+        refused.append(type(error.value))
+    assert refused == [DeadlineExceeded] * 9 + [OneMemberFailed] * 7
+    link.close()
+    server.close()
+
+
 async def test_nothing_is_kept_of_what_was_asked(seen, gate):
     member = seen.member("concise")
     gate.close()
