@@ -18,7 +18,7 @@ from attune.models.seam.text import TextEncoder
 from attune.service.batching.frames import RowLayout
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.batching.spread import SpreadBatcher
-from attune.service.errors import NotReady
+from attune.service.errors import AttuneError, NotReady
 from attune.service.framing import Link
 from attune.service.live.control import Body, Control, call_parent
 from attune.service.live.loading import Reloader
@@ -160,7 +160,7 @@ class Joined:
                 await self._prepare(body)
             case "commit":
                 if self._prepared is None:  # it said that it is ready while the others prepared
-                    await self._prepare(body)
+                    await self._prepare_or_end(body)
                 self._commit()
             case "discard":
                 prepared, self._prepared = self._prepared, None
@@ -182,6 +182,14 @@ class Joined:
             self._told = self._told_before
             raise
 
+    async def _prepare_or_end(self, told: Body) -> None:
+        """Prepares what all others serve already: where that fails here, this process drains, and the one in its place begins with it."""
+        try:
+            await self._prepare(told)
+        except AttuneError as error:
+            _end(f"the bundle that the others serve cannot be loaded here: {error.detail}")
+            raise
+
     def _commit(self) -> None:
         assert self._prepared is not None
         assert self._reloader is not None
@@ -194,5 +202,9 @@ async def _nothing() -> None:
 
 
 def _orphaned(_: Control) -> None:
-    _log.warning("the parent is gone; ending")
+    _end("the parent is gone")
+
+
+def _end(reason: str) -> None:
+    _log.warning("this process ends", reason=reason)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -176,3 +177,21 @@ async def test_a_bundle_that_is_not_taken_leaves_what_was_told_before(tmp_path: 
         assert [each.closed for each in put.loaded] == [True] * len(put.loaded)
         assert joined._told["generation"] == 1
         assert put.serving.bundle.id == "first"
+
+
+async def test_a_process_that_cannot_load_what_the_others_serve_ends_in_order(tmp_path: Path) -> None:
+    ended: list[int] = []
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.append, 1)
+    try:
+        async with joining(tmp_path, [1, 1]) as (joined, put, parent):
+            await joined.ready()
+            put.refuses = True
+            with pytest.raises(BundleRefused, match="not with me"):  # a refusal before that is everybody's
+                await parent.ask("prepare", deadline_s=60.0, **told_of(2))
+            assert ended == []
+            with pytest.raises(BundleRefused, match="not with me"):
+                await parent.ask("commit", deadline_s=60.0, **told_of(2))
+            await until(lambda: ended == [1])
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
