@@ -127,7 +127,7 @@ class Batcher(Generic[Scored]):
         Raises:
             RuntimeError: there is no running event loop, or it was started before.
         """
-        if self._worker is not None:
+        if self._worker is not None or self._ended.is_set():
             raise RuntimeError("a batcher starts once")
         loop = asyncio.get_running_loop()
         self._worker = ScorerWorker(
@@ -305,6 +305,7 @@ class Batcher(Generic[Scored]):
     def _end(self, error: BaseException | None) -> None:
         """The worker's thread has ended: by `aclose`, or of `error`."""
         self._ended.set()
+        self._worker = None  # it refers back here, and a scorer must not stay in memory until a collector comes by
         self._refusal = "the scorer is shutting down" if error is None else f"the scorer's worker died: {type(error).__name__}"
         for batch in self._running.clear():
             for submission, _ in batch.texts:

@@ -153,8 +153,8 @@ class RequestsDoor(Frames):
             batcher.leave(submission)
 
     async def _ask(self, number: int, payload: memoryview) -> None:
-        body = json.loads(bytes(payload))
         try:
+            body = json.loads(bytes(payload))
             inference_s = await self._process.canary(int(body["generation"]), float(body["deadline_s"]))
         except Exception as error:  # noqa: BLE001 - as above
             self.send(FrameKind.FAILED, number, pack_error(error))

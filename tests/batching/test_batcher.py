@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +269,21 @@ async def test_closing_waits_for_every_batch_that_runs() -> None:
         await closing
         assert [len((await each).rows) for each in both] == [1, 1]
         assert not batcher.alive
+
+
+async def test_a_scorer_is_given_back_when_its_batcher_is_closed_and_not_when_a_collector_comes_by():
+    gc.collect()
+    gc.disable()
+    try:
+        scorer = GatedScorer()
+        seen = weakref.ref(scorer)
+        scorer.release(1000)
+        async with serving(scorer) as batcher:
+            assert (await batcher.submit([text(1, 2)], LONG_S)).rows
+        assert not batcher.alive
+        with pytest.raises(RuntimeError, match="starts once"):
+            batcher.start()
+        del scorer, batcher
+        assert seen() is None
+    finally:
+        gc.enable()
