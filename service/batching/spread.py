@@ -1,7 +1,7 @@
 """Several scorers' processes as one batcher: a submission goes as a whole to the one that has least to do for this process.
 
     submit ──> RemoteBatcher of GPU 0
-           └─> RemoteBatcher of GPU 1 ...        one that has ended is passed over until it is back
+           └─> RemoteBatcher of GPU 1 ...        one that has ended, or hangs, is passed over until it is back
 
 What the other processes have asked of a scorer shows in its answers alone, too late to go by: each process spreads what is its own.
 """
@@ -15,7 +15,10 @@ from attune.models.seam.families import Row
 from attune.models.seam.text import Encoded
 from attune.service.batching.remote import GONE, RemoteBatcher
 from attune.service.batching.submission import Submitted
-from attune.service.errors import NotReady
+from attune.service.errors import AttuneError, NotReady
+from attune.service.observe.logs import get_logger
+
+_log = get_logger(__name__)
 
 
 class SpreadBatcher:
@@ -29,6 +32,7 @@ class SpreadBatcher:
     def __init__(self, scorers: Sequence[RemoteBatcher], closed: Callable[[], Awaitable[None]]) -> None:
         self._scorers = scorers
         self._asked_tokens = [0] * len(scorers)
+        self._silent: set[int] = set()  # those that gave the last canary no answer
         self._closed = closed
         self._is_closed = False
 
@@ -71,11 +75,30 @@ class SpreadBatcher:
             scorer.hurry()
 
     async def canary(self, deadline_s: float) -> float:
-        """Runs the canary in every process that is there; returns the longest time of its batch, seconds: as `Batcher.canary`."""
-        alive = [scorer for scorer in self._scorers if scorer.alive]
-        if not alive:
-            raise NotReady(GONE)
-        return max(await asyncio.gather(*(scorer.canary(deadline_s) for scorer in alive)))
+        """Runs the canary in every process that is there; returns the longest time of its batch, seconds.
+
+        One that does not answer is asked nothing else until it does, as long as another one answers.
+
+        Raises:
+            DeadlineExceeded, ScorerFailed, NotReady: as `Batcher.canary`, where none of them answers.
+        """
+        alive = [place for place, scorer in enumerate(self._scorers) if scorer.alive]
+        found = await asyncio.gather(*(self._scorers[place].canary(deadline_s) for place in alive), return_exceptions=True)
+        times_s: list[float] = []
+        failed: dict[int, AttuneError] = {}
+        for place, each in zip(alive, found, strict=True):
+            if isinstance(each, AttuneError):
+                failed[place] = each
+            elif isinstance(each, BaseException):
+                raise each
+            else:
+                times_s.append(each)
+        for place in failed.keys() - self._silent:
+            _log.warning("a scorer's process does not answer its canary", index=place, reason=failed[place].detail)
+        self._silent = set(failed)
+        if times_s:
+            return max(times_s)
+        raise next(iter(failed.values()), NotReady(GONE))
 
     async def aclose(self) -> None:
         """Refuses what comes later, and lets the scorers' processes close the generation once nobody needs it."""
@@ -87,4 +110,5 @@ class SpreadBatcher:
 
     def _least_asked(self) -> int:
         alive = [place for place, scorer in enumerate(self._scorers) if scorer.alive]
-        return min(alive or range(len(self._scorers)), key=self._asked_tokens.__getitem__)
+        answering = [place for place in alive if place not in self._silent]
+        return min(answering or alive or range(len(self._scorers)), key=self._asked_tokens.__getitem__)

@@ -13,7 +13,7 @@ import pytest
 
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.batching.spread import SpreadBatcher
-from attune.service.errors import NotReady
+from attune.service.errors import DeadlineExceeded, NotReady
 from attune.service.live.opened_scorer import SharedScorer
 from attune.service.live.scorer_process import RequestsDoor
 from tests.batching.scorers import texts
@@ -91,7 +91,50 @@ async def test_one_that_has_ended_is_passed_over_and_only_its_own_callers_hear_o
             await asked
 
 
-async def test_the_canary_is_run_by_each_and_fails_where_one_fails(two: Two) -> None:
+class Standing:
+    """Stands in for a `RemoteBatcher`, and says whether its process answers."""
+
+    def __init__(self) -> None:
+        self.alive, self.hangs = True, False
+        self.asked = 0
+
+    async def canary(self, deadline_s: float) -> float:
+        if self.hangs:
+            raise DeadlineExceeded(f"not within {deadline_s} s")
+        return 0.25
+
+    async def submit(self, items: Any, deadline_s: float, *, spare: bool) -> None:
+        assert (items, deadline_s, spare) != ((), 0.0, True)
+        self.asked += 1
+
+
+async def test_one_that_hangs_is_passed_over_until_its_canary_is_answered() -> None:
+    first, second = Standing(), Standing()
+    spread = SpreadBatcher([first, second], lambda: asyncio.sleep(0))  # type: ignore[list-item]  what it needs of them
+
+    async def asked_after_canary() -> list[int]:
+        first.asked = second.asked = 0
+        assert await spread.canary(LONG_S) == 0.25
+        for _ in range(4):
+            await spread.submit(texts(9), LONG_S)
+        return [first.asked, second.asked]
+
+    assert await asked_after_canary() == [4, 0]
+    first.hangs = True
+    assert await asked_after_canary() == [0, 4]
+    second.alive = False  # better one that may hang than one that is not there
+    with pytest.raises(DeadlineExceeded):
+        await spread.canary(LONG_S)
+    await spread.submit(texts(9), LONG_S)
+    assert first.asked == 1
+    second.alive, second.hangs = True, True
+    with pytest.raises(DeadlineExceeded):
+        await spread.canary(LONG_S)
+    first.hangs = second.hangs = False
+    assert await asked_after_canary() == [4, 0]
+
+
+async def test_the_canary_is_run_by_each(two: Two) -> None:
     asked = start(two.spread.canary(LONG_S))
     for scorer in two.scorers:
         assert await scorer.entered.get() == [2]
