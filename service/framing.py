@@ -46,10 +46,10 @@ def frame(kind: FrameKind, number: int, payload: bytes = b"") -> bytes:
 
 
 def pack_error(error: BaseException) -> bytes:
-    """Returns the payload of FAILED; what is no `AttuneError` becomes NotReady with its type."""
-    known = isinstance(error, errors.AttuneError)
+    """Returns the payload of FAILED; what is no `AttuneError` becomes NotReady with its type, and of others the nearest that is known everywhere."""
+    named = [kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind]
     body = {
-        "kind": type(error).__name__ if known else "NotReady",
+        "kind": named[0] if named else "NotReady",
         "detail": error.detail if isinstance(error, errors.AttuneError) else f"{type(error).__name__}: {error}",
         "retry_after_s": getattr(error, "retry_after_s", None),
     }

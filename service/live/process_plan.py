@@ -118,7 +118,7 @@ async def load_into(child: Child, generation: int, path: Path, budget_tokens: in
     try:
         found = await child.control.ask("load", deadline_s=LOAD_S, **told)
     except NotReady as error:
-        raise BundleRefused(f"the {child.role}'s process {child.index} ended while it loaded the bundle") from error
+        raise BundleRefused(f"the {child.role}'s process {child.index} did not load the bundle: {error.detail}") from error
     if provider and found["provider"] != provider:
         raise BundleRefused(f"the scorer's process {child.index} would run the bundle on {found['provider']}, and not on {provider}")
     child.loaded.add(generation)

@@ -18,9 +18,9 @@ from attune.service.batching.batcher import Batcher
 from attune.service.batching.frames import RowLayout, pack_submit, unpack_submit
 from attune.service.batching.remote import RemoteBatcher, ScorerLink
 from attune.service.batching.session import ScorerSession
-from attune.service.errors import DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
+from attune.service.errors import BundleRefused, DeadlineExceeded, NotReady, Overloaded, ScorerFailed, TooLarge
 from attune.service.framing import FrameKind, Frames, frame, pack_error, unpack_error
-from attune.service.live.opened_scorer import SharedScorer, TableScorer
+from attune.service.live.opened_scorer import RefusedForSetting, SharedScorer, TableScorer
 from attune.service.live.scorer_process import RequestsDoor
 from tests.batching.scorers import NAN_ID, GatedScorer, text, texts
 from tests.batching.serving import LONG_S, serving, settle, until
@@ -257,6 +257,8 @@ def test_an_error_that_is_not_known_becomes_one_that_is() -> None:
     found = unpack_error(json.loads(pack_error(ZeroDivisionError("by nought"))))
     assert isinstance(found, NotReady)
     assert found.detail == "ZeroDivisionError: by nought"
+    refused = unpack_error(json.loads(pack_error(RefusedForSetting("no GPU", "require_gpu"))))
+    assert (type(refused), refused.detail) == (BundleRefused, "no GPU")
     again = unpack_error(json.loads(pack_error(Overloaded("full", 12.0))))
     assert (type(again), again.detail, again.retry_after_s) == (Overloaded, "full", 12.0)  # type: ignore[attr-defined]
 

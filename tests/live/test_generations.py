@@ -272,10 +272,10 @@ async def test_one_that_comes_back_is_given_the_roster_that_serves_and_it_goes_w
     assert [service.plan.roster_of(generation).is_file() for generation in (1, 2, 3)] == [False, True, False]
 
 
-async def test_a_reload_names_the_process_that_ends_while_it_loads(service: Service) -> None:
+async def test_a_reload_names_the_process_that_does_not_load(service: Service) -> None:
     def gone() -> None:
         raise NotReady("the process on the other side has ended")
 
     service.line(service.engine).on["load"] = gone
-    with pytest.raises(BundleRefused, match="the engine's process 0 ended while it loaded the bundle"):
+    with pytest.raises(BundleRefused, match="the engine's process 0 did not load the bundle: the process on the other side has ended"):
         await service.generations.reload(Path("local"))
