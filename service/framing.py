@@ -46,7 +46,7 @@ def frame(kind: FrameKind, number: int, payload: bytes = b"") -> bytes:
 
 
 def pack_error(error: BaseException) -> bytes:
-    """Returns the payload of FAILED; what is no `AttuneError` becomes NotReady with its type, and of others the nearest that is known everywhere."""
+    """Returns the payload of FAILED: the nearest kind that `errors` has, and of what is no `AttuneError` NotReady with its type."""
     named = [kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind]
     body = {
         "kind": named[0] if named else "NotReady",

@@ -42,6 +42,7 @@ from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
 
 _log = get_logger(__name__)
 EXIT_PART = 3
+LONGEST_FOLDER = 70
 
 
 def serve_many(settings: Settings) -> int:
@@ -73,7 +74,7 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
                 _log.error("cannot start", kind="store", reason=str(error))
                 return EXIT_PART
             where = "embedded"
-        folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="attune-")))  # private, and short enough for a socket's path
+        folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="attune-", dir=_short_folder())))  # private
         host, port = listeners[0].getsockname()[:2]
         processes = Processes(
             ProcessPlan(
@@ -101,6 +102,11 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
             await stopped.wait()
         await processes.stop()
     return 0
+
+
+def _short_folder() -> str | None:
+    """Returns where sockets may lie: where temporary files do, unless their paths were longer than the 104 bytes that all systems allow."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER else "/tmp"  # noqa: S108  a private folder is made there
 
 
 async def _unless(stopped: asyncio.Event, processes: Processes) -> str | None:

@@ -140,7 +140,9 @@ def test_what_is_started_again_serves_as_the_others_do_whatever_its_files_say_by
     keys.write_text("", encoding="utf-8")
     config.write_text("local_max_batch = 2\n", encoding="utf-8")
     given = {"ATTUNE_WORKERS": "2", "ATTUNE_ROSTER": str(roster), "ATTUNE_CONFIG": str(config), "ATTUNE_API_KEYS_FILE": str(keys)}
-    with serving(tmp_path, **given) as (process, url, _line):
+    long = tmp_path / ("temporary-" * 9)  # longer than a socket's path may be
+    long.mkdir()
+    with serving(tmp_path, **given, TMPDIR=str(long)) as (process, url, _line):
         threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
         many = Many(psutil.Process(process.pid), url, [])
         before = answer(many, MEMBERS[0]).json()["candidates"][0]["text"]
