@@ -86,7 +86,7 @@ class Joined:
         generation, layout = int(self._told["generation"]), RowLayout.from_json(self._told["layout"])
 
         async def closed() -> None:
-            with contextlib.suppress(NotReady):  # the parent is gone, and the generation with it
+            with contextlib.suppress(AttuneError):  # the parent is gone, or waits for a process that does not answer: it has heard of it
                 await self._parent.ask("closed", deadline_s=PARENT_S, generation=generation)
 
         def remote(link: ScorerLink, closed: Callable[[], Awaitable[None]]) -> RemoteBatcher:

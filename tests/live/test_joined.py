@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from attune.service.errors import BundleRefused
+from attune.service.batching.remote import ScorerLink
+from attune.service.errors import BundleRefused, DeadlineExceeded, NotReady
 from attune.service.live.control import Control
 from attune.service.live.joined import Joined
 from attune.service.live.process_plan import Child, load_into_all
 from attune.service.observe.metrics import Metrics
+from tests.batching.scorers import texts
 from tests.batching.serving import until
 
 
@@ -129,6 +131,8 @@ async def joining(tmp_path: Path, serves: list[int]) -> AsyncIterator[tuple[Join
     lines: list[Control] = []
 
     async def parent(what: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if what == "closed":
+            raise DeadlineExceeded("'retire' was not answered")
         assert what in {"hello", "ready"}
         return told_of(serves.pop(0))
 
@@ -195,3 +199,15 @@ async def test_a_process_that_cannot_load_what_the_others_serve_ends_in_order(tm
             await until(lambda: ended == [1])
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def test_a_parent_that_waits_for_a_process_that_hangs_keeps_no_bundle_from_being_closed(tmp_path: Path) -> None:
+    async with joining(tmp_path, [1]) as (joined, _put, _parent):
+        joined._scorers = [ScorerLink()]
+        joined._told = {**joined._told, "layout": [], "provider": "CPU", "budget_tokens": 256}
+        bundle: Any = SimpleNamespace(template=SimpleNamespace(max_tokens=8))
+        nothing: Any = None
+        opened = await joined.open_scorer(bundle, nothing, nothing, nothing)
+        await opened.batcher.aclose()
+        with pytest.raises(NotReady, match="shutting down"):
+            await opened.batcher.submit(texts(2), 60.0)
