@@ -145,11 +145,13 @@ class RerankUsage:
         total_tokens: all of them
         prompt_tokens: the same
         truncated_tokens: those that the scorer had no room for; missing if there were none
+        unknown_tokens: tokens that the trunk's vocabulary does not know, on which a score rests badly; missing if there were none
     """
 
     total_tokens: int
     prompt_tokens: int
     truncated_tokens: int | None = None
+    unknown_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

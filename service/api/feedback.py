@@ -82,6 +82,7 @@ class FeedbackAnswer:
         agreement: for each family, whether it had predicted the order before it learned it
         weights: the user's weight of each of the serving family's heads now; shares that sum to 1, or any numbers (kind `attributes`)
         truncated_tokens: tokens of the texts that the scorer had no room for; missing if it read all
+        unknown_tokens: tokens of the texts that the trunk's vocabulary does not know; a comparison of such texts teaches little
     """
 
     event_id: str
@@ -90,6 +91,7 @@ class FeedbackAnswer:
     agreement: dict[str, bool]
     weights: dict[str, float]
     truncated_tokens: int | None = None
+    unknown_tokens: int | None = None
 
 
 @router.post(
@@ -114,8 +116,8 @@ async def _applied(call: Call, body: FeedbackRequest, header: str | None) -> Fee
         raise
     call.runtime.metrics.compared(learned.result)
     seen = UserSeen(learned.person.id, learned.person.comparisons)
-    cut = call.reading.truncated_tokens or None
-    return FeedbackAnswer(told.event_id, learned.result, seen, dict(learned.agreement), dict(learned.weights), cut)
+    cut, unknown = call.reading.truncated_tokens or None, call.reading.unknown_tokens or None
+    return FeedbackAnswer(told.event_id, learned.result, seen, dict(learned.agreement), dict(learned.weights), cut, unknown)
 
 
 # --- many at once -------------------------------------------------------------------------------------------------

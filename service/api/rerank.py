@@ -138,6 +138,8 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     usage = {"total_tokens": tokens, "prompt_tokens": tokens}
     if call.reading.truncated_tokens:
         usage["truncated_tokens"] = call.reading.truncated_tokens
+    if call.reading.unknown_tokens:
+        usage["unknown_tokens"] = call.reading.unknown_tokens
     meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
     return json_response({"id": f"rerank-{new_id()}", "model": name, "results": results, "usage": usage, "meta": meta})
 

@@ -187,7 +187,9 @@ def invalid_fields(found: Sequence[Any]) -> InvalidRequest:
         messages = told.setdefault(_field(item["loc"]), [])
         if (message := _message(item)) not in messages:
             messages.append(message)
-    fields = [FieldError(field, ", or ".join(messages)) for field, messages in told.items()]
+    # What is wrong inside of a field says which branch was meant; that the whole fits none of the others then misleads.
+    inner = [field for field in told if not any(other.startswith((f"{field}[", f"{field}.")) for other in told)]
+    fields = [FieldError(field, ", or ".join(told[field])) for field in inner]
     return invalid(fields[:MAX_FIELDS], more=max(0, len(fields) - MAX_FIELDS))
 
 

@@ -171,8 +171,10 @@ def load(
 
         if adapters:
             import peft  # noqa: F401 -- whether it is there
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UnusableMember(owner, "base", f"needs the package {error.name}, which is not installed: {INSTALL}") from error
+    except (ImportError, OSError) as error:  # it is installed and does not load: a version, or a library of the system
+        raise UnusableMember(owner, "base", f"what runs a base does not load: {type(error).__name__}: {error}") from error
     disable_progress_bar()  # the service's standard error is a log of JSON lines
     if device == "cuda" and not torch.cuda.is_available():
         raise UnusableMember(owner, "device", "cuda was asked for, and torch sees no CUDA device")

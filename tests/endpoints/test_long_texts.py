@@ -81,3 +81,12 @@ async def test_texts_of_which_the_tokenizer_knows_nothing_are_counted(service: S
     answer = await service.post("/score", ASK | {"responses": ["🥞", "zzz", "yes ."]})
     assert answer["usage"]["unknown_tokens"] == 2
     assert "unknown_tokens" not in (await service.post("/score", ASK | {"responses": [SHORT]}))["usage"]
+
+
+async def test_feedback_and_rerank_count_them_too(service: Service):
+    learned = await service.post("/feedback", TEXTS | {"chosen_text": "zzqq", "rejected_text": "qqzz"})
+    assert learned["unknown_tokens"] == 2
+    assert "unknown_tokens" not in await service.post("/feedback", TEXTS)
+    ranked = await service.post("/v1/rerank", {"query": PROMPT, "documents": ["zzqq", SHORT]})
+    assert ranked["usage"]["unknown_tokens"] == 1
+    assert "unknown_tokens" not in (await service.post("/v1/rerank", {"query": PROMPT, "documents": [SHORT]}))["usage"]

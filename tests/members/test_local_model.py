@@ -254,10 +254,10 @@ def test_an_adapter_in_the_place_of_a_base_is_refused(language_model, adapter):
         load(adapter, {})
 
 
-def test_a_package_that_is_missing_is_named_with_what_to_install(language_model):
+def what_a_load_without_torch_says(language_model, beforehand):
     code = f"""
 import sys
-sys.modules["torch"] = None
+{beforehand}
 from attune.service.members.local import LocalEngine
 engine = LocalEngine({str(language_model / "base")!r}, {{}})
 engine.member("concise")
@@ -266,10 +266,18 @@ try:
 except ValueError as error:
     print(error)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(
-        "member 'concise', base: needs the package torch, which is not installed: pip install '.[local]' in a checkout"
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_package_that_is_missing_is_named_with_what_to_install(language_model):
+    told = what_a_load_without_torch_says(language_model, 'sys.modules["torch"] = None')
+    assert told.startswith("member 'concise', base: needs the package torch, which is not installed: pip install '.[local]' in a checkout")
+
+
+def test_a_package_that_is_there_and_does_not_load_is_told_with_its_own_words(language_model, tmp_path):
+    (tmp_path / "torch.py").write_text('raise OSError("libcudart.so.13: cannot open shared object file")')
+    told = what_a_load_without_torch_says(language_model, f"sys.path.insert(0, {str(tmp_path)!r})")
+    assert told == "member 'concise', base: what runs a base does not load: OSError: libcudart.so.13: cannot open shared object file\n"
 
 
 def test_files_that_are_not_what_their_names_say_are_refused(language_model, adapter):
