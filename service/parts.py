@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from attune.command_line import how_to_install
 from attune.models.seam.bundle import BundleInvalid, read_manifest
 from attune.service.auth import Keyring
 from attune.service.errors import AttuneError, BundleRefused, StoreUnavailable
@@ -126,7 +127,7 @@ def find_spans(settings: Settings) -> Callable[[], Spans] | None:
 
         refuse_others(os.environ)
     except ImportError as error:
-        missing = f"spans need OpenTelemetry ({error}); install it: pip install 'attune-serve[otlp]'"
+        missing = f"spans need OpenTelemetry ({error}); install it: {how_to_install('otlp')}"
         raise SettingsError(BadSetting(variable("tracing"), "the installation", missing)) from error
     except ValueError as error:
         raise SettingsError(BadSetting(variable("tracing"), "environment", str(error))) from error

@@ -156,4 +156,4 @@ except SettingsError as error:
 """
     said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
     assert said.startswith("ATTUNE_TRACING (the installation): ")
-    assert "pip install 'attune-serve[otlp]'" in said
+    assert "pip install '.[otlp]' in a checkout, or pip install 'attune_serve-" in said

@@ -161,8 +161,8 @@ def test_the_installed_wheel_serves_from_such_a_folder(hostile):
 
 
 def test_whatever_tells_somebody_to_install_names_what_exists():
-    # `attune` belongs to somebody else on the package index: a checkout (`.[…]`) and `attune-serve` are ours.
-    told = re.compile(r"pip install (?:-\S+ )*['\"]?attune(?!-serve)\b")
+    # `attune` is somebody else's on the package index, and `attune-serve` is on none: a checkout (`.[…]`) or a wheel is given.
+    told = re.compile(r"pip install (?:-\S+ )*['\"]?attune\b")
     texts = [
         path
         for path in tracked()
