@@ -35,7 +35,7 @@ from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.prune import Pruned, prune, prune_to
 from attune.models.portfolio.rewards import Normalisation
 from attune.models.portfolio.search import Search, SearchSettings, lazy_search
-from attune.models.portfolio.show import ACCOUNT, whom
+from attune.models.portfolio.show import ACCOUNT, what_would_prove_more, whom
 from attune.models.seam.certificate import Certificate
 
 Array = NDArray[np.float64]
@@ -235,6 +235,7 @@ def told_of(palm: Palm) -> str:
     proved = (
         f"{whom(palm.certificate)} gets at least {palm.certificate.worst_ratio:.3f} of what {palm.search.calls} trained members can give"
     )
+    lines += what_would_prove_more(palm.certificate.worst_ratio)
     return "\n".join([*lines, f"{proved}, with confidence {palm.certificate.confidence:g}; the worst served has weights {worst}"])
 
 

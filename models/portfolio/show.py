@@ -17,6 +17,8 @@ from attune.models.seam.families_file import read_families
 from attune.models.seam.portfolio import Portfolio, PortfolioInvalid, read_portfolio
 from attune.models.training.heads import families_of, load_heads
 
+LITTLE = 0.05
+"""Shares of what training reaches below this are told as next to nothing."""
 ACCOUNT = "palm.json"
 """What `portfolio build` writes of every search, whatever the rewards."""
 
@@ -101,6 +103,15 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
 def whom(proved: Certificate) -> str:
     """Returns of whom a certificate speaks: of tastes along other heads than its rewards it knows nothing."""
     return "every user whose taste lies along these rewards alone" if len(proved.rest) else "every user"
+
+
+def what_would_prove_more(worst_ratio: float) -> list[str]:
+    """Returns a line of advice where next to nothing is proved of whoever is served worst, else none."""
+    if worst_ratio >= LITTLE:
+        return []
+    prompts = "more prompts narrow the intervals (four times as many halve them)"
+    members = "more members (--max-calls) leave fewer rewards without one of their own"
+    return [f"this proves next to nothing of whoever is served worst: {prompts}, and {members}"]
 
 
 def _columns(portfolio: Portfolio, family: str, heads: tuple[str, ...]) -> list[int]:

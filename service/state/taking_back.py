@@ -99,7 +99,7 @@ async def _entry(
     if entry is None or not isinstance(logged, LoggedComparison) or logged.event_id != event_id:
         raise ExpiredEvent(
             f"the comparison with event {event_id!r} was learned and stays learned: of its {max_log} latest comparisons alone "
-            "is it kept what they added"
+            "it is kept what they added"
         )
     return logged, entry, bases, place
 

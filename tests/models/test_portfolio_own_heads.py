@@ -41,6 +41,7 @@ def test_a_portfolio_over_own_heads_is_built_shown_and_packed_by_commands(tmp_pa
     assert "rewards are the heads of 'imported', 0 to 1 over what the base gives: helpful" in built.output
     proved = json.loads((tmp_path / "pf" / "palm.json").read_text())["certificate"]["worst_ratio"]
     assert f"every user gets at least {proved:.3f} of what 2 trained members can give" in built.stdout.splitlines()[-1]
+    assert ("more prompts narrow the intervals" in built.stdout) == (proved < 0.05)
     assert "members kept" not in built.stdout
     assert re.search(r"call 1 of at most 2: weights \[1.0, 0.0\], value \[.*\], at most \d+:\d\d left\n", built.stderr)
     shown = run.invoke(app, ["portfolio", "show", str(tmp_path / "pf")])

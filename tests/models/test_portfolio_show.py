@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from attune.models.__main__ import app
 from attune.models.portfolio.picture import draw_portfolio, serving
+from attune.models.portfolio.show import what_would_prove_more
 from attune.models.seam.bundle import read_bundle
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -72,3 +73,10 @@ def test_a_picture_is_drawn_for_any_number_of_rewards(bundle, tmp_path, rewards)
     )
     path = draw_portfolio(other, tuple("vwxyz"[:rewards]), tmp_path / "deep" / "portfolio.png")
     assert path.stat().st_size > 5000
+
+
+def test_a_portfolio_that_proves_next_to_nothing_says_what_would_help():
+    (advice,) = what_would_prove_more(0.0)
+    assert "more prompts" in advice
+    assert "--max-calls" in advice
+    assert what_would_prove_more(0.5) == []
