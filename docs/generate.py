@@ -45,12 +45,13 @@ PLACES = {
 
 def settings_page() -> str:
     """Returns the page of all settings."""
-    from attune.service.settings import settings_table  # noqa: PLC0415  the tree needs no pydantic
+    from attune.service.setting_rows import settings_table  # noqa: PLC0415  the tree needs no pydantic
 
     return (
         f"# Settings\n\n{NOTE}Environment variables, or the same names in lower case without the prefix in the TOML file that\n"
         "`ATTUNE_CONFIG` names. "
-        "An unknown or malformed setting stops the start with its name. `attune settings` prints this table.\n\n"
+        "An unknown or malformed setting stops the start with its name. `attune settings` prints this table, and"
+        " `attune settings --in-force` what is set where it is run, with its source.\n\n"
         f"{settings_table()}\n"
     )
 

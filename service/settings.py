@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from attune.service.auth import parse_keys
@@ -272,6 +271,17 @@ def numbers_for(kind: type[Numbers], settings: Settings) -> Numbers:
     return kind(**{name: getattr(settings, name) for name in kind.__dataclass_fields__})
 
 
+def source_of(name: str) -> str:
+    """Returns where the value of a field comes from: environment, the file that `ATTUNE_CONFIG` names, or default.
+
+    Raises:
+        SettingsError: that file cannot be read.
+    """
+    if any(entry.upper() == variable(name) and value for entry, value in os.environ.items()):
+        return "environment"
+    return os.environ[CONFIG_VARIABLE].strip() if name in _read_toml(os.environ) else "default"
+
+
 def variable(name: str) -> str:
     """Returns the environment variable of a field."""
     return PREFIX + name.upper()
@@ -305,43 +315,3 @@ def _read_toml(environ: Mapping[str, str]) -> dict[str, object]:
     except (OSError, ValueError, RecursionError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(BadSetting(CONFIG_VARIABLE, "environment", f"{path} cannot be read: {said}")) from error
-
-
-# --- the table in README --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SettingRow:
-    """One line of `attune settings`."""
-
-    variable: str
-    default: str
-    allowed: str
-    description: str
-
-
-def describe_settings() -> list[SettingRow]:
-    """Returns one row per setting, in the order of the class, after the one for the TOML file."""
-    rows = [SettingRow(CONFIG_VARIABLE, "", "", "TOML file with settings by their lower-case names; the environment goes before it")]
-    for name, field in Settings.model_fields.items():
-        value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-        default = str(value).lower() if isinstance(value, bool) else "" if value == () else str(value)
-        rows.append(SettingRow(variable(name), default, _allowed(field), field.description or ""))
-    return rows
-
-
-def settings_table() -> str:
-    """Returns the rows as a Markdown table."""
-    lines = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
-    for row in describe_settings():
-        cells = (f"`{row.variable}`", f"`{row.default}`" if row.default else "", row.allowed.replace("|", "\\|"), row.description)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _allowed(field: FieldInfo) -> str:
-    choices = getattr(field.annotation, "__args__", ())
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return " | ".join(choices)
-    bounds = {side: getattr(rule, side) for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)}
-    return f"{bounds['ge']:,.10g} to {bounds['le']:,.10g}".replace(",", " ") if len(bounds) == 2 else ""

@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 EXIT_FAILED = 1
+EXIT_SETTINGS = 2
 TRACEBACK = "--traceback"
 
 EXTRAS: Mapping[str, str] = {

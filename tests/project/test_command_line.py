@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from attune import __version__
-from attune.service.settings import settings_table
+from attune.service.setting_rows import settings_table
 from tests.project.tree import ROOT
 
 BROKEN = "import a_library_that_is_not_there\n"
@@ -79,6 +79,15 @@ def test_settings_are_printed_for_programs_with_what_the_table_has():
     rows = json.loads(attune("settings", "--json").stdout)["settings"]
     assert [f"| `{row['variable']}` | " in settings_table() for row in rows] == [True] * len(rows)
     assert len(rows) == settings_table().count("| `ATTUNE_")
+
+
+def test_settings_in_force_are_printed_for_people_and_programs():
+    assert "ATTUNE_PORT  9  (environment)" in attune("settings", "--in-force", ATTUNE_PORT="9").stdout.splitlines()
+    rows = json.loads(attune("settings", "--in-force", "--json", ATTUNE_PORT="9").stdout)["settings"]
+    assert {"variable": "ATTUNE_PORT", "value": "9", "source": "environment"} in rows
+    refused = attune("settings", "--in-force", ATTUNE_PROT="9")
+    assert refused.returncode == 2
+    assert "did you mean ATTUNE_PORT" in refused.stderr
 
 
 def test_commands_of_an_attached_package_stand_beside_the_own_ones(attach):

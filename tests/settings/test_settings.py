@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from attune.service import app
-from attune.service.settings import Settings, SettingsError, describe_settings, read_settings, settings_table, variable
+from attune.service.setting_rows import describe_settings, in_force_table, settings_in_force, settings_table
+from attune.service.settings import Settings, SettingsError, read_settings, variable
 from tests.project.tree import ROOT
 
 
@@ -187,3 +188,32 @@ def test_every_setting_is_read_by_the_service():
     named = {name for name in Settings.model_fields if f"settings.{name}" in source or f"self.{name}" in source}
     assert set(Settings.model_fields) - taken - named == set()
     assert taken <= set(Settings.model_fields)
+
+
+def test_what_is_in_force_is_told_with_its_source_and_without_secrets(monkeypatch, toml):
+    path = toml(
+        'port = 9\nthreads = 3\ncors_origins = ["https://one.example", "https://two.example"]\napi_keys = "sesame-open-me-now:acme"\n'
+    )
+    monkeypatch.setenv("ATTUNE_PORT", "8001")
+    monkeypatch.setenv("ATTUNE_USER_SECRET", "sesame sesame sesame")
+    monkeypatch.setenv("ATTUNE_REDIS_URL", "redis://me:sesame@store:6379/1")
+    rows = {row.variable: (row.value, row.source) for row in settings_in_force()}
+    assert list(rows) == [row.variable for row in describe_settings()]
+    assert rows["ATTUNE_CONFIG"] == (str(path), "environment")
+    assert rows["ATTUNE_PORT"] == ("8001", "environment")
+    assert rows["ATTUNE_THREADS"] == ("3", str(path))
+    assert rows["ATTUNE_CORS_ORIGINS"] == ("https://one.example,https://two.example", str(path))
+    assert rows["ATTUNE_USER_SECRET"] == ("(hidden)", "environment")
+    assert rows["ATTUNE_REDIS_URL"] == ("redis://(hidden)@store:6379/1", "environment")
+    assert rows["ATTUNE_HOST"] == ("127.0.0.1", "default")
+    lines = in_force_table().splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == [name for name, (_, source) in rows.items() if source != "default"]
+    assert lines[-1] == "the others have their defaults"
+    assert "sesame" not in in_force_table()
+
+
+def test_where_nothing_is_set_that_is_said_and_what_a_start_refuses_is_refused(monkeypatch):
+    assert in_force_table().startswith("nothing is set")
+    monkeypatch.setenv("ATTUNE_PROT", "1")
+    with pytest.raises(SettingsError, match="did you mean ATTUNE_PORT"):
+        in_force_table()
