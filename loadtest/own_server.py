@@ -8,11 +8,18 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections import deque
 from pathlib import Path
 from typing import Self
 
 START_S = 180.0
+
+
+def end_in_order() -> None:
+    """Has SIGTERM end this program as Ctrl-C does, so that the servers which it started end with it."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 class OwnServer:
@@ -48,6 +55,7 @@ class OwnServer:
         Raises:
             RuntimeError: it ended before, with what it said last.
         """
+        end_in_order()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTUNE_")}
         command = (sys.executable, "-m", "attune.service", "serve")
         self._process = await asyncio.create_subprocess_exec(

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from attune.models.seam.bundle import Bundle, read_bundle
+from loadtest.own_server import end_in_order
 from loadtest.peers import fixed_upstream
 from loadtest.peers.infinity_model import write_infinity_model
 from loadtest.raw_http import exchange, free_port, http
@@ -61,6 +62,7 @@ def started(name: str, command: list[str], port: int | Path, requests: list[byte
 
     A server that chooses its port itself names it in a file, whose path is given in place of the port.
     """
+    end_in_order()
     log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTUNE_")} | changes
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

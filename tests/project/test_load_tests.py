@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.project.tree import ROOT
@@ -38,3 +40,42 @@ def test_a_server_that_cannot_be_asked_is_one_sentence(tmp_path, name):
         assert run.returncode == 1
         assert "Traceback" not in run.stderr
         assert run.stderr.splitlines()[-1].startswith(said)
+
+
+PROGRAM = """
+import asyncio, sys, time
+from pathlib import Path
+from loadtest.own_server import OwnServer
+from loadtest.peers.targets import started
+from loadtest.raw_http import http
+
+def of_peers():
+    serve = [sys.executable, "-u", "-m", "http.server", sys.argv[2], "--bind", "127.0.0.1"]
+    with started("files", serve, int(sys.argv[2]), [b"GET / HTTP/1.1\\r\\nhost: localhost\\r\\n\\r\\n"]) as target:
+        print(target.process.pid, flush=True)
+        time.sleep(600)
+
+async def of_its_own():
+    server = OwnServer(Path(sys.argv[3]), {"ATTUNE_BUNDLE": sys.argv[2], "ATTUNE_BATCH_BUDGET_TOKENS": "256"})
+    async with server:
+        print(server.pid, flush=True)
+        await asyncio.sleep(600)
+
+of_peers() if sys.argv[1] == "peers" else asyncio.run(of_its_own())
+"""
+
+
+@pytest.mark.parametrize("whose", ["peers", "own"])
+def test_a_load_test_that_is_ended_ends_the_servers_that_it_started(tmp_path, whose):
+    if whose == "peers":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            arguments = [str(free.getsockname()[1])]
+    else:
+        arguments = [str(write_tiny_bundle(tmp_path, members=False)), str(tmp_path / "data")]
+    running = subprocess.Popen([sys.executable, "-c", PROGRAM, whose, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert running.stdout
+    server = psutil.Process(int(running.stdout.readline()))
+    children = [server, *server.children(recursive=True)]
+    running.terminate()
+    assert running.wait(timeout=60) == 128 + signal.SIGTERM
+    assert [child.pid for child in psutil.wait_procs(children, timeout=60)[1]] == []
