@@ -182,6 +182,8 @@ class Processes:
         try:
             await self._generations.bring_up(child)
         except AttuneError as error:
+            if self._stopping:  # which has ended it while it loaded
+                return
             _log.error("a process cannot load what served", role=child.role, index=child.index, reason=error.detail)
             if child.process is not None:
                 child.process.kill()  # and is tried again, after a longer pause

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from attune.service.errors import AttuneError
 from attune.service.live.listeners import shared_sockets
 from attune.service.live.process_plan import KeptRoster, ProcessPlan
 from attune.service.live.processes import Processes
+from tests.batching.serving import until
+from tests.log_lines import logged
 
 CHILD = """
 import asyncio, os, signal, sys
@@ -36,6 +40,9 @@ async def answer(what, body):
             await asyncio.sleep(0.01)
     if what == "metrics":
         return {"text": ""}
+    if what == "load" and (here / "hangs").exists():
+        (here / "loads").touch()
+        await asyncio.sleep(600)
     return {"provider": "CPU", "budget_tokens": 256, "layout": []} if what == "load" else {}
 
 async def main():
@@ -51,8 +58,8 @@ asyncio.run(main())
 """
 
 
-async def test_an_engine_that_ends_while_the_first_bundle_that_needs_it_is_prepared_does_not_stay_away(tmp_path: Path) -> None:
-    processes = Processes(
+def parent(tmp_path: Path) -> Processes:
+    return Processes(
         ProcessPlan(
             command=lambda role, index, control: [sys.executable, "-c", CHILD, role, str(index), control],
             environment={"PYTHONPATH": ":".join(sys.path)},
@@ -64,6 +71,10 @@ async def test_an_engine_that_ends_while_the_first_bundle_that_needs_it_is_prepa
             drain_s=1.0,
         )
     )
+
+
+async def test_an_engine_that_ends_while_the_first_bundle_that_needs_it_is_prepared_does_not_stay_away(tmp_path: Path) -> None:
+    processes = parent(tmp_path)
     try:
         assert await processes.start() == "first"
         (tmp_path / "kills").touch()
@@ -73,3 +84,16 @@ async def test_an_engine_that_ends_while_the_first_bundle_that_needs_it_is_prepa
         assert b'attune_processes{role="engine"} 1.0' in await processes.exposition()
     finally:
         await processes.stop()
+
+
+async def test_a_process_that_is_ended_while_it_loads_again_is_no_error_of_an_orderly_stop(tmp_path: Path) -> None:
+    processes = parent(tmp_path)
+    with logged("error") as lines:
+        try:
+            await processes.start()
+            (tmp_path / "hangs").touch()
+            os.kill(int((tmp_path / "scorer.pid").read_text()), signal.SIGKILL)
+            await until((tmp_path / "loads").exists)
+        finally:
+            await processes.stop()
+        assert [line["event"] for line in lines()] == ["a process ended and is started again"]
