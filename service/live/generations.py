@@ -72,9 +72,9 @@ class Generations:
             AttuneError: it refused.
         """
         while (generation := int((serving := self._serving)["generation"])) not in child.loaded:  # another may serve by then
-            alike = (int(serving["budget_tokens"]), str(serving["provider"])) if child.role == "scorer" else (0, "", str(serving["roster"]))
+            read = ("budget_tokens", "provider") if child.role == "scorer" else ("roster",)
             try:
-                await load_into(child, generation, Path(serving["path"]), *alike)
+                await load_into(child, generation, Path(serving["path"]), **{name: serving[name] for name in read})
             except BundleRefused:
                 if serving is self._serving:  # else it was called off, since a reload came meanwhile
                     raise

@@ -42,7 +42,7 @@ async def answer(what, body):
         return {"text": ""}
     if what == "load" and (here / "hangs").exists():
         (here / "loads").touch()
-        await asyncio.sleep(600)
+        await asyncio.Event().wait()
     return {"provider": "CPU", "budget_tokens": 256, "layout": []} if what == "load" else {}
 
 async def main():

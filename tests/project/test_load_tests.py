@@ -43,7 +43,7 @@ def test_a_server_that_cannot_be_asked_is_one_sentence(tmp_path, name):
 
 
 PROGRAM = """
-import asyncio, sys, time
+import asyncio, signal, sys
 from pathlib import Path
 from loadtest.own_server import OwnServer
 from loadtest.peers.targets import started
@@ -53,13 +53,13 @@ def of_peers():
     serve = [sys.executable, "-u", "-m", "http.server", sys.argv[2], "--bind", "127.0.0.1"]
     with started("files", serve, int(sys.argv[2]), [b"GET / HTTP/1.1\\r\\nhost: localhost\\r\\n\\r\\n"]) as target:
         print(target.process.pid, flush=True)
-        time.sleep(600)
+        signal.pause()
 
 async def of_its_own():
     server = OwnServer(Path(sys.argv[3]), {"ATTUNE_BUNDLE": sys.argv[2], "ATTUNE_BATCH_BUDGET_TOKENS": "256"})
     async with server:
         print(server.pid, flush=True)
-        await asyncio.sleep(600)
+        await asyncio.Event().wait()
 
 of_peers() if sys.argv[1] == "peers" else asyncio.run(of_its_own())
 """
