@@ -134,8 +134,8 @@ class OpenAIMember:
                 end, self._last_failure = "failed", reason_of(self._id, failure)
             raise failure from None
         finally:
-            patience.disarm()
-            if opened is not None:
+            if opened is not None:  # else its limits are those of the request that goes on listening, which would wait for ever without
+                patience.disarm()
                 opened.exchange.close()
             self._silence.leave(waiting)
             self._breaker.leave(attempt, end)

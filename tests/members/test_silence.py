@@ -115,9 +115,10 @@ async def test_a_late_sign_ends_the_silence_and_tells_the_pace_of_a_slow_server(
     assert len(upstream.turns) == 2
 
 
-async def test_a_server_that_hangs_to_its_limit_rests_before_one_request_tries_again(upstream, member_with):
+@pytest.mark.parametrize("script", [never_answers, comments_only])
+async def test_a_server_that_hangs_to_its_limit_rests_before_one_request_tries_again(upstream, member_with, script):
     now = [0.0]
-    upstream.answers(never_answers)
+    upstream.answers(script)
     member = member_with(clock=lambda: now[0], open_s=5.0, **QUICK)
     await fails(member, CHOICE)
     await upstream.all_left()  # the limit has passed
