@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from attune.service.errors import FieldError, InvalidRequest, Overloaded, ScorerFailed, TooLarge, invalid
 from attune.service.live.runtime import Call
-from attune.service.state.store import LoggedComparison, NewComparison, UserKey, UsersPage, user_tag
+from attune.service.state.store import LoggedComparison, NewComparison, Replayed, UserKey, UsersPage, user_tag
 from attune.service.usecases.authors import add_for_everybody, for_everybody
 from attune.service.usecases.forms_of_feedback import comparisons_of, logged, read_payload
 from attune.service.usecases.learning import study
@@ -79,12 +79,12 @@ async def replay(call: Call, scope: ReplayScope) -> Progress:
     place, _, after = (scope.cursor or "").partition("/")
     while True:
         page = await _page(call, scope, place)
-        # By tag, so that a cursor can say how far a page was done; a page read again may have its users in another order.
-        for key in sorted(page.users, key=lambda key: (key.tenant, key.tag)):
-            here = f"{key.tenant}:{key.tag}"
+        # In the order of what a cursor says of how far a page was done; a page read again may have its users in another one.
+        users = {f"{key.tenant}:{key.tag}": key for key in page.users}
+        for here in sorted(users):
             if here <= after:
                 continue
-            finished = await _replay_user(call, key, progress, ends_at_s)
+            finished = await _replay_user(call, users[here], progress, ends_at_s)
             if not finished:
                 progress.cursor = f"{place}/{after}"
                 return progress
@@ -153,6 +153,13 @@ async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: 
         return
     vector, epoch = call.runtime.decay.stamp(evidence, entry.observed_s)
     comparison = NewComparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector)
-    if await call.runtime.store.replay_comparison(key, comparison) == "applied":
+
+    async def add_and_tell() -> Replayed:
+        added = await call.runtime.store.replay_comparison(key, comparison)
+        if added == "applied":
+            add_for_everybody(call, key.tenant, everyone, evidence)
+        return added
+
+    # To its end even if the caller leaves: a comparison that is there already tells everybody nothing.
+    if await call.runtime.finish(add_and_tell()) == "applied":
         progress.replayed += 1
-        add_for_everybody(call, key.tenant, everyone, evidence)

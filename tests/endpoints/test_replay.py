@@ -17,6 +17,7 @@ from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.stores import FreshStore
 from tests.tiny_bundle import write_tiny_bundle
 
 CHOICES = [(WARM, LONG), (SHORT, LONG), (WARM, SHORT), (LONG, SHORT)]
@@ -205,3 +206,17 @@ async def test_a_request_that_makes_no_sense_is_refused(service: Service, body: 
 async def test_only_admins_replay(service: Service):
     answer = await service.client.post("/admin/replay", json={}, headers={"authorization": "Bearer other-key-of-the-test"})
     assert answer.status_code == 403
+
+
+async def test_tenants_whose_names_begin_alike_are_all_replayed(settings_of: Callable[..., Settings], other_basis: str):
+    """`t`, `t-2` and `t2`: a colon stands behind the shorter name in a cursor, and some signs of names come before it."""
+    tenants = ["t", "t-2", "t2"]
+    keys = [f"key-of-the-tenant-{tenant}:{tenant}:admin" for tenant in tenants]
+    async with running(settings_of(api_keys=SecretStr(",".join(keys)), user_secret=SecretStr("s" * 32)), FreshStore()) as service:
+        for limit_s in (20, 0):  # on one page, and with a cursor from one user to the next
+            for tenant in tenants:
+                service.client.headers["authorization"] = f"Bearer key-of-the-tenant-{tenant}"
+                await teach(service, "u1", 9, prefix=f"of-{limit_s}-")
+            await service.post("/admin/reload", {"bundle": other_basis})
+            assert sum(answer["replayed"] for answer in await replay_all(service, limit_s=limit_s)) == 27
+            await service.post("/admin/reload", {})
