@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import functools
 import itertools
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
+from attune.service.state.merging import Merged
+from attune.service.state.records import NewComparison
 from attune.service.state.redis_store import RedisStore
+from attune.service.state.store import Added, Deleted, UserKey
 from tests.state.servers import raw_server
+
+T = TypeVar("T")
 
 DATABASES = 10_000
 _numbers = itertools.count()
@@ -40,6 +47,37 @@ class FreshStore(RedisStore):
                 left_ms = client.pttl(key)
                 assert left_ms > 0, f"{key!r} has no time to live"
                 client.pexpire(key, round(left_ms - 1000 * seconds))
+
+
+class HeldStore(FreshStore):
+    """A store in which what changes a user waits at a gate, so that a caller can leave meanwhile.
+
+    Attributes:
+        gate: closed at first.
+        reached: set by what waits at it.
+        changed: set by what has been done.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.reached, self.changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def add_comparison(self, key: UserKey, comparison: NewComparison, *, era: bytes | None = None) -> Added:
+        return await self._held(super().add_comparison(key, comparison, era=era))
+
+    async def delete_user(self, key: UserKey) -> Deleted:
+        return await self._held(super().delete_user(key))
+
+    async def merge_users(self, source: UserKey, target: UserKey, event_id: str) -> Merged:
+        return await self._held(super().merge_users(source, target, event_id))
+
+    async def _held(self, change: Coroutine[Any, Any, T]) -> T:
+        if not self.gate.is_set():
+            self.reached.set()
+        await self.gate.wait()
+        done = await change
+        self.changed.set()
+        return done
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from attune.models.seam.weighted import Compared, agrees, tells_order
 from attune.service.errors import EventConflict, ExpiredCandidate, NotYourCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
-from attune.service.state.store import NewComparison, UserKey, UserSum
+from attune.service.state.store import Added, NewComparison, UserKey, UserSum
 from attune.service.usecases.authors import TOLD, Everyone, add_for_everybody, for_everybody, take_back_for_everybody
 from attune.service.usecases.forms_of_feedback import Form, comparisons_of, content_of, pack_payload, read_payload
 from attune.service.usecases.named_answers import FoundAnswers, Named, find_answers
@@ -91,12 +91,16 @@ async def learn(call: Call, told: Told) -> Learned:
     vector, epoch = call.runtime.decay.stamp(studied.evidence, told.observed_s)
     payload = _payload(call, told, found, comparisons, studied, everyone)
     comparison = NewComparison(told.event_id, told.digest, call.kept_under, epoch, told.observed_s, vector, payload)
-    with call.timings.measure("redis"):
-        added = await call.runtime.finish(call.runtime.store.add_comparison(key, comparison, era=seen.era))
 
-    if added.result == "applied":
-        _measure(call, studied)
-        add_for_everybody(call, key.tenant, everyone, studied.evidence)
+    async def add_and_tell() -> Added:
+        added = await call.runtime.store.add_comparison(key, comparison, era=seen.era)
+        if added.result == "applied":
+            _measure(call, studied)
+            add_for_everybody(call, key.tenant, everyone, studied.evidence)
+        return added
+
+    with call.timings.measure("redis"):
+        added = await call.runtime.finish(add_and_tell())
     return _learned(call, told, key, added.result, added.sum, studied.agreement)
 
 

@@ -105,10 +105,14 @@ async def look_up(call: Call, user: str) -> Person:
 async def delete_person(call: Call, user: str) -> Deleted:
     """Returns what was removed: everything that is kept of the user; it runs to its end even if the caller leaves."""
     key = key_of(call, user)
+
+    async def delete_and_forget() -> Deleted:
+        deleted = await call.runtime.store.delete_user(key)
+        call.serving.recent.forget(key)
+        return deleted
+
     with call.timings.measure("redis"):
-        deleted = await call.runtime.finish(call.runtime.store.delete_user(key))
-    call.serving.recent.forget(key)
-    return deleted
+        return await call.runtime.finish(delete_and_forget())
 
 
 async def merge_people(call: Call, source: str, target: str, event_id: str | None) -> tuple[Merged, Person]:
@@ -129,9 +133,14 @@ async def merge_people(call: Call, source: str, target: str, event_id: str | Non
     one, other = key_of(call, source), key_of(call, target)
     if one == other:
         raise invalid([FieldError("into", "is the same user; a merge needs two")])
+
+    async def merge_and_forget() -> Merged:
+        merged = await call.runtime.store.merge_users(one, other, event_id or f"merge:{one.tag}")
+        call.serving.recent.forget(one)
+        return merged
+
     with call.timings.measure("redis"):
-        merged = await call.runtime.finish(call.runtime.store.merge_users(one, other, event_id or f"merge:{one.tag}"))
-    call.serving.recent.forget(one)
+        merged = await call.runtime.finish(merge_and_forget())
     return merged, await look_up(call, target)
 
 

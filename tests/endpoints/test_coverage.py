@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from attune.service.live.recent_users import RecentUsers
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.state.conftest import key_of
-from tests.stores import FreshStore
+from tests.stores import FreshStore, HeldStore
 from tests.tiny_bundle import HEADS, MEMBERS, write_tiny_bundle
 
 LIKES = {"warm": (WARM, LONG), "detailed": (LONG, SHORT), "concise": (SHORT, LONG)}
@@ -103,6 +104,24 @@ async def test_a_user_counts_once_as_last_seen_and_not_after_being_deleted(servi
     assert answer["mean_gap"] < first["mean_gap"]
     await service.client.delete("/users/u1")
     assert (await service.get("/portfolio/coverage"))["users"] == 0
+
+
+@pytest.mark.parametrize(("method", "path", "body"), [("DELETE", "/users/u1", None), ("POST", "/users/u1/merge", {"into": "u2"})])
+async def test_a_user_who_is_gone_does_not_count_though_the_caller_left_before_that_was_done(
+    settings_of: Callable[..., Settings], method: str, path: str, body: dict[str, str] | None
+):
+    store = HeldStore()
+    async with running(settings_of(), store) as service:
+        await person(service, "u1")
+        leaving = asyncio.create_task(service.client.request(method, path, json=body))
+        await store.reached.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert (await service.get("/portfolio/coverage"))["users"] == 1
+        store.gate.set()
+        await service.app.state.live.runtime.all_finished()
+        assert (await service.get("/portfolio/coverage"))["users"] == 0
 
 
 async def test_costs_count_in_whom_a_member_serves_best(settings_of: Callable[..., Settings], tmp_path: Any):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from attune.service.live.standing import EVERYBODY, kept_under
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.voices import Voice
-from tests.stores import FreshStore
+from tests.stores import FreshStore, HeldStore
 from tests.tiny_bundle import write_tiny_bundle
 
 ASK = {"user": "u1", "prompt": PROMPT}
@@ -86,6 +87,25 @@ async def test_an_effect_is_taken_back_to_the_bit_for_the_user_and_for_everybody
         assert (await everybody(service, store)).tolist() == shared.tolist()
         again = await service.client.delete("/users/u1/comparisons/second")
         assert again.status_code == 404
+        assert (await everybody(service, store)).tolist() == shared.tolist()
+
+
+async def test_what_is_learned_for_a_caller_who_has_left_is_told_everybody_too(with_effects):
+    store = HeldStore()
+    async with running(with_effects(), store, speaking()) as service:
+        store.gate.set()
+        await choose(service, "detailed", "concise", "first")
+        shared = await everybody(service, store)
+        store.gate.clear()
+        leaving = asyncio.create_task(choose(service, "warm", "concise", "second"))
+        await store.reached.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        store.gate.set()
+        await service.app.state.live.runtime.all_finished()
+        assert (await everybody(service, store)).tolist() != shared.tolist()
+        assert (await service.client.delete("/users/u1/comparisons/second")).status_code == 200
         assert (await everybody(service, store)).tolist() == shared.tolist()
 
 

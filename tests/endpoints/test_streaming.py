@@ -18,7 +18,7 @@ from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.streams import events
 from tests.endpoints.voices import SAYINGS, voices
 from tests.socket_server import on_socket
-from tests.stores import FreshStore
+from tests.stores import FreshStore, HeldStore
 
 ASK: dict[str, Any] = {"user": "u1", "prompt": PROMPT, "stream": True}
 
@@ -146,23 +146,6 @@ async def test_when_the_caller_of_a_plain_generation_leaves_the_member_is_left_t
     assert await service.metric("attune_http_requests_total", route="/generate", status="499") == 1
 
 
-class HeldStore(FreshStore):
-    """A store whose add waits at a gate, so that a caller can leave meanwhile."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reached = asyncio.Event()
-        self.gate = asyncio.Event()
-        self.added = asyncio.Event()
-
-    async def add_comparison(self, key, comparison, *, era=None):
-        self.reached.set()
-        await self.gate.wait()
-        found = await super().add_comparison(key, comparison, era=era)
-        self.added.set()
-        return found
-
-
 async def test_a_comparison_whose_caller_leaves_while_it_is_added_is_added(settings_of: Callable[..., Settings]):
     store = HeldStore()
     liked = {"user": "u1", "prompt": PROMPT, "chosen_text": SHORT, "rejected_text": LONG, "event_id": "e1"}
@@ -172,7 +155,7 @@ async def test_a_comparison_whose_caller_leaves_while_it_is_added_is_added(setti
         telling.cancel()
         await service.serving.leases.idle()  # the request is over, the add is not
         store.gate.set()
-        await store.added.wait()
+        await store.changed.wait()
         assert (await service.get("/users/u1"))["user"]["comparisons"] == 1
         assert (await service.post("/feedback", liked))["result"] == "duplicate"
 
@@ -185,7 +168,7 @@ async def test_shutting_down_waits_for_a_comparison_that_is_being_added(settings
             telling = group.create_task(service.client.post("/feedback", json=liked))
             await store.reached.wait()
             asyncio.get_running_loop().call_soon(store.gate.set)
-        assert store.added.is_set()
+        assert store.changed.is_set()
     assert telling.done()
 
 
