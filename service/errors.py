@@ -224,6 +224,10 @@ class BundleRefused(CallerError):
     code = "bundle-refused"
 
 
+class ReloadNotNow(BundleRefused):
+    """A reload could not begin: another one is under way, or what loads is being started again. Nothing is known of the bundle."""
+
+
 class ExpiredCandidate(CallerError):
     """The decision was written and its record has passed its time to live."""
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from attune.service.errors import AttuneError
+from attune.service.errors import AttuneError, ReloadNotNow
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
@@ -66,6 +66,9 @@ class BundleWatch:
             return
         try:
             await self._load()
+        except ReloadNotNow as error:
+            _log.info("another bundle is there and cannot be loaded yet", bundle=found, reason=error.detail)
+            return  # the next look tries it, unless it serves by then
         except AttuneError as error:
             self._refused = found
             self._metrics.reloaded("refused")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.models.seam.counts import counted
-from attune.service.errors import AttuneError, BundleRefused
+from attune.service.errors import AttuneError, BundleRefused, ReloadNotNow
 from attune.service.live.control import Body
 from attune.service.live.process_plan import LOAD_S, Child, ProcessPlan, load_into, load_into_all
 from attune.service.observe.logs import get_logger
@@ -95,25 +95,33 @@ class Generations:
 
     async def left(self, index: int) -> None:
         """Takes a process that ended off the bundles that it used; it may have been the last one that needed some of them."""
-        for generation in tuple(self._users):
-            await self.closed(index, generation)
+        # Off all of them before any is retired, which takes time: the process in its place uses what serves by then.
+        for generation in [each for each in tuple(self._users) if self._gave_up(index, each)]:
+            await self._retire(generation)
 
     async def closed(self, index: int, generation: int) -> None:
         """Notes that a process needs a bundle no more; the last one has it retired."""
+        if self._gave_up(index, generation):
+            await self._retire(generation)
+
+    def _gave_up(self, index: int, generation: int) -> bool:
+        """Takes a process off a bundle; returns whether that is to be retired now."""
         users = self._users.get(generation, set())
         users.discard(index)
-        if not users and generation < self._serving["generation"]:  # a later one is its reload's to retire
-            self._users.pop(generation, None)
-            await self._retire(generation)
+        if users or generation >= self._serving["generation"]:  # a later one is its reload's to retire
+            return False
+        self._users.pop(generation, None)
+        return True
 
     async def reload(self, path: Path | None) -> None:
         """Returns when every process serves another bundle; in two steps, so that all of them do or none.
 
         Raises:
-            BundleRefused: a process refused it or ended meanwhile, or another reload is under way.
+            BundleRefused: a process refused it or ended meanwhile.
+            ReloadNotNow: another reload is under way, or a process that loads is not there.
         """
         if self._reloading.locked():
-            raise BundleRefused("another reload is under way")
+            raise ReloadNotNow("another reload is under way")
         async with self._reloading:
             generation = self._next()
             try:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from attune.models.seam.bundle import Bundle, BundleInvalid, read_bundle
-from attune.service.errors import BundleRefused
+from attune.service.errors import BundleRefused, ReloadNotNow
 from attune.service.live.opened_scorer import LoadPlan, RefusedForSetting, ScorerOpener, open_own_scorer
 from attune.service.live.runtime import Live, Serving
 from attune.service.live.seating import (
@@ -112,10 +112,11 @@ class Reloader:
         """Returns what serves now.
 
         Raises:
-            BundleRefused: the bundle does not pass, or another reload is under way; the old one keeps serving.
+            BundleRefused: the bundle does not pass; the old one keeps serving.
+            ReloadNotNow: another reload is under way; likewise.
         """
         if self._one_at_a_time.locked():
-            raise BundleRefused("another reload is under way")
+            raise ReloadNotNow("another reload is under way")
         async with self._one_at_a_time:
             fresh = await self._load(path)
             self.put(fresh)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from attune.service.errors import BundleRefused, NotReady
+from attune.service.errors import BundleRefused, NotReady, ReloadNotNow
 from attune.service.live.control import Body, Control
 
 Role = Literal["scorer", "engine", "worker"]
@@ -110,10 +110,11 @@ async def load_into(child: Child, generation: int, path: Path, budget_tokens: in
         roster: file with the local members of the engine's process.
 
     Raises:
-        BundleRefused: it refused, is not there, ended, or runs the bundle elsewhere: on the processor, say, where its GPU is missing.
+        ReloadNotNow: it is not there.
+        BundleRefused: it refused, ended, or runs the bundle elsewhere: on the processor, say, where its GPU is missing.
     """
     if child.control is None:
-        raise BundleRefused(f"the {child.role}'s process {child.index} has ended and is being started again")
+        raise ReloadNotNow(f"the {child.role}'s process {child.index} has ended and is being started again")
     told = {"generation": generation, "path": str(path), "budget_tokens": budget_tokens, "roster": roster}
     try:
         found = await child.control.ask("load", deadline_s=LOAD_S, **told)

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Processes:
         self._stopping = False
         self._launching = asyncio.Lock()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._registry = CollectorRegistry()
         self._restarts = Counter(
@@ -93,9 +93,10 @@ class Processes:
             listener.close()
         await self._end(self._workers, self._plan.drain_s + KILL_S)
         await self._end(self._behind, KILL_S)
-        for task in self._tasks:
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._server is not None:
             self._server.close()
 
@@ -118,16 +119,32 @@ class Processes:
             task.cancel()
 
     def _keep(self, child: Child) -> None:
-        child.kept = asyncio.create_task(self._run(child), name=f"{child.role} {child.index}")
-        self._tasks.append(child.kept)
+        child.kept = self._begin(self._run(child), f"{child.role} {child.index}")
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Returns a task that is ended with the service."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _run(self, child: Child) -> None:
         """Starts a process, and again whenever it ends."""
         pause_s, loop = FIRST_PAUSE_S, asyncio.get_running_loop()
         while True:
             started_s = loop.time()
-            if not await self._launch(child):
-                return
+            try:
+                if not await self._launch(child):
+                    return
+            except OSError as error:  # no memory for another process, say, which may be there in a moment
+                if not child.was_ready:
+                    self._fail(child, f"cannot be started: {error.strerror}")
+                    return
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                told = {"role": child.role, "index": child.index, "reason": error.strerror, "pause_s": pause_s}
+                _log.error("a process cannot be started and is tried again", **told)
+                await asyncio.sleep(pause_s)
+                continue
             assert child.process is not None
             again = asyncio.create_task(self._bring_back(child)) if child.role != "worker" and child.was_ready else None
             code = await child.process.wait()
@@ -137,8 +154,7 @@ class Processes:
             if self._stopping:
                 return
             if not child.was_ready:
-                if child.role != "engine" and not self._failed.done():  # who waits for an engine's process looks whether it is kept
-                    self._failed.set_exception(StartFailed(f"the {child.role}'s process {child.index} ended with code {code} at its start"))
+                self._fail(child, f"ended with code {code} at its start")
                 return
             self._restarts.labels(child.role).inc()
             if child.role == "worker":
@@ -147,9 +163,14 @@ class Processes:
             _log.error("a process ended and is started again", role=child.role, index=child.index, code=code, pause_s=pause_s)
             await asyncio.sleep(pause_s)
 
+    def _fail(self, child: Child, why: str) -> None:
+        """Stops the start, whose step this process was; who waits for an engine's process looks whether it is kept."""
+        if child.role != "engine" and not self._failed.done():
+            self._failed.set_exception(StartFailed(f"the {child.role}'s process {child.index} {why}"))
+
     def _let_go(self, index: int) -> None:
         """Takes a process that ended off the port and off the bundles that it used."""
-        self._tasks.append(asyncio.create_task(self._generations.left(index)))  # no restart waits for what is retired
+        self._begin(self._generations.left(index), f"retire what worker {index} used")  # no restart waits for that
         old = self._listeners[index]
         self._listeners[index] = shared_listener(old, old.getsockname())
         old.close()

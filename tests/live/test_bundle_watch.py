@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from attune.service.errors import BundleRefused
+from attune.service.errors import BundleRefused, ReloadNotNow
 from attune.service.live.bundle_watch import BundleWatch
 from attune.service.machine import bundle_there
 from attune.service.observe.metrics import Metrics
@@ -23,13 +23,15 @@ class Deployment:
         self.settings = Settings(bundle=str(link))
         self.serving = bundle_there(self.settings)
         self.loads: list[str] = []
-        self.bad = ""
+        self.bad, self.busy = "", False
         self.metrics = Metrics()
         self.watch = BundleWatch(lambda: bundle_there(self.settings), lambda: self.serving, self.load, 3600.0, self.metrics)
 
     async def load(self) -> None:
         found = bundle_there(self.settings)
         self.loads.append(found)
+        if self.busy:
+            raise ReloadNotNow("another reload is under way")
         if found == self.bad:
             raise BundleRefused(f"{found} is bad")
         self.serving = found
@@ -63,6 +65,18 @@ async def test_every_look_swaps_to_what_the_link_names_and_tries_a_refused_bundl
     link.symlink_to(first)
     await deployment.watch.look()
     assert deployment.loads == [deployment.bad]
+
+
+async def test_a_bundle_that_came_while_another_reload_was_under_way_is_tried_again(tmp_path: Path):
+    deployment = Deployment(write_tiny_bundle(tmp_path))
+    deployment.serving = "another"
+    deployment.busy = True
+    await deployment.watch.look()
+    assert (deployment.serving, deployment.reloads("refused")) == ("another", 0)
+    deployment.busy = False
+    await deployment.watch.look()
+    assert deployment.serving == bundle_there(deployment.settings)
+    assert deployment.reloads("loaded") == 1
 
 
 @pytest.mark.parametrize("manifest", ["[" * 200_000, "[]", "{}", "half of it {", ""])

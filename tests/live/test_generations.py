@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attune.service.errors import BundleRefused, NotReady
+from attune.service.errors import BundleRefused, NotReady, ReloadNotNow
 from attune.service.live.generations import Generations
 from attune.service.live.process_plan import Child, KeptRoster, ProcessPlan, Role
 from tests.batching.serving import until
@@ -196,14 +196,14 @@ async def test_one_that_is_ready_while_the_others_prepare_is_told_to_commit_too(
 async def test_one_reload_at_a_time(service: Service) -> None:
     first = asyncio.ensure_future(service.generations.reload(Path("local")))
     await asyncio.sleep(0)
-    with pytest.raises(BundleRefused, match="another reload is under way"):
+    with pytest.raises(ReloadNotNow, match="another reload is under way"):
         await service.generations.reload(Path("other"))
     await first
 
 
 async def test_an_engine_that_is_away_calls_a_reload_off(service: Service) -> None:
     service.engine.control = None
-    with pytest.raises(BundleRefused, match="the engine's process 0 has ended"):
+    with pytest.raises(ReloadNotNow, match="the engine's process 0 has ended"):
         await service.generations.reload(Path("local"))
     assert service.heard(service.scorer, "retire") == [2]
 
@@ -279,3 +279,21 @@ async def test_a_reload_names_the_process_that_does_not_load(service: Service) -
     service.line(service.engine).on["load"] = gone
     with pytest.raises(BundleRefused, match="the engine's process 0 did not load the bundle: the process on the other side has ended"):
         await service.generations.reload(Path("local"))
+
+
+async def test_one_that_is_back_before_all_is_retired_that_its_predecessor_used_keeps_what_it_uses(service: Service) -> None:
+    await service.generations.reload(Path("local"))
+    await service.generations.closed(0, 1)  # the other one still holds the first bundle, for an answer that lasts
+    retiring = asyncio.Event()
+    service.line(service.scorer).on["retire"] = retiring.set
+    leaving = asyncio.ensure_future(service.generations.left(1))
+    await retiring.wait()
+    service.ends_and_comes_back(service.workers[1])
+    told = service.generations.joined(1)
+    await leaving
+    service.generations.ready(service.workers[1], {"generation": told["generation"], "bundle": "local", "members": 3})
+    await service.generations.reload(Path("local-too"))
+    await service.generations.closed(0, 2)
+    assert service.heard(service.scorer, "retire") == [1]  # the second bundle is still in use there
+    await service.generations.closed(1, 2)
+    assert service.heard(service.scorer, "retire") == [1, 2]

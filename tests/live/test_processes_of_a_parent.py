@@ -11,7 +11,7 @@ import pytest
 
 from attune.service.errors import AttuneError
 from attune.service.live.listeners import shared_sockets
-from attune.service.live.process_plan import KeptRoster, ProcessPlan
+from attune.service.live.process_plan import KeptRoster, ProcessPlan, StartFailed
 from attune.service.live.processes import Processes
 from tests.batching.serving import until
 from tests.log_lines import logged
@@ -59,9 +59,14 @@ asyncio.run(main())
 
 
 def parent(tmp_path: Path) -> Processes:
+    """A parent whose processes cannot be started while there is a file `cannot-start`."""
+
+    def interpreter() -> str:
+        return str(tmp_path / "nothing") if (tmp_path / "cannot-start").exists() else sys.executable
+
     return Processes(
         ProcessPlan(
-            command=lambda role, index, control: [sys.executable, "-c", CHILD, role, str(index), control],
+            command=lambda role, index, control: [interpreter(), "-c", CHILD, role, str(index), control],
             environment={"PYTHONPATH": ":".join(sys.path)},
             devices=[{}],
             listeners=shared_sockets("127.0.0.1", 0, 1),
@@ -97,3 +102,27 @@ async def test_a_process_that_is_ended_while_it_loads_again_is_no_error_of_an_or
         finally:
             await processes.stop()
         assert [line["event"] for line in lines()] == ["a process ended and is started again"]
+
+
+async def test_a_process_that_cannot_be_started_again_at_once_is_tried_until_it_can(tmp_path: Path) -> None:
+    processes = parent(tmp_path)
+    with logged("error") as lines:
+        try:
+            await processes.start()
+            (tmp_path / "cannot-start").touch()
+            killed = (tmp_path / "worker.pid").read_text()
+            os.kill(int(killed), signal.SIGKILL)
+            await until(lambda: len(lines()) > 1)
+            (tmp_path / "cannot-start").unlink()
+            await until(lambda: (tmp_path / "worker.pid").read_text() not in {"", killed})
+        finally:
+            await processes.stop()
+        assert {line["event"] for line in lines()[1:]} == {"a process cannot be started and is tried again"}
+
+
+async def test_a_process_that_cannot_be_started_at_all_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "cannot-start").touch()
+    processes = parent(tmp_path)
+    with pytest.raises(StartFailed, match="the scorer's process 0 cannot be started: No such file"):
+        await processes.start()
+    await processes.stop()
