@@ -51,6 +51,7 @@ class AskedOfEngine:
                 "top_p": asked.top_p,
                 "stop": asked.stop,
                 "seed": asked.seed,
+                "streamed": asked.streamed,
             },
             ensure_ascii=False,  # escapes would make six bytes of a letter, and a request that may come larger than a frame may be
         ).encode("utf-8", _ERRORS)
@@ -66,6 +67,7 @@ class AskedOfEngine:
             top_p=body["top_p"],
             stop=tuple(body["stop"]),
             seed=body["seed"],
+            streamed=body["streamed"],
         )
         return cls(int(body["generation"]), str(body["member"]), request, float(body["left_s"]))
 

@@ -65,7 +65,7 @@ def test_other_refusals_cross_with_what_their_callers_read():
 
 def test_a_request_crosses_with_every_choice():
     turns = (ChatTurn("system", "be 'brief'\n"), ChatTurn("user", "naïve \ud83d alone"))
-    request = GenerationRequest(turns, 9, temperature=0.0, top_p=0.5, stop=("\n\n", "END"), seed=2**60)
+    request = GenerationRequest(turns, 9, temperature=0.0, top_p=0.5, stop=("\n\n", "END"), seed=2**60, streamed=False)
     asked = AskedOfEngine(3, "bold", request, 1.25)
     assert AskedOfEngine.unpack(memoryview(asked.pack())) == asked
     nothing_chosen = AskedOfEngine(3, "bold", GenerationRequest(turns, 1), 1.25)
@@ -76,6 +76,14 @@ async def test_sixteen_answers_at_once_are_those_of_the_member_itself(seen):
     here, there = seen.member("playful"), seen.behind.members["playful"]
     found = await asyncio.gather(*(collect(here, request) for request in requests()))
     assert found == await asyncio.gather(*(collect(there, request) for request in requests()))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_answer_crosses_in_the_pieces_in_which_it_is_written(seen, streamed):
+    request, members = ask(max_tokens=12, streamed=streamed), (seen.member("concise"), seen.behind.members["concise"])
+    here, there = [[event async for event in member.stream(request, soon())] for member in members]
+    assert here == there
+    assert streamed or len(here) <= 3  # nobody reads them as they come: one for the beginning, one for the rest, and the end
 
 
 async def test_a_prompt_that_the_model_has_no_room_for_is_the_callers_error(seen):
