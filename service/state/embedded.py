@@ -235,8 +235,8 @@ class EmbeddedRedis:
 
     async def _every_second(self) -> None:
         while not self._closing.is_set():
-            self._watch_room()
             try:
+                self._watch_room()
                 if self._fsync == "everysec":
                     await asyncio.to_thread(sync_files, self._directory)
             except OSError as error:

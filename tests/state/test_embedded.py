@@ -21,6 +21,7 @@ from attune.service.state.embedded import DataDirInUse, EmbeddedRedis, EmbeddedR
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.server_process import Fsync, arguments
 from attune.service.state.store import LoggedComparison
+from tests.batching.serving import until
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import BINARY
 
@@ -309,6 +310,16 @@ async def test_every_write_reaches_the_kernel_before_its_answer(tmp_path: Path, 
         assert (await raw.config_get("appendonly"))["appendonly"] == "yes"
         assert (await raw.config_get("port"))["port"] == "0"
         assert (await raw.config_get("maxmemory-policy"))["maxmemory-policy"] == "noeviction"
+
+
+async def test_a_folder_that_cannot_be_looked_at_for_a_moment_is_looked_at_again(tmp_path: Path) -> None:
+    async with EmbeddedRedis(tmp_path, binary=BINARY) as server:
+        with structlog.testing.capture_logs() as lines:
+            (tmp_path / "redis").rename(tmp_path / "away")
+            await until(lambda: [line["event"] for line in lines] == ["embedded_redis_not_synced"])
+            (tmp_path / "away").rename(tmp_path / "redis")
+        await add(server, "e1")
+        assert server.no_room() is None
 
 
 async def test_every_part_of_the_file_is_synced(tmp_path: Path) -> None:
