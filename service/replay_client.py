@@ -93,13 +93,22 @@ def replay_logs(
                 raise ReplayFailed(f"{url} did not answer: {why_silent(error)}") from error
             if answer.status_code in {429, 503} and waits < MAX_WAITS:
                 waits += 1
-                wait(min(60.0, float(answer.headers.get("retry-after", "1"))))
+                wait(_asked_wait_s(answer.headers.get("retry-after", "")))
                 continue
             if answer.status_code != httpx.codes.OK:
                 said = failure_of(answer.status_code, answer.content, answer.headers)
                 raise ReplayFailed(f"{url} answered {said}{key_hint(said.status)}", goes_on=said.status >= 500 or said.status == 429)
-            waits, cursor, total = 0, answer.json()["cursor"], total.plus(answer.json())
+            try:
+                told = answer.json()
+                waits, cursor, total = 0, told["cursor"], total.plus(told)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ReplayFailed(f"{url} answered, and not what was replayed; is it an Attune?", goes_on=False) from error
             yield total
     finally:
         if client is None:
             own.close()
+
+
+def _asked_wait_s(retry_after: str) -> float:
+    """Returns how long a busy server asks to be left alone, seconds; a date, as a proxy may say it, and nothing at all count as one."""
+    return min(60.0, float(retry_after)) if retry_after.isdecimal() and retry_after.isascii() else 1.0

@@ -44,10 +44,11 @@ def test_it_goes_on_with_the_cursor_until_it_is_done():
 
 
 def test_it_waits_while_the_server_is_busy_and_asks_the_same_again():
-    _, bodies, waited, keys = run([answer(False, "0:1/"), BUSY, httpx.Response(503), answer(True, None)])
-    assert [body["cursor"] for body in bodies] == [None, "0:1/", "0:1/", "0:1/"]
-    assert waited == [7.0, 1.0]
-    assert keys == [None] * 4
+    by_a_proxy = httpx.Response(503, headers={"retry-after": "Sat, 28 Nov 2026 21:00:00 GMT"})
+    _, bodies, waited, keys = run([answer(False, "0:1/"), BUSY, httpx.Response(503), by_a_proxy, answer(True, None)])
+    assert [body["cursor"] for body in bodies] == [None, "0:1/", "0:1/", "0:1/", "0:1/"]
+    assert waited == [7.0, 1.0, 1.0]
+    assert keys == [None] * 5
 
 
 NO_KEY = {"code": "unauthenticated", "detail": "this API key is not known"}
@@ -69,6 +70,7 @@ NO_KEY = {"code": "unauthenticated", "detail": "this API key is not known"}
             False,
         ),
         (httpx.Response(404, json={"code": "not-found", "detail": "nothing here"}), "404 not-found: nothing here$", False),
+        *((httpx.Response(200, text=text), "answered, and not what was replayed", False) for text in ("<html>", "[]", '{"cursor": null}')),
     ],
 )
 def test_it_stops_with_the_reason_and_says_whether_to_try_again(response: httpx.Response, message: str, goes_on: bool):
