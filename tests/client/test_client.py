@@ -69,6 +69,38 @@ async def test_what_a_product_does_works_with_both_clients(call):
     assert (await call("user", "ada")).comparisons == 0
 
 
+@pytest.mark.parametrize("name", ["..", ".", "...", "a/../b", "a b", "ü/ß?#", "-x", "%2e%2e", "'\"\\"])
+async def test_a_user_of_any_name_is_meant_as_it_stands(call, name):
+    await call("prefer_text", "ada", PROMPT, WARM, over=SHORT, event_id="kept")
+    told = await call("prefer_text", name, PROMPT, WARM, over=SHORT, event_id=name)
+    assert ((await call("user", name)).user["id"], told.event_id) == (name, name)
+    assert (await call("export", name))[0]["id"] == name
+    taken = await call("take_back", name, name)
+    assert (taken.event_id, taken.user.id, taken.user.comparisons) == (name, name, 0)
+    assert (await call("forget", name)).deleted["keys"] > 0
+    assert (await call("user", "ada")).comparisons == 1
+
+
+async def test_taking_back_an_event_called_by_dots_deletes_nobody(call):
+    await call("prefer_text", "ada", PROMPT, WARM, over=SHORT)
+    assert (await call("user", "line\u2028\nline")).user["id"] == "line\u2028\nline"
+    for event in ("..", "."):
+        with pytest.raises(AttuneFailed, match="404 unknown-event"):
+            await call("take_back", "ada", event)
+    for of, event in (("", "x"), ("ada", "")):
+        with pytest.raises(ValueError, match="is empty"):
+            await call("take_back", of, event)
+    assert (await call("user", "ada")).comparisons == 1
+
+
+async def test_texts_with_line_ends_of_unicode_are_exported_and_told_line_by_line(call):
+    odd = "one\u2028two\x85three\x0cfour\r\nfive\u2029"
+    told = {"user": "ada", "prompt": odd, "chosen_text": f"{odd} yes", "rejected_text": odd, "event_id": odd[:4]}
+    assert [line["result"] for line in await call("feedback_batch", [told, told])] == ["applied", "duplicate"]
+    kept = [line for line in await call("export", "ada") if line["type"] == "comparison"]
+    assert [(line["prompt"], line["chosen_text"]) for line in kept] == [(odd, f"{odd} yes")]
+
+
 async def test_every_form_of_feedback_is_sent_by_both_clients(call):
     made = await call("generate", "ada", PROMPT, candidates=3)
     first, second, third = made.candidates

@@ -24,6 +24,7 @@ from attune.client.answers import (
     Scored,
     Seen,
     Started,
+    TakenBack,
     Token,
     User,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Scored",
     "Seen",
     "Started",
+    "TakenBack",
     "Token",
     "User",
 ]

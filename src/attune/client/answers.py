@@ -130,6 +130,14 @@ class Feedback(Answer):
     weights: dict[str, float] = Field(default_factory=dict)
 
 
+class TakenBack(Answer):
+    """The user after a piece of feedback was taken back; its event id stays used."""
+
+    event_id: str
+    user: Seen
+    weights: dict[str, float] = Field(default_factory=dict)
+
+
 class User(Answer):
     """What is known of a user."""
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import httpx
 
-from attune.client import requests
-from attune.client.answers import Answer, Deleted, Feedback, Generated, Portfolio, Routed, Scored, User
+from attune.client import bodies, requests
+from attune.client.answers import Deleted, Feedback, Generated, Portfolio, Routed, Scored, TakenBack, User
+from attune.client.bodies import Answered, Lines
 from attune.client.events import Event, Events
 from attune.client.failures import AttuneUnreachable, failure_of
 from attune.client.requests import Chosen, Request
 
 Prompt = str | Sequence[Mapping[str, str]]
-Answered = TypeVar("Answered", bound=Answer)
 
 
 class AsyncClient:
@@ -80,13 +79,14 @@ class AsyncClient:
     async def stream(self, user: str, prompt: Prompt, *, candidates: int = 1, **options: Any) -> AsyncIterator[Event]:
         """Yields `Started`, then every `Token` as it is written, then `Done` with the whole answer."""
         request = requests.generate(user, prompt, candidates=candidates, stream=True, **options)
-        events = Events()
+        events, lines = Events(), Lines()
         async with self._http.stream(request.method, request.path, **requests.arguments(request)) as response:
-            if response.status_code >= 400:
+            if not response.is_success:
                 raise failure_of(response.status_code, await response.aread(), response.headers)
-            async for line in response.aiter_lines():
-                for event in events.feed(line):
-                    yield event
+            async for piece in response.aiter_bytes():
+                for line in lines.feed(piece):
+                    for event in events.feed(line):
+                        yield event
 
     # --- feedback: each is applied once for its event id, however often it is sent ---------------------------------------
 
@@ -121,8 +121,7 @@ class AsyncClient:
 
     async def feedback_batch(self, items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Sends many pieces of feedback; returns one result or problem for each, in order."""
-        response = await self._send(requests.feedback_batch(items))
-        return [json.loads(line) for line in response.text.splitlines() if line]
+        return bodies.objects(await self._send(requests.feedback_batch(items)))
 
     # --- users and portfolio ------------------------------------------------------------------------------------------
 
@@ -132,15 +131,15 @@ class AsyncClient:
 
     async def export(self, name: str) -> list[dict[str, Any]]:
         """Returns everything that is stored of a user, one object a line of the export."""
-        return [json.loads(line) for line in (await self._send(requests.export(name))).text.splitlines() if line]
+        return bodies.whole_export(await self._send(requests.export(name)))
 
     async def forget(self, name: str) -> Deleted:
         """Deletes everything of a user; returns the receipt."""
         return await self._answer(requests.forget(name), Deleted)
 
-    async def take_back(self, name: str, event_id: str) -> None:
+    async def take_back(self, name: str, event_id: str) -> TakenBack:
         """Takes one piece of feedback back, exactly."""
-        await self._send(requests.take_back(name, event_id))
+        return await self._answer(requests.take_back(name, event_id), TakenBack)
 
     async def merge(self, name: str, into: str, *, event_id: str | None = None) -> None:
         """Adds an anonymous user to a known one, once; what is learned of `name` later needs a merge with an `event_id` of its own."""
@@ -153,7 +152,7 @@ class AsyncClient:
     # --- sending ------------------------------------------------------------------------------------------------------
 
     async def _answer(self, request: Request, kind: type[Answered]) -> Answered:
-        return kind.model_validate_json((await self._send(request)).content)
+        return bodies.document(await self._send(request), kind)
 
     async def _send(self, request: Request) -> httpx.Response:
         for attempt in range(self._retries + 1):
@@ -163,7 +162,7 @@ class AsyncClient:
             except httpx.TransportError as error:
                 broken = error
             wait_s = requests.pause_s(attempt, response, request)
-            if response is not None and response.status_code < 400:
+            if response is not None and response.is_success:
                 return response
             if wait_s is None or attempt == self._retries:
                 if response is None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from attune.client.answers import Done, Generated, Routed, Started, Token
-from attune.client.failures import AttuneFailed, failure_of
+from attune.client.failures import failed_late, unreadable
 
 Event = Started | Token | Done
 
@@ -47,13 +47,7 @@ class Events:
             case "done":
                 yield Done(answer=Generated.model_validate(body))
             case "error":
-                raise AttuneFailed(
-                    body.get("status", 500),
-                    body.get("code", "unknown"),
-                    body.get("detail", ""),
-                    body.get("errors") or [],
-                    body.get("request_id"),
-                )
+                raise failed_late(body)
 
 
 def _object(data: str) -> dict[str, Any]:
@@ -62,5 +56,5 @@ def _object(data: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise failure_of(502, data.encode("utf-8", "replace"), httpx.Headers())
+        raise unreadable(502, data.encode("utf-8", "replace"), httpx.Headers())
     return body

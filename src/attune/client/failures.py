@@ -49,6 +49,24 @@ def why_silent(error: Exception | None) -> str:
     return re.sub(r"^\[Errno -?\d+\] ", "", str(error or "")).strip().lower() or "no answer came in time"
 
 
+def unreadable(status: int, body: bytes, headers: httpx.Headers) -> AttuneFailed:
+    """Returns the failure of an answer that no Attune wrote: its first words, in one line, or where it sends callers on to."""
+    words = "".join(sign if sign.isprintable() else " " for sign in body[:200].decode("utf-8", "replace"))
+    moved = f"sends callers on to {headers['location']}" if 300 <= status < 400 and "location" in headers else ""
+    return AttuneFailed(status, "unreadable", moved or " ".join(words.split()) or "empty body", [], headers.get("x-request-id"))
+
+
+def failed_late(problem: dict[str, Any]) -> AttuneFailed:
+    """Returns the failure that a problem document describes which came after the status."""
+    return AttuneFailed(
+        problem.get("status", 500),
+        problem.get("code", "unknown"),
+        problem.get("detail", ""),
+        problem.get("errors") or [],
+        problem.get("request_id"),
+    )
+
+
 def failure_of(status: int, body: bytes, headers: httpx.Headers) -> AttuneFailed:
     """Returns the failure that a response describes, whoever wrote it: a proxy's page becomes its first words."""
     try:
@@ -56,7 +74,7 @@ def failure_of(status: int, body: bytes, headers: httpx.Headers) -> AttuneFailed
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        document = {"code": "unreadable", "detail": body[:200].decode("utf-8", "replace").strip() or "empty body"}
+        return unreadable(status, body, headers)
     errors = document.get("errors")
     return AttuneFailed(
         status,

@@ -116,27 +116,27 @@ def feedback_batch(items: Iterable[Mapping[str, Any]]) -> Request:
 
 def user(name: str) -> Request:
     """Returns a `GET /users/{user}`."""
-    return Request("GET", f"/users/{quote(name, safe='')}", repeatable=True)
+    return Request("GET", f"/users/{_segment(name)}", repeatable=True)
 
 
 def export(name: str) -> Request:
     """Returns a `GET /users/{user}/export`."""
-    return Request("GET", f"/users/{quote(name, safe='')}/export", repeatable=True)
+    return Request("GET", f"/users/{_segment(name)}/export", repeatable=True)
 
 
 def forget(name: str) -> Request:
     """Returns a `DELETE /users/{user}`."""
-    return Request("DELETE", f"/users/{quote(name, safe='')}", repeatable=True)
+    return Request("DELETE", f"/users/{_segment(name)}", repeatable=True)
 
 
 def take_back(name: str, event_id: str) -> Request:
     """Returns a `DELETE /users/{user}/comparisons/{event_id}`."""
-    return Request("DELETE", f"/users/{quote(name, safe='')}/comparisons/{quote(event_id, safe='')}")
+    return Request("DELETE", f"/users/{_segment(name)}/comparisons/{_segment(event_id)}")
 
 
 def merge(name: str, into: str, event_id: str | None) -> Request:
     """Returns a `POST /users/{user}/merge`."""
-    return Request("POST", f"/users/{quote(name, safe='')}/merge", {"into": into, **_given({"event_id": event_id})}, repeatable=True)
+    return Request("POST", f"/users/{_segment(name)}/merge", {"into": into, **_given({"event_id": event_id})}, repeatable=True)
 
 
 def portfolio() -> Request:
@@ -163,6 +163,20 @@ def arguments(request: Request) -> dict[str, Any]:
     if isinstance(request.body, bytes):
         return {"content": request.body, "headers": {"content-type": "application/jsonl"}}
     return {"json": request.body}
+
+
+def _segment(name: str) -> str:
+    """Returns a name as one segment of a path, whatever stands in it.
+
+    `..` and `.` are written with percent signs, too: as they are, a path is cut at them before it is sent, so that taking back the event
+    `..` of a user would have deleted the user.
+
+    Raises:
+        ValueError: it is empty, and the path would be another one.
+    """
+    if not name:
+        raise ValueError("the id of a user or an event is empty; it has one character at least")
+    return quote(name, safe="") if name.strip(".") else "%2E" * len(name)
 
 
 def _prompt(prompt: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:

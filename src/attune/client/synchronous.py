@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import httpx
 
-from attune.client import requests
-from attune.client.answers import Answer, Deleted, Feedback, Generated, Portfolio, Routed, Scored, User
+from attune.client import bodies, requests
+from attune.client.answers import Deleted, Feedback, Generated, Portfolio, Routed, Scored, TakenBack, User
+from attune.client.bodies import Answered, Lines
 from attune.client.events import Event, Events
 from attune.client.failures import AttuneUnreachable, failure_of
 from attune.client.requests import Chosen, Request
 
 Prompt = str | Sequence[Mapping[str, str]]
-Answered = TypeVar("Answered", bound=Answer)
 
 
 class Client:
@@ -74,12 +73,13 @@ class Client:
     def stream(self, user: str, prompt: Prompt, *, candidates: int = 1, **options: Any) -> Iterator[Event]:
         """Yields `Started`, then every `Token` as it is written, then `Done` with the whole answer."""
         request = requests.generate(user, prompt, candidates=candidates, stream=True, **options)
-        events = Events()
+        events, lines = Events(), Lines()
         with self._http.stream(request.method, request.path, **requests.arguments(request)) as response:
-            if response.status_code >= 400:
+            if not response.is_success:
                 raise failure_of(response.status_code, response.read(), response.headers)
-            for line in response.iter_lines():
-                yield from events.feed(line)
+            for piece in response.iter_bytes():
+                for line in lines.feed(piece):
+                    yield from events.feed(line)
 
     # --- feedback: each is applied once for its event id, however often it is sent ---------------------------------------
 
@@ -112,8 +112,7 @@ class Client:
 
     def feedback_batch(self, items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Sends many pieces of feedback; returns one result or problem for each, in order."""
-        response = self._send(requests.feedback_batch(items))
-        return [json.loads(line) for line in response.text.splitlines() if line]
+        return bodies.objects(self._send(requests.feedback_batch(items)))
 
     # --- users and portfolio ------------------------------------------------------------------------------------------
 
@@ -123,15 +122,15 @@ class Client:
 
     def export(self, name: str) -> list[dict[str, Any]]:
         """Returns everything that is stored of a user, one object a line of the export."""
-        return [json.loads(line) for line in self._send(requests.export(name)).text.splitlines() if line]
+        return bodies.whole_export(self._send(requests.export(name)))
 
     def forget(self, name: str) -> Deleted:
         """Deletes everything of a user; returns the receipt."""
         return self._answer(requests.forget(name), Deleted)
 
-    def take_back(self, name: str, event_id: str) -> None:
+    def take_back(self, name: str, event_id: str) -> TakenBack:
         """Takes one piece of feedback back, exactly."""
-        self._send(requests.take_back(name, event_id))
+        return self._answer(requests.take_back(name, event_id), TakenBack)
 
     def merge(self, name: str, into: str, *, event_id: str | None = None) -> None:
         """Adds an anonymous user to a known one, once; what is learned of `name` later needs a merge with an `event_id` of its own."""
@@ -144,7 +143,7 @@ class Client:
     # --- sending ------------------------------------------------------------------------------------------------------
 
     def _answer(self, request: Request, kind: type[Answered]) -> Answered:
-        return kind.model_validate_json(self._send(request).content)
+        return bodies.document(self._send(request), kind)
 
     def _send(self, request: Request) -> httpx.Response:
         for attempt in range(self._retries + 1):
@@ -154,7 +153,7 @@ class Client:
             except httpx.TransportError as error:
                 broken = error
             wait_s = requests.pause_s(attempt, response, request)
-            if response is not None and response.status_code < 400:
+            if response is not None and response.is_success:
                 return response
             if wait_s is None or attempt == self._retries:
                 if response is None:
