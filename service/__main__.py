@@ -1,4 +1,4 @@
-"""The command line: `attune serve`, `attune settings`, `attune reload`, `attune replay`, and the commands that other packages attach.
+"""The command line: `attune serve`, `settings`, `feedback`, `reload`, `replay` and others, and the commands that other packages attach.
 
 A package attaches commands through the entry-point group `attune.commands`: each entry names a typer app whose commands appear at the
 top level (`attune bundle demo`). Such a package is imported only when one of its commands or the full help is asked for, so serving
@@ -20,7 +20,7 @@ import typer
 
 from attune import __version__
 from attune.command_line import EXIT_FAILED, EXIT_SETTINGS, AsJson, PlainGroup, in_words, plain_app, print_document, refuse
-from attune.service.calling import reload_replicas, replay
+from attune.service.calling import feedback, reload_replicas, replay
 from attune.service.members_command import members_app
 
 COMMAND_GROUP = "attune.commands"
@@ -163,6 +163,7 @@ def print_settings(
         refuse("these settings cannot be used", [str(problem) for problem in error.problems], EXIT_SETTINGS)
 
 
+app.command()(feedback)
 app.command()(replay)
 app.command("reload")(reload_replicas)
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attune.command_line import EXIT_FAILED, AsJson, KeyEnv, aside, key_hint, key_in, plain_group, print_document, refuse
+from attune.at_server import DEFAULT_URL, Url, at_server, named
+from attune.command_line import EXIT_FAILED, AsJson, KeyEnv, aside, confirmed, key_hint, key_in, plain_group, print_document, refuse
 from attune.models.commands.reading import TABLE, reads_table
 from attune.models.seam.counts import counted
+
+if TYPE_CHECKING:
+    from attune.client import User
 
 SHOWN = 10
 
 users_app = plain_group("What a running deployment knows of its users.")
+
+Who = Annotated[
+    str, typer.Argument(metavar="USER", help="Id of the user, as the product calls them; after `--` where it begins with a dash.")
+]
 
 
 @users_app.callback()
@@ -21,12 +30,110 @@ def users() -> None:
     """What a running deployment knows of its users."""
 
 
+@users_app.command("show")
+def users_show(
+    user: Who,
+    family: Annotated[str, typer.Option(help="Family whose weights the table has; the one that serves if not given.")] = "",
+    url: Url = DEFAULT_URL,
+    key_env: KeyEnv = "",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a running server knows of a user: comparisons, the weight of each named head, and what members are worth to them.
+
+    Somebody who was never seen is at the prior. With --json every family is there, as `GET /users/{user}` answers.
+    """
+    with at_server(url, key_env) as client:
+        known = client.user(user)
+    if family and family not in known.families:
+        raise ValueError(f"the bundle {known.bundle} has no family {family!r}; it has {', '.join(known.families)}")
+    if as_json:
+        print_document(known.model_dump(mode="json", exclude_unset=True))
+        return
+    typer.echo("\n".join(_in_lines(known, family or known.family)))
+
+
+def _in_lines(known: User, family: str) -> list[str]:
+    times = f", from {known.user.get('first_seen')} to {known.user.get('last_seen')}" if known.comparisons else "; this is the prior"
+    others = ", ".join(name for name in known.families if name != family)
+    under = known.families.get(family, {})
+    lines = [
+        f"{named(known.user['id'])}: {counted(known.comparisons, 'comparison')}{times}",
+        f"bundle {known.bundle}, family {family}{f' (others: {others})' if others else ''}",
+    ]
+    weights = under.get("weights") or {}
+    spread = under.get("weights_std") or {}
+    lines += _table("weight of each head", {name: (weight, spread.get(name)) for name, weight in weights.items()})
+    expected = (known.portfolio or {}).get("expected") or {}
+    return lines + _table("worth of each member's answers", {name: (each["mean"], each["std"]) for name, each in expected.items()})
+
+
+def _table(title: str, rows: dict[str, tuple[float, float | None]]) -> list[str]:
+    """Returns a title and rows of a name, a number and its standard deviation, largest first; nothing where there are no rows."""
+    wide = max(map(len, rows), default=0)
+    ranked = sorted(rows.items(), key=lambda row: -row[1][0])
+    told = [f"  {name:{wide}}  {mean:7.3f}{'' if std is None else f' ± {std:.3f}'}" for name, (mean, std) in ranked]
+    return ["", title, *told] if told else []
+
+
+@users_app.command("export")
+def users_export(user: Who, url: Url = DEFAULT_URL, key_env: KeyEnv = "") -> None:
+    """Print everything that a running server has of a user, as JSON lines, which `attune users import` reads."""
+    with at_server(url, key_env) as client:
+        lines = client.export(user)
+    for line in lines:
+        typer.echo(json.dumps(line, ensure_ascii=False).encode())
+
+
+@users_app.command("forget")
+def users_forget(
+    user: Who,
+    url: Url = DEFAULT_URL,
+    key_env: KeyEnv = "",
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before; needed where nobody is there to answer.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete everything that a running server has of a user, and print what there was; asks before."""
+    with at_server(url, key_env) as client:
+        if not yes:
+            known = counted(client.user(user).comparisons, "comparison")
+            if not confirmed(f"Forget {named(user)} ({known}) at {url}? It cannot be undone"):
+                refuse(f"{named(user)} is not forgotten", ["--yes does it without asking"], EXIT_FAILED)
+        receipt = client.forget(user)
+    if as_json:
+        print_document(receipt.model_dump(mode="json", exclude_unset=True))
+        return
+    gone = receipt.deleted
+    comparisons, decisions, keys = (counted(gone.get(f"{what}s", 0), what) for what in ("comparison", "decision", "key"))
+    said = f"{comparisons}, {decisions} and {keys}"
+    typer.echo(f"{named(user)} is forgotten: {said}" if any(gone.values()) else f"nothing was kept of {named(user)}")
+
+
+@users_app.command("take-back")
+def users_take_back(
+    user: Who,
+    event_id: Annotated[str, typer.Argument(metavar="EVENT", help="Id of the event, which `attune feedback` and every export show.")],
+    url: Url = DEFAULT_URL,
+    key_env: KeyEnv = "",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Take one piece of feedback back, exactly: the user is as if it had never been given. Its id stays used."""
+    with at_server(url, key_env) as client:
+        taken = client.take_back(user, event_id)
+    if as_json:
+        print_document(taken.model_dump(mode="json", exclude_unset=True))
+        return
+    typer.echo(f"taken back: {named(taken.event_id)}; {named(user)} has {counted(taken.user.comparisons, 'comparison')}")
+
+
 @users_app.command("import")
 @reads_table
 def users_import(
     source: Annotated[str, typer.Argument(metavar="FILE", help=f"Exports of users, or a table: {TABLE}.")],
     reading: Any,
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
+    url: Url = DEFAULT_URL,
     key_env: KeyEnv = "",
     key: Annotated[str, typer.Option(envvar="ATTUNE_API_KEY", hidden=True)] = "",
     as_json: AsJson = False,

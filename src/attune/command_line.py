@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -75,11 +76,17 @@ class PlainGroup(TyperGroup):
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
-            # Usage errors of every kind know how to show themselves.
-            if self._whole or hasattr(error, "format_message"):
+            # Usage errors of every kind know how to show themselves, and where nobody reads on (`| head`) there is nobody to tell.
+            if self._whole or hasattr(error, "format_message") or (isinstance(error, BrokenPipeError) and _nobody_reads()):
                 raise
             typer.echo(f"{ctx.find_root().info_name or 'attune'}: {in_words(error)}", err=True)
             raise typer.Exit(EXIT_FAILED) from None
+
+
+def _nobody_reads() -> bool:
+    output = select.poll()
+    output.register(sys.__stdout__ or 1, 0)
+    return bool(output.poll(0))  # only what is wrong with it is told
 
 
 def plain_app(help_text: str, **options: Any) -> typer.Typer:
@@ -106,6 +113,9 @@ def in_words(error: BaseException) -> str:
         return _import_in_words(error)
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not UTF-8: {error.reason} at byte {error.start}"
+    if isinstance(error, UnicodeEncodeError):
+        sign = error.object[error.start : error.start + 1]
+        return f"a text is no Unicode: {sign!r}" if "\ud800" <= sign <= "\udfff" else f"{sign!r} cannot be written as {error.encoding}"
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename}: {error.strerror.lower()}" if error.filename is not None else error.strerror.lower()
         return f"{what}; make room and run the same command again" if error.errno in _FULL else what
@@ -160,10 +170,22 @@ def key_in(variable: str) -> str:
     return key
 
 
-def key_hint(status: int) -> str:
-    """Returns what to do about a server's refusal of a key, as the rest of a sentence; empty where it refused something else."""
-    wanted = {401: "an API key of the server", 403: "an API key that has the right"}.get(status)
+def key_hint(status: int, code: str = "") -> str:
+    """Returns what to do about a server's refusal of a key, as the rest of a sentence; empty where it refused something else.
+
+    A candidate of another user is a 403, too, which another key does not change.
+    """
+    wanted = {401: "an API key of the server", 403: "an API key that has the right"}.get(status if code != "not-your-candidate" else 0)
     return f"; --key-env NAME names the environment variable that holds {wanted}" if wanted else ""
+
+
+def confirmed(question: str) -> bool:
+    """Returns whether somebody says yes to a question on standard error; standard output stays for results. Where nobody is there, no."""
+    typer.echo(f"{question} [y/N] ", err=True, nl=False)
+    said = sys.stdin.readline()
+    if not sys.stdin.isatty():
+        typer.echo(err=True)
+    return said.strip().lower() in {"y", "yes"}
 
 
 def print_document(document: object) -> None:

@@ -48,7 +48,9 @@ def test_a_server_that_moved_says_where_to(kind, asked):
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-@pytest.mark.parametrize("body", ['{"ok": true}', "[1]", "null", "1", "", "[" * 100_000])
+@pytest.mark.parametrize(
+    "body", ['{"ok": true}', '{"user": {"name": "ada"}}', '{"user": {"id": 1, "comparisons": 1}}', "[1]", "null", "1", "", "[" * 100_000]
+)
 def test_json_of_another_server_is_a_failure(kind, body):
     failed = refused(kind, httpx.Response(200, text=body), "user", "ada")
     assert (failed.status, failed.code, failed.detail) == (200, "unreadable", body[:200] or "empty body")
@@ -60,6 +62,12 @@ def test_an_export_that_was_cut_short_is_a_failure_with_its_problem(kind):
     lines = "".join(f"{json.dumps(line)}\n" for line in ({"type": "user", "id": "ada"}, {"error": problem}))
     failed = refused(kind, httpx.Response(200, text=lines), "export", "ada")
     assert (str(failed), failed.request_id) == ("503 store-unavailable: Redis did not answer", "r")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("body", ["", '{"user": {"id": "ada"}}\n', '{"type": "sum"}\n'])
+def test_what_does_not_begin_as_an_export_is_none(kind, body):
+    assert refused(kind, httpx.Response(200, text=body), "export", "ada").code == "unreadable"
 
 
 def test_lines_end_at_line_feeds_alone_wherever_the_pieces_are_cut():

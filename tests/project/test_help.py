@@ -27,6 +27,7 @@ WITHOUT_JSON = {
     "attune (models) import reward": ALWAYS_JSON,
     "attune (models) train member": ALWAYS_JSON,
     "attune (models) train router": ALWAYS_JSON,
+    "attune (models) users export": "prints JSON lines in any case, as the server does",
 }
 """Commands for which no program asks by `--json`, and why; `--install-completion` and `--show-completion` are options and no commands."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Personalization = Literal["applied", "prior", "unavailable"]
 
@@ -121,13 +121,15 @@ class Done(Answer):
 
 
 class Feedback(Answer):
-    """What a piece of feedback changed; `duplicate` if its event had been applied before."""
+    """What a piece of feedback changed; `duplicate` if its event had been applied before. Of texts, tokens may be cut off or unknown."""
 
     event_id: str
     result: Literal["applied", "duplicate"]
     user: Seen
     agreement: dict[str, bool] = Field(default_factory=dict)
     weights: dict[str, float] = Field(default_factory=dict)
+    truncated_tokens: int | None = None
+    unknown_tokens: int | None = None
 
 
 class TakenBack(Answer):
@@ -139,11 +141,22 @@ class TakenBack(Answer):
 
 
 class User(Answer):
-    """What is known of a user."""
+    """What is known of a user; `family` is the one that serves."""
 
     user: dict[str, Any]
+    bundle: str = ""
+    basis: str = ""
+    family: str = ""
     families: dict[str, Any] = Field(default_factory=dict)
     portfolio: dict[str, Any] | None = None
+
+    @field_validator("user")
+    @classmethod
+    def _is_named_and_counted(cls, user: dict[str, Any]) -> dict[str, Any]:
+        """Refuses what other servers have under such a path."""
+        if not isinstance(user.get("id"), str) or not isinstance(user.get("comparisons"), int):
+            raise ValueError("a user has an id and a number of comparisons")  # noqa: TRY004  pydantic makes an error of a ValueError
+        return user
 
     @property
     def comparisons(self) -> int:

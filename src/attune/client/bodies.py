@@ -59,12 +59,14 @@ def objects(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 def whole_export(response: httpx.Response) -> list[dict[str, Any]]:
-    """Returns the lines of an export.
+    """Returns the lines of an export, the first of which says whose it is.
 
     Raises:
         AttuneFailed: it holds something else, or was cut short: its last line says by what, since its status was sent before.
     """
     lines = objects(response)
-    if lines and isinstance(problem := lines[-1].get("error"), dict):
+    if not lines or lines[0].get("type") != "user":
+        raise unreadable(response.status_code, response.content, response.headers)
+    if isinstance(problem := lines[-1].get("error"), dict):
         raise failed_late(problem)
     return lines
