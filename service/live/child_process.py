@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from attune.service.errors import BundleRefused
+from attune.service.errors import BundleRefused, NotReady
 from attune.service.framing import Frames
 from attune.service.live.control import Body, Control, call_parent
 from attune.service.live.process_plan import HELLO_S, Role
 from attune.service.observe.logs import get_logger
+from attune.service.observe.metrics import Metrics
 
 _log = get_logger(__name__)
 
 
-class ChildProcess(Protocol):
-    """What the parent may ask of it."""
-
-    async def answer(self, what: str, body: Body) -> Body: ...
-
-
-ProcessT = TypeVar("ProcessT", bound=ChildProcess)
 LoadedT = TypeVar("LoadedT")
 
 
@@ -72,6 +68,37 @@ class Loaded(Generic[LoadedT]):
         self._wanted.discard(generation)
         if (loaded := self.there.pop(generation, None)) is not None:
             await self._close(loaded)
+
+
+class ChildProcess(ABC, Generic[LoadedT]):
+    """What a process has loaded, its metrics, and what its parent may ask of it.
+
+    Args:
+        close: gives back what one of the loaded holds.
+    """
+
+    def __init__(self, close: Callable[[LoadedT], Awaitable[None]]) -> None:
+        self.metrics = Metrics()
+        self.loaded = Loaded(close)
+
+    async def answer(self, what: str, body: Body) -> Body:
+        """Gives the parent what it asks for."""
+        match what:
+            case "load":
+                return await self.load(int(body["generation"]), Path(body["path"]), body)
+            case "retire":
+                await self.loaded.retire(int(body["generation"]))
+                return {}
+            case "metrics":
+                return {"text": self.metrics.render()[0].decode()}
+        raise NotReady(f"a process that the parent started has no {what!r}")
+
+    @abstractmethod
+    async def load(self, generation: int, path: Path, body: Body) -> Body:
+        """Loads what serves a generation from the bundle at `path`; returns what the parent should know of it."""
+
+
+ProcessT = TypeVar("ProcessT", bound=ChildProcess[Any])
 
 
 async def serve_parent(

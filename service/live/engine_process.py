@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attune.service.errors import AttuneError, BundleRefused, NotReady
 from attune.service.framing import FrameKind, Frames
-from attune.service.live.child_process import Loaded, serve_parent
+from attune.service.live.child_process import ChildProcess, serve_parent
 from attune.service.live.control import Body
 from attune.service.live.opened_scorer import LoadPlan
 from attune.service.live.seating import load_locals, local_roster
@@ -27,36 +27,22 @@ from attune.service.members.local import LocalMember
 from attune.service.members.local_worker import Job
 from attune.service.members.member import Event, Finish, UnusableMember
 from attune.service.observe.logs import get_logger
-from attune.service.observe.metrics import Metrics
 
 _log = get_logger(__name__)
 EXIT_ENGINE_DIED = 6
 
 
-class EngineProcess:
-    """Loaded local members by generation, and what the parent may ask."""
+class EngineProcess(ChildProcess[LocalMembers]):
+    """Local members, each roster's with its engines."""
 
     def __init__(self, plan: LoadPlan, end: Callable[[int], None]) -> None:
+        super().__init__(LocalMembers.aclose)
         self._plan = plan
         self._end = end
-        self._metrics = Metrics()
-        self._loaded: Loaded[LocalMembers] = Loaded(LocalMembers.aclose)
 
-    async def answer(self, what: str, body: Body) -> Body:
-        """Gives the parent what it asks for."""
-        match what:
-            case "load":
-                return await self._load(int(body["generation"]), Path(body["path"]), str(body["roster"]))
-            case "retire":
-                await self._loaded.retire(int(body["generation"]))
-                return {}
-            case "metrics":
-                return {"text": self._metrics.render()[0].decode()}
-        raise NotReady(f"the engine's process has no {what!r}")
-
-    async def _load(self, generation: int, path: Path, roster: str) -> Body:
+    async def load(self, generation: int, path: Path, body: Body) -> Body:
         try:
-            loaded = await self._loaded.load(generation, lambda: load_locals(local_roster(path, roster), self._plan))
+            loaded = await self.loaded.load(generation, lambda: load_locals(local_roster(path, str(body["roster"])), self._plan))
         except UnusableMember as error:
             raise BundleRefused(str(error)) from error
         _log.info("local members loaded", members=sorted(loaded.members), bases=len(loaded.engines))
@@ -68,9 +54,9 @@ class EngineProcess:
         Raises:
             NotReady: it is not loaded yet, or no more.
         """
-        if generation not in self._loaded.there:
+        if generation not in self.loaded.there:
             raise NotReady("the engine's process has not loaded this roster yet")
-        member = self._loaded.there[generation].members[name]
+        member = self.loaded.there[generation].members[name]
         if not member.runs:
             self._end(EXIT_ENGINE_DIED)
         return member
@@ -107,13 +93,16 @@ class AnswersDoor(Frames):
             deadline_s = asyncio.get_running_loop().time() + asked.left_s
             self._begun[number] = member, member.begin(asked.request, deadline_s, partial(self._tell, number))
         except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
-            self.send(*_failure(number, error))
+            self._send(number, error)
 
     def _tell(self, number: int, event: Event | AttuneError) -> None:
         if number not in self._begun:  # it left while this was on its way here
             return
         if isinstance(event, Finish | AttuneError):
             del self._begun[number]
+        self._send(number, event)
+
+    def _send(self, number: int, event: Event | Exception) -> None:
         kind, payload = pack_event(event)
         self.send(kind, number, payload)
 
@@ -129,16 +118,11 @@ class AnswersDoor(Frames):
             body = json.loads(bytes(payload))
             await self._process.member(int(body["generation"]), str(body["member"])).check()
         except Exception as error:  # noqa: BLE001 - as above
-            self.send(*_failure(number, error))
+            self._send(number, error)
         else:
             self.send(FrameKind.ANSWER, number)
         finally:
             self._asked.pop(number, None)
-
-
-def _failure(number: int, error: Exception) -> tuple[FrameKind, int, bytes]:
-    kind, payload = pack_event(error)
-    return kind, number, payload
 
 
 async def serve_engine(plan: LoadPlan, *, control_path: str, index: int, socket_path: str) -> int:

@@ -25,41 +25,27 @@ from attune.service.batching.frames import Answered, FramedText, pack_rows, unpa
 from attune.service.batching.submission import Submission
 from attune.service.errors import BundleRefused, NotReady
 from attune.service.framing import FrameKind, Frames, pack_error
-from attune.service.live.child_process import Loaded, serve_parent
+from attune.service.live.child_process import ChildProcess, serve_parent
 from attune.service.live.control import Body
 from attune.service.live.opened_scorer import LoadPlan, SharedScorer, open_shared_scorer
-from attune.service.observe.metrics import Metrics
 
 EXIT_SCORER_DIED = 5
 
 
-class ScorerProcess:
-    """Loaded scorers by generation, and what the parent may ask."""
+class ScorerProcess(ChildProcess[SharedScorer]):
+    """Scorers, each with its queue."""
 
     def __init__(self, plan: LoadPlan, end: Callable[[int], None]) -> None:
+        super().__init__(lambda opened: opened.batcher.aclose())
         self._plan = plan
         self._end = end
-        self._metrics = Metrics()
-        self._loaded: Loaded[SharedScorer] = Loaded(lambda opened: opened.batcher.aclose())
-        self._metrics.watch_queue(
-            lambda: sum(each.batcher.waiting_items for each in self._loaded.there.values()),
-            lambda: sum(each.batcher.waiting_tokens for each in self._loaded.there.values()),
+        self.metrics.watch_queue(
+            lambda: sum(each.batcher.waiting_items for each in self.loaded.there.values()),
+            lambda: sum(each.batcher.waiting_tokens for each in self.loaded.there.values()),
         )
 
-    async def answer(self, what: str, body: Body) -> Body:
-        """Gives the parent what it asks for."""
-        match what:
-            case "load":
-                return await self._load(int(body["generation"]), Path(body["path"]), int(body["budget_tokens"]))
-            case "retire":
-                await self._loaded.retire(int(body["generation"]))
-                return {}
-            case "metrics":
-                return {"text": self._metrics.render()[0].decode()}
-        raise NotReady(f"a scorer's process has no {what!r}")
-
-    async def _load(self, generation: int, path: Path, budget_tokens: int) -> Body:
-        opened = await self._loaded.load(generation, lambda: self._open(path, budget_tokens))
+    async def load(self, generation: int, path: Path, body: Body) -> Body:
+        opened = await self.loaded.load(generation, lambda: self._open(path, int(body["budget_tokens"])))
         return {"provider": opened.provider, "budget_tokens": opened.budget_tokens, "layout": opened.layout.to_json()}
 
     async def _open(self, path: Path, budget_tokens: int) -> SharedScorer:
@@ -69,7 +55,7 @@ class ScorerProcess:
             raise BundleRefused(str(error)) from error
         # Measured once: a scorer that is started again serves with the budget that the first one found.
         plan = dataclasses.replace(self._plan, batch_budget_tokens=budget_tokens or self._plan.batch_budget_tokens)
-        return await open_shared_scorer(bundle, bundle.text_encoder(), plan, self._metrics)
+        return await open_shared_scorer(bundle, bundle.text_encoder(), plan, self.metrics)
 
     def scorer(self, generation: int) -> SharedScorer:
         """Returns a loaded scorer.
@@ -77,9 +63,9 @@ class ScorerProcess:
         Raises:
             NotReady: it is not loaded yet, or no more.
         """
-        if generation not in self._loaded.there:
+        if generation not in self.loaded.there:
             raise NotReady("the scorer's process has not loaded this bundle yet")
-        return self._loaded.there[generation]
+        return self.loaded.there[generation]
 
     async def canary(self, generation: int, deadline_s: float) -> float:
         """Returns the time of the canary's batch, seconds; a scorer that is beyond help ends the process."""
@@ -87,7 +73,7 @@ class ScorerProcess:
         try:
             return await opened.batcher.canary(deadline_s)
         finally:
-            if not opened.batcher.alive and generation in self._loaded.there:
+            if not opened.batcher.alive and generation in self.loaded.there:
                 self._end(EXIT_SCORER_DIED)
 
 
