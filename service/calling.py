@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from attune.at_server import DEFAULT_URL, CallFailed, Url, as_typed, at_server, named, same_server
+from attune.at_server import DEFAULT_URL, CallFailed, Url, as_typed, at_server, named, quoted, same_server
 from attune.command_line import EXIT_FAILED, AsJson, KeyEnv, aside, key_in, print_document, refuse
 from attune.models.seam.counts import counted
 
@@ -121,11 +120,12 @@ def feedback(
     except CallFailed as error:
         if not error.may_pass:
             raise
-        raise CallFailed(f"{error}; with `--event-id {shlex.quote(event)}` it is sent again and counts once") from error
+        raise CallFailed(f"{error}; with `--event-id {quoted(event)}` it is sent again and counts once") from error
     if as_json:
         print_document(learned.model_dump(mode="json", exclude_unset=True))
         return
-    typer.echo(f"{'known before' if learned.result == 'duplicate' else 'learned'}: event {named(learned.event_id)}")
+    before = learned.result == "duplicate" and event_id is not None  # a new id is known where its first sending had no answer
+    typer.echo(f"{'known before' if before else 'learned'}: event {named(learned.event_id)}")
     typer.echo(f"{named(user)} has {counted(learned.user.comparisons, 'comparison')}")
     if cut := learned.truncated_tokens:
         typer.echo(counted(cut, "token of the texts had no room and was not read", "tokens of the texts had no room and were not read"))

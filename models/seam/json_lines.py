@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 import sys
 import zlib
@@ -91,7 +92,7 @@ def read_text_lines(path: Path) -> list[str]:
         raise LinesInvalid(f"{path} is cut off or not gzip: {error}") from error
     except OSError as error:
         raise LinesInvalid(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]  # U+2028 and others are signs of a prompt
 
 
 def open_bytes(path: Path) -> IO[bytes]:

@@ -85,8 +85,15 @@ def same_server(url: str, key_env: str) -> list[str]:
 
 
 def as_typed(*words: str) -> str:
-    """Returns a command as it is typed into a shell."""
-    return shlex.join(["attune", *words])
+    """Returns a command as it is typed into a shell, in one line."""
+    return " ".join(["attune", *map(quoted, words)])
+
+
+def quoted(word: str) -> str:
+    """Returns a word as it is typed into a shell."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return f"$'{''.join(f'{chr(92)}x{byte:02x}' for byte in word.encode())}'"  # bash, ksh and zsh; terminals act on some signs
 
 
 def named(name: str) -> str:

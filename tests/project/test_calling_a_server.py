@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import re
-import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ ROUTES = ("/feedback", "/users/{user}", "/users/{user}/comparisons/{event_id}")
 
 def lines(result: Result) -> list[str]:
     return [line for line in result.stdout.splitlines() if not LOGGED.match(line)]
+
+
+def as_a_shell_reads(command: str) -> list[str]:
+    read = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True, timeout=60)
+    return read.stdout.decode().split("\0")[:-1]
 
 
 @dataclass
@@ -79,7 +85,7 @@ async def test_a_choice_between_candidates_is_learned_once_and_taken_back_as_the
     back = f"to take it back: attune users take-back --url {place.url} -- ada mine"
     assert lines(learned) == ["learned: event mine", "ada has 1 comparison", back]
     assert lines(again) == ["known before: event mine", "ada has 1 comparison", back]
-    taken = await asyncio.to_thread(CliRunner().invoke, offline, shlex.split(back.removeprefix("to take it back: attune ")))
+    taken = await asyncio.to_thread(CliRunner().invoke, offline, as_a_shell_reads(back.removeprefix("to take it back: attune ")))
     assert (taken.exit_code, lines(taken)) == (0, ["taken back: mine; ada has 0 comparisons"])
     assert await place.comparisons("ada") == 0
 
@@ -89,6 +95,7 @@ async def test_texts_are_learned_under_a_new_event_each_time_and_one_may_come_fr
     second = await place.run("feedback", "--user", "ada", *TEXTS[:3], "-", *TEXTS[4:], "--json", stdin=f"{WARM}\n")
     one, other = (json.loads("\n".join(lines(result))) for result in (first, second))
     assert (one["result"], other["result"], other["user"]) == ("applied", "applied", {"id": "ada", "comparisons": 2})
+    assert set(one) == {"event_id", "result", "user", "agreement", "weights"}
     assert one["event_id"] != other["event_id"]
     exported = [json.loads(line) for line in lines(await place.run("users", "export", "ada"))]
     kept = [line for line in exported if line["type"] == "comparison"]
@@ -137,20 +144,22 @@ async def test_a_user_is_forgotten_with_a_receipt(place: Place, words: list[str]
     assert re.fullmatch(r"ada is forgotten: 1 comparison, 0 decisions and \d+ keys", lines(done)[0])
     assert (done.exit_code, await place.comparisons("ada")) == (0, 0)
     again = await place.run("users", "forget", "ada", "--yes")
-    assert (again.exit_code, lines(again)) == (0, ["nothing was kept of ada"])
+    assert (again.exit_code, lines(again)) == (0, ["nothing is kept of ada"])
     receipt = await place.run("users", "forget", "ada", "--json", stdin="y\n")
     assert json.loads("\n".join(lines(receipt))) == {"deleted": {"keys": 0, "comparisons": 0, "decisions": 0}}
     assert lines(receipt)[0] == "{"
 
 
-@pytest.mark.parametrize("name", ["a/b c", "Müller ß", "-weird", "--json", "..", "'q\"", "two\nlines", " x "])
+@pytest.mark.parametrize("name", ["a/b c", "Müller ß", "-weird", "--json", "..", "'q\"", "two\nlines", " x ", "\x1b[31mred", "\u202etx"])
 async def test_a_user_of_any_name_is_told_of_shown_and_forgotten(place: Place, name: str):
     learned = await place.run("feedback", f"--user={name}", *TEXTS, "--event-id", "e")
     assert learned.exit_code == 0, learned.output
     shown = await place.run("users", "show", "--json", "--", name)
     assert json.loads("\n".join(lines(shown)))["user"]["id"] == name
-    told = learned.stdout[learned.stdout.index("to take it back: ") :].removeprefix("to take it back: attune ")
-    taken = await asyncio.to_thread(CliRunner().invoke, offline, shlex.split(told))
+    assert len(lines(learned)) == 3, learned.stdout
+    assert all(line.isprintable() for line in lines(learned))
+    told = lines(learned)[2].removeprefix("to take it back: attune ")
+    taken = await asyncio.to_thread(CliRunner().invoke, offline, as_a_shell_reads(told))
     assert "has 0 comparisons" in taken.stdout
     gone = await place.run("users", "forget", "--yes", "--", name)
     assert " is forgotten: " in gone.stdout
@@ -254,6 +263,47 @@ def test_feedback_that_may_have_arrived_says_how_it_is_sent_again_and_counts_onc
     assert "did not answer POST /feedback: connection refused; with `--event-id 'it'\"'\"'s'` it is sent again and counts" in refused.stderr
     new = CliRunner().invoke(serving, ["feedback", "--user", "ada", *TEXTS, "--url", "http://127.0.0.1:9"])
     assert re.search(r"with `--event-id [0-9a-f]{32}` it is sent again", new.stderr)
+
+
+@contextlib.contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """Serves one answer to everything, as a proxy or another server does, and gives the URL."""
+
+    class Always(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_DELETE = do_GET  # noqa: N815  the names that http.server looks for
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Always) as server:
+        answers = threading.Thread(target=server.serve_forever)
+        answers.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            answers.join()
+
+
+@pytest.mark.parametrize("command", ["users show ada", "users export ada", "users forget ada --yes", "users take-back ada e", "feedback"])
+def test_a_page_in_place_of_an_answer_is_one_line(command: str):
+    words = [*command.split(), *(["--user", "ada", *TEXTS] if command == "feedback" else [])]
+    with answering(b"<!doctype html>\n<h1>Sign in</h1>\n") as url:
+        refused = CliRunner().invoke(serving if command == "feedback" else offline, [*words, "--url", url])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.splitlines()[-1].endswith(f": {url} answered 200 unreadable: <!doctype html> <h1>Sign in</h1>")
+
+
+def test_only_an_event_that_was_named_is_said_to_be_known_before():
+    duplicate = {"event_id": "e", "result": "duplicate", "user": {"id": "ada", "comparisons": 1}}
+    with answering(json.dumps(duplicate).encode()) as url:
+        words = ["feedback", "--user", "ada", *TEXTS, "--url", url]
+        new, named = CliRunner().invoke(serving, words), CliRunner().invoke(serving, [*words, "--event-id", "e"])
+    assert (new.stdout.splitlines()[0], named.stdout.splitlines()[0]) == ("learned: event e", "known before: event e")
 
 
 @pytest.mark.parametrize(

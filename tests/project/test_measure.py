@@ -129,6 +129,8 @@ def test_prompts_are_text_or_json_and_each_is_asked_once(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('tell me\n\n{"prompt": "about tea"}\ntell me\n')
     assert read_prompts(file) == ["tell me", "about tea"]
+    file.write_bytes('{"prompt": "one\u2028two\x85three"}\r\nfour\x0cfive\r\rsix\n'.encode())
+    assert read_prompts(file) == ["one\u2028two\x85three", "four\x0cfive", "six"]
     file.write_text('{"text": "about tea"}\n')
     with pytest.raises(MeasureFailed, match="the text `prompt` is needed") as caught:
         read_prompts(file)
