@@ -33,7 +33,7 @@ from attune.service.state.durable import Durable
 from attune.service.state.export_pages import PAGE, bases_of, replayed_under
 from attune.service.state.kept_decisions import KeptDecisions
 from attune.service.state.keys import DECISION, ERA_BYTES, SUM, TAG_BYTES, UserKey, key_with, seal_of
-from attune.service.state.records import UserSum, checked_event_id
+from attune.service.state.records import checked_event_id
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
 from attune.service.state.wire import Wire
@@ -133,10 +133,9 @@ class Merging:
         bases, records, moved = await bases_of(aside, self._read), list[Any](), 0
         for basis in bases:
             record = await self._read("GET", aside.sum(basis))
-            if record is not None:
-                body = self._replies.unseal(SUM, aside, record)
-                moved = max(moved, UserSum.from_record(body).count)
-                records += [basis, seal_of(SUM, target) + body]
+            if (read := self._replies.sum(aside, record)) is not None:
+                moved = max(moved, read.count)
+                records += [basis, seal_of(SUM, target) + self._replies.unseal(SUM, aside, record)]
         ids, receipts = await self._ids(aside)
         arguments = [seal_of(SUM, target), event, self._ttl_ms, target.sum_prefix, ids, aside.raw_tag, receipts, b"=" + era, *records]
         outcome, *rest = await self._writes.write(
@@ -183,7 +182,10 @@ class Merging:
             number = first + len(entries)
 
     async def _receive_entry(self, target: UserKey, bases: list[str], entry: bytes, pairs: list[Any]) -> None:
-        read = unpack_entry(entry)
+        try:
+            read = unpack_entry(entry)
+        except ValueError as error:
+            raise self._replies.damaged(error) from error
         token = entry[1 + CHECK_BYTES : 1 + CHECK_BYTES + TOKEN_BYTES]
         keys = [target.events, target.log]
         arguments: list[Any] = [

@@ -151,6 +151,8 @@ class RedisStore:
                 yield logged
         except WrongUser as error:
             raise self._replies.wrong_user(error) from error
+        except ValueError as error:
+            raise self._replies.damaged(error) from error
         finally:
             await source.aclose()
 

@@ -77,13 +77,29 @@ async def test_a_log_and_a_pointer_of_somebody_else_are_refused(store: RedisStor
 
 
 @pytest.mark.parametrize("body", [b"", b"\0" * 40 + b"x", b"\0" * 32])
-async def test_a_damaged_sum_is_a_store_error_and_stays_as_it_is(store: RedisStore, raw: Redis, alice: UserKey, body: bytes) -> None:
+async def test_a_damaged_sum_is_a_store_error_and_stays_as_it_is(
+    store: RedisStore, raw: Redis, alice: UserKey, bob: UserKey, body: bytes
+) -> None:
     await store.add_comparison(alice, comparison("event", [1.0]))
     await raw.set(alice.sum(BASIS), seal_of(SUM, alice) + body)
     with pytest.raises(StoreUnavailable, match="damaged"):
         await store.read(alice, BASIS)
     with pytest.raises(StoreUnavailable, match="damaged"):
         await exported(store, alice)
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await store.merge_users(alice, bob, "merge")
+
+
+async def test_a_damaged_entry_of_a_log_is_a_store_error(store: RedisStore, raw: Redis, alice: UserKey, bob: UserKey) -> None:
+    await store.add_comparison(alice, comparison("event", [1.0]))
+    (entry,) = await raw.lrange(alice.log, 0, -1)
+    await raw.lset(alice.log, 0, entry[:-9])
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await exported(store, alice)
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        _ = [logged async for logged in store.to_replay(alice, "another-basis")]
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await store.merge_users(alice, bob, "merge")
 
 
 # --- what is on the server ------------------------------------------------------------------------------------------
