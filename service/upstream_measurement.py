@@ -135,8 +135,11 @@ def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, A
     if answer.status_code != httpx.codes.OK:
         said = failure_of(answer.status_code, answer.content, answer.headers)
         raise MeasureFailed(f"{url} answered {said}{key_hint(said.status)}")
-    found: dict[str, Any] = answer.json()
-    return found
+    try:
+        found: dict[str, Any] = answer.json()
+        return {**found, "members": dict(found["members"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasureFailed(f"{url} answered, and does not say what it took; is it an Attune?") from error
 
 
 def in_lines(document: dict[str, Any], out: Path, url: str, taken: dict[str, Any] | None) -> list[str]:
@@ -184,8 +187,11 @@ class _Answers:
         names = self._serving.bundle.portfolio.names
         index = {_digest(prompt): at for at, prompt in enumerate(prompts)}
         found: dict[str, dict[int, str]] = {name: {} for name in names}
+        broken_off = False
         if self._file.is_file():
-            for line in self._file.read_text(encoding="utf-8").splitlines():
+            lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
+            broken_off = bool(lines) and not lines[-1].endswith("\n")
+            for line in lines:
                 kept = _kept(line)
                 if kept is not None and kept["prompt"] in index and kept["member"] in found:
                     found[kept["member"]][index[kept["prompt"]]] = kept["text"]
@@ -197,6 +203,8 @@ class _Answers:
         if missing:
             self._say(f"asking {', '.join(names)} for {counted(len(missing), 'answer')}, {self._asking.together:,} at a time")
         with self._file.open("a", encoding="utf-8") as kept_answers:
+            if broken_off:  # in the middle of a line, which the next answer must not join
+                kept_answers.write("\n")
             for ended in asyncio.as_completed([self._ask(name, at, prompts[at]) for name, at in missing]):
                 name, at, text = await ended
                 done += 1

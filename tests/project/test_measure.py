@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import FastAPI, Response
 from scipy.stats import t
 
 from attune.service.settings import Settings
-from attune.service.upstream_measurement import Asking, MeasureFailed, half_widths, in_lines, measure_members, read_prompts
+from attune.service.upstream_measurement import Asking, MeasureFailed, half_widths, import_measured, in_lines, measure_members, read_prompts
 from tests.endpoints.conftest import running
 from tests.endpoints.voices import Voice
 from tests.project.test_command_line import attune
@@ -40,10 +41,12 @@ def test_members_are_asked_once_each_prompt_and_a_broken_run_goes_on(tmp_path, s
     assert sorted((json.loads(line)["member"], json.loads(line)["text"]) for line in lines) == sorted(
         [("terse", MANNERS["short"]), ("kind", MANNERS["warm"])] * 3
     )
-    kept.write_text("\n".join([*lines[:3], lines[3][:20]]) + "\n")  # killed in the middle of a line
+    kept.write_text("\n".join([*lines[:3], lines[3][:20]]))  # killed in the middle of a line
     again = measure_members(settings, PROMPTS, tmp_path / "V.json", Asking(), said.append)
     assert "3 answers are there already" in said
     assert again == first == json.loads((tmp_path / "V.json").read_text())
+    assert measure_members(settings, PROMPTS, tmp_path / "V.json", Asking(), said.append) == first
+    assert said[-2:] == ["6 answers are there already", "scoring 6 answers"]
     values = {name: dict(zip(first["heads"]["vrf"], one["means"]["vrf"], strict=True)) for name, one in first["members"].items()}
     assert values["terse"]["concise"] > values["kind"]["concise"]
     assert values["kind"]["warm"] > values["terse"]["warm"]
@@ -109,6 +112,15 @@ def test_what_was_measured_is_said_in_sentences_with_the_numbers_of_the_document
         "http://a took as evidence: terse",
         "http://a had as evidence already: kind",
     ]
+
+
+@pytest.mark.parametrize("content", [b"<html>welcome</html>", b"[]", b'{"status": "ok"}'])
+async def test_what_is_no_attune_is_not_believed_to_have_taken_a_measurement(content):
+    other = FastAPI()
+    other.post("/admin/members")(lambda: Response(content))
+    async with on_socket(other) as (url, _):
+        with pytest.raises(MeasureFailed, match=f"^{url} answered, and does not say what it took; is it an Attune\\?$"):
+            await as_thread(lambda: import_measured(url, {"basis": "b", "event_id": "e", "members": {}}, ""))
 
 
 def test_half_widths_are_students(rng):
