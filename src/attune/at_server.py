@@ -69,7 +69,13 @@ def at_server(url: str, key_env: str) -> Iterator[Client]:
     """
     from attune.client import AttuneFailed, AttuneUnreachable, Client  # noqa: PLC0415  the help stays fast without httpx
 
-    with Client(url, key_in(key_env) or None, timeout_s=SILENCE_S, retries=TRIES_AGAIN) as client:
+    key = key_in(key_env) or None
+    try:
+        made = Client(url, key, timeout_s=SILENCE_S, retries=TRIES_AGAIN)
+    except OSError as error:  # the only files that it reads, and no word of which
+        why = (error.strerror or str(error)).lower()
+        raise CallFailed(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {why}") from error
+    with made as client:
         try:
             yield client
         except AttuneFailed as error:

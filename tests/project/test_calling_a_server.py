@@ -265,6 +265,12 @@ def test_feedback_that_may_have_arrived_says_how_it_is_sent_again_and_counts_onc
     assert re.search(r"with `--event-id [0-9a-f]{32}` it is sent again", new.stderr)
 
 
+def test_certificates_that_are_not_there_are_named_by_their_variable():
+    refused = CliRunner(env={"SSL_CERT_FILE": "/none"}).invoke(offline, ["users", "show", "ada", "--url", "http://127.0.0.1:9"])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: no such file or directory" in refused.stderr
+
+
 @contextlib.contextmanager
 def answering(body: bytes) -> Iterator[str]:
     """Serves one answer to everything, as a proxy or another server does, and gives the URL."""
