@@ -52,7 +52,7 @@ def reads_table(command: Callable[..., None]) -> Callable[..., None]:
         # Before numpy is loaded: the products of a training are small, so that a second thread waits more than it works, and beside
         # other work takes ten times the processor time. torch, which embeds texts, has threads of its own.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        from attune.models.data.adapters import Reading  # noqa: PLC0415 - numpy
+        from attune.models.data.table_shapes import Reading  # noqa: PLC0415 - numpy
 
         said = {name: given.pop(name) for name in options}
         words = said.pop("shape"), said.pop("column") or [], said.pop("ignore") or []

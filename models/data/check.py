@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from attune.models.data.adapters import Progress, Reading, Shape, Table, table_of
+from attune.models.data.adapters import Progress, Table, table_of
 from attune.models.data.preferences import ANONYMOUS, Comparison, Comparisons
+from attune.models.data.table_shapes import Reading, Shape
 from attune.models.seam.counts import all_counted, counted
 
 USERS_SHOWN = 5

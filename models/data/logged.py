@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from attune.models.data.adapters import Reading, RowsInvalid, Table, read_table, table_of
+from attune.models.data.adapters import RowsInvalid, Table, read_table, table_of
 from attune.models.data.preferences import Comparison, ComparisonInvalid
+from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableInvalid, TableRow
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.counts import all_counted

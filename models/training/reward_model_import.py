@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from attune.models.data.adapters import Reading, read_comparisons
+from attune.models.data.adapters import read_comparisons
 from attune.models.data.classifier import ClassifierTrunk, load_classifier
 from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import embed_texts
@@ -16,6 +16,7 @@ from attune.models.data.hub import located
 from attune.models.data.preferences import ComparisonInvalid, Comparisons, Texts
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.splits import split
+from attune.models.data.table_shapes import Reading
 from attune.models.data.templates import TextLimits
 from attune.models.data.trunk import open_model
 from attune.models.data.trunk_file import write_trunk_file

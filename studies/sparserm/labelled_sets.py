@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from attune.models.data.adapters import Reading, Table, read_table
+from attune.models.data.adapters import Table, read_table
 from attune.models.data.preferences import Comparison, Comparisons
+from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableRow, read_rows
 from attune.models.data.transcripts import ValueInvalid, parse_pair
 from studies.families.public_sets import DataSetInvalid

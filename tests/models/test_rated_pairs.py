@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attune.models.data.adapters import Reading, read_comparisons
+from attune.models.data.adapters import read_comparisons
 from attune.models.data.check import survey
 from attune.models.data.rated_pairs import pair_up
+from attune.models.data.table_shapes import Reading
 
 RATED = st.lists(st.tuples(st.sampled_from([1, 2, 2.5, 3]), st.sampled_from("abcdef")), max_size=12)
 

@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
-from attune.models.data.adapters import Reading, RowsInvalid, read_comparisons
+from attune.models.data.adapters import RowsInvalid, read_comparisons
 from attune.models.data.check import survey
 from attune.models.data.preferences import Comparison, ComparisonInvalid
+from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableInvalid, read_rows
 from attune.models.data.values import number_of
 

@@ -10,10 +10,11 @@ import pytest
 
 from attune.models.alignment.vllm import members_in
 from attune.models.commands.options import NotThere, model_source
-from attune.models.data.adapters import Reading, read_comparisons
+from attune.models.data.adapters import read_comparisons
 from attune.models.data.check import survey
 from attune.models.data.logged import read_logged
 from attune.models.data.preferences import ComparisonInvalid
+from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableInvalid
 from attune.models.measuring.policy.estimators import LogInvalid
 from attune.models.measuring.policy.values_report import evaluate_log, read_log

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from attune.models.data.adapters import Reading, read_comparisons
+from attune.models.data.adapters import read_comparisons
 from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
 from attune.models.data.splits import SplitInvalid, draw, split
+from attune.models.data.table_shapes import Reading
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.measuring.families.fewshot import cut
 from attune.models.measuring.families.learners import served_learners

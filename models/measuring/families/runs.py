@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attune.models.data.adapters import Reading, read_comparisons
+from attune.models.data.adapters import read_comparisons
+from attune.models.data.table_shapes import Reading
 from attune.models.data.trunk import load_trunk, spread_layers
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families
 from attune.models.seam.additive import NAME as ADDITIVE

@@ -1,0 +1,84 @@
+"""The shapes that a table may have, the columns of each, and what a person says of a table that calls things otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from attune.models.data.tables import TableInvalid, some
+
+Shape = Literal["pairs", "votes", "ratings", "scores"]
+
+OPTIONAL: Mapping[Shape, tuple[str, ...]] = {
+    "pairs": ("prompt", "user", "tie", "context", "weight", "time_s"),
+    "votes": ("prompt", "user", "context", "weight", "time_s"),
+    "ratings": ("prompt", "time_s"),
+    "scores": ("user",),
+}
+REQUIRED: Mapping[Shape, tuple[str, ...]] = {
+    "pairs": ("chosen", "rejected"),
+    "votes": ("response_a", "response_b", "winner"),
+    "ratings": ("user", "response", "rating"),
+    "scores": ("prompt", "response"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a table is to be read.
+
+    Attributes:
+        shape: see the module; found from the columns if None.
+        columns: our name -> the table's, for tables that call things otherwise; `meta.user.id` is inside of the column `meta`.
+        ignore: columns that nothing should read.
+        attributes: the score columns of `scores`; all numeric columns that are left if empty.
+        least_gap: scores or ratings that differ by no more make no comparison.
+        most_pairs: comparisons that one user (or attribute) makes of one prompt's responses; where more are possible, a sample.
+        seed: of such samples.
+        shown: bad rows that an error names; the others are counted.
+    """
+
+    shape: Shape | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ignore: frozenset[str] = frozenset()
+    attributes: tuple[str, ...] = ()
+    least_gap: float = 0.0
+    most_pairs: int = 200
+    seed: int = 0
+    shown: int = 10
+
+    @classmethod
+    def from_words(
+        cls, shape: str, columns: Sequence[str], ignore: Sequence[str], *, least_gap: float = 0.0, most_pairs: int = 200, shown: int = 10
+    ) -> Reading:
+        """Returns what a command line says: `shape` or nothing, columns as `OURS=THEIRS`, and columns to ignore.
+
+        Raises:
+            TableInvalid: an unknown shape, or a column without `=` or with a name that no shape reads.
+        """
+        if shape and shape not in get_args(Shape):
+            raise TableInvalid(f"shape {shape!r} is not one of {', '.join(get_args(Shape))}")
+        named = dict(word.partition("=")[::2] for word in columns)
+        known = {name for part in (*REQUIRED.values(), *OPTIONAL.values()) for name in part}
+        wrong = [ours for ours, theirs in named.items() if ours not in known or not theirs]
+        if wrong:
+            raise TableInvalid(f"columns are given as OURS=THEIRS; {', '.join(wrong)} is not. Ours are {', '.join(sorted(known))}")
+        found = next((one for one in get_args(Shape) if one == shape), None)
+        return cls(found, named, frozenset(ignore), least_gap=least_gap, most_pairs=most_pairs, shown=shown)
+
+
+def shape_of(columns: Iterable[str]) -> Shape:
+    """Returns the shape that a table with `columns` (by our names) has.
+
+    Raises:
+        TableInvalid: it has none of them; the message says what each needs.
+    """
+    present = set(columns)
+    shapes: tuple[Shape, ...] = get_args(Shape)
+    for shape in shapes:
+        if present.issuperset(REQUIRED[shape]):
+            return shape
+    found = some(sorted(present)) or "(none)"
+    needs = "; ".join(f"{shape}: {', '.join(REQUIRED[shape])}" for shape in get_args(Shape))
+    raise TableInvalid(f"the columns {found} make no known shape. Needed: {needs}. --column OURS=THEIRS says what the table calls one")
