@@ -127,6 +127,7 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
             values = _values(row)
             if parser is None:
                 parser = _parser(row.where, values, reading)
+                parser.expect_all_read(row.where, values)
             parser.take(row.where, values)
         except ValueInvalid as error:
             bad += 1
@@ -138,8 +139,7 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
         if problems:
             raise RowsInvalid(tuple(problems), bad, number)
         raise TableInvalid("the table has no rows: there is nothing in it, or column names alone")
-    if absent := [name for name in (*reading.ignore, *reading.attributes) if name not in parser.seen]:
-        raise TableInvalid(f"there is no column {some(sorted(absent))}; there are {some(sorted(parser.seen))}")
+    parser.expect_all_there()
     records = tuple(parser.records())
     return Table(parser.shape, records, number, bad, tuple(problems), parser.equal, parser.possible, parser.anonymous)
 
@@ -160,17 +160,16 @@ class _Parser:
     accepted: AbstractSet[str] = frozenset()
     seen: set[str] = field(default_factory=set)
     ignored: tuple[str, ...] = ()
+    found_inside: set[str] = field(default_factory=set)
 
     def take(self, where: str, values: Mapping[str, Any]) -> None:
         if not self.sources:
             names = (*REQUIRED[self.shape], *OPTIONAL[self.shape])
             self.sources = tuple((name, self.reading.columns.get(name, name)) for name in names)
             self.ignored = tuple(name for name, theirs in self.sources if theirs in self.reading.ignore)
-        # Most rows have the columns of the row before.
-        extra = [] if values.keys() == self.accepted else _unread(values, self.shape, self.reading, self.numeric)
-        self.seen.update(() if values.keys() == self.accepted else values)
-        self.accepted = self.accepted if extra else values.keys()
+        extra = self._unknown(values)
         get = {name: values[theirs] if theirs in values else column_of(values, theirs) for name, theirs in self.sources}
+        self.found_inside.update(theirs for name, theirs in self.sources if get[name] is not None and theirs not in values)
         get |= dict.fromkeys(self.ignored)
         if extra:
             raise ValueInvalid(some(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
@@ -198,6 +197,50 @@ class _Parser:
                     raise ValueInvalid(some(self.numeric), "there is no score")
                 for name, score in scores.items():
                     self.groups.setdefault((f"{who}{name}", prompt), []).append((score, response, None))
+
+    def _unknown(self, values: Mapping[str, Any]) -> list[str]:
+        """Returns columns of a row that nothing reads; where every number is a score, one may stand in a later row for the first time."""
+        if values.keys() == self.accepted:  # as in most rows
+            return []
+        self.seen.update(values)
+        unread = _unread(values, self.shape, self.reading, self.numeric)
+        empty = []
+        if self.scored:
+            self.numeric += tuple(name for name in unread if is_number(values[name]))
+            empty = [name for name in unread if values[name] is None]
+            unread = [name for name in unread if name not in self.numeric and name not in empty]
+        if not unread and not empty:
+            self.accepted = values.keys()
+        return unread
+
+    def expect_all_read(self, where: str, values: Mapping[str, Any]) -> None:
+        """Returns if the first row has no column that nothing reads: every row would be without what stands in it.
+
+        Raises:
+            TableInvalid: it has one.
+        """
+        if unread := self._unknown(values):
+            if absent := [theirs for theirs in self.reading.columns.values() if _top(theirs, values) not in values]:
+                raise TableInvalid(f"{where}: there is no column {some(absent)}; there are {some(sorted(values))}")
+            known = ", ".join((*REQUIRED[self.shape], *OPTIONAL[self.shape]))
+            named, advice = unread_columns(unread)
+            raise TableInvalid(f"{where}: nothing reads {named}; {self.shape} reads {known}. {advice}")
+
+    @property
+    def scored(self) -> bool:
+        """Whether the columns of numbers are found, and not named."""
+        return self.shape == "scores" and not self.reading.attributes
+
+    def expect_all_there(self) -> None:
+        """Returns if rows have every column that was named for this table, and a value at every place inside of one.
+
+        Raises:
+            TableInvalid: none has.
+        """
+        named = {*self.reading.ignore, *self.reading.attributes} - self.seen
+        inside = {theirs for theirs in self.reading.columns.values() if theirs not in self.seen | self.found_inside}
+        if absent := named | inside:
+            raise TableInvalid(f"there is no column {some(sorted(absent))}; there are {some(sorted(self.seen))}")
 
     def records(self) -> Iterator[Comparison]:
         yield from self.pairs
@@ -244,26 +287,25 @@ def _values(row: TableRow) -> Mapping[str, Any]:
 
 def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     ours = {theirs: name for name, theirs in reading.columns.items()}
-    absent = [theirs for theirs in reading.columns.values() if _top(theirs, values) not in values]
-    if absent:
-        raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {some(sorted(values))}")
-    inside = [name for theirs, name in ours.items() if theirs not in values]
+    absent = [theirs for theirs in ours if _top(theirs, values) not in values]
+    inside = [name for theirs, name in ours.items() if theirs not in values and theirs not in absent]
     columns = [*(ours.get(name, name) for name in values if name not in reading.ignore), *inside]
+    try:
+        shape = _shape(where, values, reading, columns)
+    except TableInvalid as error:
+        if not absent:
+            raise
+        raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {some(sorted(values))}") from error
+    if shape == "scores" and not set(reading.attributes or _unread(values, shape, reading, ())) & set(values):
+        raise TableInvalid(f"{where}: there is no score column {some(reading.attributes) or '(a number per attribute)'}")
+    return _Parser(shape, reading, reading.attributes)
+
+
+def _shape(where: str, values: Mapping[str, Any], reading: Reading, columns: list[str]) -> Shape:
     shape = reading.shape or shape_of(columns)
-    missing = [name for name in REQUIRED[shape] if name not in columns]
-    if missing:
+    if missing := [name for name in REQUIRED[shape] if name not in columns]:
         raise TableInvalid(f"{where}: {shape} needs {', '.join(missing)}; there are {some(sorted(values))}")
-    numeric = reading.attributes
-    if shape == "scores" and not numeric:
-        left = _unread(values, shape, reading, ())
-        numeric = tuple(name for name in left if is_number(values[name]))
-    if shape == "scores" and not set(numeric) & set(values):
-        raise TableInvalid(f"{where}: there is no score column {some(numeric) or '(a number per attribute)'}")
-    unread = _unread(values, shape, reading, numeric)
-    if unread:
-        known = ", ".join((*REQUIRED[shape], *OPTIONAL[shape]))
-        raise TableInvalid(f"{where}: nothing reads {unread_columns(unread)[0]}; {shape} reads {known}. {unread_columns(unread)[1]}")
-    return _Parser(shape, reading, numeric)
+    return shape
 
 
 def _unread(values: Mapping[str, Any], shape: Shape, reading: Reading, numeric: tuple[str, ...]) -> list[str]:

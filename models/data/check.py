@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,9 +15,11 @@ import numpy as np
 from attune.models.data.adapters import Progress, Table, table_of
 from attune.models.data.preferences import ANONYMOUS, Comparison, Comparisons
 from attune.models.data.table_shapes import Reading, Shape
+from attune.models.data.tables import TableInvalid
 from attune.models.seam.counts import all_counted, counted
 
 USERS_SHOWN = 5
+_LINES = re.compile(r"\.(jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
 FEW = 20
 """Comparisons from which a user's taste begins to show; what few-shot curves end at."""
 
@@ -83,8 +87,10 @@ def survey(source: str | Path, reading: Reading, *, write: Path | None = None, p
         progress: see `read_table`.
 
     Raises:
-        TableInvalid, RowsInvalid: nothing of it can be read; nothing is written.
+        TableInvalid, RowsInvalid: nothing of it can be read, or the name of the copy says that it is no JSON lines; nothing is written.
     """
+    if write is not None and not _LINES.search(write.name):
+        raise TableInvalid(f"{write} would hold JSON lines; a name that ends in .jsonl or .jsonl.gz is needed, by which others read them")
     table = table_of(source, reading, progress=progress)
     if write is not None:
         write_pairs(table.records, write)
@@ -126,7 +132,7 @@ def write_pairs(records: Iterable[Comparison], path: Path) -> None:
     """Writes comparisons as JSON lines of the shape `pairs`, in one step; what a record does not say has no column."""
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8") as stream:
+    with gzip.open(part, "wt", encoding="utf-8") if path.suffix.lower() == ".gz" else part.open("w", encoding="utf-8") as stream:
         for one in records:
             row = {} if one.user.startswith(ANONYMOUS) else {"user": one.user}
             row |= {"prompt": one.prompt, "chosen": one.chosen, "rejected": one.rejected}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import shlex
 import sys
 import zlib
@@ -34,6 +35,8 @@ FORMATS = ".jsonl, .csv, .tsv (each also .gz), .json, .parquet and saved dataset
 
 
 MOST_NAMED = 12
+_QUOTED = re.compile(r'"[^"]*"')
+"""A name of a column in quotes, which may hold what separates the others."""
 
 
 def some(names: Collection[str]) -> str:
@@ -135,7 +138,7 @@ def _separated(path: Path, separator: str) -> Iterator[TableRow]:
             if other := no_text(packed.read(8)):
                 raise TableInvalid(f"{path.name} {other}")
         with open_bytes(path) as packed, io.TextIOWrapper(packed, encoding="utf-8-sig", newline="") as stream:
-            first = stream.readline()
+            first = _QUOTED.sub("", stream.readline())
             stream.seek(0)
             # A comma is not the separator of half of Europe's spreadsheets.
             found = next((mark for mark in (",", ";", "\t") if mark in first), ",")
@@ -178,17 +181,30 @@ def _json_list(path: Path) -> Iterator[TableRow]:
     try:
         with open_bytes(path) as stream:
             content = stream.read()
-        if other := no_text(content):
-            raise TableInvalid(f"{path.name} {other}")
-        values = parse_json(content.removeprefix(b"\xef\xbb\xbf"))
-    except JsonInvalid as error:
-        raise TableInvalid(f"{path.name} {error}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TableInvalid(f"{path.name} is cut off or not gzip: {error}") from error
+    if other := no_text(content):
+        raise TableInvalid(f"{path.name} {other}")
+    try:
+        values = parse_json(content.removeprefix(b"\xef\xbb\xbf"))
+    except JsonInvalid as error:
+        if _begins_with_an_object(content):
+            yield from _json_lines(path)
+            return
+        raise TableInvalid(f"{path.name} {error}") from error
     if not isinstance(values, list):
         raise TableInvalid(f"{path.name} holds {kind_of(values)}; a list of objects is needed")
     for number, value in enumerate(values, start=1):
         yield _row(f"{path.name} entry {number}", value)
+
+
+def _begins_with_an_object(content: bytes) -> bool:
+    """Returns whether the first line is a whole object, as in JSON lines under a name for JSON."""
+    first = content.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
+    try:
+        return isinstance(parse_json(first), dict)
+    except JsonInvalid:
+        return False
 
 
 def _parquet_rows(path: Path) -> Iterator[TableRow]:
@@ -232,7 +248,9 @@ def _hub_rows(source: str) -> Iterator[TableRow]:
 
 
 def dataset_rows(dataset: Any, name: str) -> Iterator[TableRow]:
-    """Yields the rows of a `datasets.Dataset` (or anything that yields mappings)."""
+    """Yields the rows of a `datasets.Dataset` (or anything that yields mappings), in Python's own values and with all columns."""
+    if hasattr(dataset, "with_format"):
+        dataset = dataset.with_format(None)  # a format is saved beside the rows: arrays, tensors, or some of the columns alone
     for number, value in enumerate(dataset, start=1):
         yield _row(f"{name} row {number}", value)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from attune.models.seam.text import conversation_text
 
 ROLES = ("system", "user", "assistant")
-_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
+_TURN = re.compile(r"(?:\A|\r?\n\r?\n)(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _LEAST_TURNS = 2
 
@@ -66,6 +66,8 @@ def parse_prompt(value: object) -> str:
     """
     if isinstance(value, str):
         turns = parse_transcript(value)
+        if turns and turns[-1] == ("assistant", ""):  # `Assistant:` at the end says whose turn is next, and nothing more
+            turns = turns[:-1]
         return _filled("prompt", conversation_text(turns) if turns else value)
     return _filled("prompt", conversation_text(_messages("prompt", value)))
 

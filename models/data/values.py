@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+import re
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ MOST_SHOWN = 60
 
 _LATEST_S = 1e11
 """A time beyond the year 5138 is in milliseconds."""
-_TRUE, _FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
+_SIDE = re.compile(r"(?:(?:model|response|answer|assistant|completion|output|option|candidate)[ _-]?)?([ab])")
+_NEITHER = re.compile(r"tie\b.*|tie_.*|draw|both[ _-]?(?:bad|good)|neither")
 
 
 def column_of(values: Any, name: str) -> Any:
@@ -43,8 +45,8 @@ def user_of(value: object, column: str) -> str | None:
     """
     if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, int | Decimal) and not isinstance(value, bool) and value == value // 1:
+        return str(int(value))
     if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
         # What numbers become in a table of floats in which one of them is missing.
         return None if math.isnan(value) else str(int(value))
@@ -82,6 +84,8 @@ def time_of(value: object, column: str) -> float | None:
         return None
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp()
     found = _as_number(value)
     if found is None and isinstance(value, str):
         try:
@@ -105,26 +109,25 @@ def flag_of(value: object, column: str) -> bool:
     """
     if value is None or isinstance(value, bool):
         return bool(value)
-    if isinstance(value, int | float) and value in {0, 1}:  # what a table of numbers makes of a column of flags
-        return bool(value)
-    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
-        return value.strip().lower() in _TRUE
+    if _as_number(value) in {0.0, 1.0}:  # what a table of numbers makes of a column of flags, also as text
+        return bool(_as_number(value))
+    if isinstance(value, str) and value.strip().lower() in {"true", "false"}:
+        return value.strip().lower() == "true"
     raise ValueInvalid(column, f"is {value!r}; true or false is needed")
 
 
 def winner_of(value: object, column: str) -> Winner:
-    """Returns which of two answers won: `a`, `b` or `tie`, also as `model_a`, `response_b` or `tie (bothbad)`.
+    """Returns which of two answers won: `a`, `b` or `tie`, also as `model_a`, `Response B`, `tie (bothbad)` or `both_bad`.
 
     Raises:
         ValueInvalid: it is none of them.
     """
     word = value.strip().lower() if isinstance(value, str) else ""
-    word = word.removeprefix("model_").removeprefix("response_").partition(" ")[0]
-    match word:
-        case "a" | "b" | "tie":
-            return word
-        case _:
-            raise ValueInvalid(column, f"is {value!r}; a, b or tie is needed")
+    if side := _SIDE.fullmatch(word):
+        return "a" if side.group(1) == "a" else "b"
+    if _NEITHER.fullmatch(word):
+        return "tie"
+    raise ValueInvalid(column, f"is {value!r}; a, b or tie is needed")
 
 
 def _short(value: object) -> str:
