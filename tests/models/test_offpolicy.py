@@ -243,6 +243,8 @@ def test_lines_and_fields_that_cannot_be_used_are_named(tmp_path):
         read_log(log)
     with pytest.raises(LogInvalid, match="decision 1 lacks 'user_tag'"):
         duels_from([{"decision_id": "d"}], [])
+    with pytest.raises(LogInvalid, match="decision 2 lacks 'propensities'"):
+        duels_from([DECISIONS[0], DECISIONS[1] | {"routing": {}}], [])
     with pytest.raises(LogInvalid, match="comparison 1 lacks 'rejected'"):
         duels_from(DECISIONS, [{"chosen": "d1-0"}])
     with pytest.raises(
@@ -296,3 +298,41 @@ def test_a_member_that_a_decision_did_not_know_is_no_rival_in_it():
     narrowed = replace(duels, laws=np.delete(duels.laws, 3, axis=1) @ np.eye(3, 4), expected=expected)
     narrowed = replace(narrowed, laws=narrowed.laws / narrowed.laws.sum(axis=1, keepdims=True))
     assert unsupported(narrowed, narrowed.laws) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_uniform_routing_is_worth_one_half_also_where_members_came_later():
+    duels, _ = simulated_log(300, 4, np.random.default_rng(3))
+    early = (duels.first < 3) & (duels.second < 3) & (np.arange(len(duels.won)) % 2 == 0)
+    expected, laws = duels.expected.copy(), duels.laws.copy()
+    expected[early, 3], laws[early, 3] = -np.inf, 0.0
+    laws /= laws.sum(axis=1, keepdims=True)
+    grown = replace(duels, expected=expected, laws=laws)
+    found = estimate(grown, target_laws(grown)["uniform"])
+    assert found["dr"].low <= 0.5 <= found["dr"].high
+    assert found["dr"].value == pytest.approx(0.5, abs=1e-9)  # what one of a pair wins the other loses
+    assert found["snips"].value == pytest.approx(0.5, abs=1e-9)
+
+
+def test_inverse_propensities_are_worth_as_much_in_a_decision_that_knew_fewer_members():
+    known = decision("d1", ("a", "b"))
+    known["routing"] |= {"propensities": {"a": 0.5, "b": 0.5}, "expected": {name: {"mean": 0.0} for name in "ab"}, "joint_propensity": 0.5}
+    others = [decision(f"d{number}", pair, joint=1 / 6, user=f"u{number}") for number, pair in enumerate((("a", "c"), ("c", "b")), start=2)]
+    duels = duels_from([known, *others], [comparison("e", f"d{number}-0", f"d{number}-1") for number in (1, 2, 3)])
+    found = estimate(duels, target_laws(duels)["uniform"])
+    # (1/2) / (1 * 1/2) / 2 of two members, (1/3) / (2 * 1/6) / 2 of three.
+    assert found["ips"].value == pytest.approx(0.5)
+
+
+def test_an_interval_of_a_mean_is_of_those_who_make_the_mean():
+    covered = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        counts = np.ceil(rng.lognormal(0.0, 1.2, size=80)).astype(int)
+        users = np.repeat(np.arange(80), counts)
+        chances = np.where(counts > 3, rng.uniform(0.0, 1.0, size=80), 0.5)  # who compares much has a taste of their own
+        found = of_mean((rng.random(len(users)) < chances[users]).astype(float), users)
+        covered.append(found.low <= 0.5 <= found.high)
+    assert np.mean(covered) > 0.92
+    one_says_all = of_mean(np.repeat([1.0, 0.0], [400, 30]), np.repeat(np.arange(31), [400, *[1] * 30]))
+    assert not one_says_all.estimable
+    assert one_says_all.users < 2

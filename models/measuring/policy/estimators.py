@@ -6,7 +6,8 @@ A duel is a decision of two candidates of different members, drawn in order with
 compared; whether drawn one after the other or, by policy `learn`, as one pair, changes `q` and no estimator. A policy's value is the
 chance that the member it routes to wins against one of the others drawn at random, `V(pi) = E_x sum_a pi(a | x) mean_{b != a} P(a beats
 b | x)`; uniform routing has 1/2 by construction. Both roles of a duel count. That users compare is taken to depend on nothing but what
-was logged. Axis letters: `N` duels, `M` members.
+was logged. Members that a decision did not know, since they came later, are no rivals in it: the mean is over those that it knew. Axis
+letters: `N` duels, `M` members.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
         LogInvalid: a field is missing or of another type, or no duel is left.
     """
     known = {}
+    named: set[str] = set()
     for number, decision in enumerate(decisions, start=1):
         try:
             known[str(decision["decision_id"])] = (
@@ -86,9 +88,10 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
                 decision["routing"],
                 {c["candidate_id"]: c for c in decision["candidates"]},
             )
+            named.update(decision["routing"]["propensities"])
         except (KeyError, TypeError) as error:
             raise LogInvalid(f"decision {number} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
-    members = tuple(sorted({name for _, routing, _ in known.values() for name in routing["propensities"]}))
+    members = tuple(sorted(named))
     left: Counter[str] = Counter()
     rows: list[tuple[str, int, int, float, float, Array, Array, bool]] = []
     used = set()
@@ -152,7 +155,7 @@ def _duel(
         law = np.array([float(routing["propensities"].get(name, 0.0)) for name in members])
         expected = np.array([float(routing["expected"][name]["mean"]) if name in routing["expected"] else -np.inf for name in members])
         joint, as_pair = float(routing["joint_propensity"]), routing["policy"] == "learn"
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise LogInvalid(f"the decision of comparison {number} has no usable field {error}") from error
     if not 0.0 < joint <= 1.0 or not abs(float(law.sum()) - 1.0) < 1e-6:
         raise LogInvalid(f"the decision of comparison {number} has joint propensity {joint} and a law that sums to {law.sum():g}")
@@ -197,17 +200,18 @@ def estimate(duels: Duels, law: Array, predicted: Array | None = None) -> dict[s
         law: `[N, M]` of the policy.
         predicted: `[N, M, M]` chance that `a` beats `b`, from other users' duels; `predict_wins` if None.
 
-    Inverse propensity scores weigh each role of a duel by `pi(a) / ((M - 1) q)`; the self-normalised ones divide by the mean weight
-    (Swaminathan and Joachims 2015); the doubly robust ones take the prediction's value and weigh its error (Dudik et al. 2011).
+    Inverse propensity scores weigh each role of a duel by `pi(a) / (R q)`, with `R` the rivals of `a` that the decision knew; the
+    self-normalised ones divide by the mean weight (Swaminathan and Joachims 2015); the doubly robust ones take the prediction's value and
+    weigh its error (Dudik et al. 2011).
     """
     predicted = predict_wins(duels) if predicted is None else predicted
-    rows, others = np.arange(len(law)), len(duels.members) - 1
-    weight_first = law[rows, duels.first] / (others * duels.joint) / 2.0
-    weight_second = law[rows, duels.second] / (others * duels.joint) / 2.0
+    rows, rivals = np.arange(len(law)), _rivals(duels)
+    others = np.maximum(rivals.sum(axis=2), 1.0)
+    weight_first = law[rows, duels.first] / (others[rows, duels.first] * duels.joint) / 2.0
+    weight_second = law[rows, duels.second] / (others[rows, duels.second] * duels.joint) / 2.0
     weight = weight_first + weight_second
     gained = weight_first * duels.won + weight_second * (1.0 - duels.won)
-    off_diagonal = 1.0 - np.eye(len(duels.members))
-    model = np.einsum("nm,nmk,mk->n", law, predicted, off_diagonal) / others
+    model = np.einsum("nm,nmk,nmk->n", law / others, predicted, rivals)
     expected = predicted[rows, duels.first, duels.second]
     robust = model + (weight_first - weight_second) * (duels.won - expected)
     return {
@@ -215,6 +219,12 @@ def estimate(duels: Duels, law: Array, predicted: Array | None = None) -> dict[s
         "snips": of_ratio(gained, weight, duels.users),
         "dr": of_mean(robust, duels.users),
     }
+
+
+def _rivals(duels: Duels) -> Array:
+    """Returns `[N, M, M]`, 1 where the second member is a rival of the first in that decision: another one, and known to it."""
+    known = np.isfinite(duels.expected).astype(np.float64)
+    return known[:, None, :] * (1.0 - np.eye(len(duels.members)))
 
 
 def predict_wins(duels: Duels, *, seed: int = 0) -> Array:

@@ -40,10 +40,14 @@ class Estimate:
 
 
 def of_mean(scores: Array, users: NDArray[np.int64]) -> Estimate:
-    """Returns the mean of `scores` `[N]` with its interval; for scores that are not skewed, such as the doubly robust ones."""
+    """Returns the mean of `scores` `[N]` with its interval; for scores that are not skewed, such as the doubly robust ones.
+
+    A user counts as often as they compared, in the mean and so in its error: the mean is a ratio of sums over users, linearised.
+    """
     sums, per_user = _by_user(scores, users)
-    means = sums / per_user
-    return _around(float(scores.mean()), means, float(len(sums)))
+    value = float(scores.mean())
+    draws = value + (sums - value * per_user) / per_user.mean()
+    return _around(value, draws, float(per_user.sum() ** 2 / np.sum(per_user**2)))
 
 
 def of_ratio(gained: Array, weight: Array, users: NDArray[np.int64]) -> Estimate:
