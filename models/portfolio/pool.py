@@ -69,7 +69,7 @@ def read_pool(path: Path) -> Pool:
     answers: list[tuple[tuple[str, ...], ...]] = []
     members: tuple[str, ...] = ()
     source = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         try:
             entry = json.loads(line)
             named = {member: tuple(map(str, texts)) for member, texts in entry["answers"].items()}

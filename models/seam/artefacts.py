@@ -88,7 +88,7 @@ def _of_file(path: Path) -> str:
     content = _beginning(path)
     if path.suffix.lower() == ".toml":
         return _of_document(tomllib.loads(content.decode("utf-8-sig")))
-    lines = [line for line in content.decode("utf-8-sig", errors="replace").splitlines()[:2] if line.strip()]
+    lines = [line for line in content.decode("utf-8-sig", errors="replace").split("\n", 2)[:2] if line.strip()]
     if lines and (line := _json(lines[0])) is not None and isinstance(line, dict) and not _of_document(line):
         return _of_line(line)
     whole = _json(content.decode("utf-8-sig", errors="replace"))

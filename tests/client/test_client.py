@@ -212,3 +212,53 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(made, key)
     with pytest.raises(ValueError, match="signs that no key has") as caught:
         made("http://127.0.0.1:1", key)
     assert key not in str(caught.value)
+
+
+def both(handler: Callable[[httpx.Request], httpx.Response]) -> list[Calling]:
+    """Returns how to call each of the two clients of a server that answers so."""
+
+    async def with_one(method: str, *arguments: object) -> object:
+        with Client("http://attune", retries=1, transport=httpx.MockTransport(handler)) as client:
+            found = getattr(client, method)(*arguments)
+            return list(found) if method == "stream" else found
+
+    async def with_other(method: str, *arguments: object) -> object:
+        async with AsyncClient("http://attune", retries=1, transport=httpx.MockTransport(handler)) as client:
+            found = getattr(client, method)(*arguments)
+            return [event async for event in found] if method == "stream" else await found
+
+    return [with_one, with_other]
+
+
+async def test_a_stream_that_ends_in_the_middle_or_finds_nobody_is_no_answer():
+    def unreached(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("[Errno 111] Connection refused", request=request)
+
+    token = b'event: token\ndata: {"index": 0, "member": "warm", "text": "He"}\n\n'
+    for call in both(lambda _request: httpx.Response(200, content=token)):
+        with pytest.raises(AttuneUnreachable, match="ended its answer to POST /generate before it was whole"):
+            await call("stream", "ada", "hello")
+    for call in both(unreached):
+        with pytest.raises(AttuneUnreachable, match="did not answer POST /generate: connection refused"):
+            await call("stream", "ada", "hello")
+
+
+async def test_what_has_not_arrived_is_sent_again_whatever_it_is_and_a_batch_has_event_ids_of_its_own():
+    seen: list[httpx.Request] = []
+
+    def unreached(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        raise httpx.ConnectError("refused", request=request)
+
+    for call in both(unreached):
+        with pytest.raises(AttuneUnreachable):
+            await call("generate", "ada", "hello")
+    assert len(seen) == 4
+    seen.clear()
+    for call in both(unreached):
+        with pytest.raises(AttuneUnreachable):
+            await call("feedback_batch", [{"user": "ada", "event_id": None}, {"user": "ada", "event_id": "mine"}])
+    sent = [[json.loads(line)["event_id"] for line in request.content.splitlines()] for request in seen]
+    assert sent[0] == sent[1]
+    assert sent[2] == sent[3]
+    assert all(first and second == "mine" for first, second in sent)

@@ -165,6 +165,9 @@ def test_a_pool_survives_its_file_and_damage_is_named_by_line(tmp_path):
     pool = grammar_pool(prompts("test", 0)[:3], 2, seed=0)
     write_pool(pool, tmp_path / "pool.jsonl")
     assert read_pool(tmp_path / "pool.jsonl") == pool
+    odd = Pool(("a",), ("x\u2028y", "z\x85"), ((("one\u2029two",),), (("three\x1cfour",),)))  # what Python takes for ends of lines
+    write_pool(odd, tmp_path / "odd.jsonl")
+    assert read_pool(tmp_path / "odd.jsonl") == odd
     lines = (tmp_path / "pool.jsonl").read_text().splitlines()
     (tmp_path / "pool.jsonl").write_text("\n".join([lines[0], lines[1].replace('"bold"', '"rude"'), lines[2]]))
     with pytest.raises(PoolInvalid, match="line 2 has members"):

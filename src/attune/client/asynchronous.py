@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import httpx
 
 from attune.client import bodies, requests
-from attune.client.answers import Deleted, Feedback, Generated, Portfolio, Routed, Scored, TakenBack, User
+from attune.client.answers import Deleted, Done, Feedback, Generated, Portfolio, Routed, Scored, TakenBack, User
 from attune.client.bodies import Answered, Lines
 from attune.client.events import Event, Events
 from attune.client.failures import AttuneUnreachable, failure_of
@@ -77,16 +77,26 @@ class AsyncClient:
         return await self._answer(requests.generate(user, prompt, candidates=candidates, **options), Generated)
 
     async def stream(self, user: str, prompt: Prompt, *, candidates: int = 1, **options: Any) -> AsyncIterator[Event]:
-        """Yields `Started`, then every `Token` as it is written, then `Done` with the whole answer."""
+        """Yields `Started`, then every `Token` as it is written, then `Done` with the whole answer.
+
+        Raises:
+            AttuneFailed: the server refused, or the generation failed after it had begun.
+            AttuneUnreachable: it cannot be reached, or the stream ended before the answer was whole; nothing is sent again.
+        """
         request = requests.generate(user, prompt, candidates=candidates, stream=True, **options)
-        events, lines = Events(), Lines()
-        async with self._http.stream(request.method, request.path, **requests.arguments(request)) as response:
-            if not response.is_success:
-                raise failure_of(response.status_code, await response.aread(), response.headers)
-            async for piece in response.aiter_bytes():
-                for line in lines.feed(piece):
-                    for event in events.feed(line):
-                        yield event
+        events, lines, event = Events(), Lines(), None
+        try:
+            async with self._http.stream(request.method, request.path, **requests.arguments(request)) as response:
+                if not response.is_success:
+                    raise failure_of(response.status_code, await response.aread(), response.headers)
+                async for piece in response.aiter_bytes():
+                    for line in lines.feed(piece):
+                        for event in events.feed(line):
+                            yield event
+        except httpx.TransportError as error:
+            raise AttuneUnreachable(requests.silence(self._http.base_url, request, error)) from error
+        if not isinstance(event, Done):
+            raise AttuneUnreachable(requests.broken_off(self._http.base_url, request))
 
     # --- feedback: each is applied once for its event id, however often it is sent ---------------------------------------
 
@@ -161,7 +171,7 @@ class AsyncClient:
                 response = await self._http.request(request.method, request.path, **requests.arguments(request))
             except httpx.TransportError as error:
                 broken = error
-            wait_s = requests.pause_s(attempt, response, request)
+            wait_s = requests.pause_s(attempt, response, request, broken)
             if response is not None and response.is_success:
                 return response
             if wait_s is None or attempt == self._retries:

@@ -22,6 +22,8 @@ from attune.client.failures import why_silent
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
 TRY_LATER = frozenset({429, 503})
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""No connection was made: nothing of the request has arrived."""
 
 Chosen = Candidate | str
 """A candidate, or its id."""
@@ -47,16 +49,22 @@ def silence(url: httpx.URL, request: Request, error: Exception | None) -> str:
     return f"{url} did not answer {request.method} {request.path}: {why_silent(error)}"
 
 
-def pause_s(attempt: int, response: httpx.Response | None, request: Request) -> float | None:
+def broken_off(url: httpx.URL, request: Request) -> str:
+    """Returns a sentence about a stream that ended in the middle."""
+    return f"{url} ended its answer to {request.method} {request.path} before it was whole"
+
+
+def pause_s(attempt: int, response: httpx.Response | None, request: Request, broken: Exception | None = None) -> float | None:
     """Returns how long to wait before the next try; None if there should be none.
 
     Args:
         attempt: 0 for the first.
         response: None if the server could not be reached, or the connection broke.
         request: what was sent.
+        broken: why there is no response.
     """
     if response is None:
-        wait_s = FIRST_PAUSE_S * 2**attempt if request.repeatable else None
+        wait_s = FIRST_PAUSE_S * 2**attempt if request.repeatable or isinstance(broken, UNSENT) else None
     elif response.status_code in TRY_LATER:
         wait_s = _retry_after_s(response) or FIRST_PAUSE_S * 2**attempt
     elif response.status_code >= 500 and request.repeatable:
@@ -110,7 +118,7 @@ def feedback(user: str, event_id: str | None, **fields: Any) -> Request:
 
 def feedback_batch(items: Iterable[Mapping[str, Any]]) -> Request:
     """Returns a `/feedback/batch`; each item has a user and gets an event id if it has none."""
-    lines = [json.dumps({"event_id": new_event_id(), **item}, ensure_ascii=False) for item in items]
+    lines = [json.dumps({**item, "event_id": item.get("event_id") or new_event_id()}, ensure_ascii=False) for item in items]
     return Request("POST", "/feedback/batch", ("\n".join(lines) + "\n").encode(), repeatable=True)
 
 
