@@ -17,7 +17,16 @@ from torch import Tensor, nn
 
 from attune.models.data.hub import no_load_report
 from attune.models.data.templates import TemplateKind, TextLimits
-from attune.models.data.trunk import Trunk, TrunkUnavailable, fast_tokenizer, last_states, make_template, open_model, with_length
+from attune.models.data.trunk import (
+    Trunk,
+    TrunkUnavailable,
+    expect_unmixed,
+    fast_tokenizer,
+    last_states,
+    make_template,
+    open_model,
+    with_length,
+)
 from attune.models.seam.text import TextTemplate
 
 
@@ -65,7 +74,8 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "aut
     """Returns the classifier at a folder or hub id as a trunk; code that comes with it is never run.
 
     Raises:
-        TrunkUnavailable: nothing is there, it is no sequence classifier with a trained head, or its tokenizer cannot be used.
+        TrunkUnavailable: nothing is there, it is no sequence classifier with a trained head, or its tokenizer cannot be used, or a text's
+            logits depend on the texts beside it.
         ValueError: the limits leave no room.
     """
     from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - 1.6 s that `--help` need not pay
@@ -97,7 +107,9 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "aut
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = 0
     made = make_template(source, tokenizer, config, model, template, limits)
     types = any(tokenizer("a", "b").get("token_type_ids", ()))
-    return ClassifierTrunk(model, fast_tokenizer(tokenizer), made, Path(source).name, source, token_types=types)
+    trunk = ClassifierTrunk(model, fast_tokenizer(tokenizer), made, Path(source).name, source, token_types=types)
+    expect_unmixed(trunk)
+    return trunk
 
 
 @contextlib.contextmanager

@@ -35,6 +35,9 @@ DEMO_LAYERS = (3, 6)
 UNLIMITED = 1 << 20
 """Tokens: what a model without a limit of its own is taken to read."""
 
+MOST_MIXED = 1e-3
+"""Part of the largest number of a vector by which one may change beside a longer text: sums in another order change a thousandth of it."""
+
 CPU_TOKENS, GPU_TOKENS = 2048, 32_768
 """Padded tokens of a batch."""
 
@@ -84,7 +87,7 @@ class Trunk(nn.Module):
         self.template = template
         self.tokenizer_json = tokenizer.to_str().encode()
         self.encoder = TextEncoder(tokenizer, template)
-        self.width = int(config.hidden_size) * max(1, len(layers)) + 1
+        self.width = 0 if pooling == "classifier" else self._measured_width()
         self.sha256 = _weights_sha256(model, layers, pooling)
         # The ONNX exporter restores the mode of the outermost module on everything inside: a trunk in training mode would
         # come back from an export with its dropout on.
@@ -102,6 +105,11 @@ class Trunk(nn.Module):
         pooled = [output.hidden_states[layer] for layer in self.layers] or [output.last_hidden_state]
         hidden = torch.cat([states.float() for states in pooled], dim=-1)
         return with_length(self._pool(hidden, attention_mask, pool_mask), pool_mask)
+
+    @torch.inference_mode()
+    def _measured_width(self) -> int:
+        """Returns the size of a vector; no field of a configuration says for every architecture how wide its states come out."""
+        return int(self(*pad(self.encoder.candidates("a", ["a"]))).shape[1])
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         if self.pooling == "cls":
@@ -178,7 +186,7 @@ def load_trunk(
 
     Raises:
         TrunkUnavailable: nothing is there, or it is an encoder-decoder, or its tokenizer has no fast version or no usable template, or it
-            has weights that a trunk would lose, or lacks some.
+            has weights that a trunk would lose, or lacks some, or see `expect_unmixed`.
         ValueError: it has no such layer, or the limits leave no room.
     """
     from transformers import AutoModel  # noqa: PLC0415 - 1.6 s that `--help` need not pay
@@ -195,7 +203,9 @@ def load_trunk(
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     made = make_template(source, tokenizer, config, model, template, limits)
-    return Trunk(model, fast_tokenizer(tokenizer), made, Path(source).name, layers, pooling, source)
+    trunk = Trunk(model, fast_tokenizer(tokenizer), made, Path(source).name, layers, pooling, source)
+    expect_unmixed(trunk)
+    return trunk
 
 
 def spread_layers(source: str = DEMO_TRUNK) -> tuple[int, ...]:
@@ -245,6 +255,28 @@ def make_template(
         raise TrunkUnavailable(f"trunk {source!r}: {error}") from error
 
 
+@torch.inference_mode()
+def expect_unmixed(trunk: Trunk) -> None:
+    """Returns if the vector of a text is the same beside a longer one, and can be computed by a graph.
+
+    Raises:
+        TrunkUnavailable: it is another, as in models that read the padding: a score would depend on who else asks at the time. Or some
+            weights are read for some texts alone, which no graph can hold.
+    """
+    experts = [type(layer).__name__ for layer in trunk.model.modules() if re.search(r"Experts|Mo[eE]", type(layer).__name__)]
+    if experts:
+        raise TrunkUnavailable(
+            f"trunk {trunk.source!r} is a mixture of experts ({experts[0]}), which the scorer's graph cannot hold; a dense model is needed"
+        )
+    rows = [trunk.encoder.candidates("a", [text])[0] for text in ("a", "a b c d " * 8)]
+    alone, beside = trunk(*pad(rows[:1]))[0, :-1], trunk(*pad(rows))[0, :-1]
+    if not float((alone - beside).abs().max()) <= MOST_MIXED * float(alone.abs().max()):
+        raise TrunkUnavailable(
+            f"trunk {trunk.source!r}: {type(trunk.model).__name__} reads the padding of a batch, so that what it makes of a text depends "
+            "on the texts beside it; another architecture is needed"
+        )
+
+
 def fast_tokenizer(tokenizer: Any) -> Tokenizer:
     """Returns the tokenizer itself, without what transformers puts around it."""
     return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -260,11 +292,12 @@ def own_limit(tokenizer: Any, config: Any, model: nn.Module) -> int:
     """Returns how many tokens a model reads: the least of its positions and what its tokenizer was saved with."""
     inner = config.get_text_config()
     positions = int(getattr(inner, "max_position_embeddings", 0) or UNLIMITED)
-    # RoBERTa and its kind count positions from after the padding's.
-    inside: Any = getattr(model, str(getattr(model, "base_model_prefix", "")), model)
-    embeddings: Any = getattr(inside, "embeddings", None)
-    if getattr(embeddings, "padding_idx", None) is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
-        positions -= int(embeddings.padding_idx) + 1
+    if positions < 0:  # XLNet's, for none
+        positions = UNLIMITED
+    for name, layer in model.named_modules():
+        # RoBERTa, MPNet, Longformer and their kind count positions from after the padding's.
+        if name.endswith("position_embeddings") and isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
+            positions = min(positions, layer.num_embeddings - layer.padding_idx - 1)
     return min(positions, int(min(getattr(tokenizer, "model_max_length", UNLIMITED), UNLIMITED)))
 
 

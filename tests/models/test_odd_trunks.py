@@ -1,0 +1,73 @@
+"""Trunks whose limits, widths and ways with padding no field of their configuration tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from attune.models.data.classifier import load_classifier
+from attune.models.data.trunk import TrunkUnavailable, load_trunk
+from tests.models.architectures import tiny_tokenizer
+
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+POSITIONS = {"max_position_embeddings": 64, "pad_token_id": 1}
+
+
+def write(folder: Path, architecture: str, *, encoder: bool = True, labels: int = 0, **fields: Any) -> str:
+    tokenizer = tiny_tokenizer(encoder=encoder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{architecture}Config")(vocab_size=len(tokenizer), **fields)
+    if labels:
+        config.num_labels = labels
+        transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    else:
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [
+        ("MPNet", SIZES | POSITIONS),
+        ("XLMRoberta", SIZES | POSITIONS),
+        ("Longformer", SIZES | POSITIONS | {"attention_window": 8}),
+        ("Xmod", SIZES | POSITIONS | {"languages": ["en_XX"], "default_language": "en_XX"}),
+    ],
+)
+def test_positions_that_begin_after_those_of_the_padding_are_not_counted(tmp_path: Path, architecture: str, fields: dict[str, Any]) -> None:
+    trunk = load_trunk(write(tmp_path, architecture, **fields))
+    (row,) = trunk.encoder.candidates("hello " * 100, ["world " * 200])
+    assert len(row) == trunk.template.max_tokens == 62
+    assert np.all(np.isfinite(trunk.embed([row])))
+
+
+def test_a_model_without_a_limit_may_say_so_by_a_number_below_nothing(tmp_path: Path) -> None:
+    trunk = load_trunk(write(tmp_path, "XLNet", d_model=32, n_layer=2, n_head=2, d_inner=64, pad_token_id=0))
+    assert trunk.template.max_tokens == 2048
+
+
+def test_the_width_is_that_of_what_comes_out(tmp_path: Path) -> None:
+    narrow = {"ffn_dim": 64, "word_embed_proj_dim": 16, "max_position_embeddings": 96, "pad_token_id": 0}
+    fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **narrow}
+    trunk = load_trunk(write(tmp_path, "OPT", encoder=False, **fields))
+    assert trunk.embed(trunk.encoder.candidates("hello", ["world"])).shape == (1, trunk.width) == (1, 17)
+
+
+def test_a_trunk_that_reads_the_padding_is_refused(tmp_path: Path) -> None:
+    fields = SIZES | {"max_position_embeddings": 96, "pad_token_id": 0, "embedding_size": 32, "initializer_range": 0.5}
+    with pytest.raises(TrunkUnavailable, match="ConvBertModel reads the padding of a batch"):
+        load_trunk(write(tmp_path / "trunk", "ConvBert", **fields))
+    with pytest.raises(TrunkUnavailable, match="ConvBertForSequenceClassification reads the padding of a batch"):
+        load_classifier(write(tmp_path / "reward", "ConvBert", labels=2, **fields))
+
+
+def test_a_mixture_of_experts_is_refused_before_anything_is_trained_on_it(tmp_path: Path) -> None:
+    fields = SIZES | {"num_key_value_heads": 1, "num_local_experts": 2, "max_position_embeddings": 96, "pad_token_id": 0}
+    with pytest.raises(TrunkUnavailable, match=r"is a mixture of experts \(Mixtral"):
+        load_trunk(write(tmp_path, "Mixtral", encoder=False, **fields))
