@@ -20,6 +20,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from scipy.stats import t
 
 from attune.models.data.graph import answers_of
 from attune.models.data.preferences import ComparisonInvalid, Comparisons
@@ -106,13 +107,15 @@ def retrain_router(
     layers = find_router(model, f"{mixture.name}_gate")
     vectors, margins = _read_texts(model, layers, old, comparisons, mixture)
     data = ContextComparisons(vectors, margins, comparisons.tie, mixture.mask)
-    learn, held = _held_out(comparisons, seed)
+    learn, held, unit = _held_out(comparisons, seed)
     before = layers.module()
     router = layers.module()
     history = train_router(router, data.take(learn), settings, seed)
     decided = held[~comparisons.tie[held]]
-    probabilities = [_probabilities(_gate(one, data.vectors[decided]), data.margins[decided], mixture.mask) for one in (before, router)]
-    measured = _measured(*probabilities)
+    old_says, new_says = (
+        _probabilities(_gate(one, data.vectors[decided]), data.margins[decided], mixture.mask) for one in (before, router)
+    )
+    measured = _measured(old_says, new_says, unit[decided])
     gained = measured["gain"]
     # At the paper's temperatures a router is surer than it is right: log-loss decides only where accuracy has nothing to lose.
     if not (gained["accuracy"]["low"] > 0 or (gained["accuracy"]["mean"] >= 0 and gained["nll"]["low"] > 0)):
@@ -177,13 +180,14 @@ def _answers(model: onnx.ModelProto, layers: RouterLayers, rows: Sequence[Encode
     return {name: value[back] for name, value in found.items()}
 
 
-def _held_out(comparisons: Comparisons, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _held_out(comparisons: Comparisons, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the rows that are learned from and those that are held out, and for each row `[C]` what was kept whole: a user or itself."""
     rng = np.random.default_rng(seed)
     users = np.unique(comparisons.user)
     keys = comparisons.user if len(users) >= 8 else np.arange(len(comparisons))
     kept = rng.permutation(np.unique(keys))
     held = np.isin(keys, kept[: max(1, round(HELD_OUT * len(kept)))])
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return np.flatnonzero(~held), np.flatnonzero(held), keys
 
 
 @torch.no_grad()
@@ -202,14 +206,14 @@ def _probabilities(log_gate: Array, margins: Array, mask: NDArray[np.bool_]) -> 
     return mixed
 
 
-def _measured(before: Array, after: Array) -> dict[str, Any]:
-    """Returns accuracy and mean log-loss with the old and the new router, and the paired gains with their 95 % intervals."""
+def _measured(before: Array, after: Array, unit: NDArray[np.int64]) -> dict[str, Any]:
+    """Returns accuracy and mean log-loss with the old and the new router, and the paired gains with their 95 % intervals over `unit`s."""
     right = [(one > 0.5) + 0.5 * (one == 0.5) for one in (before, after)]
     loss = [-np.log(np.maximum(one, _LEAST_CHANCE)) for one in (before, after)]
     gains = {"accuracy": right[1] - right[0], "nll": loss[0] - loss[1]}
     told = [{"accuracy": round(float(was.mean()), 4), "nll": round(float(lost.mean()), 4)} for was, lost in zip(right, loss, strict=True)]
     most = {"accuracy": 1.0, "nll": float(np.max(loss))}  # no comparison was seen to lose more than the worst of them
-    return {"before": told[0], "after": told[1], "gain": {name: _interval(gain, most[name]) for name, gain in gains.items()}}
+    return {"before": told[0], "after": told[1], "gain": {name: _interval(gain, unit, most[name]) for name, gain in gains.items()}}
 
 
 def _in_words(measured: dict[str, Any]) -> str:
@@ -223,12 +227,16 @@ def _in_words(measured: dict[str, Any]) -> str:
     return " and ".join(told)
 
 
-def _interval(gain: Array, most: float) -> dict[str, float]:
+def _interval(gain: Array, unit: NDArray[np.int64], most: float) -> dict[str, float]:
+    """Returns the mean of `gain` `[C]` with its interval over what was held out as one: comparisons of one user are alike."""
+    _, owner = np.unique(unit, return_inverse=True)
+    counts = np.bincount(owner)
     mean = float(gain.mean())
-    if is_unvaried(gain):
-        low, high = unvaried_ends(mean, len(gain), (-most, most))
+    draws = mean + (np.bincount(owner, weights=gain) - mean * counts) / counts.mean()
+    if len(draws) < 2 or is_unvaried(draws):
+        low, high = unvaried_ends(mean, len(draws), (-most, most))
     else:
-        error = 1.96 * float(gain.std(ddof=1)) / float(np.sqrt(len(gain)))
+        error = float(t.ppf(0.975, len(draws) - 1)) * float(draws.std(ddof=1)) / float(np.sqrt(len(draws)))
         low, high = mean - error, mean + error
     return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4)}
 

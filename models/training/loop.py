@@ -37,8 +37,9 @@ class TrainingData:
     train: Comparisons
     validation: Comparisons
     vectors: Vectors
-    calibrations: dict[Subspace, Calibration] = field(default_factory=dict, repr=False, compare=False)
-    ridges: dict[str, Ridge] = field(default_factory=dict, repr=False, compare=False)
+    # Not given: what was found on some comparisons would else be taken, by `replace`, for what is found on others.
+    calibrations: dict[Subspace, Calibration] = field(default_factory=dict, init=False, repr=False, compare=False)
+    ridges: dict[str, Ridge] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.train.texts is not self.validation.texts and self.train.texts != self.validation.texts:

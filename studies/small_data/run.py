@@ -64,7 +64,7 @@ class SmallDataSettings:
 def learners(data: TrainingData, settings: SmallDataSettings, seed: int) -> list[Learner]:
     """Returns everything that is compared, trained on one cut."""
     width = (data.vectors.candidates.shape[1] - 1) // len(LAYERS)
-    last = replace(data, vectors=_last_layer(data.vectors, width), calibrations={}, ridges={})
+    last = replace(data, vectors=_last_layer(data.vectors, width))
     loop = LoopSettings(steps=settings.steps, patience=6)
     tastes = Subspace(16)
     start = Subspace(16, everybody=True)

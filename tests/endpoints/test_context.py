@@ -40,8 +40,8 @@ async def test_logged_comparisons_retrain_the_router_and_users_keep_what_they_ta
             context = " ".join(rng.choice(WARM_WORDS if wants_warm else PLAIN, size=2))
             pair = {"chosen_text": WARM, "rejected_text": SHORT} if wants_warm else {"chosen_text": SHORT, "rejected_text": WARM}
             prompt = " ".join(rng.choice(PLAIN, size=4))
-            await service.post("/feedback", {"user": f"u{index % 10}", "prompt": prompt, "context": context, **pair})
-        exports = [(await service.client.get(f"/users/u{index}/export")).text for index in range(10)]
+            await service.post("/feedback", {"user": f"u{index % 20}", "prompt": prompt, "context": context, **pair})
+        exports = [(await service.client.get(f"/users/u{index}/export")).text for index in range(20)]
         before = [
             await service.post("/score", ASK | {"user": user, "context": "dear friend , sunny , glad"}) for user in ("u1", "stranger")
         ]
@@ -54,6 +54,6 @@ async def test_logged_comparisons_retrain_the_router_and_users_keep_what_they_ta
         after = [await service.post("/score", ASK | {"user": user, "context": "dear friend , sunny , glad"}) for user in ("u1", "stranger")]
         other = await service.post("/score", ASK | {"user": "stranger", "context": "in water"})
     assert (after[0]["user"], after[0]["personalization"]) == (before[0]["user"], "applied")
-    assert after[0]["user"]["comparisons"] == 8
+    assert after[0]["user"]["comparisons"] == 4
     assert after[1]["weights"]["warm"] > before[1]["weights"]["warm"]
     assert after[1]["weights"]["warm"] > 0.7 > 0.3 > other["weights"]["warm"]

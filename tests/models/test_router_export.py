@@ -104,6 +104,17 @@ def test_a_router_that_is_no_better_is_not_written(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_gain_that_people_do_not_share_is_as_unsure_as_they_are_few(tmp_path):
+    """Half of twelve people answer a context the other way round; three are held out, of ninety comparisons."""
+    ways = [list(contextual(users=12, per_user=30, opposite=opposite).records()) for opposite in (False, True)]
+    turned = np.random.default_rng(0).random(12) < 0.5
+    told = Comparisons.from_records(one for user in range(12) for one in ways[int(turned[user])][30 * user : 30 * user + 30])
+    done = retrain_router(write_tiny_bundle(tmp_path), told, tmp_path / "new", settings=FAST, audit=False)
+    gain = done.summary["held_out"]["gain"]["nll"]
+    assert gain["mean"] > 0.1
+    assert gain["low"] < 0.0
+
+
 def test_too_few_comparisons_and_a_bundle_without_a_router_are_refused(tmp_path):
     few = contextual(users=2, per_user=2)
     with pytest.raises(ComparisonInvalid, match="4 comparisons with texts; at least 20"):

@@ -79,3 +79,13 @@ def test_a_dimension_that_never_varies_is_left_alone():
     vectors.candidates[:, 4] = 7.0
     calibration = Calibration.of(data.train, vectors, Subspace(None))
     assert np.allclose(calibration.candidate(vectors.candidates)[:, 4], 0.0)
+
+
+def test_what_was_found_on_some_comparisons_is_not_taken_for_what_is_found_on_others():
+    data, _ = small_world(users=30)
+    fewer = data.train.take(np.arange(len(data.train) // 2))
+    data.first_head()
+    data.calibration(Subspace(4))
+    changed, anew = replace(data, train=fewer), type(data)(fewer, data.validation, data.vectors)
+    np.testing.assert_array_equal(changed.first_head().weights, anew.first_head().weights)
+    np.testing.assert_array_equal(changed.calibration(Subspace(4)).moment, anew.calibration(Subspace(4)).moment)
