@@ -15,6 +15,7 @@ from attune.models.seam.counts import counted
 
 if TYPE_CHECKING:
     from attune.client import User
+    from attune.models.data.logged import Logged
 
 SHOWN = 10
 
@@ -149,7 +150,7 @@ def users_import(
     if key:
         aside("--key and ATTUNE_API_KEY will go: name the variable that holds the key with --key-env, where no list of processes shows it")
     key = key_in(key_env) or key
-    logged = read_logged(source, reading)
+    logged = read_logged(source, reading).of_somebody()
     began_s = time.monotonic()
 
     def tell(sent: Sent) -> None:
@@ -168,16 +169,23 @@ def users_import(
             refuse(f"{url} takes nothing", [f"{error}{hint}"], EXIT_FAILED)
     if as_json:
         refused = [{"comparison": number + 1, "status": status, "detail": detail} for number, status, detail in sent.refused]
-        counts = {"applied": sent.applied, "duplicate": sent.duplicate, "without_texts": logged.without_texts, "refused": refused}
-        print_document(counts)
+        left_out = {"without_texts": logged.without_texts, "without_user": logged.without_user}
+        print_document({"applied": sent.applied, "duplicate": sent.duplicate, **left_out, "refused": refused})
         raise typer.Exit(1 if refused else 0)
-    typer.echo(f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused")
-    if logged.without_texts:
-        one = "line of the file is a rating, a ranking, or a comparison whose texts were not kept, and was left out"
-        several = "lines of the file are ratings, rankings, or comparisons whose texts were not kept, and were left out"
-        typer.echo(counted(logged.without_texts, one, several))
+    typer.echo("\n".join([f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused", *_left_out(logged)]))
     for number, status, detail in sent.refused[:SHOWN]:
         aside(f"comparison {number + 1}: {status} {detail}")
     if len(sent.refused) > SHOWN:
         aside(f"and {len(sent.refused) - SHOWN:,} more")
     raise typer.Exit(1 if sent.refused else 0)
+
+
+def _left_out(logged: Logged) -> list[str]:
+    """Returns a line for each kind of rows that nothing was made of; none where there are none."""
+    rated = "line of the file is a rating, a ranking, or a comparison whose texts were not kept, and was left out"
+    several = "lines of the file are ratings, rankings, or comparisons whose texts were not kept, and were left out"
+    kinds = (
+        (logged.without_texts, rated, several),
+        (logged.without_user, "row has no user, and was left out", "rows have no user, and were left out"),
+    )
+    return [counted(*kind) for kind in kinds if kind[0]]

@@ -9,14 +9,14 @@ passed over.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attune.models.data.adapters import RowsInvalid, Table, read_table, table_of
-from attune.models.data.preferences import Comparison, ComparisonInvalid
+from attune.models.data.preferences import ANONYMOUS, Comparison, ComparisonInvalid
 from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableInvalid, TableRow
+from attune.models.data.values import time_of
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.counts import all_counted
 from attune.models.seam.exports import ComparisonLine, ExportInvalid, read_export
@@ -34,12 +34,25 @@ class Logged:
         events: the event id of each record, as its deployment knows it; empty for a row of a table.
         without_texts: comparisons whose texts were not kept.
         unknown: lines of kinds that this version does not know, by kind.
+        without_user: rows of a table that `of_somebody` left out.
     """
 
     records: tuple[Comparison, ...]
     events: tuple[str, ...]
     without_texts: int
     unknown: Mapping[str, int]
+    without_user: int = 0
+
+    def of_somebody(self) -> Logged:
+        """Returns all but rows without a user: the names by which those are told apart stand for other people in each table."""
+        of_nobody = [not event and one.user.startswith(ANONYMOUS) for one, event in zip(self.records, self.events, strict=True)]
+        kept = [pair for pair, left_out in zip(zip(self.records, self.events, strict=True), of_nobody, strict=True) if not left_out]
+        return replace(
+            self,
+            records=tuple(record for record, _ in kept),
+            events=tuple(event for _, event in kept),
+            without_user=sum(of_nobody),
+        )
 
     @property
     def with_context(self) -> int:
@@ -106,7 +119,7 @@ def _record(file: str, user: str, line: ComparisonLine) -> Comparison | None:
         raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: {wrong} is {line.content.get(wrong)!r}")
     prompt, chosen, rejected = map(str, texts)
     try:
-        time_s = None if line.observed_at is None else datetime.fromisoformat(line.observed_at).timestamp()
+        time_s = time_of(line.observed_at, "observed_at")
     except ValueError:
         raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: observed_at is {line.observed_at!r}") from None
     weight = line.content.get("weight", 1.0)

@@ -18,6 +18,7 @@ MOST_SHOWN = 60
 
 _LATEST_S = 1e11
 """A time beyond the year 5138 is in milliseconds."""
+_EARLIEST_S = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 _SIDE = re.compile(r"(?:(?:model|response|answer|assistant|completion|output|option|candidate)[ _-]?)?([ab])")
 _NEITHER = re.compile(r"tie\b.*|tie_.*|draw|both[ _-]?(?:bad|good)|neither")
 
@@ -78,7 +79,7 @@ def time_of(value: object, column: str) -> float | None:
     """Returns Unix seconds of Unix seconds or of RFC 3339 (`2026-01-31T12:00:00Z`; UTC where no offset is said); None for none.
 
     Raises:
-        ValueInvalid: it is neither, or milliseconds.
+        ValueInvalid: it is neither, or milliseconds, or before the year 1.
     """
     if value is None:
         return None
@@ -98,6 +99,8 @@ def time_of(value: object, column: str) -> float | None:
         raise ValueInvalid(column, f"is {_short(value)}; a time is needed, as RFC 3339 or Unix seconds")
     if abs(found) > _LATEST_S:
         raise ValueInvalid(column, f"is {value!r}; a time in seconds is needed, and this looks like milliseconds")
+    if found < _EARLIEST_S:
+        raise ValueInvalid(column, f"is {_short(value)}; a time of the year 1 or later is needed")
     return found
 
 

@@ -248,7 +248,7 @@ def read_state(path: Path, dimensions: int, beta: float) -> list[Solution]:
             optimum = None if entry["optimum"] is None else float(entry["optimum"])
             solution = Solution(**arrays, optimum=optimum, handle=str(entry["handle"]), divergence=float(entry["divergence"]))
             was = float(entry["beta"])
-        except (ValueError, KeyError, RecursionError, TypeError) as error:
+        except (ValueError, KeyError, OverflowError, RecursionError, TypeError) as error:
             raise StateInvalid(f"{path.name} line {number} is not a solution: {error!r}") from error
         if solution.weights.shape != (dimensions,) or was != beta:
             raise StateInvalid(

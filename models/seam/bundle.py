@@ -46,7 +46,18 @@ CARDS = "cards.json"
 """What each head stands for, in answers that it rewards most and least; not every bundle has it."""
 MANIFEST = "manifest.json"
 _FIELDS = frozenset({"id", "schema", "name", "basis", "template", "files"})
-_DAMAGED = (AttributeError, EOFError, KeyError, MemoryError, RecursionError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OverflowError,  # a whole number is made of an infinite one
+    RecursionError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class BundleInvalid(ValueError):

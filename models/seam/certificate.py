@@ -217,7 +217,7 @@ def read_certificate(document: Mapping[str, Any]) -> Certificate:
         family, rewards, calls = str(document["family"]), tuple(map(str, document["rewards"])), int(document["oracle_calls"])
     except KeyError as error:
         raise ValueError(f"certificate has no field {error}") from error
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"certificate holds something that is no number: {error}") from error
     if any(arrays[name].ndim != 1 for name in (*_VECTORS, "rest")) or any(arrays[name].ndim != 2 for name in _MATRICES):
         raise ValueError(f"certificate has arrays of shapes { {name: array.shape for name, array in arrays.items()} }")

@@ -121,7 +121,7 @@ def _family(entry: Mapping[str, Any], stored: Mapping[str, Array]) -> Family:
         size = entry["evidence_size"]
     except KeyError as error:
         raise FamiliesInvalid(f"family {name!r} lacks {error}") from error
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise FamiliesInvalid(f"family {name!r}: {error}") from error
     if family.evidence_size != size:
         raise FamiliesInvalid(f"family {name!r} reads {family.evidence_size} doubles of evidence; its entry says {size}")

@@ -160,6 +160,7 @@ def test_an_ignored_column_that_could_be_read_is_not(tmp_path):
         ({"prompt": "\ud800 x"}, "prompt: half of a surrogate pair at character 1"),
         ({"time_s": "yesterday"}, "time_s: is 'yesterday'; a time is needed, as RFC 3339 or Unix seconds"),
         ({"time_s": 1_800_000_000_000}, "time_s: is 1800000000000; a time in seconds is needed, and this looks like milliseconds"),
+        ({"time_s": -9e10}, "time_s: is -90000000000.0; a time of the year 1 or later is needed"),
         ({"tie": "yes"}, "tie: is 'yes'; true or false"),
         ({"late": 1}, "late: no such column in the rows before"),
     ],

@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,26 @@ def test_what_an_export_says_was_kept_is_sent_as_such_and_weighs_no_more(tmp_pat
     file.write_text(json.dumps(line | texts | {"weight": 0}) + "\n")
     with pytest.raises(ComparisonInvalid, match="weight is 0"):
         read_logged(file)
+
+
+def test_rows_of_nobody_are_no_persons_to_a_server_and_times_mean_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pair = {"prompt": PROMPT, "chosen": WARM, "rejected": LONG}
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps(pair | more) + "\n" for more in ({}, {"user": "ada"}, {})))
+    kept = read_logged(table).of_somebody()
+    assert ([one.user for one in kept.records], kept.events, kept.without_user) == (["ada"], ("",), 2)
+
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        line = {"type": "comparison", "event_id": "e", "observed_at": "2026-01-31T12:00:00", "prompt": PROMPT, "chosen_text": WARM}
+        export = tmp_path / "export.jsonl"
+        export.write_text(json.dumps({"type": "user", "id": "anonymous:7"}) + "\n" + json.dumps(line | {"rejected_text": LONG}) + "\n")
+        (body,) = bodies_of(read_logged(export).of_somebody().records)  # a deployment's own name
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (body["user"], body["observed_at"]) == ("anonymous:7", "2026-01-31T12:00:00+00:00")
 
 
 async def test_a_history_is_imported_once_and_a_second_run_changes_nothing(url: str, tmp_path: Path):

@@ -68,7 +68,7 @@ def test_a_file_that_a_command_cannot_use_is_a_sentence_and_exit_code_1(tmp_path
             b'{"user": "u", "prompt": "p", "response": "r", "rating": 1}\n{"user": "u", "prompt": "p", "response": "s", "rating": 1}',
             "are equal",
         ),
-        (b'{"user": "u", "prompt": "p", "chosen": "a", "rejected": "b", "weight": ' + b"9" * 5000 + b"}", "more than 4,300 digits"),
+        (b'{"user": "u", "prompt": "p", "chosen": "a", "rejected": "b", "weight": ' + b"9" * 5000 + b"}", "more than 300 digits"),
     ],
 )
 def test_what_teaches_nothing_is_refused_before_a_server_is_asked(tmp_path, monkeypatch, content, said):
