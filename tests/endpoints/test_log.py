@@ -95,7 +95,7 @@ def requests(found: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 async def test_a_refusal_can_be_traced(settings_of: Callable[..., Settings], lines):
-    async with running(settings_of(api_keys="key-of-acme:acme", rate_limit_per_s=1.0), FreshStore()) as service:
+    async with running(settings_of(api_keys="key-of-acme:acme", rate_limit_per_s=0.01), FreshStore()) as service:
         key = {"x-api-key": "key-of-acme"}
         await service.client.get("/nope", headers={"x-api-key": "another-key"})
         await service.client.get("/users/ada/export", headers={"x-api-key": "another-key"})

@@ -124,12 +124,12 @@ async def test_a_caller_who_is_cancelled_while_waiting_to_try_again_asks_no_more
 async def test_a_full_pool_is_overloaded(upstream):
     upstream.answers(stalls)
     async with UpstreamPool(1, environ={}) as connections:
-        member = OpenAIMember("gpt", OpenAISpec(base_url=upstream.base_url, model="m", connect_s=0.05), connections)
+        member = OpenAIMember("gpt", OpenAISpec(base_url=upstream.base_url, model="m", connect_s=0.5), connections)
         async with aclosing(member.stream(ask(), soon())) as events:
             await anext(events)
             error = await fails(member)
     assert error.reason == "overloaded"
-    assert "no connection of 1 was free for 0.05 s" in str(error)
+    assert "no connection of 1 was free for 0.5 s" in str(error)
 
 
 async def test_the_breaker_opens_keeps_callers_away_and_lets_one_trial_through(upstream, member_with):

@@ -14,6 +14,7 @@ from attune.service.members.spec import OpenAISpec
 from attune.service.members.upstream_pool import UpstreamPool
 from loadtest.upstream import running_upstream
 from loadtest.upstream_modes import comments_only, good, never_answers, stalls
+from tests.batching.serving import until
 from tests.members.asking import ask, collect
 from tests.members.test_openai_others import answer
 from tests.members.upstream_scripts import fails
@@ -108,9 +109,7 @@ async def test_a_late_sign_ends_the_silence_and_tells_the_pace_of_a_slow_server(
         assert (await fails(member, CHOICE)).reason == "timeout"
         assert (await fails(member, CHOICE)).reason == "silent"
         ready.set()
-        async with asyncio.timeout(60.0):
-            while member.pace.first_s is None:  # noqa: ASYNC110  nothing tells that what listened has heard
-                await asyncio.sleep(0.01)
+        await until(lambda: member.pace.first_s is not None)
         assert (await collect(member, CHOICE))[0] == "Hello there!"
     assert len(upstream.turns) == 2
 

@@ -199,7 +199,7 @@ async def test_what_still_waits_for_its_turn_when_the_store_closes_is_refused(se
 
 async def test_a_server_that_hangs_is_unavailable_after_the_timeout_and_used_again_once_it_answers(own_server: EmbeddedRedis) -> None:
     alice = key_of("acme", "alice")
-    store = RedisStore(own_server.url, max_connections=2, timeout_s=0.1)
+    store = RedisStore(own_server.url, max_connections=2, timeout_s=1.0)
     await store.add_comparison(alice, comparison("before", [1.0]))
     assert own_server.pid is not None
     os.kill(own_server.pid, signal.SIGSTOP)
