@@ -100,12 +100,13 @@ def test_nothing_known_is_the_prior_and_a_new_member_begins_at_the_others_mean(r
 
 def test_known_values_are_recovered_as_often_as_the_intervals_say(rng):
     hits, most = 0, 0.0
-    for _ in range(60):
+    shape = np.linalg.cholesky(0.5 * np.eye(4) + 0.5)  # not `multivariate_normal`, whose numbers another processor draws differently
+    for _ in range(240):
         truth = rng.normal(size=(3, 4))
-        worth = worth_of([known(rng.multivariate_normal(mean, 0.5 * np.eye(4) + 0.5, size=30)) for mean in truth])
+        worth = worth_of([known(mean + rng.normal(size=(30, 4)) @ shape.T) for mean in truth])
         hits += int(np.sum(np.abs(worth.mean - truth) <= 1.96 * worth.std))
         most = max(most, float(np.abs(worth.mean - truth).max()))
-    assert 0.92 <= hits / 720 <= 0.99
+    assert 0.92 <= hits / 2880 <= 0.97
     assert most < 1.0
 
 
