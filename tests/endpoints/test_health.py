@@ -49,12 +49,14 @@ async def test_a_member_that_never_answers_neither_delays_the_start_nor_the_prob
 async def test_five_hundred_who_ask_at_once_cost_no_part_anything(settings_of: Callable[..., Settings]):
     members = counted()
     async with running(settings_of(), FreshStore(), members) as service:
-        before = [voice.checks for voice in members.values()]
+        loop = asyncio.get_running_loop()
+        began_s, before = loop.time(), [voice.checks for voice in members.values()]
         ran = await service.metric("attune_inference_seconds_count")
         answers = await asyncio.gather(*(service.client.get("/readyz") for _ in range(500)))
         assert {answer.status_code for answer in answers} == {200}
-        assert sum(voice.checks for voice in members.values()) <= sum(before) + 2 * len(before)  # what the background did meanwhile
-        assert await service.metric("attune_inference_seconds_count") <= ran + 2
+        assert await service.metric("attune_inference_seconds_count") <= ran + 2 + (loop.time() - began_s) / EVERY_S
+        rounds = 2 + (loop.time() - began_s) / EVERY_S  # what the background did meanwhile
+        assert sum(voice.checks for voice in members.values()) <= sum(before) + rounds * len(before)
 
 
 class AskedStore(FreshStore):

@@ -166,7 +166,8 @@ async def test_best_keeps_the_last_member_unless_beaten_by_more(settings_of: Cal
     async with running(settings_of(routing_hysteresis=5.0), store()) as service:
         await turn_to(service, "u1", "concise")
         assert (await service.post("/generate", BEST))["routing"]["member"] == "concise"
-        await turn_to(service, "u1", "warm")
+        for _ in range(6):  # by far, or what is sampled for one prompt may say otherwise
+            await turn_to(service, "u1", "warm")
         kept = (await service.post("/generate", BEST))["routing"]
         assert (kept["member"], kept["last"], kept["propensity"]) == ("concise", "concise", 1.0)
         assert kept["propensities"]["concise"] == 1.0
@@ -239,7 +240,7 @@ async def test_the_certificate_of_a_user_is_that_of_their_weights(service: Servi
         await service.post("/feedback", liked("u1", WARM, LONG))
     told.append((await service.post("/generate", ROUTE))["routing"]["certificate"])
     before, after = told
-    assert before["ratio"] >= certificate.worst_ratio
+    assert before["ratio"] >= certificate.worst_ratio - 1e-12
     # Towards one head the members are at their best: more is proved of a user who knows what they want.
     assert after["ratio"] > before["ratio"]
     assert after["lower"] > before["lower"]
