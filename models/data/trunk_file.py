@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from attune.models.data.classifier import ClassifierTrunk, load_classifier
-from attune.models.data.trunk import Trunk, TrunkUnavailable, load_trunk
+from attune.models.data.model_folder import TrunkUnavailable
+from attune.models.data.trunk import Trunk, load_trunk
 from attune.models.seam.documents import read_document
 from attune.models.seam.text import TextTemplate
 

@@ -31,6 +31,9 @@ from attune.models.training.loop import TrainingData
 Array = NDArray[np.float64]
 
 NAME = "imported"
+MOST_NAME = 100
+"""Characters of a head's name, which stands in answers, logs and on the page."""
+
 MOST_DIFFERENCE = 1e-4
 """Of a logit from transformers': the two run the same weights, and only the order of sums may differ."""
 
@@ -80,17 +83,23 @@ def head_names(labels: Sequence[str], given: Sequence[str]) -> Named:
             )
         if not all(name.strip() for name in given):
             raise ImportRefused(f"name {1 + [bool(name.strip()) for name in given].index(False)} of the {count} that were given is empty")
+        if odd := next((name for name in given if not _readable(name)), None):
+            raise ImportRefused(f"{odd[:MOST_NAME]!r} is no name for a head: {MOST_NAME} characters at most, all of which can be seen")
         if len({*given}) != count:
             raise ImportRefused(f"{max(given, key=given.count)!r} was given to several heads; each needs a name of its own")
         return Named(tuple(given))
     if count == 1:
         return Named(("reward",))
-    if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) or len({*labels}) != count:
+    if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) or len({*labels}) != count or not all(map(_readable, labels)):
         names = tuple(f"reward_{index}" for index in range(count))
         return Named(
             names, (f"the model does not name its {count} outputs: they are called reward_0 to reward_{count - 1}; --names names them",)
         )
     return Named(tuple(labels))
+
+
+def _readable(name: str) -> bool:
+    return bool(name.strip()) and name.isprintable() and len(name) <= MOST_NAME
 
 
 def imported_heads(trunk: ClassifierTrunk) -> nn.Linear:

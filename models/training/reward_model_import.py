@@ -13,12 +13,12 @@ from attune.models.data.classifier import ClassifierTrunk, load_classifier
 from attune.models.data.embedding_workers import quick
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.hub import located
+from attune.models.data.model_folder import open_model
 from attune.models.data.preferences import ComparisonInvalid, Comparisons, Texts
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.splits import split
 from attune.models.data.table_shapes import Reading
 from attune.models.data.templates import TextLimits
-from attune.models.data.trunk import open_model
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.seam.counts import all_counted
 from attune.models.training.cards import write_cards

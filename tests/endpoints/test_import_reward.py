@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from attune.models.__main__ import app
 from attune.models.data.hub import NotOnHub
+from attune.models.data.model_folder import TrunkUnavailable
 from attune.models.data.preferences import ComparisonInvalid
-from attune.models.data.trunk import TrunkUnavailable, load_trunk
+from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.export.pack import pack
 from attune.models.seam.attributes import Attributes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch
 import transformers
 
 from attune.models.data.classifier import load_classifier
-from attune.models.data.trunk import TrunkUnavailable, load_trunk
+from attune.models.data.model_folder import TrunkUnavailable
+from attune.models.data.trunk import load_trunk
+from attune.models.training.reward_model_family import ImportRefused, head_names
 from tests.models.architectures import tiny_tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -71,3 +75,75 @@ def test_a_mixture_of_experts_is_refused_before_anything_is_trained_on_it(tmp_pa
     fields = SIZES | {"num_key_value_heads": 1, "num_local_experts": 2, "max_position_embeddings": 96, "pad_token_id": 0}
     with pytest.raises(TrunkUnavailable, match=r"is a mixture of experts \(Mixtral"):
         load_trunk(write(tmp_path, "Mixtral", encoder=False, **fields))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fields = SIZES | {"num_key_value_heads": 1, "max_position_embeddings": 96, "pad_token_id": 0}
+    return Path(write(tmp_path_factory.mktemp("llama"), "Llama", encoder=False, **fields))
+
+
+def adapter(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+
+
+def quantised(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def own_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "other", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def no_tokenizer(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+
+
+def cut_off(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def no_numbers(folder: Path) -> None:
+    model = transformers.AutoModel.from_pretrained(folder)
+    model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    model.save_pretrained(folder)
+
+
+def few_rows(folder: Path) -> None:
+    model = transformers.AutoModel.from_pretrained(folder)
+    model.resize_token_embeddings(100)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (adapter, "is an adapter of some/base; merge the two"),
+        (quantised, "is quantised, which no graph of ours can hold"),
+        (own_code, "exists only in code that comes with it, which is never run"),
+        (no_tokenizer, "has no tokenizer beside its weights"),
+        (cut_off, "has damaged weights"),
+        (no_numbers, "gives no finite numbers"),
+        (few_rows, r"knows 100 tokens and its tokenizer \d+: they are not of one model"),
+    ],
+)
+def test_what_a_folder_lacks_is_said_in_a_sentence_about_it(llama: Path, tmp_path: Path, spoil: Any, said: str) -> None:
+    folder = tmp_path / "spoilt"
+    shutil.copytree(llama, folder)
+    spoil(folder)
+    with pytest.raises(TrunkUnavailable, match=f"^trunk '{folder}' {said}"):
+        load_trunk(str(folder))
+
+
+@pytest.mark.parametrize("labels", [["", "b"], ["a", "a\nb"], ["a", "b" * 101], ["a", "\x00"]])
+def test_labels_that_nobody_can_read_are_no_names_of_heads(labels: list[str]) -> None:
+    assert head_names(labels, ()).names == ("reward_0", "reward_1")
+    with pytest.raises(ImportRefused, match=r"is no name for a head|is empty"):
+        head_names(["x", "y"], labels)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from attune.models.data.model_folder import TrunkUnavailable
 from attune.models.data.preferences import Texts
 from attune.models.data.probes import draw_probes, read_probes, write_probes
-from attune.models.data.trunk import Trunk, TrunkUnavailable, load_trunk
+from attune.models.data.trunk import Trunk, load_trunk
 from attune.models.data.trunk_file import load_trunk_of, write_trunk_file
 from attune.models.export.pack import pack
 from attune.models.export.portfolio_files import MembersInvalid

@@ -12,7 +12,8 @@ from transformers import T5Config
 from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
 from attune.models.data.hub import DEMO_TRUNK
-from attune.models.data.trunk import Trunk, TrunkUnavailable, load_trunk, pad
+from attune.models.data.model_folder import TrunkUnavailable
+from attune.models.data.trunk import Trunk, load_trunk, pad
 from tests.models.tiny_trunk import Kind, write_tiny_trunk
 
 KINDS: tuple[Kind, ...] = ("encoder", "decoder")
