@@ -30,7 +30,7 @@ export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
 .PHONY: help serve bundle test collect fast check lint ruff types layers format reference docs demo bench bench-peers clients clean
 
 help: ## print what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 serve: $(VENV)/.stamp-serve $(BUNDLES)/.stamp-demo ## install, build the demo bundle where it is missing, serve on port 8000
 	exec env ATTUNE_DATA_DIR="$(DATA_DIR)" $(BIN)/attune serve

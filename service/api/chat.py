@@ -150,14 +150,14 @@ def user_of(request: Request, user: str | None, safety_identifier: str | None = 
     return None
 
 
-@router.get("/models", response_model=ModelsAnswer, summary="`auto` and the members, as OpenAI lists models")
+@router.get("/models", response_model=ModelsAnswer, summary="`auto` and every member, as OpenAI lists models")
 async def list_models(request: Request) -> Response:
     """`auto` and every member."""
     call: Call = request.state.call
     return json_response({"object": "list", "data": [_model(name) for name in (AUTO, *call.serving.bundle.portfolio.names)]})
 
 
-@router.get("/models/{model}", response_model=ModelAnswer, responses=problems(404), summary="One of them")
+@router.get("/models/{model}", response_model=ModelAnswer, responses=problems(404), summary="One model: `auto` or a member")
 async def show_model(model: Annotated[str, Path(description="`auto`, or the name of a member")], request: Request) -> Response:
     """`auto` or one member, as OpenAI describes a model."""
     call: Call = request.state.call

@@ -96,8 +96,8 @@ Ranked = RerankAnswer | list[RankedText]
 
 
 @router.post("/v1/rerank", response_model=Ranked, summary="Rerank documents for `user`")
-@router.post("/v2/rerank", name="rerank_v2", response_model=Ranked, summary="The same, where Cohere's second API has it")
-@router.post("/rerank", name="rerank_plain", response_model=Ranked, summary="The same, where Jina, vLLM, infinity and TEI have it")
+@router.post("/v2/rerank", name="rerank_v2", response_model=Ranked, summary="Rerank, where Cohere's second API has it")
+@router.post("/rerank", name="rerank_plain", response_model=Ranked, summary="Rerank, where Jina, vLLM, infinity and TEI have it")
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Documents by relevance to this user; in answer to `texts` a list of index and score, best first, as TEI has it."""
     call: Call = request.state.call

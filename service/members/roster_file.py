@@ -205,7 +205,9 @@ def _checked_name(name: object) -> str:
     """Returns the member's id if it can stand in a header, a metric's label and a URL."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UnusableMember(
-            str(name)[:80], "name", "is not 1 to 64 letters, digits, '.', '_', '-', '/' or ':', beginning with a letter or digit"
+            str(name)[:80],
+            "name",
+            "is not 1 to 64 of A to Z, a to z, 0 to 9, '.', '_', '-', '/' and ':', beginning with a letter or digit",
         )
     if name.lower() == ROUTED:
         raise UnusableMember(name, "name", "is the model of /v1 that routes; a member of this name could never be asked for")

@@ -113,7 +113,7 @@ function sender(method, path, operation, unique) {
 function drawOperation(method, path, operation, schemas) {
   const at = `${method}-${path.split(/\W+/).filter(Boolean).join("-")}`;
   const drawn = make("details", { className: "operation", id: at }, make("summary", {},
-    make("span", { className: "method", textContent: method.toUpperCase() + " " }), make("code", { textContent: path }), " " + operation.summary));
+    make("span", { className: "method", textContent: method.toUpperCase() + " " }), make("code", { textContent: path }), " ", ...inline(operation.summary)));
   const fill = () => {
     if (drawn.children.length > 1) return;
     const parts = [...words(operation.description || "")];

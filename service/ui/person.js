@@ -47,7 +47,7 @@ function draw(seen, next, prompt) {
   $("weights-note").textContent = serving.weights_std
     ? "How much you want of each, learned from your choices. The line on a bar is ± one standard deviation: the shorter, the surer."
     : "How much you want of each, learned from your choices.";
-  $("next-note").textContent = next ? `The chance of each member, for “${prompt}”.` : "This server has no members that answer.";
+  $("next-note").replaceChildren(...(next ? ["The chance of each member, for “", make("bdi", { textContent: prompt }), "”."] : ["This server has no members that answer."]));
   shares($("next"), next || {});
   $("families").replaceChildren(...Object.entries(seen.families).map(([family, state]) => {
     const drawn = make("ul", { className: "bars" });
@@ -63,7 +63,7 @@ function meanings(examples, heads) {
   $("cards").replaceChildren(...told.map(head => make("div", {},
     make("dt", { textContent: head }),
     ...[["Most", examples[head].highest], ["Least", examples[head].lowest]].filter(([, answers]) => answers && answers.length)
-      .map(([end, [answer]]) => make("dd", {}, make("span", { className: "quiet", textContent: `${end}: ` }), `“${answer.response}”`)),
+      .map(([end, [answer]]) => make("dd", {}, make("span", { className: "quiet", textContent: `${end}: ` }), "“", make("bdi", { textContent: answer.response }), "”")),
   )));
 }
 
@@ -82,7 +82,7 @@ function list(log, family) {
     const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, log.length - at, undo) });
     undo.setAttribute("aria-label", `Undo: ${outcome}, ${entry.prompt || "without its text"}`);
     return make("li", {}, make("div", {}, make("span", {},
-      make("p", { textContent: entry.prompt || "(the text was not kept)" }),
+      make("p", { dir: "auto", textContent: entry.prompt || "(the text was not kept)" }),
       make("p", { className: "quiet", textContent: `${outcome}${foreseen(entry, family)}` })), undo));
   }));
   $("history-note").textContent = !log.length ? "None yet. Choices that you make under “Try” are listed here, and each can be undone."

@@ -75,6 +75,7 @@ async def test_the_reference_is_drawn_from_the_document_searched_and_used(chromi
         visit.page.on("request", lambda request: asked.append(request.url))
         await visit.page.goto(f"{visit.url}/docs")
         await visit.page.wait_for_selector("#post-score")
+        assert "`" not in await visit.text("#operations")
         await visit.page.fill("#find", "feedback ranking")
         await visit.says("#found", " of ")
         found = await visit.page.locator("#operations .operation:visible").evaluate_all("all => all.map(one => one.id)")
@@ -90,3 +91,17 @@ async def test_the_reference_is_drawn_from_the_document_searched_and_used(chromi
         assert asked
         assert all(url.startswith(visit.url) for url in asked)
         assert visit.errors == []
+
+
+async def test_what_is_written_from_right_to_left_is_shown_so(chromium, settings_of: Callable[..., Settings]):
+    async with visiting(chromium, settings_of()) as visit:
+        for voice in visit.service.members.values():
+            voice.pieces = ("ست ", "دقائق.")
+        await visit.page.fill("#user", "سارة")
+        await visit.page.press("#user", "Enter")
+        await visit.ask("كيف أسلق بيضة؟")
+        await visit.choose()
+        await visit.page.click("nav a[href='#you']")
+        await visit.page.wait_for_selector("#history li")
+        for element in ("#user", "#prompt", "#first .text", "#history li p", "#next-note bdi"):
+            assert await visit.page.eval_on_selector(element, "found => getComputedStyle(found).direction") == "rtl", element

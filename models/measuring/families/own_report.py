@@ -21,8 +21,9 @@ def render_own(results: Mapping[str, Any]) -> str:
     if results["fitted_again"]:
         names = " and ".join(f"`{name}`" for name in results["fitted_again"])
         lines += [
-            f"Everybody's head in {names} was fitted again on validation people too, once all was chosen. Whatever is told of validation",
-            "people, here, in results.json and in heads.json, is of the head that had not seen them.",
+            f"Everybody's head in {names} was fitted once more at the end, with the validation people among those it learns from. The",
+            "numbers about validation people (here, in results.json and in heads.json) are of the head before that, which had not seen",
+            "them.",
         ]
     return _render("# Families trained on your comparisons", results, [*lines, *([""] if lines else [])], "everybody's head")
 
