@@ -1,4 +1,4 @@
-"""Every setting of the service, read once, in `service.app`.
+"""Every setting of the service, read once by each process, before it builds anything.
 
     arguments of `attune serve`  >  environment (ATTUNE_*)  >  TOML file (ATTUNE_CONFIG)  >  defaults
 

@@ -98,3 +98,4 @@ def _read(stored: Stored) -> SparseMoe:
 
 
 FORMAT = Format(NAME, SparseMoe, _write, _read)
+"""How `families_file` keeps it."""

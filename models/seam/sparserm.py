@@ -74,3 +74,4 @@ def _read(stored: Stored) -> SparseRm:
 
 
 FORMAT = Format(NAME, SparseRm, _write, _read)
+"""How `families_file` keeps it."""

@@ -247,17 +247,17 @@ def _wrong_prompts(request: RouteRequest) -> list[FieldError]:
 def wish_of(body: RouteRequest, user: str | None, *, at_once: bool = True, tells_cut: bool = True) -> RoutingWish:
     """Returns what is to be decided; `user` of the body is ignored in favour of the argument."""
     return RoutingWish(
-        user,
-        body.prompt_text or "",
-        body.context,
-        body.family,
-        body.candidates,
-        body.policy,
-        body.member,
-        body.record,
-        at_once,
-        tells_cut,
-        tuple(body.prompts or ()),
+        user=user,
+        prompt=body.prompt_text or "",
+        context=body.context,
+        family=body.family,
+        candidates=body.candidates,
+        policy=body.policy,
+        member=body.member,
+        record=body.record,
+        at_once=at_once,
+        tells_cut=tells_cut,
+        prompts=tuple(body.prompts or ()),
     )
 
 

@@ -1,4 +1,4 @@
-"""UpstreamPool to the servers of members: one bounded pool, nothing taken from the environment but what is named here.
+"""Connections to the servers of members: one bounded pool, nothing taken from the environment but what is named here.
 
     open() ── permit, connection ──> Exchange ── read() ──> bytes ── close(): at once, without awaiting
 

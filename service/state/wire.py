@@ -1,4 +1,4 @@
-"""One command at a time to Redis: bounded, finished whatever its caller does, repeated once, its failure translated.
+"""How each command goes to Redis: so many at once, finished whatever its caller does, repeated once, its failure translated.
 
     caller ──> permit ──> command ──> reply or StoreUnavailable
     reads  ──> gathered until the loop has gone round ──> one MGET ──> each its own records
