@@ -169,13 +169,17 @@ def _kept(file: Path | None) -> Iterator[TextIO]:
 def _read(lines: TextIO, told: Mapping[str, object]) -> list[Answer]:
     """Returns the whole batches that the file holds if it is about what is asked, and leaves the file ready for the next.
 
-    A line that a kill cut short is left out; a file about something else is emptied.
+    A line that a kill cut short is left out; a file about something else is emptied. What is kept is not written again: a kill
+    meanwhile, or a full disk, would lose it.
     """
     lines.seek(0)
     head, *complete = lines.read().split("\n")[:-1] or [""]  # what follows the last line end is empty or unfinished
-    if head != json.dumps(told):
+    if head == json.dumps(told):
+        lines.truncate(sum(len(line.encode()) + 1 for line in (head, *complete)))
+        lines.seek(0, io.SEEK_END)
+    else:
         complete = []
-    lines.seek(0)
-    lines.truncate()
-    lines.write("".join(f"{line}\n" for line in (json.dumps(told), *complete)))
+        lines.seek(0)
+        lines.truncate()
+        lines.write(json.dumps(told) + "\n")
     return [Answer(text, tuple(ids), end) for line in complete for text, ids, end in json.loads(line)]

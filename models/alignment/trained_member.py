@@ -188,6 +188,17 @@ def read_member(folder: Path) -> TrainedMember | None:
     return TrainedMember(folder, int(document["kept"]), document)
 
 
+def begun_for(folder: Path) -> Mapping[str, float] | None:
+    """Returns the weights, by reward, that a member in `folder` was begun or finished for; None if there is none."""
+    if (finished := read_member(folder)) is not None:
+        found: Mapping[str, float] = finished.document["arguments"]["weights"]
+        return found
+    if not (begun := _begun(folder / "work")).is_file():
+        return None
+    weights: Mapping[str, float] = json.loads(begun.read_text(encoding="utf-8"))["weights"]
+    return weights
+
+
 def _choose_checkpoint(
     base: Path | str, aligned: Aligned, rewards: Rewards, weights: Array, asked: Answers, settings: MemberSettings, seed: int, tell: Tell
 ) -> tuple[int, list[dict[str, Any]]]:
@@ -254,13 +265,18 @@ def fingerprint(base: Path | str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _begun(work: Path) -> Path:
+    return work / "arguments.json"
+
+
 def _begin(work: Path, arguments: dict[str, object]) -> None:
-    file = work / "arguments.json"
-    if file.is_file():
+    if (file := _begun(work)).is_file():
         _check_same(work.parent, json.loads(file.read_text(encoding="utf-8")), arguments)
         return
     work.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(arguments, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary = file.with_suffix(".part")
+    temporary.write_text(json.dumps(arguments, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(file)
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, object]) -> None:

@@ -9,6 +9,7 @@ comes within `slack` of the best says so. Letters: `P` prompts, `d` rewards.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from scipy.stats import t
 from attune.models.alignment.base_answers import Rewards
 from attune.models.alignment.dpo import DpoSettings
 from attune.models.alignment.pairs import PairsMissing
-from attune.models.alignment.trained_member import MemberRefused, MemberSettings, Prompts, TrainedMember, train_member
+from attune.models.alignment.trained_member import MemberRefused, MemberSettings, Prompts, TrainedMember, begun_for, train_member
 from attune.models.portfolio.oracles import OracleFailed, Solution, expect_weights
 
 Array = NDArray[np.float64]
@@ -73,8 +74,16 @@ class DpoOracle:
         return 0.0
 
     def folder(self, weights: Array, slower: int = 1) -> Path:
-        """Returns where the member for `weights` is: named by them, in thousandths, and by the divisor of the learning rate."""
-        return self.out / (named(self.rewards.names, weights) + (f"-slower{slower}" if slower > 1 else ""))
+        """Returns where the member for `weights` is: named by them, in thousandths, and by the divisor of the learning rate.
+
+        Where other weights of the same thousandths came first, a hash of the exact ones follows the name.
+        """
+        rate = f"-slower{slower}" if slower > 1 else ""
+        name = named(self.rewards.names, weights)
+        there = begun_for(self.out / f"{name}{rate}")
+        if there is not None and there != dict(zip(self.rewards.names, weights.tolist(), strict=True)):
+            name += "-" + hashlib.sha256(np.asarray(weights, dtype="<f8").tobytes()).hexdigest()[:8]
+        return self.out / f"{name}{rate}"
 
     def solve(self, weights: Array) -> Solution:
         weights = expect_weights(weights, self.dimensions)

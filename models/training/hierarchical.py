@@ -113,14 +113,20 @@ def fit_population(
     widths = [max(width, NO_WIDTH) for width in settings.widths]
     means = [size * population.mean for size in settings.sizes] + ([] if anchor is None else [anchor])
     candidates = [Population(mean, width * population.covariance) for width in widths for mean in means]
-    return candidates[int(np.argmin(_validation_nll(candidates, data, table)))] if len(candidates) > 1 else candidates[0]
+    if len(candidates) == 1:
+        return candidates[0]
+    losses = _validation_nll(candidates, data, table)
+    return population if losses is None else candidates[int(np.argmin(losses))]
 
 
-def _validation_nll(populations: Sequence[Population], data: TrainingData, features: Array) -> Array:
-    """Returns the mean log-loss of validation users' decided targets under each population, at the usual counts."""
+def _validation_nll(populations: Sequence[Population], data: TrainingData, features: Array) -> Array | None:
+    """Returns the log-loss of validation users' decided targets under each population, summed over the usual counts.
+
+    None if nobody decided anything: then nothing can be chosen by it.
+    """
     told = data.validation
     difference = features[told.chosen] - features[told.rejected]
-    losses = np.zeros(len(populations))
+    losses, decided = np.zeros(len(populations)), False
     for batch in Episodes(told, EpisodeSettings()).validation_batches(users=128):
         context, targets = batch.context.numpy(), batch.targets.numpy()
         choices = Choices(
@@ -129,12 +135,15 @@ def _validation_nll(populations: Sequence[Population], data: TrainingData, featu
             told.weight[context] * batch.context_mask.numpy(),
         )
         counted = batch.target_mask.numpy() & ~told.tie[targets]
+        if not counted.any():
+            continue
+        decided = True
         for index, population in enumerate(populations):
             mode, covariance = laplace(choices, population, steps=6)
             margins = np.einsum("utf,uf->ut", difference[targets], mode)
             variances = np.einsum("utf,uft->ut", difference[targets], covariance @ np.swapaxes(difference[targets], 1, 2))
             losses[index] -= np.log(attenuated(margins, variances)[counted]).mean()
-    return losses
+    return losses if decided else None
 
 
 def taste_axes(population: Population, moment: Array, most: int) -> tuple[Array, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,23 @@ def test_kept_answers_are_found_again_and_a_line_cut_short_is_sampled_anew(tiny,
     assert told == ["base: 128 of 144 answers, 128 at a time", "base: 144 of 144 answers"]
     assert file.read_text() == content
     assert sample_answers(model, BASE, prompts, 1, seed=2, file=file) != fresh
+
+
+def test_a_full_disk_loses_no_answers_that_were_kept(tiny, tmp_path):
+    _, _, model = tiny
+    prompts = [f"{prompt} {number}" for number in range(3) for prompt in PROMPTS]  # more than one batch
+    file = tmp_path / "answers.jsonl"
+    sample_answers(model, BASE, prompts, 1, seed=1, file=file)
+    content = file.read_text()
+    file.write_text(content[:-40])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file may grow
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            sample_answers(model, BASE, prompts, 1, seed=1, file=file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_text() == content[: content.rindex("\n", 0, -1) + 1]
 
 
 def test_answers_at_another_temperature_are_others_and_are_kept_apart(tiny, tmp_path):

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
-from attune.models.measuring.families.curves import accuracy_by_quartile, effective_heads, observe, over_users, paired_gain, reliability
+from attune.models.measuring.families.curves import (
+    Observed,
+    accuracy_by_quartile,
+    effective_heads,
+    observe,
+    over_users,
+    paired_gain,
+    reliability,
+)
 from attune.models.measuring.families.fewshot import COUNTS
 from attune.models.measuring.families.held_out import hold_out
 from attune.models.measuring.families.report import Run, Sizes, evaluate_families, masked
@@ -163,6 +171,9 @@ def test_quartiles_sort_by_what_a_learner_says_of_itself():
         quartiles = accuracy_by_quartile([found], "bradley_terry", 1, by=by)
         assert [one.mean for one in quartiles] == pytest.approx([1.0, 1.0, 0.0, 0.0], abs=0.08)
     assert accuracy_by_quartile([observed()], "bradley_terry", 1, by="spread") is None
+    predicted = Predicted(np.array([0.9, 0.6, 0.4]), np.arange(3.0))
+    three = Observed((0,), ("u",), {"bradley_terry": [[predicted]]}, skipped=0)
+    assert accuracy_by_quartile([three], "bradley_terry", 0, by="spread") is None  # a quarter of three is nothing to average
 
 
 def test_two_learners_of_one_name_are_refused():

@@ -81,6 +81,21 @@ def test_the_dpo_oracle_trains_once_for_each_weights_and_tells_what_it_measured(
         refusing.solve(np.array([1.0, 0.0]))
 
 
+def test_weights_of_the_same_thousandths_are_members_of_their_own(tmp_path):
+    oracle = DpoOracle("base", rewards(), ASKED, tmp_path)
+    first, second = np.array([0.50004, 0.49996]), np.array([0.5, 0.5])
+    assert oracle.folder(first) == oracle.folder(second) == tmp_path / "short500-vowels500"
+    begun = tmp_path / "short500-vowels500" / "work" / "arguments.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text(json.dumps({"weights": dict(zip(NAMES, first.tolist(), strict=True))}))
+    assert oracle.folder(first).name == "short500-vowels500"
+    assert oracle.folder(second).name.startswith("short500-vowels500-")
+    assert oracle.folder(second, slower=2).name == "short500-vowels500-slower2"
+    (begun.parent.parent / "member.json").write_text(json.dumps({"kept": 1, "arguments": json.loads(begun.read_text())}))
+    assert oracle.folder(first).name == "short500-vowels500"
+    assert oracle.folder(second).name.startswith("short500-vowels500-")
+
+
 def test_a_member_that_the_guard_refuses_is_tried_again_at_a_lower_rate(tiny, aligned, tmp_path):
     _, base, _ = tiny
     weights = np.array([1.0, 0.0])

@@ -73,6 +73,15 @@ def test_the_population_is_recovered_from_choices():
     np.testing.assert_allclose(np.sqrt(np.diagonal(found.covariance)), SPREADS, atol=0.25)
 
 
+def test_validation_people_who_only_tie_choose_no_width():
+    data, _ = gaussian_world(users=60)
+    tied = replace(data.validation, tie=np.ones_like(data.validation.tie))
+    found = fit_population(replace(data, validation=tied), data.vectors.candidates, PopulationSettings())
+    as_fitted = fit_population(data, data.vectors.candidates, PopulationSettings(widths=(1.0,), sizes=(1.0,)))
+    assert found.mean.tolist() == as_fitted.mean.tolist()
+    assert found.covariance.tolist() == as_fitted.covariance.tolist()
+
+
 def test_the_mode_is_the_maximum_of_the_posterior_and_the_covariance_its_curvature(rng):
     difference, weight = rng.normal(size=(1, 12, FEATURES)), rng.uniform(0.5, 2.0, size=(1, 12))
     tie = np.arange(12)[None] % 4 == 0

@@ -144,7 +144,9 @@ def reliability(parts: Sequence[Observed], name: str, at: int, *, bins: int = 10
 
 
 def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: By, resamples: int = 1000) -> list[Interval] | None:
-    """Returns accuracy in the quartiles of predicted uncertainty, surest first, with intervals over users; None if all are alike.
+    """Returns accuracy in the quartiles of predicted uncertainty, surest first, with intervals over users.
+
+    None if all are alike or fewer than there are quartiles.
 
     Args:
         parts: what was observed.
@@ -164,7 +166,7 @@ def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: B
             uncertain.append(_uncertainty(found, by))
             right.append((found.probabilities > 0.5) + 0.5 * (found.probabilities == 0.5))
     values, hits, of_user = np.concatenate(uncertain), np.concatenate(right), np.array(owner)
-    if np.ptp(values) < 1e-12:
+    if len(values) < QUARTILES or np.ptp(values) < 1e-12:
         return None
     quartile = np.empty(len(values), dtype=np.int64)
     quartile[np.argsort(values, kind="stable")] = np.arange(len(values)) * QUARTILES // len(values)
