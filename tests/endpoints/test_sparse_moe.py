@@ -37,7 +37,7 @@ def write_trained_bundle(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     texts = data.train.texts
     vectors = Vectors(*(rng.normal(size=(len(part), trunk.width)).astype(np.float32) for part in (texts.prompts, texts.candidates)))
-    data = replace(data, vectors=vectors, calibrations={})
+    data = replace(data, vectors=vectors)
     space, loop = Subspace(6), LoopSettings(steps=30)
     trained: list[TrainedFamily] = [
         train_bradley_terry(data, BradleyTerrySettings(subspace=space, loop=loop), 0),

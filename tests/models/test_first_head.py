@@ -96,7 +96,7 @@ def test_answers_of_one_length_and_without_any_style_leave_the_vectors():
     data, _ = small_world(users=30)
     vectors = data.vectors.candidates.copy()
     vectors[:, -1] = 1.0
-    flat = replace(data, vectors=Vectors(data.vectors.prompts, vectors), calibrations={}, ridges={})
+    flat = replace(data, vectors=Vectors(data.vectors.prompts, vectors))
     assert flat.first_head().inputs.startswith("vectors")
 
 

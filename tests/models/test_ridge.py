@@ -67,7 +67,7 @@ def test_personal_views_are_trusted_where_validation_people_gain_by_them_and_nev
     trained = with_trust(train_additive(data, AdditiveSettings(axes=3, population=ROUNDS, subspace=SPACE), 0), data, FEW)
     assert trained.trust > 0
     assert trained.summary["trust"]["gain_nll"] > 0
-    few = replace(data, train=data.train.take(data.train.user < np.unique(data.train.user)[LEAST_PEOPLE - 1]), calibrations={}, ridges={})
+    few = replace(data, train=data.train.take(data.train.user < np.unique(data.train.user)[LEAST_PEOPLE - 1]))
     assert with_trust(trained, few, FEW).trust == NEVER
 
 

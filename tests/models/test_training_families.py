@@ -75,7 +75,6 @@ def test_the_global_head_finds_the_direction_that_everybody_likes():
         data,
         train=replace(agreed, chosen=chosen, rejected=rejected),
         validation=replace(agreed, chosen=chosen, rejected=rejected),
-        calibrations={},
     )
     weight = TRAINERS["bradley_terry"](told).heads.outputs["bradley_terry_rewards"][0].weight[0]
     assert float(weight[2] / weight.norm()) > 0.9
@@ -94,7 +93,7 @@ def test_micro_without_users_learns_heads_that_the_prompt_alone_tells_apart():
         right = (liked[part.chosen] - liked[part.rejected]) * wanted > 0
         return replace(part, chosen=np.where(right, part.chosen, part.rejected), rejected=np.where(right, part.rejected, part.chosen))
 
-    told = replace(data, train=retold(data.train), validation=retold(data.validation), calibrations={})
+    told = replace(data, train=retold(data.train), validation=retold(data.validation))
     loop = LoopSettings(steps=600, evaluate_every=100)
     trained = train_micro(
         told, MicroSettings(heads=2, alpha=0.0, learn_from="prompts", learn_eta=False, subspace=Subspace(None), loop=loop), 0
