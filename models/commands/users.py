@@ -151,6 +151,7 @@ def users_import(
         aside("--key and ATTUNE_API_KEY will go: name the variable that holds the key with --key-env, where no list of processes shows it")
     key = key_in(key_env) or key
     logged = read_logged(source, reading).of_somebody()
+    _expect_people(source, logged)
     began_s = time.monotonic()
 
     def tell(sent: Sent) -> None:
@@ -178,6 +179,16 @@ def users_import(
     if len(sent.refused) > SHOWN:
         aside(f"and {len(sent.refused) - SHOWN:,} more")
     raise typer.Exit(1 if sent.refused else 0)
+
+
+def _expect_people(source: str, logged: Logged) -> None:
+    from attune.models.seam.weighted import IMPLICIT  # noqa: PLC0415 - numpy
+
+    if logged.of_attributes:
+        raise ValueError(f"{source} holds scores, whose attributes are no users of a server; `attune train families` learns from them")
+    if weighted := sum(one.weight not in {1.0, *IMPLICIT.values()} for one in logged.records):
+        told = counted(weighted, "comparison has a weight of training", "comparisons have weights of training")
+        aside(f"{told}, which no server knows: each counts once")
 
 
 def _left_out(logged: Logged) -> list[str]:

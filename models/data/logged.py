@@ -31,10 +31,11 @@ class Logged:
 
     Attributes:
         records: to learn from.
-        events: the event id of each record, as its deployment knows it; empty for a row of a table.
+        events: the event id of each record, as its deployment knows it; empty for a row of a table, and where no line says whose it is.
         without_texts: comparisons whose texts were not kept.
         unknown: lines of kinds that this version does not know, by kind.
-        without_user: rows of a table that `of_somebody` left out.
+        without_user: rows of a table, and lines of an export above any that names a user, that `of_somebody` left out.
+        of_attributes: its users are attributes of a table of scores, and no persons.
     """
 
     records: tuple[Comparison, ...]
@@ -42,6 +43,7 @@ class Logged:
     without_texts: int
     unknown: Mapping[str, int]
     without_user: int = 0
+    of_attributes: bool = False
 
     def of_somebody(self) -> Logged:
         """Returns all but rows without a user: the names by which those are told apart stand for other people in each table."""
@@ -74,8 +76,8 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
     reading = reading or Reading()
     path = Path(source)
     if not path.is_file() or not {suffix.lower() for suffix in path.suffixes[-2:]} & set(LINES):
-        records = _records(table_of(source, reading))
-        return Logged(records, ("",) * len(records), 0, {})
+        table = table_of(source, reading)
+        return Logged(_records(table), ("",) * len(table.records), 0, {}, of_attributes=table.shape == "scores")
     try:
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
@@ -85,18 +87,23 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
     without = 0
     kept: list[tuple[Comparison, str]] = []
     for log in export.logs.values():
-        for line in log.comparisons.values():
-            record = _record(path.name, log.user or "anybody", line)
+        for number, line in enumerate(log.comparisons.values(), start=1):
+            record = _record(path.name, log.user or f"{ANONYMOUS}line {number}", line)
             without += record is None
-            kept += [] if record is None else [(record, line.event_id)]
+            kept += [] if record is None else [(record, line.event_id if log.user else "")]
+    of_attributes = False
     if export.plain:
         rows = (TableRow(f"{path.name} line {number}", value) for number, value in export.plain)
         try:
-            kept += [(record, "") for record in _records(read_table(rows, reading))]
+            table = read_table(rows, reading)
+            kept += [(record, "") for record in _records(table)]
+            of_attributes = table.shape == "scores"
         except TableInvalid as error:
             named = "" if path.name in str(error) else f"{path.name}: "
             raise TableInvalid(f"{named}{error}{it_is(path)}") from error
-    return Logged(tuple(record for record, _ in kept), tuple(event for _, event in kept), without, export.unknown)
+    return Logged(
+        tuple(record for record, _ in kept), tuple(event for _, event in kept), without, export.unknown, of_attributes=of_attributes
+    )
 
 
 def _records(table: Table) -> tuple[Comparison, ...]:

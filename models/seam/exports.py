@@ -9,6 +9,7 @@ them. A kind of line that this version does not know is counted and passed over.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,7 +107,11 @@ _OWN = frozenset({"type", "event_id", "basis", "epoch", "observed_at", "evidence
 
 @dataclass(slots=True)
 class UserLog:
-    """What a file says of one user; `comparisons` are those that were not taken back, by event id, in the file's order."""
+    """What a file says of one user; of nobody knows whom where `user` is empty.
+
+    `comparisons` are those that were not taken back, in the file's order: a user's by event id, others by all that they say, since several
+    people may have one event id.
+    """
 
     user: str
     comparisons: dict[str, ComparisonLine] = field(default_factory=dict)
@@ -213,9 +218,11 @@ def _add(log: UserLog, kind: str, entry: Mapping[str, Any]) -> None:
             content = {name: value for name, value in entry.items() if name not in _OWN}
             event = _text(entry, "event_id")
             learned = _maybe(entry, "basis") or "", _int(entry, "epoch"), _maybe(entry, "observed_at")
-            log.comparisons.pop(event, None)
+            # Without a line of a user nobody knows whose it is: several people may have one event id.
+            name = event if log.user else json.dumps(entry, sort_keys=True)
+            log.comparisons.pop(name, None)
             if event not in log.taken_back:  # its id is never learned again, so this line is older, wherever it stands
-                log.comparisons[event] = ComparisonLine(event, *learned, content, _numbers(entry))
+                log.comparisons[name] = ComparisonLine(event, *learned, content, _numbers(entry))
         case "replayed":
             learned = _maybe(entry, "basis") or "", _int(entry, "epoch"), _maybe(entry, "observed_at")
             log.replayed.append(ReplayedLine(_text(entry, "event_id"), *learned, _numbers(entry)))
@@ -224,7 +231,8 @@ def _add(log: UserLog, kind: str, entry: Mapping[str, Any]) -> None:
         case "taken-back":
             event = _text(entry, "event_id")
             log.taken_back.add(event)
-            log.comparisons.pop(event, None)
+            for name in [name for name, line in log.comparisons.items() if line.event_id == event] if not log.user else [event]:
+                log.comparisons.pop(name, None)
         case _:
             content = {name: value for name, value in entry.items() if name not in {"type", "decision_id"}}
             decision = _text(entry, "decision_id")

@@ -123,6 +123,18 @@ async def test_ratings_and_rankings_of_an_export_are_left_out_by_name(url: str, 
     assert "1 line of the file is a rating, a ranking, or a comparison whose texts were not kept, and was left out" in result.stdout
 
 
+async def test_attributes_of_scores_are_no_users_and_weights_of_training_are_told_to_be_left(url: str, tmp_path: Path):
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps({"prompt": PROMPT, "response": text, "kind": n}) + "\n" for n, text in enumerate((WARM, LONG))))
+    run = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(table), "--url", url])
+    assert (run.exit_code, run.stdout) == (1, "")
+    assert "holds scores, whose attributes are no users of a server" in run.stderr
+    table.write_text(json.dumps({"user": "ada", "prompt": PROMPT, "chosen": WARM, "rejected": LONG, "weight": 0.9}))
+    run = await asyncio.to_thread(CliRunner().invoke, app, ["users", "import", str(table), "--url", url])
+    assert "1 learned, 0 known before, 0 refused" in run.stdout
+    assert "1 comparison has a weight of training, which no server knows: each counts once" in run.stderr
+
+
 async def test_what_the_server_refuses_is_named_and_the_rest_is_learned(url: str, tmp_path: Path):
     file = tmp_path / "choices.jsonl"
     rows = [

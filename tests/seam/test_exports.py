@@ -118,6 +118,14 @@ def test_comparisons_that_were_taken_back_are_not_learned(tmp_path):
     assert kept.user == "ada"
 
 
+def test_comparisons_above_any_user_are_not_one_persons_whatever_their_event_ids(tmp_path):
+    twice = compared("e1", chosen_text="b"), compared("e1", chosen_text="b")
+    logged = read_logged(write(tmp_path / "log.jsonl", compared("e1"), *twice, compared("e2"), {"type": "taken-back", "event_id": "e2"}))
+    assert [one.chosen for one in logged.records] == ["so", "b"]
+    assert len({one.user for one in logged.records}) == 2
+    assert (logged.of_somebody().records, logged.of_somebody().without_user) == ((), 2)
+
+
 def test_comparisons_whose_texts_were_not_kept_are_counted(tmp_path):
     logged = read_logged(write(tmp_path / "log.jsonl", compared("e1", chosen_text=None), compared("e2")))
     assert (len(logged.records), logged.without_texts) == (1, 1)
