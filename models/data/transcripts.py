@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from attune.models.seam.text import conversation_text
 
-ROLES = ("system", "user", "assistant")
+ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+"""Who speaks, as OpenAI and ShareGPT call them, and what the service calls them."""
+TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _TURN = re.compile(r"(?:\A|\r?\n\r?\n)(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _LEAST_TURNS = 2
@@ -65,11 +67,14 @@ def parse_prompt(value: object) -> str:
         ValueInvalid: it is none of them, or blank.
     """
     if isinstance(value, str):
-        turns = parse_transcript(value)
-        if turns and turns[-1] == ("assistant", ""):  # `Assistant:` at the end says whose turn is next, and nothing more
-            turns = turns[:-1]
+        turns = _asked(parse_transcript(value))
         return _filled("prompt", conversation_text(turns) if turns else value)
-    return _filled("prompt", conversation_text(_messages("prompt", value)))
+    return _filled("prompt", conversation_text(_asked(_messages("prompt", value))))
+
+
+def _asked(turns: Messages) -> Messages:
+    """Returns the turns before an answer: `Assistant:` at the end says whose turn is next, and nothing more."""
+    return turns[:-1] if turns and turns[-1][0] == "assistant" and not turns[-1][1].strip() else turns
 
 
 def parse_answer(column: str, value: object) -> str:
@@ -111,15 +116,28 @@ def _ending(column: str, messages: Messages) -> Messages:
 
 
 def _messages(column: str, value: Any) -> Messages:
+    value = [value] if isinstance(value, dict) else value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise ValueInvalid(column, f"is {_short(value)}; a text or a list of messages is needed")
     found: Messages = []
     for number, message in enumerate(value, start=1):
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if role not in ROLES or not isinstance(content, str):
+        said = message if isinstance(message, dict) else {}
+        role, content = said.get("role", said.get("from")), _content(said.get("content", said.get("value")))
+        if not isinstance(role, str) or role not in ROLES or content is None or said.get("tool_calls"):
             raise ValueInvalid(column, f"message {number} is {_short(message)}; a role ({', '.join(ROLES)}) and a text content are needed")
-        found.append((role, content))
+        if content.strip() or number == len(value):  # as in the service, a turn that says nothing is passed over
+            found.append((ROLES[role], content))
     return found
+
+
+def _content(value: object) -> str | None:
+    """Returns the text of a message's content, which may be in parts; None where it holds something else."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        return None
+    parts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else None for part in value]
+    return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else None
 
 
 def _filled(column: str, text: str) -> str:

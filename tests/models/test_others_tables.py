@@ -141,3 +141,41 @@ def test_a_format_that_is_saved_with_the_rows_changes_nothing(tmp_path, kind, co
     saved.set_format(kind, columns=columns)
     saved.save_to_disk(str(tmp_path / "saved"))
     assert told(tmp_path / "saved") == told(lines(tmp_path / "a.jsonl", row))
+
+
+def turn(content, role="user", **more):
+    return {"role": role, "content": content, **more}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ([turn([{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}])], "Why?"),
+        ([turn("Be brief.", "developer"), turn("Why?")], "system: Be brief.\nuser: Why?"),
+        ([turn("Why?"), turn(None, "assistant"), turn("", "assistant"), turn("So?")], "user: Why?\nuser: So?"),
+        (
+            [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}, {"from": "human", "value": "So?"}],
+            "user: Why?\nassistant: So.\nuser: So?",
+        ),
+        (turn("Why?"), "Why?"),
+    ],
+)
+def test_messages_are_read_as_others_keep_them(tmp_path, prompt, asked):
+    row = {"prompt": prompt, "chosen": {"from": "gpt", "value": "So."}, "rejected": [turn([{"type": "text", "text": "No."}], "assistant")]}
+    (one,) = told(lines(tmp_path / "a.jsonl", row))
+    assert (one.prompt, one.chosen, one.rejected) == (asked, "So.", "No.")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        turn([{"type": "image_url", "image_url": {"url": "x"}}]),
+        turn("", "assistant", tool_calls=[{"id": "1"}]),
+        turn("sunny", "tool"),
+        turn(3),
+        {"role": ["user"], "content": "x"},
+    ],
+)
+def test_messages_of_which_something_would_be_lost_are_bad_rows(tmp_path, message):
+    found = survey(lines(tmp_path / "a.jsonl", PAIR | {"prompt": [turn("Why?"), message, turn("So?")]}), Reading())
+    assert found.problems[0].startswith("a.jsonl line 1: prompt: message 2 is {")
