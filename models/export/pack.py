@@ -25,7 +25,7 @@ from attune.models.data.trunk import Trunk, text_config
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.export.faster_graphs import fused_fp16, row_scaled_int8, scorer_entry, tolerance
 from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files
-from attune.models.export.portfolio_files import MemberFiles, read_members, without_certificate
+from attune.models.export.portfolio_files import MemberFiles, MembersInvalid, read_members, without_certificate
 from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, expect_name, write_bundle
 from attune.models.seam.families import Families
 from attune.models.seam.families_file import write_families
@@ -114,14 +114,16 @@ def pack(
         if precision != "fp32":
             tell(f"writing the {precision} twin")
             scorer = write_twin(scorer, Path(scratch) / precision / "scorer.onnx", precision, trunk)
-        files: dict[str, bytes | Path] = {
+        own: dict[str, bytes | Path] = {
             **graph_files(scorer),
             "tokenizer.json": trunk.tokenizer_json,
             "probes.npz": _probes(pairs, answers, tolerance(precision)).to_bytes(),
             **families_files,
-            **members.files,
             **{file: families / file for file in (CARDS,) if (families / file).is_file()},
         }
+        if both := sorted(own.keys() & members.files.keys()):
+            raise MembersInvalid(f"a local member's {', '.join(both)} would take the place of the bundle's own: keep the member in a folder")
+        files = own | dict(members.files)
         tell("measuring what the graph answers, and hashing the files")
         metadata = {
             "scorers": {precision: scorer_entry("scorer.onnx", precision, scorer, rows, answers)},

@@ -108,6 +108,13 @@ def test_local_members_travel_with_the_bundle_under_their_relative_paths(familie
     assert json.loads((path / "roster.json").read_text()) == roster
 
 
+def test_a_local_member_beside_its_roster_does_not_take_the_place_of_the_bundles_own_files(families: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "roster.json").write_text('{"a": {"kind": "local", "base": "."}}')
+    with pytest.raises(MembersInvalid, match=r"a local member's tokenizer\.json would take the place of the bundle's own"):
+        pack(families, tmp_path / "bundles", "mine", roster=tmp_path / "roster.json")
+
+
 @pytest.mark.parametrize(
     ("roster", "message"),
     [
