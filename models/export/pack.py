@@ -122,7 +122,7 @@ def pack(
             **{file: families / file for file in (CARDS,) if (families / file).is_file()},
         }
         if both := sorted(own.keys() & members.files.keys()):
-            raise MembersInvalid(f"a local member's {', '.join(both)} would take the place of the bundle's own: keep the member in a folder")
+            raise MembersInvalid(f"a local member's {', '.join(both)} would take the place of the bundle's own: keep it in a folder")
         files = own | dict(members.files)
         tell("measuring what the graph answers, and hashing the files")
         metadata = {
