@@ -40,6 +40,7 @@ Tell = Callable[[str], None]
 DOCUMENT = "member.json"
 _NAME = "member"  # of the adapter while it is in memory
 _HEAD_BYTES = 1 << 20
+_PIECES, _PIECE_BYTES = 256, 4096
 
 
 class MemberRefused(RuntimeError):
@@ -254,14 +255,22 @@ def _arguments(
 
 
 def fingerprint(base: Path | str) -> str:
-    """Returns what tells two bases apart: the hub id, or a hash over the files of a folder (size and first MiB of each)."""
+    """Returns what tells two bases apart: the hub id, or a hash over the files of a folder.
+
+    Of each its size, its first MiB, and 256 pieces of 4 KiB spread evenly over the rest: a tuned model begins with embeddings that
+    nobody tuned, and every byte of a large one takes minutes.
+    """
     folder = Path(base)
     if not folder.is_dir():
         return str(base)
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin", ".json"}):
+        size = file.stat().st_size
         with file.open("rb") as content:
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + content.read(_HEAD_BYTES))
+            digest.update(f"{file.name}\0{size}\0".encode() + content.read(_HEAD_BYTES))
+            for number in range(_PIECES if size > _HEAD_BYTES else 0):
+                content.seek(_HEAD_BYTES + (size - _HEAD_BYTES) * number // _PIECES)
+                digest.update(content.read(_PIECE_BYTES))
     return digest.hexdigest()[:16]
 
 

@@ -22,7 +22,15 @@ from attune.models.alignment.causal import BASE, load
 from attune.models.alignment.dpo import DpoSettings, complete_checkpoints, train_dpo
 from attune.models.alignment.guard import GuardLimits
 from attune.models.alignment.pairs import choose_pairs
-from attune.models.alignment.trained_member import MemberConflict, MemberRefused, MemberSettings, Prompts, read_member, train_member
+from attune.models.alignment.trained_member import (
+    MemberConflict,
+    MemberRefused,
+    MemberSettings,
+    Prompts,
+    fingerprint,
+    read_member,
+    train_member,
+)
 from demo.corpus.tastes import manner_scores
 from demo.corpus.texts import MANNERS, prompts
 from tests.models.tiny_causal import PROMPTS, rewards, write_model
@@ -207,6 +215,16 @@ _STORIES = {
 
 def _fields(of):
     return {name: getattr(of, name) for name in of.__slots__}
+
+
+def test_a_tuned_base_with_the_embeddings_of_its_own_base_is_another(tmp_path):
+    embeddings, layers = bytes(1 << 20), bytes(3 << 20)
+    tuned = bytearray(layers)
+    tuned[2 << 20 : (2 << 20) + (64 << 10)] = bytes([1]) * (64 << 10)
+    for name, content in (("base", layers), ("same", layers), ("tuned", bytes(tuned))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(embeddings + content)
+    assert fingerprint(tmp_path / "base") == fingerprint(tmp_path / "same") != fingerprint(tmp_path / "tuned")
 
 
 def test_training_prompts_may_not_be_reported_on():
