@@ -1,4 +1,4 @@
-"""Writes the pages of `docs/reference/` that follow from the code: settings, the HTTP routes, and the tree with a line for each module.
+"""Writes the pages of `docs/reference/` that follow from the code: settings, commands, HTTP routes, and the tree of modules.
 
     python docs/generate.py            write them
     python docs/generate.py --check    say which are not what the code says now, and exit with 1
@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,9 @@ NOTE = "<!-- Written by docs/generate.py: `make reference`. Change what it reads
 _PROGRAMS = (
     "The same for programs: `GET /openapi.json`, valid OpenAPI 3.1. Types for TypeScript: "
     "`npx openapi-typescript http://localhost:8000/openapi.json --default-non-nullable=false -o attune.ts`; the result compiles under "
-    "`tsc --strict`. Without that option the generator has requests name every field that has a default."
+    "`tsc --strict`. Without that option the generator has requests name every field that has a default.\n\n"
+    "A limit such as `max_candidates` is the setting `ATTUNE_MAX_CANDIDATES` ([settings](settings.md)); what each status and code means "
+    "is in [errors](errors-and-exit-codes.md)."
 )
 
 PLACES = {
@@ -54,6 +57,32 @@ def settings_page() -> str:
         " `attune settings --in-force` what is set where it is run, with its source.\n\n"
         f"{settings_table()}\n"
     )
+
+
+def commands_page() -> str:
+    """Returns the page of all commands, with the names of their options."""
+    from typer.main import get_command  # noqa: PLC0415  the tree needs no typer
+
+    from attune.service.__main__ import app  # noqa: PLC0415  the same
+
+    rows = "\n".join(sorted(_command_rows(get_command(app), "attune")))
+    return (
+        f"# Commands\n\n{NOTE}`attune COMMAND --help` says what each argument and option means, and what holds where it is left out.\n\n"
+        f"| command | what it does | options |\n|---|---|---|\n{rows}\n"
+    )
+
+
+def _command_rows(command: Any, path: str) -> Iterator[str]:
+    if command.hidden:
+        return
+    if hasattr(command, "list_commands"):
+        for name in command.list_commands(None):
+            yield from _command_rows(command.get_command(None, name), f"{path} {name}")
+        return
+    usage = " ".join([path, *(one.name.upper() for one in command.params if one.param_type_name == "argument")])
+    options = ", ".join(f"`{one.opts[0]}`" for one in command.params if one.param_type_name == "option" and not one.hidden)
+    first = " ".join(command.help.split("\n\n")[0].split()).replace("|", "\\|")
+    yield f"| `{usage}` | {first} | {options} |"
 
 
 def tree_page() -> str:
@@ -90,7 +119,7 @@ def http_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES = {"settings.md": settings_page, "tree.md": tree_page, "http.md": http_page}
+PAGES = {"settings.md": settings_page, "commands.md": commands_page, "tree.md": tree_page, "http.md": http_page}
 
 
 def _tracked() -> list[str]:

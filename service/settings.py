@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; any other than loopback needs API keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     api_keys: SecretStr = Field(
-        SecretStr(""), description="`key:tenant`, comma-separated; `key:tenant:admin` may reload; empty: no key needed, loopback only"
+        SecretStr(""),
+        description="`key:tenant`, comma-separated; `key:tenant:admin` may list users, reload and replay; empty: no keys, loopback only",
     )
     api_keys_file: str = Field("", description="file with one `key:tenant` a line, added to the above")
     user_secret: SecretStr = Field(

@@ -84,7 +84,7 @@ def test_few_people_give_everybodys_head_unless_somebody_asks(trunk, tmp_path):
     assert (found["fitted_again"], head.summary["fitted_again"]) == (["bradley_terry"], True)
     measured = found["families"]["bradley_terry"]["validation_nll"]
     assert measured == head.summary["validation_nll"]
-    assert "fitted again on validation people" in (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
+    assert "was fitted once more at the end, with the validation people" in (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
     asked = trained(few, trunk, tmp_path / "two", personalise=True)
     assert asked["default"] == "additive"
 

@@ -186,7 +186,7 @@ def _verdict(
     else:
         serve, why = default, f"No family here personalises: everybody is served by `{default}` alike."
     if flattered:
-        why = "These people were in training, so that the figures flatter: hold them against nothing. " + why
+        why = "These people were in training, so the figures are better than for new people: do not compare them with others. " + why
     simple = {name: learners[name]["nll"][0]["mean"] for name in SIMPLE if name in learners}
     lead = min(simple, key=lambda name: simple[name], default="")
     first = learners[serve]["nll"][0]["mean"]
