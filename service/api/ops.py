@@ -1,7 +1,7 @@
 """What operators and orchestrators ask: alive, ready, metrics, versions, the bundle, and what an error code means.
 
-`/livez` fails when only a restart helps (the scorer's worker died); `/readyz` when requests should go elsewhere for now. Both read what the
-background found (`live.health`) and cost nothing to ask.
+`/livez` fails while the scorer is dead, until this process is restarted, or its scorer where that is a process of its own;
+`/readyz` when requests should go elsewhere for now. Both read what the background found (`live.health`) and cost nothing to ask.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ router = APIRouter(tags=["operations"], generate_unique_id_function=operation_na
 
 @router.get("/livez", response_model=AliveAnswer, responses=problems(), summary="Whether the process should be kept")
 async def livez(request: Request) -> Response:
-    """503 if only a restart would help."""
+    """503 while the scorer is dead, until it or this process is started again."""
     serving = request.app.state.live.serving
     if serving is not None and not serving.batcher.alive:
-        raise NotReady("the scorer's worker has died; only a restart helps")
+        raise NotReady("the scorer has died and must be started again")
     return json_response({"status": "alive"})
 
 

@@ -17,7 +17,7 @@ class AliveAnswer:
     """Answer of `GET /livez`.
 
     Attributes:
-        status: always `alive`; a process that only a restart helps answers 503
+        status: always `alive`; a process whose scorer is dead answers 503
     """
 
     status: Literal["alive"]

@@ -79,7 +79,7 @@ class Health:
 
     @property
     def alive(self) -> bool:
-        """False once only a restart helps: the scorer's worker has died."""
+        """False while the scorer is dead."""
         return self._live.serving is None or self._live.serving.batcher.alive
 
     def troubles(self) -> dict[Part, str]:
@@ -148,7 +148,7 @@ class Health:
 
     def _scorer_trouble(self, serving: Serving) -> str:
         if not serving.batcher.alive:
-            return "the scorer's worker has died; only a restart helps"
+            return "the scorer has died and must be started again"
         if self._scorer is None or self._scorer[0] is not serving:  # fresh: its probes have just passed
             return ""
         verdict = self._scorer[1]

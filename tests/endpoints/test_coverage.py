@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from attune.service.live.recent_users import RecentUsers
+from attune.service.live.recent_users import MAX_AGE_S, RecentUsers
 from attune.service.settings import Settings
+from tests.clock import Clock
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.state.conftest import key_of
 from tests.stores import FreshStore, HeldStore
@@ -185,3 +186,18 @@ def test_the_window_holds_the_last_users_and_no_more():
     assert [user.weights.tolist() for user in recent.of("t")] == [[4.0, 4.0], [9.0, 9.0], [0.0, 0.0]]
     assert recent.mean_gap() == pytest.approx((0.4 + 0.5) / 2)
     assert list(recent.of("other")) == []
+
+
+def test_a_user_whom_another_process_deleted_goes_after_a_day():
+    clock = Clock()
+    recent = RecentUsers(clock=clock)
+    recent.saw(key_of("t", "deleted elsewhere"), np.zeros(2), 0.5)
+    clock.now_s += MAX_AGE_S / 2
+    recent.saw(key_of("t", "still comes"), np.ones(2), 0.75)
+    assert len(recent) == 2
+    clock.now_s += MAX_AGE_S / 2 + 1.0
+    assert len(recent) == 1
+    assert [user.weights.tolist() for user in recent.of("t")] == [[1.0, 1.0]]
+    assert recent.mean_gap() == pytest.approx(0.25)
+    clock.now_s += MAX_AGE_S
+    assert recent.mean_gap() != recent.mean_gap(), "nobody is left, and a mean of nobody is no number"

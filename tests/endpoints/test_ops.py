@@ -48,7 +48,7 @@ async def test_a_member_away_is_named_and_only_all_of_them_make_it_not_ready(set
 async def test_a_dead_scorer_fails_livez_and_readyz(service: Service):
     await service.serving.batcher.aclose()
     assert (await service.get("/livez", status=503))["code"] == "not-ready"
-    assert (await service.get("/readyz", status=503))["scorer"]["state"].startswith("the scorer's worker has died")
+    assert (await service.get("/readyz", status=503))["scorer"]["state"].startswith("the scorer has died")
     assert (await service.post("/score", {"user": "u1", "prompt": PROMPT, "responses": [SHORT]}, status=503))["code"] == "not-ready"
 
 
