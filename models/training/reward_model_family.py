@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attune.models.data.classifier import ClassifierTrunk
+from attune.models.data.preferences import ComparisonInvalid
 from attune.models.seam.attributes import Attributes
 from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.counts import counted
@@ -159,6 +160,9 @@ def import_family(trunk: ClassifierTrunk, names: tuple[str, ...], data: Training
         names: of its heads.
         data: users' comparisons with vectors of this trunk; None fits nobody.
         settings: of the population.
+
+    Raises:
+        ComparisonInvalid: the comparisons tell nothing.
     """
     layer = imported_heads(trunk)
     heads = Heads({f"{NAME}_rewards": nn.Sequential(layer)}, {f"{NAME}_rewards": "candidate"}).eval()
@@ -169,6 +173,8 @@ def import_family(trunk: ClassifierTrunk, names: tuple[str, ...], data: Training
         users = "every head counts alike, in units of its spread on 32 texts; nothing was fitted"
     else:
         population = fit_population(data, _rewards(layer, data.vectors.candidates).astype(np.float32), settings)
+        if not np.abs(population.mean).sum() > 0:
+            raise ComparisonInvalid("the users' comparisons contradict one another so that they say nothing of what people want")
         users = f"fitted on {counted(len(data.train), 'comparison')} of {counted(len(np.unique(data.train.user)), 'user')}"
     root = np.asarray(np.linalg.cholesky(population.covariance), dtype=np.float64)
     family = Attributes(NAME, names, float(np.abs(population.mean).sum()), population.mean, root)

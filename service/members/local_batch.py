@@ -167,6 +167,8 @@ def check_rows_are_independent(model: LoadedModel) -> None:
     except Exception as error:
         message = f"the model cannot {what}: {type(error).__name__}: {error}"
         raise UnusableMember(type(model.network).__name__, "base", message[:600]) from error
+    if not bool(alone.isfinite().all()):
+        raise UnusableMember(type(model.network).__name__, "base", "gives no finite numbers: weights of it are no numbers, or too large")
     difference = _difference(together[1].float(), alone[0].float())
     if not difference < _OTHER_STATE:
         message = f"a row's logits differ by {difference:.2g} of their spread between alone and joined to another row"

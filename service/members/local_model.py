@@ -250,6 +250,9 @@ def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base:
             raise UnusableMember(name, str(file), f"lacks {_counted('tensor', loaded.missing_keys)} that {ADAPTER_CONFIG} asks for")
         if loaded.unexpected_keys:
             raise UnusableMember(name, str(file), f"holds {_counted('tensor', loaded.unexpected_keys)} that {ADAPTER_CONFIG} does not name")
+        own = ((key, tensor) for key, tensor in wrapped.named_parameters() if ".lora_" in key and f".{slot}." in key)
+        if broken := [key.replace(f".{slot}", "") for key, tensor in own if not bool(tensor.isfinite().all())]:
+            raise UnusableMember(name, str(file), f"holds {_counted('tensor', broken)} with numbers that are not finite")
     assert wrapped is not None, "called with at least one adapter"
     network = wrapped.get_base_model().eval()
     _check_unchanged(" and ".join(adapters), base, before, fingerprints(network), whole=True)

@@ -155,6 +155,18 @@ def test_a_population_is_fitted_where_there_are_people(tmp_path):
     assert isinstance(family.family, Attributes)
 
 
+def test_people_who_contradict_themselves_in_everything_are_refused_in_words(tmp_path):
+    folder = str(write_classifier(tmp_path / "model", "Llama", 2, names={0: "helpful", 1: "short"}))
+    pairs = [("hello", "boil the egg"), ("boil the egg", "hello")]
+    rows = [
+        {"user": f"u{user}", "prompt": f"ask {n}", "chosen": a, "rejected": b} for user in range(12) for n in range(3) for a, b in pairs
+    ]
+    (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ComparisonInvalid, match="contradict one another so that they say nothing of what people want"):
+        import_reward_model(folder, tmp_path / "fam", [], str(tmp_path / "both.jsonl"))
+    assert not (tmp_path / "fam").exists()
+
+
 def test_people_who_could_not_tell_anything_apart_are_refused_before_the_model_is_loaded(tmp_path):
     rows = [{"user": f"u{user}", "prompt": "p", "chosen": "a", "rejected": "b", "tie": True} for user in range(12)]
     (tmp_path / "ties.jsonl").write_text("\n".join(map(json.dumps, rows)))

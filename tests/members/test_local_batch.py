@@ -118,3 +118,11 @@ def test_an_architecture_that_keeps_another_kind_of_state_is_refused_instead_of_
     config.max_position_embeddings = 128
     with pytest.raises(UnusableMember, match="MambaForCausalLM"):
         check_rows_are_independent(written(tmp_path, MambaForCausalLM(config)))
+
+
+def test_a_base_whose_weights_are_no_numbers_is_told_as_that(tmp_path):
+    shape = {"vocab_size": 384, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    network = MistralForCausalLM(MistralConfig(**shape, intermediate_size=64, num_key_value_heads=2))
+    network.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(UnusableMember, match="gives no finite numbers: weights of it are no numbers"):
+        check_rows_are_independent(written(tmp_path, network))

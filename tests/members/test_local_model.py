@@ -66,6 +66,16 @@ def test_tensors_that_the_description_does_not_name_are_refused(language_model, 
     assert "up_proj" in message
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_with_their_tensor(language_model, adapter, value):
+    tensors = load_file(adapter / WEIGHTS)
+    spoilt = next(key for key in tensors if "layers.1.mlp.up_proj.lora_B" in key)
+    tensors[spoilt][0, 0] = value
+    save_file(tensors, adapter / WEIGHTS)
+    message = refused(language_model / "base", adapter)
+    assert "holds 1 tensor (base_model.model.model.layers.1.mlp.up_proj.lora_B.weight) with numbers that are not finite" in message
+
+
 def test_a_rank_that_is_not_the_tensors_is_refused_with_the_shapes(language_model, adapter):
     edit_config(adapter, r=8)
     message = refused(language_model / "base", adapter)

@@ -158,6 +158,7 @@ def turn(content, role="user", **more):
             "user: Why?\nassistant: So.\nuser: So?",
         ),
         (turn("Why?"), "Why?"),
+        ([turn("Why?"), turn("", "assistant")], "Why?"),
     ],
 )
 def test_messages_are_read_as_others_keep_them(tmp_path, prompt, asked):
