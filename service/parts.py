@@ -27,7 +27,8 @@ from attune.service.observe.tracing import Spans
 from attune.service.settings import BadSetting, Settings, SettingsError, variable
 from attune.service.state import store as state
 from attune.service.state.connect import parse
-from attune.service.state.data_dir import EmbeddedRedisError
+from attune.service.state.data_dir import EmbeddedRedisError, directory_of, is_url_of
+from attune.service.state.disk_room import DiskRoom
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 
@@ -145,16 +146,21 @@ async def open_store(settings: Settings, metrics: Metrics, parts: AsyncExitStack
     Raises:
         EmbeddedRedisError: the server in the data directory does not start.
     """
-    embedded = None if settings.redis_url else await parts.enter_async_context(EmbeddedRedis(settings.data_dir))
+    url, no_room = settings.redis_url, None
+    if not url:
+        embedded = await parts.enter_async_context(EmbeddedRedis(settings.data_dir))
+        url, no_room = embedded.url, embedded.no_room
+    elif is_url_of(settings.data_dir, url):  # of several processes, the parent runs it
+        no_room = DiskRoom(directory_of(settings.data_dir)).lacks
     store = RedisStore(
-        settings.redis_url if embedded is None else embedded.url,
+        url,
         limits=store_bounds(settings),
         max_connections=settings.redis_pool_size,
         timeout_s=settings.redis_timeout_ms / 1000,
         observe=metrics.store_ran,
         confirm=True,
-        must_tell=embedded is not None,  # what another server may tell is its operator's to decide
-        no_room=None if embedded is None else embedded.no_room,
+        must_tell=no_room is not None,  # what another server may tell is its operator's to decide
+        no_room=no_room,
     )
     parts.push_async_callback(store.aclose)
-    return store, "external" if embedded is None else "embedded"
+    return store, "external" if no_room is None else "embedded"

@@ -34,13 +34,28 @@ def prepare(data_dir: Path) -> Path:
     Raises:
         EmbeddedRedisError: it cannot be made or is not writable.
     """
-    directory = data_dir.absolute() / "redis"
+    directory = directory_of(data_dir)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
     except OSError as error:
         raise EmbeddedRedisError(f"the data directory {directory} cannot be used: {error.strerror}") from error
     return directory
+
+
+def directory_of(data_dir: Path) -> Path:
+    """Returns where the embedded Redis of a data directory keeps its files, whether that is there or not."""
+    return data_dir.absolute() / "redis"
+
+
+def is_url_of(data_dir: Path, url: str) -> bool:
+    """Returns whether a store's URL is that of the embedded Redis of a data directory, which another process may run.
+
+    Raises:
+        EmbeddedRedisError: see `socket_path`.
+    """
+    directory = directory_of(data_dir)
+    return url.startswith("unix://") and directory.is_dir() and url == f"unix://{socket_path(directory)}"
 
 
 def socket_path(directory: Path) -> Path:
@@ -90,12 +105,6 @@ def sync_files(directory: Path) -> int:
         finally:
             os.close(descriptor)
     return synced
-
-
-def free_bytes(directory: Path) -> int:
-    """Returns the room that is left where the directory lies, for those who are not root."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
 
 
 class Lock:

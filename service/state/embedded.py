@@ -19,7 +19,8 @@ from typing import Self
 import structlog
 from redis.exceptions import RedisError
 
-from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, free_bytes, prepare, socket_path, sync_files
+from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, directory_of, prepare, socket_path, sync_files
+from attune.service.state.disk_room import LEAST_FREE_BYTES, DiskRoom
 from attune.service.state.file_holes import fill_holes
 from attune.service.state.server_process import UNREADABLE, Fsync, ServerProcess, arguments, client_of
 from attune.service.state.written_by import StoreServer, read_record, refusal, server_for, write_record
@@ -32,7 +33,6 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_S = 30.0
 SYNC_EVERY_S = 1.0
-LEAST_FREE_BYTES = 1_048_576
 
 
 class EmbeddedRedis:
@@ -56,8 +56,7 @@ class EmbeddedRedis:
         start_timeout_s: float = 60.0,
         least_free_bytes: int = LEAST_FREE_BYTES,
     ) -> None:
-        self._least_free_bytes = least_free_bytes
-        self._no_room: str | None = None
+        self._room = DiskRoom(directory_of(data_dir), least_free_bytes)
         self._data_dir = data_dir
         self._fsync = fsync
         self._binary = binary
@@ -79,7 +78,7 @@ class EmbeddedRedis:
 
     def no_room(self) -> str | None:
         """Returns why nothing should be written now, as of the last second; None if there is room."""
-        return self._no_room
+        return self._room.lacks()
 
     @property
     def pid(self) -> int | None:
@@ -120,7 +119,6 @@ class EmbeddedRedis:
             self._release()
             raise
         self._supervisor = asyncio.create_task(self._supervise(binary, servers), name="embedded redis")
-        self._watch_room()
         self._syncer = asyncio.create_task(self._every_second(), name="sync of embedded redis")
 
     async def aclose(self) -> None:
@@ -236,25 +234,13 @@ class EmbeddedRedis:
     async def _every_second(self) -> None:
         while not self._closing.is_set():
             try:
-                self._watch_room()
+                self.no_room()
                 if self._fsync == "everysec":
                     await asyncio.to_thread(sync_files, self._directory)
             except OSError as error:
                 _log.error("embedded_redis_not_synced", error=str(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), SYNC_EVERY_S)
-
-    def _watch_room(self) -> None:
-        free = free_bytes(self._directory)
-        before, self._no_room = self._no_room, None
-        if free < self._least_free_bytes:
-            self._no_room = (
-                f"{free // 1024:,} KiB are free where {self._data_dir} lies, and at least {self._least_free_bytes // 1024:,} KiB are needed"
-            )
-            if before is None:
-                _log.error("embedded_redis_no_room", detail=self._no_room)
-        elif before is not None:
-            _log.info("embedded_redis_has_room_again", free_bytes=free)
 
     async def _watch(self, server: ServerProcess, closing: asyncio.Task[bool]) -> float:
         """Returns, once the server has ended or it is closing time, the seconds that passed."""

@@ -316,7 +316,7 @@ async def test_a_folder_that_cannot_be_looked_at_for_a_moment_is_looked_at_again
     async with EmbeddedRedis(tmp_path, binary=BINARY) as server:
         with structlog.testing.capture_logs() as lines:
             (tmp_path / "redis").rename(tmp_path / "away")
-            await until(lambda: [line["event"] for line in lines] == ["embedded_redis_not_synced"])
+            await until(lambda: [line["event"] for line in lines] == ["embedded_redis_room_unknown"])
             (tmp_path / "away").rename(tmp_path / "redis")
         await add(server, "e1")
         assert server.no_room() is None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ import structlog
 from redis.asyncio import Redis
 
 from attune.service.errors import EventConflict, StoreUnavailable, UnknownDecision, UserDeleted
+from attune.service.observe.metrics import Metrics
+from attune.service.parts import open_store
+from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
 from tests.state.conftest import BASIS, comparison, key_of
@@ -115,6 +120,22 @@ async def test_a_disk_that_is_nearly_full_refuses_before_it_is(small_disk: Path)
             assert (await store.read(ALICE, BASIS)).sum is None  # reading goes on
             await store.aclose()
     assert [each["log_level"] for each in logs if each["event"] == "embedded_redis_no_room"] == ["error"]
+
+
+async def test_a_process_beside_the_one_that_runs_the_store_refuses_too(small_disk: Path, tmp_path: Path) -> None:
+    fill(small_disk, leave=400_000)
+    async with EmbeddedRedis(small_disk, binary=BINARY) as server, AsyncExitStack() as parts:
+        worker = Settings(data_dir=small_disk, redis_url=server.url)
+        store, where = await open_store(worker, Metrics(), parts)
+        assert where == "embedded"
+        with pytest.raises(StoreUnavailable, match=f"KiB are free where {re.escape(str(small_disk))} lies"):
+            await store.add_comparison(ALICE, comparison())
+        assert (await store.read(ALICE, BASIS)).sum is None
+
+        stranger = Settings(data_dir=tmp_path / "own", redis_url=server.url)  # whose disk it is, this one cannot know
+        store, where = await open_store(stranger, Metrics(), parts)
+        assert where == "external"
+        assert (await store.add_comparison(ALICE, comparison())).result == "applied"
 
 
 async def test_concurrent_writes_share_the_question(own_server: EmbeddedRedis) -> None:
