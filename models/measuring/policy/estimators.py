@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from attune.models.measuring.policy.intervals import Estimate, of_mean, of_ratio, of_skewed
+from attune.models.seam.counts import counted
 from attune.models.seam.routing import joint_probability
 
 Array = NDArray[np.float64]
@@ -116,8 +117,9 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
                 rows.append((*duel[:3], 0.5 if tie else duel[3], *duel[4:]))
     left["decisions nobody compared"] = len(known) - len(used)
     if not rows:
-        why = ", ".join(f"{count:,} {what}" for what, count in left.items() if count)
-        raise LogInvalid(f"{len(known):,} decisions and {len(comparisons):,} comparisons leave no duel: {why or 'both files are empty'}")
+        why = ", ".join(f"{what} ({count:,})" for what, count in left.items() if count)
+        given = f"{counted(len(known), 'decision')} and {counted(len(comparisons), 'comparison')}"
+        raise LogInvalid(f"{given} hold no choice between two members that one decision drew: {why or 'both files are empty'}")
     tags, first, second, won, joint, laws, expected, as_pair = zip(*rows, strict=True)
     users = np.unique(np.array(tags), return_inverse=True)[1]
     return Duels(

@@ -89,10 +89,11 @@ def render(results: Mapping[str, Any]) -> str:
         f"{results['drawn_as_pairs']} of them drawn by policy `learn`. Left out: "
         + (", ".join(f"{reason} ({count:,})" for reason, count in results["left_out"].items() if count) or "nothing")
         + ".",
-        "A value is the chance that the member routed to wins against another one at random; 95 % intervals, clustered by user. A dash:",
-        f"fewer than {LEAST_USERS:g} users of equal weight would say as much, or the log could not have drawn most of it. For",
-        "single members trust DR and SNIPS: what routing seldom draws has great weights. `as logged` goes by the law that each decision",
-        "logged for its first member; where policy `learn` asked, that is a law for learning, not one for serving.",
+        "A duel is a choice between the answers of two members that one decision drew. A value is the chance that the member routed to",
+        "wins against another one at random; 95 % intervals, clustered by user. A dash stands where the log is worth fewer than",
+        f"{LEAST_USERS:g} users of equal weight (their number is in brackets), or has nothing of most that the policy does. For single",
+        "members trust DR and SNIPS: what routing seldom draws has great weights. `as logged` goes by the distribution that each",
+        "decision logged for its first member; where policy `learn` asked, that distribution is for learning, not for serving.",
         "",
         "| policy | IPS | SNIPS | DR | not in the log |",
         "|---|---|---|---|---|",
