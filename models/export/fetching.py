@@ -9,6 +9,7 @@ variables.
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.parse
 import urllib.request
@@ -24,6 +25,8 @@ from attune.models.seam.staging import put_in_place, staging_folder
 STORES = ("s3", "gs", "az")
 TIMEOUT_S = 60.0
 PIECE = 1 << 20
+MOST_MANIFEST = 1 << 24
+"""Bytes of a manifest."""
 
 Read = Callable[[str], Iterator[bytes]]
 
@@ -46,7 +49,7 @@ def fetch_bundle(source: str, out: Path, link: str = "", told: Callable[[str], N
         BundleInvalid: what was read is not the bundle that its manifest names; nothing was put in place, the link stands as it was.
     """
     read = _reader(source)
-    written = b"".join(read(MANIFEST))
+    written = b"".join(_at_most(read(MANIFEST), MOST_MANIFEST, f"{source}: {MANIFEST}"))
     try:
         manifest = parse_json(written)
         name, files = f"bundle-{_plain(manifest['id'])}", {str(file): int(entry["bytes"]) for file, entry in manifest["files"].items()}
@@ -60,7 +63,7 @@ def fetch_bundle(source: str, out: Path, link: str = "", told: Callable[[str], N
         with staging_folder(out) as staging:
             for number, (file, size) in enumerate(files.items(), start=1):
                 told(f"{number} of {len(files)}: {file}, {size / 1e6:,.1f} MB")
-                _copy(read, _relative(file), staging)
+                _copy(read, _relative(file), staging, size, source)
             (staging / MANIFEST).write_bytes(written)
             read_bundle(staging)
             staging.chmod(0o755)
@@ -70,11 +73,23 @@ def fetch_bundle(source: str, out: Path, link: str = "", told: Callable[[str], N
     return final
 
 
-def _copy(read: Read, file: PurePosixPath, into: Path) -> None:
+def _copy(read: Read, file: PurePosixPath, into: Path, size: int, source: str) -> None:
     target = into / file
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as written:
-        written.writelines(read(str(file)))
+        written.writelines(_at_most(read(str(file)), size, f"{source}: {file}"))
+    if (found := target.stat().st_size) < size:
+        raise BundleInvalid(f"{source}: {file} ended after {found:,} bytes; {MANIFEST} says {size:,}")
+
+
+def _at_most(pieces: Iterator[bytes], size: int, name: str) -> Iterator[bytes]:
+    """Yields pieces, and does not let a source fill the disk that goes on for ever."""
+    left = size
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise BundleInvalid(f"{name} goes on after {size:,} bytes, which are all that it may have")
+        yield piece
 
 
 def _point(link: Path, name: str) -> None:
@@ -113,16 +128,18 @@ def _reader(source: str) -> Read:
         return _object_reader(source)
     base = source if kind in {"file", "http", "https"} else Path(source).resolve().as_uri()
 
+    told = "" if base == source else it_is(source)  # of an address it says to fetch it
+
     def read(file: str) -> Iterator[bytes]:
         address = f"{base.rstrip('/')}/{urllib.parse.quote(file)}"
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310  the schemes are checked above
                 while piece := answer.read(PIECE):
                     yield piece
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # the latter where an answer ends too early, or is none
             why = getattr(error, "reason", error)
-            said = why.strerror if isinstance(why, OSError) and why.strerror else why
-            raise NotFetched(f"{address} cannot be read: {said}{it_is(source)}") from error
+            said = why.strerror if isinstance(why, OSError) and why.strerror else str(why).strip() or type(why).__name__
+            raise NotFetched(f"{address} cannot be read: {said}{told}") from error
 
     return read
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import certifi
@@ -65,9 +65,15 @@ def test_a_damaged_bundle_is_refused_and_what_the_link_names_stays(kept: Path, t
     out = tmp_path / "out"
     (out / "bundle-old").mkdir(parents=True)
     (out / "current").symlink_to("bundle-old")
-    (kept / "families.json").write_bytes(b"{}")
-    with pytest.raises(BundleInvalid, match=r"families\.json has sha256"):
-        fetch_bundle(str(kept), out, "current")
+    size = (kept / "families.json").stat().st_size
+    for content, said in (
+        (b"{}".ljust(size), r"families\.json has sha256"),
+        (b"{}", rf"own: families\.json ended after 2 bytes; manifest\.json says {size:,}$"),
+        (b"{}".ljust(size + 1), rf"own: families\.json goes on after {size:,} bytes"),
+    ):
+        (kept / "families.json").write_bytes(content)
+        with pytest.raises(BundleInvalid, match=said):
+            fetch_bundle(str(kept), out, "current")
     assert (out / "current").readlink() == Path("bundle-old")
     assert sorted(path.name for path in out.iterdir()) == ["bundle-old", "current"]
 
@@ -103,6 +109,32 @@ def test_a_source_that_is_not_there_is_named(web: str, tmp_path: Path):
         fetch_bundle(f"{web}/nowhere", tmp_path / "out")
     with pytest.raises(NotFetched, match=r"absent/manifest.json cannot be read: No such file or directory$"):
         fetch_bundle(str(tmp_path / "absent"), tmp_path / "out")
+
+
+class Hasty(BaseHTTPRequestHandler):
+    """Promises a piece of so many bytes, sends fewer and hangs up; or says what is no HTTP."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"
+        self.wfile.write(cut if self.path.startswith("/cut/") else b"nonsense\r\n\r\n")
+        self.close_connection = True
+
+
+def test_a_server_that_hangs_up_or_speaks_no_http_is_named(tmp_path: Path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hasty) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        for path, said in (("cut", "IncompleteRead"), ("none", "nonsense")):
+            with pytest.raises(NotFetched, match=rf"{address}/{path}/manifest\.json cannot be read: {said}"):
+                fetch_bundle(f"{address}/{path}", tmp_path / "out")
+        server.shutdown()
+    with pytest.raises(NotFetched, match=r"cannot be read: nonnumeric port: '1x'"):
+        fetch_bundle("http://127.0.0.1:1x/own", tmp_path / "out")
 
 
 def test_a_folder_of_bundles_in_place_of_one_is_told_with_their_names(kept: Path, tmp_path: Path):
