@@ -127,7 +127,6 @@ def _reader(source: str) -> Read:
     if kind in STORES:
         return _object_reader(source)
     base = source if kind in {"file", "http", "https"} else Path(source).resolve().as_uri()
-
     told = "" if base == source else it_is(source)  # of an address it says to fetch it
 
     def read(file: str) -> Iterator[bytes]:
