@@ -76,17 +76,25 @@ def _read_set(folder: Path, name: str) -> Responses:
             with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
                 rows = list(csv.reader(file))
             found.append((tuple(rows[0][1:]), tuple(row[0] for row in rows[1:]), np.array([row[1:] for row in rows[1:]], dtype=np.float64)))
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, EOFError, ValueError, IndexError) as error:
             raise ResponsesInvalid(f"{path.name} cannot be read: {error}") from error
-    with gzip.open(folder / f"{name}_questions.jsonl.gz", "rt", encoding="utf-8") as file:
-        texts = {str(entry["id"]): str(entry["question"]) for entry in map(json.loads, file)}
+    path = folder / f"{name}_questions.jsonl.gz"
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            texts = {str(entry["id"]): str(entry["question"]) for entry in map(json.loads, file)}
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise ResponsesInvalid(f"{path.name} cannot be read: {error}") from error
     (models, ids, correct), (others, other_ids, characters) = found
     missing = [one for one in ids if one not in texts]
-    if models != others or ids != other_ids or missing or not np.isin(correct, (0.0, 1.0)).all() or np.any(characters < 0):
+    if models != others or ids != other_ids or missing or not np.isin(correct, (0.0, 1.0)).all() or not _are_lengths(characters):
         raise ResponsesInvalid(
             f"{name}: correctness {correct.shape} and lengths {characters.shape} do not fit; {len(missing)} without text"
         )
     return Responses(models, _without_instructions([texts[one] for one in ids]), correct, characters)
+
+
+def _are_lengths(characters: Array) -> bool:
+    return bool(np.all(np.isfinite(characters) & (characters >= 0)))
 
 
 def _without_instructions(texts: list[str]) -> tuple[str, ...]:

@@ -157,17 +157,28 @@ def test_matrices_are_read_for_the_models_that_all_sets_have(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("gone", "a_correct.csv.gz cannot be read"), ("odd", "do not fit"), ("few", "1 models in all of a")]
+    ("change", "message"),
+    [
+        ("gone", "a_correct.csv.gz cannot be read"),
+        ("textless", "a_questions.jsonl.gz cannot be read"),
+        ("odd", "do not fit"),
+        ("unknown", "do not fit"),
+        ("few", "1 models in all of a"),
+    ],
 )
 def test_matrices_that_do_not_fit_are_refused(tmp_path, change, message):
     one = made_up(0, 6)
     if change == "odd":
         one = Responses(one.models, one.questions, one.correct + 1.0, one.characters)
+    if change == "unknown":
+        one = Responses(one.models, one.questions, one.correct, one.characters + np.nan)
     if change == "few":
         one = Responses(one.models[:1], one.questions, one.correct[:, :1], one.characters[:, :1])
     write(tmp_path, "a", one)
     if change == "gone":
         (tmp_path / "a_correct.csv.gz").unlink()
+    if change == "textless":
+        (tmp_path / "a_questions.jsonl.gz").unlink()
     with pytest.raises(ResponsesInvalid, match=message):
         read_responses(tmp_path, ("a",))
 
