@@ -47,16 +47,21 @@ class Replayed:
     replayed: int = 0
     without_texts: int = 0
     unusable: int = 0
+    damaged: int = 0
 
     def __str__(self) -> str:
         text = f"{counted(self.replayed, 'comparison')} of {counted(self.users, 'user')} replayed under basis {self.basis}"
         text = f"done: {text}" if self.done else text
         left = {"without texts": self.without_texts, "unusable": self.unusable}
-        return ", ".join([text, *(f"{count:,} {what}" for what, count in left.items() if count)])
+        parts = [text, *(f"{count:,} {what}" for what, count in left.items() if count)]
+        if self.damaged:
+            parts.append(f"{counted(self.damaged, 'user')} with a damaged record, which the server's log names")
+        return ", ".join(parts)
 
     def plus(self, answer: dict[str, Any]) -> Replayed:
         """Returns what is done with this answer of `/admin/replay` too."""
         counts = {name: getattr(self, name) + int(answer[name]) for name in ("users", "replayed", "without_texts", "unusable")}
+        counts["damaged"] = self.damaged + int(answer.get("damaged", 0))  # older servers stop at one
         return Replayed(basis=answer["basis"], done=answer["done"], **counts)
 
 

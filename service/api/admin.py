@@ -51,7 +51,8 @@ class ReplayRequest(NativeRequest):
 class ReplayAnswer:
     """Answer of `POST /admin/replay`: what this call did; unless `done`, the same request with `cursor` goes on.
 
-    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on.
+    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on; of `damaged`
+    users the store has a record that cannot be read, which its log names.
 
     Attributes:
         basis: the basis that learned
@@ -61,6 +62,7 @@ class ReplayAnswer:
         replayed: comparisons that were learned
         without_texts: comparisons that cannot be scored again, because their texts were not kept
         unusable: comparisons that the scorer of this bundle fails on
+        damaged: users of whom the store has a record that cannot be read; the others are replayed
     """
 
     basis: str
@@ -70,6 +72,7 @@ class ReplayAnswer:
     replayed: int
     without_texts: int
     unusable: int
+    damaged: int
 
 
 @router.post(
@@ -109,5 +112,6 @@ async def replay_logs(body: ReplayRequest, request: Request) -> Response:
             replayed=done.replayed,
             without_texts=done.without_texts,
             unusable=done.unusable,
+            damaged=done.damaged,
         )
     )

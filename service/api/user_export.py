@@ -37,7 +37,7 @@ from attune.service.state.store import (
     UserKey,
 )
 from attune.service.usecases.decision_record import RecordUnreadable, unpack
-from attune.service.usecases.forms_of_feedback import read_payload
+from attune.service.usecases.forms_of_feedback import PayloadUnreadable, read_payload
 from attune.service.usecases.people import key_of
 
 router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
@@ -78,14 +78,11 @@ def _line(key: UserKey, entry: Exported) -> ExportLine:
             times = rfc3339(total.first_seen_s), rfc3339(total.last_seen_s)
             return SumLine(basis, total.count, total.epoch, tuple(total.evidence.tolist()), *times)
         case LoggedComparison():
-            return ComparisonLine(
-                entry.event_id,
-                entry.basis,
-                entry.epoch,
-                rfc3339(entry.observed_s),
-                read_payload(entry.payload),
-                tuple(entry.evidence.tolist()),
-            )
+            try:
+                told = read_payload(entry.payload)
+            except PayloadUnreadable as error:
+                told = {"unreadable": str(error)}
+            return ComparisonLine(entry.event_id, entry.basis, entry.epoch, rfc3339(entry.observed_s), told, tuple(entry.evidence.tolist()))
         case ReplayedEvidence():
             learned = entry.event_id, entry.basis, entry.epoch, rfc3339(entry.observed_s)
             return ReplayedLine(*learned, tuple(entry.evidence.tolist()))

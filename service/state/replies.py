@@ -18,6 +18,10 @@ from attune.service.state.records import UserSum
 _log = structlog.get_logger(__name__)
 
 
+class RecordDamaged(StoreUnavailable):
+    """A record of one user cannot be read; it stays as it is, and those of others can be."""
+
+
 class Replies:
     """Reads records of users.
 
@@ -61,11 +65,11 @@ class Replies:
         _log.error("redis_wrong_user", where=self._where, detail=str(error))
         return StoreUnavailable(f"Redis at {self._where} gave a record that was not asked for; it was discarded")
 
-    def damaged(self, error: ValueError) -> StoreUnavailable:
+    def damaged(self, error: ValueError) -> RecordDamaged:
         """Returns the error to raise for a record that cannot be read."""
         self._observe("damaged", 0.0, False)
         _log.error("redis_damaged_record", where=self._where, detail=str(error))
-        return StoreUnavailable(f"a record in Redis at {self._where} is damaged: {error}")
+        return RecordDamaged(f"a record in Redis at {self._where} is damaged: {error}")
 
     def refused(self, outcome: bytes, rest: Sequence[Any], basis: str, size: int | None) -> Exception:
         """Returns the error to raise for what a script refused: evidence of another length, or a record of somebody else."""

@@ -187,16 +187,27 @@ def pack_payload(told: Mapping[str, object]) -> bytes:
     return ids + packer.compress(content) + packer.flush()
 
 
+class PayloadUnreadable(ValueError):
+    """What was kept beside a comparison's evidence is damaged; the evidence need not be."""
+
+
 def read_payload(payload: bytes) -> dict[str, object]:
-    """Returns what was kept beside a comparison's evidence."""
+    """Returns what was kept beside a comparison's evidence.
+
+    Raises:
+        PayloadUnreadable: it is damaged.
+    """
     if not payload:
         return {}
     ids, packed = (payload[:17], payload[17:]) if payload[:1] != _NO_IDS else (b"", payload[1:])
     unpacked = zlib.decompressobj(-zlib.MAX_WBITS, zdict=PAYLOAD_WORDS)
-    found: dict[str, object] = orjson.loads(unpacked.decompress(packed) + unpacked.flush())
+    try:
+        found: dict[str, object] = orjson.loads(unpacked.decompress(packed) + unpacked.flush())
+        decision = str(uuid.UUID(bytes=ids[1:])) if ids else ""
+    except (ValueError, zlib.error) as error:
+        raise PayloadUnreadable(f"what was kept of a comparison, {len(payload)} bytes, is damaged: {type(error).__name__}") from error
     if not ids:
         return found
-    decision = str(uuid.UUID(bytes=ids[1:]))
     first, second = divmod(ids[0] - 1, CANDIDATES)
     return _named(decision, first, second) | found
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,14 @@ from attune.service.errors import EventConflict, ExpiredCandidate, NotYourCandid
 from attune.service.live.runtime import Call
 from attune.service.state.store import Added, NewComparison, UserKey, UserSum
 from attune.service.usecases.authors import TOLD, Everyone, add_for_everybody, for_everybody, take_back_for_everybody
-from attune.service.usecases.forms_of_feedback import Form, comparisons_of, content_of, pack_payload, read_payload
+from attune.service.usecases.forms_of_feedback import (
+    Form,
+    PayloadUnreadable,
+    comparisons_of,
+    content_of,
+    pack_payload,
+    read_payload,
+)
 from attune.service.usecases.named_answers import FoundAnswers, Named, find_answers
 from attune.service.usecases.people import Person, key_of, person, weights_under
 
@@ -117,7 +125,8 @@ async def take_back(call: Call, user: str, event_id: str) -> Person:
         logged = None if call.serving.bundle.families.effects is None else await store.logged(key, event_id)
         total = await store.take_back(key, call.kept_under, event_id)
         if logged is not None:
-            take_back_for_everybody(call, key.tenant, logged, read_payload(logged.payload))
+            with suppress(PayloadUnreadable):  # of the user it is taken back; what it told everybody was in what is damaged
+                take_back_for_everybody(call, key.tenant, logged, read_payload(logged.payload))
         return total
 
     with call.timings.measure("redis"):

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from attune.service.errors import FieldError, InvalidRequest, Overloaded, ScorerFailed, TooLarge, invalid
 from attune.service.live.runtime import Call
+from attune.service.state.replies import RecordDamaged
 from attune.service.state.store import LoggedComparison, NewComparison, Replayed, UserKey, UsersPage, user_tag
 from attune.service.usecases.authors import add_for_everybody, for_everybody
-from attune.service.usecases.forms_of_feedback import comparisons_of, logged, read_payload
+from attune.service.usecases.forms_of_feedback import PayloadUnreadable, comparisons_of, logged, read_payload
 from attune.service.usecases.learning import study
 from attune.service.usecases.people import person
 from attune.service.usecases.text_scores import encode, submit_judged
@@ -53,15 +54,17 @@ class ReplayScope:
 class Progress:
     """What a call has done so far; what cannot be replayed is counted with the user's end, so that it is counted once.
 
-    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on, or
-    one answer alone where there are no members. `cursor` says
-    where to go on from; None where everything is done.
+    `without_texts` are comparisons whose texts were not kept; `unusable` those that the scorer of this bundle fails on, one
+    answer alone where there are no members, and what is damaged. `damaged` are users of whom the store has a record that
+    cannot be read: what came before it is replayed, and so are the others. `cursor` says where to go on from; None where
+    everything is done.
     """
 
     users: int = 0
     replayed: int = 0
     without_texts: int = 0
     unusable: int = 0
+    damaged: int = 0
     cursor: str | None = None
 
 
@@ -71,7 +74,7 @@ async def replay(call: Call, scope: ReplayScope) -> Progress:
     Raises:
         InvalidRequest: the cursor is not one that was given out.
         Overloaded: the scorer has no room; what was replayed stays, and the same request goes on with the rest.
-        StoreUnavailable: likewise.
+        StoreUnavailable: likewise; not of a record that is damaged, whose user is counted.
     """
     loop = asyncio.get_running_loop()
     ends_at_s = loop.time() + min(scope.limit_s, call.left_s / 2)
@@ -111,16 +114,19 @@ async def _replay_user(call: Call, key: UserKey, progress: Progress, ends_at_s: 
     """Returns whether the user is done; False if the time ended before, and then something was replayed: every call gets on."""
     loop, waiting, mine = asyncio.get_running_loop(), list[LoggedComparison](), Progress()
     source = cast("AsyncGenerator[LoggedComparison, None]", call.runtime.store.to_replay(key, call.kept_under))
-    async with aclosing(source):
-        async for logged in source:
-            waiting.append(logged)
-            if len(waiting) == TOGETHER:
-                await _replay_some(call, key, waiting, mine)
-                waiting.clear()
-                if mine.replayed and loop.time() >= ends_at_s:
-                    progress.replayed += mine.replayed
-                    return False
-    await _replay_some(call, key, waiting, mine)
+    try:
+        async with aclosing(source):
+            async for logged in source:
+                waiting.append(logged)
+                if len(waiting) == TOGETHER:
+                    await _replay_some(call, key, waiting, mine)
+                    waiting.clear()
+                    if mine.replayed and loop.time() >= ends_at_s:
+                        progress.replayed += mine.replayed
+                        return False
+        await _replay_some(call, key, waiting, mine)
+    except RecordDamaged:  # which the store has logged
+        progress.damaged += 1
     progress.users += 1
     progress.replayed += mine.replayed
     progress.without_texts += mine.without_texts
@@ -140,7 +146,11 @@ async def _replay_some(call: Call, key: UserKey, entries: Sequence[LoggedCompari
 
 
 async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: Array, progress: Progress) -> None:
-    kept = logged(read_payload(entry.payload))
+    try:
+        kept = logged(read_payload(entry.payload))
+    except PayloadUnreadable:
+        progress.unusable += 1
+        return
     if kept is None:
         progress.without_texts += 1
         return

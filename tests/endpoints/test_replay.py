@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from attune.models.seam.bundle import read_bundle
 from attune.service.settings import Settings
 from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.keys import SUM, UserKey, seal_of, user_tag
 from attune.service.state.redis_store import RedisStore
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.stores import FreshStore
@@ -169,6 +171,34 @@ async def test_without_texts_a_comparison_is_counted_and_left(start: Callable[..
         await service.post("/admin/reload", {"bundle": other_basis})
         (answer,) = await replay_all(service, user="u1", limit_s=0)
         assert (answer["done"], answer["replayed"], answer["without_texts"]) == (True, 0, 20)
+
+
+@pytest.mark.parametrize("kind", ["payload", "entry", "sum"])
+async def test_a_damaged_record_of_one_user_stops_nobody_else(
+    service: Service, redis_server: EmbeddedRedis, tenant: str, other_basis: str, kind: str
+):
+    for index in range(5):
+        await teach(service, f"u{index}")
+    await service.post("/admin/reload", {"bundle": other_basis})
+    basis = read_bundle(Path(other_basis)).basis
+    broken = UserKey(tenant, user_tag(b"s" * 32, tenant, "u2"))
+    async with Redis.from_url(redis_server.url) as raw:
+        if kind == "sum":
+            await raw.set(broken.sum(basis), seal_of(SUM, broken) + b"not a sum")
+        else:
+            entry = (await raw.lrange(broken.log, 0, -1))[2]
+            await raw.lset(broken.log, 2, entry[:-9] if kind == "payload" else entry[:9])
+    answers = await replay_all(service, tenant=tenant)
+    found = [sum(answer[name] for answer in answers) for name in ("users", "damaged", "unusable", "replayed")]
+    assert found == ([5, 0, 1, 19] if kind == "payload" else [5, 1, 0, 16])
+    for index in (0, 1, 3, 4):
+        assert (await service.get(f"/users/u{index}"))["user"]["comparisons"] == 4
+    assert [answer["replayed"] for answer in await replay_all(service, tenant=tenant)] == [0], "there is nothing left to do"
+    if kind == "payload":  # what was learned of it is whole, and is exported and taken back
+        lines = [json.loads(line) for line in (await service.client.get("/users/u2/export")).text.splitlines()]
+        kept = [line for line in lines if line["type"] == "comparison"]
+        assert ["unreadable" in line and "prompt" not in line for line in kept] == [False, False, True, False]
+        assert (await service.client.delete("/users/u2/comparisons/e2")).status_code == 200
 
 
 async def test_a_short_queue_makes_a_replay_slower_and_does_not_stop_it(start: Callable[..., Any], other_basis: str):

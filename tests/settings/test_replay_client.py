@@ -12,7 +12,7 @@ from attune.service.replay_client import MAX_WAITS, ReplayFailed, replay_logs
 
 
 def answer(done: bool, cursor: str | None, replayed: int = 5, users: int = 1) -> httpx.Response:
-    counts = {"users": users, "replayed": replayed, "without_texts": 1, "unusable": 0}
+    counts = {"users": users, "replayed": replayed, "without_texts": 1, "unusable": 0, "damaged": 1}
     return httpx.Response(200, json={"basis": "b", "done": done, "cursor": cursor, **counts})
 
 
@@ -40,7 +40,8 @@ def test_it_goes_on_with_the_cursor_until_it_is_done():
     assert [body["cursor"] for body in bodies] == [None, "0:1/", "0:2/"]
     assert {body["tenant"] for body in bodies} == {"t"}
     assert keys == ["Bearer secret"] * 3
-    assert said[-1] == "done: 15 comparisons of 3 users replayed under basis b, 3 without texts"
+    assert said[-1].startswith("done: 15 comparisons of 3 users replayed under basis b, 3 without texts, ")
+    assert said[-1].endswith("3 users with a damaged record, which the server's log names")
 
 
 def test_it_waits_while_the_server_is_busy_and_asks_the_same_again():
