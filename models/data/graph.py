@@ -58,6 +58,7 @@ def _by_length(rows: Sequence[Encoded]) -> Iterator[Sequence[int]]:
 def _opened(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised, and is not printed besides
     for name, value in int8_session_entries().items():
         options.add_session_config_entry(name, value)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

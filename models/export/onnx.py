@@ -8,9 +8,10 @@ array with leading axis `N` per output. Every row computes all outputs; the call
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from attune.models.seam.precision import probe_difference
 from attune.models.seam.text import Encoded
 
 OPSET = 18
+MOST_SAID = 200
+"""Characters of a library's own words in an error."""
 LARGEST_MESSAGE = 1_900_000_000
 """Bytes that fit into one protobuf message with room to spare: it ends at 2 GiB."""
 
@@ -78,13 +81,15 @@ def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path, *, la
         largest_message: bytes above which the weights go to one file beside it, `<stem>.data`.
 
     Raises:
-        ExportFailed: the checker refuses the graph, or the difference is above 1e-3.
+        ExportFailed: the trunk's architecture makes no graph, or one that reads some lengths alone; the checker refuses it, or the
+            difference is above 1e-3.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The exporter writes a file for every large weight where one message cannot hold them all, so it gets a folder of its own.
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         traced = Path(scratch) / path.name
-        _trace(graph, rows, traced)
+        with _told_of(graph, "cannot be written as a graph"):
+            _trace(graph, rows, traced)
         if sum(file.stat().st_size for file in Path(scratch).iterdir()) <= largest_message:
             traced.replace(path)
         else:
@@ -94,10 +99,25 @@ def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path, *, la
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise ExportFailed(f"the exported graph is not valid: {error}") from error
-    worst = probe_difference(answers_of(path, rows), graph.answers(rows))
+    with _told_of(graph, "makes a graph that does not read texts of every length"):
+        found = answers_of(path, rows)
+    worst = probe_difference(found, graph.answers(rows))
     if not worst <= 1e-3:
         raise ExportFailed(f"the exported graph differs from torch by {worst:g}; at most 0.001 is accepted")
     return worst
+
+
+@contextlib.contextmanager
+def _told_of(graph: ScorerGraph, what: str) -> Iterator[None]:
+    """Turns whatever exporter and engine raise into a sentence about the trunk's architecture, with the first line of their words."""
+    try:
+        yield
+    except (ExportFailed, OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has errors of its own
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        architecture = type(graph.trunk.model).__name__
+        raise ExportFailed(f"{architecture} {what}, so that it cannot be a trunk: {said[:MOST_SAID]}") from error
 
 
 def weights_beside(path: Path) -> Path:

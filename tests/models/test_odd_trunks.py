@@ -15,6 +15,7 @@ import transformers
 from attune.models.data.classifier import load_classifier
 from attune.models.data.model_folder import TrunkUnavailable
 from attune.models.data.trunk import load_trunk
+from attune.models.export.onnx import ExportFailed, ScorerGraph, export_scorer
 from attune.models.training.reward_model_family import ImportRefused, head_names
 from tests.models.architectures import tiny_tokenizer
 
@@ -147,3 +148,27 @@ def test_labels_that_nobody_can_read_are_no_names_of_heads(labels: list[str]) ->
     assert head_names(labels, ()).names == ("reward_0", "reward_1")
     with pytest.raises(ImportRefused, match=r"is no name for a head|is empty"):
         head_names(["x", "y"], labels)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "said"),
+    [
+        (
+            "Longformer",
+            SIZES | POSITIONS | {"attention_window": 8},
+            "LongformerModel makes a graph that does not read texts of every length",
+        ),
+        (
+            "Mamba",
+            {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 0},
+            "MambaModel makes a graph that does not",
+        ),
+    ],
+)
+def test_an_architecture_without_a_graph_is_told_as_that(tmp_path: Path, capfd: Any, architecture: str, fields: Any, said: str) -> None:
+    trunk = load_trunk(write(tmp_path / "trunk", architecture, encoder=architecture != "Mamba", **fields))
+    rows = trunk.encoder.candidates("hello", ["you", "world " * 40, "boil the egg for nine minutes " * 2, "hello " * 3])
+    capfd.readouterr()
+    with pytest.raises(ExportFailed, match=f"^{said}"):
+        export_scorer(ScorerGraph(trunk, []), rows, tmp_path / "scorer.onnx")
+    assert capfd.readouterr().err == ""
