@@ -55,7 +55,7 @@ class Reading:
         """Returns what a command line says: `shape` or nothing, columns as `OURS=THEIRS`, and columns to ignore.
 
         Raises:
-            TableInvalid: an unknown shape, or a column without `=` or with a name that no shape reads.
+            TableInvalid: an unknown shape, or a column without `=` or with a name that no shape reads, or words that contradict each other.
         """
         if shape and shape not in get_args(Shape):
             raise TableInvalid(f"shape {shape!r} is not one of {', '.join(get_args(Shape))}")
@@ -64,6 +64,11 @@ class Reading:
         wrong = [ours for ours, theirs in named.items() if ours not in known or not theirs]
         if wrong:
             raise TableInvalid(f"columns are given as OURS=THEIRS; {', '.join(wrong)} is not. Ours are {', '.join(sorted(known))}")
+        if len(named) < len({*columns}):
+            given = [word.partition("=")[0] for word in dict.fromkeys(columns)]
+            raise TableInvalid(f"--column says of {max(given, key=given.count)} more than once which column it is")
+        if both := sorted({*named.values()} & {*ignore}):
+            raise TableInvalid(f"--column reads {', '.join(both)} and --ignore has it read by nothing; say one of the two")
         found = next((one for one in get_args(Shape) if one == shape), None)
         return cls(found, named, frozenset(ignore), least_gap=least_gap, most_pairs=most_pairs, shown=shown)
 

@@ -180,3 +180,16 @@ def test_messages_are_read_as_others_keep_them(tmp_path, prompt, asked):
 def test_messages_of_which_something_would_be_lost_are_bad_rows(tmp_path, message):
     found = survey(lines(tmp_path / "a.jsonl", PAIR | {"prompt": [turn("Why?"), message, turn("So?")]}), Reading())
     assert found.problems[0].startswith("a.jsonl line 1: prompt: message 2 is {")
+
+
+@pytest.mark.parametrize(
+    ("columns", "ignore", "said"),
+    [
+        (["prompt=q", "prompt=z"], [], "--column says of prompt more than once which column it is"),
+        (["prompt=q"], ["id", "q"], "--column reads q and --ignore has it read by nothing; say one of the two"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(columns, ignore, said):
+    with pytest.raises(TableInvalid, match=said):
+        Reading.from_words("", columns, ignore)
+    assert Reading.from_words("", ["prompt=q", "prompt=q"], ["id"]).columns == {"prompt": "q"}
