@@ -141,7 +141,7 @@ def _separated(path: Path, separator: str) -> Iterator[TableRow]:
             first = _QUOTED.sub("", stream.readline())
             stream.seek(0)
             # A comma is not the separator of half of Europe's spreadsheets.
-            found = next((mark for mark in (",", ";", "\t") if mark in first), ",")
+            found = max((",", ";", "\t"), key=first.count)  # the first of these where none is there more often
             reader = csv.reader(stream, delimiter=separator or found, strict=True)
             header = [name.strip() for name in next(reader, [])]
             if twice := [name for name, times in Counter(header).items() if times > 1]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from attune.models.seam.json_lines import JsonInvalid, parse_json
 from attune.models.seam.text import conversation_text
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
@@ -66,6 +67,7 @@ def parse_prompt(value: object) -> str:
     Raises:
         ValueInvalid: it is none of them, or blank.
     """
+    value = _unpacked(value)
     if isinstance(value, str):
         turns = _asked(parse_transcript(value))
         return _filled("prompt", conversation_text(turns) if turns else value)
@@ -83,6 +85,7 @@ def parse_answer(column: str, value: object) -> str:
     Raises:
         ValueInvalid: it is none of them, or blank.
     """
+    value = _unpacked(value)
     if isinstance(value, str):
         turns = parse_transcript(value)
         return _filled(column, turns[-1][1] if turns and turns[-1][0] == "assistant" else value)
@@ -101,6 +104,7 @@ def parse_transcript(text: str) -> Messages:
 
 
 def _conversation(column: str, value: object) -> Messages:
+    value = _unpacked(value)
     if isinstance(value, str):
         turns = parse_transcript(value)
         if len(turns) < _LEAST_TURNS or turns[-1][0] != "assistant":
@@ -128,6 +132,21 @@ def _messages(column: str, value: Any) -> Messages:
         if content.strip() or number == len(value):  # as in the service, a turn that says nothing is passed over
             found.append((ROLES[role], content))
     return found
+
+
+def _unpacked(value: object) -> object:
+    """Returns messages that are kept as JSON in a text, as separated values have to; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[{"):
+        return value
+    try:
+        found = parse_json(value.encode("utf-8", "replace"))
+    except JsonInvalid:
+        return value
+    return (
+        found
+        if all(isinstance(one, dict) and one.keys() & {"role", "from"} and one.keys() & {"content", "value"} for one in found)
+        else value
+    )
 
 
 def _content(value: object) -> str | None:

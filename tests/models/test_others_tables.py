@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from datetime import UTC, date, datetime
@@ -193,3 +194,21 @@ def test_options_that_contradict_each_other_are_refused(columns, ignore, said):
     with pytest.raises(TableInvalid, match=said):
         Reading.from_words("", columns, ignore)
     assert Reading.from_words("", ["prompt=q", "prompt=q"], ["id"]).columns == {"prompt": "q"}
+
+
+def test_messages_in_a_cell_are_messages_and_other_json_is_text(tmp_path):
+    asked, said = [turn("Be brief.", "system"), turn("Why?")], [turn("So.", "assistant")]
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["prompt", "chosen", "rejected"])
+        rows.writerow([json.dumps(asked), json.dumps(said), '[{"name": "x"}]'])
+        rows.writerow(["Why?", "[{not json", "No."])
+    first, second = told(tmp_path / "a.csv")
+    assert (first.prompt, first.chosen, first.rejected) == ("system: Be brief.\nuser: Why?", "So.", '[{"name": "x"}]')
+    assert second.chosen == "[{not json"
+
+
+def test_the_separator_is_what_the_first_line_has_most_of(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt\tchosen\trejected\tsaid, freely\nWhy?\tSo.\tNo.\tx\n")
+    (one,) = told(tmp_path / "a.csv", Reading.from_words("", [], ["said, freely"]))
+    assert one.chosen == "So."
