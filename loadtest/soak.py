@@ -30,6 +30,10 @@ from loadtest.upstream_modes import MODES
 
 USERS = 200
 LOG_ENTRIES = 20
+REST_S = 20.0
+"""After so long without requests, connections that wait for the next one are closed on both sides."""
+MORE = 2.0
+"""Tasks and descriptors that a server at rest may have more than before: those of a check of itself that is under way."""
 PROMPT = "How do I make pancakes for four people on a Sunday morning?"
 MIXTURE = ("/score", "/score", "/feedback", "/feedback", "/generate", "stream", "/route", "/users", "leave")
 """One round of requests; `leave` is a stream whose caller goes after the first piece."""
@@ -138,25 +142,24 @@ async def soak(bundle: Path, minutes: float, share: float, clients: int) -> bool
                 await capacity_per_s(Traffic(server.url, http), clients, 5)
                 capacity = await capacity_per_s(Traffic(server.url, http), clients, 20)
                 print(f"capacity {capacity:.0f} answers/s with {clients} clients; {share:.0%} of it for {minutes:g} minutes")
+                await asyncio.sleep(REST_S)
                 first = await measured(server, http)
                 print("minute  " + "  ".join(f"{name:>14}" for name in first) + "    p50 ms    p99 ms  answers", flush=True)
                 _print(0, first, Traffic(server.url, http))
                 total: Counter[str] = Counter()
-                now = first
                 for minute in range(1, round(minutes) + 1):
                     traffic = Traffic(server.url, http)
                     await at_pace(traffic, share * capacity, 60)
                     upstream.turns.clear()
-                    now = await measured(server, http)
                     total += traffic.statuses
-                    _print(minute, now, traffic)
-                await asyncio.sleep(2)
+                    _print(minute, await measured(server, http), traffic)
+                await asyncio.sleep(REST_S)
                 last = await measured(server, http)
-                idle = last["in flight"] == 0
+                left = {name: last[name] - first[name] for name in ("tasks", "descriptors", "in flight")}
                 failed = {status: count for status, count in total.items() if status not in {"200", "429"}}
-                print(f"after 2 s of rest: {last['tasks']:.0f} tasks, {last['descriptors']:.0f} descriptors; at first {first['tasks']:.0f}")
+                print(f"after {REST_S:g} s of rest, more than at first: " + ", ".join(f"{more:.0f} {name}" for name, more in left.items()))
                 print(f"answers {dict(total)}; {'nothing failed' if not failed else f'failed: {failed}'}", flush=True)
-                return idle and not failed and now["RSS MiB"] > 0
+                return max(left.values()) <= MORE and not failed
 
 
 def _print(minute: int, found: dict[str, float], traffic: Traffic) -> None:
@@ -167,7 +170,7 @@ def _print(minute: int, found: dict[str, float], traffic: Traffic) -> None:
 
 
 def main() -> None:
-    """Parses arguments and soaks; ends with 1 if a request failed or something was left open."""
+    """Parses arguments and soaks; ends with 1 if a request failed, or the server at rest has more open than it had before the minutes."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--bundle", type=Path, required=True)
     options.add_argument("--minutes", type=float, default=10)

@@ -141,7 +141,7 @@ def _short(value: object) -> str:
 def _as_number(value: object) -> float | None:
     if isinstance(value, bool):
         return None
-    if not isinstance(value, int | float | Decimal | str):
+    if not isinstance(value, int | float | Decimal | str) or "_" in str(value):  # which Python reads over, as in 1_000
         return None
     try:
         return float(value)

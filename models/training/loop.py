@@ -7,6 +7,7 @@ validation comparisons for stopping; test comparisons never reach this package.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
         settings: see `LoopSettings`.
 
     Raises:
-        TrainingDiverged: a loss is not finite; the module is left as it was at that step.
+        TrainingDiverged: a loss, of training or of validation, is not finite; the module is left as it was at that step.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps, eta_min=0.1 * settings.learning_rate)
@@ -133,6 +134,8 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
         if step % settings.evaluate_every == 0:
             with torch.no_grad():
                 found = validate()
+            if not math.isfinite(found):
+                raise TrainingDiverged(f"the validation loss is {found} at step {step}")
             history.validation.append((step, found))
             if found < history.best_loss:
                 history.best_step, history.best_loss = step, found

@@ -16,7 +16,7 @@ from attune.models.data.check import survey
 from attune.models.data.preferences import Comparison, ComparisonInvalid
 from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableInvalid, read_rows
-from attune.models.data.values import number_of
+from attune.models.data.values import ValueInvalid, number_of
 
 DAY = 1_800_000_000.0
 
@@ -230,6 +230,8 @@ def test_flags_and_numbers_of_any_kind_are_read(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [one.tie for one in told(tmp_path / "a.jsonl")] == [True, False, False, True]
     assert number_of(Decimal("2.5"), "weight") == 2.5
+    with pytest.raises(ValueInvalid, match="weight: is '1_000'"):
+        number_of("1_000", "weight")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b/c"])

@@ -163,6 +163,13 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step():
         fit(module, lambda step: module.at * (float("nan") if step == 3 else 1.0), lambda: 0.0, LoopSettings(steps=10))
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_keeps_no_weights(wrong):
+    module, losses = Parabola(), iter([0.5, wrong, 0.25])
+    with pytest.raises(TrainingDiverged, match=f"validation loss is {wrong} at step 5"):
+        fit(module, lambda _: module.at.square(), lambda: next(losses), LoopSettings(steps=10, evaluate_every=5))
+
+
 def test_settings_of_torch_are_restored_after_a_training_even_when_it_fails():
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
