@@ -264,6 +264,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     from attune.service.http.server import AnnouncingServer, Beginning  # noqa: PLC0415  the same
     from attune.service.live.hangup import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
+    from attune.service.observe.logs import log_stopped, log_stopping  # noqa: PLC0415  the same
     from attune.service.observe.stalls import settle_heap  # noqa: PLC0415  the same
 
     host, port = listener.getsockname()[:2]
@@ -286,6 +287,8 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     )
 
     def announce(left_s: float) -> None:
+        if place is None:
+            log_stopping(left_s)
         app.state.live.phase = "draining"
         app.state.in_flight.end_within(left_s)
 
@@ -301,11 +304,17 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
         reload=reload if place is None and reloads_at_hangup() else None,
     )
     app.state.metrics.watch_connections(lambda: len(server.server_state.connections))
+
     # uvicorn raises the signal again once it has shut down; an orderly end is exit code 0 and no traceback. A handler and not SIG_IGN:
     # that would be inherited by the embedded store. It ends at once: everything is closed by then, and taking the interpreter with torch
     # and ONNX Runtime apart takes seconds.
+    def end(*_: object) -> None:
+        if place is None:
+            log_stopped()
+        end_process(0)
+
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: end_process(0))
+        signal.signal(stop, end)
     server.run(sockets=[listener])
 
 

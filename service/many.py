@@ -36,7 +36,7 @@ from attune.service.machine import cautions, find_bundle, load_user_secret, scor
 from attune.service.members.build import local_specs
 from attune.service.members.member import UnusableMember
 from attune.service.members.roster_file import copy_roster
-from attune.service.observe.logs import get_logger, log_ready
+from attune.service.observe.logs import get_logger, log_ready, log_stopped, log_stopping
 from attune.service.settings import CONFIG_VARIABLE, Settings, SettingsError, numbers_for, variable
 from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
 
@@ -100,7 +100,9 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
             if reloads_at_hangup():
                 loop.add_signal_handler(signal.SIGHUP, begin_reload, lambda: processes.reload(None))
             await stopped.wait()
+        log_stopping(settings.drain_notice_s + settings.drain_s)
         await processes.stop()
+    log_stopped()
     return 0
 
 

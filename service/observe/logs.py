@@ -129,6 +129,16 @@ def log_ready(address: str, bundle: str, members: int, store: str, missing: Sequ
         get_logger("attune").info(line)
 
 
+def log_stopping(left_s: float) -> None:
+    """Writes the line that says that a signal ends the service; what runs has `left_s` seconds."""
+    get_logger("attune").info("attune stopping", left_s=left_s)
+
+
+def log_stopped() -> None:
+    """Writes the last line: everything is closed, and what was acknowledged is kept."""
+    get_logger("attune").info("attune stopped")
+
+
 def cut_private_fields(_logger: Any, _method: str, event: EventDict) -> MutableMapping[str, Any]:
     """Returns the event with what users wrote replaced by its size, and with over-long values cut."""
     for name, value in event.items():

@@ -141,4 +141,5 @@ def test_a_signal_drains_all_of_them_and_leaves_no_process(many: Many) -> None:
     many.process.send_signal(signal.SIGTERM)
     assert many.process.wait(timeout=60) == 0
     assert not [line for line in many.lines if "Traceback" in line]
+    assert sum('"attune stopping"' in line for line in many.lines) == 1, "of all processes the parent says it"
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

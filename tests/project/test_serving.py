@@ -92,6 +92,9 @@ def test_ctrl_c_and_a_second_signal_end_it_in_order_without_waiting_for_the_noti
         _, rest = process.communicate(timeout=2 * PATIENCE_S)
         assert process.returncode == 0, rest
         assert "Traceback" not in rest
+        told = [line for line in map(json.loads, rest.splitlines()) if line["event"].startswith("attune stop")]
+        assert [line["event"] for line in told] == ["attune stopping", "attune stopped"]
+        assert told[0]["left_s"] > 300, "the notice, and the time that what runs may take"
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(data_dir):
