@@ -100,7 +100,7 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
             if reloads_at_hangup():
                 loop.add_signal_handler(signal.SIGHUP, begin_reload, lambda: processes.reload(None))
             await stopped.wait()
-        log_stopping(settings.drain_notice_s + settings.drain_s)
+            log_stopping(settings.drain_notice_s + settings.drain_s)
         await processes.stop()
     log_stopped()
     return 0

@@ -132,7 +132,8 @@ def test_a_stop_during_the_start_is_no_failure_and_waits_for_no_thread(tmp_path,
         _, said = process.communicate(timeout=PATIENCE_S)  # and a process that has to be killed is a warning in it
     finally:
         os.close(writing)
-    assert (process.returncode, said) == (0, "")
+    assert process.returncode == 0
+    assert [json.loads(line)["event"] for line in said.splitlines()] == ["attune stopped"]
     _, alive = psutil.wait_procs(others, timeout=PATIENCE_S)
     assert not alive
 
