@@ -45,10 +45,21 @@ def import_reward(
 ) -> None:
     """Make a trained reward model's outputs named heads, checked against transformers on 32 texts."""
     from attune.models.data.templates import TextLimits  # noqa: PLC0415
+    from attune.models.export.trial import expect_graph  # noqa: PLC0415 - torch
     from attune.models.training.reward_model_import import import_reward_model  # noqa: PLC0415 - torch
 
     given = [name.strip() for name in names.split(",")] if names else []
-    done = import_reward_model(model, out, given, users, reading=reading, limits=TextLimits(context, prompt_share), cache=cache, seed=seed)
+    done = import_reward_model(
+        model,
+        out,
+        given,
+        users,
+        reading=reading,
+        limits=TextLimits(context, prompt_share),
+        cache=cache,
+        seed=seed,
+        expect=lambda trunk: expect_graph(trunk, cache, aside),
+    )
     for line in done.told:
         aside(line)
     print_document(done.summary)

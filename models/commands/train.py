@@ -105,6 +105,7 @@ def train_families(
     aside(f"{counted(len(comparisons), 'comparison')} of {counted(len(comparisons.users), 'person', 'people')}")
     # Only now, for torch takes seconds to load, and a table that teaches nothing is refused without it.
     from attune.models.data.trunk import load_trunk, spread_layers  # noqa: PLC0415 - torch
+    from attune.models.export.trial import expect_graph  # noqa: PLC0415 - torch
     from attune.models.measuring.families.own_data import OwnData, train_own  # noqa: PLC0415 - torch
     from attune.models.training.beside import read_beside  # noqa: PLC0415 - torch
 
@@ -114,6 +115,7 @@ def train_families(
         imported, loaded = read_beside(beside)
     else:
         imported, loaded = None, load_trunk(named_trunk, layers=named or spread_layers(named_trunk), pooling=pooling.value, limits=limits)
+    expect_graph(loaded, cache, aside)
     wanted = tuple(one.strip() for one in families.split(",")) if families else ()
     settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, processes=processes, seed=seed)
     found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside, beside=imported)

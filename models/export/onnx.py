@@ -12,10 +12,12 @@ import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -118,6 +120,12 @@ def _told_of(graph: ScorerGraph, what: str) -> Iterator[None]:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         architecture = type(graph.trunk.model).__name__
         raise ExportFailed(f"{architecture} {what}, so that it cannot be a trunk: {said[:MOST_SAID]}") from error
+
+
+def libraries() -> dict[str, str]:
+    """Returns the versions of what a graph is made with and held against."""
+    # ONNX Runtime has another name as a package for GPUs.
+    return {name: version(name) for name in ("torch", "transformers", "onnx", "numpy")} | {"onnxruntime": str(onnxruntime.__version__)}
 
 
 def weights_beside(path: Path) -> Path:

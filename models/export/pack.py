@@ -10,7 +10,6 @@ members, so users survive an export elsewhere and another portfolio. The demo is
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from attune.models.data.probes import read_probes
 from attune.models.data.trunk import Trunk, text_config
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.export.faster_graphs import fused_fp16, row_scaled_int8, scorer_entry, tolerance
-from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files
+from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files, libraries
 from attune.models.export.portfolio_files import MemberFiles, MembersInvalid, read_members, without_certificate
 from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, expect_name, write_bundle
 from attune.models.seam.families import Families
@@ -134,7 +133,7 @@ def pack(
                 "layers": list(trunk.layers),
                 "pooling": trunk.pooling,
             },
-            "export": {"difference_from_torch": worst, "versions": _versions()},
+            "export": {"difference_from_torch": worst, "versions": libraries()},
             "told": list(told),
             **_provenance(families),
         }
@@ -216,7 +215,3 @@ def _provenance(families: Path) -> dict[str, Any]:
         return {"provenance": parse_json(path.read_bytes())}
     except JsonInvalid as error:
         raise HeadsInvalid(f"{path} {error}") from error
-
-
-def _versions() -> dict[str, Any]:
-    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "numpy")}

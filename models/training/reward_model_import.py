@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.splits import split
 from attune.models.data.table_shapes import Reading
 from attune.models.data.templates import TextLimits
+from attune.models.data.trunk import Trunk
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.seam.counts import all_counted
 from attune.models.training.cards import write_cards
@@ -59,6 +60,7 @@ def import_reward_model(
     limits: TextLimits | None = None,
     cache: Path | None = None,
     seed: int = 0,
+    expect: Callable[[Trunk], None] = lambda _trunk: None,
 ) -> Imported:
     """Writes a reward model's heads into `out`, a folder of families with its probes, cards and provenance.
 
@@ -71,6 +73,7 @@ def import_reward_model(
         limits: how long texts may be; None is the model's own limit.
         cache: folder of the embedding cache; None keeps none.
         seed: of the split of users and of the probes.
+        expect: raises where nothing is to be learned on this trunk; asked before anything is.
 
     Raises:
         NotOnHub, TrunkUnavailable: there is no such model, or it is no sequence classifier with a trained head.
@@ -87,6 +90,7 @@ def import_reward_model(
         )
     # 1. The model, as a trunk and a final layer.
     trunk = load_classifier(model, limits=limits)
+    expect(trunk)
     named = head_names(trunk.labels, names)
     # 2. Its answers, against transformers' own.
     worst = check_against_transformers(trunk, open_model(model)[2])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 from attune.models.data.graph import answers_of
 from attune.models.data.trunk import Trunk, load_trunk
-from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer
+from attune.models.export.onnx import ExportFailed, ScorerGraph, difference, export_scorer, libraries
 from attune.models.seam.text import Encoded
 from tests.models.tiny_trunk import write_tiny_trunk
 
@@ -66,3 +68,15 @@ def test_a_difference_that_is_not_a_number_is_not_small() -> None:
     assert not difference(broken, {"x": np.zeros(1, dtype=np.float32)}) <= 1e-3
     with pytest.raises(ExportFailed, match="'y'"):
         difference(broken, {"y": np.zeros(1, dtype=np.float32)})
+
+
+def test_versions_are_told_also_where_the_engine_is_the_package_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.metadata.Distribution.from_name
+
+    def installed(name: str) -> importlib.metadata.Distribution:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", installed)
+    assert libraries()["onnxruntime"] == onnxruntime.__version__
