@@ -137,10 +137,9 @@ class Merging:
                 moved = max(moved, read.count)
                 records += [basis, seal_of(SUM, target) + self._replies.unseal(SUM, aside, record)]
         ids, receipts = await self._ids(aside)
-        arguments = [seal_of(SUM, target), event, self._ttl_ms, target.sum_prefix, ids, aside.raw_tag, receipts, b"=" + era, *records]
-        outcome, *rest = await self._writes.write(
-            "merge_users", lambda: self._wire.script(RECEIVE_SUMS, [target.events, target.deleted], arguments)
-        )
+        keys, prefixes = [target.events, target.deleted, target.log], [target.sum_prefix, target.replayed_prefix]
+        arguments = [seal_of(SUM, target), event, self._ttl_ms, *prefixes, ids, aside.raw_tag, receipts, b"=" + era, *records]
+        outcome, *rest = await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_SUMS, keys, arguments))
         if outcome == b"deleted":
             raise UserDeleted(
                 "the user who would be left was deleted during the merge; what was learned of the other waits for another one"
@@ -196,7 +195,7 @@ class Merging:
             bases[read.basis],
             entry[ENTRY_HEAD:],
         ]
-        arguments += [self._max_log, self._ttl_ms, target.replayed_prefix, *pairs]
+        arguments += [self._max_log, self._ttl_ms, target.replayed_prefix, target.sum_prefix, *pairs]
         await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_ENTRY, keys, arguments))
 
     async def _move_decisions(self, source: UserKey, target: UserKey, era: bytes) -> int:
@@ -209,14 +208,16 @@ class Merging:
     async def _move_decision(self, source: UserKey, target: UserKey, decision_id: str, era: bytes) -> bool:
         record = await self._read("GET", source.decision(decision_id))
         left_ms = await self._read("PTTL", source.decision(decision_id))
-        if record is not None and left_ms > 0:
-            owners = await self._decisions.owners("merge_users", source.tenant, decision_id)
-            former = (*(owners.former if owners is not None else ()), source)
-            body = self._replies.unseal(DECISION, source, record)
-            await self._decisions.keep(target, decision_id, body, left_ms / 1000, era=era, former=former)
+        if record is None or left_ms <= 0:
+            return False  # its pointer still names the source, whose deletion finds it by this index
+        owners = await self._decisions.owners("merge_users", source.tenant, decision_id)
+        former = (*(owners.former if owners is not None else ()), source)
+        body = self._replies.unseal(DECISION, source, record)
+        kept = await self._decisions.keep(target, decision_id, body, left_ms / 1000, era=era, former=former)
         await self._write("UNLINK", source.decision(decision_id))
-        await self._write("ZREM", source.decisions, decision_id)
-        return record is not None
+        if kept == b"kept":
+            await self._write("ZREM", source.decisions, decision_id)
+        return True
 
     async def _read(self, *command: Any) -> Any:
         return await self._wire.run("merge_users", lambda: self._wire.command(*command))

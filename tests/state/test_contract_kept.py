@@ -80,6 +80,26 @@ async def test_ids_live_as_long_as_the_user(bench: Bench, alice: UserKey) -> Non
     assert (await store.add_comparison(alice, comparison("e0", [1.0]))).result == "applied"
 
 
+async def test_a_sum_lives_as_long_as_the_log_that_it_is_the_sum_of(bench: Bench, alice: UserKey, bob: UserKey) -> None:
+    store = bench.limited(Limits(user_ttl_s=1_000.0))
+    await store.add_comparison(alice, comparison("first", [1.0]))
+    await store.replay_comparison(alice, comparison("first", [5.0], basis="basis-2"))
+    for event_id in ("undone", "later"):  # what else is learned, taken back or moved here is learned under another basis
+        await bench.pass_time(900.0)
+        await store.add_comparison(alice, comparison(event_id, [2.0], basis="basis-3"))
+        await bench.pass_time(900.0)
+        await store.take_back(alice, BASIS, event_id)
+    await bench.pass_time(900.0)
+    await store.add_comparison(bob, comparison("moved", [2.0], basis="basis-3"))
+    await store.merge_users(bob, alice, "login-1")
+    await bench.pass_time(900.0)
+    await store.add_comparison(alice, comparison("again", [4.0]))
+    after = await store.take_back(alice, BASIS, "first")
+    assert after is not None
+    assert (after.count, after.evidence.tolist()) == (1, [4.0])
+    assert (await store.read(alice, "basis-2")).sum is None
+
+
 # --- deletion -------------------------------------------------------------------------------------------------------
 
 

@@ -292,3 +292,15 @@ async def test_a_decision_that_moved_is_known_as_such_to_everybody_whose_it_was(
     assert (await store.read(carol, BASIS, decisions=["decision"])).decisions == {"decision": b"answers"}
     await store.delete_user(carol)
     assert {await store.locate_decision(key, "decision") for key in (alice, bob, carol)} == {"unknown"}
+
+
+async def test_a_decision_that_had_expired_before_a_merge_is_forgotten_with_its_user(
+    bench: Bench, raw: Redis, alice: UserKey, bob: UserKey
+) -> None:
+    await bench.store.write_decision(alice, "decision", b"record", 100.0)
+    await bench.pass_time(101.0)
+    await bench.store.merge_users(alice, bob, "login-1")
+    assert await bench.store.locate_decision(alice, "decision") == "expired"
+    for key in (alice, bob):
+        await bench.store.delete_user(key)
+    assert not [name for name in await raw.keys(f"{{t:{alice.tenant}:*") if b":d:" in name]

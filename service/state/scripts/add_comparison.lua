@@ -16,7 +16,7 @@
 -- ARGV[5] vector   packed doubles: epoch, observed_s, evidence...
 -- ARGV[6] body     what the entry of the log holds behind its head: event id, vector and payload, packed
 -- ARGV[7] max_log  entries kept in the log; 0 keeps none
--- ARGV[8] ttl_ms   time to live of sum, events and log, set together
+-- ARGV[8] ttl_ms   time to live of all sums, events, log and replays, set together
 -- ARGV[9] token    4 random bytes of this request: a client that repeats a request whose answer it lost hears "applied", not "duplicate"
 -- ARGV[10] replayed_prefix  "{user}:replayed:"
 -- ARGV[11] era     "=" and the mark that this request saw when it began, which may be empty; or "" to ask for none
@@ -25,7 +25,7 @@
 --         | {"refused"}: the event was deleted with the user | {"deleted"}: the user was, since this request began, or
 --         {"merged"}: into another one.
 --         Only the first "applied" changes anything.
--- Cluster: all keys carry the user's hash tag, those named by the prefix too, so they are on one slot. No other key is touched.
+-- Cluster: all keys carry the user's hash tag, sums and replays of other bases too, so they are on one slot. No other key is touched.
 
 local seal, event, digest, basis, vector = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local max_log, ttl_ms, token, replayed_prefix = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
@@ -60,14 +60,12 @@ local refused = stored and misfit(stored, seal, vector)
 if refused then return refused end
 
 local record = with(stored, seal, vector)
-redis.call('SET', KEYS[1], record, 'PX', ttl_ms)
+redis.call('SET', KEYS[1], record)
 local number = basis_number(KEYS[2], basis)
 local entry = 'c' .. seal:sub(2, 5) .. token .. struct.pack('<I2', number) .. ARGV[6]
 local place = append(KEYS[2], KEYS[3], entry, max_log, replayed_prefix)
 if max_log == 0 then place = NEVER_LOGGED + struct.unpack('<I4', token) end
 redis.call('HSET', KEYS[2], event, digest .. struct.pack('<I4', place))
 
-redis.call('PEXPIRE', replayed_prefix .. basis, ttl_ms)
-redis.call('PEXPIRE', KEYS[2], ttl_ms)
-redis.call('PEXPIRE', KEYS[3], ttl_ms)
+live_for(ttl_ms, KEYS[2], KEYS[3], KEYS[1]:sub(1, -#basis - 1), replayed_prefix)
 return {'applied', record}

@@ -1,4 +1,4 @@
--- receive_entry(events, log; event, check, kind, token, basis, body, max_log, ttl_ms, replayed_prefix, basis, packed...) -> {outcome}
+-- receive_entry(events, log; event, check, kind, token, basis, body, max_log, ttl_ms, replayed_prefix, sum_prefix, basis, packed...) -> {outcome}
 --
 -- Moves one log entry of a user who was parted to the log of another one, once. Uses user_log; receive_sums came before.
 --
@@ -11,7 +11,8 @@
 -- ARGV[5] basis  under which it was learned
 -- ARGV[6] body   what the entry holds behind its head
 -- ARGV[7] max_log, ARGV[8] ttl_ms, ARGV[9] replayed_prefix: as for add_comparison
--- ARGV[10...] pairs  basis; what was replayed of it there, packed                                                      written here
+-- ARGV[10] sum_prefix  "{user}:sum:"
+-- ARGV[11...] pairs  basis; what was replayed of it there, packed                                                      written here
 --
 -- Result: {"kept"} | {"present"}: this user's log has or had it, or it is not kept here. Only "kept" changes anything.
 -- Cluster: all keys carry the receiving user's hash tag, so they are on one slot. No other key is touched.
@@ -23,11 +24,7 @@ if place ~= 0 and place ~= TAKEN_BACK then return {'present'} end
 
 local head = ARGV[3] .. ARGV[2] .. ARGV[4] .. struct.pack('<I2', basis_number(KEYS[1], ARGV[5]))
 local number = append(KEYS[1], KEYS[2], head .. ARGV[6], tonumber(ARGV[7]), ARGV[9])
-for at = 10, #ARGV, 2 do
-  redis.call('HSET', ARGV[9] .. ARGV[at], struct.pack('<I4', number), ARGV[at + 1])
-  redis.call('PEXPIRE', ARGV[9] .. ARGV[at], ARGV[8])
-end
+for at = 11, #ARGV, 2 do redis.call('HSET', ARGV[9] .. ARGV[at], struct.pack('<I4', number), ARGV[at + 1]) end
 redis.call('HSET', KEYS[1], ARGV[1], known:sub(1, 8) .. struct.pack('<I4', place + number))
-redis.call('PEXPIRE', KEYS[1], ARGV[8])
-redis.call('PEXPIRE', KEYS[2], ARGV[8])
+live_for(ARGV[8], KEYS[1], KEYS[2], ARGV[10], ARGV[9])
 return {'kept'}

@@ -56,17 +56,15 @@ for _, part in ipairs(parts) do
   if part.stored then
     local record = without(part.stored, seal, part[2])
     if record then
-      redis.call('SET', sum_prefix .. part[1], record, 'PX', ttl_ms)
+      redis.call('SET', sum_prefix .. part[1], record)
     else
       redis.call('DEL', sum_prefix .. part[1])
     end
   end
   redis.call('HDEL', replayed_prefix .. part[1], field)
-  redis.call('PEXPIRE', replayed_prefix .. part[1], ttl_ms)
 end
 
 redis.call('LSET', KEYS[3], string.format('%.0f', place - left_log(KEYS[2]) - 1), 'x' .. entry:sub(2, 5) .. token .. entry:sub(10, 11) .. ARGV[8])
 redis.call('HSET', KEYS[2], event, known:sub(1, 8) .. struct.pack('<I4', TAKEN_BACK + place))
-redis.call('PEXPIRE', KEYS[2], ttl_ms)
-redis.call('PEXPIRE', KEYS[3], ttl_ms)
+live_for(ttl_ms, KEYS[2], KEYS[3], sum_prefix, replayed_prefix)
 return {'taken', redis.call('GET', KEYS[1])}

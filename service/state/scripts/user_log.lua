@@ -9,6 +9,9 @@
 --         place among the names, from 0), and what codec.py packs
 --
 -- Both live as long as the user does; the log loses its oldest entries, the events lose none.
+--
+-- A user's sums, events, log and replays have one time to live, under whichever basis a comparison came: a sum that went before the log that
+-- it is the sum of would be begun anew, and what the log still has would be subtracted from it.
 
 local NEVER_LOGGED, TAKEN_BACK = 1073741824, 2147483648
 
@@ -59,4 +62,14 @@ local function append(events, log, entry, max_log, replayed_prefix)
     for gone = first + 1, first + over do redis.call('HDEL', replayed_prefix .. basis, struct.pack('<I4', gone)) end
   end
   return number
+end
+
+-- Sets the time to live of everything that was learned of a user.
+local function live_for(ttl_ms, events, log, sum_prefix, replayed_prefix)
+  redis.call('PEXPIRE', events, ttl_ms)
+  redis.call('PEXPIRE', log, ttl_ms)
+  for _, basis in ipairs(bases_of(events)) do
+    redis.call('PEXPIRE', sum_prefix .. basis, ttl_ms)
+    redis.call('PEXPIRE', replayed_prefix .. basis, ttl_ms)
+  end
 end
