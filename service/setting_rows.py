@@ -15,7 +15,10 @@ from pydantic.fields import FieldInfo
 from attune.service.settings import CONFIG_VARIABLE, Settings, read_settings, source_of, variable
 
 HIDDEN = "(hidden)"
-_LOGIN = re.compile(r"//[^/]*@")
+_PASSWORD = re.compile(r"(password=)[^&#]*", re.IGNORECASE)
+"""Sentinel takes its password in the query, and so does a server behind a socket."""
+_LOGIN = re.compile(r"//.*@")
+"""To the last `@`: a password that should have been quoted is one all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def settings_in_force() -> list[SettingInForce]:
         if isinstance(value, SecretStr):
             value = HIDDEN if value.get_secret_value() else ""
         elif name == "redis_url":
-            value = _LOGIN.sub(f"//{HIDDEN}@", value)
+            value = _LOGIN.sub(f"//{HIDDEN}@", _PASSWORD.sub(rf"\1{HIDDEN}", value))
         rows.append(SettingInForce(variable(name), _as_written(value), source_of(name)))
     return rows
 

@@ -190,6 +190,23 @@ def test_every_setting_is_read_by_the_service():
     assert taken <= set(Settings.model_fields)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "redis+sentinel://me:sesame@a:1,b:2/main?sentinel_username=me&sentinel_password=sesame",
+            "redis+sentinel://(hidden)@a:1,b:2/main?sentinel_username=me&sentinel_password=(hidden)",
+        ),
+        ("redis+sentinel://a:1/main?sentinel_password=ses@me", "redis+sentinel://a:1/main?sentinel_password=(hidden)"),
+        ("unix:///run/redis.sock?password=sesame&db=1", "unix:///run/redis.sock?password=(hidden)&db=1"),
+        ("redis://:ses/me@store:6379/1", "redis://(hidden)@store:6379/1"),
+    ],
+)
+def test_no_password_of_the_store_is_told_wherever_its_address_has_it(monkeypatch, url, shown):
+    monkeypatch.setenv("ATTUNE_REDIS_URL", url)
+    assert {row.variable: row.value for row in settings_in_force()}["ATTUNE_REDIS_URL"] == shown
+
+
 def test_what_is_in_force_is_told_with_its_source_and_without_secrets(monkeypatch, toml):
     path = toml(
         'port = 9\nthreads = 3\ncors_origins = ["https://one.example", "https://two.example"]\napi_keys = "sesame-open-me-now:acme"\n'
