@@ -79,8 +79,8 @@ bench: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure: scoring against the
 
 bench-peers: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure beside other gateways and scorers, each in a virtual environment of its own
 	loadtest/peers/install.sh .venv-peers
-	$(BIN)/python -m loadtest.peers.compare gateways "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)" $(BENCH_ARGS)
-	$(BIN)/python -m loadtest.peers.compare scorers "$$(ls -d $(BUNDLES)/bundle-demo-* | tail -1)" $(BENCH_ARGS)
+	$(BIN)/python -m loadtest.peers.compare gateways "$$(ls -td $(BUNDLES)/bundle-demo-* | head -1)" $(BENCH_ARGS)
+	$(BIN)/python -m loadtest.peers.compare scorers "$$(ls -td $(BUNDLES)/bundle-demo-* | head -1)" $(BENCH_ARGS)
 
 clients: $(VENV)/.stamp-dev ## run stock clients of others' APIs against the server: Cohere, LangChain, instructor, LiteLLM, LlamaIndex
 	$(PYTHON) -m venv .venv-clients

@@ -5,10 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 bundles=${ATTUNE_DATA_DIR:-.attune}/bundles
-bundle=$(ls -d "$bundles"/bundle-demo-* | tail -1)
+bundle=$(ls -td "$bundles"/bundle-demo-* | head -1)  # the newest, as a server would take it: names end in a hash
 scratch=$(mktemp -d)
 port=${BENCH_PORT:-8765}
 url=http://127.0.0.1:$port
+
+# Or somebody else's server would be measured, while this script's own finds its port taken and ends.
+if curl --silent --output /dev/null --max-time 5 "$url/livez"; then echo "something answers on $url already; BENCH_PORT names another port" >&2; exit 1; fi
 
 env -u ATTUNE_CONFIG ATTUNE_DATA_DIR="$scratch" ATTUNE_BUNDLE="$bundle" ATTUNE_PORT="$port" attune serve >"$scratch/log" 2>&1 &
 server=$!

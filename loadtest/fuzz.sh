@@ -21,6 +21,10 @@ if [ -z "$roster" ]; then
   roster=$work/roster.json
   python -m loadtest.upstream_modes --port $((port + 1)) --mode good >"$work/upstream.log" 2>&1 &
   upstream=$!
+  until grep --quiet " on http" "$work/upstream.log"; do
+    kill -0 $upstream 2>/dev/null || { cat "$work/upstream.log" >&2; exit 1; }
+    sleep 0.2
+  done
   python - "$bundle" "http://127.0.0.1:$((port + 1))/v1" >"$roster" <<'PYTHON'
 import json, sys
 from pathlib import Path
@@ -35,6 +39,7 @@ fi
 fuzz() {  # title, key of the server, key of the caller, what else the cases are told
   scratch=$(mktemp -d -p "$work")
   url=http://127.0.0.1:$port
+  if curl --silent --output /dev/null --max-time 5 "$url/livez"; then echo "something answers on $url already; FUZZ_PORT names another port" >&2; exit 1; fi
   env ATTUNE_DATA_DIR="$scratch" ATTUNE_BUNDLE="$bundle" ATTUNE_PORT="$port" ATTUNE_API_KEYS="$2" ATTUNE_BATCH_BUDGET_TOKENS=256 \
     ATTUNE_ROSTER="$roster" attune serve >"$scratch/log" 2>&1 &
   server=$!
