@@ -7,7 +7,16 @@ import { countersOf, foresight, takeReading } from "./foresight.js";
 
 const EVERY_MS = 10_000;
 
-let look = null;
+let look = null, asked = 0, measuring = false;
+
+/** Lets go of everything that another key or person was shown; a part that the next one may not read stays empty. */
+export function clearServer() {
+  if (look) look.abort();
+  look = null;
+  asked += 1;
+  $("server").hidden = $("decision").hidden = true;
+  for (const part of ["bundle", "members", "members-note", "served", "coverage", "coverage-note", "law", "decision", "reloaded"]) $(part).replaceChildren();
+}
 
 /** Reads and draws the server; each part that fails leaves the others standing. */
 export async function showServer() {
@@ -35,10 +44,12 @@ async function measure(options) {
 
 /** Reads the metrics again while somebody looks; what fails is said by the picture, for nobody asked for it. */
 async function keepMeasuring() {
-  if (document.hidden || $("operate").hidden || $("server").hidden) return;
+  if (measuring || document.hidden || $("operate").hidden || $("server").hidden) return;
+  measuring = true; // one at a time: where an answer takes longer than the pause, they would pile up
   try {
     await measure({ admin: true });
   } catch (error) { $("foresight-note").textContent = "The last reading failed, and the picture is of those before. " + error.message; }
+  finally { measuring = false; }
 }
 
 function drawBundle(bundle) {
@@ -115,13 +126,16 @@ function drawLatency(exposition) {
 
 async function inspect(event) {
   event.preventDefault();
+  const mine = ++asked; // of two that were asked for, the later one is shown, whichever comes first
   try {
     const found = await read("decisions/" + encodeURIComponent($("decision-id").value.trim()), { admin: true });
+    if (mine !== asked) return;
     say(null);
     shares($("law"), found.routing.propensities);
     $("decision").textContent = JSON.stringify(found, rounded, 2);
     $("decision").hidden = false;
   } catch (error) {
+    if (mine !== asked) return;
     $("law").replaceChildren();
     $("decision").hidden = true;
     say(error);

@@ -1,7 +1,7 @@
 // The page: which view is shown, who is asking, and the keys. Each view draws itself when it is shown.
 
 import { $, say } from "./drawing.js";
-import { showServer } from "./operating.js";
+import { clearServer, showServer } from "./operating.js";
 import { showPerson } from "./person.js";
 import { become, keys, newPerson, person, useKeys, watch } from "./state.js";
 import { learned, reset } from "./trying.js";
@@ -28,6 +28,7 @@ async function show() {
 function changed() {
   $("user").value = person();
   reset();
+  clearServer();
   return show();
 }
 

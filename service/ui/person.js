@@ -15,6 +15,7 @@ export async function showPerson(prompt) {
   if (look) look.abort();
   const mine = look = new AbortController(), who = person(), signal = mine.signal;
   const path = "users/" + encodeURIComponent(who);
+  $("forgotten").textContent = "";
   if (drawn !== who) { // nothing of somebody else stays, and nothing half-drawn moves about
     drawn = null;
     $("you-known").hidden = true;
@@ -105,9 +106,11 @@ function foreseen(entry, family) {
 
 async function takeBack(event, number, button) {
   button.disabled = true;
+  const who = person();
   try {
-    await read(`users/${encodeURIComponent(person())}/comparisons/${encodeURIComponent(event)}`, { method: "DELETE" });
-    letGo(person(), number); // what was known since then rested on this choice
+    await read(`users/${encodeURIComponent(who)}/comparisons/${encodeURIComponent(event)}`, { method: "DELETE" });
+    letGo(who, number); // what was known since then rested on this choice
+    if (person() !== who) return;
     document.dispatchEvent(new Event("person-learned"));
     ($("history").querySelector("button:not(:disabled)") || $("export")).focus();
   } catch (error) {
@@ -118,10 +121,11 @@ async function takeBack(event, number, button) {
 
 /** Saves the export as a file; fetched here because a link could not carry the API key. */
 async function save() {
+  const who = person();
   try {
-    const text = await body(await call(`users/${encodeURIComponent(person())}/export`));
+    const text = await body(await call(`users/${encodeURIComponent(who)}/export`));
     const address = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
-    make("a", { href: address, download: `attune-${person().replace(/[^\w.-]/g, "_")}.jsonl` }).click();
+    make("a", { href: address, download: `attune-${who.replace(/[^\w.-]/g, "_")}.jsonl` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
     say(null);
   } catch (error) { say(error); }
@@ -129,13 +133,16 @@ async function save() {
 
 async function forget() {
   if (!confirm("Delete everything that this server keeps of you? It cannot be brought back.")) return;
+  const who = person();
+  $("forget").disabled = true;
   try {
-    const who = person(), { deleted } = await read("users/" + encodeURIComponent(who), { method: "DELETE" });
+    const { deleted } = await read("users/" + encodeURIComponent(who), { method: "DELETE" });
     letGo(who);
+    if (person() !== who) return; // somebody else is asking by now, and stays
     newPerson();
     say(null);
     $("forgotten").textContent = `Deleted: ${count(deleted.comparisons, "choice")} and ${count(deleted.decisions, "decision")}. You are a new person now.`;
-  } catch (error) { say(error); }
+  } catch (error) { say(error); } finally { $("forget").disabled = false; }
 }
 
 $("export").addEventListener("click", save);
