@@ -162,8 +162,7 @@ COMPLETE: dict[str, Script] = {
     "finish-in-every-chunk": stream_of(
         sends(*({"choices": [{"delta": {"content": word}, "finish_reason": "stop"}]} for word in WORDS)), _DONE
     ),
-    "unknown-finish": stream_of(says(*WORDS), sends({"choices": [{"delta": {}, "finish_reason": "recitation"}]}), _DONE),
-    "filtered-finish": stream_of(says(*WORDS), sends({"choices": [{"delta": {}, "finish_reason": "content_filter"}]}), _DONE),
+    "unknown-finish": stream_of(says(*WORDS), sends({"choices": [{"delta": {}, "finish_reason": "load"}]}), _DONE),
     "number-finish": stream_of(says(*WORDS), sends({"choices": [{"delta": {}, "finish_reason": 1}]}), _DONE),
     "no-done": stream_of(says(*WORDS), _END),
     "no-finish": stream_of(says(*WORDS), _DONE),

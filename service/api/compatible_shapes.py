@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from attune.service.members.member import FinishReason
 from attune.service.usecases.people import Personalization
 
 
@@ -31,7 +32,7 @@ class ChatChoice:
         index: place of the choice, from 0
         message: what it says
         logprobs: always null
-        finish_reason: `stop`, or `length` where it was cut at the limit of tokens
+        finish_reason: `stop`, `length` where it was cut at the limit of tokens, or `content_filter` where its server's filter cut it
         candidate_id: names the answer for `/feedback`; null where nobody was named as `user`, or nothing could be kept
         member: the member that wrote it
         score: its reward for this user, in logits; only with `attune.score`
@@ -42,7 +43,7 @@ class ChatChoice:
     index: int
     message: ChatMessage
     logprobs: None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     candidate_id: str | None
     member: str
     score: float | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Request
@@ -24,7 +24,7 @@ from attune.service.errors import FieldError
 from attune.service.http.documentation import operation_name
 from attune.service.http.streaming import EventStream, problem_in_stream
 from attune.service.live.runtime import Call
-from attune.service.members.member import ChatTurn, GenerationRequest
+from attune.service.members.member import ChatTurn, FinishReason, GenerationRequest
 from attune.service.usecases.member_answers import Generated, Piece, Ping, finished, generate
 from attune.service.usecases.member_choice import Decision, decide
 from attune.service.usecases.people import Personalization
@@ -87,7 +87,8 @@ class CandidateAnswer:
         score: its reward for this user, in logits
         std: standard deviation of the score over what is not yet known of the user
         rank: 1 for the candidate with the highest score
-        finish_reason: `stop`: the member had finished, or met a stop text; `length`: it was cut at `max_tokens`
+        finish_reason: `stop`: the member had finished, or met a stop text; `length`: it was cut at `max_tokens`; `content_filter`: its
+            server's filter cut it
         usage: tokens read and written
     """
 
@@ -100,7 +101,7 @@ class CandidateAnswer:
     score: float | None
     std: float | None
     rank: int | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     usage: GenerationUsage
 
 

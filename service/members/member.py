@@ -37,6 +37,9 @@ LASTING: frozenset[Reason] = frozenset({"connect", "timeout", "status", "protoco
 
 MAX_REASON_CHARS = 300
 
+FinishReason = Literal["stop", "length", "content_filter"]
+"""Why a complete answer ends where it does, by OpenAI's words."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatTurn:
@@ -101,13 +104,14 @@ class Finish:
     """The answer is complete.
 
     Args:
-        reason: `stop` at an end-of-text token or a stop string, `length` at `max_tokens` or the end of the context.
+        reason: `stop` at an end-of-text token or a stop string, `length` at `max_tokens` or the end of the context, `content_filter`
+            where the server's filter cut it.
         prompt_tokens: tokens read, the template's included.
         completion_tokens: tokens written, the end-of-text token included.
         usage: `estimated` if an upstream sent no counts: one token a piece, four characters a prompt token.
     """
 
-    reason: Literal["stop", "length"]
+    reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     usage: Literal["reported", "estimated"] = "reported"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from attune.service.members.answer_text import SoundText, ThoughtFilter, sound_text
-from attune.service.members.member import Finish, GenerationRequest
+from attune.service.members.member import Finish, FinishReason, GenerationRequest
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.text_of_tokens import StopScanner
@@ -29,7 +29,14 @@ CHARS_A_TOKEN = 16
 THOUGHTS = 2_048
 """Pieces without text, thoughts above all, that an answer may have beside `max_tokens` where the member names no `reasoning_tokens`."""
 
+_BROKEN = ("error", "abort", "cancel", "insufficient")
+"""Parts of the words by which servers say that they broke an answer off, as vLLM, SGLang, OpenRouter, DeepSeek and Zhipu do."""
+
+_FILTERED = ("filter", "safety", "sensitive", "recitation", "blocklist", "prohibited", "spii", "refus", "guardrail", "moderation")
+"""Parts of the words by which they say that a filter ended it."""
+
 _BOM = b"\xef\xbb\xbf"
+_LENGTH = ("length", "max_tokens", "token_limit")
 _STOP_WORDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "length", "max_tokens", "max_length", "model_length"})
 
 Format = Literal["events", "whole", "unknown"]
@@ -128,10 +135,7 @@ class AnswerReader:
                 text += self._taken(self._thoughts.push(sound_text(self._whole)) + self._thoughts.close())
             text += "" if self._scanner.stopped else self._scanner.close()
         self.begun = self.begun or bool(text.strip())
-        if broken is not None and not self.ended and not (self._finish and self.begun):
-            raise BadAnswer("protocol", broken)
-        if not self.begun:
-            raise BadAnswer("content", f"no text came{self._in_place_of_text()}")
+        self._refuse_half(broken)
         return text, self._finished()
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -238,19 +242,36 @@ class AnswerReader:
             text += self._scanner.close()
         return text
 
+    def _refuse_half(self, broken: str | None) -> None:
+        """Raises BadAnswer where the server said that it broke the answer off, the connection broke before its end, or no text came."""
+        if self._cut is None and (said := self._is_said_by(_BROKEN)):
+            raise BadAnswer("upstream", f"the server ended the answer with {said!r}")
+        if broken is not None and not self.ended and not (self._finish and self.begun):
+            raise BadAnswer("protocol", broken)
+        if not self.begun:
+            raise BadAnswer("content", f"no text came{self._in_place_of_text()}")
+
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _finished(self) -> Finish:
-        word = self._finish.lower()
-        if word and word not in _STOP_WORDS:
+        filtered = self._is_said_by(_FILTERED)
+        if self._finish and not filtered and self._finish.lower() not in _STOP_WORDS:
             self._note("finish_reason", self._finish)
-        reason = self._cut or ("length" if any(part in word for part in ("length", "max_tokens", "token_limit")) else "stop")
+        ends: FinishReason = "length" if self._is_said_by(_LENGTH) else "content_filter" if filtered else "stop"
+        reason = self._cut or ends
         if self._usage is not None:
             return Finish(reason, *self._usage)
         characters = sum(len(message.content) for message in self._request.messages)
         return Finish(reason, max(1, characters // 4), max(1, self._pieces), "estimated")
 
+    def _is_said_by(self, parts: tuple[str, ...]) -> str:
+        """Returns the first of these that stands in the server's word for the end, empty if none does."""
+        word = self._finish.lower()
+        return next((part for part in parts if part in word), "") if word else ""
+
     def _in_place_of_text(self) -> str:
+        if self._is_said_by(_FILTERED):
+            return ": the server's filter ended the answer"
         kinds = list(dict.fromkeys("thoughts" if self._thoughts.left_out else name for name in self._saw)) or (
             ["thoughts"] if self._thoughts.left_out else []
         )

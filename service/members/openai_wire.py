@@ -78,6 +78,9 @@ class EventReader:
             value = value.removeprefix(b" ")
             if name == b"event":
                 self._is_error = value.strip() == b"error"
+            if name == b"error":  # as llama.cpp reported one until late in 2025: the object in a field of its own
+                events += self._event()
+                self._is_error, name = True, b"data"
             if name != b"data":  # a comment, `id`, `retry`: nothing of the answer
                 continue
             if self._data and _begins(value) and self._data[-1].rstrip().endswith(b"}"):  # no JSON goes on so: a blank line was left out
@@ -209,6 +212,8 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
     choice = next((choice for choice in choices if choice.get("index") in (0, None, "0")), None)
     if choice is None:
         return Chunk(usage=usage, thought_tokens=thought_tokens)
+    if _says(choice.get("error")):
+        raise BadAnswer("upstream", "the server reports an error in its answer", choice)
     if usage is None and isinstance(choice.get("usage"), Mapping):
         usage, thought_tokens = _usage(choice["usage"])
     finish = choice.get("finish_reason")

@@ -12,12 +12,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from attune.service.errors import DeadlineExceeded, MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
-from attune.service.members.member import Finish, GenerationRequest, TextPiece
+from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
 from attune.service.members.roster import AnotherMember
 from attune.service.usecases.answer_scores import score_later, score_now
 from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn
@@ -66,7 +65,7 @@ class GeneratedCandidate:
     score: float | None
     std: float | None
     rank: int | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     unscored_tokens: int

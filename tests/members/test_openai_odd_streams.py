@@ -27,6 +27,8 @@ WHOLE = json.dumps({"choices": [{"message": {"content": TEXT}, "finish_reason": 
         b'data: {"error_code": 18, "error_msg": "QPS limit reached"}\n\n',
         b'data: {"choices": null, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}\n\n',
         b'data: {"object": "error", "message": "x", "code": 400}\n\n',
+        b'error: {"code": 500, "message": "Compute error."}\n\ndata: [DONE]\n\n',
+        b'data: {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error", "error": {"code": 502}}]}\n\n',
     ],
 )
 @pytest.mark.parametrize("begun", [True, False])
@@ -35,6 +37,20 @@ def test_a_text_that_an_error_breaks_off_is_no_answer(told: bytes, begun: bool):
         read((FIRST if begun else b"") + told)
     assert caught.value.reason == "upstream"
     assert caught.value.said is not None
+
+
+@pytest.mark.parametrize("word", ["error", "abort", "aborted", "cancelled", "insufficient_system_resource", "network_error"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_text_that_its_server_says_it_broke_off_is_no_answer(word: str, streamed: bool):
+    choice = {"index": 0, "message": {"content": TEXT}, "finish_reason": word}
+    with pytest.raises(BadAnswer, match="the server ended the answer with") as caught:
+        read(events(TEXT, finish=word) if streamed else json.dumps({"choices": [choice]}).encode())
+    assert caught.value.reason == "upstream"
+
+
+def test_what_a_filter_left_nothing_of_is_told_as_that():
+    with pytest.raises(BadAnswer, match="no text came: the server's filter ended the answer"):
+        read(events(finish="content_filter"))
 
 
 @pytest.mark.parametrize(

@@ -110,13 +110,26 @@ async def test_whatever_says_length_is_one(upstream, member_with, word):
     assert (await collect(member_with(), ask()))[1].reason == "length"
 
 
+@pytest.mark.parametrize("word", ["content_filter", "content_filter: SAFETY", "SAFETY", "RECITATION", "sensitive", "refusal"])
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_answer_that_a_filter_cut_says_so(upstream, member_with, word, streamed):
+    async def script(turn):
+        if not turn.body["stream"]:
+            return await turn.whole("Half a", word)
+        return await stream_of(says("Half a"), sends({"choices": [{"delta": {}, "finish_reason": word}]}))(turn)
+
+    upstream.answers(script)
+    text, finish = await collect(member_with(), ask(streamed=streamed))
+    assert (text, finish.reason) == ("Half a", "content_filter")
+
+
 async def test_a_word_that_is_not_known_is_logged_once_and_never_one_of_the_prompt(upstream, member_with, caplog):
-    upstream.answers(stream_of(says("Hello"), sends({"choices": [{"delta": {}, "finish_reason": "recitation"}]})))
+    upstream.answers(stream_of(says("Hello"), sends({"choices": [{"delta": {}, "finish_reason": "elsewhere"}]})))
     member = member_with()
     await collect(member, ask())
     await collect(member, ask())
     assert [record.getMessage() for record in caplog.records] == [
-        "member gpt: the upstream ends an answer with finish_reason recitation, which is taken for an end"
+        "member gpt: the upstream ends an answer with finish_reason elsewhere, which is taken for an end"
     ]
     upstream.answers(stream_of(says("Hello"), sends({"choices": [{"delta": {}, "finish_reason": "diagnosis"}]})))
     await collect(member, ask("my diagnosis"))
