@@ -50,6 +50,8 @@ def read_turns(messages: Sequence[Any]) -> tuple[list[Message], list[FieldError]
             continue
         text = _text(message.get("content"), f"{at}.content", wrong)
         if role == "assistant":
+            refusal = message.get("refusal")
+            text += refusal if isinstance(refusal, str) else ""  # said in place of an answer, and what the next turn speaks of
             text = "\n".join(filter(None, [text, *_calls(message, at, called, wrong)]))
         elif role in {"tool", "function"} and text:
             name = called.get(str(message.get("tool_call_id")), str(message.get("name") or "the tool"))

@@ -20,7 +20,8 @@ from attune.service.members.openai_wire import BadAnswer, read_json
 from attune.service.members.redaction import told_word, without_request, without_secrets
 
 _TOO_LONG = re.compile(
-    r"(?i)maximum context|context (length|window|size|limit)|prompt is too long|too many (input )?tokens|exceed\w* .{0,40}\bcontext"
+    r"(?i)maximum (context|model|prompt) |context (length|window|size|limit)|(prompt|input) is too long|too many (input )?tokens"
+    r"|exceed\w* .{0,40}\bcontext|token count .{0,40}exceeds the maximum|`?inputs`? (tokens \+|must have less than)"
 )
 _TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "prompt_too_long"})
 _CONTENT_CODE = re.compile(r"(?i)content|filter|moderation|safety|policy|invalid_(request|prompt|argument)")

@@ -182,6 +182,7 @@ async def test_the_history_of_an_agent_is_read(service: Service, client: openai.
         {"role": "assistant", "content": []},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "I would rather not."}]},
         {"role": "assistant"},
+        {"role": "assistant", "content": None, "refusal": "Nor will I."},
         {"role": "user", "content": "  "},
     ]
     completion = await client.chat.completions.create(model="warm", messages=turns, tools=[TOOL], tool_choice="auto", user="u1")
@@ -191,6 +192,7 @@ async def test_the_history_of_an_agent_is_read(service: Service, client: openai.
         ("assistant", 'Called weather with {"city": "Oslo"}'),
         ("user", "Result of weather: sunny"),
         ("assistant", "I would rather not."),
+        ("assistant", "Nor will I."),
     ]
     assert completion.model_extra["attune"]["ignored"] == ["tools"]
 
