@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from attune.service.errors import FieldError, InvalidRequest, MemberFailed
+from attune.service.errors import ComeBackLater, FieldError, InvalidRequest, MemberFailed
 
 Reason = Literal[
     "breaker-open",  # not tried: it failed too often a moment ago
@@ -34,6 +34,9 @@ Reason = Literal[
 
 LASTING: frozenset[Reason] = frozenset({"connect", "timeout", "status", "protocol", "upstream", "closed"})
 """Reasons that the next request would meet too, as far as one can tell."""
+
+LATER: frozenset[Reason] = frozenset({"overloaded", "cooling-down"})
+"""Reasons that ask to come back later."""
 
 MAX_REASON_CHARS = 300
 
@@ -204,14 +207,22 @@ class OneMemberFailed(MemberFailed):
         reason: what kind of failure, for metrics.
         detail: what happened, with the numbers; cut to 300 characters.
         lasting: whether the next request would meet the same; None takes what the reason says.
+        retry_after_s: seconds after which it can be asked again, where it asked to be left alone.
     """
 
-    def __init__(self, member: str, reason: Reason, detail: str, *, lasting: bool | None = None) -> None:
+    def __init__(self, member: str, reason: Reason, detail: str, *, lasting: bool | None = None, retry_after_s: float = 0.0) -> None:
         detail = detail if len(detail) <= MAX_REASON_CHARS else f"{detail[: MAX_REASON_CHARS - 1]}…"
         super().__init__(f"member {member!r}: {detail}", {member: detail})
         self.member = member
         self.reason: Reason = reason
         self.lasting = reason in LASTING if lasting is None else lasting
+        self.retry_after_s = retry_after_s
+
+
+class MembersBusy(ComeBackLater):
+    """The servers of all members that were tried ask to come back later; the detail names each with its reason."""
+
+    code = "members-busy"
 
 
 class UnusableMember(ValueError):

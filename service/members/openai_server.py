@@ -19,7 +19,7 @@ from yarl import URL
 from attune.service.errors import DeadlineExceeded, TextTooLong
 from attune.service.members import model_list
 from attune.service.members.breaker import Cooldown
-from attune.service.members.member import GenerationRequest, OneMemberFailed, Reason, UnusableMember
+from attune.service.members.member import LATER, GenerationRequest, OneMemberFailed, Reason, UnusableMember
 from attune.service.members.openai_errors import ServerRefusal, read_refusal, refusal_in
 from attune.service.members.openai_wire import BadAnswer, request_body
 from attune.service.members.patience import Patience
@@ -299,7 +299,7 @@ class OpenAIServer:
 
     def failed(self, reason: Reason, detail: str, *, lasting: bool | None = None) -> OneMemberFailed:
         """Returns the error of this member."""
-        return OneMemberFailed(self._id, reason, detail, lasting=lasting)
+        return OneMemberFailed(self._id, reason, detail, lasting=lasting, retry_after_s=self.cooldown.left_s if reason in LATER else 0.0)
 
     def note(self, request: GenerationRequest, kind: str, name: str) -> None:
         """Logs a field that is left out, or a word that is not known, once."""

@@ -14,13 +14,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from attune.models.seam.counts import counted
 from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, MemberFailed, Overloaded, UnknownMember
 from attune.service.members.breaker import State
 from attune.service.members.failures import FailureLines
-from attune.service.members.member import Event, GenerationRequest, Member, OneMemberFailed, Reason, TextPiece
+from attune.service.members.member import LATER, Event, GenerationRequest, Member, MembersBusy, OneMemberFailed, Reason, TextPiece
 from attune.service.members.verdicts import MemberVerdict, Verdicts, reason_of
 
 Outcome = Literal["complete", "failed", "left"]
@@ -129,6 +129,7 @@ class Roster:
             UnknownMember: the order names a member that is not there; nothing was tried.
             CallerError: every member refuses this request (too long, say); nothing was begun.
             Overloaded: every member's queue is full; nothing was begun.
+            MembersBusy: the servers of all of them ask to come back later, or have no room here.
             MemberFailed: none could begin, or the one that began failed; each is named with its reason.
             DeadlineExceeded: the deadline passed; nobody else is tried, there is no time left for them.
         """
@@ -225,8 +226,15 @@ def _all_failed(failures: Mapping[str, AttuneError]) -> AttuneError:
     if all(isinstance(error, (CallerError, Overloaded)) for error in errors):
         return full[0] if full else errors[0]
     attempts = {name: reason_of(name, error) for name, error in failures.items()}
-    said = "; ".join(f"{name}: {reason}" for name, reason in attempts.items())
-    return MemberFailed(f"{len(attempts)} of {counted(len(attempts), 'member')} failed: {said}", attempts)
+    told = "; ".join(f"{name}: {reason}" for name, reason in attempts.items())
+    said = f"{len(attempts)} of {counted(len(attempts), 'member')} failed: {told}"
+    others = [error for error in errors if not isinstance(error, CallerError)]
+    later = [error.retry_after_s for error in others if isinstance(error, Overloaded) or _asks_for_later(error)]
+    return MembersBusy(said, min(later)) if len(later) == len(others) else MemberFailed(said, attempts)
+
+
+def _asks_for_later(error: AttuneError) -> TypeGuard[OneMemberFailed]:
+    return isinstance(error, OneMemberFailed) and error.reason in LATER
 
 
 def _kind_of(error: AttuneError) -> Reason:

@@ -33,7 +33,7 @@ FeedbackResult = Literal[
 ]
 Personalization = Literal["applied", "prior", "unavailable"]
 DropReason = Literal["abandoned", "expired", "failed", "refused"]
-_OUR_FAILURES = ("overloaded", "deadline-exceeded", "internal", "member-failed", "scorer-failed", "store-unavailable")
+_OUR_FAILURES = ("overloaded", "deadline-exceeded", "internal", "member-failed", "members-busy", "scorer-failed", "store-unavailable")
 
 
 class Metrics(BehindMetrics):

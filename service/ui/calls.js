@@ -25,6 +25,7 @@ const SENTENCES = {
   "rate-limited": "That was too many requests in a short time. Wait a few seconds and try again.",
   "deadline-exceeded": "The answers took too long. Try again, or ask something shorter.",
   "member-failed": "The models behind this server could not answer. Try again; if it goes on, tell whoever runs the server.",
+  "members-busy": "The models behind this server have more to do than they can at the moment. Try again in a few seconds.",
   "no-members": "This server scores answers and has no models that write them, so there is nothing to try here.",
   "expired-candidate": "These answers are too old to learn from. Ask again for fresh ones.",
   "unknown-candidate": "The server does not know these answers any more. Ask again for fresh ones.",

@@ -104,7 +104,7 @@ async def generate(
     """Yields pieces of the candidates as they are written, and last the whole answer; with scores if they are asked for.
 
     Raises:
-        MemberFailed, Overloaded, TooLarge, InvalidRequest: see `Roster.stream`; the other candidates are abandoned.
+        MemberFailed, MembersBusy, Overloaded, TooLarge, InvalidRequest: see `Roster.stream`; the other candidates are abandoned.
         DeadlineExceeded: the deadline passed; nothing of the unfinished answers is kept.
     """
     routing = decision.record.routing

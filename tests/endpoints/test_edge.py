@@ -11,6 +11,7 @@ import structlog
 
 from attune.service.errors import Overloaded, RateLimited
 from attune.service.http.admission import RateLimit
+from attune.service.members.member import OneMemberFailed
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.voices import voices
@@ -113,6 +114,20 @@ async def test_after_a_full_queue_inside_no_more_are_let_in_than_fit(settings_of
         assert "16 of 16 requests are in flight" in refused.json()["detail"]
         assert len(members["warm"].asked) == asked
         members["concise"].gate.set()
+
+
+async def test_servers_that_ask_to_come_back_later_are_told_as_that_and_fill_nothing_here(settings_of: Callable[..., Settings]):
+    members = voices()
+    async with running(settings_of(), FreshStore(), members) as service:
+        for voice in members.values():
+            voice.failure = OneMemberFailed("x", "cooling-down", "HTTP 429", retry_after_s=37.0)
+        for _ in range(3):
+            native = await service.client.post("/generate", json=GENERATE)
+            assert (native.status_code, native.json()["code"], native.headers["retry-after"]) == (429, "members-busy", "37")
+        body = {"model": "warm", "messages": [{"role": "user", "content": "Hi"}]}
+        theirs = await service.client.post("/v1/chat/completions", json=body)
+        assert (theirs.status_code, theirs.json()["error"]["type"], theirs.headers["retry-after"]) == (429, "rate_limit_error", "37")
+        assert await service.metric("attune_errors_total", code="overloaded") == 0
 
 
 async def test_a_full_scoring_queue_refuses_with_both_numbers(settings_of: Callable[..., Settings]):

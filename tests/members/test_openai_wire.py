@@ -188,7 +188,7 @@ def test_a_field_that_the_server_does_not_take_is_found(body, parameter):
         {"type": "exceed_context_size_error", "message": "x"},
         {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"},
         {"message": "The decoder prompt (length 21535) is longer than the maximum model length of 16384."},
-        {"message": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", "status": "INVALID_ARGUMENT"},
+        {"message": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."},
         {"message": "This model's maximum prompt length is 131072 but the request contains 537812 tokens."},
         {"message": "Input is too long for requested model."},
         "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 3000 `inputs` tokens and 128 `max_new_tokens`",

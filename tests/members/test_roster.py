@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from attune.service.errors import AttuneError, DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge, UnknownMember
-from attune.service.members.member import ChatTurn, Finish, GenerationRequest, OneMemberFailed, TextPiece
+from attune.service.members.member import ChatTurn, Finish, GenerationRequest, MembersBusy, OneMemberFailed, TextPiece
 from attune.service.members.roster import AnotherMember, MemberEvent, Observers, Roster
 from attune.service.members.verdicts import MemberVerdict, Verdicts
 
@@ -133,6 +133,9 @@ async def test_when_all_fail_each_is_named_with_its_reason():
         ([Overloaded("a"), Overloaded("b")], Overloaded),
         ([TooLarge("a"), Overloaded("b")], Overloaded),
         ([Overloaded("a"), OneMemberFailed("m1", "connect", "b")], MemberFailed),
+        ([OneMemberFailed("m0", "overloaded", "HTTP 429"), OneMemberFailed("m1", "cooling-down", "b")], MembersBusy),
+        ([Overloaded("a"), OneMemberFailed("m1", "overloaded", "b"), TooLarge("c")], MembersBusy),
+        ([OneMemberFailed("m0", "overloaded", "HTTP 429"), OneMemberFailed("m1", "connect", "b")], MemberFailed),
         ([TooLarge("a"), OneMemberFailed("m1", "connect", "b")], MemberFailed),
     ],
 )
@@ -246,7 +249,7 @@ async def test_verdicts_are_those_of_the_last_check_or_of_traffic_since_with_the
 @pytest.mark.parametrize("reason", ["content", "refused", "overloaded", "cooling-down"])
 async def test_what_one_request_meets_alone_says_nothing_of_the_member(reason):
     roster = roster_of(broken("one", reason))
-    with pytest.raises(MemberFailed):
+    with pytest.raises(MemberFailed if reason in {"content", "refused"} else MembersBusy):
         await events_of(roster, ["one"])
     assert roster.verdicts()["one"].ok
 
