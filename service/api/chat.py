@@ -246,8 +246,17 @@ class _Chat:
             yield _data(openai_object(failed_in_stream(self._call, error), self._call.request_id))
 
     def _ends(self, generated: Generated) -> list[bytes]:
+        last = generated.candidates[-1]
         ends = [
-            self._chunk(candidate.index, {}, candidate.member, candidate.finish_reason, candidate_id=candidate.id, **_scores(candidate))
+            self._chunk(
+                candidate.index,
+                {},
+                candidate.member,
+                candidate.finish_reason,
+                told=self._told(generated) if candidate is last else None,
+                candidate_id=candidate.id,
+                **_scores(candidate),
+            )
             for candidate in generated.candidates
         ]
         if self._body.stream_options and self._body.stream_options.include_usage:
@@ -256,9 +265,17 @@ class _Chat:
             )
         return ends
 
-    def _chunk(self, index: int, delta: dict[str, Any], member: str, finish_reason: str | None = None, **extra: object) -> bytes:
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        member: str,
+        finish_reason: str | None = None,
+        told: dict[str, Any] | None = None,
+        **extra: object,
+    ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "member": member, **extra}
-        return _data({**self._head("chat.completion.chunk", member), "choices": [choice]})
+        return _data({**self._head("chat.completion.chunk", member), "choices": [choice]} | ({"attune": told} if told else {}))
 
     def _told(self, generated: Generated) -> dict[str, Any]:
         """Returns what a client that knows Attune may want: whether the answer was personal, and what was offered and not used."""

@@ -68,7 +68,7 @@ class ChatUsage:
 
 @dataclass(frozen=True, slots=True)
 class ChatTold:
-    """What a client that knows Attune may want.
+    """What a client that knows Attune may want; a stream has it in the chunk in which the last choice ends.
 
     Attributes:
         decision_id: names the decision for `/feedback`; null if it was not kept

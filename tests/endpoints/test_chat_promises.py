@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -46,8 +47,13 @@ async def test_what_would_change_the_answer_and_cannot_be_had_is_refused_by_its_
     ],
 )
 async def test_a_wish_is_answered_and_told_as_not_used(service: Service, given: dict[str, Any], ignored: list[str]):
-    answer = await service.post("/v1/chat/completions", {"model": "auto", "messages": TURNS} | given)
+    body = {"model": "auto", "messages": TURNS, "n": 2} | given
+    answer = await service.post("/v1/chat/completions", body)
     assert answer["attune"]["ignored"] == ignored
+    streamed = await service.client.post("/v1/chat/completions", json=body | {"stream": True})
+    chunks = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+    assert [chunk["attune"] for chunk in chunks if "attune" in chunk] == [answer["attune"]]
+    assert "attune" in chunks[-1]
 
 
 async def test_the_likeliest_token_alone_may_be_asked_for_by_top_p(service: Service):
