@@ -182,6 +182,29 @@ def test_every_way_to_a_bundle_ends_in_a_folder_that_the_server_is_told():
     assert job["volumes"][0]["persistentVolumeClaim"] == {"claimName": "attune-bundles"}
 
 
+def test_settings_are_written_as_the_server_reads_them():
+    settings = {
+        "user_ttl_s": 31_536_000,
+        "max_body_bytes": 10_485_760,
+        "routing_epsilon": 0.05,
+        "keep_text": False,
+        "cors_origins": ["https://one.example", "https://two.example"],
+    }
+    data = one(rendered({**SECRET, "settings": settings}), "ConfigMap")["data"]
+    written = Settings(api_keys_file="keys", **{name: data[variable(name)] for name in settings})
+    for name, value in settings.items():
+        assert getattr(written, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", 9000), ("drain_notice_s", 60), ("api_keys", "key:acme"), ("redis_url", "redis://store")]
+)
+def test_settings_that_the_chart_has_another_place_for_are_refused(name, value):
+    helm = pytest.importorskip("helm_python", reason="Helm's library is not installed: pip install helm-python-sdk")
+    with pytest.raises(helm.HelmError, match=rf"settings\.{name}: the chart sets it itself"):
+        rendered({**SECRET, "settings": {name: value}})
+
+
 def test_what_is_missing_is_named():
     helm = pytest.importorskip("helm_python", reason="Helm's library is not installed: pip install helm-python-sdk")
     for values, named in (

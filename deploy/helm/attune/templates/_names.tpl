@@ -32,6 +32,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ default (printf "%s-bundles" (include "attune.name" .)) .Values.bundle.claim.existing }}
 {{- end }}
 
+{{- /* A value as the environment has it: Helm reads whole numbers as floats, which it writes as 1.048576e+06, and lists as [a b]. */}}
+{{- define "attune.written" -}}
+{{- if kindIs "slice" . }}{{ join "," . }}
+{{- else if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}
+{{- else }}{{ toString . }}
+{{- end }}
+{{- end }}
+
 {{- define "attune.container-security" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
