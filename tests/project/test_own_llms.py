@@ -190,4 +190,6 @@ def test_four_commands_are_told_from_a_checkout_to_a_request_that_is_routed_and_
     assert roster
     assert len(json.loads(roster[1])) == 2
     commands = re.sub(r"\|\n", "| ", told.replace(roster[0], "\n")).strip().split("\n")
-    assert [command.split()[0] for command in commands] == ["make", "cat", "ATTUNE_DATA_DIR=.attune", "curl"]
+    without_variables = [re.sub(r"^(\w+=\S+ )*", "", command) for command in commands]
+    assert [command.split()[0] for command in without_variables] == ["make", "cat", ".venv/bin/attune", "curl"]
+    assert all(f"{name}=" in commands[2] for name in re.findall(r'"api_key_env": "(\w+)"', roster[1]))
