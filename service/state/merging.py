@@ -1,13 +1,14 @@
 """Merging one user into another: two users are two slots, so it is a few steps, each atomic, each safe to repeat.
 
-    1. part_user      on the first slot: what was learned goes aside; its events stay known there, as moved
-    2. receive_sums   on the second: sums added, event ids known, a receipt under the merging event
-    3. receive_entry  on the second: the log, entry by entry, with what was replayed of it
-    4. decisions      written again under the second user, with the time that they had left
-    5. what went aside is removed
+    1. part_user      on the first slot: what was learned goes aside, claimed for the second; its events stay known there, as moved
+    2. decisions      written again under the second user, with the time that they had left
+    3. receive_sums   on the second: sums added, event ids known, a receipt under the merging event
+    4. receive_entry  on the second: the log, entry by entry, with what was replayed of it
+    5. drop_parted    what went aside is removed; then the receipt says that all is done
 
 Broken off anywhere, the same call with the same event goes on where it stopped: what is aside waits, and the receipt says whether it was
-added. An event id that both users had used counts for both; its entry of the first user is not moved.
+added. Who is to be merged on, or deleted, while steps 3 to 5 are under way has them finished first: nobody keeps a sum without its log.
+An event id that both users had used counts for both; its entry of the first user is not moved.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from attune.service.state.kept_decisions import KeptDecisions
 from attune.service.state.keys import DECISION, ERA_BYTES, SUM, TAG_BYTES, UserKey, key_with, seal_of
 from attune.service.state.records import checked_event_id
 from attune.service.state.replies import Replies
-from attune.service.state.scripts import PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
+from attune.service.state.scripts import CHANGE_IF, DROP_PARTED, PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
 from attune.service.state.wire import Wire
 
 _TAKEN_BACK = 0x80000000
-_RECEIPT = b"\x04"
+_RECEIPT, _FORWARDED = b"\x04", b"\x05"
+_UNDER_WAY = b"\x01"
+_UNCLAIMED = b"-"
 _TOGETHER = 16
 
 
@@ -50,6 +53,15 @@ class Merged:
     result: Literal["applied", "duplicate"]
     comparisons: int
     decisions: int
+
+
+def merge_digest(source: UserKey, event_id: str) -> bytes:
+    """Returns the 12 bytes by which a merge of `source` is known; as with comparisons, two users may have events of one id.
+
+    Raises:
+        ValueError: no event can have this id.
+    """
+    return event_digest(f"{source.tag}:{checked_event_id(event_id)}")
 
 
 class PartedKey(UserKey):
@@ -86,48 +98,70 @@ class Merging:
         """See `Store.merge_users`."""
         if source.tenant != target.tenant or source.tag == target.tag:
             raise ValueError("two users are merged that are different ones of one tenant")
-        event, aside = event_digest(checked_event_id(event_id)), PartedKey(source.tenant, source.tag)
+        event, aside = merge_digest(source, event_id), PartedKey(source.tenant, source.tag)
+        claim = event + target.raw_tag
         era = await self._read("GET", target.deleted) or b""  # a deletion of the target from here on refuses what is still to be moved
-        if await self._read("HEXISTS", target.events, _RECEIPT + event) and not await self._read("EXISTS", aside.base):
-            # Made before, and nothing waits: what the source has learned since is another merge's, and would be lost in this one.
-            return Merged("duplicate", 0, await self._move_decisions(source, target, era))
-        outcome = await self._part(source, aside, event)
+        receipt = any([await self._read("HEXISTS", name, _RECEIPT + event) for name in (target.events, target.moved)])
+        if receipt and await self._read("GET", aside.base) != claim:
+            # Made before, and nothing waits: what came of the source since is another merge's, and would be lost in this one.
+            return Merged("duplicate", 0, 0)
+        outcome = await self._part(source, aside, claim)
         if outcome == b"other":
-            raise EventConflict("this user is being merged under another event id; send that request again first")
-        receipt = await self._read("HEXISTS", target.events, _RECEIPT + event)
-        moved = 0
-        if outcome == b"parted":
-            moved = await self._receive(aside, target, event, era)
-            await self.drop(aside)
-        decisions = await self._move_decisions(source, target, era)
+            raise EventConflict("this user is being merged under another event id or into another user; send that request again first")
+        if outcome == b"done":
+            return Merged("duplicate", 0, 0)
+        try:
+            decisions = await self._move_decisions(source, target, era)
+            moved = await self._receive(aside, target, event, era) if outcome == b"parted" else 0
+        except UserDeleted:
+            await self._change(aside.base, "", claim, _UNCLAIMED)
+            raise
+        if outcome == b"nothing":
+            await self._change(source.moved, _RECEIPT + claim, b"", b"1")
         return Merged("duplicate" if receipt else "applied", moved, decisions)
 
-    async def drop(self, aside: PartedKey) -> None:
-        """Removes what lies aside, its mark last."""
-        bases = await bases_of(aside, self._read)
-        names = [name for basis in bases for name in (aside.sum(basis), aside.replayed(basis))]
-        for name in [*names, aside.log, aside.events, aside.base]:
-            await self._write("UNLINK", name)
+    async def end(self, source: UserKey) -> None:
+        """Before `source` is deleted: what lies aside goes, once whoever was to have it has it whole, or not at all."""
+        aside = PartedKey(source.tenant, source.tag)
+        while claim := await self._read("GET", aside.base):
+            event, tag = claim[:EVENT_BYTES], claim[EVENT_BYTES:]
+            if tag:
+                await self._receive_rest(aside, key_with(source.tenant, tag), event)
+            else:
+                await self._drop(aside, claim)
 
     async def shorten_marks(self, target: UserKey) -> None:
         """Before `target` is deleted: what others moved to it is known there no longer than a deletion is remembered."""
         cursor = b"0"
         while True:
-            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", _RECEIPT + b"*", "COUNT", 1000)
+            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", b"[" + _RECEIPT + _FORWARDED + b"]*", "COUNT", 1000)
             for tag in fields.values():
-                if len(tag) == TAG_BYTES:
-                    moved = key_with(target.tenant, tag).moved
+                if len(tag) >= TAG_BYTES:
+                    moved = key_with(target.tenant, tag[:TAG_BYTES]).moved
                     if await self._read("PTTL", moved) > self._mark_ms:
                         await self._write("PEXPIRE", moved, self._mark_ms)
             if not int(cursor):
                 return
 
-    async def _part(self, source: UserKey, aside: PartedKey, event: bytes) -> bytes:
+    async def _part(self, source: UserKey, aside: PartedKey, claim: bytes) -> bytes:
+        """Returns what part_user did, once everybody whom the source is receiving has been received whole."""
         keys = [source.events, source.log, source.deleted, source.moved, aside.base, aside.events, aside.log]
         prefixes = [source.sum_prefix, source.replayed_prefix, aside.sum_prefix, aside.replayed_prefix]
-        arguments = [event, secrets.token_bytes(ERA_BYTES), self._mark_ms, *prefixes]
-        outcome: bytes = (await self._writes.write("merge_users", lambda: self._wire.script(PART_USER, keys, arguments)))[0]
-        return outcome
+        arguments = [claim, secrets.token_bytes(ERA_BYTES), self._mark_ms, *prefixes]
+        while True:
+            outcome, *receiving = await self._writes.write("merge_users", lambda: self._wire.script(PART_USER, keys, arguments))
+            if outcome != b"receiving":
+                return bytes(outcome)
+            for event, tag in zip(receiving[::2], receiving[1::2], strict=True):
+                other = key_with(source.tenant, tag)
+                await self._receive_rest(PartedKey(other.tenant, other.tag), source, event)
+
+    async def _drop(self, aside: PartedKey, claim: bytes) -> None:
+        keys, prefixes = [aside.base, aside.events, aside.log], [aside.sum_prefix, aside.replayed_prefix]
+        await self._writes.write("merge_users", lambda: self._wire.script(DROP_PARTED, keys, [claim, *prefixes]))
+
+    async def _change(self, name: str, field: bytes | str, before: bytes, after: bytes) -> None:
+        await self._writes.write("merge_users", lambda: self._wire.script(CHANGE_IF, [name], [field, before, after]))
 
     async def _receive(self, aside: PartedKey, target: UserKey, event: bytes, era: bytes) -> int:
         bases, records, moved = await bases_of(aside, self._read), list[Any](), 0
@@ -137,17 +171,27 @@ class Merging:
                 moved = max(moved, read.count)
                 records += [basis, seal_of(SUM, target) + self._replies.unseal(SUM, aside, record)]
         ids, receipts = await self._ids(aside)
+        if await self._read("GET", aside.base) != event + target.raw_tag:
+            return 0  # the same call, made beside this one, was faster, or the source was deleted; what was read may be half of it
         keys, prefixes = [target.events, target.deleted, target.log], [target.sum_prefix, target.replayed_prefix]
         arguments = [seal_of(SUM, target), event, self._ttl_ms, *prefixes, ids, aside.raw_tag, receipts, b"=" + era, *records]
         outcome, *rest = await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_SUMS, keys, arguments))
         if outcome == b"deleted":
-            raise UserDeleted(
-                "the user who would be left was deleted during the merge; what was learned of the other waits for another one"
-            )
+            raise _deleted()
         if outcome not in {b"applied", b"duplicate"}:
             raise self._replies.refused(outcome, rest, ", ".join(bases), None)
-        await self._receive_log(aside, target, bases)
+        await self._receive_rest(aside, target, event)
         return moved if outcome == b"applied" else 0
+
+    async def _receive_rest(self, aside: PartedKey, target: UserKey, event: bytes) -> None:
+        """Moves the log of a user whose sums were received under this event, and takes note of it once nothing lies aside any more."""
+        receiving = aside.raw_tag + _UNDER_WAY
+        under_way = await self._read("HGET", target.events, _RECEIPT + event) == receiving
+        if under_way:
+            await self._receive_log(aside, target, await bases_of(aside, self._read))
+        await self._drop(aside, event + target.raw_tag)
+        if under_way:
+            await self._change(target.events, _RECEIPT + event, receiving, aside.raw_tag)
 
     async def _ids(self, aside: PartedKey) -> tuple[bytes, bytes]:
         """Returns every event of the user, and who was merged into them.
@@ -161,7 +205,7 @@ class Merging:
                 if len(field) == EVENT_BYTES:
                     (place,) = struct.unpack_from("<I", value, BODY_DIGEST_BYTES)
                     found[field] = value[:BODY_DIGEST_BYTES] + struct.pack("<I", _TAKEN_BACK if place >= _TAKEN_BACK else 0)
-                elif field[:1] == _RECEIPT and len(value) == TAG_BYTES:
+                elif field[:1] in {_RECEIPT, _FORWARDED}:
                     receipts[field[1:]] = value
             if not int(cursor):
                 return _joined(found), _joined(receipts)
@@ -213,10 +257,10 @@ class Merging:
         owners = await self._decisions.owners("merge_users", source.tenant, decision_id)
         former = (*(owners.former if owners is not None else ()), source)
         body = self._replies.unseal(DECISION, source, record)
-        kept = await self._decisions.keep(target, decision_id, body, left_ms / 1000, era=era, former=former)
+        if await self._decisions.keep(target, decision_id, body, left_ms / 1000, era=era, former=former) == b"deleted":
+            raise _deleted()
         await self._write("UNLINK", source.decision(decision_id))
-        if kept == b"kept":
-            await self._write("ZREM", source.decisions, decision_id)
+        await self._write("ZREM", source.decisions, decision_id)
         return True
 
     async def _read(self, *command: Any) -> Any:
@@ -224,6 +268,10 @@ class Merging:
 
     async def _write(self, *command: Any) -> Any:
         return await self._writes.write("merge_users", lambda: self._wire.command(*command))
+
+
+def _deleted() -> UserDeleted:
+    return UserDeleted("the user who would be left was deleted during the merge; what was learned of the other waits for another one")
 
 
 def _joined(fields: Mapping[bytes, bytes]) -> bytes:

@@ -31,7 +31,7 @@ from attune.service.state.keys import (
 )
 from attune.service.state.listing import ListedUsers, list_users, users_with_a_log
 from attune.service.state.member_sums import MemberSum, MemberSums, Vector
-from attune.service.state.merging import Merged, Merging, PartedKey
+from attune.service.state.merging import Merged, Merging
 from attune.service.state.records import Exported, KnownEvent, LoggedComparison, NewComparison, UserSum, is_event_id
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON
@@ -259,9 +259,7 @@ class RedisStore:
                 removed += await self._decisions.drop_pointers(key, key.deleting, ids)
             return Deleted(removed, comparisons, decisions)
 
-        aside = PartedKey(key.tenant, key.tag)
-        if await self._wire.run("delete_user", lambda: self._wire.command("EXISTS", aside.base)):  # a merge that was broken off
-            await self._merging.drop(aside)
+        await self._merging.end(key)
         await self._merging.shorten_marks(key)
         return await self._writes.write("delete_user", delete)
 

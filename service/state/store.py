@@ -316,10 +316,10 @@ class Store(Protocol):
         Args:
             source: who is not to be any more, as after a login.
             target: who they are; another user of the same tenant.
-            event_id: of the merge; repeated, it changes nothing.
+            event_id: of the merge; repeated for these two, it changes nothing.
 
         Raises:
-            EventConflict: `source` is being merged under another event id.
+            EventConflict: `source` is being merged under another event id or into another user.
             UserDeleted: `target` was deleted since this began; what was not moved yet stays aside for another merge.
             ValueError: they are no two users of one tenant, or their sums have different lengths.
         """

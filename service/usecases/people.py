@@ -126,7 +126,7 @@ async def merge_people(call: Call, source: str, target: str, event_id: str | Non
 
     Raises:
         InvalidRequest: they are the same user.
-        EventConflict: `source` is being merged under another event id, and that merge is not finished.
+        EventConflict: `source` is being merged under another event id or into another user, and that merge is not finished.
         UserDeleted: `target` was deleted while this was under way.
         StoreUnavailable: it may be made in part; sending it again goes on with the rest.
     """

@@ -11,9 +11,8 @@ import redis
 from redis.asyncio import Redis
 
 from attune.service.errors import EventConflict, StoreUnavailable, UserDeleted, UserMerged
-from attune.service.state.codec import event_digest
 from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.merging import PartedKey
+from attune.service.state.merging import PartedKey, merge_digest
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.scripts import PART_USER
 from attune.service.state.store import Limits, LoggedComparison, ReplayedEvidence, Store, TakenBack, UserKey
@@ -198,17 +197,17 @@ async def test_two_users_of_one_tenant_are_needed(store: Store, alice: UserKey) 
             await store.merge_users(alice, target, "login-1")
 
 
-async def part(raw: Redis, alice: UserKey, event_id: str) -> None:
+async def part(raw: Redis, alice: UserKey, bob: UserKey, event_id: str) -> None:
     """Leaves what a merge that was broken off after its first step leaves."""
     aside = PartedKey(alice.tenant, alice.tag)
     keys = [alice.events, alice.log, alice.deleted, alice.moved, aside.base, aside.events, aside.log]
     prefixes = [alice.sum_prefix, alice.replayed_prefix, aside.sum_prefix, aside.replayed_prefix]
-    await PART_USER.run(raw.execute_command, keys, [event_digest(event_id), b"era12345", 60_000, *prefixes])
+    await PART_USER.run(raw.execute_command, keys, [merge_digest(alice, event_id) + bob.raw_tag, b"era12345", 60_000, *prefixes])
 
 
 async def test_a_merge_that_was_broken_off_goes_on(store: Store, raw: Redis, alice: UserKey, bob: UserKey) -> None:
     await live(store, alice, bob)
-    await part(raw, alice, "login-1")
+    await part(raw, alice, bob, "login-1")
     with pytest.raises(EventConflict, match="under another event id"):
         await store.merge_users(alice, bob, "login-2")
     assert (await store.merge_users(alice, bob, "login-1")).comparisons == 3
@@ -266,7 +265,7 @@ async def test_a_merge_under_way_does_not_bring_a_deleted_user_back(
 
 async def test_deleting_a_user_whose_merge_was_broken_off_leaves_nothing(bench: Bench, raw: Redis, alice: UserKey, bob: UserKey) -> None:
     await live(bench.store, alice, bob)
-    await part(raw, alice, "login-1")
+    await part(raw, alice, bob, "login-1")
     await bench.store.delete_user(alice)
     left = await raw.keys(f"{alice.base}:*")
     assert sorted(left) == [alice.deleted.encode(), alice.refused.encode()]

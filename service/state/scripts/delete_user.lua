@@ -34,7 +34,9 @@ for i = 1, #events, 2 do
     redis.call('SADD', KEYS[7], events[i])
   end
 end
-for _, event in ipairs(redis.call('HKEYS', KEYS[8])) do redis.call('SADD', KEYS[7], event) end
+for _, event in ipairs(redis.call('HKEYS', KEYS[8])) do
+  if #event == 12 then redis.call('SADD', KEYS[7], event) end
+end
 redis.call('SET', KEYS[6], ARGV[4], 'PX', ARGV[5])
 redis.call('PEXPIRE', KEYS[7], ARGV[5])
 

@@ -39,7 +39,7 @@ for at = 10, #ARGV, 2 do
   basis_number(KEYS[1], ARGV[at])
 end
 for at = 1, #ARGV[6], 24 do redis.call('HSETNX', KEYS[1], ARGV[6]:sub(at, at + 11), ARGV[6]:sub(at + 12, at + 23)) end
-for at = 1, #ARGV[8], 28 do redis.call('HSETNX', KEYS[1], '\4' .. ARGV[8]:sub(at, at + 11), ARGV[8]:sub(at + 12, at + 27)) end
-redis.call('HSET', KEYS[1], receipt, ARGV[7])
+for at = 1, #ARGV[8], 28 do redis.call('HSETNX', KEYS[1], '\5' .. ARGV[8]:sub(at, at + 11), ARGV[8]:sub(at + 12, at + 27)) end
+redis.call('HSET', KEYS[1], receipt, ARGV[7] .. '\1')
 live_for(ttl_ms, KEYS[1], KEYS[3], ARGV[4], ARGV[5])
 return {'applied'}

@@ -2,7 +2,8 @@
 --
 -- events  hash: 12 bytes of an event id's hash -> 8 bytes of the body's digest, place (4 bytes, little-endian);
 --               "\2" -> the names of all bases, joined by commas, in the order in which they came; "\3" -> entries that left the log;
---               "\4" .. 12 bytes -> 16 bytes of the tag of a user that was merged into this one, under the event with that hash
+--               "\4" .. 12 bytes -> 16 bytes of the tag of a user that was merged into this one, under the event with that hash, and one
+--               byte more while that user's log is being received; "\5" .. 12 bytes -> likewise of one who was merged into such a user
 -- place   below 2^30 the number of the log's entry, counted from 1, which has left the log if it is not above "\3"; from 2^30 on the token
 --         of the request, for an event that was never logged; 2^31 more for one that was taken back
 -- log     list: kind (1 byte: "c" a comparison, "x" one that was taken back), 4 bytes of the user's tag, token (4 bytes), basis (2 bytes, its
