@@ -92,6 +92,7 @@ def also(media_type: str, description: str) -> Responses:
 
 
 _TITLES = {
+    400: "Bad request",
     401: "Unauthenticated",
     403: "Forbidden",
     404: "Not found",

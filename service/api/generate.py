@@ -134,7 +134,9 @@ class GenerateAnswer:
 Events = AsyncGenerator[Piece | Ping | Generated, None]
 
 
-@router.post("/generate", response_model=GenerateAnswer, responses=_STREAM | problems(404, 409, 413, 502), summary="Generate for a user")
+@router.post(
+    "/generate", response_model=GenerateAnswer, responses=_STREAM | problems(400, 404, 409, 413, 502), summary="Generate for a user"
+)
 async def generate_answers(body: GenerateRequest, request: Request) -> Response:
     """Generates one or more answers by the members that suit this user; `stream: true` answers with server-sent events.
 

@@ -37,7 +37,12 @@ JSON = b"application/json"
 MAX_FIELDS = 20
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_OPENAI_CODES = {"unauthenticated": "invalid_api_key", "unknown-member": "model_not_found", "too-large": "request_too_large"}
+_OPENAI_CODES = {
+    "unauthenticated": "invalid_api_key",
+    "unknown-member": "model_not_found",
+    "too-large": "request_too_large",
+    "prompt-filtered": "content_filter",
+}
 
 # Compatible requests are checked in native form; a client knows its own names.
 _OPENAI_FIELDS = {"candidates": "n", "responses": "documents", "member": "model"}

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from attune.service.errors import ComeBackLater, FieldError, InvalidRequest, MemberFailed
+from attune.service.errors import CallerError, ComeBackLater, FieldError, InvalidRequest, MemberFailed
 
 Reason = Literal[
     "breaker-open",  # not tried: it failed too often a moment ago
@@ -217,6 +217,12 @@ class OneMemberFailed(MemberFailed):
         self.reason: Reason = reason
         self.lasting = reason in LASTING if lasting is None else lasting
         self.retry_after_s = retry_after_s
+
+
+class PromptFiltered(CallerError):
+    """The content filters of the members' servers refuse the conversation: no member that was tried takes it."""
+
+    code = "prompt-filtered"
 
 
 class MembersBusy(ComeBackLater):

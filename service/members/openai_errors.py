@@ -25,6 +25,8 @@ _TOO_LONG = re.compile(
 )
 _TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "prompt_too_long"})
 _CONTENT_CODE = re.compile(r"(?i)content|filter|moderation|safety|policy|invalid_(request|prompt|argument)")
+# Of Azure and OpenAI, DashScope and gateways: the prompt itself was flagged.
+_FILTER_CODE = re.compile(r"(?i)content_?(filter|policy|safety|moderation)|^moderation|responsible_?ai|inspection_?failed|^invalid_prompt$")
 _NOT_KNOWN = re.compile(
     r"(?i)unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (inputs|fields)|extra_forbidden"
     r"|only the default|cannot both|does not support"
@@ -44,6 +46,7 @@ class ServerRefusal:
         parameter: the field of the body that the server does not take, None if it names none.
         too_long: whether the prompt does not fit.
         about_content: whether the request's content is what it refuses.
+        filtered: whether a filter of it is what does.
         wait_s: seconds that it asks to wait; None if it asks for none.
         words: what it says, without keys and without any piece of the conversation; for the debug log alone.
     """
@@ -53,6 +56,7 @@ class ServerRefusal:
     parameter: str | None
     too_long: bool
     about_content: bool
+    filtered: bool
     wait_s: float | None
     words: str
 
@@ -108,6 +112,7 @@ def refusal_in(
         parameter=parameter,
         too_long=not _TOO_LONG_CODES.isdisjoint(codes) or bool(_TOO_LONG.search(message)),
         about_content=any(_CONTENT_CODE.search(code) for code in codes),
+        filtered=any(_FILTER_CODE.search(code) for code in codes),
         wait_s=asked_wait_s(headers, inner, message, limited=limited),
         words=own,
     )

@@ -19,7 +19,7 @@ from yarl import URL
 from attune.service.errors import DeadlineExceeded, TextTooLong
 from attune.service.members import model_list
 from attune.service.members.breaker import Cooldown
-from attune.service.members.member import LATER, GenerationRequest, OneMemberFailed, Reason, UnusableMember
+from attune.service.members.member import LATER, GenerationRequest, OneMemberFailed, PromptFiltered, Reason, UnusableMember
 from attune.service.members.openai_errors import ServerRefusal, read_refusal, refusal_in
 from attune.service.members.openai_wire import BadAnswer, request_body
 from attune.service.members.patience import Patience
@@ -133,6 +133,7 @@ class OpenAIServer:
         Raises:
             OneMemberFailed: no connection, another status, or too late.
             TextTooLong: the upstream says that the prompt does not fit its context.
+            PromptFiltered: its filter refuses the prompt.
             DeadlineExceeded: the deadline passed.
         """
         retried = False
@@ -190,7 +191,7 @@ class OpenAIServer:
             content[:MAX_ERROR_BYTES], exchange.headers, asked.request, body.keys(), self._secrets, limited=status in LIMITED_STATUSES
         )
         failure = self._failure(status, refusal, asked)
-        if isinstance(failure, TextTooLong):
+        if isinstance(failure, TextTooLong | PromptFiltered):
             return failure
         if status in REFUSING_STATUSES and refusal.parameter in _ADJUSTABLE and self._adjust(refusal.parameter, asked):
             return _Again(0.0, failure, adjusted=True)
@@ -212,13 +213,15 @@ class OpenAIServer:
         self.never_streams = self.never_streams or changed
         return changed
 
-    def _failure(self, status: int, refusal: ServerRefusal, asked: Asked) -> OneMemberFailed | TextTooLong:
+    def _failure(self, status: int, refusal: ServerRefusal, asked: Asked) -> OneMemberFailed | TextTooLong | PromptFiltered:
         """Returns the error that a refusal is, after taking note of what it asks for."""
         said = f"HTTP {status}" + (f" ({refusal.code})" if refusal.code else "")
         log.debug("member %s: %s: %s", self._id, said, refusal.words)
         inner = refusal.status or status
         if status == 413 or (refusal.too_long and (inner < 300 or inner in REFUSING_STATUSES)):
             return TextTooLong(f"member {self._id!r}: the prompt is longer than it reads: {said}")
+        if refusal.filtered and (inner < 300 or inner in REFUSING_STATUSES):
+            return PromptFiltered(f"member {self._id!r}: its server's filter refuses the conversation: {said}")
         limited = 429 in {status, inner}
         if refusal.wait_s is not None or limited:
             self.cooldown.ask(COOLDOWN_S if refusal.wait_s is None else refusal.wait_s)
@@ -280,7 +283,7 @@ class OpenAIServer:
         if self.doubt:
             log.warning("member %s: %s", self._id, self.doubt)
 
-    def unusable(self, error: BadAnswer, asked: Asked, exchange: Exchange | None) -> OneMemberFailed | TextTooLong:
+    def unusable(self, error: BadAnswer, asked: Asked, exchange: Exchange | None) -> OneMemberFailed | TextTooLong | PromptFiltered:
         """Returns the error of an answer under a status that says success and that cannot be used."""
         if error.said is None or exchange is None:
             return self.failed(error.reason, error.detail)

@@ -11,7 +11,7 @@ import structlog
 
 from attune.service.errors import Overloaded, RateLimited
 from attune.service.http.admission import RateLimit
-from attune.service.members.member import OneMemberFailed
+from attune.service.members.member import OneMemberFailed, PromptFiltered
 from attune.service.settings import Settings
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, Service, running
 from tests.endpoints.voices import voices
@@ -128,6 +128,17 @@ async def test_servers_that_ask_to_come_back_later_are_told_as_that_and_fill_not
         theirs = await service.client.post("/v1/chat/completions", json=body)
         assert (theirs.status_code, theirs.json()["error"]["type"], theirs.headers["retry-after"]) == (429, "rate_limit_error", "37")
         assert await service.metric("attune_errors_total", code="overloaded") == 0
+
+
+async def test_a_prompt_that_a_filter_refuses_is_the_clients_own_error_by_its_own_word(settings_of: Callable[..., Settings]):
+    members = voices()
+    members["warm"].failure = PromptFiltered("member 'warm': its server's filter refuses the conversation: HTTP 400 (content_filter)")
+    async with running(settings_of(), FreshStore(), members) as service:
+        native = await service.client.post("/generate", json=GENERATE | {"member": "warm"})
+        assert (native.status_code, native.json()["code"]) == (400, "prompt-filtered")
+        body = {"model": "warm", "messages": [{"role": "user", "content": "Hi"}]}
+        theirs = (await service.post("/v1/chat/completions", body, status=400))["error"]
+        assert (theirs["type"], theirs["code"]) == ("invalid_request_error", "content_filter")
 
 
 async def test_a_full_scoring_queue_refuses_with_both_numbers(settings_of: Callable[..., Settings]):

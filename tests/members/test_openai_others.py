@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from attune.service.members.member import OneMemberFailed
+from attune.service.members.member import OneMemberFailed, PromptFiltered
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.patience import MemberPace, late_after_s
 from attune.service.members.roster import AnotherMember, Roster
@@ -235,6 +235,21 @@ async def test_a_field_that_the_caller_chose_is_the_callers(upstream, member_wit
     member = member_with(failures_to_open=1)
     await fails(member, ask(temperature=0.3))
     assert member.breaker == "closed"
+
+
+FILTERED = {"error": {"message": "triggering the content management policy", "code": "content_filter", "param": "prompt", "status": 400}}
+
+
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation", "invalid_prompt", "data_inspection_failed"])
+async def test_a_prompt_that_a_filter_refuses_is_the_callers_unless_another_member_takes_it(upstream, member_with, code):
+    upstream.answers(refusing(400, {"error": {"message": "flagged", "code": code, "type": "invalid_request_error"}}))
+    member = member_with(failures_to_open=1)
+    with pytest.raises(PromptFiltered, match=f"its server's filter refuses the conversation: HTTP 400 .{code}.$"):
+        await answer(Roster({"gpt": member}), ["gpt"])
+    assert (member.breaker, len(upstream.turns)) == ("closed", 1)
+    upstream.answers(refusing(400, FILTERED), good)
+    fallback, text = await answer(Roster({"gpt": member, "other": member}), ["gpt", "other"])
+    assert (fallback.served, text) == ("other", "Hello there!")
 
 
 async def test_null_in_the_roster_sends_no_field_whoever_asks_for_it(upstream, member_with):
