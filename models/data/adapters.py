@@ -11,9 +11,11 @@ named as one to ignore. A row without a user is one of somebody unknown: never o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from attune.models.seam.artefacts import COMPARISONS, recognised
 from attune.models.seam.counts import all_counted, counted
 
 Progress = Callable[[int], None]
+
+DECIDING = 32
+"""Rows that say together which shape a table has: one that lacks a column is bad wherever it stands, and the first as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +121,19 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
     """Returns what the rows hold, bad ones counted and left out.
 
     Raises:
-        TableInvalid: as `read_comparisons`; the columns of the first good row decide.
+        TableInvalid: as `read_comparisons`; the columns of most of the first rows decide.
     """
     progress = progress or Steps("read {} rows")
-    parser: _Parser | None = None
+    coming = iter(rows)
+    parser = _decided(first := list(islice(coming, DECIDING)), reading)
     problems: list[BadRow] = []
     bad = number = 0
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(chain(first, coming), start=1):
         try:
             values = _values(row)
-            if parser is None:
-                parser = _parser(row.where, values, reading)
-                parser.expect_all_read(row.where, values)
-            parser.take(row.where, values)
+            parser = parser or _decided([row], reading)
+            assert parser is not None  # of a row that has values
+            parser.take(values)
         except ValueInvalid as error:
             bad += 1
             if len(problems) < reading.shown:
@@ -151,6 +156,7 @@ class _Parser:
     shape: Shape
     reading: Reading
     numeric: tuple[str, ...]
+    decided_by: str
     pairs: list[Comparison] = field(default_factory=list)
     groups: dict[tuple[str, str], list[tuple[float, str, float | None]]] = field(default_factory=dict)
     equal: int = 0
@@ -162,7 +168,7 @@ class _Parser:
     ignored: tuple[str, ...] = ()
     found_inside: set[str] = field(default_factory=set)
 
-    def take(self, where: str, values: Mapping[str, Any]) -> None:
+    def take(self, values: Mapping[str, Any]) -> None:
         if not self.sources:
             names = (*REQUIRED[self.shape], *OPTIONAL[self.shape])
             self.sources = tuple((name, self.reading.columns.get(name, name)) for name in names)
@@ -172,7 +178,10 @@ class _Parser:
         self.found_inside.update(theirs for name, theirs in self.sources if get[name] is not None and theirs not in values)
         get |= dict.fromkeys(self.ignored)
         if extra:
-            raise ValueInvalid(some(extra), f"no such column in the rows before {where}; ignore it by name if it should not be read")
+            raise ValueInvalid(
+                some(extra),
+                f"no such column in {self.decided_by}, by which the others are read; ignore it by name if it should not be read",
+            )
         match self.shape:
             case "pairs":
                 self._compared(get, get["chosen"], get["rejected"], tie=flag_of(get["tie"], "tie"))
@@ -213,18 +222,18 @@ class _Parser:
             self.accepted = values.keys()
         return unread
 
-    def expect_all_read(self, where: str, values: Mapping[str, Any]) -> None:
-        """Returns if the first row has no column that nothing reads: every row would be without what stands in it.
+    def expect_all_read(self, values: Mapping[str, Any]) -> None:
+        """Returns if the row that decided has no column that nothing reads: every row would be without what stands in it.
 
         Raises:
             TableInvalid: it has one.
         """
         if unread := self._unknown(values):
             if absent := [theirs for theirs in self.reading.columns.values() if _top(theirs, values) not in values]:
-                raise TableInvalid(f"{where}: there is no column {some(absent)}; there are {some(sorted(values))}")
+                raise TableInvalid(f"{self.decided_by}: there is no column {some(absent)}; there are {some(sorted(values))}")
             known = ", ".join((*REQUIRED[self.shape], *OPTIONAL[self.shape]))
             named, advice = unread_columns(unread)
-            raise TableInvalid(f"{where}: nothing reads {named}; {self.shape} reads {known}. {advice}")
+            raise TableInvalid(f"{self.decided_by}: nothing reads {named}; {self.shape} reads {known}. {advice}")
 
     @property
     def scored(self) -> bool:
@@ -285,6 +294,29 @@ def _values(row: TableRow) -> Mapping[str, Any]:
     return row.values
 
 
+def _decided(rows: Iterable[TableRow], reading: Reading) -> _Parser | None:
+    """Returns the parser of the shape that most of these rows have, by the first of them that has it; None where none can be read.
+
+    Raises:
+        TableInvalid: no row has a shape, by the first of them; or the one that decides has a column that nothing reads.
+    """
+    found: list[tuple[_Parser, Mapping[str, Any]]] = []
+    refused: list[TableInvalid] = []
+    for row in rows:
+        try:
+            found += [] if row.values is None else [(_parser(row.where, row.values, reading), row.values)]
+        except TableInvalid as error:
+            refused.append(error)
+    if refused and not found:
+        raise refused[0]
+    if not found:
+        return None
+    shape = Counter(parser.shape for parser, _ in found).most_common(1)[0][0]
+    parser, values = next(one for one in found if one[0].shape == shape)
+    parser.expect_all_read(values)
+    return parser
+
+
 def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     ours = {theirs: name for name, theirs in reading.columns.items()}
     absent = [theirs for theirs in ours if _top(theirs, values) not in values]
@@ -298,7 +330,7 @@ def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
         raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {some(sorted(values))}") from error
     if shape == "scores" and not set(reading.attributes or _unread(values, shape, reading, ())) & set(values):
         raise TableInvalid(f"{where}: there is no score column {some(reading.attributes) or '(a number per attribute)'}")
-    return _Parser(shape, reading, reading.attributes)
+    return _Parser(shape, reading, reading.attributes, where)
 
 
 def _shape(where: str, values: Mapping[str, Any], reading: Reading, columns: list[str]) -> Shape:

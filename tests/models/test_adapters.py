@@ -162,13 +162,48 @@ def test_an_ignored_column_that_could_be_read_is_not(tmp_path):
         ({"time_s": 1_800_000_000_000}, "time_s: is 1800000000000; a time in seconds is needed, and this looks like milliseconds"),
         ({"time_s": -9e10}, "time_s: is -90000000000.0; a time of the year 1 or later is needed"),
         ({"tie": "yes"}, "tie: is 'yes'; true or false"),
-        ({"late": 1}, "late: no such column in the rows before"),
+        ({"late": 1}, "late: no such column in prefs.jsonl line 1, by which the others are read"),
     ],
 )
 def test_a_bad_row_is_named_by_file_line_and_column(tmp_path, change, message):
     path = write_lines(tmp_path / "prefs.jsonl", [PAIR, "\n", PAIR | change])
     with pytest.raises(RowsInvalid, match=f"1 of 2 rows is bad:\n  prefs.jsonl line 3: {message}"):
         read_comparisons(path)
+
+
+SCORED = {"prompt": "Why?", "response": "Because.", "kind": 2, "short": 1}
+VOTED = {"prompt": "Why?", "response_a": "Because.", "response_b": "No idea.", "winner": "a"}
+RATED = {"prompt": "Why?", "response": "Because.", "rating": 2, "user": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("row", "lacks", "message"),
+    [
+        (PAIR, ["rejected"], "rejected: is None; a text or a list of messages is needed"),
+        (PAIR, [*PAIR], "chosen: is None; a text or a list of messages is needed"),
+        (VOTED, ["winner"], "winner: is None; a, b or tie is needed"),
+        (RATED, ["rating"], "rating: is None; a finite number is needed"),
+        (SCORED, ["prompt"], "prompt: is None; a text or a list of messages is needed"),
+        (SCORED, ["kind", "short"], "kind, short: there is no score"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_row_that_lacks_a_column_is_bad_wherever_it_stands(tmp_path, row, lacks, message, at):
+    rows = [row, row]
+    rows.insert(at, {name: value for name, value in row.items() if name not in lacks})
+    path = write_lines(tmp_path / "prefs.jsonl", rows)
+    with pytest.raises(RowsInvalid, match=f"1 of 3 rows is bad:\n  prefs.jsonl line {at + 1}: {message}"):
+        read_comparisons(path)
+
+
+def test_a_first_row_of_another_kind_is_a_bad_row_and_a_table_of_such_is_refused(tmp_path):
+    told = {"exported": "2026-01-31"}
+    with pytest.raises(
+        RowsInvalid, match=r"prefs.jsonl line 1: exported: no such column in prefs.jsonl line 2, by which the others are read"
+    ):
+        read_comparisons(write_lines(tmp_path / "prefs.jsonl", [told, PAIR, PAIR]))
+    with pytest.raises(TableInvalid, match="the columns exported make no known shape"):
+        read_comparisons(write_lines(tmp_path / "prefs.jsonl", [told] * 40 + [PAIR] * 40))
 
 
 def test_the_column_of_a_bad_row_is_named_as_the_table_calls_it(tmp_path):

@@ -63,7 +63,7 @@ def test_a_text_under_scores_is_still_refused_where_the_first_row_has_none(tmp_p
     rows = [{"prompt": "p", "response": name, "short": 1, "note": note} for name, note in [("a", None), ("b", "x")]]
     found = survey(lines(tmp_path / "a.jsonl", *rows), Reading())
     assert found.problems == (
-        "a.jsonl line 2: note: no such column in the rows before a.jsonl line 2; ignore it by name if it should not be read",
+        "a.jsonl line 2: note: no such column in a.jsonl line 1, by which the others are read; ignore it by name if it should not be read",
     )
 
 
