@@ -1,7 +1,7 @@
 """Prompts and answers out of what tables hold: plain texts, HH transcripts (`Human:` / `Assistant:`), lists of messages.
 
-A conversation becomes the prompt text that the service makes of the same messages (`conversation_text`), and the last
-assistant turn the answer. This module does not know files or users.
+A conversation becomes the prompt text that the service makes of the same messages (`turns_of`, `conversation_text`), calls of tools and
+their results as text, and the last assistant turn the answer. This module does not know files or users.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 from attune.models.seam.json_lines import JsonInvalid, parse_json
 from attune.models.seam.text import conversation_text
+from attune.models.seam.turns import ROLES, turns_of
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-"""Who speaks, as OpenAI and ShareGPT call them, and what the service calls them."""
-TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
+"""Who speaks, as ShareGPT calls them, and what OpenAI does."""
+_SAYING = frozenset({"content", "value", "tool_calls", "function_call", "refusal"})
+"""Fields of which a message has one at least."""
 _TURN = re.compile(r"(?:\A|\r?\n\r?\n)(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _LEAST_TURNS = 2
@@ -71,7 +73,7 @@ def parse_prompt(value: object) -> str:
     if isinstance(value, str):
         turns = _asked(parse_transcript(value))
         return _filled("prompt", conversation_text(turns) if turns else value)
-    return _filled("prompt", conversation_text(_asked(_messages("prompt", value))))
+    return _filled("prompt", conversation_text([turn for turn in _messages("prompt", value) if turn[1].strip()]))
 
 
 def _asked(turns: Messages) -> Messages:
@@ -123,15 +125,22 @@ def _messages(column: str, value: Any) -> Messages:
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise ValueInvalid(column, f"is {_short(value)}; a text or a list of messages is needed")
-    found: Messages = []
-    for number, message in enumerate(value, start=1):
-        said = message if isinstance(message, dict) else {}
-        role, content = said.get("role", said.get("from")), _content(said.get("content", said.get("value")))
-        if not isinstance(role, str) or role not in ROLES or content is None or said.get("tool_calls"):
-            raise ValueInvalid(column, f"message {number} is {_short(message)}; a role ({', '.join(ROLES)}) and a text content are needed")
-        if content.strip() or number == len(value):  # as in the service, a turn that says nothing is passed over
-            found.append((ROLES[role], content))
+    messages = [_as_openai(one) for one in value]
+    turns, unread = turns_of(messages)
+    for number, field, what in unread[:1]:
+        raise ValueInvalid(column, f"message {number + 1}{f': {field}' if field else ''} {what}")
+    found: Messages = [(turn.role, turn.text) for turn in turns]
+    if not turns or turns[-1].message < len(messages) - 1:  # or an earlier turn would be taken for the answer
+        found.append((ROLES[messages[-1]["role"]], ""))
     return found
+
+
+def _as_openai(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    role = message.get("role", message.get("from"))
+    named = _SHAREGPT.get(role, role) if isinstance(role, str) else role
+    return message | {"role": named, "content": message.get("content", message.get("value"))}
 
 
 def _unpacked(value: object) -> object:
@@ -142,21 +151,7 @@ def _unpacked(value: object) -> object:
         found = parse_json(value.encode("utf-8", "replace"))
     except JsonInvalid:
         return value
-    return (
-        found
-        if all(isinstance(one, dict) and one.keys() & {"role", "from"} and one.keys() & {"content", "value"} for one in found)
-        else value
-    )
-
-
-def _content(value: object) -> str | None:
-    """Returns the text of a message's content, which may be in parts; None where it holds something else."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if not isinstance(value, list):
-        return None
-    parts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else None for part in value]
-    return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else None
+    return found if all(isinstance(one, dict) and one.keys() & {"role", "from"} and one.keys() & _SAYING for one in found) else value
 
 
 def _filled(column: str, text: str) -> str:

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from attune.models.seam.printable import printable
 from attune.service.api.answer_json import also, json_response, problems
 from attune.service.api.compatible_shapes import ChatCompletion
 from attune.service.api.generate import Events, GenerateRequest, begin
@@ -31,7 +32,6 @@ from attune.service.http.problems import openai_object
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
-from attune.service.printable import printable
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping, finished
 from attune.service.usecases.member_choice import Decision
 

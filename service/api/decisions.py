@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from attune.models.seam.printable import printable
 from attune.service.api.answer_json import json_response, problems, rfc3339
 from attune.service.api.generate import GenerationUsage
 from attune.service.api.prompted import NativeRequest, Prompted, User, Written, check_length, check_prompt_length, refuse
@@ -21,7 +22,6 @@ from attune.service.http.documentation import operation_name
 from attune.service.http.segments import Segment
 from attune.service.ids import as_decision_id, candidate_id
 from attune.service.live.runtime import Call
-from attune.service.printable import printable
 from attune.service.usecases.attaching import GivenAnswer, attach
 from attune.service.usecases.decision_record import DecisionRecord, RecordUnreadable, unpack
 from attune.service.usecases.people import Personalization

@@ -1,121 +1,29 @@
 """The messages of a chat completion, as OpenAI's clients and agents send them, read into turns of text.
 
-    messages ─> turns (role, text), or every field that is wrong by the client's own name
-
-What a stored conversation of an agent holds is read: calls of tools and their results become text, and a turn that says nothing (null,
-empty or missing content) is passed over. What would be lost is refused by name: images, audio, files.
+messages ─> `models.seam.turns` ─> messages of a native request, or every field that is wrong by the client's own name
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from attune.models.seam.counts import counted
-from attune.models.seam.json_lines import kind_of
+from attune.models.seam.turns import turns_of
 from attune.service.api.prompted import Message, sound_unicode
 from attune.service.errors import FieldError
-from attune.service.printable import printable
-
-Role = Literal["system", "user", "assistant"]
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "user",
-    "function": "user",
-}
-TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Kinds of parts that hold text, and the field that holds it."""
-THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text", "thought"})
-"""Kinds of parts that a reader never saw; histories of reasoning models hold them."""
 
 
 def read_turns(messages: Sequence[Any]) -> tuple[list[Message], list[FieldError]]:
     """Returns the turns that say something, and what is wrong with any of the messages."""
+    said, unread = turns_of(messages)
+    wrong = [FieldError(f"messages[{one.message}]{f'.{one.field}' if one.field else ''}", one.what) for one in unread]
     turns: list[Message] = []
-    wrong: list[FieldError] = []
-    called: dict[str, str] = {}
-    for index, message in enumerate(messages):
-        at = f"messages[{index}]"
-        if not isinstance(message, Mapping):
-            wrong.append(FieldError(at, "is not an object with `role` and `content`"))
-            continue
-        role = message.get("role")
-        if not isinstance(role, str) or role not in ROLES:
-            told = f"is {printable(role)!r}; " if isinstance(role, str) else "is missing or no string; "
-            wrong.append(FieldError(f"{at}.role", f"{told}{', '.join(ROLES)} are understood"))
-            continue
-        text = _text(message.get("content"), f"{at}.content", wrong)
-        if role == "assistant":
-            refusal = message.get("refusal")
-            text += refusal if isinstance(refusal, str) else ""  # said in place of an answer, and what the next turn speaks of
-            text = "\n".join(filter(None, [text, *_calls(message, at, called, wrong)]))
-        elif role in {"tool", "function"} and text:
-            name = called.get(str(message.get("tool_call_id")), str(message.get("name") or "the tool"))
-            text = f"Result of {printable(name)}: {text}"
+    for turn in said:
         try:
-            sound_unicode(text)
+            turns.append(Message(role=turn.role, content=sound_unicode(turn.text)))
         except ValueError as error:
-            wrong.append(FieldError(f"{at}.content", str(error)))
-            continue
-        if text.strip():
-            turns.append(Message(role=ROLES[role], content=text))
+            wrong.append(FieldError(f"messages[{turn.message}].content", str(error)))
     if not wrong and not any(turn.role == "user" for turn in turns):
         wrong.append(FieldError("messages", f"hold no user's or tool's text in {counted(len(messages), 'turn')}; at least one is needed"))
     return turns, wrong
-
-
-def _text(content: Any, at: str, wrong: list[FieldError], *, inside: bool = False) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        wrong.append(FieldError(at, f"is {kind_of(content)}; a string, a list of parts or null is needed"))
-        return ""
-    return "".join(_text_of_part(part, f"{at}[{index}]", wrong, inside=inside) for index, part in enumerate(content))
-
-
-def _text_of_part(part: Any, at: str, wrong: list[FieldError], *, inside: bool) -> str:
-    """Returns the text of a part; what is `inside` a result holds no further results."""
-    if isinstance(part, str):
-        return part
-    kind = part.get("type", "text") if isinstance(part, Mapping) else None
-    if not isinstance(part, Mapping) or not isinstance(kind, str):
-        wrong.append(FieldError(at, "is not a part with `type` and its text"))
-        return ""
-    if kind in THOUGHT_PARTS:
-        return ""
-    if kind == "tool_use":  # calls and results as parts, as Anthropic's clients keep them
-        return f"Called {printable(str(part.get('name', '')))} with {json.dumps(part.get('input', {}))}"
-    if kind == "tool_result" and not inside:
-        return f"Result of the tool: {_text(part.get('content'), f'{at}.content', wrong, inside=True)}"
-    if kind not in TEXT_PARTS:
-        wrong.append(FieldError(f"{at}.type", f"is {printable(kind)!r}; only text is read here"))
-        return ""
-    found = part.get(TEXT_PARTS[kind])
-    if isinstance(found, str):
-        return found
-    if found is not None or "type" not in part:
-        wrong.append(FieldError(at, "is not a part with `type` and its text"))
-    return ""
-
-
-def _calls(message: Mapping[str, Any], at: str, called: dict[str, str], wrong: list[FieldError]) -> list[str]:
-    """Returns a sentence for each tool that the assistant called; `called` learns the names by the calls' ids."""
-    old = message.get("function_call")
-    calls = message.get("tool_calls") or ([{"function": old}] if old else [])
-    if not isinstance(calls, list):
-        wrong.append(FieldError(f"{at}.tool_calls", f"is {kind_of(calls)}; a list or null is needed"))
-        return []
-    said = []
-    for call in calls:
-        function = (call.get("function") or call.get("custom")) if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping):
-            wrong.append(FieldError(f"{at}.tool_calls", "holds a call without a function"))
-            continue
-        name, arguments = str(function.get("name", "")), function.get("arguments", function.get("input", ""))
-        called[str(call.get("id"))] = name
-        said.append(f"Called {printable(name)} with {arguments if isinstance(arguments, str) else json.dumps(arguments)}")
-    return said

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from attune.models.seam.printable import printable
 from attune.service.errors import FieldError
-from attune.service.printable import printable
 
 _FORMS = (
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"),

@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from attune.models.seam.counts import counted
+from attune.models.seam.printable import printable
 from attune.service.api.answer_json import UserSeen, json_response, problems
 from attune.service.api.prompted import (
     Context,
@@ -26,7 +27,6 @@ from attune.service.api.prompted import (
 from attune.service.errors import FieldError, NoMembers, UnknownMember
 from attune.service.http.documentation import operation_name
 from attune.service.live.runtime import Call
-from attune.service.printable import printable
 from attune.service.usecases.decision_record import CertifiedUser, Routing
 from attune.service.usecases.member_choice import Decision, RoutingWish, decide
 from attune.service.usecases.people import Personalization

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from attune.models.seam.counts import counted
+from attune.models.seam.printable import printable
 from attune.service.errors import (
     AttuneError,
     FieldError,
@@ -27,7 +28,6 @@ from attune.service.errors import (
     TooLarge,
     invalid,
 )
-from attune.service.printable import printable
 
 _BRANCH = re.compile(r"(str|int|float|bool|(list|dict|function-\w+|constrained-\w+|nullable|tagged-union)\[?.*|[A-Z]\w*)")
 """How pydantic calls a branch of a union inside a location; no field of a request is called so."""

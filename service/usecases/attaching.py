@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attune.models.seam.counts import counted
+from attune.models.seam.printable import printable
 from attune.service.errors import (
     EventConflict,
     ExpiredCandidate,
@@ -23,7 +24,6 @@ from attune.service.errors import (
 )
 from attune.service.ids import as_decision_id
 from attune.service.live.runtime import Call
-from attune.service.printable import printable
 from attune.service.state.store import UserKey
 from attune.service.usecases.answer_scores import score_uncounted
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, Routing, StandIn, digest_of, unpack

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from attune.models.seam.counts import counted
 from attune.models.seam.family import Row
+from attune.models.seam.printable import printable
 from attune.service.errors import (
     ExpiredCandidate,
     FieldError,
@@ -23,7 +24,6 @@ from attune.service.errors import (
 )
 from attune.service.ids import as_decision_id, split_candidate
 from attune.service.live.runtime import Call
-from attune.service.printable import printable
 from attune.service.state.store import UserKey, UserRead
 from attune.service.usecases.decision_record import DecisionRecord, KeptCandidate, RecordUnreadable, digest_of, unpack
 from attune.service.usecases.text_scores import both, encode, submit, submit_judged, submit_with_prompt

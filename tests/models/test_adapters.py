@@ -151,7 +151,7 @@ def test_an_ignored_column_that_could_be_read_is_not(tmp_path):
         ({"prompt": ""}, "prompt: must not be blank"),
         ({"rejected": "Because."}, "chosen: is the same text as rejected"),
         ({"rejected": None}, "rejected: is None"),
-        ({"rejected": [{"role": "robot", "content": "No."}]}, "rejected: message 1 is"),
+        ({"rejected": [{"role": "robot", "content": "No."}]}, "rejected: message 1: role is 'robot'; system, developer,"),
         ({"rejected": [{"role": "user", "content": "No."}]}, "rejected: ends with a turn of the user"),
         ({"weight": 0}, "weight: is 0; it must be above 0"),
         ({"weight": float("nan")}, "weight: is nan; a finite number"),

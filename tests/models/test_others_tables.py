@@ -15,6 +15,8 @@ from attune.models.data.check import survey
 from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableInvalid
+from attune.models.seam.text import conversation_text
+from attune.service.api.openai_turns import read_turns
 
 PAIR = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
 VOTE = {"prompt": "Why?", "response_a": "A", "response_b": "B", "winner": "a"}
@@ -168,19 +170,82 @@ def test_messages_are_read_as_others_keep_them(tmp_path, prompt, asked):
     assert (one.prompt, one.chosen, one.rejected) == (asked, "So.", "No.")
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+CALLED = [
+    turn("Will it rain?"),
+    turn(None, "assistant", tool_calls=[CALL, CALL | {"id": "c2", "function": {"name": "day", "arguments": {"of": "Bern", "week": 3.5}}}]),
+    turn("no", "tool", tool_call_id="c1"),
+    turn([{"type": "text", "text": "Tuesday"}], "tool", tool_call_id="c2", name="other"),
+]
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("history", "asked"),
     [
-        turn([{"type": "image_url", "image_url": {"url": "x"}}]),
-        turn("", "assistant", tool_calls=[{"id": "1"}]),
-        turn("sunny", "tool"),
-        turn(3),
-        {"role": ["user"], "content": "x"},
+        (
+            CALLED,
+            (
+                'user: Will it rain?\nassistant: Called weather with {"city": "Bern"}\nCalled day with {"of": "Bern", "week": 3.5}\n'
+                "user: Result of weather: no\nuser: Result of day: Tuesday"
+            ),
+        ),
+        (
+            [
+                turn("Hm?"),
+                turn("Let me see.", "assistant", function_call={"name": "f", "arguments": "{}"}),
+                turn("9", "function", name="f"),
+            ],
+            "user: Hm?\nassistant: Let me see.\nCalled f with {}\nuser: Result of f: 9",
+        ),
+        (
+            [
+                turn("Hm?"),
+                turn([{"type": "thinking", "thinking": "…"}, {"type": "tool_use", "name": "f", "input": {"a": 1}}], "assistant"),
+                turn([{"type": "tool_result", "content": "9"}]),
+            ],
+            'user: Hm?\nassistant: Called f with {"a": 1}\nuser: Result of the tool: 9',
+        ),
+        ([turn("Why?"), turn("So.", "assistant"), turn(" ")], "user: Why?\nassistant: So."),
+        ([turn("Why?"), turn(None, "assistant", refusal="I will not."), turn("Do!")], "user: Why?\nassistant: I will not.\nuser: Do!"),
     ],
 )
-def test_messages_of_which_something_would_be_lost_are_bad_rows(tmp_path, message):
+def test_stored_conversations_of_agents_are_read_as_the_server_reads_them(tmp_path, history, asked):
+    turns, wrong = read_turns(history)
+    assert (wrong, conversation_text([(turn.role, turn.content) for turn in turns])) == ([], asked)
+    row = {"prompt": history, "chosen": "So.", "rejected": "No."}
+    assert [one.prompt for one in told(lines(tmp_path / "a.jsonl", row))] == [asked]
+    whole = {"chosen": [*history, turn("So.", "assistant")], "rejected": [*history, turn("No.", "assistant")]}
+    assert [one.prompt for one in told(lines(tmp_path / "b.jsonl", whole))] == [asked]
+    cell = tmp_path / "c.csv"
+    with cell.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([[*row], [json.dumps(history), "So.", "No."]])
+    assert [one.prompt for one in told(cell)] == [asked]
+
+
+def test_a_call_may_be_the_answer_and_a_last_turn_that_says_nothing_is_none(tmp_path):
+    asked = CALLED[:1]
+    row = {"chosen": [*asked, turn(None, "assistant", tool_calls=[CALL])], "rejected": [*asked, turn("Perhaps.", "assistant")]}
+    (one,) = told(lines(tmp_path / "a.jsonl", row))
+    assert one.chosen == 'Called weather with {"city": "Bern"}'
+    row["chosen"] = [turn("Hm?"), turn("So.", "assistant"), *asked, turn(None, "assistant", tool_calls=[])]
+    row["rejected"] = [*row["chosen"][:-1], turn("Perhaps.", "assistant")]
+    assert survey(lines(tmp_path / "b.jsonl", row), Reading()).problems == ("b.jsonl line 1: chosen: must not be blank",)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (turn([{"type": "image_url", "image_url": {"url": "x"}}]), ": content[0].type is 'image_url'; only text is read here"),
+        (turn("", "assistant", tool_calls=[{"id": "1"}]), ": tool_calls holds a call without a function"),
+        (turn("sunny", "weather"), ": role is 'weather'; system, developer, user, assistant, tool, function are understood"),
+        (turn(3), ": content is a number; a string, a list of parts or null is needed"),
+        ({"role": ["user"], "content": "x"}, ": role is missing or no string; "),
+        ("Why?", " is not an object with `role` and `content`"),
+    ],
+)
+def test_messages_of_which_something_would_be_lost_are_bad_rows(tmp_path, message, why):
     found = survey(lines(tmp_path / "a.jsonl", PAIR | {"prompt": [turn("Why?"), message, turn("So?")]}), Reading())
-    assert found.problems[0].startswith("a.jsonl line 1: prompt: message 2 is {")
+    assert found.problems[0].startswith(f"a.jsonl line 1: prompt: message 2{why}")
 
 
 @pytest.mark.parametrize(
