@@ -10,30 +10,39 @@ scratch=$(mktemp -d)
 server=
 trap 'if [ -n "$server" ]; then kill -TERM $server 2>/dev/null || true; wait $server 2>/dev/null || true; fi; rm -rf "$scratch"' EXIT
 python=${PYTHON:-python}
-texts=8192 seconds=8 clients=64 limit=20 precisions="fp32 tf32 fp16" half=fp16
-if [ -n "${QUICK:-}" ]; then texts=64 seconds=2 clients=4 limit=5 half=int8 precisions="fp32 int8"; fi
+texts=8192 seconds=8 clients=64 limit=20 precisions="fp32 tf32 fp16" half=fp16 gpu=true
+if [ -n "${QUICK:-}" ]; then texts=64 seconds=2 clients=4 limit=5 half=int8 precisions="fp32 int8" gpu=false; fi
+most=450 failed=0  # seconds of all, less what the end takes
 
 title() { printf '\n== %s (%ss since the start)\n' "$1" "$SECONDS"; }
-cut_off() { echo "ended with status $? (124: not finished within its time; what is missing above was not measured)"; }
+cut_off() { echo "ended with status $? (124: not finished within its time; what is missing above was not measured)"; failed=1; }
+within() {  # at most so many seconds, and no more than are left
+  local left=$((most - SECONDS)) wanted=$1
+  shift
+  if [ "$left" -lt 1 ]; then return 124; fi
+  timeout --kill-after=5 $((wanted < left ? wanted : left)) "$@"
+}
 SECONDS=0
+if curl --silent --output /dev/null --max-time 5 http://127.0.0.1:8769/livez; then echo "something answers on port 8769 already" >&2; exit 1; fi
 title "bundles"
-exact=$($python -m attune.service bundle demo --out "$scratch/fp32" | tail -1)
-fast=$($python -m attune.service bundle demo --out "$scratch/fast" --precision $half | tail -1)
+exact=$(within 120 $python -m attune.service bundle demo --out "$scratch/fp32" | tail -1)
+fast=$(within 120 $python -m attune.service bundle demo --out "$scratch/fast" --precision $half | tail -1)
 title "raw graph"
 # shellcheck disable=SC2086 - a list of words
-timeout 150 $python -m loadtest.raw_precisions "$exact" "$fast" --precisions $precisions --texts $texts --limit-s $limit || cut_off
+within 150 $python -m loadtest.raw_precisions "$exact" "$fast" --precisions $precisions --texts $texts --limit-s $limit || cut_off
 title "batcher alone, $half"
-timeout 90 $python -m loadtest.score_ceiling "$fast" --precision $half --texts $texts --rounds 2 --clients 128 --laws skewed --responses 32 --open-loop-s 0 || cut_off
+within 90 $python -m loadtest.score_ceiling "$fast" --precision $half --texts $texts --rounds 2 --clients 128 --laws skewed --responses 32 --open-loop-s 0 || cut_off
 title "the scorer's process beside its device: socket, queue and rows, with an engine that only waits"
-timeout 40 $python -m loadtest.scorer_overhead "$fast" --seconds 4 || cut_off
+within 40 $python -m loadtest.scorer_overhead "$fast" --seconds 4 || cut_off
 title "through HTTP: $workers processes, $half"
-env -u ATTUNE_CONFIG ATTUNE_WORKERS="$workers" ATTUNE_PRECISION=$half ATTUNE_DATA_DIR="$scratch/data" ATTUNE_BUNDLE="$fast" ATTUNE_PORT=8769 \
+env -u ATTUNE_CONFIG ATTUNE_WORKERS="$workers" ATTUNE_PRECISION=$half ATTUNE_REQUIRE_GPU=$gpu ATTUNE_DATA_DIR="$scratch/data" ATTUNE_BUNDLE="$fast" ATTUNE_PORT=8769 \
   ATTUNE_LOG_LEVEL=warning ATTUNE_MAX_IN_FLIGHT=4096 $python -m attune.service serve >"$scratch/log" 2>&1 &
 server=$!
 until curl --silent --fail --output /dev/null http://127.0.0.1:8769/livez; do
   kill -0 $server 2>/dev/null || { cat "$scratch/log" >&2; exit 1; }
-  [ $SECONDS -lt 420 ] || { tail "$scratch/log" >&2; exit 1; }
+  [ $SECONDS -lt $((most - 30)) ] || { tail "$scratch/log" >&2; exit 1; }
   sleep 0.5
 done
-timeout 100 $python -m loadtest.through_http "$fast" --url http://127.0.0.1:8769 --clients $clients --seconds $seconds || cut_off
+within 100 $python -m loadtest.through_http "$fast" --url http://127.0.0.1:8769 --clients $clients --seconds $seconds || cut_off
 title "done"
+exit $failed

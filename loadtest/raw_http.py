@@ -3,7 +3,7 @@
     http(path, body) ─> bytes ─> exchange(reader, writer) ─> status         run_block: so many clients for so long
                                                                             run_arrivals: so many a second, whoever still waits
 
-Answers are read to their end and not parsed. HTTP/1.1 to this machine alone, `Content-Length` and chunks.
+Answers are read to their end and not parsed. HTTP/1.1, `Content-Length` and chunks.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, r
     return int(head.split(b" ", 2)[1])
 
 
-async def run_block(port: int, requests: list[bytes], clients: int, seconds: float, name: str = "the server") -> list[float]:
+async def run_block(
+    port: int, requests: list[bytes], clients: int, seconds: float, name: str = "the server", host: str = "127.0.0.1"
+) -> list[float]:
     """Returns the latencies, seconds, of so many clients, each with a connection of its own."""
     latencies_s: list[float] = []
     end_s = time.perf_counter() + seconds
 
     async def client(number: int) -> None:
         draw = random.Random(number)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection(host, port)
         while time.perf_counter() < end_s:
             sent_s = time.perf_counter()
             status = await exchange(reader, writer, draw.choice(requests))

@@ -125,7 +125,7 @@ async def measured(server: OwnServer, http: aiohttp.ClientSession) -> dict[str, 
     }
 
 
-async def soak(bundle: Path, minutes: float, share: float, clients: int) -> bool:
+async def soak(bundle: Path, minutes: int, share: float, clients: int) -> bool:
     """Prints a line a minute; returns whether nothing failed and nothing is left open in the end."""
     async with running_upstream() as upstream:
         upstream.answers(MODES["good"])
@@ -140,26 +140,39 @@ async def soak(bundle: Path, minutes: float, share: float, clients: int) -> bool
                 aiohttp.ClientSession(timeout=timeout, connector=limit) as http,
             ):
                 await capacity_per_s(Traffic(server.url, http), clients, 5)
-                capacity = await capacity_per_s(Traffic(server.url, http), clients, 20)
-                print(f"capacity {capacity:.0f} answers/s with {clients} clients; {share:.0%} of it for {minutes:g} minutes")
+                alone = Traffic(server.url, http)
+                capacity = await capacity_per_s(alone, clients, 20)
+                print(f"capacity {capacity:.0f} answers/s with {clients} clients; {share:.0%} of it for {minutes} minutes")
                 await asyncio.sleep(REST_S)
                 first = await measured(server, http)
                 print("minute  " + "  ".join(f"{name:>14}" for name in first) + "    p50 ms    p99 ms  answers", flush=True)
                 _print(0, first, Traffic(server.url, http))
-                total: Counter[str] = Counter()
-                for minute in range(1, round(minutes) + 1):
+                total, soaked = Counter(alone.statuses), 0
+                for minute in range(1, minutes + 1):
                     traffic = Traffic(server.url, http)
                     await at_pace(traffic, share * capacity, 60)
                     upstream.turns.clear()
                     total += traffic.statuses
+                    soaked += traffic.statuses["200"]
                     _print(minute, await measured(server, http), traffic)
                 await asyncio.sleep(REST_S)
                 last = await measured(server, http)
                 left = {name: last[name] - first[name] for name in ("tasks", "descriptors", "in flight")}
-                failed = {status: count for status, count in total.items() if status not in {"200", "429"}}
+                failed = failures(total, soaked)
                 print(f"after {REST_S:g} s of rest, more than at first: " + ", ".join(f"{more:.0f} {name}" for name, more in left.items()))
-                print(f"answers {dict(total)}; {'nothing failed' if not failed else f'failed: {failed}'}", flush=True)
+                print(f"answers {dict(total)}; {', '.join(failed) or 'nothing failed'}", flush=True)
                 return max(left.values()) <= MORE and not failed
+
+
+def failures(total: Counter[str], soaked: int) -> list[str]:
+    """Returns what is wrong with the answers, those while capacity was measured among them; nothing is, where all is well.
+
+    Args:
+        total: answers by status.
+        soaked: how many were 200 in the minutes themselves: a server that answered nobody has shown nothing.
+    """
+    wrong = [f"{count} x {status}" for status, count in sorted(total.items()) if status not in {"200", "429"}]
+    return [*wrong, *([] if soaked else ["nothing was answered in these minutes"])]
 
 
 def _print(minute: int, found: dict[str, float], traffic: Traffic) -> None:
@@ -173,7 +186,7 @@ def main() -> None:
     """Parses arguments and soaks; ends with 1 if a request failed, or the server at rest has more open than it had before the minutes."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--bundle", type=Path, required=True)
-    options.add_argument("--minutes", type=float, default=10)
+    options.add_argument("--minutes", type=int, default=10)
     options.add_argument("--share", type=float, default=0.6)
     options.add_argument("--clients", type=int, default=16)
     given = options.parse_args()

@@ -32,11 +32,11 @@ def server_cpu_s(url: str) -> float:
     return float(found[1]) if found else float("nan")
 
 
-def generate(work: tuple[int, list[bytes], int, float]) -> tuple[list[float], float]:
+def generate(work: tuple[str, int, list[bytes], int, float]) -> tuple[list[float], float]:
     """Returns the latencies of one generator and how long it took until the last answer, seconds."""
-    port, requests, clients, seconds = work
+    host, port, requests, clients, seconds = work
     started_s = time.perf_counter()
-    latencies_s = asyncio.run(run_block(port, requests, clients, seconds))
+    latencies_s = asyncio.run(run_block(port, requests, clients, seconds, host=host))
     return latencies_s, time.perf_counter() - started_s
 
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 def measure_server(encoder: TextEncoder, options: argparse.Namespace) -> None:
     """Prints one row for each kind of request."""
-    port = urlsplit(options.url).port or 80
+    host, port = urlsplit(options.url).hostname or "", urlsplit(options.url).port or 80
     print("| request | clients | requests/s | texts/s | p50 ms | p99 ms | CPU ms a request, all processes |\n|---|---|---|---|---|---|---|")
     for name, responses in (("score of 4", 4), ("score of 32", 32), ("route", 0)):
         made = make_requests(encoder, law="skewed", texts=max(64, 64 * responses), responses=max(1, responses), seed=1)
@@ -65,7 +65,7 @@ def measure_server(encoder: TextEncoder, options: argparse.Namespace) -> None:
             else http("/score", {"user": f"load-{number}", "prompt": each.prompt, "responses": each.responses})
             for number, each in enumerate(made)
         ]
-        work = (port, requests, max(1, options.clients // options.generators), options.seconds)
+        work = (host, port, requests, max(1, options.clients // options.generators), options.seconds)
         before_s = server_cpu_s(options.url)
         with multiprocessing.get_context("spawn").Pool(options.generators) as pool:
             found = pool.map(generate, [work] * options.generators)

@@ -6,10 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import psutil
 import pytest
 
+from loadtest.chaos.callers import TEXT, is_wrong
+from loadtest.raw_http import http
+from loadtest.soak import failures
+from loadtest.through_http import generate
 from tests.project.tree import ROOT
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -40,6 +47,41 @@ def test_a_server_that_cannot_be_asked_is_one_sentence(tmp_path, name):
         assert run.returncode == 1
         assert "Traceback" not in run.stderr
         assert run.stderr.splitlines()[-1].startswith(said)
+
+
+def test_a_server_is_asked_where_it_is():
+    class Answers(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Tells nothing."""
+
+    server = HTTPServer(("127.0.0.2", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    latencies_s, _ = generate(("127.0.0.2", server.server_address[1], [http("/route", {})], 1, 0.05))
+    server.shutdown()
+    server.server_close()
+    assert latencies_s
+
+
+def test_a_soak_fails_where_something_failed_or_nobody_was_answered():
+    assert failures(Counter({"200": 9, "429": 3}), soaked=4) == []
+    assert failures(Counter({"200": 9, "500": 1, "TimeoutError": 2}), soaked=4) == ["1 x 500", "2 x TimeoutError"]
+    assert failures(Counter({"200": 9}), soaked=0) == ["nothing was answered in these minutes"]
+
+
+def test_no_answer_at_all_is_not_what_a_caller_was_promised():
+    assert is_wrong("hangs", ("none", ""))
+    assert is_wrong("hangs", ("500", ""))
+    assert not is_wrong("hangs", ("504", ""))
+    assert is_wrong("good", ("200", "Hel"))
+    assert not is_wrong("good", ("200", TEXT))
 
 
 PROGRAM = """
