@@ -49,9 +49,9 @@ from demo.rewards import grammar_pool
 
 QUALITY = "quality"
 DEFAULT_FAMILY = ATTRIBUTES
+"""The least validation loss of all (`provenance.json` has them), and weights that can be read as tastes."""
 ON_A_CARD = 1
 """Answers at either end of a head's card: one of each shows what it stands for, and every server sends all cards with `GET /bundle`."""
-"""The least validation loss of all (`provenance.json` has them), and weights that can be read as tastes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.own_heads import member_values
 from attune.models.portfolio.pool_values import Values
 from attune.models.portfolio.rewards import Normalisation
-from attune.models.seam.attributes import NAME as FAMILY
+from attune.models.seam.attributes import NAME as FAMILY  # its heads are PALM's rewards: each is what its name says, and rated in [0, 1]
 from attune.models.seam.certificate import read_certificate
 from attune.models.seam.member_values import write_values
 from attune.models.seam.portfolio import Portfolio, write_portfolio
@@ -44,8 +44,6 @@ from demo.members import install_members, member_pool, portfolio_of
 from demo.rewards import DEMO_SETTINGS
 
 Array = NDArray[np.float64]
-
-"""The family whose heads are PALM's rewards: each is what its name says, and rated in [0, 1]."""
 
 SAME_REWARDS = 1e-5
 """Members' mean rewards may differ by so much between two trainings of the same heads: rounding, and nothing else."""

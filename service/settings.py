@@ -256,6 +256,8 @@ def read_settings(**arguments: object) -> Settings:
     given = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items() if value is not None}
     known = [*map(variable, Settings.model_fields), CONFIG_VARIABLE]
     unknown = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX) and name.upper() not in known]
+    # Settings may be in any case; the file is looked for under its name as it is written, and would be passed over.
+    unknown += [name for name in os.environ if name != CONFIG_VARIABLE == name.upper()]
     problems = [BadSetting(name, "environment", f"no such setting{_did_you_mean(name, known)}") for name in unknown]
     try:
         settings = Settings(**given)  # type: ignore[arg-type]  # values are checked by the model itself

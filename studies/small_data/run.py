@@ -129,10 +129,15 @@ def evaluate_small_data(
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What one learner said of one person's (or prompt's) targets: accuracy and log-loss at each count, and every probability."""
+    """What one learner said of one person's (or prompt's) targets: accuracy and log-loss at each count.
+
+    Attributes:
+        told: comparisons of the person that were told at the last count; none where there are too few, and then all counts say the same.
+    """
 
     accuracy: Array
     nll: Array
+    told: int
 
 
 def _one(
@@ -155,7 +160,8 @@ def _one(
 
 
 def _mean(ones: Sequence[_Said]) -> _Said:
-    return _Said(np.mean([one.accuracy for one in ones], axis=0), np.mean([one.nll for one in ones], axis=0))
+    accuracy, nll = (np.mean([getattr(one, name) for one in ones], axis=0) for name in ("accuracy", "nll"))
+    return _Said(accuracy, nll, max(one.told for one in ones))
 
 
 def _said(learner: Learner, mine: Comparisons, counts: Sequence[int]) -> _Said:
@@ -166,7 +172,7 @@ def _said(learner: Learner, mine: Comparisons, counts: Sequence[int]) -> _Said:
         told = mine.take(np.arange(min(count, most)))
         found.append(np.clip(learner.predict(told, targets).probabilities, 1e-9, 1.0))
     table = np.array(found)
-    return _Said(((table > 0.5) + 0.5 * (table == 0.5)).mean(axis=1), -np.log(table).mean(axis=1))
+    return _Said(((table > 0.5) + 0.5 * (table == 0.5)).mean(axis=1), -np.log(table).mean(axis=1), most)
 
 
 def _summary(said: Mapping[str, Sequence[_Said]]) -> dict[str, Any]:
@@ -176,6 +182,7 @@ def _summary(said: Mapping[str, Sequence[_Said]]) -> dict[str, Any]:
         accuracy, nll = np.array([one.accuracy for one in mine]), np.array([one.nll for one in mine])
         summary[name] = {
             "groups": len(mine),
+            "told": sum(one.told > 0 for one in mine),
             "accuracy": [asdict(bootstrap(accuracy[:, at])) for at in range(accuracy.shape[1])],
             "gain": [asdict(bootstrap(accuracy[:, at] - today[:, 0])) for at in range(accuracy.shape[1])],
             "nll": [asdict(bootstrap(nll[:, at])) for at in range(accuracy.shape[1])],
@@ -190,8 +197,13 @@ def render(results: Mapping[str, Any]) -> str:
     lines += [f"Gains are in points of accuracy over `{TODAY}` before any comparison of the person.", ""]
     for name, found in results["sets"].items():
         for size, learners_of in found["sizes"].items():
-            groups = learners_of[TODAY]["groups"]
+            groups, told = (learners_of[TODAY][key] for key in ("groups", "told"))
             lines += [f"## {name}, {size} comparisons ({found['apart']} apart, {groups} tested)", ""]
+            if found["apart"] == "people":
+                lines += [
+                    f"{told} of them have told {COUNTS[-1]} comparisons in the last columns, and the others none.",
+                    "",
+                ]
             lines += ["| learner | accuracy at 0 | gain | log-loss at 0 | gain after 5 | after 10 | log-loss after 10 |"]
             lines += ["|---|---|---|---|---|---|---|"]
             for learner, one in learners_of.items():

@@ -205,6 +205,14 @@ def test_settings_that_the_chart_has_another_place_for_are_refused(name, value):
         rendered({**SECRET, "settings": {name: value}})
 
 
+@pytest.mark.parametrize("values", [values for name, values in CASES.items() if "GPU" not in name])
+def test_a_pod_of_the_server_has_what_it_asks_for_guaranteed(values):
+    spec = one(rendered(values), "Deployment")["spec"]["template"]["spec"]
+    for container in (*spec.get("initContainers", ()), *spec["containers"]):
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+
+
 def test_what_is_missing_is_named():
     helm = pytest.importorskip("helm_python", reason="Helm's library is not installed: pip install helm-python-sdk")
     for values, named in (

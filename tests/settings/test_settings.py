@@ -190,6 +190,14 @@ def test_every_setting_is_read_by_the_service():
     assert taken <= set(Settings.model_fields)
 
 
+def test_the_name_of_the_file_in_small_letters_is_refused_and_not_passed_over(monkeypatch, toml):
+    path = toml("port = 9")
+    monkeypatch.delenv("ATTUNE_CONFIG")
+    monkeypatch.setenv("attune_config", str(path))
+    with pytest.raises(SettingsError, match=r"attune_config \(environment\): no such setting; did you mean ATTUNE_CONFIG\?"):
+        read_settings()
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

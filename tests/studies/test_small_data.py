@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from attune.models.data.preferences import Comparisons
 from studies.small_data.cutting import VALIDATION, SmallSet, cut
+from studies.small_data.run import COUNTS, TODAY, _said, _summary, render
 from tests.models.small_world import small_world
 
 
@@ -49,3 +52,17 @@ def test_one_seed_cuts_alike_and_another_otherwise(everyone):
 def test_a_set_that_leaves_nobody_for_the_test_is_refused_with_the_numbers(everyone):
     with pytest.raises(ValueError, match=r"9000 of 1200 comparisons leave -?\d+ of 120 people for the test"):
         cut(everyone, small("people"), size=9000, seed=0, most_tested=9)
+
+
+def test_the_report_says_how_many_of_those_tested_have_told_anything(everyone):
+    class Undecided:
+        def predict(self, _told, targets):
+            return SimpleNamespace(probabilities=np.full(len(targets), 0.5))
+
+    rows = everyone.rows_of_users()[0]
+    said = [_said(Undecided(), everyone.take(rows[:count]), COUNTS) for count in (12, 11)]
+    assert [one.told for one in said] == [10, 0]
+    sizes = {"500": _summary({TODAY: said})}
+    report = render({"layers": [0], "settings": {"seeds": [0]}, "sets": {"jokes": {"apart": "people", "sizes": sizes}}})
+    assert "(people apart, 2 tested)" in report
+    assert "1 of them have told 10 comparisons in the last columns, and the others none." in report

@@ -64,6 +64,10 @@ args: [bundle, fetch, {{ required "bundle.url: where the bundle is fetched from"
 envFrom:
   - secretRef: {name: {{ . }}}
 {{- end }}
+# Equal, as the server's are: one container without limits, and Kubernetes guarantees the pod nothing.
+resources:
+  requests: {cpu: "1", memory: 512Mi}
+  limits: {cpu: "1", memory: 512Mi}
 securityContext: {{- include "attune.container-security" . | nindent 2 }}
 volumeMounts:
   - {name: bundles, mountPath: /bundles}
