@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -29,6 +29,7 @@ from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, UnknownMember
 from attune.service.http.documentation import operation_name
 from attune.service.http.problems import openai_object
+from attune.service.http.segments import Segment
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
@@ -157,8 +158,8 @@ async def list_models(request: Request) -> Response:
     return json_response({"object": "list", "data": [_model(name) for name in (AUTO, *call.serving.bundle.portfolio.names)]})
 
 
-@router.get("/models/{model}", response_model=ModelAnswer, responses=problems(404), summary="One model: `auto` or a member")
-async def show_model(model: Annotated[str, Path(description="`auto`, or the name of a member")], request: Request) -> Response:
+@router.get("/models/{model:segments}", response_model=ModelAnswer, responses=problems(404), summary="One model: `auto` or a member")
+async def show_model(model: Segment, request: Request) -> Response:
     """`auto` or one member, as OpenAI describes a model."""
     call: Call = request.state.call
     return json_response(_model(_known(model, call)))
@@ -227,14 +228,19 @@ class _Chat:
         }
 
     async def chunks(self, events: Events) -> AsyncGenerator[bytes, None]:
-        """Yields the completion as OpenAI streams it: roles, pieces, ends, usage if it was asked for, `[DONE]`."""
-        for index, member in enumerate(self._decision.record.routing.members):
-            yield self._chunk(index, {"role": "assistant", "content": ""}, member)
+        """Yields the completion as OpenAI streams it: roles, pieces, ends, usage if it was asked for, `[DONE]`.
+
+        A choice's role waits for its first piece, because clients keep the names of the first chunk, and another member may stand in.
+        """
+        begun: set[int] = set()
         try:
             async with aclosing(events):
                 async for event in events:
                     match event:
                         case Piece():
+                            if event.index not in begun:
+                                begun.add(event.index)
+                                yield self._chunk(event.index, {"role": "assistant", "content": ""}, event.member)
                             yield self._chunk(event.index, {"content": event.text}, event.member)
                         case Ping():
                             yield b": ping\n\n"

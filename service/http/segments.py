@@ -3,7 +3,7 @@
     /users/a%2Fb/export ─ edge: undecoded_path ─> /users/a%2Fb/export ─ router: {user:segment} ─> user = "a/b"
 
 Servers decode a path before it is routed, and then `a%2Fb` is two segments. Here a path is cut at its slashes first; `segment` in a
-route's path matches one segment and decodes it.
+route's path matches one segment and decodes it, `segments` all that are left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ class SegmentConvertor(Convertor[str]):
         return quote(value, safe="")
 
 
+class SegmentsConvertor(SegmentConvertor):
+    """A name that may hold slashes, at a path's end: some clients encode them and some do not."""
+
+    regex = "[^/]+(?:/[^/]+)*"
+
+
 register_url_convertor("segment", SegmentConvertor())
+register_url_convertor("segments", SegmentsConvertor())
 
 Segment = Annotated[str, Path(description="percent-encoded")]
 

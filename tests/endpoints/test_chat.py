@@ -13,7 +13,7 @@ from attune.service.members.member import OneMemberFailed
 from attune.service.settings import Settings
 from tests.endpoints.conftest import PROMPT, Service, running
 from tests.endpoints.test_streaming import listening
-from tests.endpoints.voices import SAYINGS, voices
+from tests.endpoints.voices import SAYINGS, Voice, voices
 from tests.stores import FreshStore
 from tests.tiny_bundle import MEMBERS
 
@@ -267,6 +267,35 @@ async def test_a_model_can_be_looked_up(client: openai.AsyncOpenAI):
     assert (await client.models.retrieve("warm")).owned_by == "attune"
     with pytest.raises(openai.NotFoundError, match="nobody"):
         await client.models.retrieve("nobody")
+
+
+async def test_a_model_whose_name_has_slashes_can_be_looked_up_and_asked(settings_of: Callable[..., Settings]):
+    name = "org/model:free"
+    members = voices() | {name: Voice(name, ("hello",))}
+    async with (
+        running(settings_of(), FreshStore(), members) as service,
+        listening(service) as wired,
+        client_of(str(wired.base_url).rstrip("/")) as client,
+    ):
+        assert (await client.models.retrieve(name)).id == name
+        assert (await service.get(f"/v1/models/{name}"))["id"] == name
+        assert (await client.chat.completions.create(model=name, messages=TURNS)).choices[0].message.content == "hello"
+
+
+async def test_a_stream_names_nobody_but_who_answers(settings_of: Callable[..., Settings]):
+    members = voices()
+    async with (
+        running(settings_of(), FreshStore(), members) as service,
+        listening(service) as wired,
+        client_of(str(wired.base_url).rstrip("/")) as client,
+    ):
+        for name in MEMBERS:  # of three, at least two were not drawn
+            for member in members.values():
+                member.failure = None if member.id == name else OneMemberFailed(member.id, "connect", "away")
+            stream = await client.chat.completions.create(model="auto", messages=TURNS, stream=True)
+            chunks = [chunk async for chunk in stream]
+            assert chunks[0].choices[0].delta.role == "assistant"
+            assert {chunk.model for chunk in chunks} == {name}
 
 
 @pytest.mark.parametrize(
