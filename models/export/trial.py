@@ -12,6 +12,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from attune.models.data.probes import ODD, ORDINARY
 from attune.models.data.trunk import Trunk
 from attune.models.export.onnx import MOST_SAID, ScorerGraph, export_scorer, libraries
 from attune.models.export.pack import encode_probes
-from attune.models.seam.text import Encoded, TextEncoder
 
 MOST_BYTES = 1_000_000_000
 """Weights up to which the trunk itself is exported, which takes as much of memory and of disk again."""
-KEPT_LAYERS = 2
+KEPT_LAYERS, KEPT_TOKENS = 2, 1024
+"""What is left of a larger one: a vocabulary is most of what two layers would weigh."""
 
 
 class _Uncut(Exception):
@@ -41,7 +42,7 @@ def expect_graph(trunk: Trunk, cache: Path | None, tell: Callable[[str], None], 
         trunk: on the CPU.
         cache: folder in which is remembered that it did; None asks every time.
         tell: told that it is tried, how long that took, and where it could not be.
-        most_bytes: of weights, above which a model of the same configuration with two layers and random weights stands for it.
+        most_bytes: of weights, above which a model of the same configuration stands for it, with two layers, few tokens and random weights.
 
     Raises:
         ExportFailed: it makes none; see `export_scorer`.
@@ -54,24 +55,21 @@ def expect_graph(trunk: Trunk, cache: Path | None, tell: Callable[[str], None], 
     began = time.monotonic()
     size = _bytes(trunk.model)
     name, of = type(trunk.model).__name__, "all of it"
+    rows = encode_probes(trunk.encoder, [*ORDINARY[:2], *ODD[1:]])  # two are traced, of other lengths than the other two
     if size > most_bytes:
         try:
             trunk, of = _cut(trunk), f"{KEPT_LAYERS} layers with random weights"
+            rows = [replace(row, input_ids=tuple(token % KEPT_TOKENS for token in row.input_ids)) for row in rows]
         except _Uncut as error:
             tell(f"not tried: {name} has {size / 1e9:.1f} GB of weights and cannot be cut to {KEPT_LAYERS} layers: {error}")
             return
     with tempfile.TemporaryDirectory() as scratch:
-        export_scorer(ScorerGraph(trunk, []), _rows(trunk.encoder), Path(scratch) / "scorer.onnx")
+        export_scorer(ScorerGraph(trunk, []), rows, Path(scratch) / "scorer.onnx")
     found = f"{name} can be packed: tried on {of} in {time.monotonic() - began:.1f} s"
     tell(found)
     if known is not None:
         known.parent.mkdir(parents=True, exist_ok=True)
         known.write_text(found + "\n", encoding="utf-8")
-
-
-def _rows(encoder: TextEncoder) -> list[Encoded]:
-    """Returns two texts that are traced, and others of other lengths: next to nothing, and more than a window of attention."""
-    return encode_probes(encoder, [*ORDINARY[:2], *ODD[1:]])
 
 
 def _fingerprint(trunk: Trunk) -> str:
@@ -85,7 +83,7 @@ def _bytes(model: nn.Module) -> int:
 
 
 def _cut(trunk: Trunk) -> Trunk:
-    """Returns a trunk of the same configuration but for the number of layers, with random weights.
+    """Returns a trunk of the same configuration but for the numbers of layers and tokens, with random weights.
 
     Raises:
         _Uncut: its configuration does not say how many layers there are, or makes no smaller model with fewer.
@@ -95,12 +93,13 @@ def _cut(trunk: Trunk) -> Trunk:
     tokenizer = Tokenizer.from_str(trunk.tokenizer_json.decode())
     try:
         _shorten(config.get_text_config())
-        model = type(trunk.model)(config)
+        model: Any = type(trunk.model)(config)
         cut = (
             ClassifierTrunk(model, tokenizer, trunk.template, trunk.name, trunk.source, token_types=trunk.token_types)
             if isinstance(trunk, ClassifierTrunk)
             else Trunk(model, tokenizer, trunk.template, trunk.name, layers, trunk.pooling)
         )
+        model.resize_token_embeddings(min(KEPT_TOKENS, config.get_text_config().vocab_size), mean_resizing=False)
     except Exception as error:  # each configuration has conditions of its own
         raise _Uncut(next(iter(str(error).strip().splitlines()), type(error).__name__)[:MOST_SAID]) from error
     if _bytes(model) >= _bytes(trunk.model):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from attune.models.__main__ import app
 from attune.models.data.classifier import load_classifier
-from attune.models.data.trunk import Trunk, load_trunk
+from attune.models.data.trunk import Trunk, load_demo_trunk, load_trunk
 from attune.models.export.onnx import ExportFailed
 from attune.models.export.trial import expect_graph
 from tests.models.architectures import write_architecture
@@ -78,6 +78,12 @@ def test_a_large_trunk_is_tried_on_two_layers_of_its_configuration(tmp_path: Pat
     assert "can be packed: tried on 2 layers with random weights in" in said[-1]
     assert trunk.model.config.num_hidden_layers == 6
     assert asked(trunk, tmp_path / "cache", most_bytes=1) == []
+
+
+def test_tokens_of_a_large_vocabulary_are_read_by_a_small_one() -> None:
+    trunk = load_demo_trunk()
+    assert "BertModel can be packed: tried on 2 layers" in asked(trunk, None, most_bytes=1)[-1]
+    assert len(trunk.model.state_dict()["embeddings.word_embeddings.weight"]) == 30_522
 
 
 def test_a_large_trunk_that_makes_no_graph_is_refused_by_two_layers_of_it(tmp_path: Path) -> None:
