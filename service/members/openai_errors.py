@@ -104,7 +104,7 @@ def refusal_in(
         message = str(dict(inner))
     message = without_secrets(message[:4096], secrets)
     own = without_request(message, request)
-    codes = [word for word in (told_word(inner.get(name), request) for name in ("code", "type", "status")) if word]
+    codes = [word for word in (told_word(inner.get(name), request, secrets) for name in ("code", "type", "status")) if word]
     parameter = _parameter(inner.get("param"), own, fields, " ".join([own, *codes]))
     return ServerRefusal(
         code=codes[0] if codes else None,

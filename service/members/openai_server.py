@@ -306,7 +306,7 @@ class OpenAIServer:
 
     def note(self, request: GenerationRequest, kind: str, name: str) -> None:
         """Logs a field that is left out, or a word that is not known, once."""
-        shown = told_word(name.removeprefix("delta.").removeprefix("message."), request) or "a name that is not shown"
+        shown = told_word(name.removeprefix("delta.").removeprefix("message."), request, self._secrets) or "a name that is not shown"
         if kind == "field":
             self._note_once(name, f"sends the field {shown}, which is left out")
         else:

@@ -45,11 +45,11 @@ def without_request(text: str, request: GenerationRequest) -> str:
     return _WORD.sub(cut, " ".join(text.split())[: 2 * MAX_WORDS_CHARS])[:MAX_WORDS_CHARS]
 
 
-def told_word(word: object, request: GenerationRequest | None = None) -> str | None:
-    """Returns a code, name or number that somebody else chose if it is one and is no part of the conversation, else None."""
+def told_word(word: object, request: GenerationRequest | None = None, secrets: Sequence[str] = ()) -> str | None:
+    """Returns a code, name or number that somebody else chose if it holds no secret and nothing of the conversation, else None."""
     if isinstance(word, int) and not isinstance(word, bool) and 0 <= word < 10_000:
         return str(word)
-    if not isinstance(word, str) or not _NAME.fullmatch(word) or _SECRET.search(word):
+    if not isinstance(word, str) or not _NAME.fullmatch(word) or without_secrets(word, secrets) != word:
         return None
     return None if request is not None and word.casefold() in request_text(request) else word
 

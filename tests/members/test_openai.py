@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from contextlib import aclosing
 
@@ -9,7 +10,7 @@ import pytest
 
 from attune.service.errors import TextTooLong
 from attune.service.members.member import ChatTurn, Finish, GenerationRequest, OneMemberFailed, TextPiece
-from loadtest.upstream_modes import cut_off, sends_a_page
+from loadtest.upstream_modes import cut_off, says, sends, sends_a_page, stream_of
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import KEY, fails, good, hang_up, refusing
 
@@ -115,16 +116,22 @@ async def test_nobody_there_is_a_failed_connection(member_with):
     assert f"cannot connect to 127.0.0.1:{port}" in str(error)
 
 
-@pytest.mark.parametrize(
-    "body", [{"error": {"message": f"Incorrect API key provided: {KEY}", "code": KEY}}, f"key {KEY} is wrong", {"error": KEY}]
-)
-async def test_a_key_is_never_repeated_nor_logged(upstream, member_with, caplog, body):
+BODIES = [{"error": {"message": "Incorrect API key provided: KEY", "code": "KEY"}}, "key KEY is wrong", {"error": "KEY", "type": "x_KEY"}]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=["object", "text", "type"])
+@pytest.mark.parametrize("key", [KEY, "f00dfeedf00dfeedf00dfeedf00dfeed"])
+async def test_a_key_is_never_repeated_nor_logged(upstream, member_with, caplog, body, key):
     caplog.set_level("DEBUG", "attune")
-    upstream.answers(refusing(401, body))
-    error = await fails(member_with(api_key_env="KEY", headers={"x-key": {"env": "KEY"}}, query={"key": {"env": "KEY"}}))
-    assert str(error) == "member 'gpt': HTTP 401"
+    upstream.answers(refusing(401, json.loads(json.dumps(body).replace("KEY", key))))
+    variables = {"api_key_env": "KEY", "headers": {"x-key": {"env": "KEY"}}, "query": {"key": {"env": "KEY"}}}
+    member = member_with(environ={"KEY": key}, **variables)
+    assert str(await fails(member)) == "member 'gpt': HTTP 401"
     assert "[redacted]" in caplog.text
-    assert KEY not in caplog.text
+    upstream.answers(stream_of(says("Hello"), sends({"choices": [{"delta": {key: 1}, "finish_reason": key}]})))
+    await collect(member, ask())
+    assert "a name that is not shown" in caplog.text
+    assert key not in caplog.text
 
 
 async def test_a_prompt_that_the_upstream_finds_too_long_is_too_large(upstream, member_with):

@@ -240,11 +240,12 @@ async def test_a_field_that_the_caller_chose_is_the_callers(upstream, member_wit
 FILTERED = {"error": {"message": "triggering the content management policy", "code": "content_filter", "param": "prompt", "status": 400}}
 
 
+@pytest.mark.parametrize("status", [400, 200])
 @pytest.mark.parametrize("code", ["content_filter", "content_policy_violation", "invalid_prompt", "data_inspection_failed"])
-async def test_a_prompt_that_a_filter_refuses_is_the_callers_unless_another_member_takes_it(upstream, member_with, code):
-    upstream.answers(refusing(400, {"error": {"message": "flagged", "code": code, "type": "invalid_request_error"}}))
+async def test_a_prompt_that_a_filter_refuses_is_the_callers_unless_another_member_takes_it(upstream, member_with, code, status):
+    upstream.answers(refusing(status, {"error": {"message": "flagged", "code": code, "type": "invalid_request_error"}}))
     member = member_with(failures_to_open=1)
-    with pytest.raises(PromptFiltered, match=f"its server's filter refuses the conversation: HTTP 400 .{code}.$"):
+    with pytest.raises(PromptFiltered, match=f"its server's filter refuses the conversation: HTTP {status} .{code}.$"):
         await answer(Roster({"gpt": member}), ["gpt"])
     assert (member.breaker, len(upstream.turns)) == ("closed", 1)
     upstream.answers(refusing(400, FILTERED), good)

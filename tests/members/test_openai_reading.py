@@ -91,7 +91,7 @@ async def test_events_that_begin_with_a_field_of_a_server_s_own_are_known_by_the
     [
         ({"message": "Insufficient credits", "code": 402}, "upstream", "HTTP 200 (402)"),
         ({"message": "x", "type": "rate_limit_error", "code": 429}, "overloaded", "HTTP 200 (429)"),
-        ({"message": "x", "code": "content_filter"}, "refused", "HTTP 200 (content_filter)"),
+        ({"message": "x", "code": "invalid_request_error"}, "refused", "HTTP 200 (invalid_request_error)"),
         ("plain words", "upstream", "HTTP 200"),
     ],
 )
