@@ -3,7 +3,8 @@
 Each user asks for a pair (`POST /generate`, two candidates), chooses by their true utility (`demo.corpus.tastes`),
 and says so (`POST /feedback`). After 0, 1, 3, 5 and 10 comparisons `POST /route` says whom the server would serve, and
 `POST /score` orders pairs of answers that the user has never seen. The truth about members is measured on the server's own
-generations, not taken from the bundle. Prints a table with 95 % bootstrap intervals over users.
+generations, not taken from the bundle. Prints a table with 95 % bootstrap intervals over users. The seed draws tastes and choices;
+whoever has them is new to the server in every run.
 
     python -m demo simulated-users --url http://127.0.0.1:8000 --users 50 --seed 7
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,11 +143,17 @@ def interval(values: list[float], bounds: Bounds | None = None) -> tuple[float, 
     return found.mean, found.low, found.high
 
 
+def strangers(count: int) -> list[str]:
+    """Returns names of people that no server has met: one that was asked before knows what the same people told it then."""
+    run = uuid.uuid4().hex[:8]
+    return [f"simulated-{run}-{index}" for index in range(count)]
+
+
 async def run(url: str, users: int, seed: int, together: int) -> dict[str, dict[int, tuple[float, float, float]]]:
     """Returns, by measure and number of comparisons, mean and interval over the users."""
     learn = [prompt.text for prompt in prompts("validation", seed)]
     held_out = [prompt.text for prompt in prompts("test", seed)[:20]]
-    tastes = draw_users(users, seed)
+    tastes, names = draw_users(users, seed), strangers(users)
     gate = asyncio.Semaphore(together)
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         answers = await collect_answers(client, held_out)
@@ -154,7 +162,7 @@ async def run(url: str, users: int, seed: int, together: int) -> dict[str, dict[
         async def one(index: int) -> UserTrace:
             nonlocal finished
             async with gate:
-                trace = await live(client, f"simulated-{seed}-{index}", tastes[index], answers, learn, seed * 1000 + index)
+                trace = await live(client, names[index], tastes[index], answers, learn, seed * 1000 + index)
             finished += 1
             sys.stderr.write(f"\r{finished}/{users} users")
             return trace
