@@ -36,7 +36,7 @@ from attune.service.state.kept_decisions import KeptDecisions
 from attune.service.state.keys import DECISION, ERA_BYTES, SUM, TAG_BYTES, UserKey, key_with, seal_of
 from attune.service.state.records import checked_event_id
 from attune.service.state.replies import Replies
-from attune.service.state.scripts import CHANGE_IF, DROP_PARTED, PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
+from attune.service.state.scripts import CHANGE_IF, DROP_DECISION, DROP_PARTED, PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
 from attune.service.state.wire import Wire
 
 _TAKEN_BACK = 0x80000000
@@ -250,17 +250,20 @@ class Merging:
         return moved
 
     async def _move_decision(self, source: UserKey, target: UserKey, decision_id: str, era: bytes) -> bool:
-        record = await self._read("GET", source.decision(decision_id))
-        left_ms = await self._read("PTTL", source.decision(decision_id))
-        if record is None or left_ms <= 0:
-            return False  # its pointer still names the source, whose deletion finds it by this index
-        owners = await self._decisions.owners("merge_users", source.tenant, decision_id)
-        former = (*(owners.former if owners is not None else ()), source)
-        body = self._replies.unseal(DECISION, source, record)
-        if await self._decisions.keep(target, decision_id, body, left_ms / 1000, era=era, former=former) == b"deleted":
-            raise _deleted()
-        await self._write("UNLINK", source.decision(decision_id))
-        await self._write("ZREM", source.decisions, decision_id)
+        keys, moved = [source.decision(decision_id), source.decisions], False
+        while not moved:  # answers may be handed in for it between reading and removing: then it is moved with them
+            record = await self._read("GET", source.decision(decision_id))
+            left_ms = await self._read("PTTL", source.decision(decision_id))
+            if record is None or left_ms <= 0:
+                return False  # its pointer still names the source, whose deletion finds it by this index
+            owners = await self._decisions.owners("merge_users", source.tenant, decision_id)
+            former = (*(owners.former if owners is not None else ()), source)
+            body = self._replies.unseal(DECISION, source, record)
+            if await self._decisions.keep(target, decision_id, body, left_ms / 1000, era=era, former=former) == b"deleted":
+                raise _deleted()
+            arguments = [record, decision_id]
+            outcome = await self._writes.write("merge_users", lambda: self._wire.script(DROP_DECISION, keys, arguments))  # noqa: B023 - awaited here
+            moved = outcome == [b"dropped"]
         return True
 
     async def _read(self, *command: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from attune.service.errors import EventConflict, ExpiredEvent, UnknownEvent, UserDeleted
+from attune.service.errors import EventConflict, ExpiredEvent, StoreUnavailable, UnknownEvent, UserDeleted
+from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.redis_store import RedisStore
 from attune.service.state.store import Limits, LoggedComparison, Store, StoredDecision, StoredSum, TakenBack, UserKey
 from tests.state.conftest import BASIS, Bench, comparison, exported
 
@@ -176,3 +178,18 @@ async def test_a_mark_is_small_and_goes(bench: Bench, raw: Redis, alice: UserKey
     assert sorted(names) == [alice.deleted.encode(), alice.refused.encode()]
     assert all([0 < await raw.pttl(name) <= 60_000 for name in names])
     assert await raw.memory_usage(alice.refused, samples=0) < 30 * 100 + 200
+
+
+@pytest.mark.parametrize("learned", [True, False])
+async def test_a_user_is_deleted_from_a_server_that_has_no_room(own_server: EmbeddedRedis, alice: UserKey, *, learned: bool) -> None:
+    store = RedisStore(own_server.url)
+    if learned:
+        await store.add_comparison(alice, comparison("e0", [1.0]))
+    await store.write_decision(alice, "decision", b"record", 100.0)
+    async with Redis.from_url(own_server.url, protocol=2) as admin:
+        await admin.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable):
+            await store.add_comparison(alice, comparison("e1", [1.0]))
+        assert (await store.delete_user(alice)).decisions == 1
+        assert await admin.keys(f"{alice.base}:decision*") == []
+    await store.aclose()

@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import redis
 from redis.asyncio import Redis
 
 from attune.service.errors import EventConflict, UserDeleted
 from attune.service.state.embedded import EmbeddedRedis
+from attune.service.state.keys import DECISION, seal_of
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.store import LoggedComparison, ReplayedEvidence, Store, StoredSum, UserKey
 from tests.state.conftest import BASIS, comparison, exported
@@ -149,3 +151,23 @@ async def test_a_repeat_leaves_what_came_later_where_it_is(store: Store, alice: 
     assert (again.result, again.comparisons, again.decisions) == ("duplicate", 0, 0)
     assert (await store.read(alice, BASIS, decisions=["decision"])).decisions == {"decision": b"record"}
     assert await counted(store, alice) == 1
+
+
+async def test_answers_that_are_handed_in_while_their_decision_is_moved_go_along(
+    server: EmbeddedRedis, store: Store, alice: UserKey, bob: UserKey
+) -> None:
+    await store.write_decision(alice, "decision", b"record", 100.0)
+    written: list[str] = []
+    with redis.Redis.from_url(server.url, protocol=2) as admin:
+
+        def observe(operation: str, _seconds: float, _ok: bool) -> None:
+            if operation == "write_decision" and not written:  # what the merge has just written under the other user
+                written.append(operation)
+                admin.set(alice.decision("decision"), seal_of(DECISION, alice) + b"answers", px=100_000)
+
+        merging = RedisStore(server.url, observe=observe)
+        await merging.merge_users(alice, bob, "login-1")
+        await merging.aclose()
+    assert written
+    assert await store.read_decision(bob.tenant, "decision") == (bob.tag, b"answers")
+    assert (await store.read(alice, BASIS, decisions=["decision"])).decisions == {}

@@ -22,7 +22,8 @@
 -- Cluster: sums, replayed and decisions are named from the prefixes; they carry the user's hash tag, hence the same slot. Pointers do not, which
 --          is why they are left to the caller.
 
-local keys, comparisons, decisions = 0, 0, 0
+-- What a server without room refuses is a script that begins by writing more, not one that removes first: deleting makes room.
+local keys, comparisons, decisions = redis.call('UNLINK', KEYS[5]), 0, 0
 
 for _, basis in ipairs(bases_of(KEYS[1])) do keys = keys + redis.call('UNLINK', ARGV[1] .. basis, ARGV[3] .. basis) end
 local left, logged = left_log(KEYS[1]), redis.call('EXISTS', KEYS[2]) == 1
@@ -48,5 +49,5 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   redis.call('ZUNIONSTORE', KEYS[4], 2, KEYS[4], KEYS[3], 'AGGREGATE', 'MAX')
   if left_ms > redis.call('PTTL', KEYS[4]) then redis.call('PEXPIRE', KEYS[4], left_ms) end
 end
-keys = keys + decisions + redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[8])
+keys = keys + decisions + redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[8])
 return {keys, comparisons, decisions}
