@@ -130,6 +130,18 @@ class Merging:
             else:
                 await self._drop(aside, claim)
 
+    async def finish(self, target: UserKey) -> None:
+        """Moves the rest of the log of everybody who is being merged into `target`, also where that was broken off."""
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", _RECEIPT + b"*", "COUNT", 1000)
+            for field, tag in fields.items():
+                if tag[TAG_BYTES:] == _UNDER_WAY:
+                    source = key_with(target.tenant, tag[:TAG_BYTES])
+                    await self._receive_rest(PartedKey(source.tenant, source.tag), target, field[len(_RECEIPT) :])
+            if not int(cursor):
+                return
+
     async def shorten_marks(self, target: UserKey) -> None:
         """Before `target` is deleted: what others moved to it is known there no longer than a deletion is remembered."""
         cursor = b"0"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from attune.service.errors import EventConflict, UserDeleted, UserMerged
+from attune.service.errors import EventConflict, ExpiredEvent, UserDeleted, UserMerged
 from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, event_digest, new_token, pack_event_id, pack_vector
 from attune.service.state.durable import Durable, WriteHealth
 from attune.service.state.export_pages import log_without, pages
@@ -39,6 +39,8 @@ from attune.service.state.store import Added, DecisionPlace, Deleted, Limits, Ob
 from attune.service.state.store_memory import StoreMemory, read_memory
 from attune.service.state.taking_back import find_logged, take_back
 from attune.service.state.wire import Reads, Wire
+
+T = TypeVar("T")
 
 _POINTERS_AT_ONCE = 500
 _TAKEN_BACK = 0x80000000
@@ -242,12 +244,21 @@ class RedisStore:
         raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
     async def logged(self, key: UserKey, event_id: str) -> LoggedComparison:
-        return await find_logged(self._wire, self._replies, key, event_id, self._limits.max_log)
+        return await self._once_merged(key, lambda: find_logged(self._wire, self._replies, key, event_id, self._limits.max_log))
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
-        return await take_back(
-            self._wire, self._writes, self._replies, key, basis, event_id, self._limits.user_ttl_ms, self._limits.max_log
+        ttl_ms, max_log = self._limits.user_ttl_ms, self._limits.max_log
+        return await self._once_merged(
+            key, lambda: take_back(self._wire, self._writes, self._replies, key, basis, event_id, ttl_ms, max_log)
         )
+
+    async def _once_merged(self, key: UserKey, work: Callable[[], Awaitable[T]]) -> T:
+        """Returns what `work` does with the user's log, once it holds what a merge is still moving to it, if that is what is missing."""
+        try:
+            return await work()
+        except ExpiredEvent:
+            await self._merging.finish(key)
+            return await work()
 
     async def delete_user(self, key: UserKey) -> Deleted:
         keys = [key.events, key.log, key.decisions, key.deleting, key.last, key.deleted, key.refused, key.moved]

@@ -81,6 +81,20 @@ async def test_who_is_merged_on_during_a_merge_takes_everything_along(
     assert moved + await counted(store, bob) == 5
 
 
+@pytest.mark.parametrize("commands", COMMANDS)
+async def test_what_is_still_to_be_moved_is_taken_back_all_the_same(
+    server: EmbeddedRedis, store: Store, alice: UserKey, bob: UserKey, commands: int
+) -> None:
+    await live(store, alice, bob)
+    await broken_off(server, alice, bob, commands)
+    if await store.find_event(bob, "a2") is not None:
+        assert (await store.logged(bob, "a2")).event_id == "a2"
+        await store.take_back(bob, BASIS, "a2")
+        assert await counted(store, bob) == 4
+    await store.merge_users(alice, bob, "login-1")
+    assert await counted(store, bob) in {4, 5}
+
+
 async def test_what_is_being_merged_into_one_user_is_not_merged_into_another(
     store: Store, raw: Redis, user: Callable[[str], UserKey], alice: UserKey, bob: UserKey
 ) -> None:
