@@ -36,7 +36,16 @@ from attune.service.state.kept_decisions import KeptDecisions
 from attune.service.state.keys import DECISION, ERA_BYTES, SUM, TAG_BYTES, UserKey, key_with, seal_of
 from attune.service.state.records import checked_event_id
 from attune.service.state.replies import Replies
-from attune.service.state.scripts import CHANGE_IF, DROP_DECISION, DROP_PARTED, PART_USER, READ_LOG, RECEIVE_ENTRY, RECEIVE_SUMS
+from attune.service.state.scripts import (
+    CHANGE_IF,
+    DROP_DECISION,
+    DROP_PARTED,
+    PART_USER,
+    READ_LOG,
+    RECEIVE_ENTRY,
+    RECEIVE_SUMS,
+    REFUSE_SUMS,
+)
 from attune.service.state.wire import Wire
 
 _TAKEN_BACK = 0x80000000
@@ -126,7 +135,10 @@ class Merging:
         while claim := await self._read("GET", aside.base):
             event, tag = claim[:EVENT_BYTES], claim[EVENT_BYTES:]
             if tag:
-                await self._receive_rest(aside, key_with(source.tenant, tag), event)
+                target = key_with(source.tenant, tag)
+                keys, arguments = [target.events, target.moved], [event, self._mark_ms]
+                await self._writes.write("merge_users", lambda: self._wire.script(REFUSE_SUMS, keys, arguments))  # noqa: B023 - awaited here
+                await self._receive_rest(aside, target, event)
             else:
                 await self._drop(aside, claim)
 
@@ -185,7 +197,7 @@ class Merging:
         ids, receipts = await self._ids(aside)
         if await self._read("GET", aside.base) != event + target.raw_tag:
             return 0  # the same call, made beside this one, was faster, or the source was deleted; what was read may be half of it
-        keys, prefixes = [target.events, target.deleted, target.log], [target.sum_prefix, target.replayed_prefix]
+        keys, prefixes = [target.events, target.deleted, target.log, target.moved], [target.sum_prefix, target.replayed_prefix]
         arguments = [seal_of(SUM, target), event, self._ttl_ms, *prefixes, ids, aside.raw_tag, receipts, b"=" + era, *records]
         outcome, *rest = await self._writes.write("merge_users", lambda: self._wire.script(RECEIVE_SUMS, keys, arguments))
         if outcome == b"deleted":

@@ -13,8 +13,10 @@ from redis.asyncio import Redis
 
 from attune.service.errors import EventConflict, UserDeleted
 from attune.service.state.embedded import EmbeddedRedis
-from attune.service.state.keys import DECISION, seal_of
+from attune.service.state.keys import DECISION, SUM, seal_of
+from attune.service.state.merging import PartedKey, merge_digest
 from attune.service.state.redis_store import RedisStore
+from attune.service.state.scripts import RECEIVE_SUMS
 from attune.service.state.store import LoggedComparison, ReplayedEvidence, Store, StoredSum, UserKey
 from tests.state.conftest import BASIS, comparison, exported
 from tests.state.test_merging import live, part
@@ -65,6 +67,23 @@ async def test_who_is_deleted_during_a_merge_leaves_the_other_all_or_nothing(
     await store.delete_user(alice)
     assert await counted(store, bob) in {1, 5}
     assert {name.decode() for name in await raw.keys(f"{alice.base}:*")} == {alice.deleted, alice.refused}
+
+
+async def test_what_a_merge_had_read_before_a_deletion_comes_too_late_after_it(
+    store: Store, raw: Redis, alice: UserKey, bob: UserKey
+) -> None:
+    await live(store, alice, bob)
+    await part(raw, alice, bob, "login-1")
+    aside = PartedKey(alice.tenant, alice.tag)
+    read = await raw.get(aside.sum(BASIS))
+    assert read is not None
+    await store.delete_user(alice)
+    keys = [bob.events, bob.deleted, bob.log, bob.moved]
+    arguments = [seal_of(SUM, bob), merge_digest(alice, "login-1"), 60_000, bob.sum_prefix, bob.replayed_prefix]
+    late = [*arguments, b"", alice.raw_tag, b"", b"=", BASIS, seal_of(SUM, bob) + read[len(seal_of(SUM, alice)) :]]
+    assert await RECEIVE_SUMS.run(raw.execute_command, keys, late) == [b"duplicate"]
+    assert await counted(store, bob) == 1
+    assert all([await raw.pttl(name) > 0 for name in await raw.keys(f"{bob.base}:*")])
 
 
 @pytest.mark.parametrize("commands", COMMANDS)

@@ -1,4 +1,4 @@
--- receive_sums(events, deleted, log; seal, event, ttl_ms, sum_prefix, replayed_prefix, ids, tag, receipts, era, basis, record...)
+-- receive_sums(events, deleted, log, moved; seal, event, ttl_ms, sum_prefix, replayed_prefix, ids, tag, receipts, era, basis, record...)
 --   -> {outcome [, doubles held]}
 --
 -- Adds the sums of a user who was parted to those of another one, once per event, and makes the events known. Uses sum_records and user_log.
@@ -6,6 +6,7 @@
 -- KEYS[1] hash  {user}:events     see user_log; "\4" .. event is the receipt                                          written here
 -- KEYS[2] string {user}:deleted   the mark of a deletion, for a while: its era, 8 bytes
 -- KEYS[3] list    {user}:log        lives as long as the rest
+-- KEYS[4] hash    {user}:moved      has the receipt where it went along to a third user, or refuse_sums was here before
 -- ARGV[1] seal        17 bytes that open this user's sum records
 -- ARGV[2] event       12 bytes of the hash of the event that merges
 -- ARGV[3] ttl_ms      time to live of all sums, events, log and replays, set together
@@ -22,7 +23,7 @@
 -- Cluster: all keys carry the receiving user's hash tag, so they are on one slot. No other key is touched.
 
 local seal, receipt, ttl_ms = ARGV[1], '\4' .. ARGV[2], ARGV[3]
-if redis.call('HEXISTS', KEYS[1], receipt) == 1 then return {'duplicate'} end
+if redis.call('HEXISTS', KEYS[1], receipt) == 1 or redis.call('HEXISTS', KEYS[4], receipt) == 1 then return {'duplicate'} end
 local mark = redis.call('GET', KEYS[2])
 if mark and '=' .. mark ~= ARGV[9] then return {'deleted'} end
 for at = 10, #ARGV, 2 do
