@@ -5,7 +5,8 @@
                                               └─> Everyone ─> the tenant's sum of everybody, with the members' sums, within a second
 
 With the store away routing goes on from what was read last, or from the bundle's measurement. How much counted for everybody stands in
-the log, so that taking a comparison back takes that back as well. Deleting a user leaves it: a sum over all users holds nobody.
+the log, so that taking a comparison back takes that back as well, while the basis serves under which it was learned; what a replay told
+everybody under a later one stays. Deleting a user leaves it too: a sum over all users holds nobody.
 """
 
 from __future__ import annotations
