@@ -132,7 +132,7 @@ class Merging:
     async def end(self, source: UserKey) -> None:
         """Before `source` is deleted: what lies aside goes, once whoever was to have it has it whole, or not at all."""
         aside = PartedKey(source.tenant, source.tag)
-        while claim := await self._read("GET", aside.base):
+        while claim := await self._read("GET", aside.base, operation="delete_user"):
             event, tag = claim[:EVENT_BYTES], claim[EVENT_BYTES:]
             if tag:
                 target = key_with(source.tenant, tag)
@@ -158,7 +158,8 @@ class Merging:
         """Before `target` is deleted: what others moved to it is known there no longer than a deletion is remembered."""
         cursor = b"0"
         while True:
-            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", b"[" + _RECEIPT + _FORWARDED + b"]*", "COUNT", 1000)
+            marks = b"[" + _RECEIPT + _FORWARDED + b"]*"
+            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", marks, "COUNT", 1000, operation="delete_user")
             for tag in fields.values():
                 if len(tag) >= TAG_BYTES:
                     moved = key_with(target.tenant, tag[:TAG_BYTES]).moved
@@ -290,8 +291,8 @@ class Merging:
             moved = outcome == [b"dropped"]
         return True
 
-    async def _read(self, *command: Any) -> Any:
-        return await self._wire.run("merge_users", lambda: self._wire.command(*command))
+    async def _read(self, *command: Any, operation: str = "merge_users") -> Any:
+        return await self._wire.run(operation, lambda: self._wire.command(*command))
 
     async def _write(self, *command: Any) -> Any:
         return await self._writes.write("merge_users", lambda: self._wire.command(*command))

@@ -56,7 +56,8 @@ class Many:
                 restarts = self.metric(f'attune_process_restarts_total{{role="{role}"}}')
                 if restarts and self.metric(f'attune_processes{{role="{role}"}}') >= alive:
                     return
-            except httpx.ReadError:  # it waited at the socket of the dead one when the parent, hearing of the death, closed that
+            # It waited at the socket of the dead one when the parent, hearing of the death, closed that; or was taken by it before it died.
+            except (httpx.ReadError, httpx.RemoteProtocolError):
                 continue
         pytest.fail(f"no {role} was started again within {PATIENCE_S:g} s")
 

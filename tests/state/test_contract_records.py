@@ -145,18 +145,24 @@ async def test_sum_events_and_log_live_and_expire_together(bench: Bench, alice: 
     assert (await store.add_comparison(alice, comparison("one", [1.0]))).result == "applied"
 
 
-async def test_an_old_basis_fades_while_the_new_one_is_used(bench: Bench, alice: UserKey) -> None:
+async def test_an_old_basis_lives_as_long_as_the_log_from_which_it_can_be_taken_back(bench: Bench, alice: UserKey) -> None:
     store = bench.limited(Limits(user_ttl_s=1000.0))
     await store.add_comparison(alice, comparison("one", [1.0], basis="old"))
     await bench.pass_time(900.0)
     await store.add_comparison(alice, comparison("two", [2.0], basis="new"))
     await bench.pass_time(200.0)
 
-    assert (await store.read(alice, "old")).sum is None
-    assert await store.take_back(alice, "old", "one") is None
-    new = (await store.read(alice, "new")).sum
+    old, new = (await store.read(alice, "old")).sum, (await store.read(alice, "new")).sum
+    assert old is not None
     assert new is not None
-    assert new.evidence.tolist() == [2.0]
+    assert (old.evidence.tolist(), new.evidence.tolist()) == ([1.0], [2.0])
+    await store.add_comparison(alice, comparison("three", [4.0], basis="old"))
+    taken = await store.take_back(alice, "old", "one")
+    assert taken is not None
+    assert taken.evidence.tolist() == [4.0]
+
+    await bench.pass_time(1100.0)
+    assert [(await store.read(alice, basis)).sum for basis in ("old", "new")] == [None, None]
 
 
 # --- export and deletion --------------------------------------------------------------------------------------------
