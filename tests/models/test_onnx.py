@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,13 +71,12 @@ def test_a_difference_that_is_not_a_number_is_not_small() -> None:
         difference(broken, {"y": np.zeros(1, dtype=np.float32)})
 
 
-def test_versions_are_told_also_where_the_engine_is_the_package_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.metadata.Distribution.from_name
-
-    def installed(name: str) -> importlib.metadata.Distribution:
-        if name == "onnxruntime":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return found(name)
-
-    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", installed)
+def test_versions_are_told_also_where_the_engine_is_the_package_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = Path(onnxruntime.__file__).parents[1]
+    for entry in packages.iterdir():  # all but what says that a package of this name is installed: that of GPUs has another
+        if not entry.name.startswith("onnxruntime-"):
+            (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.setattr(sys, "path", [str(tmp_path) if Path(place) == packages else place for place in sys.path])
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("onnxruntime")
     assert libraries()["onnxruntime"] == onnxruntime.__version__

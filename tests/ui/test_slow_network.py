@@ -56,13 +56,18 @@ async def a_decision(visit: Visit, **headers: str) -> str:
     return exported.split('"decision_id":"')[-1].split('"')[0]
 
 
+async def somebody_who_may_be_forgotten(visit: Visit) -> str:
+    """Returns the person, who has chosen once and sees it, and whose "Are you sure?" is answered with yes."""
+    await a_decision(visit)
+    await visit.page.click("nav a[href='#you']")
+    await visit.says("#history", PROMPT)
+    visit.page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+    return await visit.person()
+
+
 async def test_who_is_forgotten_is_forgotten_once_and_the_next_person_is_not_told_of_it(chromium, settings_of: Callable[..., Settings]):
     async with visiting(chromium, settings_of()) as visit:
-        me = await visit.person()
-        await a_decision(visit)
-        await visit.page.click("nav a[href='#you']")
-        await visit.says("#history", PROMPT)
-        visit.page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+        me = await somebody_who_may_be_forgotten(visit)
         async with held(visit, f"**/users/{me}") as requests:
             await visit.page.click("#forget")
             await requests.until(1)
@@ -77,11 +82,7 @@ async def test_who_is_forgotten_is_forgotten_once_and_the_next_person_is_not_tol
 
 async def test_who_comes_while_another_is_forgotten_stays(chromium, settings_of: Callable[..., Settings]):
     async with visiting(chromium, settings_of()) as visit:
-        me = await visit.person()
-        await a_decision(visit)
-        await visit.page.click("nav a[href='#you']")
-        await visit.says("#history", PROMPT)
-        visit.page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+        me = await somebody_who_may_be_forgotten(visit)
         async with held(visit, f"**/users/{me}") as requests:
             await visit.page.click("#forget")
             await requests.until(1)
