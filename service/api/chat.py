@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
@@ -21,7 +20,7 @@ from starlette.responses import Response
 from attune.models.seam.printable import printable
 from attune.service.api.answer_json import also, json_response, problems
 from attune.service.api.compatible_shapes import ChatCompletion
-from attune.service.api.generate import Events, GenerateRequest, begin
+from attune.service.api.generate import Events, GenerateRequest, Happened, begin, begun
 from attune.service.api.openai_turns import read_turns
 from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
@@ -192,8 +191,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     chat = _Chat(call, body, decision, f"chatcmpl-{decision.id or new_id()}", int(time.time()))
     if not body.stream:
         return json_response(chat.completion(await finished(events)))
-    call.headers["x-attune-member"] = decision.record.routing.members[0]
-    return EventStream(chat.chunks(events))
+    first = await begun(call, decision, events)
+    return EventStream(chat.chunks(first, events), begun=events)
 
 
 class _Chat:
@@ -227,26 +226,27 @@ class _Chat:
             "attune": self._told(generated),
         }
 
-    async def chunks(self, events: Events) -> AsyncGenerator[bytes, None]:
+    async def chunks(self, first: Happened, events: Events) -> AsyncGenerator[bytes, None]:
         """Yields the completion as OpenAI streams it: roles, pieces, ends, usage if it was asked for, `[DONE]`.
 
         A choice's role waits for its first piece, because clients keep the names of the first chunk, and another member may stand in.
         """
-        begun: set[int] = set()
+        told: set[int] = set()
+        event: Happened | None = first
         try:
-            async with aclosing(events):
-                async for event in events:
-                    match event:
-                        case Piece():
-                            if event.index not in begun:
-                                begun.add(event.index)
-                                yield self._chunk(event.index, {"role": "assistant", "content": ""}, event.member)
-                            yield self._chunk(event.index, {"content": event.text}, event.member)
-                        case Ping():
-                            yield b": ping\n\n"
-                        case Generated():
-                            for end in self._ends(event):
-                                yield end
+            while event is not None:
+                match event:
+                    case Piece():
+                        if event.index not in told:
+                            told.add(event.index)
+                            yield self._chunk(event.index, {"role": "assistant", "content": ""}, event.member)
+                        yield self._chunk(event.index, {"content": event.text}, event.member)
+                    case Ping():
+                        yield b": ping\n\n"
+                    case Generated():
+                        for end in self._ends(event):
+                            yield end
+                event = await anext(events, None)
             yield b"data: [DONE]\n\n"
         except Exception as error:  # noqa: BLE001  the status is sent already: what went wrong is the last event
             yield _data(openai_object(failed_in_stream(self._call, error), self._call.request_id))

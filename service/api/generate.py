@@ -1,13 +1,12 @@
 """`POST /generate`: answers from the members that suit the user, as JSON or as server-sent events.
 
 Events of a stream: `decision` (the body of `/route`), `token` (`{index, member, text}`), then `done` (the whole answer) or `error`
-(a problem document). Comments keep a silent connection open.
+(a problem document). Comments keep a silent connection open. The status waits for the first piece or the first comment (`begun`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -131,7 +130,8 @@ class GenerateAnswer:
     truncated_tokens: int | None = None
 
 
-Events = AsyncGenerator[Piece | Ping | Generated, None]
+Happened = Piece | Ping | Generated
+Events = AsyncGenerator[Happened, None]
 
 
 @router.post(
@@ -146,8 +146,8 @@ async def generate_answers(body: GenerateRequest, request: Request) -> Response:
     decision, events = await begin(call, body, body.user)
     if not body.stream:
         return json_response(generate_answer(await finished(events)))
-    call.headers["x-attune-member"] = decision.record.routing.members[0]
-    return EventStream(_as_events(call, decision, events))
+    first = await begun(call, decision, events)
+    return EventStream(_as_events(call, decision, first, events), begun=events)
 
 
 async def begin(call: Call, body: GenerateRequest, user: str | None, *, tells_cut: bool = True) -> tuple[Decision, Events]:
@@ -167,6 +167,26 @@ async def begin(call: Call, body: GenerateRequest, user: str | None, *, tells_cu
     messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", decision.prompt),)
     ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
     return decision, generate(call, decision, ask, score=body.score)
+
+
+async def begun(call: Call, decision: Decision, events: Events) -> Happened:
+    """Returns the first of a stream's events, after which its status may be sent: what fails until then is answered as without a stream.
+
+    A member that is silent for long enough to be pinged is waited for no more: proxies would end a connection without headers. The header
+    `x-attune-member` then names who was drawn, as it does where another choice than the first begins.
+
+    Raises:
+        MemberFailed, MembersBusy, Overloaded, TooLarge, InvalidRequest, DeadlineExceeded: see `generate`; nothing was sent.
+    """
+    first = await anext(events)
+    match first:
+        case Piece(index=0):
+            call.headers["x-attune-member"] = first.member
+        case Piece() | Ping():
+            call.headers["x-attune-member"] = decision.record.routing.members[0]
+        case Generated():  # which has named its member itself
+            pass
+    return first
 
 
 def generate_answer(generated: Generated) -> GenerateAnswer:
@@ -197,17 +217,17 @@ def generate_answer(generated: Generated) -> GenerateAnswer:
     )
 
 
-async def _as_events(call: Call, decision: Decision, events: Events) -> AsyncGenerator[bytes, None]:
+async def _as_events(call: Call, decision: Decision, first: Happened, events: Events) -> AsyncGenerator[bytes, None]:
     yield _event("decision", to_json(route_answer(decision)))
     try:
-        async with aclosing(events):
-            async for event in events:
-                yield _rendered(event)
+        yield _rendered(first)
+        async for event in events:
+            yield _rendered(event)
     except Exception as error:  # noqa: BLE001  the status is sent already: what went wrong is the last event
         yield _event("error", orjson.dumps(problem_in_stream(call, error)))
 
 
-def _rendered(event: Piece | Ping | Generated) -> bytes:
+def _rendered(event: Happened) -> bytes:
     match event:
         case Piece():
             return _event("token", orjson.dumps({"index": event.index, "member": event.member, "text": event.text}))

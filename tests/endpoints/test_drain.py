@@ -20,6 +20,7 @@ ASK = {"user": "u1", "prompt": PROMPT, "member": "warm", "stream": True}
 async def test_a_stream_that_cannot_finish_ends_with_an_error_event(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].gate.clear()
+    members["warm"].held_from = 1
     async with running(settings_of(), FreshStore(), members) as service, listening(service) as client:
         async with client.stream("POST", "/generate", json=ASK) as answer:
             told = events(answer)

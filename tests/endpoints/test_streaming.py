@@ -1,4 +1,4 @@
-"""Streams: the decision first and kept by then, pieces as they come, the whole answer last; errors after the start; readers who leave."""
+"""Streams: the decision first and kept by then, pieces as they come, the whole answer last; errors before and after; readers who leave."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ async def test_the_decision_is_kept_before_its_first_event_and_its_candidates_wh
 ):
     voice = service.members["warm"]
     voice.gate.clear()
+    voice.held_from = 1
     async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
         stream = events(answer)
         name, decision = await anext(stream)
@@ -74,12 +75,15 @@ async def test_the_decision_is_kept_before_its_first_event_and_its_candidates_wh
 async def test_pieces_come_as_they_are_written(service: Service, wired: httpx.AsyncClient):
     voice = service.members["warm"]
     voice.gate.clear()
+    voice.held_from = 1
     async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
         stream = events(answer)
         await anext(stream)
-        voice.gate.set()
         name, data = await anext(stream)
         assert (name, data["text"], data["member"]) == ("token", SAYINGS["warm"][0], "warm")
+        voice.gate.set()
+        name, data = await anext(stream)
+        assert (name, data["text"]) == ("token", SAYINGS["warm"][1])
 
 
 async def test_a_member_that_breaks_off_ends_the_stream_with_an_error_event(settings_of: Callable[..., Settings]):
@@ -98,11 +102,12 @@ async def test_a_member_that_breaks_off_ends_the_stream_with_an_error_event(sett
 async def test_a_stream_that_passes_its_deadline_ends_with_an_error_event(settings_of: Callable[..., Settings]):
     members = voices()
     members["warm"].gate.clear()
+    members["warm"].held_from = 1
     settings = settings_of(generate_deadline_ms=1000, root_path="/attune")
     async with running(settings, FreshStore(), members) as service, listening(service) as wired:
         async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
             found = [event async for event in events(answer)]
-        assert [name for name, _ in found] == ["decision", "error"]
+        assert [name for name, _ in found] == ["decision", "token", "error"]
         assert (found[-1][1]["code"], found[-1][1]["type"]) == ("deadline-exceeded", "/attune/errors/deadline-exceeded")
         assert members["warm"].open_streams == 0
 
@@ -115,6 +120,7 @@ async def test_a_request_that_is_refused_before_the_start_is_no_stream(service: 
 async def test_when_the_reader_of_a_stream_leaves_the_member_is_left_and_nothing_else_is_lost(service: Service, wired: httpx.AsyncClient):
     voice = service.members["warm"]
     voice.gate.clear()
+    voice.held_from = 1
     async with wired.stream("POST", "/generate", json=ASK | {"member": "warm"}) as answer:
         _, decision = await anext(events(answer))
         await voice.began.wait()

@@ -27,12 +27,14 @@ class Voice:
 
     Attributes:
         gate: held closed, it keeps the member from writing on; open by default.
+        held_from: the first piece that waits for the gate; those before it are written at once.
         fails_after: pieces after which `failure` is raised; None never.
     """
 
     id: str
     pieces: tuple[str, ...] = ()
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    held_from: int = 0
     failure: AttuneError | None = None
     fails_after: int = 0
     away: bool = False
@@ -54,7 +56,8 @@ class Voice:
             for index, piece in enumerate(self.pieces):
                 if self.failure is not None and index == self.fails_after:
                     raise self.failure
-                await self.gate.wait()
+                if index >= self.held_from:
+                    await self.gate.wait()
                 yield TextPiece(piece)
             words = sum(len(piece.split()) for piece in self.pieces)
             yield Finish("stop", sum(len(message.content.split()) for message in request.messages), words)
