@@ -4,8 +4,9 @@
     python -m loadtest.peers.compare scorers BUNDLE [--peers litserve bentoml infinity]                the same texts, the same model
 
 `loadtest/peers/install.sh` makes a virtual environment for each peer below `--venvs`; a peer without one is left out. In every round each
-target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. The CPU time is that of
-the target's whole process tree, store included, until it has done what it left for later; only then does the next one begin. What was
+target runs once with each number of clients, in random order, for `--seconds`; ratios are of medians over rounds. Whoever is
+not measured is stopped meanwhile (SIGSTOP): what seven servers do unasked would be in each other's tails. The CPU time is that of the
+target's whole process tree, store included, until it has done what it left for later; only then does the next one begin. What was
 refused (429, 503) is not counted. `attune` scores answers after it has sent them, which no peer does: so many a second at most, by default
 (`ATTUNE_SCORE_LATER_PER_S`). `attune, members known` scores one in ten and no more than that, as by default once 200 answers of each member
 are known; `attune, all scored` scores all, without a bound; `attune, unscored` none. A bucket is full at the beginning of each block, so a
@@ -46,7 +47,14 @@ class Block:
 
 
 async def block(target: Target, clients: int, seconds: float) -> Block:
-    """Runs one target for a while."""
+    """Runs one target for a while; what it has to catch up with after having been stopped is done before the first request."""
+    with target.running():
+        await asyncio.sleep(LOOK_S)
+        return await measured(target, clients, seconds)
+
+
+async def measured(target: Target, clients: int, seconds: float) -> Block:
+    """Returns what a target that runs does in a while."""
     idle_s = -cpu_s(target.process)
     await asyncio.sleep(LOOK_S)
     before_s, started_s = cpu_s(target.process), time.perf_counter()
@@ -112,13 +120,15 @@ def compare_arrivals(targets: list[Target], options: argparse.Namespace) -> None
 
 
 async def arrivals(target: Target, per_s: float, seconds: float, seed: int) -> Arrivals:
-    """Runs one target for a while, and waits until it is at rest."""
-    idle_s = -cpu_s(target.process)
-    await asyncio.sleep(LOOK_S)
-    idle_s += cpu_s(target.process)
-    found = await run_arrivals(target.port, target.requests, per_s, seconds, seed)
-    await cpu_at_rest(target.process, idle_s)
-    return found
+    """Runs one target for a while, as `block` does, and waits until it is at rest."""
+    with target.running():
+        await asyncio.sleep(LOOK_S)
+        idle_s = -cpu_s(target.process)
+        await asyncio.sleep(LOOK_S)
+        idle_s += cpu_s(target.process)
+        found = await run_arrivals(target.port, target.requests, per_s, seconds, seed)
+        await cpu_at_rest(target.process, idle_s)
+        return found
 
 
 def cpu_ms(blocks: list[Block]) -> float:
@@ -150,6 +160,8 @@ def main() -> None:
             targets = scorers(
                 bundle, options.peers, options.venvs, parts, law=options.law, responses=options.responses, beside=options.beside
             )
+        for target in targets:
+            target.stop()
         print(f"{options.what}: {', '.join(target.name for target in targets)}; {options.rounds} rounds of {options.seconds:g} s")
         if options.clients:
             compare(targets, options)

@@ -36,18 +36,49 @@ START_S = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One server under test: its process, where it listens, and the requests that it is sent, ready to write."""
+    """One server under test: its process, where it listens, and the requests that it is sent, ready to write.
+
+    `shared` is a server that others need while they are measured: it is never stopped.
+    """
 
     name: str
     process: psutil.Process
     port: int
     requests: list[bytes]
+    shared: bool = False
+
+    def stop(self) -> None:
+        """Halts it and all below it where they are, so that what they do unasked is in nobody else's figures."""
+        for each in [] if self.shared else processes(self.process):
+            with suppress(psutil.NoSuchProcess):
+                each.suspend()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Lets it run, and stops it again afterwards."""
+        resume(self.process)
+        try:
+            yield
+        finally:
+            self.stop()
+
+
+def processes(process: psutil.Process) -> list[psutil.Process]:
+    """Returns a process and all below it, parents first."""
+    return [process, *process.children(recursive=True)]
+
+
+def resume(process: psutil.Process) -> None:
+    """Lets a process and all below it go on: children first, so that no parent finds one of its own standing still."""
+    for each in reversed(processes(process)):
+        with suppress(psutil.NoSuchProcess):
+            each.resume()
 
 
 def cpu_s(process: psutil.Process) -> float:
     """Returns the CPU time that a process and all below it have used."""
     total = 0.0
-    for each in (process, *process.children(recursive=True)):
+    for each in processes(process):
         try:
             times = each.cpu_times()
         except psutil.NoSuchProcess:
@@ -70,6 +101,8 @@ def started(name: str, command: list[str], port: int | Path, requests: list[byte
         found = asyncio.run(until_answered(process, port, requests[0], log, name))
         yield Target(name, psutil.Process(process.pid), found, requests)
     finally:
+        with suppress(psutil.NoSuchProcess):
+            resume(psutil.Process(process.pid))  # what is stopped does not end
         process.terminate()
         try:
             process.wait(timeout=30)
@@ -154,7 +187,7 @@ def gateways(bundle: Bundle, peers: list[str], venvs: Path, parts: ExitStack, *,
         command = [str(venvs / "tensorzero/bin/python"), str(HERE / "tensorzero_gateway.py"), base, str(folder)]
         asked = chats("tensorzero::function_name::chat", "/openai/v1/chat/completions")
         targets.append(parts.enter_context(started("tensorzero", command, folder / "port", asked, PYTHONPATH="")))
-    return [*targets, replace(direct, name="upstream alone", requests=chats("fixed"))]
+    return [*targets, replace(direct, name="upstream alone", requests=chats("fixed"), shared=True)]
 
 
 def scorers(

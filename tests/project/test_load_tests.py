@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import psutil
 import pytest
 
 from loadtest.chaos.callers import TEXT, is_wrong
-from loadtest.raw_http import http
+from loadtest.peers.targets import started
+from loadtest.raw_http import http, run_block
 from loadtest.soak import failures
 from loadtest.through_http import generate
+from tests.batching.serving import until
 from tests.project.tree import ROOT
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -89,7 +93,8 @@ import asyncio, signal, sys
 from pathlib import Path
 from loadtest.own_server import OwnServer
 from loadtest.peers.targets import started
-from loadtest.raw_http import http
+from loadtest.peers.targets import started
+from loadtest.raw_http import http, run_block
 
 def of_peers():
     serve = [sys.executable, "-u", "-m", "http.server", sys.argv[2], "--bind", "127.0.0.1"]
@@ -121,3 +126,43 @@ def test_a_load_test_that_is_ended_ends_the_servers_that_it_started(tmp_path, wh
     running.terminate()
     assert running.wait(timeout=60) == 128 + signal.SIGTERM
     assert [child.pid for child in psutil.wait_procs(children, timeout=60)[1]] == []
+
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-u", "-m", "http.server", sys.argv[1], "--protocol", "HTTP/1.1", "--bind", "127.0.0.1"])
+child.wait()
+"""
+
+
+def test_a_target_that_is_not_measured_stands_still_with_all_below_it_and_answers_when_it_runs_again():
+    asked = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with started("files", [sys.executable, "-c", PARENT, str(port)], port, [asked]) as target:
+        tree = [target.process, *target.process.children(recursive=True)]
+        assert len(tree) == 2
+
+        def states():
+            return {each.status() for each in tree}
+
+        target.stop()
+        asyncio.run(until(lambda: states() == {psutil.STATUS_STOPPED}))
+        with target.running():
+            assert psutil.STATUS_STOPPED not in states()
+            assert asyncio.run(run_block(port, [asked], 1, 0.2))
+        asyncio.run(until(lambda: states() == {psutil.STATUS_STOPPED}))
+    assert psutil.wait_procs(tree, timeout=60)[1] == []
+
+
+def test_a_target_that_others_need_is_never_stopped():
+    asked = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve = [sys.executable, "-u", "-m", "http.server", str(port), "--protocol", "HTTP/1.1", "--bind", "127.0.0.1"]
+    with started("files", serve, port, [asked]) as target:
+        shared = replace(target, shared=True)
+        shared.stop()
+        with shared.running():
+            pass
+        assert asyncio.run(run_block(port, [asked], 1, 0.2))
