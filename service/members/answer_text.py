@@ -9,9 +9,11 @@ back what is not decided yet. Pure functions of what was pushed; one of each for
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 REPLACEMENT = "\ufffd"
+_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _BYTES = re.compile("[\udc80-\udcff]+")
 _LONE = re.compile("[\ud800-\udfff]")
@@ -56,6 +58,11 @@ def sound_text(text: str) -> str:
     """Returns the whole text made sound."""
     text = without_nul(text)
     return text if text.isascii() or not _LONE.search(text) else _sound(_paired(text))
+
+
+def is_seen(text: str) -> bool:
+    """Returns whether a reader sees any of it: more than spaces, controls and signs without width, such as U+200B and a byte-order mark."""
+    return any(unicodedata.category(sign) not in _UNSEEN for sign in text)
 
 
 def without_nul(text: str) -> str:
@@ -147,7 +154,7 @@ class ThoughtFilter:
         if not self._begun:
             if self.left_out:
                 text = text.lstrip()
-            self._begun = bool(text.strip())
+            self._begun = is_seen(text)
         return text
 
 

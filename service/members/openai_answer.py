@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from attune.service.members.answer_text import SoundText, ThoughtFilter, sound_text
+from attune.service.members.answer_text import SoundText, ThoughtFilter, is_seen, sound_text
 from attune.service.members.member import Finish, FinishReason, GenerationRequest
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
 from attune.service.members.spec import OpenAISpec
@@ -64,7 +64,7 @@ class AnswerReader:
         self._thoughts = ThoughtFilter(spec.thoughts)
         self._scanner = StopScanner(request.stop)
         self._size = 0
-        self._lead = ""  # spaces in front of the text
+        self._lead = ""  # spaces and the like in front of the text
         self._chars = 0
         self._pieces = 0
         self._unseen = 0  # pieces that hold something, and nothing for a reader
@@ -106,7 +106,7 @@ class AnswerReader:
         if len(self._body) > MAX_WHOLE_BYTES:
             raise BadAnswer("content", f"the answer's body is longer than {MAX_WHOLE_BYTES} bytes")
         text = self._read(self._events.push(received)) if self._format == "events" else ""
-        self.begun = self.begun or bool(text.strip())
+        self.begun = self.begun or is_seen(text)
         return text
 
     def end(self) -> tuple[str, Finish]:
@@ -134,7 +134,7 @@ class AnswerReader:
             if not self._chars and self._whole:
                 text += self._taken(self._thoughts.push(sound_text(self._whole)) + self._thoughts.close())
             text += "" if self._scanner.stopped else self._scanner.close()
-        self.begun = self.begun or bool(text.strip())
+        self.begun = self.begun or is_seen(text)
         self._refuse_half(broken)
         return text, self._finished()
 
@@ -199,7 +199,7 @@ class AnswerReader:
         if not chunk.text:
             return self._without_text() if chunk.thought or chunk.unsupported else ""
         visible = self._thoughts.push(self._sound.push(chunk.text))
-        if not visible or not (self._chars or visible.strip()):
+        if not visible or not (self._chars or is_seen(visible)):
             self._without_text()
         else:
             if self._pieces >= self._request.max_tokens:
@@ -227,9 +227,9 @@ class AnswerReader:
         """Returns what of the visible text can be sent: none of a stop string, and no more than the limit has room for."""
         if self._cut is not None:
             return ""
-        if not self._chars:  # spaces alone are no answer, so they wait for what they stand before
+        if not self._chars:  # what nobody sees is no answer, so they wait for what they stand before
             visible = self._lead = self._lead + visible
-            if not visible.strip():
+            if not is_seen(visible):
                 return ""
         room = CHARS_A_TOKEN * self._request.max_tokens - self._chars
         over = len(visible) > room

@@ -18,6 +18,7 @@ from typing import Literal, TypeGuard
 
 from attune.models.seam.counts import counted
 from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, MemberFailed, Overloaded, UnknownMember
+from attune.service.members.answer_text import is_seen
 from attune.service.members.breaker import State
 from attune.service.members.failures import FailureLines
 from attune.service.members.member import LATER, Event, GenerationRequest, Member, MembersBusy, OneMemberFailed, Reason, TextPiece
@@ -186,7 +187,7 @@ class Roster:
                     if first_token_s is None:
                         first_token_s = self._clock() - began_s
                     if isinstance(event, TextPiece):
-                        begun = begun or bool(event.text.strip())
+                        begun = begun or is_seen(event.text)
                     elif not begun:
                         raise OneMemberFailed(name, "content", "wrote no text")
                     else:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attune.service.members.answer_text import SoundText, ThoughtFilter, Thoughts, sound_text
+from attune.service.members.answer_text import SoundText, ThoughtFilter, Thoughts, is_seen, sound_text
 from attune.service.members.roster_file import parse_member
 
 
@@ -26,12 +26,23 @@ def test_a_nul_which_no_turn_of_a_conversation_may_hold_is_replaced():
     assert SoundText().push("a\0b") == sound_text("a\0b") == "a\ufffdb"
 
 
+@pytest.mark.parametrize("text", ["a", "\u200ba", "🥞", "\U0010ffff", "\ue000", "\ufffd", "."])
+def test_a_sign_that_shows_is_seen_whatever_stands_around_it(text):
+    assert is_seen(f"\n{text}\u2060")
+
+
+@pytest.mark.parametrize("text", ["", " \n\u00a0\u3000\u2028", "\u200b\u200d\u2060\ufeff\u00ad", "\x01\x7f\x85", "\u202e\U000e0041"])
+def test_spaces_controls_and_signs_without_width_are_not_seen(text):
+    assert not is_seen(text)
+
+
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
         ("<think>hm</think>\n\nYes.", "Yes."),
         ("  <think>hm</think>Yes.", "Yes."),
         ("<think></think>Yes.", "Yes."),
+        ("\ufeff<think>hm</think>Yes.", "\ufeffYes."),  # nobody sees what stands before the thought
         ("Well, <think>hm</think>yes.", "Well, yes."),
         ("The tag <think> opens a thought.", "The tag <think> opens a thought."),
         ("a < b and <thin", "a < b and <thin"),

@@ -171,6 +171,7 @@ UNSEEN = [
     {"content": [{"type": "thinking", "thinking": "hm"}]},
     {"content": "<think>"},
     {"content": " "},
+    {"content": "\u200b"},
     {"tool_calls": [{"index": 0}]},
 ]
 

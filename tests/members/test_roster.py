@@ -80,7 +80,7 @@ async def test_a_fallback_is_said_before_the_first_piece_with_every_reason():
     assert sum(isinstance(event, AnotherMember) for event in events) == 1
 
 
-@pytest.mark.parametrize("pieces", [[], [TextPiece(" "), TextPiece("\n")]])
+@pytest.mark.parametrize("pieces", [[], [TextPiece(" "), TextPiece("\n")], [TextPiece("\u200b"), TextPiece("\ufeff\x01")]])
 async def test_an_answer_without_text_is_that_members_failure_and_the_next_stands_in(pieces):
     roster = roster_of(Scripted("one", [*pieces, FINISH]), Scripted("two"))
     first, *rest = await events_of(roster, ["one", "two"])
