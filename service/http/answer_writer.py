@@ -14,6 +14,10 @@ from collections.abc import Callable
 MESSAGE = b"HTTP/"
 """How every head begins, of interim answers too."""
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+COMMENT = b"3\r\n:\n\n\r\n"
+"""Of server-sent events, as the chunk that every piece of them is."""
+
 
 class AnswerWriter:
     """A transport as uvicorn's writer of answers uses it.
@@ -27,13 +31,14 @@ class AnswerWriter:
         asked: whether it has asked.
     """
 
-    __slots__ = ("_finish", "_head", "_loop", "_transport", "asked")
+    __slots__ = ("_begun", "_finish", "_head", "_loop", "_transport", "asked")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, finish: Callable[[], None]) -> None:
         self._transport = transport
         self._loop = loop
         self._finish = finish
         self._head = b""
+        self._begun = b""  # the head of the answer that is being written
         self.asked = False
 
     def write(self, data: bytes) -> None:
@@ -48,9 +53,26 @@ class AnswerWriter:
             self._head = b""
         elif data.startswith(MESSAGE):
             self._head = data
+            self._begun = b"" if data == CONTINUE else data
             self._loop.call_soon(self.flush)
         else:
             self._transport.write(data)
+
+    def probe(self) -> bool:
+        """Writes what its reader skips, at this place of the answer; returns False where there is nothing of that kind.
+
+        Before an answer that is `100 Continue`, in one of events a comment.
+        """
+        if self._begun and b"\r\ncontent-type: text/event-stream" not in self._begun:
+            return False
+        self.flush()
+        self._transport.write(COMMENT if self._begun else CONTINUE)
+        return True
+
+    def completed(self) -> None:
+        """Takes what comes next for another answer."""
+        self.flush()  # an answer to HEAD is a head alone
+        self._begun = b""
 
     def is_closing(self) -> bool:
         """Returns whether nothing more can be written."""

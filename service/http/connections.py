@@ -171,25 +171,24 @@ class Connection(HttpToolsProtocol):
         cycle = self._last
         self._ended = True
         owed = cycle is not None and not cycle.response_complete and not cycle.more_body and not self._deaf
-        if not owed or (cycle is not None and cycle.response_started and not self.pipeline):
-            return False  # nothing was asked, or a stream was left in its middle
-        self._probe(FIRST_PROBE_S)
-        return True
+        if owed:
+            self._probe(FIRST_PROBE_S)
+        return owed
 
     def _probe(self, after_s: float) -> None:
-        """Finds out whether the caller is still there: writes what every client skips, until writing fails or the answer begins."""
+        """Finds out whether the caller is still there: writes what every client skips, until writing fails or all is answered."""
 
         def probe() -> None:
             self._timer = None
-            if self.transport.is_closing() or self.cycle.response_started or self.scope["http_version"] != "1.1":
+            if self.transport.is_closing() or self.cycle.response_complete or self.scope["http_version"] != "1.1":
                 return
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._probe(after_s * 2)
+            if self._answer.probe():
+                self._probe(after_s * 2)
 
         self._set_timer(after_s, probe)
 
     def on_response_complete(self) -> None:
-        self._answer.flush()  # an answer to HEAD is a head alone
+        self._answer.completed()
         if self._lingering:
             self.server_state.total_requests += 1
             self._dropped = 0

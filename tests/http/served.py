@@ -52,7 +52,7 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served]:
-    """Serves `/early` (answers before it reads), `/held` (answers once the gate opens), `/heard` (tells what came), all else at once."""
+    """Serves `/early` before it reads, `/held` and the rest of `/events` once the gate opens, at `/heard` what came, all else at once."""
     listener = socket.create_server(("127.0.0.1", 0))
     found = Served(listener.getsockname()[1])
 
@@ -68,7 +68,10 @@ async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served
             headers = b"".join(b"%s: %s\n" % header for header in scope["headers"])
             await _answer(send, 200, headers + b"body: " + body)
             return
-        if scope["path"] == "/held":
+        if scope["path"] == "/events":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+            await send({"type": "http.response.body", "body": b"data: one\n\n", "more_body": True})
+        if scope["path"] in ("/held", "/events"):
             found.began.set()
             gone = asyncio.ensure_future(receive())
             opened = asyncio.ensure_future(found.gate.wait())
@@ -78,7 +81,10 @@ async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served
                 found.left.set()
                 return
             gone.cancel()
-        await _answer(send, 200, b"fine")
+        if scope["path"] == "/events":
+            await send({"type": "http.response.body", "body": b"data: two\n\n"})
+        else:
+            await _answer(send, 200, b"fine")
 
     async with _running(app, listener, bounds, found, keep_alive_s):
         yield found

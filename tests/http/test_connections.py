@@ -198,10 +198,27 @@ async def test_a_caller_that_closes_its_sending_side_and_waits_is_still_there():
         assert answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"").startswith(OK)
 
 
-async def test_a_caller_that_is_gone_is_noticed_while_its_answer_is_made():
+@pytest.mark.parametrize("behind", [b"", GET])
+async def test_a_caller_that_closes_its_sending_side_is_sent_the_events_that_are_still_to_come(behind: bytes):
+    async with served(ROOMY) as service:
+        asking = asyncio.ensure_future(service.told(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n" + behind, end=True))
+        await service.began.wait()
+        await asyncio.sleep(1)  # longer than the first probes take
+        service.gate.set()
+        answer = await asking
+        stream, _, rest = answer.partition(b"0\r\n\r\n")
+        chunks = stream.partition(b"\r\n\r\n")[2].split(b"\r\n")
+        sizes, events = chunks[:-1:2], chunks[1::2]
+        assert [int(size, 16) for size in sizes] == [len(event) for event in events]
+        assert [event for event in events if event != b":\n\n"] == [b"data: one\n\n", b"data: two\n\n"]
+        assert rest.startswith(OK) is bool(behind)
+
+
+@pytest.mark.parametrize("path", [b"/held", b"/events"])
+async def test_a_caller_that_is_gone_is_noticed_while_its_answer_is_made(path: bytes):
     async with served(ROOMY) as service:
         _, writer = await service.connect()
-        writer.write(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path)
         await service.began.wait()
         writer.close()
         async with asyncio.timeout(10):
