@@ -187,14 +187,16 @@ class MemberEffects:
     def discount(self, own: Array, direction: Array) -> float:
         """Returns how much a comparison of a user with this evidence counts for everybody, in (0, 1].
 
-        `1 / (1 + 2 personal^2 n)` with `n` the precision that the user has given along the direction already: one user's many choices
-        tell of everybody's effect no more than that user's own allows.
+        With `n` the precision that the user has given along the direction already, that user's own difference of variance
+        `v = 2 personal^2` stands between it and everybody's, of which `n / (1 + v n)` is told: at most `1 / v`, however many choices
+        there are. The next comparison adds the slope of that, `1 / (1 + v n)^2` of its own.
         """
         length = float(direction @ direction)
         if not length:
             return 1.0
         _, precision = _natural(own, np.eye(self.size))
-        return 1.0 / (1.0 + 2.0 * self.personal**2 * max(0.0, float(direction @ precision @ direction)) / length**2)
+        known = max(0.0, float(direction @ precision @ direction)) / length**2
+        return 1.0 / (1.0 + 2.0 * self.personal**2 * known) ** 2
 
 
 def gate(apart: float) -> float:

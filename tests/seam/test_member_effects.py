@@ -118,14 +118,17 @@ def test_everybody_is_the_prior_of_a_user_who_differs_from_it_as_far_as_users_do
     assert variance == pytest.approx(2 * EFFECTS.personal**2, rel=0.02)
 
 
-def test_one_users_many_choices_count_for_everybody_no_more_than_that_user_can_tell():
-    direction, own, total = EFFECTS.direction("a", "b"), np.zeros(EFFECTS.evidence_size), 0.0
-    for _ in range(400):
-        added = block("a", "b")
-        total += EFFECTS.discount(own, direction)
-        own = own + added
-    assert EFFECTS.discount(np.zeros_like(own), direction) == 1.0
-    assert 3 < total < 40
+@pytest.mark.parametrize("choices", [1, 20, 400, 4000])
+def test_one_users_many_choices_tell_of_everybody_what_that_user_can_tell(choices):
+    direction, own = EFFECTS.direction("a", "b"), np.zeros(EFFECTS.evidence_size)
+    summed, added = np.zeros_like(own), block("a", "b")
+    for _ in range(choices):
+        summed, own = summed + EFFECTS.discount(own, direction) * added, own + added
+    # By hand: the user's own difference is noise between what was said, of 0.9 / 4 of precision a choice, and everybody's.
+    told = 1.0 / (1.0 / (choices * 0.225) + 2 * EFFECTS.personal**2)
+    shared = EFFECTS.everybody(("a", "b"), np.concatenate([summed, [0.0, 0.0]])).shared.covariance
+    variance = shared[0, 0] + shared[1, 1] - 2 * shared[0, 1]
+    assert 1.0 / variance - 1.0 / (2 * EFFECTS.shared**2) == pytest.approx(told, rel=0.13)
 
 
 def test_effects_that_predict_worse_than_the_texts_lose_their_trust():
