@@ -75,7 +75,7 @@ def directions_of_users(
     sums = np.zeros((len(comparisons.users), difference.shape[1]))
     np.add.at(sums, comparisons.user, decided[:, None] * difference)
     counts = np.bincount(comparisons.user, weights=decided, minlength=len(comparisons.users))
-    means = sums[counts > 0] / counts[counts > 0, None]
+    means = sums[counts > 0] / counts[counts > 0, None] if counts.any() else np.zeros((1, difference.shape[1]))  # nobody decided anything
     steady = moment + 1e-3 * np.trace(moment) / len(moment) * np.eye(len(moment))
     root = np.linalg.inv(np.linalg.cholesky(steady))
     centres = k_means(means @ root.T, heads, rng, restarts=restarts)[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -137,3 +139,19 @@ def test_a_gate_cannot_escape_losses_by_falling_asleep():
     prompts = prompts[:, : module.gate[1].in_features]
     assert not module.awake(prompts).requires_grad
     assert module.awake(prompts)[:, 0].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_where_nobody_decided_anything_heads_start_anywhere():
+    data, _ = small_world(users=30)
+    difference = data.vectors.candidates[data.train.chosen] - data.vectors.candidates[data.train.rejected]
+    moment = difference.T.astype(float) @ difference / len(difference)
+    kinds = np.arange(len(data.train.texts.prompts)) % 2
+    undecided = replace(data.train, tie=kinds[data.train.prompt] == 0)  # a kind of prompts on which all are ties
+    prompts = 10.0 * np.eye(2)[kinds]
+    found = directions_of_kinds(undecided, difference, prompts, moment, (4, 2), np.random.default_rng(0))
+    nowhere = directions_of_users(
+        replace(data.train, tie=np.ones(len(data.train), dtype=bool)), difference, moment, 3, np.random.default_rng(0)
+    )
+    for starts in (found, nowhere):
+        assert np.linalg.norm(starts, axis=1) == pytest.approx(np.full(len(starts), np.sqrt(difference.shape[1])), rel=1e-5)
+        assert np.linalg.matrix_rank(starts) == len(starts)
