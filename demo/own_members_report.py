@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.trunk import load_demo_trunk
-from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.figures import ACCURACY, GAIN, Bounds, bootstrap
 from attune.models.measuring.report_files import made_by, write_report
 from attune.models.measuring.rows import rows_from_heads
 from attune.models.seam.attributes import NAME as FAMILY
@@ -96,7 +96,7 @@ def report_own_members(out: Path, *, seeds: int, users: int, seed: int, cache: P
         "seeds": seeds,
         "users": users,
         "best": {count: _stated(np.concatenate([run.best[count] for run in runs])) for count in COUNTS},
-        "worth": {count: _stated(np.concatenate([run.worth[count] for run in runs])) for count in COUNTS},
+        "worth": {count: _stated(np.concatenate([run.worth[count] for run in runs]), None) for count in COUNTS},
         **_joining([run.joining for run in runs]),
         "ideal": _joining([run.ideal for run in runs]),
         "greatest_drift_without_change": [run.false_alert for run in runs],
@@ -230,13 +230,13 @@ def _joining(found: Sequence[Joining]) -> dict[str, str]:
     """Returns both shares over the users of all deployments, with their intervals."""
     return {
         "joined": _stated(np.concatenate([one.served for one in found])),
-        "wrong_more": _stated(np.concatenate([one.wrong_more for one in found])),
+        "wrong_more": _stated(np.concatenate([one.wrong_more for one in found]), GAIN),
     }
 
 
-def _stated(values: Array) -> str:
-    found = bootstrap(values)
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _stated(values: Array, bounds: Bounds | None = ACCURACY) -> str:
+    """Returns a mean with its interval over users; shares are in `ACCURACY`, and what nobody can bound has None."""
+    return "nobody" if len(values) == 0 else str(bootstrap(values, bounds=bounds))
 
 
 def _rendered(results: dict[str, Any]) -> str:
