@@ -258,17 +258,16 @@ async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, sco
     unscored: Sequence[int] = [0] * len(drafts)
     if score:
         decision, ranks, unscored = await score_now(call, decision, texts)
-    if decision.written:
-        is_kept = await write(call, decision, update=True)
-    else:
+    if not decision.written:
         decision = await keep_decision(call, decision)
-        is_kept = decision.written
+    elif not await write(call, decision, update=True):
+        decision = replace(decision, id=None)  # it was told as the stream began, and has gone with its user or cannot be written
     if not score and not decision.dry:
         score_later(call, decision, texts)
     call.headers["x-attune-member"] = drafts[0].member
     candidates = tuple(
         GeneratedCandidate(
-            id=candidate_id(decision.id, draft.index) if decision.id and is_kept else None,
+            id=candidate_id(decision.id, draft.index) if decision.id else None,
             index=draft.index,
             member=draft.member,
             text=draft.text,

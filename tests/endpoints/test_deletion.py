@@ -52,8 +52,22 @@ async def test_a_stream_under_way_ends_without_ids_that_could_not_be_learned_fro
         assert (await service.client.delete("/users/ada")).json()["deleted"]["decisions"] == 1
         members["concise"].gate.set()
         events = dict(re.findall(r"event: (\w+)\ndata: (.+)", (await asking).text))
-        assert [each["candidate_id"] for each in json.loads(events["done"])["candidates"]] == [None]
+        done = json.loads(events["done"])
+        assert [done["decision_id"], *(each["candidate_id"] for each in done["candidates"])] == [None, None]
         assert await kept(service, "ada") == ["user"]
+
+
+async def test_a_chat_that_is_streamed_while_its_user_is_deleted_ends_without_ids(settings_of: Callable[..., Settings]):
+    members = voices()
+    async with running(settings_of(), FreshStore(), members) as service:
+        members["concise"].gate.clear()
+        ask = {"user": "ada", "model": "concise", "messages": [{"role": "user", "content": PROMPT}], "stream": True}
+        asking = asyncio.create_task(service.client.post("/v1/chat/completions", json=ask))
+        await members["concise"].began.wait()
+        await service.client.delete("/users/ada")
+        members["concise"].gate.set()
+        *_, last = [json.loads(line) for line in re.findall(r"data: (\{.+)", (await asking).text)]
+        assert (last["attune"]["decision_id"], last["choices"][0]["candidate_id"]) == (None, None)
 
 
 async def test_an_id_that_could_not_be_written_is_not_given_out(settings_of: Callable[..., Settings]):
