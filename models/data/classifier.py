@@ -62,7 +62,7 @@ def final_layer(model: nn.Module, labels: int) -> nn.Linear:
     return found[-1]
 
 
-def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "auto", limits: TextLimits | None = None) -> ClassifierTrunk:
+def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "pair", limits: TextLimits | None = None) -> ClassifierTrunk:
     """Returns the classifier at a folder or hub id as a trunk; code that comes with it is never run.
 
     Raises:

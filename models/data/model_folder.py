@@ -99,9 +99,31 @@ def expect_rows(what: str, tokenizer: Any, model: nn.Module) -> None:
     inside = fast_tokenizer(tokenizer)
     special = {number for number, token in inside.get_added_tokens_decoder().items() if token.special}
     last = max(number for number in inside.get_vocab().values() if number not in special)
-    rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # of transformers' models
+    try:
+        rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # of transformers' models
+    except (AttributeError, NotImplementedError) as error:  # CANINE hashes characters, the Perceiver reads bytes of anything
+        raise TrunkUnavailable(
+            f"{what}: {type(model).__name__} has no table with a row for each token; an encoder or a causal decoder of tokens is needed"
+        ) from error
     if last >= rows:
         raise TrunkUnavailable(f"{what} knows {rows:,} tokens and its tokenizer {last + 1:,}: they are not of one model")
+
+
+@contextlib.contextmanager
+def reading_text(what: str, model: nn.Module) -> Iterator[None]:
+    """Turns whatever a model raises when it is given a text, and nothing beside it, into a sentence with the first line of its words.
+
+    Raises:
+        TrunkUnavailable: it raised something.
+    """
+    try:
+        yield
+    except (TrunkUnavailable, MemoryError):
+        raise
+    except Exception as error:  # a model wants what it wants: pictures, boxes around words, a length that its blocks divide
+        said = next(iter(str(error).strip().splitlines()), "")[:200]
+        named = f"{type(model).__name__} makes no vector of a text alone, so that it cannot be a trunk"
+        raise TrunkUnavailable(f"{what}: {named}: {type(error).__name__}: {said}") from error
 
 
 def fast_tokenizer(tokenizer: Any) -> Tokenizer:

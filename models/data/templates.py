@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from attune.models.seam.text import TextTemplate
 
-TemplateKind = Literal["auto", "chat", "plain"]
+TemplateKind = Literal["auto", "chat", "pair", "plain"]
 
 PROMPT_MARK, RESPONSE_MARK = "attunepromptmark", "attuneresponsemark"
 USUAL_TOKENS = 2048
@@ -60,6 +60,7 @@ def text_template(tokenizer: Any, kind: TemplateKind, own_limit: int, limits: Te
     Args:
         tokenizer: a fast one.
         kind: `chat` cuts the tokenizer's own chat template, `plain` uses its special tokens, `auto` takes the first where there is one.
+            `pair` takes it too, and else what the tokenizer makes of two texts, which is what a reward model without one was trained on.
         own_limit: tokens that the model reads.
         limits: what is wanted of them.
 
@@ -67,29 +68,31 @@ def text_template(tokenizer: Any, kind: TemplateKind, own_limit: int, limits: Te
         TemplateUnusable: `chat` was asked for or found, and cannot be cut.
         ValueError: the limits leave no room.
     """
-    chat = kind == "chat" or (kind == "auto" and getattr(tokenizer, "chat_template", None))
-    pieces = chat_pieces(tokenizer) if chat else plain_pieces(tokenizer)
+    chat = kind == "chat" or (kind in {"auto", "pair"} and getattr(tokenizer, "chat_template", None))
+    pieces = chat_pieces(tokenizer) if chat else plain_pieces(tokenizer, pair=kind == "pair")
     most, prompt, context = limits.within(own_limit)
     prefix, middle, suffix, separator = pieces
     return TextTemplate(prefix, middle, suffix, separator, most, prompt, context)
 
 
-def plain_pieces(tokenizer: Any) -> tuple[tuple[int, ...], ...]:
-    """Returns prefix, middle, suffix and separator made of the tokenizer's special tokens."""
+def plain_pieces(tokenizer: Any, *, pair: bool) -> tuple[tuple[int, ...], ...]:
+    """Returns prefix, middle, suffix and separator made of the tokenizer's special tokens; with `pair` as it makes them itself."""
 
     def special(name: str) -> tuple[int, ...]:
         value = getattr(tokenizer, name, None)
         return () if value is None else (int(value),)
 
     encoder = bool(special("cls_token_id") and special("sep_token_id"))
-    if encoder:  # WordPiece drops newlines, so encoders are separated by their own [SEP]; decoders by the newlines they were trained on
-        around = _pair_pieces(tokenizer) or (special("cls_token_id"), special("sep_token_id"), special("sep_token_id"))
-        return (*around, special("sep_token_id"))
-    return special("bos_token_id"), _ids(tokenizer, "\n"), (), _ids(tokenizer, "\n\n")
+    # WordPiece drops newlines, so encoders are separated by their own [SEP]; decoders by the newlines they were trained on.
+    separator = special("sep_token_id") if encoder else _ids(tokenizer, "\n\n")
+    around = _pair_pieces(tokenizer) if encoder or pair else None
+    if around is None and encoder:
+        around = special("cls_token_id"), special("sep_token_id"), special("sep_token_id")
+    return (*(around or (special("bos_token_id"), _ids(tokenizer, "\n"), ())), separator)
 
 
 def _pair_pieces(tokenizer: Any) -> tuple[tuple[int, ...], ...] | None:
-    """Returns what an encoder's tokenizer puts before, between and after two texts; RoBERTa has two [SEP] between them."""
+    """Returns what a tokenizer puts before, between and after two texts: RoBERTa two [SEP] between them, GPT-2 nothing anywhere."""
     first, second = _ids(tokenizer, PROMPT_MARK), _ids(tokenizer, RESPONSE_MARK)
     whole = tuple(map(int, tokenizer(PROMPT_MARK, RESPONSE_MARK)["input_ids"]))
     starts = [at for at in range(len(whole)) if whole[at : at + len(first)] == first]

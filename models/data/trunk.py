@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from attune.models.data.hub import DEMO_TRUNK, no_load_report
-from attune.models.data.model_folder import TrunkUnavailable, expect_rows, fast_tokenizer, loading, open_model
+from attune.models.data.model_folder import TrunkUnavailable, expect_rows, fast_tokenizer, loading, open_model, reading_text
 from attune.models.data.templates import TemplateKind, TemplateUnusable, TextLimits, text_template
 from attune.models.seam import padding
 from attune.models.seam.text import Encoded, TextEncoder, TextTemplate
@@ -105,7 +105,8 @@ class Trunk(nn.Module):
     @torch.inference_mode()
     def _measured_width(self) -> int:
         """Returns the size of a vector; no field of a configuration says for every architecture how wide its states come out."""
-        return int(self(*pad(self.encoder.candidates("a", ["a"]))).shape[1])
+        with reading_text(f"trunk {self.source!r}", self.model):
+            return int(self(*pad(self.encoder.candidates("a", ["a"]))).shape[1])
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         if self.pooling == "cls":
@@ -227,11 +228,11 @@ def make_template(
 
 @torch.inference_mode()
 def expect_usable(trunk: Trunk) -> None:
-    """Returns if a text's vector is numbers, the same beside a longer text, and can be computed by a graph.
+    """Returns if a text alone has a vector, of numbers, the same beside a longer text, and it can be computed by a graph.
 
     Raises:
-        TrunkUnavailable: it is another, as in models that read the padding: a score would depend on who else asks at the time. Or some
-            weights are read for some texts alone, which no graph can hold. Or there are weights that are no numbers.
+        TrunkUnavailable: it has none, or it is another, as in models that read the padding: a score would depend on who else asks at
+            the time. Or some weights are read for some texts alone, which no graph can hold. Or there are weights that are no numbers.
     """
     experts = [type(layer).__name__ for layer in trunk.model.modules() if re.search(r"Experts|Mo[eE]", type(layer).__name__)]
     if experts:
@@ -239,7 +240,8 @@ def expect_usable(trunk: Trunk) -> None:
             f"trunk {trunk.source!r} is a mixture of experts ({experts[0]}), which the scorer's graph cannot hold; a dense model is needed"
         )
     rows = [trunk.encoder.candidates("a", [text])[0] for text in ("a", "a b c d " * 8)]
-    alone, beside = trunk(*pad(rows[:1]))[0, :-1], trunk(*pad(rows))[0, :-1]
+    with reading_text(f"trunk {trunk.source!r}", trunk.model):
+        alone, beside = trunk(*pad(rows[:1]))[0, :-1], trunk(*pad(rows))[0, :-1]
     if not bool(alone.isfinite().all()):
         raise TrunkUnavailable(f"trunk {trunk.source!r} gives no finite numbers: weights of it are no numbers, or too large")
     if not float((alone - beside).abs().max()) <= MOST_MIXED * float(alone.abs().max()):

@@ -9,6 +9,8 @@ array with leading axis `N` per output. Every row computes all outputs; the call
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,7 +140,7 @@ def _trace(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> None:
     with torch.inference_mode():
         names = list(graph.named(*traced))
     axes = {name: {0: "rows", 1: "tokens"} for name in INPUTS} | {name: {0: "rows"} for name in names}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _nothing_printed():
         # The TorchScript exporter is announced as legacy and traces transformers' mask code, whose Python branches do not
         # depend on the input's values here; `difference` below is the check that counts.
         warnings.simplefilter("ignore")
@@ -152,6 +154,20 @@ def _trace(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> None:
             dynamic_axes=axes,
             opset_version=OPSET,
         )
+
+
+@contextlib.contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keeps standard output for what a command prints: an exporter that fails writes its whole graph there, past `sys.stdout`."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def difference(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str, NDArray[np.float32]]) -> float:

@@ -97,6 +97,15 @@ async def test_families_are_trained_beside_a_reward_model_of_one_head_and_are_se
         assert (await service.post("/score", ask | {"family": "additive"}))["family"] == "additive"
 
 
+async def test_a_decoder_without_a_chat_template_reads_the_pair_that_its_tokenizer_makes(settings_of, tmp_path):
+    folder = write_classifier(tmp_path / "model", "GPT2", 1, chat=False)
+    assert import_reward_model(str(folder), tmp_path / "fam", [], "").summary["difference_from_transformers"] <= 1e-4
+    bundle = pack(tmp_path / "fam", tmp_path / "bundles", "mine").path
+    async with running(settings_of(bundle=str(bundle)), FreshStore(), {}) as service:
+        scored = (await service.post("/score", {"user": "u", "prompt": PROMPT, "responses": RESPONSES}))["scores"]
+    assert [each["score"] for each in scored] == pytest.approx([one for (one,) in logits_of(folder)], abs=1e-4)
+
+
 def test_beside_what_was_not_imported_or_on_another_trunk_nothing_is_trained(tmp_path):
     (tmp_path / "prefs.jsonl").write_text(json.dumps({"user": "u", "prompt": "p", "chosen": "a", "rejected": "b"}))
     train = ["train", "families", str(tmp_path / "prefs.jsonl"), "--out", str(tmp_path / "out"), "--beside", str(tmp_path)]

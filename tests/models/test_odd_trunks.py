@@ -78,6 +78,32 @@ def test_a_mixture_of_experts_is_refused_before_anything_is_trained_on_it(tmp_pa
         load_trunk(write(tmp_path, "Mixtral", encoder=False, **fields))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "fields", "said"),
+    [
+        # One hashes characters and has no row for a token; one wants places on a page, for which this width is none.
+        ("Canine", SIZES | {"pad_token_id": 0}, "CanineModel has no table with a row for each token"),
+        (
+            "Lilt",
+            SIZES | {"max_position_embeddings": 96, "pad_token_id": 0},
+            "LiltModel makes no vector of a text alone, .* RuntimeError: mat1",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_given_a_text_is_refused_in_a_sentence(
+    tmp_path: Path, architecture: str, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TrunkUnavailable, match=said):
+        load_trunk(write(tmp_path / "trunk", architecture, **fields))
+
+
+def test_a_reward_model_that_has_no_row_for_a_token_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    # The Perceiver reads bytes of anything: what it says its table is, is no table.
+    fields = {"d_model": 32, "d_latents": 32, "num_latents": 4, "num_blocks": 1, "num_self_attends_per_block": 1}
+    with pytest.raises(TrunkUnavailable, match="PerceiverForSequenceClassification has no table with a row for each token"):
+        load_classifier(write(tmp_path, "Perceiver", labels=2, num_self_attention_heads=2, num_cross_attention_heads=2, **fields))
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = SIZES | {"num_key_value_heads": 1, "max_position_embeddings": 96, "pad_token_id": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,12 @@ def test_a_large_trunk_that_cannot_be_cut_is_passed_and_told_as_not_tried(tmp_pa
     said = asked(trunk, tmp_path / "cache", most_bytes=1)
     assert said[-1].startswith("not tried: LlamaModel has 0.0 GB of weights and cannot be cut to 2 layers: it would be as large")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_graph_that_fails_is_not_printed_where_results_are(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fields = SIZES | {"max_position_embeddings": 96, "pad_token_id": 0}
+    trunk = load_trunk(write(tmp_path / "trunk", "Tapas", **fields))
+    with pytest.raises(ExportFailed, match=r"^TapasModel cannot be written as a graph"):
+        asked(trunk, None)
+    os.write(1, b"a result\n")
+    assert capfd.readouterr().out == "a result\n"
