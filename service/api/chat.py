@@ -9,7 +9,7 @@ refused by the client's own name for it.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -32,6 +32,7 @@ from attune.service.http.segments import Segment
 from attune.service.http.streaming import EventStream, failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
+from attune.service.members.member import NOTHING_SAID
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping, finished
 from attune.service.usecases.member_choice import Decision
 
@@ -204,13 +205,15 @@ class _Chat:
         self._decision = decision
         self._id = completion_id
         self._created = created
+        self._says: dict[str, str] = {}  # what the server of a single choice says in every chunk
 
     def completion(self, generated: Generated) -> dict[str, Any]:
         """Returns the whole completion; each choice carries its candidate id and member."""
         choices = [
             {
+                **candidate.said.choice,
                 "index": candidate.index,
-                "message": {"role": "assistant", "content": candidate.text, "refusal": None},
+                "message": {"refusal": None, **candidate.said.message, "role": "assistant", "content": candidate.text},
                 "logprobs": None,
                 "finish_reason": candidate.finish_reason,
                 "candidate_id": candidate.id,
@@ -219,7 +222,10 @@ class _Chat:
             }
             for candidate in generated.candidates
         ]
+        said = _said_of_all(generated)
+        self._begin(said)
         return {
+            **said,
             **self._head("chat.completion", generated.candidates[0].member),
             "choices": choices,
             "usage": _usage(generated),
@@ -237,6 +243,8 @@ class _Chat:
             while event is not None:
                 match event:
                     case Piece():
+                        if event.said and self._is_single:
+                            self._begin(event.said)
                         if event.index not in told:
                             told.add(event.index)
                             yield self._chunk(event.index, {"role": "assistant", "content": ""}, event.member)
@@ -251,17 +259,23 @@ class _Chat:
         except Exception as error:  # noqa: BLE001  the status is sent already: what went wrong is the last event
             yield _data(openai_object(failed_in_stream(self._call, error), self._call.request_id))
 
+    def _begin(self, said: Mapping[str, Any]) -> None:
+        self._says = {name: said[name] for name in ("service_tier", "system_fingerprint") if isinstance(said.get(name), str)}
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self._decision.record.routing.members) == 1
+
     def _ends(self, generated: Generated) -> list[bytes]:
         last = generated.candidates[-1]
         ends = [
             self._chunk(
                 candidate.index,
-                {},
+                candidate.said.message,
                 candidate.member,
                 candidate.finish_reason,
-                told=self._told(generated) if candidate is last else None,
-                candidate_id=candidate.id,
-                **_scores(candidate),
+                {**candidate.said.choice, "candidate_id": candidate.id, **_scores(candidate)},
+                {**_said_of_all(generated), "attune": self._told(generated)} if candidate is last else {},
             )
             for candidate in generated.candidates
         ]
@@ -274,20 +288,21 @@ class _Chat:
     def _chunk(
         self,
         index: int,
-        delta: dict[str, Any],
+        delta: Mapping[str, Any],
         member: str,
         finish_reason: str | None = None,
-        told: dict[str, Any] | None = None,
-        **extra: object,
+        more: Mapping[str, Any] = NOTHING_SAID.choice,
+        whole: Mapping[str, Any] = NOTHING_SAID.answer,
     ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "member": member, **extra}
-        return _data({**self._head("chat.completion.chunk", member), "choices": [choice]} | ({"attune": told} if told else {}))
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "member": member, **more}
+        return _data({**whole, **self._head("chat.completion.chunk", member), "choices": [choice]})
 
     def _told(self, generated: Generated) -> dict[str, Any]:
         """Returns what a client that knows Attune may want: whether the answer was personal, and what was offered and not used."""
         decision = generated.decision
         return {
             "decision_id": decision.id,
+            "bundle": decision.record.bundle,
             "personalization": decision.person.personalization,
             "comparisons": decision.person.comparisons,
             "ignored": self._body.ignored,
@@ -300,6 +315,7 @@ class _Chat:
             "created": self._created,
             "model": member,
             "system_fingerprint": self._decision.record.bundle,
+            **self._says,
         }
 
 
@@ -309,11 +325,17 @@ def _scores(candidate: GeneratedCandidate) -> dict[str, object]:
     return {"score": candidate.score, "std": candidate.std, "rank": candidate.rank}
 
 
-def _usage(generated: Generated) -> dict[str, int]:
+def _said_of_all(generated: Generated) -> Mapping[str, Any]:
+    """Returns what the server of a single choice says of the whole answer; of several, none speaks for the others."""
+    return generated.candidates[0].said.answer if len(generated.candidates) == 1 else NOTHING_SAID.answer
+
+
+def _usage(generated: Generated) -> dict[str, Any]:
     # One prompt, however many answers: OpenAI counts it once.
     prompt = max(candidate.prompt_tokens for candidate in generated.candidates)
     completion = sum(candidate.completion_tokens for candidate in generated.candidates)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    details = generated.candidates[0].said.usage if len(generated.candidates) == 1 else NOTHING_SAID.usage
+    return {**details, "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _data(content: dict[str, Any]) -> bytes:

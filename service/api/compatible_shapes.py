@@ -15,13 +15,13 @@ class ChatMessage:
 
     Attributes:
         role: always `assistant`
-        content: the text
-        refusal: always null
+        content: the text, a refusal's too
+        refusal: what the member's server says in place of an answer; null where it does not refuse
     """
 
     role: Literal["assistant"]
     content: str
-    refusal: None
+    refusal: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,15 @@ class ChatUsage:
         prompt_tokens: of the prompt, once for all choices
         completion_tokens: of all choices
         total_tokens: their sum
+        prompt_tokens_details: as the member's server sent them, and so is what else it says of its counts; of one choice alone
+        completion_tokens_details: likewise
     """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, Any] | None = None
+    completion_tokens_details: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,14 @@ class ChatTold:
 
     Attributes:
         decision_id: names the decision for `/feedback`; null if it was not kept
+        bundle: the bundle that decided
         personalization: `applied`, `prior` or `unavailable`, as on native routes
         comparisons: what is known of the user
         ignored: fields of the request that were read and not used
     """
 
     decision_id: str | None
+    bundle: str
     personalization: Personalization
     comparisons: int
     ignored: list[str]
@@ -87,12 +93,16 @@ class ChatTold:
 class ChatCompletion:
     """Answer of `POST /v1/chat/completions` without `stream`.
 
+    What else a member's server says of a choice and its message is passed on as it said it, and of the whole answer where there is one
+    choice; not its thoughts, and no calls of tools.
+
     Attributes:
         id: of this completion
         object: always `chat.completion`
         created: Unix seconds
         model: the member that wrote the first choice
-        system_fingerprint: the bundle that decided
+        system_fingerprint: what the member's server says where there is one choice; else the bundle that decided
+        service_tier: as the member's server says, where there is one choice
         choices: the answers
         usage: tokens
         attune: what OpenAI's API has no field for
@@ -106,6 +116,7 @@ class ChatCompletion:
     choices: list[ChatChoice]
     usage: ChatUsage
     attune: ChatTold
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ here knows users, rewards or decisions, and nothing here imports torch or an HTT
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from attune.service.errors import CallerError, ComeBackLater, FieldError, InvalidRequest, MemberFailed
 
@@ -96,10 +96,36 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What a server said beside text, end and counts, as it said it: for clients who speak its API, and for nothing here.
+
+    Args:
+        answer: of the whole answer, such as `service_tier` and `system_fingerprint`.
+        choice: of the choice.
+        message: of the message, such as `refusal` and `annotations`.
+        usage: beside the counts, such as `prompt_tokens_details`.
+    """
+
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    choice: Mapping[str, Any] = field(default_factory=dict)
+    message: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+
+NOTHING_SAID = Said()
+
+
+@dataclass(frozen=True, slots=True)
 class TextPiece:
-    """The next characters of the answer: never empty, never half a character, never part of a stop string."""
+    """The next characters of the answer: never empty, never half a character, never part of a stop string.
+
+    Args:
+        text: the characters.
+        said: what the server has said of the whole answer by then; with the first piece alone.
+    """
 
     text: str
+    said: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +138,14 @@ class Finish:
         prompt_tokens: tokens read, the template's included.
         completion_tokens: tokens written, the end-of-text token included.
         usage: `estimated` if an upstream sent no counts: one token a piece, four characters a prompt token.
+        said: what else its server said.
     """
 
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     usage: Literal["reported", "estimated"] = "reported"
+    said: Said = NOTHING_SAID
 
 
 Event = TextPiece | Finish

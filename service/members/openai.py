@@ -117,7 +117,7 @@ class OpenAIMember:
             while text or not opened.over:
                 if text:
                     end = "succeeded"
-                    yield TextPiece(text)
+                    yield TextPiece(text, opened.reader.said_first())
                 text = await self._read(opened, asked, waiting)
             text, finish = opened.reader.end()
             end = "succeeded"
@@ -126,7 +126,7 @@ class OpenAIMember:
             patience.disarm()
             self._connections.settle(opened.exchange)
             if text:
-                yield TextPiece(text)
+                yield TextPiece(text, opened.reader.said_first())
             yield finish
         except (AttuneError, BadAnswer) as error:
             failure = error if isinstance(error, AttuneError) else self._server.unusable(error, asked, opened.exchange if opened else None)
@@ -231,7 +231,8 @@ class OpenAIMember:
         """Returns the answer at its first sign, whenever that comes within the limits; raises what `OpenAIServer.open` raises."""
         exchange = await self._server.open(asked)
         try:
-            reader = AnswerReader(asked.request, self._spec, exchange.media_type, lambda *told: self._server.note(asked.request, *told))
+            server, request = self._server, asked.request
+            reader = AnswerReader(request, self._spec, exchange.media_type, lambda *told: server.note(request, *told), server.secrets)
             opened = _Opened(exchange, reader, over=reader.ended)
             asked.patience.arm(exchange.close)
             while not (opened.over or reader.signs):

@@ -8,12 +8,13 @@ What is decided by a last event is decided when the stream has ended. Synchronou
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from attune.service.members.answer_text import SoundText, ThoughtFilter, is_seen, sound_text
 from attune.service.members.member import Finish, FinishReason, GenerationRequest
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
+from attune.service.members.said import Saying, is_passed_on
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.text_of_tokens import StopScanner
 
@@ -50,9 +51,12 @@ class AnswerReader:
         spec: how the server speaks.
         media_type: what the body says that it is, in lower case.
         note: told each field or word that is left out or not known.
+        secrets: no field that holds one of them is passed on.
     """
 
-    def __init__(self, request: GenerationRequest, spec: OpenAISpec, media_type: str, note: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, request: GenerationRequest, spec: OpenAISpec, media_type: str, note: Callable[[str, str], None], secrets: Sequence[str] = ()
+    ) -> None:
         self._request = request
         self._spec = spec
         self._note = note
@@ -73,6 +77,8 @@ class AnswerReader:
         self._whole = ""
         self._thought_tokens = 0
         self._saw: list[str] = []  # what came in place of text
+        self._saying = Saying(secrets)
+        self._told = False
         self.signs = 0
         self.begun = False  # whether text for a reader has come
         self.ended = False
@@ -84,6 +90,11 @@ class AnswerReader:
     def finishing(self) -> bool:
         """Whether the server said that the text is complete; what may follow is counts, and sometimes more text after all."""
         return bool(self._finish)
+
+    def said_first(self) -> Mapping[str, Any] | None:
+        """Returns what the server has said of the whole answer until now; None if it has said nothing, or that was asked before."""
+        self._told, told = True, self._told
+        return None if told else self._saying.begun() or None
 
     def push(self, received: bytes) -> str:
         """Returns the text that can be sent now; empty is common.
@@ -183,10 +194,12 @@ class AnswerReader:
         self._usage = chunk.usage or self._usage
         self._thought_tokens = chunk.thought_tokens or self._thought_tokens
         self.signs += chunk.alive
+        self._saying.add(*chunk.places)
         if chunk.thought:
             self._saw.append("thoughts")
         for name in chunk.unsupported:
-            self._note("field", name)
+            if not is_passed_on(name):
+                self._note("field", name)
             self._saw.append(name)
 
     def _add(self, chunk: Chunk) -> str:
@@ -260,9 +273,9 @@ class AnswerReader:
         ends: FinishReason = "length" if self._is_said_by(_LENGTH) else "content_filter" if filtered else "stop"
         reason = self._cut or ends
         if self._usage is not None:
-            return Finish(reason, *self._usage)
+            return Finish(reason, *self._usage, said=self._saying.said())
         characters = sum(len(message.content) for message in self._request.messages)
-        return Finish(reason, max(1, characters // 4), max(1, self._pieces), "estimated")
+        return Finish(reason, max(1, characters // 4), max(1, self._pieces), "estimated", self._saying.said())
 
     def _is_said_by(self, parts: tuple[str, ...]) -> str:
         """Returns the first of these that stands in the server's word for the end, empty if none does."""

@@ -112,7 +112,7 @@ class OpenAIServer:
         self._id = member_id
         self._spec = spec
         self._connections = connections
-        self._secrets = (*values.values(), *(value for value in spec.headers.values() if isinstance(value, str)))
+        self.secrets = (*values.values(), *(value for value in spec.headers.values() if isinstance(value, str)))
         self._headers = {"accept": "text/event-stream, application/json", "accept-encoding": "identity"}
         self._headers |= {"content-type": "application/json"} | _filled(spec.headers, values)
         if spec.api_key_env:
@@ -188,7 +188,7 @@ class OpenAIServer:
         except (TimeoutError, ConnectionFailed):
             pass  # what came of it says what it can
         refusal = read_refusal(
-            content[:MAX_ERROR_BYTES], exchange.headers, asked.request, body.keys(), self._secrets, limited=status in LIMITED_STATUSES
+            content[:MAX_ERROR_BYTES], exchange.headers, asked.request, body.keys(), self.secrets, limited=status in LIMITED_STATUSES
         )
         failure = self._failure(status, refusal, asked)
         if isinstance(failure, TextTooLong | PromptFiltered):
@@ -287,9 +287,9 @@ class OpenAIServer:
         """Returns the error of an answer under a status that says success and that cannot be used."""
         if error.said is None or exchange is None:
             return self.failed(error.reason, error.detail)
-        refusal = refusal_in(error.said, "", exchange.headers, asked.request, (), self._secrets, limited=False)
+        refusal = refusal_in(error.said, "", exchange.headers, asked.request, (), self.secrets, limited=False)
         if refusal.status == 429:
-            again = refusal_in(error.said, "", exchange.headers, asked.request, (), self._secrets, limited=True)
+            again = refusal_in(error.said, "", exchange.headers, asked.request, (), self.secrets, limited=True)
             refusal = replace(refusal, wait_s=again.wait_s)
         return self._failure(exchange.status, refusal, asked)
 
@@ -306,7 +306,7 @@ class OpenAIServer:
 
     def note(self, request: GenerationRequest, kind: str, name: str) -> None:
         """Logs a field that is left out, or a word that is not known, once."""
-        shown = told_word(name.removeprefix("delta.").removeprefix("message."), request, self._secrets) or "a name that is not shown"
+        shown = told_word(name.removeprefix("delta.").removeprefix("message."), request, self.secrets) or "a name that is not shown"
         if kind == "field":
             self._note_once(name, f"sends the field {shown}, which is left out")
         else:

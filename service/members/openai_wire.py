@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -24,6 +24,7 @@ DONE = b"[DONE]"
 MAX_EVENT_BYTES = 1 << 20
 _THOUGHTS = frozenset({"reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks", "thought"})
 _READ = frozenset({"content", "role", "refusal"})
+_EMPTY: Mapping[str, Any] = {}
 
 
 class BadAnswer(Exception):
@@ -142,6 +143,7 @@ class Chunk:
         alive: whether it is part of an answer at all, and so a sign of life.
         whole: the text of a message that stands in a chunk; it repeats what came piece by piece before.
         thought_tokens: tokens of `usage` that were thoughts.
+        places: the objects that it was read from: answer, choice, message and usage.
     """
 
     text: str = ""
@@ -152,6 +154,7 @@ class Chunk:
     alive: bool = False
     whole: str = ""
     thought_tokens: int = 0
+    places: tuple[Mapping[str, Any], ...] = field(default=(_EMPTY,) * 4, compare=False, repr=False)
 
 
 _NOTHING = Chunk()
@@ -207,15 +210,17 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         raise BadAnswer("upstream", "the server reports an error", answer)
     if _says(answer.get("error")):
         raise BadAnswer("upstream", "the server reports an error in its answer", answer)
-    usage, thought_tokens = _usage(answer.get("usage"))
+    counts = answer.get("usage")
+    usage, thought_tokens = _usage(counts)
     # One answer was asked for; what others there are is another one's.
     choice = next((choice for choice in choices if choice.get("index") in (0, None, "0")), None)
     if choice is None:
-        return Chunk(usage=usage, thought_tokens=thought_tokens)
+        return Chunk(usage=usage, thought_tokens=thought_tokens, places=(answer, _EMPTY, _EMPTY, counts if usage and counts else _EMPTY))
     if _says(choice.get("error")):
         raise BadAnswer("upstream", "the server reports an error in its answer", choice)
     if usage is None and isinstance(choice.get("usage"), Mapping):
-        usage, thought_tokens = _usage(choice["usage"])
+        counts = choice["usage"]
+        usage, thought_tokens = _usage(counts)
     finish = choice.get("finish_reason")
     message = choice.get(part)
     other = choice.get("message" if part == "delta" else "delta")
@@ -231,6 +236,7 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         alive=True,
         whole=_read_message(other, part)[0] if isinstance(other, dict) else "",
         thought_tokens=thought_tokens,
+        places=(answer, choice, message if isinstance(message, dict) else _EMPTY, counts if usage and counts else _EMPTY),
     )
 
 

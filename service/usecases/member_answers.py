@@ -9,14 +9,15 @@ probability of what was served, and becomes null. Leaving early (a caller who ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from attune.service.errors import DeadlineExceeded, MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
-from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
+from attune.service.members.member import Finish, FinishReason, GenerationRequest, Said, TextPiece
 from attune.service.members.roster import AnotherMember
 from attune.service.usecases.answer_scores import score_later, score_now
 from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn
@@ -36,11 +37,12 @@ _TOO_LATE = "the members did not finish before the request's deadline"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next characters of one candidate."""
+    """The next characters of one candidate; `said` as in `TextPiece`."""
 
     index: int
     member: str
     text: str
+    said: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class GeneratedCandidate:
         id: None if the decision could not be kept, and then feedback goes by texts.
         score, std, rank: rank is 1 for the best; all three are None where nobody asked for scores.
         unscored_tokens: of the answer's end, for which the scorer had no room.
+        said: what else its server said; it is not kept.
     """
 
     id: str | None
@@ -69,6 +72,7 @@ class GeneratedCandidate:
     prompt_tokens: int
     completion_tokens: int
     unscored_tokens: int
+    said: Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,7 @@ async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationR
             if isinstance(event.event, TextPiece):
                 draft.parts.append(event.event.text)
                 if ask.streamed:
-                    yield Piece(draft.index, event.member, event.event.text)
+                    yield Piece(draft.index, event.member, event.event.text, event.event.said)
             else:
                 draft.finish = event.event
 
@@ -278,6 +282,7 @@ async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, sco
             prompt_tokens=finish.prompt_tokens,
             completion_tokens=finish.completion_tokens,
             unscored_tokens=dropped,
+            said=finish.said,
         )
         for draft, finish, kept, rank, dropped in zip(drafts, _finishes(drafts), decision.record.candidates, ranks, unscored, strict=True)
     )

@@ -1,0 +1,113 @@
+"""What a server says beside the text of its answer and what is understood of it: gathered as it comes, passed on as it was said.
+
+    chunk ── add ──> fields by their place ── begun, said ──> for clients who speak the server's own API
+
+Passed on is what cannot be mistaken: a field that comes twice and differs is left out, thoughts and calls of tools always are. Nothing
+of it is kept, scored or learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from attune.service.members.answer_text import sound_text
+from attune.service.members.member import Said
+
+Fields = Mapping[str, Any]
+MAX_BYTES = 16_384
+"""Of one field as JSON; longer ones are numbers for every token, pictures and the like."""
+
+LEAST_SECRET_CHARS = 8
+"""The roster's headers are taken for secrets, and some of them hold no more than a `1`."""
+
+_OWN = frozenset({"id", "object", "created", "model", "choices", "usage", "attune"})
+_ERRORS = frozenset(
+    {"error", "errors", "error_code", "error_msg", "error_message", "code", "message", "detail", "status", "success", "type", "base_resp"}
+)
+_OF_ANSWER = _OWN | _ERRORS | {"obfuscation"}  # the last is noise, by which OpenAI hides how long a piece is
+_OF_CHOICE = frozenset({"index", "delta", "message", "text", "finish_reason", "logprobs", "usage", "error"}) | {
+    *("candidate_id", "member", "score", "std", "rank")
+}
+_OF_MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio"})
+_OF_USAGE = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_THOUGHTS = ("reasoning", "thinking", "thought")
+_DIFFERS = object()
+
+
+def is_passed_on(place: str) -> bool:
+    """Returns whether something of a message that is no text is passed on, if it can be; it is named as in `Chunk.unsupported`."""
+    _, dot, name = place.partition(".")
+    return bool(dot) and name.partition(" ")[0] not in _OF_MESSAGE and not _is_thought(name)
+
+
+def _is_thought(name: str) -> bool:
+    return any(part in name for part in _THOUGHTS)
+
+
+class Saying:
+    """Gathers what is said beside the text of one answer.
+
+    Args:
+        secrets: a field that holds one of them is left out.
+    """
+
+    __slots__ = ("_answer", "_choice", "_message", "_refusal", "_secrets", "_usage")
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        self._secrets = [spelt for secret in secrets if len(secret) >= LEAST_SECRET_CHARS for spelt in (secret, quote(secret, safe=""))]
+        self._answer: dict[str, Any] = {}
+        self._choice: dict[str, Any] = {}
+        self._message: dict[str, Any] = {}
+        self._usage: Fields = {}
+        self._refusal = ""
+
+    def add(self, answer: Fields, choice: Fields, message: Fields, usage: Fields) -> None:
+        """Takes up what one chunk says, or a whole answer; counts are said again from chunk to chunk, and the last ones hold."""
+        if not answer.keys() <= _OF_ANSWER:
+            _gather(self._answer, answer, _OF_ANSWER)
+        if not choice.keys() <= _OF_CHOICE:
+            _gather(self._choice, choice, _OF_CHOICE)
+        if not message.keys() <= _OF_MESSAGE:
+            _gather(self._message, message, _OF_MESSAGE, joins=True)
+        if isinstance(refusal := message.get("refusal"), str):
+            self._refusal += refusal
+        self._usage = usage or self._usage
+
+    def begun(self) -> Fields:
+        """Returns what the server has said of the whole answer until now."""
+        return self._sound(self._answer)
+
+    def said(self) -> Said:
+        """Returns all that it has said."""
+        usage = {name: value for name, value in self._usage.items() if name not in _OF_USAGE and value is not None}
+        message = self._sound(self._message)
+        if self._refusal:
+            message["refusal"] = sound_text(self._refusal)
+        return Said(self.begun(), self._sound(self._choice), message, self._sound(usage))
+
+    def _sound(self, fields: Fields) -> dict[str, Any]:
+        """Returns the fields that can be written as JSON, are not too long and hold no secret."""
+        return {name: value for name, value in fields.items() if value is not _DIFFERS and self._is_sound({name: value})}
+
+    def _is_sound(self, field: Fields) -> bool:
+        try:
+            written = orjson.dumps(field)
+        except TypeError:  # half of a surrogate pair, a number that is too large, levels without end
+            return False
+        text = written.decode()
+        return len(written) <= MAX_BYTES and "\\u0000" not in text and not any(secret in text for secret in self._secrets)
+
+
+def _gather(into: dict[str, Any], said: Fields, known: frozenset[str], *, joins: bool = False) -> None:
+    for name, value in said.items():
+        if name in known or value is None or value in ("", [], {}) or _is_thought(name):
+            continue
+        before = into.get(name, value)
+        if joins and isinstance(before, list) and isinstance(value, list) and name in into:
+            into[name] = before + value
+        else:
+            into[name] = value if before == value else _DIFFERS
