@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -204,3 +205,30 @@ async def test_answers_that_are_handed_in_while_their_decision_is_moved_go_along
     assert written
     assert await store.read_decision(bob.tenant, "decision") == (bob.tag, b"answers")
     assert (await store.read(alice, BASIS, decisions=["decision"])).decisions == {}
+
+
+async def test_a_decision_that_two_users_are_merged_with_both_ways_at_once_is_kept_by_one(
+    server: EmbeddedRedis, store: Store, alice: UserKey, bob: UserKey
+) -> None:
+    await store.write_decision(alice, "decision", b"record", 100.0)
+    crossed: list[str] = []
+
+    async def cross() -> None:
+        other = RedisStore(server.url)
+        await other.merge_users(bob, alice, "login-2")
+        await other.aclose()
+
+    def observe(operation: str, _seconds: float, _ok: bool) -> None:
+        if operation == "write_decision" and not crossed:  # it is under both users, and is still to be removed from the first
+            crossed.append(operation)
+            crossing = threading.Thread(target=lambda: asyncio.run(cross()))
+            crossing.start()
+            crossing.join()
+
+    merging = RedisStore(server.url, observe=observe)
+    await merging.merge_users(alice, bob, "login-1")
+    await merging.aclose()
+    assert crossed
+    tag, record = await store.read_decision(alice.tenant, "decision")
+    assert (tag, record) == (alice.tag, b"record")
+    assert (await store.delete_user(alice)).decisions == 1
