@@ -274,7 +274,7 @@ class _Parser:
     ) -> None:
         parsed = parse_pair(get["prompt"], chosen, rejected, names)
         if parsed.chosen == parsed.rejected:
-            raise ValueInvalid(names[0], f"is the same text as {names[1]} ({parsed.chosen[:40]!r})")
+            raise ValueInvalid(names[0], f"is the same text as the other answer ({parsed.chosen[:40]!r})")
         context, weight = get["context"], get["weight"]
         if context is not None and (not isinstance(context, str) or not context.strip()):
             raise ValueInvalid("context", f"is {context!r}; a text or null is needed")

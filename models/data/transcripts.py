@@ -59,7 +59,7 @@ def parse_pair(prompt: object, chosen: object, rejected: object, names: tuple[st
         return Parsed(asked, parse_answer(names[0], chosen), parse_answer(names[1], rejected))
     first, second = _conversation(names[0], chosen), _conversation(names[1], rejected)
     if first[:-1] != second[:-1]:
-        raise ValueInvalid(names[1], f"its conversation is another than that of {names[0]} before the last turn")
+        raise ValueInvalid(names[1], "its conversation is another than that of the other answer before the last turn")
     return Parsed(conversation_text(first[:-1]), _filled(names[0], first[-1][1]), _filled(names[1], second[-1][1]))
 
 

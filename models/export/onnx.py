@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from attune.models.data.graph import answers_of
 from attune.models.data.trunk import Trunk, pad
+from attune.models.export.operators import write_operators
 from attune.models.seam.member_values import POOLED
 from attune.models.seam.padding import INPUTS
 from attune.models.seam.precision import probe_difference
@@ -139,6 +140,7 @@ def _trace(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> None:
     traced = pad(rows[:2])
     with torch.inference_mode():
         names = list(graph.named(*traced))
+    write_operators(OPSET)
     axes = {name: {0: "rows", 1: "tokens"} for name in INPUTS} | {name: {0: "rows"} for name in names}
     with warnings.catch_warnings(), _nothing_printed():
         # The TorchScript exporter is announced as legacy and traces transformers' mask code, whose Python branches do not

@@ -149,7 +149,7 @@ def test_an_ignored_column_that_could_be_read_is_not(tmp_path):
     [
         ({"chosen": "  "}, "chosen: must not be blank"),
         ({"prompt": ""}, "prompt: must not be blank"),
-        ({"rejected": "Because."}, "chosen: is the same text as rejected"),
+        ({"rejected": "Because."}, "chosen: is the same text as the other answer"),
         ({"rejected": None}, "rejected: is None"),
         ({"rejected": [{"role": "robot", "content": "No."}]}, "rejected: message 1: role is 'robot'; system, developer,"),
         ({"rejected": [{"role": "user", "content": "No."}]}, "rejected: ends with a turn of the user"),
@@ -169,6 +169,12 @@ def test_a_bad_row_is_named_by_file_line_and_column(tmp_path, change, message):
     path = write_lines(tmp_path / "prefs.jsonl", [PAIR, "\n", PAIR | change])
     with pytest.raises(RowsInvalid, match=f"1 of 2 rows is bad:\n  prefs.jsonl line 3: {message}"):
         read_comparisons(path)
+
+
+def test_the_other_answer_is_not_called_by_a_name_that_the_table_does_not_have(tmp_path):
+    path = write_lines(tmp_path / "prefs.jsonl", [{"prompt": "Why?", "left": "Because.", "right": "Because.", "winner": "a"}])
+    with pytest.raises(RowsInvalid, match=r"line 1: left: is the same text as the other answer \('Because.'\)"):
+        read_comparisons(path, Reading(columns={"response_a": "left", "response_b": "right"}))
 
 
 SCORED = {"prompt": "Why?", "response": "Because.", "kind": 2, "short": 1}
