@@ -23,6 +23,10 @@ Ints = NDArray[np.int64]
 Rank = Literal["frequency", "t"]
 
 
+LEAST_SPREAD = 1e-12
+"""Of a latent's differences: one that tells all sides apart alike is the surest there is, and one that is never there has no mean."""
+
+
 class SelectionInvalid(ValueError):
     """Comparisons from which no directions can be chosen; the message carries the numbers."""
 
@@ -93,7 +97,7 @@ def select(frequency: NDArray[np.float32], log_length: Array, comparisons: Compa
         difference = difference - np.outer(longer, longer @ difference / squares) if squares else difference
     mean = difference.mean(axis=0)
     spread = difference.std(axis=0)
-    score = mean if settings.rank == "frequency" else np.sqrt(len(chosen)) * mean / np.where(spread > 0, spread, np.inf)
+    score = mean if settings.rank == "frequency" else np.sqrt(len(chosen)) * mean / np.maximum(spread, LEAST_SPREAD)
     support = (frequency[np.unique(np.concatenate([chosen, rejected]))] > 0).sum(axis=0)
     score = np.where(support >= settings.least_texts, score, 0.0)
     ours, theirs = (np.argsort(-sign * score, kind="stable")[: settings.each] for sign in (1, -1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -41,22 +42,38 @@ def fresh_prompts(seed: int, count: int, splits: Sequence[Split] = ("validation"
     return tuple(every[index] for index in np.random.default_rng([seed, 14]).integers(0, len(every), count))
 
 
-def pool_scores(model: LanguageModel, asked: Sequence[str], answers: int, seed: int, file: Path, progress: Progress) -> Array:
+def pool_scores(model: LanguageModel, made_of: str, asked: Sequence[str], answers: int, seed: int, file: Path, progress: Progress) -> Array:
     """Returns scores `[P, N, 11]` of `answers` sampled answers to each prompt, columns as SCORES; `file` keeps them.
 
+    Args:
+        model: that answers.
+        made_of: what tells its files from those of another.
+        asked: prompts.
+        answers: to each.
+        seed: of the sampling.
+        file: written in one step, so that what a killed run leaves is whole.
+        progress: told a line now and then.
+
     Raises:
-        ValueError: `file` holds pools of other prompts or of another number of answers.
+        ValueError: `file` holds pools of another model or seed, of other prompts or of another number of answers, or is damaged.
     """
+    told = f"{made_of} at {TEMPERATURE}, seed {seed}, {answers} answers"
     if file.is_file():
-        with np.load(file) as kept:
-            if kept["asked"].tolist() != list(asked) or kept["scores"].shape[1] != answers:
-                raise ValueError(f"{file} holds other pools than {len(asked)} prompts with {answers} answers each; give another folder")
-            return np.asarray(kept["scores"], dtype=np.float64)
+        try:
+            with np.load(file) as kept:
+                same, scores = kept["asked"].tolist() == list(asked) and str(kept["told"]) == told, kept["scores"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{file} cannot be read ({error}); delete it, or give another folder") from error
+        if not same:
+            raise ValueError(f"{file} holds other pools than of {len(asked)} prompts by {told}; give another folder")
+        return np.asarray(scores, dtype=np.float64)
     batch = _CUDA_BATCH if torch.cuda.is_available() else _CPU_BATCH
     rows = [prompt for prompt in asked for _ in range(answers)]
     said = sample(model, BASE, rows, seed, batch, lambda count: progress(f"{count:,} of {len(rows):,} answers"), TEMPERATURE)
     scores = np.array([np.concatenate([traded_scores(one.text), manner_scores(one.text)]) for one in said])
     scores = scores.reshape(len(asked), answers, len(SCORES))
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, scores=scores, asked=np.array(asked))
+    part = file.with_suffix(".part.npz")
+    np.savez_compressed(part, scores=scores, asked=np.array(asked), told=np.array(told))
+    part.replace(file)
     return scores

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from attune.models.alignment.causal import load
+from attune.models.alignment.trained_member import fingerprint
 from attune.models.measuring.report_files import interval, made_by, table, write_report
 from attune.models.portfolio.oracles import BestOfN
 from studies.palm.aligned import AdapterStudy, align_and_compare
@@ -77,21 +78,21 @@ def evaluate_palm(
         progress: told a line now and then.
 
     Raises:
-        ValueError: there is no such set.
+        ValueError: there is no such set, or `out` keeps pools of another model or study.
     """
     unknown = sorted({*sets} - {*REWARD_SETS} | {*aligned} - {*SETS})
     if unknown:
         raise ValueError(
             f"no set of rewards is called {', '.join(unknown)}; there are {', '.join(REWARD_SETS)} (adapters: {', '.join(SETS)})"
         )
-    model = load(base)
+    model, made_of = load(base), fingerprint(base)
     found = []
     for seed in seeds:
         parts = {"search": search_prompts(seed, study.search), "fresh": fresh_prompts(seed, study.fresh)}
         pools = {}
         for number, (part, asked) in enumerate(parts.items()):
             file = out / "pools" / f"{part}-{seed}.npz"
-            pools[part] = pool_scores(model, asked, study.answers, 2 * seed + number, file, progress)
+            pools[part] = pool_scores(model, made_of, asked, study.answers, 2 * seed + number, file, progress)
         found.append({name: compare_sizes(pools["search"], pools["fresh"], REWARD_SETS[name], study) for name in sets})
         progress(f"seed {seed}: " + ", ".join(f"{name} {one['sizes'][-1]['certified']:.3f}" for name, one in found[-1].items()))
     results = {"seeds": list(seeds), "attune": made_by(), "study": _told(study), "best of n": _turned(found)}

@@ -57,6 +57,18 @@ def trained(world):
 # --- selection ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rank", ["t", "frequency"])
+def test_latents_that_tell_every_pair_apart_alike_are_the_first(world, rank):
+    data, _, latents = world
+    comparisons = data.train.take(np.unique(data.train.chosen, return_index=True)[1])  # no text on both sides
+    comparisons = comparisons.take(~np.isin(comparisons.rejected, comparisons.chosen))
+    frequency = latents.frequency.copy()
+    frequency[:, :2] = 0.0
+    frequency[comparisons.chosen, 0] = frequency[comparisons.rejected, 1] = 9.0
+    found = select(frequency, np.zeros(len(frequency)), comparisons, SelectionSettings(each=1, least_texts=2, rank=rank))
+    assert found.latents.tolist() == [0, 1]
+
+
 def test_the_latents_that_tell_the_sides_apart_are_chosen(world):
     data, _, latents = world
     length = data.vectors.candidates[:, -1].astype(float)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from attune.models.alignment.causal import load
 from attune.models.portfolio.oracles import BestOfN, Solution
 from demo.__main__ import BASE
 from studies.palm.aligned import compare_policies
 from studies.palm.planned import best_of_n_evidence, measured, plan_best_of_n, proved
-from studies.palm.pools import fresh_prompts, search_prompts
+from studies.palm.pools import fresh_prompts, pool_scores, search_prompts
 from studies.palm.run import PalmStudy, evaluate_palm, over_seeds, traded
 from studies.palm.traded import TRADED, traded_rewards, traded_scores
 
@@ -111,5 +115,26 @@ def test_the_study_is_written_and_goes_on_with_the_pools_that_it_kept(tmp_path):
     assert not any("answers" in line for line in told)
     with pytest.raises(ValueError, match="other pools"):
         evaluate_palm(BASE, tmp_path, seeds=(0,), study=PalmStudy(search=5), sets=("three",), progress=told.append)
+    other = _silent_copy(tmp_path / "other")
+    with pytest.raises(ValueError, match="other pools"):
+        evaluate_palm(other, tmp_path, seeds=(0,), study=study, sets=("three",), progress=told.append)
     with pytest.raises(ValueError, match="no set of rewards is called five"):
         evaluate_palm(BASE, tmp_path, seeds=(0,), study=study, sets=("five",), progress=told.append)
+
+
+def _silent_copy(folder: Path) -> Path:
+    """Returns the demo's base with weights of nothing."""
+    shutil.copytree(BASE, folder)
+    weights = {name: 0 * tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_pool_that_a_copy_broke_off_is_named_and_none_is_written_in_parts(tmp_path):
+    model, file = load(BASE), tmp_path / "pool.npz"
+    scores = pool_scores(model, "base", ["How do I make pancakes?"], 2, 0, file, lambda _line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["pool.npz"]
+    assert np.array_equal(pool_scores(model, "base", ["How do I make pancakes?"], 2, 0, file, lambda _line: None), scores)
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"pool\.npz cannot be read"):
+        pool_scores(model, "base", ["How do I make pancakes?"], 2, 0, file, lambda _line: None)
