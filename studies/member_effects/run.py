@@ -8,7 +8,6 @@ chosen by how well the comparisons that are told are predicted before they are l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -22,8 +21,8 @@ from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import Comparisons
 from attune.models.data.tables import read_rows
 from attune.models.data.trunk import load_trunk
-from attune.models.measuring.figures import bootstrap
-from attune.models.measuring.report_files import made_by
+from attune.models.measuring.figures import ACCURACY, GAIN, LOG_LOSS, bootstrap
+from attune.models.measuring.report_files import made_by, write_report
 from attune.models.measuring.rows import Rows, rows_from_heads
 from attune.models.seam.families import Families
 from attune.models.seam.member_effects import MemberEffects
@@ -92,10 +91,8 @@ def evaluate_member_effects(
         "spreads": spreads,
         "axes": {str(size): _summary(runs, settings.counts) for size, runs in found.items()},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     text = render(results)
-    (out / "report.md").write_text(text, encoding="utf-8")
+    write_report(out, results, text)
     return text
 
 
@@ -187,7 +184,9 @@ def _curve(world: _Deployment, told: Comparisons, tested: Comparisons, counts: S
                 ]
             )
         table = [np.clip(np.array(said), 1e-9, 1.0) for _, said in sorted(people.items())]
-        found[count] = np.array([np.stack([(said > 0.5).mean(axis=0), -np.log(said).mean(axis=0)], axis=1) for said in table])
+        found[count] = np.array(
+            [np.stack([((said > 0.5) + 0.5 * (said == 0.5)).mean(axis=0), -np.log(said).mean(axis=0)], axis=1) for said in table]
+        )
     return found
 
 
@@ -197,9 +196,9 @@ def _summary(runs: Sequence[Mapping[int, Array]], counts: Sequence[int]) -> dict
         people = np.mean([run[count] for run in runs], axis=0)  # somebody tested under several seeds is one person
         summary[str(count)] = {
             learner: {
-                "accuracy": asdict(bootstrap(people[:, at, 0])),
-                "nll": asdict(bootstrap(people[:, at, 1])),
-                "gain": asdict(bootstrap(people[:, at, 0] - people[:, 0, 0])),
+                "accuracy": asdict(bootstrap(people[:, at, 0], bounds=ACCURACY)),
+                "nll": asdict(bootstrap(people[:, at, 1], bounds=LOG_LOSS)),
+                "gain": asdict(bootstrap(people[:, at, 0] - people[:, 0, 0], bounds=GAIN)),
             }
             for at, learner in enumerate(LEARNERS)
         }

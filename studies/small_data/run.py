@@ -8,7 +8,6 @@ prompts) of all seeds. Strengths, starts and trust are chosen on validation peop
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from attune.models.data.preferences import Comparisons
 from attune.models.data.trunk import load_trunk
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.figures import bootstrap
+from attune.models.measuring.report_files import write_report
 from attune.models.seam.additive import NAME as ADDITIVE
 from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
 from attune.models.seam.micro import NAME as MICRO
@@ -122,8 +122,7 @@ def evaluate_small_data(
             # Who was tested under several seeds is one person.
             of_size[str(size)] = _summary({learner: [_mean(ones) for ones in groups.values()] for learner, groups in said.items()})
             results["sets"][name] = {"apart": small.apart, "sizes": of_size}
-            (out / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            (out / "report.md").write_text(render(results), encoding="utf-8")
+            write_report(out, results, render(results))
     return out / "report.md"
 
 

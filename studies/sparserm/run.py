@@ -15,13 +15,13 @@ from typing import Any
 
 from attune.models.data.embeddings import embed_texts
 from attune.models.data.sae_files import load_autoencoder, save_autoencoder
-from attune.models.data.token_states import states_of
+from attune.models.data.token_states import TokenStates, states_of
 from attune.models.data.trunk import DEMO_LAYERS, Trunk, load_demo_trunk
-from attune.models.measuring.report_files import bar, interval, made_by, write_report
+from attune.models.measuring.report_files import bar, interval, made_by, write_json, write_report
 from attune.models.training.latents import activity, columns_of
 from attune.models.training.sparse_autoencoder import AutoencoderSettings, train_sparse_autoencoder
 from studies.sparserm.comparison import DENSE, PROPOSED, RANDOM, StudySettings, choose_selection, study
-from studies.sparserm.tasks import MOST, read_tasks, training_states
+from studies.sparserm.tasks import MOST, LabelledTask, read_tasks, training_states
 
 LAYER = DEMO_LAYERS[0]
 """The middle layer of three to choose from: on validation prompts of UKPConvArg1 a dense head is right in 0.779, 0.782, 0.785, 0.779,
@@ -61,15 +61,7 @@ def evaluate_sparserm(
     tasks, absent = read_tasks(folder, seed=seed)
     states = [states_of(task.pool.texts, trunk, LAYER, cache) for task in tasks]
     kept = public or cache / f"autoencoder-{'-'.join(task.name for task in tasks)}-{seed}"
-    summary: dict[str, Any] = {"loaded": kept.name}
-    told = {"settings": asdict(autoencoder), "trunk": trunk.sha256}
-    if public is None:
-        note = kept / "training.json"
-        if not note.exists() or {key: json.loads(note.read_text(encoding="utf-8"))[key] for key in told} != json.loads(json.dumps(told)):
-            trained = train_sparse_autoencoder(training_states(tasks, states), autoencoder, seed, layer=LAYER)
-            save_autoencoder(kept, trained.autoencoder)
-            note.write_text(json.dumps(trained.summary | told) + "\n", encoding="utf-8")
-        summary = json.loads(note.read_text(encoding="utf-8"))
+    summary = {"loaded": kept.name} if public else keep_autoencoder(kept, tasks, states, autoencoder, seed, trunk.sha256)
     found = load_autoencoder(kept, layer=LAYER)
     columns = columns_of(trunk, found)
     ready = [
@@ -95,6 +87,32 @@ def evaluate_sparserm(
     write_report(out, results, render(results))
     draw_sweep(results, out / "sweep.png")
     return results
+
+
+def keep_autoencoder(
+    folder: Path, tasks: Sequence[LabelledTask], states: Sequence[TokenStates], settings: AutoencoderSettings, seed: int, trunk: str
+) -> dict[str, Any]:
+    """Returns what is known of the autoencoder in `folder`, which is trained if it is not the one of these tasks.
+
+    Args:
+        folder: of the autoencoder.
+        tasks: whose texts it reads, but for those of tests: others cut otherwise might have shown it these.
+        states: of the texts of each task.
+        settings: see `AutoencoderSettings`.
+        seed: of the training.
+        trunk: hash of the trunk.
+    """
+    cuts = {task.name: [task.pool.sha256(), task.test.sha256()] for task in tasks}
+    told = json.loads(json.dumps({"settings": asdict(settings), "seed": seed, "trunk": trunk, "tasks": cuts}))
+    note = folder / "training.json"
+    summary: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    if any(summary.get(key) != value for key, value in told.items()):
+        note.unlink(missing_ok=True)
+        trained = train_sparse_autoencoder(training_states(tasks, states), settings, seed, layer=LAYER)
+        save_autoencoder(folder, trained.autoencoder)
+        summary = trained.summary | told
+        write_json(note, summary)
+    return summary
 
 
 def _parameters(trunk: Trunk) -> int:

@@ -10,8 +10,9 @@ from attune.models.data.splits import prompt_keys
 from attune.models.data.token_states import TokenStates
 from attune.models.training.direction_head import HeadSettings
 from attune.models.training.directions import SelectionSettings
+from attune.models.training.sparse_autoencoder import AutoencoderSettings
 from studies.sparserm.comparison import DENSE, PROPOSED, RANDOM, StudySettings, choose_selection, clustered, over_seeds, study
-from studies.sparserm.run import draw_sweep, render
+from studies.sparserm.run import draw_sweep, keep_autoencoder, render
 from studies.sparserm.tasks import cut_pool, cut_test, demo_pairs, majority, read_tasks, training_states
 from tests.models.small_world import small_world
 from tests.models.test_sparserm import small_latents
@@ -57,6 +58,21 @@ def test_the_autoencoder_sees_no_text_of_the_test(task):
     kept = set(training_states([small], [states])[:, 0].astype(int).tolist())
     assert not kept & set(np.concatenate([small.test.chosen, small.test.rejected]).tolist())
     assert len(kept) > 0
+
+
+def test_an_autoencoder_of_the_cache_is_not_one_that_read_another_cuts_test(task, tmp_path):
+    data, small = task
+    again = cut_test(small.name, small.about, small.pool, seed=2)
+    count = len(small.pool.texts.candidates)
+    states = TokenStates(data.vectors.candidates.astype(np.float16), np.arange(count), np.zeros(count, dtype=np.int64))
+    settings, written = AutoencoderSettings(latents=8, k=2, steps=2, batch=32), tmp_path / "sae_weights.safetensors"
+    first = keep_autoencoder(tmp_path, [small], [states], settings, 0, "trunk")
+    kept = written.read_bytes()
+    assert keep_autoencoder(tmp_path, [small], [states], settings, 0, "trunk") == first
+    assert written.read_bytes() == kept
+    second = keep_autoencoder(tmp_path, [again], [states], settings, 0, "trunk")
+    assert written.read_bytes() != kept
+    assert second["states"] != first["states"]
 
 
 def test_a_study_finds_that_selected_directions_beat_random_ones_where_they_are_what_people_like(task, tmp_path):
