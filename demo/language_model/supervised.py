@@ -58,14 +58,16 @@ def fit(
 ) -> Fit:
     """Trains the parameters of `model` that require a gradient, in place, and returns what happened.
 
-    Matrix products run in bfloat16 where the processor has it (autocast), weights and optimiser in float32. The order of
-    the batches comes from `seed` alone.
+    Conversations without a token to be learned are left out. Matrix products run in bfloat16 where the processor has it (autocast),
+    weights and optimiser in float32. The order of the batches comes from `seed` alone.
 
     Raises:
         ValueError: there is nothing to learn.
     """
-    if not any(example.learned.any() for example in examples):
-        raise ValueError(f"none of the {len(examples)} conversations holds a token to be learned")
+    count = len(examples)
+    examples = [example for example in examples if example.learned[1:].any()]  # nothing comes before the first, to predict it from
+    if not examples:
+        raise ValueError(f"none of the {count} conversations holds a token to be learned")
     began_s, cpu_began_s = time.perf_counter(), time.process_time()
     rng = np.random.default_rng(seed)
     lengths = np.array([len(example.ids) for example in examples])

@@ -109,7 +109,7 @@ def calls_needed(study: OracleStudy, *, seed: int, progress: Progress) -> dict[s
     """Returns how many oracle calls search, grid, uniform and random weights need for the same worst case.
 
     Uniform and random weights are given the same bounds and corners to prove with (`proved`), and a referee who knows the truth and
-    tells them to stop when they are as good as the search truly is (`true`).
+    tells them to stop when they are as good as the search truly is, if they have not proved as much as it promised before (`true`).
     """
     found = {}
     for dimensions, instances in study.timed:
@@ -157,7 +157,7 @@ def _random(oracle: BestOfN, study: OracleStudy, truth: float, rng: np.random.Ge
 
 
 def _first(oracle: BestOfN, study: OracleStudy, truth: float, sets: Sequence[Array]) -> tuple[float, float]:
-    """Returns the size of the first set that proves what is asked, and of the first that truly is as good; the last size if none."""
+    """Returns sizes of the first set that proves what is asked, and of the first that does or truly is as good; the last size if none."""
     known: dict[bytes, Solution] = {}
     proved = as_good = float(len(sets[-1]))
     for weights in sets:

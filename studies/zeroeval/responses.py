@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+LEAST_QUESTIONS = 4
+"""Half of them train, and each of these is predicted from the others."""
+
+
 class ResponsesInvalid(ValueError):
     """A response matrix is missing or does not fit the others; the message names the file."""
 
@@ -49,7 +53,7 @@ def read_responses(folder: Path, sets: tuple[str, ...], *, without: str = "") ->
         without: models whose names start so are left out; none if empty.
 
     Raises:
-        ResponsesInvalid: a file is missing, or its models, ids or numbers do not fit.
+        ResponsesInvalid: a file is missing, its models, ids or numbers do not fit, or there are too few questions.
     """
     tables = [_read_set(folder, name) for name in sets]
     shared = [
@@ -59,6 +63,9 @@ def read_responses(folder: Path, sets: tuple[str, ...], *, without: str = "") ->
     ]
     if len(shared) < 2:
         raise ResponsesInvalid(f"{folder} has {len(shared)} models in all of {', '.join(sets)}; a portfolio needs 2")
+    questions = sum(len(table.questions) for table in tables)
+    if questions < LEAST_QUESTIONS:
+        raise ResponsesInvalid(f"{folder} has {questions} questions in {', '.join(sets)}; at least {LEAST_QUESTIONS} are needed")
     columns = [[table.models.index(model) for model in shared] for table in tables]
     return Responses(
         tuple(shared),

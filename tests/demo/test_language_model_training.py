@@ -183,6 +183,19 @@ def test_nothing_to_learn_is_refused(tokenizer):
         fit(torch.nn.Linear(1, 1), examples, TINY.fit, 0)
 
 
+def test_conversations_without_an_answer_are_left_out_and_no_loss_is_of_nothing(tokenizer):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    answered, asked = encode_conversations(tokenizer, [TURNS[:2], TURNS[:1]], 256, "all")
+    found = fit(model, [answered, asked], FitSettings(learning_rate=1e-3, max_batch_tokens=1), 0)
+    assert (found.steps, found.tokens) == (1, len(answered.ids))
+    assert 0.0 < found.last_loss < 10.0
+    with pytest.raises(ValueError, match="none of the 1"):  # nothing comes before a first token, to predict it from
+        fit(model, [replace(answered, learned=np.arange(len(answered.ids)) == 0)], TINY.fit, 0)
+
+
 def test_the_loss_falls_and_the_folders_are_complete(tiny):
     folder, training = tiny
     assert training.base.last_loss < training.base.first_loss - 0.5

@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from attune.models.seam.text import TextEncoder, TextTemplate
-from studies.zeroeval.responses import Responses, ResponsesInvalid, read_responses
+from studies.zeroeval.responses import LEAST_QUESTIONS, Responses, ResponsesInvalid, read_responses
 from studies.zeroeval.run import LAMBDAS, PENALTIES, SETS, _ridges, evaluate_zeroeval, one_split, predict_rewards
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "zeroeval"
@@ -139,6 +139,13 @@ def test_the_report_has_every_set_and_compares_with_every_rival(tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["sets"].keys() == found["sets"].keys()
 
 
+def test_as_few_questions_as_are_read_can_be_halved():
+    few = made_up(0, LEAST_QUESTIONS)
+    found = one_split(few, features_of(few), np.random.default_rng(0))
+    assert np.isfinite(found.utility["routed by user and question"]).all()
+    assert len(found.test) == 2
+
+
 def test_what_all_questions_of_a_set_begin_and_end_with_is_not_read(tmp_path):
     one = made_up(0, 6)
     asked = tuple(f"Answer this.\n{text}\nWrite JSON." for text in ("two and two", "a verse", "x", "y y", "", "why?"))
@@ -164,6 +171,7 @@ def test_matrices_are_read_for_the_models_that_all_sets_have(tmp_path):
         ("odd", "do not fit"),
         ("unknown", "do not fit"),
         ("few", "1 models in all of a"),
+        ("short", "3 questions in a; at least 4 are needed"),
     ],
 )
 def test_matrices_that_do_not_fit_are_refused(tmp_path, change, message):
@@ -172,6 +180,8 @@ def test_matrices_that_do_not_fit_are_refused(tmp_path, change, message):
         one = Responses(one.models, one.questions, one.correct + 1.0, one.characters)
     if change == "few":
         one = Responses(one.models[:1], one.questions, one.correct[:, :1], one.characters[:, :1])
+    if change == "short":
+        one = made_up(0, 3)
     write(tmp_path, "a", one)
     if change == "gone":
         (tmp_path / "a_correct.csv.gz").unlink()
