@@ -63,7 +63,8 @@ def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
     try:
         duels = duels_from(read_log(decisions)[0], read_log(feedback)[1])
     except LogInvalid as error:
-        raise LogInvalid(f"{error}{it_is(feedback)}" if recognised(feedback).startswith(COMPARISONS) else str(error)) from error
+        told = recognised(feedback).startswith(COMPARISONS) and it_is(feedback) not in str(error)
+        raise LogInvalid(f"{error}{it_is(feedback)}" if told else str(error)) from error
     values = evaluate_policies(duels)
     results: dict[str, Any] = {
         "duels": len(duels.won),
