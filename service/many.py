@@ -28,6 +28,7 @@ from attune.service.live.engine_process import serve_engine
 from attune.service.live.hangup import begin_reload, reloads_at_hangup
 from attune.service.live.listeners import shared_sockets
 from attune.service.live.opened_scorer import LoadPlan
+from attune.service.live.private_folder import private_folder
 from attune.service.live.process_plan import KeptRoster, ProcessPlan, Role, StartFailed
 from attune.service.live.processes import Processes
 from attune.service.live.scorer_process import serve_scorer
@@ -74,7 +75,7 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
                 _log.error("cannot start", kind="store", reason=str(error))
                 return EXIT_PART
             where = "embedded"
-        folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="attune-", dir=_short_folder())))  # private
+        folder = parts.enter_context(private_folder(_short_folder()))
         host, port = listeners[0].getsockname()[:2]
         processes = Processes(
             ProcessPlan(
@@ -106,9 +107,10 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
     return 0
 
 
-def _short_folder() -> str | None:
+def _short_folder() -> Path:
     """Returns where sockets may lie: where temporary files do, unless their paths were longer than the 104 bytes that all systems allow."""
-    return None if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER else "/tmp"  # noqa: S108  a private folder is made there
+    usual = tempfile.gettempdir()
+    return Path(usual if len(os.fsencode(usual)) <= LONGEST_FOLDER else "/tmp")  # noqa: S108  a private folder is made there
 
 
 async def _unless(stopped: asyncio.Event, processes: Processes) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from attune.service.live.private_folder import OWNER, private_folder
 from tests.project.test_serving import COMMAND, PATIENCE_S, data_dir, environment, serving  # noqa: F401  a fixture
 from tests.project.tree import ROOT
 from tests.tiny_bundle import write_tiny_bundle
@@ -144,3 +146,22 @@ def test_a_signal_drains_all_of_them_and_leaves_no_process(many: Many) -> None:
     assert not [line for line in many.lines if "Traceback" in line]
     assert sum('"attune stopping"' in line for line in many.lines) == 1, "of all processes the parent says it"
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_after_kill_9_of_the_parent_every_process_ends_and_the_next_start_removes_its_folder(data_dir: Path) -> None:  # noqa: F811
+    with tempfile.TemporaryDirectory() as temporary:  # pytest's own are too long for a socket's path
+        with serving(data_dir, ATTUNE_WORKERS="2", ATTUNE_DRAIN_NOTICE_S="0", TMPDIR=temporary) as (process, _url, _line):
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) >= 4, "a scorer, two that take requests, and the store"
+            (folder,) = [owner.parent for owner in Path(temporary).glob(f"*/{OWNER}")]
+            with private_folder(Path(temporary)):
+                assert (folder / "control").is_socket(), "whoever lives keeps it"
+            process.kill()
+            end_s = time.monotonic() + PATIENCE_S
+            while left := [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]:
+                assert time.monotonic() < end_s, left
+                time.sleep(0.1)
+        assert folder.is_dir()
+        with private_folder(Path(temporary)) as another:
+            assert list(Path(temporary).glob(f"*/{OWNER}")) == [another / OWNER]
+        assert not another.exists()
