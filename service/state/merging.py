@@ -135,7 +135,7 @@ class Merging:
     async def end(self, source: UserKey) -> None:
         """Before `source` is deleted: what lies aside goes, once whoever was to have it has it whole, or not at all."""
         aside = PartedKey(source.tenant, source.tag)
-        while claim := await self._read("GET", aside.base, operation="delete_user"):
+        while claim := await self._read("GET", aside.base, operation="find_merges"):
             event, tag = claim[:EVENT_BYTES], claim[EVENT_BYTES:]
             if tag:
                 target = key_with(source.tenant, tag)
@@ -162,7 +162,7 @@ class Merging:
         cursor = b"0"
         while True:
             marks = b"[" + _RECEIPT + _FORWARDED + b"]*"
-            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", marks, "COUNT", 1000, operation="delete_user")
+            cursor, fields = await self._read("HSCAN", target.events, cursor, "MATCH", marks, "COUNT", 1000, operation="find_merges")
             for tag in fields.values():
                 if len(tag) >= TAG_BYTES:
                     moved = key_with(target.tenant, tag[:TAG_BYTES]).moved

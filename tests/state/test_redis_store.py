@@ -263,7 +263,17 @@ async def test_a_server_that_is_not_there_is_unavailable_and_named_without_its_p
         with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as refused:
             await operation
         assert "hunter2" not in refused.value.detail
-    assert observed == [("ping", False), ("read", False), ("delete_user", False), ("read_decision", False)]
+    assert observed == [("ping", False), ("read", False), ("find_merges", False), ("read_decision", False)]
+    await store.aclose()
+
+
+async def test_a_deletion_is_observed_as_one(own_server: EmbeddedRedis) -> None:
+    alice = key_of("acme", "alice")
+    observed: list[str] = []
+    store = RedisStore(own_server.url, observe=lambda name, _seconds, _ok: observed.append(name))
+    await store.add_comparison(alice, comparison("one", [1.0]))
+    await store.delete_user(alice)
+    assert observed.count("delete_user") == 1
     await store.aclose()
 
 
