@@ -231,7 +231,7 @@ class RedisStore:
 
     async def replay_comparison(self, key: UserKey, comparison: NewComparison) -> Replayed:
         keys = [key.sum(comparison.basis), key.events, key.log, key.replayed(comparison.basis)]
-        packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence)
+        packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence) + comparison.payload
         arguments = [seal_of(SUM, key), event_digest(comparison.event_id), comparison.basis, comparison.packed(), packed]
         outcome, *rest = await self._writes.write("replay_comparison", lambda: self._wire.script(REPLAY_COMPARISON, keys, arguments))
         match outcome:
@@ -243,8 +243,8 @@ class RedisStore:
                 return "gone"
         raise self._replies.refused(outcome, rest, comparison.basis, comparison.evidence.size)
 
-    async def logged(self, key: UserKey, event_id: str) -> LoggedComparison:
-        return await self._once_merged(key, lambda: find_logged(self._wire, self._replies, key, event_id, self._limits.max_log))
+    async def logged(self, key: UserKey, event_id: str, basis: str | None = None) -> LoggedComparison:
+        return await self._once_merged(key, lambda: find_logged(self._wire, self._replies, key, event_id, self._limits.max_log, basis))
 
     async def take_back(self, key: UserKey, basis: str, event_id: str) -> UserSum | None:
         ttl_ms, max_log = self._limits.user_ttl_ms, self._limits.max_log

@@ -205,8 +205,8 @@ class Store(Protocol):
         """Returns what is known of an event of this user, whatever became of the decisions it named; None if it was never applied."""
         ...
 
-    async def logged(self, key: UserKey, event_id: str) -> LoggedComparison:
-        """Returns a comparison as the log has it.
+    async def logged(self, key: UserKey, event_id: str, basis: str | None = None) -> LoggedComparison:
+        """Returns a comparison as the log has it, or as it was replayed under `basis`, where it was.
 
         Raises:
             UnknownEvent: there is no such event, or it was taken back.
@@ -259,7 +259,7 @@ class Store(Protocol):
     async def replay_comparison(self, key: UserKey, comparison: NewComparison) -> Replayed:
         """Adds a logged comparison, as it is worth under another basis, to the sum under that basis, once; atomic, one round trip.
 
-        Its digest and payload are not looked at: the event and its log entry stay as they are.
+        Its digest is not looked at: the event and its log entry stay as they are. Its payload is kept beside what is added.
 
         Raises:
             ValueError: the stored evidence has another length; nothing changed.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,11 +55,24 @@ async def take_back(
     raise StoreUnavailable(f"the comparison with event {event_id!r} changed {_TRIES} times while it was taken back")
 
 
-async def find_logged(wire: Wire, replies: Replies, key: UserKey, event_id: str, max_log: int) -> LoggedComparison:
+async def find_logged(wire: Wire, replies: Replies, key: UserKey, event_id: str, max_log: int, basis: str | None) -> LoggedComparison:
     """See `Store.logged`."""
     if not is_event_id(event_id):
         raise UnknownEvent(f"no comparison {event_id[:64]!r} is kept: that is not an event id")
-    return (await wire.run("find_logged", lambda: _entry(wire, replies, key, event_id, max_log)))[0]
+
+    async def find() -> LoggedComparison:
+        logged, _, bases, place = await _entry(wire, replies, key, event_id, max_log)
+        if basis is None or basis == logged.basis or basis not in bases:
+            return logged
+        kept = await wire.command("HGET", key.replayed(basis), struct.pack("<I", place))
+        if kept is None:
+            return logged
+        vector, payload = _unpacked(replies, kept)
+        return replace(
+            logged, basis=basis, epoch=vector.epoch, observed_s=vector.observed_s, evidence=np.asarray(vector.evidence), payload=payload
+        )
+
+    return await wire.run("find_logged", find)
 
 
 async def _found(wire: Wire, replies: Replies, key: UserKey, event_id: str, max_log: int) -> list[Any]:
@@ -109,9 +123,14 @@ async def _replayed(wire: Wire, replies: Replies, key: UserKey, bases: Sequence[
     for basis in bases:
         kept = await wire.command("HGET", key.replayed(basis), struct.pack("<I", place))
         if kept is not None:
-            try:
-                vector: PackedVector = unpack_vector(kept)[0]
-            except ValueError as error:
-                raise replies.damaged(error) from error
+            vector, _ = _unpacked(replies, kept)
             found += [basis, packed_doubles(vector.epoch, vector.observed_s, np.asarray(vector.evidence)), kept]
     return found
+
+
+def _unpacked(replies: Replies, kept: bytes) -> tuple[PackedVector, bytes]:
+    """Returns what was replayed of a comparison, and the payload that was kept beside it."""
+    try:
+        return unpack_vector(kept)
+    except ValueError as error:
+        raise replies.damaged(error) from error

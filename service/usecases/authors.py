@@ -5,8 +5,8 @@
                                               └─> Everyone ─> the tenant's sum of everybody, with the members' sums, within a second
 
 With the store away routing goes on from what was read last, or from the bundle's measurement. How much counted for everybody stands in
-the log, so that taking a comparison back takes that back as well, while the basis serves under which it was learned; what a replay told
-everybody under a later one stays. Deleting a user leaves it too: a sum over all users holds nobody.
+the log and beside what a replay added, so that taking a comparison back takes that back as well under the basis that serves, to the bit;
+under one that serves no more it stays. Deleting a user leaves it too: a sum over all users holds nobody.
 """
 
 from __future__ import annotations
@@ -104,6 +104,11 @@ def add_for_everybody(call: Call, tenant: str, told: Everyone | None, evidence: 
     """Adds what an applied comparison with this evidence `[E]` tells of authors to the sum of everybody."""
     if told is not None:
         call.runtime.tally.saw(tenant, kept_under(call.serving.bundle.basis), EVERYBODY, _vector(call, told, evidence))
+
+
+def told_everybody(told: Everyone) -> dict[str, object]:
+    """Returns what is kept of it beside the comparison, by which `take_back_for_everybody` subtracts it."""
+    return {TOLD: [told.share, *told.losses]}
 
 
 def take_back_for_everybody(call: Call, tenant: str, logged: LoggedComparison, content: Mapping[str, object]) -> None:

@@ -23,7 +23,7 @@ from attune.models.seam.weighted import Compared, agrees, tells_order
 from attune.service.errors import EventConflict, ExpiredCandidate, NotYourCandidate, ScorerFailed, UnknownCandidate, UnknownDecision
 from attune.service.live.runtime import Call
 from attune.service.state.store import Added, NewComparison, UserKey, UserSum
-from attune.service.usecases.authors import TOLD, Everyone, add_for_everybody, for_everybody, take_back_for_everybody
+from attune.service.usecases.authors import Everyone, add_for_everybody, for_everybody, take_back_for_everybody, told_everybody
 from attune.service.usecases.forms_of_feedback import (
     Form,
     PayloadUnreadable,
@@ -122,7 +122,7 @@ async def take_back(call: Call, user: str, event_id: str) -> Person:
     key, store = key_of(call, user), call.runtime.store
 
     async def take_back_of_all() -> UserSum | None:
-        logged = None if call.serving.bundle.families.effects is None else await store.logged(key, event_id)
+        logged = None if call.serving.bundle.families.effects is None else await store.logged(key, event_id, call.kept_under)
         total = await store.take_back(key, call.kept_under, event_id)
         if logged is not None:
             with suppress(PayloadUnreadable):  # of the user it is taken back; what it told everybody was in what is damaged
@@ -222,7 +222,7 @@ def _payload(
     predicted = {family: round(probability, 4) for family, probability in studied.predicted.items()}
     for texts in (True, False) if call.runtime.keeping.keep_text else (False,):
         content = content_of(told.form, told.named, found, comparisons, texts=texts)
-        shared = {} if everyone is None else {TOLD: [everyone.share, *everyone.losses]}
+        shared = {} if everyone is None else told_everybody(everyone)
         payload = pack_payload({**content, **shared, "predicted": predicted})
         if len(payload) <= call.runtime.bounds.max_payload_bytes:
             return payload

@@ -21,8 +21,8 @@ from attune.service.errors import FieldError, InvalidRequest, Overloaded, Scorer
 from attune.service.live.runtime import Call
 from attune.service.state.replies import RecordDamaged
 from attune.service.state.store import LoggedComparison, NewComparison, Replayed, UserKey, UsersPage, user_tag
-from attune.service.usecases.authors import add_for_everybody, for_everybody
-from attune.service.usecases.forms_of_feedback import PayloadUnreadable, comparisons_of, logged, read_payload
+from attune.service.usecases.authors import add_for_everybody, for_everybody, told_everybody
+from attune.service.usecases.forms_of_feedback import PayloadUnreadable, comparisons_of, logged, pack_payload, read_payload
 from attune.service.usecases.learning import study
 from attune.service.usecases.people import person
 from attune.service.usecases.text_scores import encode, submit_judged
@@ -162,7 +162,8 @@ async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: 
         progress.unusable += 1
         return
     vector, epoch = call.runtime.decay.stamp(evidence, entry.observed_s)
-    comparison = NewComparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector)
+    payload = b"" if everyone is None else pack_payload(told_everybody(everyone))  # for taking it back
+    comparison = NewComparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector, payload)
 
     async def add_and_tell() -> Replayed:
         added = await call.runtime.store.replay_comparison(key, comparison)

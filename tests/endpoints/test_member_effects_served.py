@@ -134,6 +134,21 @@ async def test_a_replay_to_another_basis_tells_of_authors_again(with_effects):
         assert found["warm"] > 0.02 > -0.02 > found["concise"]
 
 
+async def test_what_was_replayed_under_another_basis_is_taken_back_to_the_bit_for_everybody(with_effects):
+    store = FreshStore()
+    async with running(with_effects(), store, speaking()) as service:
+        for number in range(3):
+            await choose(service, "warm", "concise", f"e{number}")
+        await service.post("/admin/reload", {"bundle": with_effects(salt=0.25).bundle})
+        await choose(service, "warm", "detailed", "later")
+        shared = await everybody(service, store)
+        assert (await service.post("/admin/replay", {}))["replayed"] == 3
+        assert (await everybody(service, store)).tolist() != shared.tolist()
+        for number in (1, 0, 2):
+            assert (await service.client.delete(f"/users/u1/comparisons/e{number}")).status_code == 200
+        assert (await everybody(service, store)).tolist() == shared.tolist()
+
+
 async def test_texts_without_authors_tell_nothing_of_members(with_effects):
     store = FreshStore()
     async with running(with_effects(), store, speaking()) as service:

@@ -6,8 +6,8 @@
 -- KEYS[1] string  {user}:sum:<basis>       the sum to add to: its record, see sum_records                           written here
 -- KEYS[2] hash    {user}:events            see user_log; the event must be known                                    written here
 -- KEYS[3] list    {user}:log               see user_log; holds the comparison, with the basis that it was first learned under
--- KEYS[4] hash    {user}:replayed:<basis>  number of the entry (4 bytes) -> the vector that was added here, as codec.py packs it: for taking
---                                          it back                                                                  written here
+-- KEYS[4] hash    {user}:replayed:<basis>  number of the entry (4 bytes) -> the vector that was added here, as codec.py packs it, and a
+--                                          payload behind it: for taking it back                                    written here
 -- ARGV[1] seal     17 bytes that open the user's sum record
 -- ARGV[2] event    12 bytes of the event id's hash
 -- ARGV[3] basis    the basis id of KEYS[1] and KEYS[4]
