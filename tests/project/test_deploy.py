@@ -127,3 +127,22 @@ def test_promtool_accepts_the_exposition():
     metrics.answered("/score", "POST", 200, 0.1)
     run = subprocess.run([promtool, "check", "metrics"], input=metrics.render()[0], capture_output=True, check=False)
     assert run.returncode == 0, (run.stdout + run.stderr).decode()
+
+
+def test_a_claim_that_somebody_fills_can_be_written_and_the_servers_only_read_it():
+    (claim,) = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/bundles.yaml").read_text(encoding="utf-8"))
+    chart = yaml.safe_load((ROOT / "deploy/helm/attune/values.yaml").read_text(encoding="utf-8"))
+    assert claim["spec"]["accessModes"] == chart["bundle"]["claim"]["accessModes"] == ["ReadWriteMany"]
+    deployment = yaml.safe_load((ROOT / "deploy/kubernetes/base/deployment.yaml").read_text(encoding="utf-8"))
+    mounts = [mount for each in deployment["spec"]["template"]["spec"]["containers"] for mount in each["volumeMounts"]]
+    assert [mount.get("readOnly") for mount in mounts if mount["name"] == "bundles"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("pod", "own"),
+    [("shop-5d9f7c6b8d-x2k4q", True), ("shop-two-5d9f7c6b8d-x2k4q", False), ("shop-vllm-0", False), ("shopping-5d9f7c6b8d-x2k4q", False)],
+)
+def test_a_release_is_scaled_by_its_own_pods_alone(pod, own):
+    template = (ROOT / "deploy/helm/attune/templates/scaling.yaml").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r'pod=~"(.+?)"', template)
+    assert (re.fullmatch(pattern.replace("{{ $name }}", "shop"), pod) is not None) == own
