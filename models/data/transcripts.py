@@ -127,8 +127,8 @@ def _messages(column: str, value: Any) -> Messages:
         raise ValueInvalid(column, f"is {_short(value)}; a text or a list of messages is needed")
     messages = [_as_openai(one) for one in value]
     turns, unread = turns_of(messages)
-    for number, field, what in unread[:1]:
-        raise ValueInvalid(column, f"message {number + 1}{f': {field}' if field else ''} {what}")
+    for one in unread[:1]:
+        raise ValueInvalid(column, f"message {one.message + 1}{f': {one.field}' if one.field else ''} {one.what}")
     found: Messages = [(turn.role, turn.text) for turn in turns]
     if not turns or turns[-1].message < len(messages) - 1:  # or an earlier turn would be taken for the answer
         found.append((ROLES[messages[-1]["role"]], ""))

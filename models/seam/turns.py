@@ -28,8 +28,8 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 """Kinds of parts that hold text, and the field that holds it."""
 THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text", "thought"})
 """Kinds of parts that a reader never saw; histories of reasoning models hold them."""
-Wrong = list[tuple[str, str]]
-"""Fields of one message that cannot be read, and why."""
+Wrong = list[tuple[str, str] | tuple[str, str, str]]
+"""Fields of one message that cannot be read, and why; of a part that is no text, its kind too."""
 
 
 class ReadTurn(NamedTuple):
@@ -41,11 +41,12 @@ class ReadTurn(NamedTuple):
 
 
 class UnreadField(NamedTuple):
-    """What cannot be read: in which of the messages, from 0; the field inside of it, empty for all of it; and why."""
+    """What cannot be read: in which of the messages, from 0; the field inside of it, empty for all of it; why; and the kind of a part."""
 
     message: int
     field: str
     what: str
+    kind: str = ""
 
 
 def turns_of(messages: Sequence[Any]) -> tuple[list[ReadTurn], list[UnreadField]]:
@@ -63,7 +64,7 @@ def turns_of(messages: Sequence[Any]) -> tuple[list[ReadTurn], list[UnreadField]
             wrong.append(("role", f"{told}{', '.join(ROLES)} are understood"))
         elif (text := _said(message, role, called, wrong)).strip():
             turns.append(ReadTurn(ROLES[role], text, index))
-        unread += [UnreadField(index, field, what) for field, what in wrong]
+        unread += [UnreadField(index, *each) for each in wrong]
     return turns, unread
 
 
@@ -99,11 +100,11 @@ def _text_of_part(part: Any, at: str, wrong: Wrong, *, inside: bool) -> str:
     if kind in THOUGHT_PARTS:
         return ""
     if kind == "tool_use":  # calls and results as parts, as Anthropic's clients keep them
-        return f"Called {printable(str(part.get('name', '')))} with {json.dumps(part.get('input', {}), default=str)}"
+        return call_sentence(str(part.get("name", "")), json.dumps(part.get("input", {}), default=str))
     if kind == "tool_result" and not inside:
         return f"Result of the tool: {_text(part.get('content'), f'{at}.content', wrong, inside=True)}"
     if kind not in TEXT_PARTS:
-        wrong.append((f"{at}.type", f"is {printable(kind)!r}; only text is read here"))
+        wrong.append((f"{at}.type", f"is {printable(kind)!r}; only text is read here", kind))
         return ""
     found = part.get(TEXT_PARTS[kind])
     if isinstance(found, str):
@@ -128,5 +129,10 @@ def _calls(message: Mapping[str, Any], called: dict[str, str], wrong: Wrong) -> 
             continue
         name, arguments = str(function.get("name", "")), function.get("arguments", function.get("input", ""))
         called[str(call.get("id"))] = name
-        said.append(f"Called {printable(name)} with {arguments if isinstance(arguments, str) else json.dumps(arguments, default=str)}")
+        said.append(call_sentence(name, arguments if isinstance(arguments, str) else json.dumps(arguments, default=str)))
     return said
+
+
+def call_sentence(name: str, arguments: str) -> str:
+    """Returns the text that a call of a tool is in a conversation."""
+    return f"Called {printable(name)} with {arguments}"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from attune.service.errors import CallerError, ComeBackLater, FieldError, InvalidRequest, MemberFailed
+from attune.service.members.passing import Passed
+from attune.service.members.tool_calls import Part
 
 Reason = Literal[
     "breaker-open",  # not tried: it failed too often a moment ago
@@ -40,7 +42,7 @@ LATER: frozenset[Reason] = frozenset({"overloaded", "cooling-down"})
 
 MAX_REASON_CHARS = 300
 
-FinishReason = Literal["stop", "length", "content_filter"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 """Why a complete answer ends where it does, by OpenAI's words."""
 
 
@@ -65,6 +67,7 @@ class GenerationRequest:
         seed: equal seeds give equal answers on a local member; None draws a fresh one.
         streamed: whether somebody reads the pieces as they come; if not, a member may answer in one piece.
         stand_ins: how many members may still be asked if this one does not answer; 0 lets it wait as long as its limits are.
+        passed: what is asked beyond text, for members that pass it to their server.
 
     Raises:
         InvalidRequest: a number is out of its range, or there is nothing to answer.
@@ -78,6 +81,7 @@ class GenerationRequest:
     seed: int | None = None
     streamed: bool = True
     stand_ins: int = 0
+    passed: Passed | None = None
 
     def __post_init__(self) -> None:
         errors = []
@@ -117,15 +121,17 @@ NOTHING_SAID = Said()
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """The next characters of the answer: never empty, never half a character, never part of a stop string.
+    """The next characters of the answer: never half a character, never part of a stop string, and never empty but beside calls.
 
     Args:
         text: the characters.
         said: what the server has said of the whole answer by then; with the first piece alone.
+        calls: parts of calls of tools, each with its place; see `tool_calls`.
     """
 
     text: str
     said: Mapping[str, Any] | None = None
+    calls: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ class Finish:
 
     Args:
         reason: `stop` at an end-of-text token or a stop string, `length` at `max_tokens` or the end of the context, `content_filter`
-            where the server's filter cut it.
+            where the server's filter cut it, `tool_calls` where it waits for the results of the tools that it calls.
         prompt_tokens: tokens read, the template's included.
         completion_tokens: tokens written, the end-of-text token included.
         usage: `estimated` if an upstream sent no counts: one token a piece, four characters a prompt token.
@@ -251,6 +257,12 @@ class PromptFiltered(CallerError):
     """The content filters of the members' servers refuse the conversation: no member that was tried takes it."""
 
     code = "prompt-filtered"
+
+
+class PassedFieldRefused(CallerError):
+    """No member's server takes what was passed on to it as it came: a schema of a tool, a format, a picture. The fields are named."""
+
+    code = "passed-field-refused"
 
 
 class MembersBusy(ComeBackLater):

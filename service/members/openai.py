@@ -20,7 +20,7 @@ from typing import Any
 
 from attune.service.errors import AttuneError, DeadlineExceeded
 from attune.service.members.breaker import Attempt, AttemptEnd, Breaker, State
-from attune.service.members.member import Event, GenerationRequest, OneMemberFailed, TextPiece
+from attune.service.members.member import Event, GenerationRequest, OneMemberFailed
 from attune.service.members.openai_answer import AnswerReader
 from attune.service.members.openai_server import Asked, OpenAIServer
 from attune.service.members.openai_wire import BadAnswer
@@ -113,20 +113,20 @@ class OpenAIMember:
         end: AttemptEnd = "undecided"
         try:
             opened = await self._opened(asked, waiting)
-            text = opened.text
-            while text or not opened.over:
-                if text:
+            piece = opened.reader.piece(opened.text)
+            while piece or not opened.over:
+                if piece:
                     end = "succeeded"
-                    yield TextPiece(text, opened.reader.said_first())
-                text = await self._read(opened, asked, waiting)
+                    yield piece
+                piece = opened.reader.piece(await self._read(opened, asked, waiting))
             text, finish = opened.reader.end()
-            end = "succeeded"
+            piece, end = opened.reader.piece(text), "succeeded"
             self._silence.heard(waiting)
             self.pace.answered(patience.first_event_s, asyncio.get_running_loop().time() - patience.began_s)
             patience.disarm()
             self._connections.settle(opened.exchange)
-            if text:
-                yield TextPiece(text, opened.reader.said_first())
+            if piece:
+                yield piece
             yield finish
         except (AttuneError, BadAnswer) as error:
             failure = error if isinstance(error, AttuneError) else self._server.unusable(error, asked, opened.exchange if opened else None)
@@ -165,6 +165,8 @@ class OpenAIMember:
         late_s = late_after_s(limit_s, self.pace.whole_s if whole else self.pace.first_s, stand_ins, left_s)
         given = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed, "stop": request.stop or None}
         by_caller = frozenset(name for name, value in given.items() if value is not None)
+        if request.passed:
+            by_caller |= request.passed.body(self._spec.passes).keys()
         filled = self._spec.defaults.applied_to(request)
         return Asked(filled, by_caller, Patience(self._spec, deadline_s, limit_s, whole=whole), whole, late_s)
 

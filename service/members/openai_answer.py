@@ -1,6 +1,7 @@
 """One answer of an upstream, from the bytes of its body to text that may be sent, and the end of it.
 
-    bytes ── push ──> events ── chunks ── sound ── thoughts out ── limit ── stop strings ──> text
+    bytes ── push ──> events ── chunks ┬─ sound ── thoughts out ── limit ── stop strings ──> text
+                                       └─ calls, where tools were passed ── piece() ──> their parts
                                                                    end() ──> last text, Finish
 
 What is decided by a last event is decided when the stream has ended. Synchronous: it knows no connection and no time.
@@ -12,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from attune.service.members.answer_text import SoundText, ThoughtFilter, is_seen, sound_text
-from attune.service.members.member import Finish, FinishReason, GenerationRequest
+from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
+from attune.service.members.passing import TOOLS
 from attune.service.members.said import Saying, is_passed_on
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.text_of_tokens import StopScanner
+from attune.service.members.tool_calls import Part, ToolCalls
 
 MAX_ANSWER_BYTES = 32 << 20
 """Bytes of a body, thoughts and JSON around the text included."""
@@ -39,6 +42,7 @@ _FILTERED = ("filter", "safety", "sensitive", "recitation", "blocklist", "prohib
 _BOM = b"\xef\xbb\xbf"
 _LENGTH = ("length", "max_tokens", "token_limit")
 _STOP_WORDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "length", "max_tokens", "max_length", "model_length"})
+_CALL_WORDS = frozenset({"tool_calls", "tool_use", "function_call"})
 
 Format = Literal["events", "whole", "unknown"]
 
@@ -85,6 +89,9 @@ class AnswerReader:
         self.broken: str | None = None
         self._error: BadAnswer | None = None
         self._cut: Literal["stop", "length"] | None = None  # ended from here
+        self._takes_calls = request.passed is not None and TOOLS in request.passed.fields and TOOLS in spec.passes
+        self._calls = ToolCalls()
+        self._new_calls: list[Part] = []
 
     @property
     def finishing(self) -> bool:
@@ -120,11 +127,18 @@ class AnswerReader:
         self.begun = self.begun or is_seen(text)
         return text
 
+    def piece(self, text: str) -> TextPiece | None:
+        """Returns what can be sent now, with the parts of calls that stood behind the text; None where it is nothing."""
+        if not text and not self._new_calls:
+            return None
+        calls, self._new_calls = tuple(self._new_calls), []
+        return TextPiece(text, self.said_first(), calls)
+
     def end(self) -> tuple[str, Finish]:
         """Returns the last text and the finish; `broken` says why the body ended before its end, if it did.
 
         Raises:
-            BadAnswer: no text came, or it is not complete.
+            BadAnswer: neither text nor a call came, or it is not complete.
         """
         if self._error is not None:
             raise self._error
@@ -176,6 +190,7 @@ class AnswerReader:
         chunk = read_whole(bytes(self._body))
         self._add_facts(chunk)
         self._finish = chunk.finish
+        self._add_calls(chunk)
         visible = self._thoughts.push(self._sound.push(chunk.text))
         visible += self._thoughts.push(self._sound.close()) + self._thoughts.close()
         if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
@@ -198,6 +213,8 @@ class AnswerReader:
         if chunk.thought:
             self._saw.append("thoughts")
         for name in chunk.unsupported:
+            if self._takes_calls and name.endswith(".tool_calls"):
+                continue
             if not is_passed_on(name):
                 self._note("field", name)
             self._saw.append(name)
@@ -206,11 +223,12 @@ class AnswerReader:
         """Returns what a chunk adds to the text that can be sent."""
         self._add_facts(chunk)
         self._whole = chunk.whole or self._whole
-        if chunk.text:
-            self._finish = ""  # what is followed by more text was no end
+        called = self._add_calls(chunk)
+        if chunk.text or called:
+            self._finish = ""  # what is followed by more was no end
         self._finish = chunk.finish or self._finish
         if not chunk.text:
-            return self._without_text() if chunk.thought or chunk.unsupported else ""
+            return self._without_text() if not called and (chunk.thought or chunk.unsupported) else ""
         visible = self._thoughts.push(self._sound.push(chunk.text))
         if not visible or not (self._chars or is_seen(visible)):
             self._without_text()
@@ -220,6 +238,18 @@ class AnswerReader:
                 return self._scanner.close()
             self._pieces += 1
         return self._taken(visible)
+
+    def _add_calls(self, chunk: Chunk) -> bool:
+        """Returns whether a chunk holds parts of calls for the caller, after keeping those for which there is room."""
+        if not (self._takes_calls and chunk.calls):
+            return False
+        if self._cut is not None or self._pieces >= self._request.max_tokens:
+            self._cut, self.ended = self._cut or "length", True
+            return True
+        self._pieces += 1
+        self._new_calls += self._calls.add(chunk.calls)
+        self.begun = True
+        return True
 
     def _without_text(self) -> str:
         """Counts a piece that no reader sees, and ends an answer that has more of them than there is room for.
@@ -231,7 +261,7 @@ class AnswerReader:
         room = self._request.max_tokens + (self._spec.reasoning_tokens or THOUGHTS)
         if self._unseen <= room:
             return ""
-        if not self._chars:
+        if not self._chars and not self._calls:
             raise BadAnswer("content", f"more than {room:,} pieces came without text{self._in_place_of_text()}")
         self._finish, self.ended = "length", True
         return ""
@@ -268,9 +298,11 @@ class AnswerReader:
 
     def _finished(self) -> Finish:
         filtered = self._is_said_by(_FILTERED)
-        if self._finish and not filtered and self._finish.lower() not in _STOP_WORDS:
+        known = _STOP_WORDS | _CALL_WORDS if self._calls else _STOP_WORDS
+        if self._finish and not filtered and self._finish.lower() not in known:
             self._note("finish_reason", self._finish)
-        ends: FinishReason = "length" if self._is_said_by(_LENGTH) else "content_filter" if filtered else "stop"
+        complete: FinishReason = "tool_calls" if self._calls else "stop"
+        ends: FinishReason = "length" if self._is_said_by(_LENGTH) else "content_filter" if filtered else complete
         reason = self._cut or ends
         if self._usage is not None:
             return Finish(reason, *self._usage, said=self._saying.said())

@@ -16,12 +16,21 @@ from dataclasses import dataclass, replace
 import orjson
 from yarl import URL
 
-from attune.service.errors import DeadlineExceeded, TextTooLong
+from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, TextTooLong
 from attune.service.members import model_list
 from attune.service.members.breaker import Cooldown
-from attune.service.members.member import LATER, GenerationRequest, OneMemberFailed, PromptFiltered, Reason, UnusableMember
+from attune.service.members.member import (
+    LATER,
+    GenerationRequest,
+    OneMemberFailed,
+    PassedFieldRefused,
+    PromptFiltered,
+    Reason,
+    UnusableMember,
+)
 from attune.service.members.openai_errors import ServerRefusal, read_refusal, refusal_in
-from attune.service.members.openai_wire import BadAnswer, request_body
+from attune.service.members.openai_request import request_body
+from attune.service.members.openai_wire import BadAnswer
 from attune.service.members.patience import Patience
 from attune.service.members.redaction import told_word
 from attune.service.members.spec import FromEnvironment, OpenAISpec
@@ -53,7 +62,7 @@ class _Again(Exception):
         adjusted: whether it is sent otherwise than before; each habit is dropped once, so this ends.
     """
 
-    def __init__(self, wait_s: float, failure: OneMemberFailed, *, adjusted: bool = False) -> None:
+    def __init__(self, wait_s: float, failure: AttuneError, *, adjusted: bool = False) -> None:
         super().__init__()
         self.adjusted = adjusted
         self.wait_s = wait_s
@@ -134,6 +143,7 @@ class OpenAIServer:
             OneMemberFailed: no connection, another status, or too late.
             TextTooLong: the upstream says that the prompt does not fit its context.
             PromptFiltered: its filter refuses the prompt.
+            PassedFieldRefused: it refuses a request of which a part was passed on as it came.
             DeadlineExceeded: the deadline passed.
         """
         retried = False
@@ -191,7 +201,7 @@ class OpenAIServer:
             content[:MAX_ERROR_BYTES], exchange.headers, asked.request, body.keys(), self.secrets, limited=status in LIMITED_STATUSES
         )
         failure = self._failure(status, refusal, asked)
-        if isinstance(failure, TextTooLong | PromptFiltered):
+        if isinstance(failure, TextTooLong | PromptFiltered):  # no habit of ours is why
             return failure
         if status in REFUSING_STATUSES and refusal.parameter in _ADJUSTABLE and self._adjust(refusal.parameter, asked):
             return _Again(0.0, failure, adjusted=True)
@@ -213,7 +223,7 @@ class OpenAIServer:
         self.never_streams = self.never_streams or changed
         return changed
 
-    def _failure(self, status: int, refusal: ServerRefusal, asked: Asked) -> OneMemberFailed | TextTooLong | PromptFiltered:
+    def _failure(self, status: int, refusal: ServerRefusal, asked: Asked) -> OneMemberFailed | CallerError:
         """Returns the error that a refusal is, after taking note of what it asks for."""
         said = f"HTTP {status}" + (f" ({refusal.code})" if refusal.code else "")
         log.debug("member %s: %s: %s", self._id, said, refusal.words)
@@ -233,9 +243,17 @@ class OpenAIServer:
                 f"parameter {refusal.parameter}", f"refuses the field {refusal.parameter} of every request; the roster can leave it out"
             )
             return self.failed("refused", f"{said}: it refuses the field {refusal.parameter}", lasting=True)
+        if inner in REFUSING_STATUSES and (passed := self._passed_to(asked)):
+            return PassedFieldRefused(f"member {self._id!r}: its server refuses the request, into which {passed} went as it came: {said}")
         if inner in REFUSING_STATUSES or refusal.about_content:
             return self.failed("refused", said)
         return self.failed("upstream" if status < 300 else "status", said)
+
+    def _passed_to(self, asked: Asked) -> str:
+        """Returns what of the request the server was sent as the caller wrote it, in words; empty where that is nothing."""
+        passed = asked.request.passed
+        fields = [] if passed is None else [*passed.body(self._spec.passes), *(["messages"] if passed.messages else [])]
+        return ", ".join(fields)
 
     def _url(self, path: str) -> URL:
         url = URL(f"{self._spec.base_url}/{path}")
@@ -283,7 +301,7 @@ class OpenAIServer:
         if self.doubt:
             log.warning("member %s: %s", self._id, self.doubt)
 
-    def unusable(self, error: BadAnswer, asked: Asked, exchange: Exchange | None) -> OneMemberFailed | TextTooLong | PromptFiltered:
+    def unusable(self, error: BadAnswer, asked: Asked, exchange: Exchange | None) -> OneMemberFailed | CallerError:
         """Returns the error of an answer under a status that says success and that cannot be used."""
         if error.said is None or exchange is None:
             return self.failed(error.reason, error.detail)

@@ -1,4 +1,4 @@
-"""The bytes of an OpenAI-compatible answer: server-sent events, chunks, whole completions, and the body that asks for them.
+"""The bytes of an OpenAI-compatible answer: server-sent events, chunks, whole completions.
 
     bytes ── EventReader ──> data of each event ── read_chunk ──> Chunk(text, thought, finish, usage, unsupported)
     JSON  ──────────────────────────────────────── read_whole ──> Chunk
@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 
 from attune.models.seam.json_lines import kind_of
-from attune.service.members.member import GenerationRequest, Reason
-from attune.service.members.spec import OpenAISpec
+from attune.service.members.member import Reason
+from attune.service.members.tool_calls import Part, parts_of
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 1 << 20
@@ -144,6 +144,7 @@ class Chunk:
         whole: the text of a message that stands in a chunk; it repeats what came piece by piece before.
         thought_tokens: tokens of `usage` that were thoughts.
         places: the objects that it was read from: answer, choice, message and usage.
+        calls: parts of calls of tools; also named as unsupported, for readers that take none.
     """
 
     text: str = ""
@@ -155,6 +156,7 @@ class Chunk:
     whole: str = ""
     thought_tokens: int = 0
     places: tuple[Mapping[str, Any], ...] = field(default=(_EMPTY,) * 4, compare=False, repr=False)
+    calls: tuple[Part, ...] = ()
 
 
 _NOTHING = Chunk()
@@ -237,6 +239,7 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         whole=_read_message(other, part)[0] if isinstance(other, dict) else "",
         thought_tokens=thought_tokens,
         places=(answer, choice, message if isinstance(message, dict) else _EMPTY, counts if usage and counts else _EMPTY),
+        calls=parts_of(message) if isinstance(message, dict) and message.get("tool_calls") else (),
     )
 
 
@@ -314,28 +317,3 @@ def _count(value: object) -> int | None:
     if isinstance(value, str | float) and (is_digits or (isinstance(value, float) and value.is_integer())):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
-
-
-def request_body(request: GenerationRequest, spec: OpenAISpec, *, stream: bool, include_usage: bool) -> dict[str, Any]:
-    """Returns the JSON body of a chat completion; `request` has every default filled in, and None leaves a field out."""
-    body: dict[str, Any] = {
-        **spec.body,
-        "model": spec.model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-        "stream": stream,
-    }
-    if spec.max_tokens_field is not None:
-        body[spec.max_tokens_field] = request.max_tokens + spec.reasoning_tokens
-    if request.temperature is not None:
-        body["temperature"] = request.temperature
-    if request.top_p is not None:
-        body["top_p"] = request.top_p
-    if request.stop and spec.send_stop:
-        body["stop"] = list(request.stop)
-    if request.seed is not None and spec.send_seed:
-        body["seed"] = request.seed
-    if spec.reasoning_effort is not None:
-        body["reasoning_effort"] = spec.reasoning_effort
-    if stream and include_usage:
-        body["stream_options"] = {"include_usage": True}
-    return body

@@ -62,3 +62,5 @@ def request_text(request: GenerationRequest) -> str:
 def _said(request: GenerationRequest) -> Iterable[str]:
     yield from (message.content for message in request.messages)
     yield from request.stop
+    if request.passed:
+        yield from request.passed.texts()

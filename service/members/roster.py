@@ -102,12 +102,18 @@ class Roster:
         members: by id.
         observers: what is told of each request.
         clock: seconds, for durations and ages.
+        passing: what each member passes to its server as it comes, by the names of `passing.PASSES`; nothing where it is not named.
     """
 
     def __init__(
-        self, members: Mapping[str, Member], observers: Observers | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        members: Mapping[str, Member],
+        observers: Observers | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        passing: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self._members = dict(members)
+        self.passing: Mapping[str, frozenset[str]] = {name: (passing or {}).get(name, frozenset()) for name in members}
         self._observers = observers or Observers()
         self._clock = clock
         self._verdicts = Verdicts(self._members, clock)
@@ -187,7 +193,7 @@ class Roster:
                     if first_token_s is None:
                         first_token_s = self._clock() - began_s
                     if isinstance(event, TextPiece):
-                        begun = begun or is_seen(event.text)
+                        begun = begun or bool(event.calls) or is_seen(event.text)
                     elif not begun:
                         raise OneMemberFailed(name, "content", "wrote no text")
                     else:

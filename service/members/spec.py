@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+from attune.models.seam.printable import printable
 from attune.service.members.answer_text import Thoughts
 from attune.service.members.member import Defaults
+from attune.service.members.passing import ALL, PASSES
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -40,7 +42,7 @@ OWN_FIELDS: Mapping[str, str] = {
     "seed": "send_seed",
     "reasoning_effort": "reasoning_effort",
     "n": "nothing: one answer is asked for",
-    "tools": "nothing: members write text",
+    "tools": "passes",
 }
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 # How shells, compose files and gateways refer to a variable: ${KEY}, $(KEY), {{ KEY }}, os.environ/KEY, and $KEY alone.
@@ -103,6 +105,21 @@ def _check_body(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def _read_passes(value: object) -> frozenset[str]:
+    if isinstance(value, frozenset):
+        return value
+    if value == "all":
+        return ALL
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError("is neither a list of fields, nor `all`, nor null")
+    unknown = [name for name in value if name not in PASSES]
+    if unknown:
+        raise ValueError(f"holds {printable(unknown[0], 64)!r}, which is not passed on; there are {', '.join(PASSES)}")
+    return frozenset(value)
+
+
 def _check_literal(value: str) -> str:
     if _REFERENCE.search(value):
         raise ValueError("would be taken as it stands: variables are not put into strings of a roster; write the value itself")
@@ -139,6 +156,7 @@ Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Value = Annotated[str | FromEnvironment, PlainValidator(_read_value)]
+Passes = Annotated[frozenset[str], PlainValidator(_read_passes)]
 Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_:-]{0,31}$")]
 System = Annotated[str, Field(max_length=1_048_576)]
 
@@ -210,6 +228,7 @@ class OpenAISpec(_Spec):
         send_stop, send_seed: whether the server takes these fields; stop strings are held on this side too.
         include_usage: whether to ask for token counts at the end of a stream.
         streaming: `as-asked` streams where the caller does; `always` also where not.
+        passes: what callers of chat completions may ask beyond text, by the names of `passing.PASSES`, and is sent as they wrote it.
         reasoning_effort: sent as it is; None sends none.
         reasoning_tokens: added to the limit that is sent, for thoughts that the server counts as the answer's tokens. An answer with
             more pieces of thought than both is left; 0 leaves thoughts 2,048 pieces beside the limit.
@@ -236,6 +255,7 @@ class OpenAISpec(_Spec):
     send_seed: bool = True
     include_usage: bool = True
     streaming: Literal["as-asked", "always"] = "as-asked"
+    passes: Passes = frozenset()
     reasoning_effort: Annotated[str, Field(min_length=1, max_length=40)] | None = None
     reasoning_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     connect_s: Seconds = 2.0

@@ -1,0 +1,79 @@
+"""What of a chat completion goes to a member's server as the caller wrote it, where the roster says that this server takes it.
+
+    request ── what it asks beyond text, by the names of `PASSES` ──> members whose roster `passes` them ──> Passed ──> `request_body`
+
+Attune reads none of it. Routing and rewards see the text of a conversation; pictures and sound are the server's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TOOLS = "tools"
+CONTENTS: Mapping[str, str] = {"image_url": "images", "input_audio": "audio", "file": "files", "video_url": "videos"}
+"""Kinds of parts of a message that are no text, and the name under which they are passed."""
+
+_ALONE = (
+    *("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"),
+    *("grammar", "regex", "ebnf", "json_schema", "format"),
+    *("logit_bias", "frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p"),
+    *("reasoning_effort", "verbosity", "prediction", "thinking", "documents", "web_search_options"),
+    *("min_tokens", "ignore_eos", "stop_token_ids", "allowed_token_ids", "bad_words"),
+)
+PASSES: Mapping[str, tuple[str, ...]] = {
+    TOOLS: ("tools", "tool_choice", "parallel_tool_calls"),
+    **dict.fromkeys(CONTENTS.values(), ()),
+    **{name: (name,) for name in _ALONE},
+}
+"""What a roster may let pass, each with the fields of a chat completion that it stands for; contents stand in the messages."""
+
+ALL = frozenset(PASSES)
+
+_SYSTEM_ROLES = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What one request asks beyond text.
+
+    Args:
+        fields: by the names of `PASSES`, fields of the body with their values; a member is sent those that it passes.
+        messages: the conversation as it came, where turns of text would lose something that whoever answers passes; None where they do not.
+    """
+
+    fields: Mapping[str, Mapping[str, Any]]
+    messages: tuple[Mapping[str, Any], ...] | None = None
+
+    def body(self, passes: Collection[str]) -> dict[str, Any]:
+        """Returns the fields for a member that passes these."""
+        return {name: value for passed, fields in self.fields.items() if passed in passes for name, value in fields.items()}
+
+    def messages_after(self, system: str | None) -> list[Mapping[str, Any]] | None:
+        """Returns the conversation with a member's own system prompt in front, as one message with that of the request."""
+        if self.messages is None or not system:
+            return None if self.messages is None else list(self.messages)
+        first, *rest = self.messages
+        if first.get("role") not in _SYSTEM_ROLES:
+            return [{"role": "system", "content": system}, *self.messages]
+        said = first.get("content")
+        content = [{"type": "text", "text": system}, *said] if isinstance(said, list) else "\n\n".join(filter(None, (system, said)))
+        return [{**first, "content": content}, *rest]
+
+    def texts(self) -> Iterator[str]:
+        """Yields every string in it, so that foreign words can be searched for them."""
+        for fields in self.fields.values():
+            yield from _texts(fields)
+        yield from _texts(self.messages or ())
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _texts(entry)
+    elif isinstance(value, Sequence):
+        for entry in value:
+            yield from _texts(entry)
