@@ -1,40 +1,37 @@
 """`POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients speak them.
 
 `model: "auto"` routes by `user`, a member's name pins it. Without a `user` the prior decides and nothing is kept, so such an answer has
-no candidate id. Text only: a content part of another kind is refused by name; unknown fields are ignored, as these clients expect. The
-request becomes a native one, so that every limit and check holds on both; what would change what an answer must be, and cannot be had, is
-refused by the client's own name for it.
+no candidate id. Unknown fields are ignored, as these clients expect. The request becomes a native one, so that every limit and check
+holds on both. Tools, formats and pictures go to members whose roster passes them (`beyond_text`); what would change what an answer must be,
+and nobody passes, is refused by the client's own name for it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
 from attune.models.seam.printable import printable
 from attune.service.api.answer_json import also, json_response, problems
+from attune.service.api.beyond_text import BeyondText, beyond_text
+from attune.service.api.chat_answer import ChatAnswer
 from attune.service.api.compatible_shapes import ChatCompletion
-from attune.service.api.generate import Events, GenerateRequest, Happened, begin, begun
+from attune.service.api.generate import GenerateRequest, begin, begun
 from attune.service.api.openai_turns import read_turns
 from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
+from attune.service.api.route import MOST_AMONG
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, UnknownMember
 from attune.service.http.documentation import operation_name
-from attune.service.http.problems import openai_object
 from attune.service.http.segments import Segment
-from attune.service.http.streaming import EventStream, failed_in_stream
-from attune.service.ids import new_id
+from attune.service.http.streaming import EventStream
 from attune.service.live.runtime import Call
-from attune.service.members.member import NOTHING_SAID
-from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping, finished
-from attune.service.usecases.member_choice import Decision
+from attune.service.usecases.member_answers import finished
 
 router = APIRouter(prefix="/v1", tags=["compatible"], generate_unique_id_function=operation_name)
 OWNER = "attune"
@@ -59,10 +56,12 @@ class ChatOptions(NativeRequest):
 
     Attributes:
         family: the reward family that decides, one of `GET /bundle`; null is the one that serves
+        among: members of whom one is to answer; null is all of them
     """
 
     context: Context | None = None
     family: str | None = None
+    among: Annotated[list[str], Field(min_length=1, max_length=MOST_AMONG)] | None = None
     score: Annotated[bool, Field(description="true scores the answer before it is sent, and tells the score of each choice")] = False
 
 
@@ -98,29 +97,33 @@ class ChatRequest(PromisingRequest):
     seed: int | None = None
     attune: ChatOptions | None = None
 
-    def as_native(self, most_tokens: int) -> GenerateRequest:
-        """Returns the same request in native form.
+    def as_native(self, most_tokens: int, passing: Mapping[str, frozenset[str]]) -> tuple[GenerateRequest, BeyondText]:
+        """Returns the same request in native form, and what it asks beyond text.
 
         Args:
-            most_tokens: of an answer; a wish for more is cut, as these clients expect.
+            most_tokens: of an answer; a wish for more is cut, as these clients expect. One that is passed a tool or a format may have as
+                many where it names no number: half of it is of no use.
+            passing: what each member passes to its server as it comes.
 
         Raises:
             InvalidRequest: a message cannot be read, or something is promised that cannot be kept; every field by the client's name.
             ValidationError: a field is out of the native limits.
         """
-        turns, wrong = read_turns(self.messages)
-        wrong += self.not_to_be_kept()
-        refuse(wrong)
+        read, options = read_turns(self.messages), self.attune or ChatOptions()
+        asked_of = [self.model] if self.model != AUTO else options.among or list(passing)
+        beyond = beyond_text(self, self.messages, read, {name: passing.get(name, frozenset()) for name in asked_of})
+        refuse([*read.wrong, *beyond.wrong])
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        options = self.attune or ChatOptions()
-        return GenerateRequest(
+        usual = most_tokens if beyond.passed else DEFAULT_MAX_TOKENS
+        native = GenerateRequest(
             user="-",
-            messages=turns,
+            messages=read.turns,
             context=options.context,
             family=options.family,
+            among=options.among if beyond.among is None else list(beyond.among),
             candidates=self.n or 1,
             member=None if self.model == AUTO else self.model,
-            max_tokens=min(self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS, most_tokens),
+            max_tokens=min(self.max_completion_tokens or self.max_tokens or usual, most_tokens),
             temperature=self.temperature,
             top_p=None if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             stream=bool(self.stream),
@@ -128,6 +131,7 @@ class ChatRequest(PromisingRequest):
             score=options.score,
             seed=None if self.seed is None else self.seed % 2**53,  # theirs may be negative and has 64 bits
         )
+        return native, beyond
 
 
 def user_of(request: Request, user: str | None, safety_identifier: str | None = None) -> str | None:
@@ -185,158 +189,14 @@ def _model(name: str) -> dict[str, Any]:
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """OpenAI chat completions; each choice carries a `candidate_id` for `/feedback`."""
     call: Call = request.state.call
-    native = body.as_native(call.runtime.limits.max_new_tokens)
+    native, beyond = body.as_native(call.runtime.limits.max_new_tokens, call.serving.roster.passing)
     if call.serving.bundle.portfolio.names and body.model != AUTO:
         _known(body.model, call)
-    decision, events = await begin(call, native, user_of(request, body.user, body.safety_identifier), tells_cut=False)
-    chat = _Chat(call, body, decision, f"chatcmpl-{decision.id or new_id()}", int(time.time()))
+    user = user_of(request, body.user, body.safety_identifier)
+    decision, events = await begin(call, native, user, tells_cut=False, passed=beyond.passed)
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    chat = ChatAnswer(call, decision, beyond.ignored, include_usage=include_usage)
     if not body.stream:
         return json_response(chat.completion(await finished(events)))
     first = await begun(call, decision, events)
     return EventStream(chat.chunks(first, events), begun=events)
-
-
-class _Chat:
-    """One chat completion in OpenAI's shapes."""
-
-    def __init__(self, call: Call, body: ChatRequest, decision: Decision, completion_id: str, created: int) -> None:
-        self._call = call
-        self._body = body
-        self._decision = decision
-        self._id = completion_id
-        self._created = created
-        self._says: dict[str, str] = {}  # what the server of a single choice says in every chunk
-
-    def completion(self, generated: Generated) -> dict[str, Any]:
-        """Returns the whole completion; each choice carries its candidate id and member."""
-        choices = [
-            {
-                **candidate.said.choice,
-                "index": candidate.index,
-                "message": {"refusal": None, **candidate.said.message, "role": "assistant", "content": candidate.text},
-                "logprobs": None,
-                "finish_reason": candidate.finish_reason,
-                "candidate_id": candidate.id,
-                "member": candidate.member,
-                **_scores(candidate),
-            }
-            for candidate in generated.candidates
-        ]
-        said = _said_of_all(generated)
-        self._begin(said)
-        return {
-            **said,
-            **self._head("chat.completion", generated.candidates[0].member),
-            "choices": choices,
-            "usage": _usage(generated),
-            "attune": self._told(generated),
-        }
-
-    async def chunks(self, first: Happened, events: Events) -> AsyncGenerator[bytes, None]:
-        """Yields the completion as OpenAI streams it: roles, pieces, ends, usage if it was asked for, `[DONE]`.
-
-        A choice's role waits for its first piece, because clients keep the names of the first chunk, and another member may stand in.
-        """
-        told: set[int] = set()
-        event: Happened | None = first
-        try:
-            while event is not None:
-                match event:
-                    case Piece():
-                        if event.said and self._is_single:
-                            self._begin(event.said)
-                        if event.index not in told:
-                            told.add(event.index)
-                            yield self._chunk(event.index, {"role": "assistant", "content": ""}, event.member)
-                        yield self._chunk(event.index, {"content": event.text}, event.member)
-                    case Ping():
-                        yield b": ping\n\n"
-                    case Generated():
-                        for end in self._ends(event):
-                            yield end
-                event = await anext(events, None)
-            yield b"data: [DONE]\n\n"
-        except Exception as error:  # noqa: BLE001  the status is sent already: what went wrong is the last event
-            yield _data(openai_object(failed_in_stream(self._call, error), self._call.request_id))
-
-    def _begin(self, said: Mapping[str, Any]) -> None:
-        self._says = {name: said[name] for name in ("service_tier", "system_fingerprint") if isinstance(said.get(name), str)}
-
-    @property
-    def _is_single(self) -> bool:
-        return len(self._decision.record.routing.members) == 1
-
-    def _ends(self, generated: Generated) -> list[bytes]:
-        last = generated.candidates[-1]
-        ends = [
-            self._chunk(
-                candidate.index,
-                candidate.said.message,
-                candidate.member,
-                candidate.finish_reason,
-                {**candidate.said.choice, "candidate_id": candidate.id, **_scores(candidate)},
-                {**_said_of_all(generated), "attune": self._told(generated)} if candidate is last else {},
-            )
-            for candidate in generated.candidates
-        ]
-        if self._body.stream_options and self._body.stream_options.include_usage:
-            ends.append(
-                _data({**self._head("chat.completion.chunk", generated.candidates[0].member), "choices": [], "usage": _usage(generated)})
-            )
-        return ends
-
-    def _chunk(
-        self,
-        index: int,
-        delta: Mapping[str, Any],
-        member: str,
-        finish_reason: str | None = None,
-        more: Mapping[str, Any] = NOTHING_SAID.choice,
-        whole: Mapping[str, Any] = NOTHING_SAID.answer,
-    ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "member": member, **more}
-        return _data({**whole, **self._head("chat.completion.chunk", member), "choices": [choice]})
-
-    def _told(self, generated: Generated) -> dict[str, Any]:
-        """Returns what a client that knows Attune may want: whether the answer was personal, and what was offered and not used."""
-        decision = generated.decision
-        return {
-            "decision_id": decision.id,
-            "bundle": decision.record.bundle,
-            "personalization": decision.person.personalization,
-            "comparisons": decision.person.comparisons,
-            "ignored": self._body.ignored,
-        }
-
-    def _head(self, kind: str, member: str) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": member,
-            "system_fingerprint": self._decision.record.bundle,
-            **self._says,
-        }
-
-
-def _scores(candidate: GeneratedCandidate) -> dict[str, object]:
-    if candidate.score is None:
-        return {}
-    return {"score": candidate.score, "std": candidate.std, "rank": candidate.rank}
-
-
-def _said_of_all(generated: Generated) -> Mapping[str, Any]:
-    """Returns what the server of a single choice says of the whole answer; of several, none speaks for the others."""
-    return generated.candidates[0].said.answer if len(generated.candidates) == 1 else NOTHING_SAID.answer
-
-
-def _usage(generated: Generated) -> dict[str, Any]:
-    # One prompt, however many answers: OpenAI counts it once.
-    prompt = max(candidate.prompt_tokens for candidate in generated.candidates)
-    completion = sum(candidate.completion_tokens for candidate in generated.candidates)
-    details = generated.candidates[0].said.usage if len(generated.candidates) == 1 else NOTHING_SAID.usage
-    return {**details, "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def _data(content: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"

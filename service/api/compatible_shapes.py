@@ -15,13 +15,15 @@ class ChatMessage:
 
     Attributes:
         role: always `assistant`
-        content: the text, a refusal's too
+        content: the text, a refusal's too; null where there are calls of tools and no text
         refusal: what the member's server says in place of an answer; null where it does not refuse
+        tool_calls: the tools that a member calls which passes `tools` to its server; missing where it calls none
     """
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: str | None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class ChatChoice:
         index: place of the choice, from 0
         message: what it says
         logprobs: always null
-        finish_reason: `stop`, `length` where it was cut at the limit of tokens, or `content_filter` where its server's filter cut it
+        finish_reason: `stop`, `length` where it was cut at the limit of tokens, `content_filter` where its server's filter cut it, or
+            `tool_calls` where it waits for the results of the tools that it calls
         candidate_id: names the answer for `/feedback`; null where nobody was named as `user`, or nothing could be kept
         member: the member that wrote it
         score: its reward for this user, in logits; only with `attune.score`
@@ -94,7 +97,7 @@ class ChatCompletion:
     """Answer of `POST /v1/chat/completions` without `stream`.
 
     What else a member's server says of a choice and its message is passed on as it said it, and of the whole answer where there is one
-    choice; not its thoughts, and no calls of tools.
+    choice; not its thoughts.
 
     Attributes:
         id: of this completion

@@ -40,7 +40,7 @@ class DecisionCandidate:
         text: what it wrote
         score: its reward for this user at that time, in logits
         std: standard deviation of the score at that time
-        finish_reason: `stop`, `length` or `content_filter`
+        finish_reason: `stop`, `length`, `content_filter` or `tool_calls`
         usage: tokens read and written
     """
 

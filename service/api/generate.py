@@ -24,6 +24,7 @@ from attune.service.http.documentation import operation_name
 from attune.service.http.streaming import EventStream, problem_in_stream
 from attune.service.live.runtime import Call
 from attune.service.members.member import ChatTurn, FinishReason, GenerationRequest
+from attune.service.members.passing import Passed
 from attune.service.usecases.member_answers import Generated, Piece, Ping, finished, generate
 from attune.service.usecases.member_choice import Decision, decide
 from attune.service.usecases.people import Personalization
@@ -87,7 +88,7 @@ class CandidateAnswer:
         std: standard deviation of the score over what is not yet known of the user
         rank: 1 for the candidate with the highest score
         finish_reason: `stop`: the member had finished, or met a stop text; `length`: it was cut at `max_tokens`; `content_filter`: its
-            server's filter cut it
+            server's filter cut it; `tool_calls`: it waits for results of tools, which no native request offers
         usage: tokens read and written
     """
 
@@ -150,10 +151,12 @@ async def generate_answers(body: GenerateRequest, request: Request) -> Response:
     return EventStream(_as_events(call, decision, first, events), begun=events)
 
 
-async def begin(call: Call, body: GenerateRequest, user: str | None, *, tells_cut: bool = True) -> tuple[Decision, Events]:
+async def begin(
+    call: Call, body: GenerateRequest, user: str | None, *, tells_cut: bool = True, passed: Passed | None = None
+) -> tuple[Decision, Events]:
     """Returns the decision, written down, and the generation that carries it out; `user` is in place of the body's.
 
-    `tells_cut`: see `RoutingWish`.
+    `tells_cut`: see `RoutingWish`; `passed`: what is asked beyond text.
 
     Raises:
         InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
@@ -165,7 +168,7 @@ async def begin(call: Call, body: GenerateRequest, user: str | None, *, tells_cu
     # What is streamed names the decision at once; else one write after the generation is enough.
     decision = await decide(call, wish_of(body, user, at_once=body.stream, tells_cut=tells_cut))
     messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", decision.prompt),)
-    ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream)
+    ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream, passed=passed)
     return decision, generate(call, decision, ask, score=body.score)
 
 

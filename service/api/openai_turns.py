@@ -1,29 +1,56 @@
 """The messages of a chat completion, as OpenAI's clients and agents send them, read into turns of text.
 
-messages ─> `models.seam.turns` ─> messages of a native request, or every field that is wrong by the client's own name
+messages ─> `models.seam.turns` ─> messages of a native request; parts that are no text; every field that is wrong, by the client's own name
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from attune.models.seam.counts import counted
 from attune.models.seam.turns import turns_of
 from attune.service.api.prompted import Message, sound_unicode
 from attune.service.errors import FieldError
+from attune.service.members.passing import CONTENTS
 
 
-def read_turns(messages: Sequence[Any]) -> tuple[list[Message], list[FieldError]]:
-    """Returns the turns that say something, and what is wrong with any of the messages."""
-    said, unread = turns_of(messages)
-    wrong = [FieldError(f"messages[{one.message}]{f'.{one.field}' if one.field else ''}", one.what) for one in unread]
-    turns: list[Message] = []
+@dataclass(frozen=True, slots=True)
+class ReadMessages:
+    """What the messages of a chat completion hold.
+
+    Attributes:
+        turns: those that say something.
+        wrong: what cannot be read.
+        contents: by the name under which members pass it (`CONTENTS`), the first part that is no text: an error unless it is passed.
+    """
+
+    turns: list[Message] = field(default_factory=list)
+    wrong: list[FieldError] = field(default_factory=list)
+    contents: dict[str, FieldError] = field(default_factory=dict)
+
+
+def read_turns(messages: Sequence[Any]) -> ReadMessages:
+    """Returns the turns that say something, what is no text, and what is wrong with any of the messages."""
+    read, (said, unread) = ReadMessages(), turns_of(messages)
+    for one in unread:
+        error = FieldError(f"messages[{one.message}]{f'.{one.field}' if one.field else ''}", one.what)
+        if one.kind in CONTENTS:
+            read.contents.setdefault(CONTENTS[one.kind], error)
+        else:
+            read.wrong.append(error)
     for turn in said:
         try:
-            turns.append(Message(role=turn.role, content=sound_unicode(turn.text)))
+            read.turns.append(Message(role=turn.role, content=sound_unicode(turn.text)))
         except ValueError as error:
-            wrong.append(FieldError(f"messages[{turn.message}].content", str(error)))
-    if not wrong and not any(turn.role == "user" for turn in turns):
-        wrong.append(FieldError("messages", f"hold no user's or tool's text in {counted(len(messages), 'turn')}; at least one is needed"))
-    return turns, wrong
+            read.wrong.append(FieldError(f"messages[{turn.message}].content", str(error)))
+    if not read.wrong and not read.contents and not any(turn.role == "user" for turn in read.turns):
+        told = f"hold no user's or tool's text in {counted(len(messages), 'turn')}; at least one is needed"
+        read.wrong.append(FieldError("messages", told))
+    return read
+
+
+def has_tool_turns(messages: Sequence[Any]) -> bool:
+    """Returns whether tools were called in the conversation, or answered."""
+    return any(isinstance(one, Mapping) and (one.get("role") == "tool" or one.get("tool_calls")) for one in messages)

@@ -1,7 +1,7 @@
-"""What clients of `/v1/chat/completions` ask of an answer and no member can be held to: each field is refused by its own name.
+"""What clients of `/v1/chat/completions` ask of an answer beyond text: fields to be kept, and fields that may be used.
 
 A field that is not known here is ignored, as these clients expect; one whose neglect would change what the answer must be or hold stands
-here. An empty value asks for nothing.
+here. An empty value asks for nothing. Whether a member can keep it is `beyond_text`'s business.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attune.models.seam.printable import printable
 from attune.service.errors import FieldError
+from attune.service.members.passing import PASSES, TOOLS
 
 _FORMS = (
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"),
@@ -38,6 +39,11 @@ _OF_TOKENS = {
 }
 
 
+_PASSED = "goes to members that pass it to their server as it is (`passes` of the roster); where none does"
+_FORM = f"{_PASSED}, anything but null and an empty value is refused"
+_WISH = f"{_PASSED}, it is read and not used, which `attune.ignored` of the answer says"
+
+
 class OpenRequest(BaseModel):
     """Base of compatible requests: unknown fields are ignored."""
 
@@ -48,57 +54,65 @@ class PromisingRequest(OpenRequest):
     """The fields of a chat completion that ask for more than text."""
 
     tools: list[Any] | None = Field(
-        None, description="read and not used: members answer with text, and `attune.ignored` of the answer says so"
+        None,
+        description="members that pass tools call them; where none does they are left aside, and `attune.ignored` of the answer says so",
     )
-    tool_choice: Any = Field(None, description="`auto` and `none` are taken; anything that demands a call is refused")
-    functions: list[Any] | None = Field(None, description="as `tools`, in OpenAI's older form")
-    function_call: Any = Field(None, description="as `tool_choice`, in OpenAI's older form")
-    response_format: Any = Field(None, description="`text` is taken; formats that no member can be held to are refused")
+    tool_choice: Any = Field(
+        None, description="passed on with `tools`; where no member passes them, anything that demands a call is refused"
+    )
+    functions: list[Any] | None = Field(
+        None, description="read and not used, which `attune.ignored` of the answer says: OpenAI's older form of `tools`"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="passed on with `tools`")
+    function_call: Any = Field(None, description="anything that demands a call is refused: OpenAI's older form of `tool_choice`")
+    response_format: Any = Field(
+        None, description="`text` is taken; another format goes to members that pass it, and is refused where none does"
+    )
     logprobs: bool | None = Field(None, description="true is refused: members' probabilities are not passed on")
     top_logprobs: int | None = Field(None, description="anything above 0 is refused, as `logprobs`")
-    logit_bias: dict[str, Any] | None = Field(None, description="anything but an empty object is refused: tokens are the member's own")
+    logit_bias: dict[str, Any] | None = Field(None, description=f"{_PASSED}, anything but an empty object is refused")
     modalities: list[str] | None = Field(None, description="`text` is taken, anything else refused")
     audio: Any = Field(None, description="refused: answers are text")
-    web_search_options: Any = Field(None, description="refused: members do not search the web")
-    guided_json: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    guided_regex: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    guided_choice: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    guided_grammar: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    structured_outputs: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    min_tokens: Any = Field(None, description="above 0 is refused: a member ends its text itself")
-    ignore_eos: Any = Field(None, description="true is refused: a member ends its text itself")
-    stop_token_ids: Any = Field(None, description="refused: `stop` names texts, tokens are the member's own")
-    allowed_token_ids: Any = Field(None, description="refused: tokens are the member's own")
-    bad_words: Any = Field(None, description="refused: words cannot be forbidden")
+    web_search_options: Any = Field(None, description=f"{_PASSED}, it is refused")
+    guided_json: Any = Field(None, description=_FORM)
+    guided_regex: Any = Field(None, description=_FORM)
+    guided_choice: Any = Field(None, description=_FORM)
+    guided_grammar: Any = Field(None, description=_FORM)
+    structured_outputs: Any = Field(None, description=_FORM)
+    min_tokens: Any = Field(None, description=f"{_PASSED}, above 0 is refused")
+    ignore_eos: Any = Field(None, description=f"{_PASSED}, true is refused")
+    stop_token_ids: Any = Field(None, description=f"{_PASSED}, it is refused; `stop` names texts")
+    allowed_token_ids: Any = Field(None, description=f"{_PASSED}, it is refused")
+    bad_words: Any = Field(None, description=f"{_PASSED}, it is refused")
     include_stop_str_in_output: Any = Field(None, description="true is refused: a text ends before its stop string")
     continue_final_message: Any = Field(None, description="true is refused: a member answers with a turn of its own")
     echo: Any = Field(None, description="true is refused: an answer holds the answer alone")
     prompt_logprobs: Any = Field(None, description="above 0 is refused, as `logprobs`")
     return_token_ids: Any = Field(None, description="true is refused: tokens are the member's own")
 
-    structural_tag: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    grammar: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    regex: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    ebnf: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    json_schema: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    format: Any = Field(None, description="anything but null and an empty value is refused: members cannot be held to a form")
-    documents: Any = Field(None, description="anything but null and an empty list is refused: only the turns are read")
+    structural_tag: Any = Field(None, description=_FORM)
+    grammar: Any = Field(None, description=_FORM)
+    regex: Any = Field(None, description=_FORM)
+    ebnf: Any = Field(None, description=_FORM)
+    json_schema: Any = Field(None, description=_FORM)
+    format: Any = Field(None, description=_FORM)
+    documents: Any = Field(None, description=f"{_PASSED}, anything but null and an empty list is refused")
     chat_template: Any = Field(None, description="anything but null and an empty value is refused: a member has its own")
     use_beam_search: Any = Field(None, description="true is refused: members sample")
-    frequency_penalty: Any = Field(None, description="read and not used; above or below 0 `attune.ignored` of the answer says so")
-    presence_penalty: Any = Field(None, description="as `frequency_penalty`")
-    repetition_penalty: Any = Field(None, description="as `frequency_penalty`; 1 is none")
-    top_k: Any = Field(None, description="as `frequency_penalty`")
-    min_p: Any = Field(None, description="as `frequency_penalty`")
-    best_of: Any = Field(None, description="as `frequency_penalty`; 1 is none")
-    reasoning_effort: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says: it stands in the roster")
-    verbosity: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says")
-    prediction: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says")
-    thinking: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says: it stands in the roster")
+    frequency_penalty: Any = Field(None, description=_WISH)
+    presence_penalty: Any = Field(None, description=_WISH)
+    repetition_penalty: Any = Field(None, description=f"{_WISH}; 1 is none")
+    top_k: Any = Field(None, description=_WISH)
+    min_p: Any = Field(None, description=_WISH)
+    best_of: Any = Field(None, description=f"{_WISH}; 1 is none")
+    reasoning_effort: Any = Field(None, description=f"{_WISH}; a member's own stands in the roster")
+    verbosity: Any = Field(None, description=_WISH)
+    prediction: Any = Field(None, description=_WISH)
+    thinking: Any = Field(None, description=f"{_WISH}; a member's own stands in the roster")
 
     @property
-    def ignored(self) -> list[str]:
-        """What was offered and not used: an answer without it is an answer all the same."""
+    def offered(self) -> list[str]:
+        """What may be used and need not be: an answer without it is an answer all the same."""
         if self.model_fields_set.isdisjoint(_PROMISES):  # as nearly always
             return []
         neutral: dict[str, float] = {"repetition_penalty": 1, "best_of": 1, "top_k": -1}
@@ -106,7 +120,7 @@ class PromisingRequest(OpenRequest):
         return [name for name, value in offered.items() if value and value != neutral.get(name)]
 
     def not_to_be_kept(self) -> list[FieldError]:
-        """Returns every field whose neglect would change what the answer must be or hold."""
+        """Returns every field whose neglect would change what the answer must be or hold, as an error for where nobody passes it on."""
         if self.model_fields_set.isdisjoint(_PROMISES):
             return []
         free = {None, "auto", "none", ""}
@@ -124,7 +138,17 @@ class PromisingRequest(OpenRequest):
         }
         asked |= {name: what if getattr(self, name) else "" for name, what in _OF_TOKENS.items()}
         asked |= {name: "asks for a form" if getattr(self, name) else "" for name in _FORMS}
-        return [FieldError(name, f"{what}, which members behind this service cannot be held to") for name, what in asked.items() if what]
+        return [_refused(name, what) for name, what in asked.items() if what]
+
+
+STANDS_UNDER = {"tool_choice": TOOLS}
+"""Fields that members pass under another name than their own."""
+
+
+def _refused(name: str, what: str) -> FieldError:
+    passed = STANDS_UNDER.get(name, name)
+    why = f" (none passes `{passed}` to its server)" if passed in PASSES else ""
+    return FieldError(name, f"{what}, which members behind this service cannot be held to{why}")
 
 
 _PROMISES = frozenset(PromisingRequest.model_fields)

@@ -39,6 +39,8 @@ _POLICIES = (
 router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 
 MOST_PROMPTS = 16
+MOST_AMONG = 256
+_AMONG = "members of whom one is drawn, of `GET /portfolio`, and of whom one stands in for another; null is all of them"
 _PROMPTS = "in place of `prompt`, with policy `learn`: the prompt and the members that tell most of this user are drawn together"
 
 
@@ -55,6 +57,7 @@ class RouteRequest(Prompted):
     ] = 1
     policy: Annotated[Literal["sample", "best", "uniform", "learn"], Field(description=_POLICIES)] = "sample"
     member: Annotated[str | None, Field(description="forces this member, one of `GET /portfolio`; null lets the policy decide")] = None
+    among: Annotated[list[str] | None, Field(min_length=1, max_length=MOST_AMONG, description=_AMONG)] = None
     prompts: Annotated[list[Written] | None, Field(min_length=2, max_length=MOST_PROMPTS, description=_PROMPTS)] = None
     record: Annotated[bool, Field(description="false decides and keeps nothing: ids are null")] = True
 
@@ -138,7 +141,7 @@ class RoutingAnswer:
         members: the members of all candidates, in the order of their draws
         propensity: the probability with which `member` was drawn, from 0 to 1; for off-policy evaluation
         joint_propensity: the probability of `members` in their order, from 0 to 1; null where the draw has none
-        propensities: the probability of each member of the portfolio to be drawn first; sums to 1
+        propensities: the probability of each member to be drawn first; sums to 1. Of all members, or of those in `among`
         expected: each member's value for this user and prompt, less its cost where costs are weighed
         fallback: null where the drawn member served
         certificate: what is proved of the portfolio for this user; null where the bundle has no certificate for the family
@@ -217,17 +220,21 @@ def check_route(request: RouteRequest, call: Call) -> None:
     )
     if request.candidates > limits.max_generate_candidates:
         wrong.append(FieldError("candidates", f"is {request.candidates}; at most {limits.max_generate_candidates} are generated"))
-    elif request.member is None and request.candidates > len(members):
+    elif request.member is None and request.candidates > (able := len(set(request.among or members))):
+        who = "`among` names" if request.among else "the portfolio has"
         wrong.append(
             FieldError(
                 "candidates",
-                f"is {request.candidates} and the portfolio has {counted(len(members), 'member')}, each of which answers once; "
+                f"is {request.candidates} and {who} {counted(able, 'member')}, each of which answers once; "
                 "name a `member` to have several answers of one",
             )
         )
+    if request.member is not None and request.among is not None:
+        wrong.append(FieldError("among", "has no place beside `member`, which is to answer"))
     refuse(wrong)
-    if request.member is not None and request.member not in members:
-        raise UnknownMember(f"member {printable(request.member)!r} is not in the portfolio, which has {', '.join(members)}")
+    for name in request.among or filter(None, [request.member]):
+        if name not in members:
+            raise UnknownMember(f"member {printable(name)!r} is not in the portfolio, which has {', '.join(members)}")
     check_prompt_length(request, limits)
     for index, prompt in enumerate(request.prompts or ()):
         check_length(f"prompts[{index}]", prompt, limits.max_prompt_chars)
@@ -258,6 +265,7 @@ def wish_of(body: RouteRequest, user: str | None, *, at_once: bool = True, tells
         at_once=at_once,
         tells_cut=tells_cut,
         prompts=tuple(body.prompts or ()),
+        among=tuple(body.among or ()),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from attune.service.errors import CallerError, ComeBackLater, FieldError, InvalidRequest, MemberFailed
 from attune.service.members.passing import Passed
@@ -230,6 +230,16 @@ class Member(Protocol):
 
     async def aclose(self) -> None:
         """Gives back what the member holds; streams that are open fail."""
+        ...
+
+
+@runtime_checkable
+class PassesOn(Protocol):
+    """A member that passes more than text to its server."""
+
+    @property
+    def passes(self) -> frozenset[str]:
+        """What it sends as the caller wrote it, by the names of `passing.PASSES`."""
         ...
 
 

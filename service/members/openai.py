@@ -100,6 +100,11 @@ class OpenAIMember:
         return self._breaker.state
 
     @property
+    def passes(self) -> frozenset[str]:
+        """What it sends to its server as the caller wrote it."""
+        return self._spec.passes
+
+    @property
     def doubt(self) -> str:
         """What a check found that speaks against this member though its server answers, in one sentence; empty where nothing does."""
         return self._server.doubt

@@ -1,4 +1,4 @@
-"""The body that asks an OpenAI-compatible server for one answer: what the request says, what the roster says, and what is passed as it came."""
+"""The body that asks an OpenAI-compatible server for one answer: what request and roster say, and what is passed on as it came."""
 
 from __future__ import annotations
 

@@ -239,21 +239,15 @@ class OpenAIServer:
             wait = "" if refusal.wait_s is None else f", it asks to wait {refusal.wait_s:.1f} s"
             return self.failed("overloaded", f"{said}{wait}")
         if refusal.parameter is not None and refusal.parameter not in asked.by_caller:
-            self._note_once(
-                f"parameter {refusal.parameter}", f"refuses the field {refusal.parameter} of every request; the roster can leave it out"
-            )
+            told = f"refuses the field {refusal.parameter} of every request; the roster can leave it out"
+            self._note_once(f"parameter {refusal.parameter}", told)
             return self.failed("refused", f"{said}: it refuses the field {refusal.parameter}", lasting=True)
-        if inner in REFUSING_STATUSES and (passed := self._passed_to(asked)):
-            return PassedFieldRefused(f"member {self._id!r}: its server refuses the request, into which {passed} went as it came: {said}")
+        passed = asked.request.passed
+        if inner in REFUSING_STATUSES and passed and (names := passed.names(self._spec.passes)):
+            return PassedFieldRefused(f"member {self._id!r}: its server refuses a request with {names} as the caller wrote it: {said}")
         if inner in REFUSING_STATUSES or refusal.about_content:
             return self.failed("refused", said)
         return self.failed("upstream" if status < 300 else "status", said)
-
-    def _passed_to(self, asked: Asked) -> str:
-        """Returns what of the request the server was sent as the caller wrote it, in words; empty where that is nothing."""
-        passed = asked.request.passed
-        fields = [] if passed is None else [*passed.body(self._spec.passes), *(["messages"] if passed.messages else [])]
-        return ", ".join(fields)
 
     def _url(self, path: str) -> URL:
         url = URL(f"{self._spec.base_url}/{path}")

@@ -50,6 +50,10 @@ class Passed:
         """Returns the fields for a member that passes these."""
         return {name: value for passed, fields in self.fields.items() if passed in passes for name, value in fields.items()}
 
+    def names(self, passes: Collection[str]) -> str:
+        """Returns the names of what a member that passes these is sent as it came."""
+        return ", ".join([*self.body(passes), *(["messages"] if self.messages else [])])
+
     def messages_after(self, system: str | None) -> list[Mapping[str, Any]] | None:
         """Returns the conversation with a member's own system prompt in front, as one message with that of the request."""
         if self.messages is None or not system:

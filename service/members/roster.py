@@ -21,7 +21,7 @@ from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, Me
 from attune.service.members.answer_text import is_seen
 from attune.service.members.breaker import State
 from attune.service.members.failures import FailureLines
-from attune.service.members.member import LATER, Event, GenerationRequest, Member, MembersBusy, OneMemberFailed, Reason, TextPiece
+from attune.service.members.member import LATER, Event, GenerationRequest, Member, MembersBusy, OneMemberFailed, PassesOn, Reason, TextPiece
 from attune.service.members.verdicts import MemberVerdict, Verdicts, reason_of
 
 Outcome = Literal["complete", "failed", "left"]
@@ -102,18 +102,14 @@ class Roster:
         members: by id.
         observers: what is told of each request.
         clock: seconds, for durations and ages.
-        passing: what each member passes to its server as it comes, by the names of `passing.PASSES`; nothing where it is not named.
     """
 
     def __init__(
-        self,
-        members: Mapping[str, Member],
-        observers: Observers | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        passing: Mapping[str, frozenset[str]] | None = None,
+        self, members: Mapping[str, Member], observers: Observers | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._members = dict(members)
-        self.passing: Mapping[str, frozenset[str]] = {name: (passing or {}).get(name, frozenset()) for name in members}
+        passing = {name: member.passes if isinstance(member, PassesOn) else frozenset() for name, member in members.items()}
+        self.passing: Mapping[str, frozenset[str]] = passing
         self._observers = observers or Observers()
         self._clock = clock
         self._verdicts = Verdicts(self._members, clock)

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from attune.models.seam.turns import call_sentence
 from attune.service.members.answer_text import sound_text
 
 Part = dict[str, Any]
@@ -80,6 +81,11 @@ class ToolCalls:
     def whole(self) -> list[Part]:
         """Returns the calls so far, as `tool_calls` of a message."""
         return [{name: dict(value) if isinstance(value, dict) else value for name, value in call.items()} for call in self._calls]
+
+    def sentences(self) -> list[str]:
+        """Returns the text that each call is in a conversation."""
+        told = [(call[kind]["name"], call[kind][text]) for call in self._calls for kind, text in _TEXTS.items() if kind in call]
+        return [call_sentence(*each) for each in told]
 
     def _added(self, part: Part) -> Part:
         place = self._place_of(part)

@@ -16,6 +16,7 @@ from attune.models.seam.family import Row
 from attune.models.seam.text import Encoded
 from attune.service.live.runtime import Call
 from attune.service.live.score_queue import Later
+from attune.service.members.member import FinishReason
 from attune.service.observe.logs import get_logger
 from attune.service.usecases.authors import saw_answers
 from attune.service.usecases.decision_record import keep
@@ -24,6 +25,7 @@ from attune.service.usecases.text_scores import encode, read_prompt, score_candi
 
 _log = get_logger(__name__)
 
+CALLS: FinishReason = "tool_calls"
 PARTS = 10_000
 """A seed's remainder by this says whether its answers are among the share that is scored."""
 
@@ -111,8 +113,10 @@ def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Dec
             ranks[place] = rank
 
     def count() -> None:
-        if not decision.dry:
-            saw_answers(call, [record.candidates[place].member for place in places], sound)
+        # A call of a tool is no manner of writing: it says nothing of what the member's answers are worth.
+        told = [place for place in places if record.candidates[place].finish_reason != CALLS]
+        if told and not decision.dry:
+            saw_answers(call, [record.candidates[place].member for place in told], [answers[place] for place in told])
 
     return replace(decision, record=replace(record, candidates=tuple(candidates))), ranks, count
 

@@ -19,6 +19,7 @@ from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
 from attune.service.members.member import Finish, FinishReason, GenerationRequest, Said, TextPiece
 from attune.service.members.roster import AnotherMember
+from attune.service.members.tool_calls import Part, ToolCalls
 from attune.service.usecases.answer_scores import score_later, score_now
 from attune.service.usecases.decision_record import KeptCandidate, Routing, StandIn
 from attune.service.usecases.member_choice import Decision, keep_decision, write
@@ -37,12 +38,13 @@ _TOO_LATE = "the members did not finish before the request's deadline"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next characters of one candidate; `said` as in `TextPiece`."""
+    """The next characters of one candidate; `said` and `calls` as in `TextPiece`."""
 
     index: int
     member: str
     text: str
     said: Mapping[str, Any] | None = None
+    calls: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class GeneratedCandidate:
         score, std, rank: rank is 1 for the best; all three are None where nobody asked for scores.
         unscored_tokens: of the answer's end, for which the scorer had no room.
         said: what else its server said; it is not kept.
+        calls: the tools that it calls; of the record they are sentences behind the text.
     """
 
     id: str | None
@@ -73,6 +76,7 @@ class GeneratedCandidate:
     completion_tokens: int
     unscored_tokens: int
     said: Said
+    calls: list[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,16 @@ class _Draft:
     finish: Finish | None = None
     fallback: AnotherMember | None = None
 
+    calls: ToolCalls = field(default_factory=ToolCalls)
+
     @property
     def text(self) -> str:
         return "".join(self.parts)
+
+    @property
+    def spoken(self) -> str:
+        """The text with a sentence for each call of a tool, as it stands in a conversation; this is what is kept and scored."""
+        return "\n".join(filter(None, [self.text, *self.calls.sentences()])) if self.calls else self.text
 
 
 Drafts = asyncio.Queue[Piece | _Draft | Exception]
@@ -217,8 +228,9 @@ async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationR
             draft.member = event.member
             if isinstance(event.event, TextPiece):
                 draft.parts.append(event.event.text)
+                draft.calls.add(event.event.calls)
                 if ask.streamed:
-                    yield Piece(draft.index, event.member, event.event.text, event.event.said)
+                    yield Piece(draft.index, event.member, event.event.text, event.event.said, event.event.calls)
             else:
                 draft.finish = event.event
 
@@ -243,11 +255,11 @@ async def _next(queue: Drafts, call: Call) -> Piece | Ping | _Draft | Exception:
 
 async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, score: bool) -> Generated:
     """Returns the finished answer, after its candidates were kept, and scored if that was asked for."""
-    record, texts = decision.record, [draft.text for draft in drafts]
+    record, texts = decision.record, [draft.spoken for draft in drafts]
     written = tuple(
         KeptCandidate(
             member=draft.member,
-            text=draft.text if call.runtime.keeping.keep_text else None,
+            text=text if call.runtime.keeping.keep_text else None,
             finish_reason=finish.reason,
             score=None,
             std=None,
@@ -255,7 +267,7 @@ async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, sco
             completion_tokens=finish.completion_tokens,
             outputs={},
         )
-        for draft, finish in zip(drafts, _finishes(drafts), strict=True)
+        for draft, text, finish in zip(drafts, texts, _finishes(drafts), strict=True)
     )
     decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=written))
     ranks: Sequence[int | None] = [None] * len(drafts)
@@ -283,6 +295,7 @@ async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, sco
             completion_tokens=finish.completion_tokens,
             unscored_tokens=dropped,
             said=finish.said,
+            calls=draft.calls.whole(),
         )
         for draft, finish, kept, rank, dropped in zip(drafts, _finishes(drafts), decision.record.candidates, ranks, unscored, strict=True)
     )

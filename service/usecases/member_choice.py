@@ -46,6 +46,7 @@ class RoutingWish:
         record: whether anything is kept of the decision: its record, what its answers tell of members, coverage and metrics.
         prompts: in place of `prompt`, those of which the one that tells most is drawn; of policy `learn`.
         at_once: whether the record is written before anything is answered, because an answer names it; else `keep_decision` writes it.
+        among: those of whom somebody may answer; empty is everybody.
         tells_cut: whether the answer says what of the prompt was not read; else a prompt that nothing depends on is not tokenized.
     """
 
@@ -60,6 +61,7 @@ class RoutingWish:
     at_once: bool = True
     tells_cut: bool = True
     prompts: tuple[str, ...] = ()
+    among: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,10 @@ def route(
     forced member has no probability.
     """
     bundle, numbers = call.serving.bundle, call.runtime.routing
-    members = bundle.portfolio.names
+    members, able = _able(bundle.portfolio.names, wish)
     seed = secrets.randbits(63)
     rng = np.random.default_rng(seed)
-    samples = numbers.samples_for(len(members))
+    samples = numbers.samples_for(len(bundle.portfolio.names))
     costs, weight, scale = call.serving.costs, numbers.routing_cost_weight, bundle.families[name].logit_scale
     effects = effects_in_reward(call, person, standing, name)
 
@@ -178,7 +180,9 @@ def route(
         mean, covariance = standing.values(name, row)
         sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, weight)
         expected = utilities(expected_values(weights, mean), costs, weight)
-        return (sampled, expected) if effects is None else (sampled + effects.sampled(rng, samples), expected + effects.mean)
+        if effects is not None:
+            sampled, expected = sampled + effects.sampled(rng, samples), expected + effects.mean
+        return sampled[:, able], expected[able]
 
     drawn, pairs, (sampled, expected) = None, None, under(rows[0])
     if wish.prompts:
@@ -219,10 +223,18 @@ def route(
         certificate=certificate_of(call.serving, name, usual),
         hysteresis=None if last is None else numbers.routing_hysteresis,
         last=None if last is None else members[last],
-        effects={} if effects is None else _by_member(members, effects.mean, effects.std),
+        effects={} if effects is None else _by_member(members, effects.mean[able], effects.std[able]),
         prompt=drawn,
     )
     return routing, usual
+
+
+def _able(names: tuple[str, ...], wish: RoutingWish) -> tuple[tuple[str, ...], slice | list[int]]:
+    """Returns the members that may answer, in the portfolio's order, and their places in it."""
+    if not wish.among:
+        return names, slice(None)
+    places = [place for place, name in enumerate(names) if name in wish.among]
+    return tuple(names[place] for place in places), places
 
 
 def effects_in_reward(call: Call, person: Person, standing: Standing, name: str) -> Effects | None:

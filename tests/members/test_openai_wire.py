@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from attune.service.members.member import ChatTurn, GenerationRequest
 from attune.service.members.openai_errors import asked_wait_s, read_refusal
-from attune.service.members.openai_wire import MAX_EVENT_BYTES, BadAnswer, Chunk, EventReader, read_chunk, read_whole, request_body
+from attune.service.members.openai_request import request_body
+from attune.service.members.openai_wire import MAX_EVENT_BYTES, BadAnswer, Chunk, EventReader, read_chunk, read_whole
 from attune.service.members.redaction import told_word, without_request, without_secrets
 from attune.service.members.spec import OpenAISpec
 

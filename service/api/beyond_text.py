@@ -1,0 +1,90 @@
+"""What a chat completion asks beyond text: who is left to answer it, what is passed on to whom, and what is refused or left aside.
+
+    fields and parts ─┬─ must be kept (a format, a picture, a call that is demanded) ──> members that pass them, or a 400 by their names
+                      └─ may be used (tools, penalties) ──> members that pass them, or named in `attune.ignored`
+
+Tools that are offered leave the members that pass them, if there are any: a caller that has tools waits for calls. No other wish narrows
+the choice; it reaches whoever passes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from attune.service.api.openai_turns import ReadMessages, has_tool_turns
+from attune.service.api.promises import STANDS_UNDER, PromisingRequest
+from attune.service.errors import FieldError
+from attune.service.members.passing import PASSES, TOOLS, Passed
+
+
+@dataclass(frozen=True, slots=True)
+class BeyondText:
+    """What comes of it.
+
+    Attributes:
+        among: the members that can answer; None is all that were asked.
+        passed: what is passed on; None is nothing.
+        wrong: what must be kept, and no member can keep.
+    """
+
+    among: tuple[str, ...] | None = None
+    passed: Passed | None = None
+    wrong: tuple[FieldError, ...] = ()
+    _offered: tuple[str, ...] = ()
+    _passing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def ignored(self, members: Collection[str]) -> list[str]:
+        """Returns what was offered and not used by one of these members, who answered."""
+        return [name for name in self._offered if any(name not in self._passing.get(member, ()) for member in members)]
+
+
+def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessages, passing: Mapping[str, frozenset[str]]) -> BeyondText:
+    """Returns who can answer a request as far as it asks for more than text.
+
+    Args:
+        body: the request.
+        messages: its messages, as they came.
+        read: what was read of them.
+        passing: what each of the members passes that may answer.
+    """
+    must = [(STANDS_UNDER.get(one.field, one.field), one) for one in body.not_to_be_kept()] + list(read.contents.items())
+    offered = body.offered
+    in_play = TOOLS in offered or any(name == TOOLS for name, _ in must) or has_tool_turns(messages)
+    if not (must or offered or in_play):
+        return BeyondText()
+    able = [name for name, passes in passing.items() if all(needed in passes for needed, _ in must)]
+    if must and not able:
+        nobody = [one for needed, one in must if not any(needed in passes for passes in passing.values())]
+        return BeyondText(wrong=tuple(nobody or [one for _, one in must]))
+    with_tools = [name for name in able if TOOLS in passing[name]] if in_play else []
+    left = with_tools or able
+    wished = {*(needed for needed, _ in must), *offered, *([TOOLS] if with_tools else [])}
+    fields = {name: given for name in PASSES if name in wished and (given := _given(body, name))}
+    as_sent = tuple(messages) if read.contents or with_tools else None
+    fields = {name: given for name, given in fields.items() if any(name in passing[member] for member in left)}
+    passed = Passed(fields, as_sent) if fields or as_sent else None
+    wrong = _unsound(passed)
+    return BeyondText(None if len(left) == len(passing) else tuple(left), passed, wrong, tuple(offered), passing)
+
+
+def _given(body: PromisingRequest, name: str) -> dict[str, Any]:
+    values = {field: getattr(body, field) for field in PASSES[name]}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def _unsound(passed: Passed | None) -> tuple[FieldError, ...]:
+    """Returns what could not be sent as JSON: half a surrogate pair, say."""
+    if passed is None:
+        return ()
+    each = {**passed.body(PASSES), **({} if passed.messages is None else {"messages": passed.messages})}
+    wrong = []
+    for name, value in each.items():
+        try:
+            orjson.dumps(value)
+        except TypeError:
+            wrong.append(FieldError(name, "holds what cannot be passed on: text that is no sound Unicode, or a number too large for JSON"))
+    return tuple(wrong)

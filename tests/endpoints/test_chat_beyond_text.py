@@ -1,0 +1,261 @@
+"""What a chat asks beyond text goes to members whose roster passes it, as it came, and comes back as their server answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from attune.service.members.member import OneMemberFailed
+from attune.service.members.openai import OpenAIMember
+from attune.service.members.passing import PASSES
+from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import UpstreamPool
+from attune.service.settings import Settings
+from loadtest.upstream import Turn, Upstream, running_upstream
+from tests.endpoints.conftest import PROMPT, Service, running
+from tests.endpoints.voices import voices
+from tests.stores import FreshStore
+
+CHAT = "/v1/chat/completions"
+TOOLS = [{"type": "function", "function": {"name": "clock", "description": "the time", "parameters": {"type": "object"}}}]
+CALL = {"id": "call_7", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
+ASKED = {"role": "user", "content": PROMPT}
+HISTORY = [
+    ASKED,
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "call_7", "content": "noon"},
+]
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {"model": "auto", "user": "u1", "messages": [ASKED], **more}
+
+
+def sent_to(upstream: Upstream) -> list[dict[str, Any]]:
+    """Returns the bodies of the chats that the server was asked for; it is also asked for its models."""
+    return [turn.body for turn in upstream.turns if turn.method == "POST"]
+
+
+async def calls(turn: Turn) -> None:
+    if not turn.body.get("stream"):
+        await turn.whole("", "tool_calls", tool_calls=[CALL], content=None)
+        return
+    await turn.head()
+    await turn.delta(role="assistant", tool_calls=[{"index": 0, "id": "call_7", "type": "function", "function": {"name": "clock"}}])
+    for piece in ('{"zone": ', '"UTC"}'):
+        await turn.delta(tool_calls=[{"index": 0, "function": {"arguments": piece}}])
+    await turn.finish("tool_calls")
+
+
+async def says(turn: Turn) -> None:
+    await turn.whole('{"a": 1}')
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def serve(settings_of: Callable[..., Settings], upstream: Upstream) -> AsyncIterator[Callable[..., Any]]:
+    """Yields a context: `warm` is a server that passes what is given, `concise` one that passes nothing, and `detailed` no server."""
+    async with UpstreamPool(environ={}) as pool:
+
+        def make(passes: Sequence[str], **settings: Any) -> Any:
+            members: dict[str, Any] = dict(voices())
+            for name, passed in (("warm", passes), ("concise", ())):
+                spec = OpenAISpec(base_url=upstream.base_url, model=name, passes=list(passed), system="Be kind.")
+                members[name] = OpenAIMember(name, spec, pool, environ={})
+            return running(settings_of(**settings), FreshStore(), members)
+
+        yield make
+
+
+async def test_tools_go_to_a_member_that_passes_them_and_its_calls_come_back(serve, upstream: Upstream):
+    upstream.answers(calls)
+    asked = chat(tools=TOOLS, tool_choice="auto", parallel_tool_calls=False)
+    async with serve(["tools"]) as service:
+        for _ in range(4):  # three members could be drawn
+            told = await service.post(CHAT, asked)
+            (choice,) = told["choices"]
+            assert choice["message"] == {"role": "assistant", "content": None, "refusal": None, "tool_calls": [CALL]}
+            assert (choice["finish_reason"], choice["member"]) == ("tool_calls", "warm")
+            assert told["attune"]["ignored"] == []
+        decision = await service.get(f"/decisions/{told['attune']['decision_id']}")
+    assert decision["routing"]["propensities"] == {"warm": 1.0}
+    assert decision["candidates"][0]["finish_reason"] == "tool_calls"
+    sent = sent_to(upstream)[-1]
+    assert {name: sent[name] for name in ("tools", "tool_choice", "parallel_tool_calls")} == {
+        "tools": TOOLS,
+        "tool_choice": "auto",
+        "parallel_tool_calls": False,
+    }
+    assert sent["messages"] == [{"role": "system", "content": "Be kind."}, ASKED]
+
+
+async def test_calls_are_streamed_as_openai_streams_them(serve, upstream: Upstream):
+    upstream.answers(calls)
+    async with serve(["tools"]) as service:
+        client = AsyncOpenAI(base_url="http://localhost/v1", api_key="k", http_client=service.client, max_retries=0)
+        stream = await client.chat.completions.create(model="auto", messages=HISTORY[:1], tools=TOOLS, user="u1", stream=True)  # type: ignore[call-overload]
+        deltas = [chunk.choices[0] async for chunk in stream]
+    told = [call for one in deltas for call in one.delta.tool_calls or []]
+    assert (told[0].id, told[0].function.name, {call.index for call in told}) == ("call_7", "clock", {0})
+    assert "".join(call.function.arguments or "" for call in told) == CALL["function"]["arguments"]
+    assert deltas[-1].finish_reason == "tool_calls"
+
+
+async def test_a_conversation_with_calls_goes_on_as_it_came(serve, upstream: Upstream):
+    upstream.answers(says)
+    async with serve(["tools"]) as service:
+        told = await service.post(CHAT, chat(messages=HISTORY, tools=TOOLS))
+        assert told["choices"][0]["message"] == {"role": "assistant", "content": '{"a": 1}', "refusal": None}
+        await service.post(CHAT, chat(messages=HISTORY))  # and where none is offered any more
+        record = await service.get(f"/decisions/{told['attune']['decision_id']}")
+    assert [body["messages"][1:] for body in sent_to(upstream)] == [HISTORY, HISTORY]
+    assert ["tools" in body for body in sent_to(upstream)] == [True, False]
+    assert "Called clock with" in record["prompt"]
+    assert "noon" in record["prompt"]
+
+
+@pytest.mark.parametrize("keep_text", [True, False])
+async def test_a_call_can_be_told_of_by_its_id_and_says_nothing_of_the_member(serve, upstream: Upstream, keep_text: bool):
+    async with serve(["tools"], keep_text=keep_text) as service:
+        upstream.answers(calls)
+        first = (await service.post(CHAT, chat(tools=TOOLS)))["choices"][0]
+        upstream.answers(says)
+        second = (await service.post(CHAT, chat(tools=TOOLS)))["choices"][0]
+        told = {"user": "u1", "event_id": "e", "chosen": second["candidate_id"], "rejected": first["candidate_id"]}
+        learned = await service.post("/feedback", told)
+        assert learned["result"] == "applied"
+        await service.settle()
+        members = (await service.get("/portfolio"))["members"]
+    assert [one["evidence"]["answers"] for one in members if one["name"] == "warm"] == [1.0]
+
+
+async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serve, upstream: Upstream):
+    upstream.answers(says)
+    messages = [{"role": "user", "content": [{"type": "text", "text": PROMPT}, PICTURE]}]
+    asked = chat(messages=messages, response_format=FORMAT, frequency_penalty=0.5, top_k=3)
+    async with serve(["images", "response_format", "frequency_penalty"]) as service:
+        told = await service.post(CHAT, asked)
+    assert (told["choices"][0]["member"], told["choices"][0]["message"]["content"]) == ("warm", '{"a": 1}')
+    assert told["attune"]["ignored"] == ["top_k"]
+    sent = sent_to(upstream)[-1]
+    assert (sent["messages"][1:], sent["response_format"], sent["frequency_penalty"]) == (messages, FORMAT, 0.5)
+    assert "top_k" not in sent
+
+
+@pytest.mark.parametrize(
+    ("passes", "more", "field", "why"),
+    [
+        ([], {"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "none passes `tools` to its server"),
+        (["tools"], {"response_format": FORMAT}, "response_format", "none passes `response_format` to its server"),
+        (["tools"], {"messages": [{"role": "user", "content": ["What is it?", PICTURE]}]}, "messages[0].content[1].type", "image_url"),
+        (["images"], {"logprobs": True}, "logprobs", "probabilities"),
+        (
+            ["images"],
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}, ASKED]},
+            "messages[0].content[0].type",
+            "input_audio",
+        ),
+        (["tools"], {"tools": TOOLS, "model": "concise", "tool_choice": "required"}, "tool_choice", "none passes `tools`"),
+        (["tools"], {"tools": [{"name": "\ud800"}]}, "tools", "no sound Unicode"),
+    ],
+)
+async def test_what_nobody_passes_is_refused_by_its_name(serve, upstream: Upstream, passes, more, field, why):
+    upstream.answers(says)
+    async with serve(passes) as service:
+        answer = await service.client.post(CHAT, content=json.dumps(chat(**more)), headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    told = answer.json()["error"]
+    assert told["param"] == field
+    assert why in told["message"]
+    assert not sent_to(upstream)
+
+
+async def test_tools_that_nobody_passes_are_left_aside_as_ever(serve):
+    async with serve([]) as service:
+        told = await service.post(CHAT, chat(tools=TOOLS, model="detailed"))
+        assert told["attune"]["ignored"] == ["tools"]
+        assert "tool_calls" not in told["choices"][0]["message"]
+
+
+async def test_a_wish_that_may_be_left_aside_does_not_narrow_the_choice(serve, upstream: Upstream):
+    upstream.answers(says)
+    async with serve(["top_k"]) as service:
+        told = [(await service.post(CHAT, chat(top_k=3, user=f"u{n}")), n) for n in range(24)]
+        ignored = {(one["choices"][0]["member"], *one["attune"]["ignored"]) for one, _ in told}
+    assert ignored == {("warm",), ("concise", "top_k"), ("detailed", "top_k")}
+    assert {body["model"]: body.get("top_k") for body in sent_to(upstream)} == {"warm": 3, "concise": None}
+
+
+async def test_a_server_that_refuses_what_was_passed_is_the_callers_mistake(serve, upstream: Upstream):
+    async def refuses(turn: Turn) -> None:
+        await turn.refuse(400, {"error": {"message": "no such type", "type": "invalid_request_error", "param": "tools[0]"}})
+
+    upstream.answers(refuses)
+    async with serve(["tools"]) as service:
+        told = await service.post(CHAT, chat(tools=TOOLS), 400)
+        assert (
+            "member 'warm': its server refuses a request with tools, messages as the caller wrote it: HTTP 400" in told["error"]["message"]
+        )
+        again = await service.post(CHAT, chat(model="warm"), 502)  # without tools it is no mistake of the caller's
+        assert again["error"]["code"] != told["error"]["code"]
+
+
+async def test_an_answer_in_a_format_may_be_as_long_as_the_deployment_allows(serve, upstream: Upstream):
+    upstream.answers(says)
+    async with serve(["response_format"], max_new_tokens=300) as service:
+        await service.post(CHAT, chat(response_format=FORMAT, model="warm"))
+        await service.post(CHAT, chat(response_format=FORMAT, model="warm", max_tokens=9))
+        await service.post(CHAT, chat(model="warm"))
+    assert [body["max_tokens"] for body in sent_to(upstream)] == [300, 9, 128]
+
+
+async def test_everything_can_be_passed_by_one_word():
+    assert OpenAISpec(base_url="http://a/v1", model="m", passes="all").passes == set(PASSES)
+    with pytest.raises(ValueError, match="holds 'logprobs', which is not passed on; there are tools, images"):
+        OpenAISpec(base_url="http://a/v1", model="m", passes=["logprobs"])
+
+
+@pytest.mark.parametrize("path", ["/route", "/generate"])
+async def test_one_of_some_members_is_drawn(service: Service, path: str):
+    seen = set()
+    for number in range(12):
+        told = await service.post(path, {"user": f"u{number}", "prompt": PROMPT, "among": ["warm", "concise"]})
+        assert set(told["routing"]["propensities"]) == {"concise", "warm"}
+        assert sum(told["routing"]["propensities"].values()) == pytest.approx(1.0)
+        seen.add(told["routing"]["member"])
+    assert seen == {"warm", "concise"}
+    body = {"user": "u", "prompt": PROMPT}
+    both = await service.post(path, body | {"among": ["warm", "concise"], "candidates": 2})
+    assert sorted(both["routing"]["members"]) == ["concise", "warm"]
+    for wrong, status, field in (
+        ({"among": ["warm"], "candidates": 2}, 422, "candidates"),
+        ({"among": ["warm"], "member": "warm"}, 422, "among"),
+        ({"among": []}, 422, "among"),
+        ({"among": ["nobody"]}, 404, None),
+    ):
+        told = await service.post(path, body | wrong, status)
+        assert field is None or field in [one["field"] for one in told["errors"]]
+
+
+async def test_a_chat_too_can_be_among_some(service: Service):
+    for number in range(6):
+        told = await service.post(CHAT, chat(user=f"u{number}", attune={"among": ["warm"]}))
+        assert told["choices"][0]["member"] == "warm"
+
+
+async def test_who_stands_in_is_among_those_asked(service: Service):
+    service.members["warm"].failure = OneMemberFailed("warm", "connect", "no connection")
+    told = await service.post("/generate", {"user": "u", "prompt": PROMPT, "among": ["warm", "concise"], "policy": "uniform"})
+    assert told["candidates"][0]["member"] == "concise"
