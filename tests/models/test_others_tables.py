@@ -210,8 +210,8 @@ CALLED = [
     ],
 )
 def test_stored_conversations_of_agents_are_read_as_the_server_reads_them(tmp_path, history, asked):
-    turns, wrong = read_turns(history)
-    assert (wrong, conversation_text([(turn.role, turn.content) for turn in turns])) == ([], asked)
+    read = read_turns(history)
+    assert (read.wrong, conversation_text([(turn.role, turn.content) for turn in read.turns])) == ([], asked)
     row = {"prompt": history, "chosen": "So.", "rejected": "No."}
     assert [one.prompt for one in told(lines(tmp_path / "a.jsonl", row))] == [asked]
     whole = {"chosen": [*history, turn("So.", "assistant")], "rejected": [*history, turn("No.", "assistant")]}
