@@ -19,8 +19,8 @@ from attune.service.members.local import LocalEngine, LocalMember
 from attune.service.members.local_files import check_adapter_files, check_base_files
 from attune.service.members.member import Member, UnusableMember
 from attune.service.members.openai import OpenAIMember
-from attune.service.members.openai_server import values_of
 from attune.service.members.roster import Observers
+from attune.service.members.roster_values import values_of
 from attune.service.members.spec import Device, Dtype, LocalSpec, MemberSpec
 from attune.service.members.upstream_pool import UpstreamPool
 

@@ -33,7 +33,8 @@ from attune.service.members.openai_request import request_body
 from attune.service.members.openai_wire import BadAnswer
 from attune.service.members.patience import Patience
 from attune.service.members.redaction import told_word
-from attune.service.members.spec import FromEnvironment, OpenAISpec
+from attune.service.members.roster_values import filled, values_of
+from attune.service.members.spec import OpenAISpec
 from attune.service.members.upstream_pool import ConnectionFailed, Exchange, PoolFull, UpstreamPool
 
 log = logging.getLogger(__name__)
@@ -123,10 +124,10 @@ class OpenAIServer:
         self._connections = connections
         self.secrets = (*values.values(), *(value for value in spec.headers.values() if isinstance(value, str)))
         self._headers = {"accept": "text/event-stream, application/json", "accept-encoding": "identity"}
-        self._headers |= {"content-type": "application/json"} | _filled(spec.headers, values)
+        self._headers |= {"content-type": "application/json"} | filled(spec.headers, values)
         if spec.api_key_env:
             self._headers["authorization"] = f"Bearer {values[spec.api_key_env]}"
-        self._query = _filled(spec.query, values)
+        self._query = filled(spec.query, values)
         self._backoff_s = backoff_s
         self._noted: set[str] = set()
         self._include_usage = spec.include_usage
@@ -328,24 +329,3 @@ class OpenAIServer:
         if key not in self._noted and len(self._noted) < MAX_NOTED:
             self._noted.add(key)
             log.warning("member %s: the upstream %s", self._id, sentence)
-
-
-def values_of(member_id: str, spec: OpenAISpec, environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns the value of each environment variable that a description names.
-
-    Raises:
-        UnusableMember: one is not set, or cannot stand in a header.
-    """
-    values = {}
-    for field, name in spec.variables:
-        value = environ.get(name, "")
-        if not value:
-            raise UnusableMember(member_id, field, f"the environment variable {name} is not set")
-        if not value.isascii() or not value.isprintable() or value != value.strip():
-            raise UnusableMember(member_id, field, f"the value of {name} cannot stand in a header: spaces or other signs")
-        values[name] = value
-    return values
-
-
-def _filled(described: Mapping[str, str | FromEnvironment], values: Mapping[str, str]) -> dict[str, str]:
-    return {name: values[value.name] if isinstance(value, FromEnvironment) else value for name, value in described.items()}
