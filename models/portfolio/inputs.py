@@ -45,7 +45,9 @@ def load_rewards(where: str) -> Rewards:
     except Exception as error:  # whatever the module of somebody else raises while it is imported
         raise RewardsInvalid(f"rewards {where!r} cannot be loaded: {module} raises {type(error).__name__}: {error}") from error
     if not isinstance(found, Rewards):
-        raise RewardsInvalid(f"rewards {where!r} are {type(found).__name__}; attune.models.alignment.base_answers.Rewards was expected")
+        raise RewardsInvalid(
+            f"rewards {where!r} are {type(found).__name__}; attune.models.alignment.base_answers.Rewards(names, score) was expected"
+        )
     return found
 
 

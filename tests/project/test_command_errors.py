@@ -14,6 +14,7 @@ from attune.command_line import in_words, plain_app, plain_group
 from attune.models.__main__ import app
 from attune.models.commands.options import makeable, model_source
 from attune.service.__main__ import app as serving
+from tests.project.tree import ROOT
 
 ROW = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
 EXPORT = [{"type": "user", "id": "ada"}, {"type": "comparison", "event_id": "e1", "prompt": "p", "chosen_text": "a", "rejected_text": "b"}]
@@ -138,6 +139,25 @@ def test_rewards_of_a_module_in_the_current_folder_are_found(tmp_path, monkeypat
     from attune.models.portfolio.inputs import load_rewards
 
     assert load_rewards("rewards_of_this_folder:MINE").names == ("short", "vowels")
+
+
+def test_rewards_as_the_page_writes_them_can_be_given_and_others_are_told_what_is_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/howto/trunks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "rewards_of_the_page.py").write_text(example)
+    from attune.models.alignment.base_answers import RewardsInvalid
+    from attune.models.portfolio.inputs import load_rewards
+
+    rewards = load_rewards("rewards_of_the_page:REWARDS")
+    brief, lively = rewards.of(["Why?"] * 2, ["Because!", "It is a long story. " * 20]).T
+    assert rewards.names == ("brief", "lively")
+    assert brief[0] > brief[1]
+    assert lively[0] > lively[1]
+    with pytest.raises(
+        RewardsInvalid, match=r"are function; attune\.models\.alignment\.base_answers\.Rewards\(names, score\) was expected"
+    ):
+        load_rewards("rewards_of_the_page:score")
 
 
 def failing(error):
