@@ -72,7 +72,9 @@ _log = get_logger(__name__)
 
 _CORS: Mapping[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
-    "allow_headers": ["authorization", "x-api-key", "content-type", "idempotency-key", "x-request-id", "traceparent"],
+    # Any: OpenAI's own client sends a dozen of its own (x-stainless-...), and a user may stand in one that the deployment names. Nothing
+    # is trusted for where it comes from but the origins that are named, and there are no cookies.
+    "allow_headers": ["*"],
     "expose_headers": ["x-request-id", "x-decision-id", "x-attune-member", "server-timing", "retry-after", "traceparent"],
 }
 

@@ -79,6 +79,17 @@ async def test_pages_of_the_origins_that_are_named_may_call_and_read_refusals(se
         assert "access-control-allow-origin" not in other.headers
 
 
+async def test_pages_may_send_the_headers_of_their_client_and_of_the_user(settings_of: Callable[..., Settings]):
+    page = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    sent = "authorization,content-type,x-end-user,x-stainless-lang,x-stainless-retry-count"
+    named = {"api_keys": "key-of-acme:acme", "cors_origins": ("https://app.example",), "user_header": "x-end-user"}
+    async with running(settings_of(**named), FreshStore()) as service:
+        asked = await service.client.options("/v1/chat/completions", headers=page | {"access-control-request-headers": sent})
+        assert (asked.status_code, asked.headers["access-control-allow-headers"]) == (200, sent)
+        other = await service.client.options("/v1/chat/completions", headers=page | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
 async def test_head_and_options_are_answered(service: Service):
     head = await service.client.head("/users/ada")
     assert head.status_code == 200
