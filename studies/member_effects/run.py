@@ -21,7 +21,7 @@ from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import Comparisons
 from attune.models.data.tables import read_rows
 from attune.models.data.trunk import load_trunk
-from attune.models.measuring.figures import ACCURACY, GAIN, LOG_LOSS, bootstrap
+from attune.models.measuring.figures import ACCURACY, LOG_LOSS, bootstrap
 from attune.models.measuring.report_files import made_by, write_report
 from attune.models.measuring.rows import Rows, rows_from_heads
 from attune.models.seam.families import Families
@@ -198,7 +198,7 @@ def _summary(runs: Sequence[Mapping[int, Array]], counts: Sequence[int]) -> dict
             learner: {
                 "accuracy": asdict(bootstrap(people[:, at, 0], bounds=ACCURACY)),
                 "nll": asdict(bootstrap(people[:, at, 1], bounds=LOG_LOSS)),
-                "gain": asdict(bootstrap(people[:, at, 0] - people[:, 0, 0], bounds=GAIN)),
+                "gain": asdict(bootstrap(people[:, at, 0] - people[:, 0, 0])),
             }
             for at, learner in enumerate(LEARNERS)
         }

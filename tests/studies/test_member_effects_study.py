@@ -29,6 +29,8 @@ def test_who_wrote_a_summary_is_worth_something_where_that_is_all_that_counts(tm
     settings = EffectsSettings(seeds=(0,), parts=(4, 2, 6), counts=(0, 12), tested=8, sizes=(3,))
     report = evaluate_member_effects(tmp_path, tmp_path / "out", cache=None, settings=settings, progress=lambda _line: None)
     assert "| 12 | text and everybody's effects |" in report
+    assert "| 12 | text | 0." in report
+    assert "| +0.0 [0.0, 0.0] |" in report  # of the text over itself
     found = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["axes"]["3"]
     told = found["12"]
     assert told["text and everybody's effects"]["accuracy"]["mean"] > 0.95
