@@ -61,7 +61,10 @@ def apart_from(value: str) -> str:
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random in this command.")]
 Out = Annotated[Path, typer.Option(file_okay=False, callback=makeable, help="Folder to write to; it is made where it is absent.")]
 Cache = Annotated[
-    Path | None, typer.Option(file_okay=False, help="Folder that keeps the vectors of texts between runs; without it nothing is kept.")
+    Path | None,
+    typer.Option(
+        file_okay=False, callback=makeable, help="Folder that keeps the vectors of texts between runs; without it nothing is kept."
+    ),
 ]
 Base = Annotated[str, typer.Option(callback=model_source, help="Folder or hub id of a causal language model.")]
 RewardsOption = Annotated[
@@ -109,7 +112,10 @@ Apart = Annotated[
     ),
 ]
 KeptVectors = Annotated[
-    Path, typer.Option("--cache", file_okay=False, help="Folder that keeps the vectors of texts, and what was trained, between runs.")
+    Path,
+    typer.Option(
+        "--cache", file_okay=False, callback=makeable, help="Folder that keeps the vectors of texts, and what was trained, between runs."
+    ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds of the main run; each has its own splits, trainings and contexts.")]
 UsersAtMost = Annotated[int, typer.Option(min=10, help="Number of users of each kind and seed at most.")]

@@ -23,6 +23,7 @@ from attune.models.commands.options import (
     RewardsOption,
     Seed,
     existing_path,
+    makeable,
     model_source,
 )
 from attune.models.commands.reading import TABLE, reads_table
@@ -162,12 +163,15 @@ def train_router(
 @train_app.command("member")
 def train_member(
     weights: Annotated[str, typer.Option(help="Weights over the rewards, such as concise=1,formal=0.5; they are used as they are.")],
-    out: Annotated[Path, typer.Option(help="Folder of this member; the same command goes on after a kill.")],
+    out: Annotated[Path, typer.Option(callback=makeable, help="Folder of this member; the same command goes on after a kill.")],
     base: Base,
     rewards: RewardsOption,
     prompts: PromptsOption,
     shared: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the base's answers for several members; the member's own folder if not given.")
+        Path | None,
+        typer.Option(
+            callback=makeable, help="Folder that keeps the base's answers for several members; the member's own folder if not given."
+        ),
     ] = None,
     base_name: Annotated[str, typer.Option(help="Name that the adapter's configuration gives its base; none if not given.")] = "",
     settings: Changes = None,

@@ -251,6 +251,29 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work_and_none_is_left_b
 
 
 @pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["train", "families", "choices.jsonl", "--out", "o"], "--cache"),
+        (["import", "reward", "owner/name", "--out", "o"], "--cache"),
+        (["measure", "learners", "choices.jsonl"], "--cache"),
+        (["portfolio", "build", "--base", "owner/name", "--prompts", "choices.jsonl", "--rewards", "m:R"], "--cache"),
+        (
+            ["train", "member", "--base", "owner/name", "--prompts", "choices.jsonl", "--rewards", "m:R", "--weights", "a=1", "--out", "o"],
+            "--shared",
+        ),
+        (["train", "member", "--base", "owner/name", "--prompts", "choices.jsonl", "--rewards", "m:R", "--weights", "a=1"], "--out"),
+    ],
+)
+def test_a_folder_in_which_work_is_kept_is_asked_for_before_the_work_too(tmp_path, monkeypatch, command, option):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "choices.jsonl").write_text('{"user": "u", "prompt": "p", "chosen": "a", "rejected": "b"}\n', encoding="utf-8")
+    shown = CliRunner().invoke(app, [*command, option, "choices.jsonl/kept"])
+    assert shown.exit_code == 1, shown.output
+    assert "choices.jsonl/kept cannot be written to: " in shown.output
+    assert [found.name for found in tmp_path.iterdir()] == ["choices.jsonl"]
+
+
+@pytest.mark.parametrize(
     ("precision", "said"),
     [
         ("bf16", "pack fp32, of which ATTUNE_PRECISION=bf16 makes it at the start, with the extra `openvino`"),
