@@ -35,6 +35,7 @@ FORMS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "/route": (("prompt",), ("messages",), ("prompts", "policy"), ("prompt", "member")),
     "/generate": (("prompt",), ("messages",), ("prompt", "candidates"), ("prompt", "member"), ("prompt", "stream")),
     "/v1/chat/completions": (("messages", "model"), ("messages", "model", "stream"), ("messages", "model", "attune")),
+    "/v1/responses": (("input", "model"), ("input", "model", "stream"), ("input", "model", "attune")),
     "/rerank": (("query", "documents"), ("query", "texts")),
     "/v1/rerank": (("query", "documents"), ("query", "texts")),
     "/v2/rerank": (("query", "documents"), ("query", "texts")),
@@ -129,6 +130,7 @@ def _fillings(known: GivenOut, rng: random.Random) -> dict[str, Any]:
     return {
         "prompt": PROMPT,
         "messages": SAID,
+        "input": rng.choice([PROMPT, SAID]),
         "prompts": [PROMPT, "Name a tree."],
         "responses": list(TEXTS[: rng.randrange(1, 4)]),
         "documents": list(TEXTS[: rng.randrange(1, 4)]),

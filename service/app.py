@@ -36,6 +36,7 @@ from attune.service.api import (
     page,
     portfolio,
     rerank,
+    responses,
     route,
     score,
     user_export,
@@ -154,10 +155,10 @@ def create_app(
     app.state.exposition = None if joined is None else Shared(joined.exposition)  # the path is open, and asks every process
     app.state.live, app.state.metrics, app.state.health, app.state.in_flight = live, metrics, health, in_flight
     of_users = (score, generate, route, feedback, users, user_export, decisions)
-    for module in (*of_users, portfolio, ops, admin, measured_members, chat, rerank, page):
+    for module in (*of_users, portfolio, ops, admin, measured_members, chat, responses, rerank, page):
         # As they are: `include_router` would make each anew for this application, while the first requests that come by it wait.
         app.router.routes.extend(module.router.routes)
-    asked_often = [each for module in (*of_users, chat, rerank) for each in module.router.routes]
+    asked_often = [each for module in (*of_users, chat, responses, rerank) for each in module.router.routes]
     app.openapi = lambda: documented(app, settings.root_path)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Shortcut, routes=asked_often)
     app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)

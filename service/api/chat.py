@@ -20,7 +20,7 @@ from attune.service.api.answer_json import also, json_response, problems
 from attune.service.api.beyond_text import BeyondText, beyond_text
 from attune.service.api.chat_answer import ChatAnswer
 from attune.service.api.compatible_shapes import ChatCompletion
-from attune.service.api.generate import GenerateRequest, begin, begun
+from attune.service.api.generate import Events, GenerateRequest, begin, begun
 from attune.service.api.openai_turns import read_turns
 from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
@@ -32,6 +32,7 @@ from attune.service.http.segments import Segment
 from attune.service.http.streaming import EventStream
 from attune.service.live.runtime import Call
 from attune.service.usecases.member_answers import finished
+from attune.service.usecases.member_choice import Decision
 
 router = APIRouter(prefix="/v1", tags=["compatible"], generate_unique_id_function=operation_name)
 OWNER = "attune"
@@ -189,14 +190,24 @@ def _model(name: str) -> dict[str, Any]:
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """OpenAI chat completions; each choice carries a `candidate_id` for `/feedback`."""
     call: Call = request.state.call
-    native, beyond = body.as_native(call.runtime.limits.max_new_tokens, call.serving.roster.passing)
-    if call.serving.bundle.portfolio.names and body.model != AUTO:
-        _known(body.model, call)
-    user = user_of(request, body.user, body.safety_identifier)
-    decision, events = await begin(call, native, user, tells_cut=False, passed=beyond.passed)
+    decision, events, beyond = await begin_chat(call, request, body)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     chat = ChatAnswer(call, decision, beyond.ignored, include_usage=include_usage)
     if not body.stream:
         return json_response(chat.completion(await finished(events)))
     first = await begun(call, decision, events)
     return EventStream(chat.chunks(first, events), begun=events)
+
+
+async def begin_chat(call: Call, request: Request, body: ChatRequest) -> tuple[Decision, Events, BeyondText]:
+    """Returns the decision, the generation that carries it out, and what was asked beyond text.
+
+    Raises:
+        InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
+    """
+    native, beyond = body.as_native(call.runtime.limits.max_new_tokens, call.serving.roster.passing)
+    if call.serving.bundle.portfolio.names and body.model != AUTO:
+        _known(body.model, call)
+    user = user_of(request, body.user, body.safety_identifier)
+    decision, events = await begin(call, native, user, tells_cut=False, passed=beyond.passed)
+    return decision, events, beyond

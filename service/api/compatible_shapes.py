@@ -93,6 +93,83 @@ class ChatTold:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseUsage:
+    """Tokens of a response, as the member's server counts them.
+
+    Attributes:
+        input_tokens: of what was read
+        input_tokens_details: `cached_tokens`, and what else the server says of it
+        output_tokens: of the answer
+        output_tokens_details: `reasoning_tokens`, and what else the server says of it
+        total_tokens: their sum
+    """
+
+    input_tokens: int
+    input_tokens_details: dict[str, Any]
+    output_tokens: int
+    output_tokens_details: dict[str, Any]
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTold:
+    """What a client that knows Attune may want of a response.
+
+    Attributes:
+        decision_id: names the decision; null if it was not kept
+        candidate_id: names the answer for `/feedback`; null where nobody was named as `user`, or nothing could be kept
+        member: the member that wrote it
+        bundle: the bundle that decided
+        personalization: `applied`, `prior` or `unavailable`, as on native routes
+        comparisons: what is known of the user
+        ignored: what the request offered and this member did not use
+        score: the answer's reward for this user, in logits; only with `attune.score`
+        std: standard deviation of the score; only with `attune.score`
+    """
+
+    decision_id: str | None
+    candidate_id: str | None
+    member: str
+    bundle: str
+    personalization: Personalization
+    comparisons: int
+    ignored: list[str]
+    score: float | None = None
+    std: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseObject:
+    """Answer of `POST /v1/responses` without `stream`; the fields of the request come back in it as well.
+
+    Attributes:
+        id: of this response; nothing can be fetched by it
+        object: always `response`
+        created_at: Unix seconds
+        status: `completed`, or `incomplete` where the answer was cut
+        incomplete_details: `reason`: `max_output_tokens` or `content_filter`; null where the answer is complete
+        error: always null: an error has a status of its own
+        model: the member that wrote it
+        output: a `message` with the text, and a `function_call` or `custom_tool_call` for each tool that is called
+        store: always false
+        usage: tokens
+        attune: what OpenAI's API has no field for
+    """
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    incomplete_details: dict[str, Any] | None
+    error: None
+    model: str
+    output: list[dict[str, Any]]
+    store: Literal[False]
+    usage: ResponseUsage
+    attune: ResponseTold
+
+
+@dataclass(frozen=True, slots=True)
 class ChatCompletion:
     """Answer of `POST /v1/chat/completions` without `stream`.
 

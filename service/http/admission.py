@@ -24,7 +24,7 @@ from attune.service.live.token_buckets import TokenBuckets
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 OPEN_PATHS = HEALTH_PATHS | {"/", "/version", "/docs", "/openapi.json", "/favicon.ico"}
-LONG_PATHS = ("/generate", "/v1/chat/completions", "/admin/", "/users/")
+LONG_PATHS = ("/generate", "/v1/chat/completions", "/v1/responses", "/admin/", "/users/")
 """Where the longer deadline holds: generations, reloads, and exports of a long history."""
 
 _HOST = re.compile(r"([^:\[\]@]+|\[[^\[\]@]+\])(?::\d*)?")

@@ -36,6 +36,7 @@ STORY: tuple[tuple[str, str | None], ...] = (
     ("post /route", "who should answer"),
     ("post /decisions/{decision_id}/answers", "what the gateway got"),
     ("post /v1/chat/completions", "routed for a user"),
+    ("post /v1/responses", "routed for a user"),
     *((f"post {path}", "two documents") for path in ("/v1/rerank", "/v2/rerank", "/rerank")),
     ("post /feedback/batch", "two people"),
     ("post /users/{user}/merge", "a visitor who has signed in"),

@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from attune.service.api import chat, feedback, generate, rerank, route, score
+from attune.service.api import chat, feedback, generate, rerank, responses, route, score
 from attune.service.http.shortcut import Shortcut, short_route
 
 JSON = {"content-type": "application/json"}
@@ -77,9 +77,19 @@ async def test_other_methods_and_paths_go_the_long_way() -> None:
 
 
 def test_every_route_that_is_asked_often_has_the_short_way() -> None:
-    routes = [each for module in (score, generate, route, feedback, chat, rerank) for each in module.router.routes]
+    routes = [each for module in (score, generate, route, feedback, chat, responses, rerank) for each in module.router.routes]
     short = {found.route.path for each in routes if (found := short_route(each)) is not None}
-    assert short == {"/score", "/generate", "/route", "/feedback", "/v1/chat/completions", "/rerank", "/v1/rerank", "/v2/rerank"}
+    assert short == {
+        "/score",
+        "/generate",
+        "/route",
+        "/feedback",
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/rerank",
+        "/v1/rerank",
+        "/v2/rerank",
+    }
 
 
 def test_a_route_with_anything_but_one_body_and_headers_has_none() -> None:
