@@ -61,7 +61,7 @@ class ResponsesRequest(OpenRequest):
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     tools: list[Any] | None = Field(None, description="functions and custom tools, for members that pass `tools`")
     tool_choice: Any = Field(None, description="as `tool_choice` of a chat completion")
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="passed on with `tools`")
     text: dict[str, Any] | None = Field(None, description="`format` (passed as `response_format`) and `verbosity`")
     reasoning: dict[str, Any] | None = Field(None, description="`effort`, for members that pass `reasoning_effort`")
     metadata: dict[str, Any] | None = Field(None, description="comes back as it is")
