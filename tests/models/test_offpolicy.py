@@ -337,11 +337,3 @@ def test_an_interval_of_a_mean_is_of_those_who_make_the_mean():
     one_says_all = of_mean(np.repeat([1.0, 0.0], [400, 30]), np.repeat(np.arange(31), [400, *[1] * 30]))
     assert not one_says_all.estimable
     assert one_says_all.users < 2
-
-
-def test_a_table_in_the_place_of_a_log_is_called_so_once(tmp_path):
-    table = tmp_path / "pairs.jsonl"
-    table.write_text('{"user": "u", "user": "v", "prompt": "p", "chosen": "a", "rejected": "b"}')
-    with pytest.raises(LogInvalid) as caught:
-        evaluate_log(table, table, tmp_path / "out")
-    assert str(caught.value).count("a table of comparisons") == 1

@@ -83,15 +83,9 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
     known = {}
     named: set[str] = set()
     for number, decision in enumerate(decisions, start=1):
-        try:
-            known[str(decision["decision_id"])] = (
-                str(decision["user_tag"]),
-                decision["routing"],
-                {c["candidate_id"]: c for c in decision["candidates"]},
-            )
-            named.update(decision["routing"]["propensities"])
-        except (KeyError, TypeError) as error:
-            raise LogInvalid(f"decision {number} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
+        name, made = _decided(decision, number)
+        known[name] = made
+        named.update(decision["routing"]["propensities"])
     members = tuple(sorted(named))
     left: Counter[str] = Counter()
     rows: list[tuple[str, int, int, float, float, Array, Array, bool]] = []
@@ -136,11 +130,26 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
     )
 
 
+def _decided(decision: Mapping[str, Any], number: int) -> tuple[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    try:
+        name, tag, routing = str(decision["decision_id"]), str(decision["user_tag"]), decision["routing"]
+        candidates = {candidate["candidate_id"]: candidate for candidate in decision["candidates"]}
+        iter(routing["propensities"])
+    except KeyError as error:
+        raise LogInvalid(f"decision {number} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise LogInvalid(f"decision {number} cannot be used: {error}") from error
+    return name, (tag, routing, candidates)
+
+
 def _pair(comparison: Mapping[str, Any], number: int) -> tuple[str | None, str | None, bool]:
     try:
-        return comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
-    except (KeyError, TypeError) as error:
+        chosen, rejected, tie = comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
+    except KeyError as error:
         raise LogInvalid(f"comparison {number} lacks {error}; exports of users have it") from error
+    if not all(one is None or isinstance(one, str) for one in (chosen, rejected)):
+        raise LogInvalid(f"comparison {number} names a candidate by something other than a text")
+    return chosen, rejected, tie
 
 
 def _duel(
@@ -157,10 +166,17 @@ def _duel(
         law = np.array([float(routing["propensities"].get(name, 0.0)) for name in members])
         expected = np.array([float(routing["expected"][name]["mean"]) if name in routing["expected"] else -np.inf for name in members])
         joint, as_pair = float(routing["joint_propensity"]), routing["policy"] == "learn"
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise LogInvalid(f"the decision of comparison {number} has no usable field {error}") from error
-    if not 0.0 < joint <= 1.0 or not abs(float(law.sum()) - 1.0) < 1e-6:
-        raise LogInvalid(f"the decision of comparison {number} has joint propensity {joint} and a law that sums to {law.sum():g}")
+    except KeyError as error:
+        raise LogInvalid(f"the decision of comparison {number} lacks {error}") from error
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise LogInvalid(f"the decision of comparison {number} cannot be used: {error}") from error
+    if not 0.0 < joint <= 1.0 or not abs(float(law.sum()) - 1.0) < 1e-6 or law.min() < 0.0:
+        raise LogInvalid(
+            f"the decision of comparison {number} has joint propensity {joint} "
+            f"and a law that sums to {law.sum():g}, the least {law.min():g}"
+        )
+    if not all(np.isfinite(value) for name, value in zip(members, expected, strict=True) if name in routing["expected"]):
+        raise LogInvalid(f"the decision of comparison {number} has an expected value that is no finite number")
     return tag, members.index(names[0]), members.index(names[1]), float(chosen == pair[0]), joint, law, expected, as_pair
 
 
