@@ -37,7 +37,6 @@ from attune.service.usecases.member_choice import Decision
 router = APIRouter(prefix="/v1", tags=["compatible"], generate_unique_id_function=operation_name)
 OWNER = "attune"
 AUTO = "auto"
-DEFAULT_MAX_TOKENS = 128
 LEAST_TOP_P = 0.001
 """What 0 is taken for, by which these clients mean the likeliest token alone and which servers refuse."""
 
@@ -90,7 +89,10 @@ class ChatRequest(PromisingRequest):
     n: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, description="more than the deployment allows is cut to what it allows")] | None = None
+    max_tokens: (
+        Annotated[int, Field(ge=1, description="null is what the deployment allows (`ATTUNE_MAX_NEW_TOKENS`), and more is cut to that")]
+        | None
+    ) = None
     max_completion_tokens: Annotated[int, Field(ge=1, description="goes before `max_tokens`")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
@@ -102,8 +104,7 @@ class ChatRequest(PromisingRequest):
         """Returns the same request in native form, and what it asks beyond text.
 
         Args:
-            most_tokens: of an answer; a wish for more is cut, as these clients expect. One that is passed a tool or a format may have as
-                many where it names no number: half of it is of no use.
+            most_tokens: of an answer, also where the request names no number; a wish for more is cut. These clients expect both.
             passing: what each member passes to its server as it comes.
 
         Raises:
@@ -115,7 +116,6 @@ class ChatRequest(PromisingRequest):
         beyond = beyond_text(self, self.messages, read, {name: passing.get(name, frozenset()) for name in asked_of})
         refuse([*read.wrong, *beyond.wrong])
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        usual = most_tokens if beyond.passed else DEFAULT_MAX_TOKENS
         native = GenerateRequest(
             user="-",
             messages=read.turns,
@@ -124,7 +124,7 @@ class ChatRequest(PromisingRequest):
             among=options.among if beyond.among is None else list(beyond.among),
             candidates=self.n or 1,
             member=None if self.model == AUTO else self.model,
-            max_tokens=min(self.max_completion_tokens or self.max_tokens or usual, most_tokens),
+            max_tokens=min(self.max_completion_tokens or self.max_tokens or most_tokens, most_tokens),
             temperature=self.temperature,
             top_p=None if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             stream=bool(self.stream),

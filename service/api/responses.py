@@ -56,7 +56,10 @@ class ResponsesRequest(OpenRequest):
     user: Annotated[str, Field(max_length=MAX_USER_CHARS, description="whose preferences decide; any opaque string")] | None = None
     safety_identifier: Annotated[str, Field(max_length=MAX_USER_CHARS, description="the user where `user` is not sent")] | None = None
     stream: bool | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, description="more than the deployment allows is cut to what it allows")] | None = None
+    max_output_tokens: (
+        Annotated[int, Field(ge=1, description="null is what the deployment allows (`ATTUNE_MAX_NEW_TOKENS`), and more is cut to that")]
+        | None
+    ) = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     tools: list[Any] | None = Field(None, description="functions and custom tools, for members that pass `tools`")

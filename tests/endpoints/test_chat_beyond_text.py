@@ -212,13 +212,14 @@ async def test_a_server_that_refuses_what_was_passed_is_the_callers_mistake(serv
         assert again["error"]["code"] != told["error"]["code"]
 
 
-async def test_an_answer_in_a_format_may_be_as_long_as_the_deployment_allows(serve, upstream: Upstream):
+async def test_a_chat_without_a_limit_may_be_as_long_as_the_deployment_allows(serve, upstream: Upstream):
     upstream.answers(says)
     async with serve(["response_format"], max_new_tokens=300) as service:
         await service.post(CHAT, chat(response_format=FORMAT, model="warm"))
         await service.post(CHAT, chat(response_format=FORMAT, model="warm", max_tokens=9))
         await service.post(CHAT, chat(model="warm"))
-    assert [body["max_tokens"] for body in sent_to(upstream)] == [300, 9, 128]
+        await service.post(CHAT, chat(model="warm", max_completion_tokens=4096))
+    assert [body["max_tokens"] for body in sent_to(upstream)] == [300, 9, 300, 300]
 
 
 async def test_everything_can_be_passed_by_one_word():
