@@ -15,9 +15,14 @@ from typing import Any
 import pytest
 
 from attune.client import AsyncClient
+from attune.service.members.openai import OpenAIMember
 from attune.service.members.roster_file import read_roster
+from attune.service.members.spec import OpenAISpec
+from attune.service.members.upstream_pool import UpstreamPool
+from loadtest.upstream import Turn, running_upstream
 from tests.endpoints.conftest import PROMPT, SHORT, bundle, running, settings_of
 from tests.endpoints.test_stock_clients import python_with
+from tests.endpoints.voices import voices
 from tests.project.tree import ROOT
 from tests.socket_server import on_socket
 
@@ -53,6 +58,29 @@ async def ran(*arguments: str, typed: str = "", python: str = sys.executable, **
     )
     out, complaints = await process.communicate(typed.encode())
     return process.returncode, out.decode(), complaints.decode()
+
+
+async def test_the_agent_runs_its_tool_and_its_thumb_is_learned(settings_of):
+    async def calls_then_says(turn: Turn) -> None:
+        said = turn.body.get("messages", ())
+        if said and said[-1]["role"] == "user":
+            zone = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "Nowhere/At all"}'}}
+            await turn.whole("", "tool_calls", content=None, tool_calls=[zone])
+        else:
+            await turn.whole(f"They said {said[-1]['content']}" if said else "")
+
+    members: dict[str, Any] = dict(voices())
+    async with running_upstream() as upstream, UpstreamPool(environ={}) as pool:
+        upstream.answers(calls_then_says)
+        members["warm"] = OpenAIMember("warm", OpenAISpec(base_url=upstream.base_url, model="m", passes=["tools"]), pool, environ={})
+        async with running(settings_of(), members=members) as service, on_socket(service.app) as (url, _):
+            printed = await run("examples/agent.py", "--url", url, "--rating", "1", "What time is it?")
+            code, _, complaints = await ran("examples/agent.py", "--url", "http://127.0.0.1:9", "What time is it?")
+    first, answered, member, learned = printed.splitlines()
+    assert first.startswith("[warm calls clock: error: ")
+    assert answered == f"They said {first.removeprefix('[warm calls clock: ').removesuffix(']')}"
+    assert (member, learned) == ("[warm]", "[learned: 1 so far]")
+    assert (code, complaints) == (1, "http://127.0.0.1:9: Connection error.\n")
 
 
 async def test_the_chat_talks_and_its_thumbs_are_learned(url: str):
