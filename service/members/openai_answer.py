@@ -19,7 +19,7 @@ from attune.service.members.passing import TOOLS
 from attune.service.members.said import Saying, is_passed_on
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.text_of_tokens import StopScanner
-from attune.service.members.tool_calls import Part, ToolCalls
+from attune.service.members.tool_calls import Part, ToolCalls, joined
 
 MAX_ANSWER_BYTES = 32 << 20
 """Bytes of a body, thoughts and JSON around the text included."""
@@ -92,6 +92,7 @@ class AnswerReader:
         self._takes_calls = request.passed is not None and TOOLS in request.passed.fields and TOOLS in spec.passes
         self._calls = ToolCalls()
         self._new_calls: list[Part] = []
+        self._whole_calls: tuple[Part, ...] = ()
 
     @property
     def finishing(self) -> bool:
@@ -131,7 +132,7 @@ class AnswerReader:
         """Returns what can be sent now, with the parts of calls that stood behind the text; None where it is nothing."""
         if not text and not self._new_calls:
             return None
-        calls, self._new_calls = tuple(self._new_calls), []
+        calls, self._new_calls = joined(self._new_calls, self._saying.is_sound), []
         return TextPiece(text, self.said_first(), calls)
 
     def end(self) -> tuple[str, Finish]:
@@ -159,6 +160,7 @@ class AnswerReader:
             if not self._chars and self._whole:
                 text += self._taken(self._thoughts.push(sound_text(self._whole)) + self._thoughts.close())
             text += "" if self._scanner.stopped else self._scanner.close()
+            self._add_calls(() if self._calls else self._whole_calls, apart=True)
         self.begun = self.begun or is_seen(text)
         self._refuse_half(broken)
         return text, self._finished()
@@ -190,7 +192,7 @@ class AnswerReader:
         chunk = read_whole(bytes(self._body))
         self._add_facts(chunk)
         self._finish = chunk.finish
-        self._add_calls(chunk)
+        self._add_calls(chunk.calls, apart=True)
         visible = self._thoughts.push(self._sound.push(chunk.text))
         visible += self._thoughts.push(self._sound.close()) + self._thoughts.close()
         if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
@@ -222,8 +224,8 @@ class AnswerReader:
     def _add(self, chunk: Chunk) -> str:
         """Returns what a chunk adds to the text that can be sent."""
         self._add_facts(chunk)
-        self._whole = chunk.whole or self._whole
-        called = self._add_calls(chunk)
+        self._whole, self._whole_calls = chunk.whole or self._whole, chunk.whole_calls or self._whole_calls
+        called = bool(chunk.calls) and self._add_calls(chunk.calls)
         if chunk.text or called:
             self._finish = ""  # what is followed by more was no end
         self._finish = chunk.finish or self._finish
@@ -239,16 +241,17 @@ class AnswerReader:
             self._pieces += 1
         return self._taken(visible)
 
-    def _add_calls(self, chunk: Chunk) -> bool:
-        """Returns whether a chunk holds parts of calls for the caller, after keeping those for which there is room."""
-        if not (self._takes_calls and chunk.calls):
+    def _add_calls(self, parts: tuple[Part, ...], *, apart: bool = False) -> bool:
+        """Returns whether there are parts of calls for the caller, after keeping those for which there is room."""
+        if not (self._takes_calls and parts):
             return False
-        if self._cut is not None or self._pieces >= self._request.max_tokens:
+        told = self._calls.add(parts, apart=apart)
+        if self._cut is not None or self._pieces >= (most := self._request.max_tokens) or self._calls.chars > CHARS_A_TOKEN * most:
             self._cut, self.ended = self._cut or "length", True
             return True
         self._pieces += 1
-        self._new_calls += self._calls.add(chunk.calls)
-        self.begun = True
+        self._new_calls += told
+        self.begun = self.begun or bool(told)
         return True
 
     def _without_text(self) -> str:
@@ -291,6 +294,8 @@ class AnswerReader:
             raise BadAnswer("upstream", f"the server ended the answer with {said!r}")
         if broken is not None and not self.ended and not (self._finish and self.begun):
             raise BadAnswer("protocol", broken)
+        if self._format == "events" and not (self.ended or self._finish) and self._calls.in_the_middle:
+            raise BadAnswer("protocol", "the answer ended in the middle of a call")
         if not self.begun:
             raise BadAnswer("content", f"no text came{self._in_place_of_text()}")
 
@@ -301,9 +306,10 @@ class AnswerReader:
         known = _STOP_WORDS | _CALL_WORDS if self._calls else _STOP_WORDS
         if self._finish and not filtered and self._finish.lower() not in known:
             self._note("finish_reason", self._finish)
-        complete: FinishReason = "tool_calls" if self._calls else "stop"
-        ends: FinishReason = "length" if self._is_said_by(_LENGTH) else "content_filter" if filtered else complete
+        ends: FinishReason = "length" if self._is_said_by(_LENGTH) else "content_filter" if filtered else "stop"
         reason = self._cut or ends
+        if reason == "stop" and self._calls:  # of a call that nobody is told of, its caller would wait in vain
+            reason = "tool_calls"
         if self._usage is not None:
             return Finish(reason, *self._usage, said=self._saying.said())
         characters = sum(len(message.content) for message in self._request.messages)

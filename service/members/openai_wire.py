@@ -145,6 +145,7 @@ class Chunk:
         thought_tokens: tokens of `usage` that were thoughts.
         places: the objects that it was read from: answer, choice, message and usage.
         calls: parts of calls of tools; also named as unsupported, for readers that take none.
+        whole_calls: the calls of a message that stands in a chunk, as `whole`.
     """
 
     text: str = ""
@@ -157,6 +158,7 @@ class Chunk:
     thought_tokens: int = 0
     places: tuple[Mapping[str, Any], ...] = field(default=(_EMPTY,) * 4, compare=False, repr=False)
     calls: tuple[Part, ...] = ()
+    whole_calls: tuple[Part, ...] = ()
 
 
 _NOTHING = Chunk()
@@ -239,8 +241,18 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         whole=_read_message(other, part)[0] if isinstance(other, dict) else "",
         thought_tokens=thought_tokens,
         places=(answer, choice, message if isinstance(message, dict) else _EMPTY, counts if usage and counts else _EMPTY),
-        calls=parts_of(message) if isinstance(message, dict) and message.get("tool_calls") else (),
+        calls=_calls_of(message),
+        whole_calls=() if other is None else _calls_of(other),
     )
+
+
+def _calls_of(message: object) -> tuple[Part, ...]:
+    if not (isinstance(message, dict) and message.get("tool_calls")):
+        return ()
+    try:
+        return parts_of(message)
+    except TypeError:  # half of a surrogate pair, a number that is too large, levels without end
+        raise BadAnswer("content", "the arguments of a call cannot be written as JSON") from None
 
 
 def _read_message(message: object, part: str) -> tuple[str, bool, tuple[str, ...]]:

@@ -91,9 +91,10 @@ class Saying:
 
     def _sound(self, fields: Fields) -> dict[str, Any]:
         """Returns the fields that can be written as JSON, are not too long and hold no secret."""
-        return {name: value for name, value in fields.items() if value is not _DIFFERS and self._is_sound({name: value})}
+        return {name: value for name, value in fields.items() if value is not _DIFFERS and self.is_sound({name: value})}
 
-    def _is_sound(self, field: Fields) -> bool:
+    def is_sound(self, field: Fields) -> bool:
+        """Returns whether a field can be written as JSON, is not too long and holds no secret."""
         try:
             written = orjson.dumps(field)
         except TypeError:  # half of a surrogate pair, a number that is too large, levels without end

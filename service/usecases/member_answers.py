@@ -228,7 +228,8 @@ async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationR
             draft.member = event.member
             if isinstance(event.event, TextPiece):
                 draft.parts.append(event.event.text)
-                draft.calls.add(event.event.calls)
+                if event.event.calls:
+                    draft.calls.add(event.event.calls)
                 if ask.streamed:
                     yield Piece(draft.index, event.member, event.event.text, event.event.said, event.event.calls)
             else:
