@@ -134,9 +134,11 @@ class Settings(BaseSettings):
     # limits of a request
     max_body_bytes: int = Field(2_097_152, ge=1024, le=104_857_600, description="largest request body; more: 413")
     max_candidates: int = Field(64, ge=1, le=1024, description="most responses in one `/score`")
-    max_prompt_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest prompt, or all messages together")
+    max_prompt_chars: int = Field(
+        32_768, ge=1, le=1_048_576, description="longest prompt; of a chat, the end that is scored and kept: members read all of it"
+    )
     max_response_chars: int = Field(32_768, ge=1, le=1_048_576, description="longest response")
-    max_new_tokens: int = Field(512, ge=1, le=32_768, description="most tokens that one `/generate` may ask for")
+    max_new_tokens: int = Field(4096, ge=1, le=131_072, description="most tokens that one answer may have")
     max_generate_candidates: int = Field(8, ge=1, le=63, description="most candidates in one `/generate`")
     max_in_flight: int = Field(256, ge=1, le=65_536, description="requests admitted at once; more: 429")
     request_deadline_ms: int = Field(30_000, ge=10, le=600_000, description="deadline of a request that generates nothing; after it: 504")

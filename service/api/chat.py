@@ -9,7 +9,7 @@ and nobody passes, is refused by the client's own name for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -21,22 +21,23 @@ from attune.service.api.beyond_text import BeyondText, beyond_text
 from attune.service.api.chat_answer import ChatAnswer
 from attune.service.api.compatible_shapes import ChatCompletion
 from attune.service.api.generate import Events, GenerateRequest, begin, begun
-from attune.service.api.openai_turns import read_turns
+from attune.service.api.openai_turns import last_turns, read_turns
 from attune.service.api.promises import OpenRequest, PromisingRequest
-from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Context, NativeRequest, Text, refuse, sound_unicode
+from attune.service.api.prompted import MAX_USER_CHARS, Context, Message, NativeRequest, Text, refuse, sound_unicode
 from attune.service.api.route import MOST_AMONG
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, UnknownMember
 from attune.service.http.documentation import operation_name
 from attune.service.http.segments import Segment
 from attune.service.http.streaming import EventStream
-from attune.service.live.runtime import Call
+from attune.service.live.runtime import Call, RequestLimits
 from attune.service.usecases.member_answers import finished
 from attune.service.usecases.member_choice import Decision
 
 router = APIRouter(prefix="/v1", tags=["compatible"], generate_unique_id_function=operation_name)
 OWNER = "attune"
 AUTO = "auto"
+MAX_TURNS = 4096
 LEAST_TOP_P = 0.001
 """What 0 is taken for, by which these clients mean the likeliest token alone and which servers refuse."""
 
@@ -65,6 +66,14 @@ class ChatOptions(NativeRequest):
     score: Annotated[bool, Field(description="true scores the answer before it is sent, and tells the score of each choice")] = False
 
 
+class NativeChat(NamedTuple):
+    """A chat in native form: the request, with the end of the conversation; all of its turns; and what is asked beyond text."""
+
+    request: GenerateRequest
+    turns: list[Message]
+    beyond: BeyondText
+
+
 class ChatRequest(PromisingRequest):
     """Body of `POST /v1/chat/completions`; in every optional place an empty value stands for none.
 
@@ -82,7 +91,7 @@ class ChatRequest(PromisingRequest):
     model: Annotated[Text, Field(max_length=256, description="`auto` routes by `user`; a member's name pins that member")]
     messages: Annotated[
         list[Any],
-        Field(min_length=1, max_length=MAX_MESSAGES, description="turns as OpenAI has them; tool turns are read as text"),
+        Field(min_length=1, max_length=MAX_TURNS, description="turns as OpenAI has them; members read all of them, the scorer the end"),
     ]
     user: Annotated[str, Field(max_length=MAX_USER_CHARS, description="whose preferences decide; any opaque string")] | None = None
     safety_identifier: Annotated[str, Field(max_length=MAX_USER_CHARS, description="the user where `user` is not sent")] | None = None
@@ -100,11 +109,12 @@ class ChatRequest(PromisingRequest):
     seed: int | None = None
     attune: ChatOptions | None = None
 
-    def as_native(self, most_tokens: int, passing: Mapping[str, frozenset[str]]) -> tuple[GenerateRequest, BeyondText]:
-        """Returns the same request in native form, and what it asks beyond text.
+    def as_native(self, limits: RequestLimits, passing: Mapping[str, frozenset[str]]) -> NativeChat:
+        """Returns the same request in native form.
 
         Args:
-            most_tokens: of an answer, also where the request names no number; a wish for more is cut. These clients expect both.
+            limits: `max_new_tokens` of an answer, also where the request names no number; a wish for more is cut. These clients expect
+                both. `max_prompt_chars` of the conversation are scored.
             passing: what each member passes to its server as it comes.
 
         Raises:
@@ -116,9 +126,10 @@ class ChatRequest(PromisingRequest):
         beyond = beyond_text(self, self.messages, read, {name: passing.get(name, frozenset()) for name in asked_of})
         refuse([*read.wrong, *beyond.wrong])
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        most_tokens = limits.max_new_tokens
         native = GenerateRequest(
             user="-",
-            messages=read.turns,
+            messages=last_turns(read.turns, limits.max_prompt_chars),
             context=options.context,
             family=options.family,
             among=options.among if beyond.among is None else list(beyond.among),
@@ -132,7 +143,7 @@ class ChatRequest(PromisingRequest):
             score=options.score,
             seed=None if self.seed is None else self.seed % 2**53,  # theirs may be negative and has 64 bits
         )
-        return native, beyond
+        return NativeChat(native, read.turns, beyond)
 
 
 def user_of(request: Request, user: str | None, safety_identifier: str | None = None) -> str | None:
@@ -205,9 +216,9 @@ async def begin_chat(call: Call, request: Request, body: ChatRequest) -> tuple[D
     Raises:
         InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
     """
-    native, beyond = body.as_native(call.runtime.limits.max_new_tokens, call.serving.roster.passing)
+    native, turns, beyond = body.as_native(call.runtime.limits, call.serving.roster.passing)
     if call.serving.bundle.portfolio.names and body.model != AUTO:
         _known(body.model, call)
     user = user_of(request, body.user, body.safety_identifier)
-    decision, events = await begin(call, native, user, tells_cut=False, passed=beyond.passed)
+    decision, events = await begin(call, native, user, tells_cut=False, turns=turns, passed=beyond.passed)
     return decision, events, beyond

@@ -6,7 +6,7 @@ Events of a stream: `decision` (the body of `/route`), `token` (`{index, member,
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
 from attune.service.api.answer_json import UserSeen, also, json_response, problems, to_json
-from attune.service.api.prompted import refuse, sound_unicode
+from attune.service.api.prompted import Message, refuse, sound_unicode
 from attune.service.api.route import RouteRequest, RoutingAnswer, check_route, route_answer, routing_answer, wish_of
 from attune.service.errors import FieldError
 from attune.service.http.documentation import operation_name
@@ -152,11 +152,18 @@ async def generate_answers(body: GenerateRequest, request: Request) -> Response:
 
 
 async def begin(
-    call: Call, body: GenerateRequest, user: str | None, *, tells_cut: bool = True, passed: Passed | None = None
+    call: Call,
+    body: GenerateRequest,
+    user: str | None,
+    *,
+    tells_cut: bool = True,
+    turns: Sequence[Message] | None = None,
+    passed: Passed | None = None,
 ) -> tuple[Decision, Events]:
     """Returns the decision, written down, and the generation that carries it out; `user` is in place of the body's.
 
-    `tells_cut`: see `RoutingWish`; `passed`: what is asked beyond text.
+    `tells_cut`: see `RoutingWish`; `turns`: the conversation for the members, where the body has its end alone; `passed`: what is asked
+    beyond text.
 
     Raises:
         InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
@@ -167,7 +174,7 @@ async def begin(
     check_route(body, call)
     # What is streamed names the decision at once; else one write after the generation is enough.
     decision = await decide(call, wish_of(body, user, at_once=body.stream, tells_cut=tells_cut))
-    messages = tuple(ChatTurn(turn.role, turn.content) for turn in body.messages or ()) or (ChatTurn("user", decision.prompt),)
+    messages = tuple(ChatTurn(turn.role, turn.content) for turn in turns or body.messages or ()) or (ChatTurn("user", decision.prompt),)
     ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream, passed=passed)
     return decision, generate(call, decision, ask, score=body.score)
 

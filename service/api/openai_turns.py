@@ -11,7 +11,7 @@ from typing import Any
 
 from attune.models.seam.counts import counted
 from attune.models.seam.turns import turns_of
-from attune.service.api.prompted import Message, sound_unicode
+from attune.service.api.prompted import MAX_MESSAGES, Message, sound_unicode
 from attune.service.errors import FieldError
 from attune.service.members.passing import CONTENTS
 
@@ -49,6 +49,20 @@ def read_turns(messages: Sequence[Any]) -> ReadMessages:
         told = f"hold no user's or tool's text in {counted(len(messages), 'turn')}; at least one is needed"
         read.wrong.append(FieldError("messages", told))
     return read
+
+
+def last_turns(turns: list[Message], most_chars: int) -> list[Message]:
+    """Returns the end of a conversation, as much of it as a native request holds: the scorer reads less than that."""
+    if len(turns) <= MAX_MESSAGES and sum(len(turn.content) for turn in turns) <= most_chars:
+        return turns
+    kept: list[Message] = []
+    for turn in reversed(turns[-MAX_MESSAGES:]):
+        content = turn.content.rstrip()[-most_chars:] if most_chars < len(turn.content) else turn.content
+        most_chars -= len(content)
+        kept.append(turn if content is turn.content else turn.model_copy(update={"content": content}))
+        if most_chars <= 0:
+            break
+    return kept[::-1]
 
 
 def has_tool_turns(messages: Sequence[Any]) -> bool:

@@ -13,11 +13,11 @@ from pydantic import Field
 from starlette.responses import Response
 
 from attune.service.api.answer_json import also, json_response
-from attune.service.api.chat import ChatOptions, ChatRequest, begin_chat
+from attune.service.api.chat import MAX_TURNS, ChatOptions, ChatRequest, begin_chat
 from attune.service.api.compatible_shapes import ResponseObject
 from attune.service.api.generate import begun
 from attune.service.api.promises import OpenRequest
-from attune.service.api.prompted import MAX_MESSAGES, MAX_USER_CHARS, Text, refuse
+from attune.service.api.prompted import MAX_USER_CHARS, Text, refuse
 from attune.service.api.response_input import ChatOfResponse, chat_of, format_of, tool_choice_of, tools_of
 from attune.service.api.response_output import ResponseAnswer
 from attune.service.errors import FieldError, InvalidRequest, invalid
@@ -82,8 +82,8 @@ class ResponsesRequest(OpenRequest):
             InvalidRequest: an item cannot be read, or something stored is meant; every field by the client's name.
         """
         chat = chat_of(self.instructions, self.input)
-        if isinstance(self.input, list) and not 1 <= len(self.input) <= MAX_MESSAGES:
-            chat.wrong.append(FieldError("input", f"has {len(self.input)} items; 1 to {MAX_MESSAGES} are taken"))
+        if isinstance(self.input, list) and not 1 <= len(self.input) <= MAX_TURNS:
+            chat.wrong.append(FieldError("input", f"has {len(self.input)} items; 1 to {MAX_TURNS:,} are taken"))
         chat.wrong += [FieldError(name, why) for name, why in _NOT_HERE.items() if getattr(self, name)]
         tools = tools_of(self.tools, chat.wrong)
         refuse(chat.wrong)

@@ -26,6 +26,11 @@ from attune.service.members.text_of_tokens import Writer
 if TYPE_CHECKING:
     import torch
 
+READ_CHARS_A_TOKEN = 16
+"""More characters a token than any conversation has on average: what is longer than that does not fit, and need not be tokenized."""
+READ_CHARS = 32_768
+"""So many are always tokenized."""
+
 
 @dataclass(slots=True, eq=False)
 class Task:
@@ -196,9 +201,13 @@ class Decoder(Generic[TaskT]):
         """Returns the task with its prompt as tokens.
 
         Raises:
-            TextTooLong: the prompt leaves no room for an answer.
+            TextTooLong: the prompt leaves no room for an answer, or is so long that it cannot.
             InvalidRequest: the chat template refuses the conversation.
         """
+        characters = sum(len(message.content) for message in task.request.messages)
+        most = max(READ_CHARS, READ_CHARS_A_TOKEN * self._model.context)
+        if characters > most:  # others' answers wait while it is tokenized
+            raise TextTooLong(f"the prompt has {characters:,} characters; member {task.member!r} reads at most {most:,}")
         prompt = prompt_ids(self._model.tokenizer, task.member, task.request)
         room = self._model.context - len(prompt)
         if room < 1:

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from attune.service.errors import TextTooLong
 from attune.service.ids import split_candidate
 from attune.service.members.member import OneMemberFailed
 from attune.service.settings import Settings
@@ -220,7 +221,9 @@ async def test_empty_values_stand_for_none(client: openai.AsyncOpenAI):
     assert raw.parse().choices[0].model_extra["candidate_id"] is None
 
 
-async def test_a_text_without_room_is_what_clients_take_for_a_context_that_is_too_small(client: openai.AsyncOpenAI):
+async def test_a_text_without_room_is_what_clients_take_for_a_context_that_is_too_small(service: Service, client: openai.AsyncOpenAI):
+    for name, voice in service.members.items():
+        voice.failure = TextTooLong(f"member {name!r}: the prompt is longer than it reads")
     with pytest.raises(openai.BadRequestError) as refused:
         await client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "word " * 8000}])
     assert refused.value.code == "context_length_exceeded"

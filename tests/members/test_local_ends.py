@@ -17,6 +17,7 @@ from attune.service.cores import usable_cores
 from attune.service.errors import DeadlineExceeded, InvalidRequest, MemberFailed, TooLarge
 from attune.service.members import local_worker
 from attune.service.members.local import LocalEngine
+from attune.service.members.local_decode import READ_CHARS, READ_CHARS_A_TOKEN
 from attune.service.members.local_worker import SMALL_BYTES
 from attune.service.members.member import ChatTurn, Defaults, Finish, GenerationRequest, OneMemberFailed, TextPiece
 from tests.members.asking import ask, collect, soon
@@ -117,6 +118,14 @@ async def test_logits_that_are_no_numbers_fail_the_row_and_not_the_worker(shared
 async def test_a_prompt_longer_than_the_context_is_too_large_with_both_numbers(shared_engine):
     with pytest.raises(TooLarge, match=rf"has \d+ tokens; member 'base' reads at most {CONTEXT - 1}"):
         await collect(shared_engine.member("base"), ask("word " * 300))
+
+
+async def test_what_cannot_fit_is_refused_before_it_is_tokenized(shared_engine):
+    most = max(READ_CHARS, READ_CHARS_A_TOKEN * CONTEXT)
+    with pytest.raises(TooLarge, match=rf"has {most + 1:,} characters; member 'base' reads at most {most:,}"):
+        await collect(shared_engine.member("base"), ask("x" * (most + 1)))
+    with pytest.raises(TooLarge, match=r"has \d+ tokens"):
+        await collect(shared_engine.member("base"), ask("x " * (most // 2)))
 
 
 async def test_an_answer_ends_with_the_context(shared_engine):
