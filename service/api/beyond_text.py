@@ -9,6 +9,7 @@ the choice; it reaches whoever passes it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,9 +53,9 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
         passing: what each of the members passes that may answer.
     """
     must = [(STANDS_UNDER.get(one.field, one.field), one) for one in body.not_to_be_kept()] + list(read.contents.items())
-    offered = body.offered
-    in_play = TOOLS in offered or any(name == TOOLS for name, _ in must) or has_tool_turns(messages)
-    if not (must or offered or in_play):
+    wishes = body.wished
+    in_play = wishes.get(TOOLS, False) or any(name == TOOLS for name, _ in must) or has_tool_turns(messages)
+    if not (must or wishes or in_play):
         return BeyondText()
     able = [name for name, passes in passing.items() if all(needed in passes for needed, _ in must)]
     if must and not able:
@@ -62,13 +63,14 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
         return BeyondText(wrong=tuple(nobody or [one for _, one in must]))
     with_tools = [name for name in able if TOOLS in passing[name]] if in_play else []
     left = with_tools or able
-    wished = {*(needed for needed, _ in must), *offered, *([TOOLS] if with_tools else [])}
+    wished = {*(needed for needed, _ in must), *wishes, *([TOOLS] if with_tools else [])}
     fields = {name: given for name in PASSES if name in wished and (given := _given(body, name))}
     as_sent = tuple(messages) if read.contents or with_tools else None
     fields = {name: given for name, given in fields.items() if any(name in passing[member] for member in left)}
     passed = Passed(fields, as_sent) if fields or as_sent else None
     wrong = _unsound(passed)
-    return BeyondText(None if len(left) == len(passing) else tuple(left), passed, wrong, tuple(offered), passing)
+    offered = tuple(name for name, matters in wishes.items() if matters)
+    return BeyondText(None if len(left) == len(passing) else tuple(left), passed, wrong, offered, passing)
 
 
 def _given(body: PromisingRequest, name: str) -> dict[str, Any]:
@@ -81,10 +83,14 @@ def _unsound(passed: Passed | None) -> tuple[FieldError, ...]:
     if passed is None:
         return ()
     each = {**passed.body(PASSES), **({} if passed.messages is None else {"messages": passed.messages})}
-    wrong = []
-    for name, value in each.items():
-        try:
-            orjson.dumps(value)
-        except TypeError:
-            wrong.append(FieldError(name, "holds what cannot be passed on: text that is no sound Unicode, or a number too large for JSON"))
-    return tuple(wrong)
+    told = "holds what cannot be passed on: text that is no sound Unicode, or a number too large for JSON"
+    return tuple(FieldError(name, told) for name, value in each.items() if not _is_sound(value))
+
+
+def _is_sound(value: object) -> bool:
+    try:
+        if b"null" in orjson.dumps(value):  # which it writes for infinity too
+            json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

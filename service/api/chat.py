@@ -24,7 +24,7 @@ from attune.service.api.generate import Events, GenerateRequest, begin, begun
 from attune.service.api.openai_turns import last_turns, read_turns
 from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_USER_CHARS, Context, Message, NativeRequest, Text, refuse, sound_unicode
-from attune.service.api.route import MOST_AMONG
+from attune.service.api.route import MOST_AMONG, check_members
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, UnknownMember
 from attune.service.http.documentation import operation_name
@@ -124,7 +124,13 @@ class ChatRequest(PromisingRequest):
         read, options = read_turns(self.messages), self.attune or ChatOptions()
         asked_of = [self.model] if self.model != AUTO else options.among or list(passing)
         beyond = beyond_text(self, self.messages, read, {name: passing.get(name, frozenset()) for name in asked_of})
-        refuse([*read.wrong, *beyond.wrong])
+        left = beyond.among
+        wrong = [*read.wrong, *beyond.wrong]
+        if self.model != AUTO and options.among:
+            wrong.append(FieldError("attune.among", f"has no place beside the `model` {printable(self.model)!r}, which is to answer"))
+        if left is not None and self.n is not None and self.n > len(left):
+            wrong.append(FieldError("n", f"is {self.n}, and of {', '.join(left)}, who can keep what is asked, each answers once"))
+        refuse(wrong)
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         most_tokens = limits.max_new_tokens
         native = GenerateRequest(
@@ -132,7 +138,7 @@ class ChatRequest(PromisingRequest):
             messages=last_turns(read.turns, limits.max_prompt_chars),
             context=options.context,
             family=options.family,
-            among=options.among if beyond.among is None else list(beyond.among),
+            among=options.among if left is None else list(left),
             candidates=self.n or 1,
             member=None if self.model == AUTO else self.model,
             max_tokens=min(self.max_completion_tokens or self.max_tokens or most_tokens, most_tokens),
@@ -216,9 +222,11 @@ async def begin_chat(call: Call, request: Request, body: ChatRequest) -> tuple[D
     Raises:
         InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
     """
+    if members := call.serving.bundle.portfolio.names:
+        if body.model != AUTO:
+            _known(body.model, call)
+        check_members((body.attune and body.attune.among) or (), members)
     native, turns, beyond = body.as_native(call.runtime.limits, call.serving.roster.passing)
-    if call.serving.bundle.portfolio.names and body.model != AUTO:
-        _known(body.model, call)
     user = user_of(request, body.user, body.safety_identifier)
     decision, events = await begin(call, native, user, tells_cut=False, turns=turns, passed=beyond.passed)
     return decision, events, beyond

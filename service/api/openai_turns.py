@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attune.models.seam.counts import counted
-from attune.models.seam.turns import turns_of
+from attune.models.seam.turns import ROLES, ReadTurn, UnreadField, turns_of
 from attune.service.api.prompted import MAX_MESSAGES, Message, sound_unicode
 from attune.service.errors import FieldError
 from attune.service.members.passing import CONTENTS
@@ -40,12 +40,12 @@ def read_turns(messages: Sequence[Any]) -> ReadMessages:
             read.contents.setdefault(CONTENTS[one.kind], error)
         else:
             read.wrong.append(error)
-    for turn in said:
+    for turn in sorted([*said, *_shown(messages, said, unread)], key=lambda turn: turn.message) if read.contents else said:
         try:
             read.turns.append(Message(role=turn.role, content=sound_unicode(turn.text)))
         except ValueError as error:
             read.wrong.append(FieldError(f"messages[{turn.message}].content", str(error)))
-    if not read.wrong and not read.contents and not any(turn.role == "user" for turn in read.turns):
+    if not read.wrong and not any(turn.role == "user" for turn in read.turns):
         told = f"hold no user's or tool's text in {counted(len(messages), 'turn')}; at least one is needed"
         read.wrong.append(FieldError("messages", told))
     return read
@@ -63,6 +63,14 @@ def last_turns(turns: list[Message], most_chars: int) -> list[Message]:
         if most_chars <= 0:
             break
     return kept[::-1]
+
+
+def _shown(messages: Sequence[Any], said: Sequence[ReadTurn], unread: Sequence[UnreadField]) -> list[ReadTurn]:
+    """Returns a turn for each message that holds a picture or the like and says nothing: somebody shows something, which is its text."""
+    spoken = {turn.message for turn in said}
+    kinds = {one.message: one.kind for one in reversed(unread) if one.kind in CONTENTS and one.message not in spoken}
+    words = {at: kind.removeprefix("input_").removesuffix("_url") for at, kind in kinds.items()}
+    return [ReadTurn(ROLES[messages[at]["role"]], f"({word})", at) for at, word in words.items()]
 
 
 def has_tool_turns(messages: Sequence[Any]) -> bool:

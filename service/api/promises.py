@@ -111,13 +111,13 @@ class PromisingRequest(OpenRequest):
     thinking: Any = Field(None, description=f"{_WISH}; a member's own stands in the roster")
 
     @property
-    def offered(self) -> list[str]:
-        """What may be used and need not be: an answer without it is an answer all the same."""
+    def wished(self) -> dict[str, bool]:
+        """What may be used and need not be, and whether its neglect changes anything: a penalty of 0 is a wish too, and usually none."""
         if self.model_fields_set.isdisjoint(_PROMISES):  # as nearly always
-            return []
+            return {}
         neutral: dict[str, float] = {"repetition_penalty": 1, "best_of": 1, "top_k": -1}
-        offered = {name: getattr(self, name) for name in ("tools", "functions", *_WISHES)}
-        return [name for name, value in offered.items() if value and value != neutral.get(name)]
+        wished = {name: getattr(self, name) for name in ("tools", "functions", *_WISHES)}
+        return {name: bool(value) and value != neutral.get(name) for name, value in wished.items() if value or _is_zero(value)}
 
     def not_to_be_kept(self) -> list[FieldError]:
         """Returns every field whose neglect would change what the answer must be or hold, as an error for where nobody passes it on."""
@@ -152,6 +152,10 @@ def _refused(name: str, what: str) -> FieldError:
 
 
 _PROMISES = frozenset(PromisingRequest.model_fields)
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
 
 
 def _word(choice: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -232,12 +232,21 @@ def check_route(request: RouteRequest, call: Call) -> None:
     if request.member is not None and request.among is not None:
         wrong.append(FieldError("among", "has no place beside `member`, which is to answer"))
     refuse(wrong)
-    for name in request.among or filter(None, [request.member]):
-        if name not in members:
-            raise UnknownMember(f"member {printable(name)!r} is not in the portfolio, which has {', '.join(members)}")
+    check_members(request.among or list(filter(None, [request.member])), members)
     check_prompt_length(request, limits)
     for index, prompt in enumerate(request.prompts or ()):
         check_length(f"prompts[{index}]", prompt, limits.max_prompt_chars)
+
+
+def check_members(named: Sequence[str], members: Sequence[str]) -> None:
+    """Returns if all that are named are there.
+
+    Raises:
+        UnknownMember: one is not.
+    """
+    for name in named:
+        if name not in members:
+            raise UnknownMember(f"member {printable(name)!r} is not in the portfolio, which has {', '.join(members)}")
 
 
 def _wrong_prompts(request: RouteRequest) -> list[FieldError]:

@@ -45,7 +45,8 @@ _OPENAI_CODES = {
 }
 
 # Compatible requests are checked in native form; a client knows its own names.
-_OPENAI_FIELDS = {"candidates": "n", "responses": "documents", "member": "model"}
+_OPENAI_FIELDS = {"candidates": "n", "responses": "documents", "member": "model", "family": "attune.family", "among": "attune.among"}
+_NATIVE_FIELD = re.compile(rf"(?<![\w.])({'|'.join(_OPENAI_FIELDS)})(?=: |\[)")
 COMPATIBLE = ("/v1/", "/v2/", "/rerank")
 _WITHOUT_V1 = frozenset({"/chat/completions", "/completions", "/models", "/embeddings", "/responses"})
 """Where clients of OpenAI's API ask whose base URL ends too early."""
@@ -113,8 +114,7 @@ def openai_object(error: AttuneError, request_id: str) -> dict[str, Any]:
     message = printable(error.detail, 2000)
     if isinstance(error, TextTooLong):  # some clients know it by OpenAI's words and not by its code
         message = f"This model's maximum context length is exceeded: {message}"
-    for native, theirs in _OPENAI_FIELDS.items():
-        message = message.replace(f"{native}: ", f"{theirs}: ").replace(f"{native}[", f"{theirs}[")
+    message = _NATIVE_FIELD.sub(lambda found: _OPENAI_FIELDS[found[0]], message)
     return {
         "message": message,
         "error": {

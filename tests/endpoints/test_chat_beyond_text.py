@@ -169,6 +169,12 @@ async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serv
         ),
         (["tools"], {"tools": TOOLS, "model": "concise", "tool_choice": "required"}, "tool_choice", "none passes `tools`"),
         (["tools"], {"tools": [{"name": "\ud800"}]}, "tools", "no sound Unicode"),
+        (["tools"], {"tools": [{"maximum": float("inf")}]}, "tools", "a number too large for JSON"),
+        (["top_k"], {"top_k": float("nan"), "model": "warm"}, "top_k", "a number too large for JSON"),
+        (["tools"], {"tools": TOOLS, "n": 2}, "n", "is 2, and of warm, who can keep what is asked, each answers once"),
+        (["images"], {"messages": [{"role": "system", "content": [PICTURE]}]}, "messages", "no user's or tool's text in 1 turn"),
+        (["tools"], {"model": "warm", "attune": {"among": ["warm"]}}, "attune.among", "has no place beside the `model` 'warm'"),
+        (["tools"], {"attune": {"family": "x"}}, "attune.family", "attune.family: is none of the families"),
     ],
 )
 async def test_what_nobody_passes_is_refused_by_its_name(serve, upstream: Upstream, passes, more, field, why):
@@ -180,6 +186,42 @@ async def test_what_nobody_passes_is_refused_by_its_name(serve, upstream: Upstre
     assert told["param"] == field
     assert why in told["message"]
     assert not sent_to(upstream)
+
+
+@pytest.mark.parametrize("more", [{}, {"tools": TOOLS}, {"response_format": FORMAT}])
+@pytest.mark.parametrize("named", [{"model": "nobody"}, {"attune": {"among": ["warm", "nobody"]}}, {"attune": {"among": ["nobody"]}}])
+async def test_who_is_not_there_is_not_found_whatever_is_asked(serve, upstream: Upstream, named, more):
+    upstream.answers(says)
+    async with serve(["tools", "response_format"]) as service:
+        told = await service.post(CHAT, chat(**named, **more), 404)
+    assert told["error"]["code"] == "model_not_found"
+    assert not sent_to(upstream)
+
+
+@pytest.mark.parametrize("before", [[], [ASKED, {"role": "assistant", "content": "an egg ."}]])
+async def test_a_picture_without_a_word_is_a_turn(serve, upstream: Upstream, before: list[Any]):
+    upstream.answers(says)
+    messages = [*before, {"role": "user", "content": [PICTURE]}]
+    async with serve(["images"]) as service:
+        told = await service.post(CHAT, chat(messages=messages))
+        record = await service.get(f"/decisions/{told['attune']['decision_id']}")
+        refused = await service.post(CHAT, chat(messages=messages, model="concise"), 400)
+    assert sent_to(upstream)[-1]["messages"][1:] == messages
+    assert record["prompt"].strip().endswith("(image)")
+    assert refused["error"]["param"] == f"messages[{len(before)}].content[0].type"
+
+
+async def test_a_wish_of_zero_reaches_whoever_passes_it(serve, upstream: Upstream):
+    upstream.answers(says)
+    async with serve(["top_k", "presence_penalty", "repetition_penalty", "verbosity"]) as service:
+        asked = chat(top_k=0, presence_penalty=0.0, repetition_penalty=1, min_p=0, verbosity="", model="warm")
+        told = await service.post(CHAT, asked)
+        await service.post(CHAT, asked | {"model": "concise"})
+    sent, plain = sent_to(upstream)
+    assert [sent[name] for name in ("top_k", "presence_penalty", "repetition_penalty")] == [0, 0.0, 1]
+    assert not {"min_p", "verbosity"} & sent.keys()
+    assert not {"top_k", "presence_penalty"} & plain.keys()
+    assert told["attune"]["ignored"] == []
 
 
 async def test_tools_that_nobody_passes_are_left_aside_as_ever(serve):
