@@ -169,7 +169,8 @@ class OpenAIMember:
             limit_s = max(limit_s, self._spec.first_text_s)
         late_s = late_after_s(limit_s, self.pace.whole_s if whole else self.pace.first_s, stand_ins, left_s)
         given = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed, "stop": request.stop or None}
-        by_caller = frozenset(name for name, value in given.items() if value is not None)
+        # No roster leaves messages out: a server that refuses them refuses this conversation.
+        by_caller = frozenset({"messages", *(name for name, value in given.items() if value is not None)})
         if request.passed:
             by_caller |= request.passed.body(self._spec.passes).keys()
         filled = self._spec.defaults.applied_to(request)

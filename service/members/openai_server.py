@@ -319,11 +319,17 @@ class OpenAIServer:
 
     def note(self, request: GenerationRequest, kind: str, name: str) -> None:
         """Logs a field that is left out, or a word that is not known, once."""
+        if (key := f"{kind} {name}") in self._noted or len(
+            self._noted
+        ) >= MAX_NOTED:  # as of every piece with a thought: the conversation is not searched for it again
+            return
         shown = told_word(name.removeprefix("delta.").removeprefix("message."), request, self.secrets) or "a name that is not shown"
-        if kind == "field":
-            self._note_once(name, f"sends the field {shown}, which is left out")
-        else:
-            self._note_once(f"{kind} {name}", f"ends an answer with {kind} {shown}, which is taken for an end")
+        told = (
+            f"sends the field {shown}, which is left out"
+            if kind == "field"
+            else f"ends an answer with {kind} {shown}, which is taken for an end"
+        )
+        self._note_once(key, told)
 
     def _note_once(self, key: str, sentence: str) -> None:
         if key not in self._noted and len(self._noted) < MAX_NOTED:

@@ -66,9 +66,10 @@ class Passed:
         return [{**first, "content": content}, *rest]
 
     def texts(self) -> Iterator[str]:
-        """Yields every string in it, so that foreign words can be searched for them."""
+        """Yields every string in it, so that foreign words can be searched for them; names count, which in a schema are its author's."""
         for fields in self.fields.values():
-            yield from _texts(fields)
+            for value in fields.values():
+                yield from _texts(value)
         yield from _texts(self.messages or ())
 
 
@@ -76,7 +77,8 @@ def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for entry in value.values():
+        for name, entry in value.items():
+            yield name
             yield from _texts(entry)
     elif isinstance(value, Sequence):
         for entry in value:

@@ -9,13 +9,14 @@ A message of somebody else may repeat what it was sent. Pure functions; they kno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import quote
 
 from attune.service.members.member import GenerationRequest
 
 CUT = "…"
 MAX_WORDS_CHARS = 300
+LEAST_WORD_CHARS = 3
 _SECRET = re.compile(r"(?i)\b(bearer\s+|sk-|key-)[^\s\"',}]+")
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,47}")
@@ -36,13 +37,20 @@ def without_request(text: str, request: GenerationRequest) -> str:
     characters: so neither a truncated nor a lengthened piece of it stays.
     """
     said = request_text(request)
-    words = {word for word in _WORD.findall(said) if len(word) >= 3}
+    words = {word for word in _WORD.findall(said) if len(word) >= LEAST_WORD_CHARS}
 
     def cut(found: re.Match[str]) -> str:
         word = found[0].casefold()
-        return CUT if word in said or any(own in word for own in words) else found[0]
+        return CUT if word in said or any(piece in words for piece in _pieces(word)) else found[0]
 
     return _WORD.sub(cut, " ".join(text.split())[: 2 * MAX_WORDS_CHARS])[:MAX_WORDS_CHARS]
+
+
+def _pieces(word: str) -> Iterator[str]:
+    """Yields what may be a word inside of a word: there are far fewer than words in a conversation with pictures."""
+    for begin in range(len(word) - LEAST_WORD_CHARS + 1):
+        for end in range(begin + LEAST_WORD_CHARS, len(word) + 1):
+            yield word[begin:end]
 
 
 def told_word(word: object, request: GenerationRequest | None = None, secrets: Sequence[str] = ()) -> str | None:

@@ -264,6 +264,19 @@ async def test_a_chat_without_a_limit_may_be_as_long_as_the_deployment_allows(se
     assert [body["max_tokens"] for body in sent_to(upstream)] == [300, 9, 300, 300]
 
 
+async def test_a_server_that_refuses_messages_as_they_came_is_asked_again(serve, upstream: Upstream):
+    async def refuses(turn: Turn) -> None:  # as Mistral's does
+        wrong = {"type": "extra_forbidden", "loc": ["body", "messages", 1, "refusal"], "msg": "Extra inputs are not permitted"}
+        await turn.refuse(422, {"object": "error", "message": {"detail": [wrong]}, "type": "invalid_request_error"})
+
+    upstream.answers(refuses)
+    async with serve(["tools"]) as service:
+        for _ in range(7):  # more than make a breaker open
+            told = await service.post(CHAT, chat(messages=HISTORY, tools=TOOLS), 400)
+            assert told["error"]["code"] == "passed-field-refused"
+        assert len(sent_to(upstream)) == 7
+
+
 async def test_everything_can_be_passed_by_one_word():
     assert OpenAISpec(base_url="http://a/v1", model="m", passes="all").passes == set(PASSES)
     with pytest.raises(ValueError, match="holds 'logprobs', which is not passed on; there are tools, images"):
