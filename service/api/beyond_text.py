@@ -65,12 +65,19 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
     left = with_tools or able
     wished = {*(needed for needed, _ in must), *wishes, *([TOOLS] if with_tools else [])}
     fields = {name: given for name in PASSES if name in wished and (given := _given(body, name))}
-    as_sent = tuple(messages) if read.contents or with_tools else None
+    as_sent = tuple(map(_telling, messages)) if read.contents or with_tools else None
     fields = {name: given for name, given in fields.items() if any(name in passing[member] for member in left)}
     passed = Passed(fields, as_sent) if fields or as_sent else None
     wrong = _unsound(passed)
     offered = tuple(name for name, matters in wishes.items() if matters)
     return BeyondText(None if len(left) == len(passing) else tuple(left), passed, wrong, offered, passing)
+
+
+def _telling(message: Any) -> Any:
+    """Returns a message without fields that are null: they say nothing, some servers refuse them, and an answer comes back with one."""
+    if not isinstance(message, Mapping) or None not in message.values():
+        return message
+    return {name: value for name, value in message.items() if value is not None or name == "content"}
 
 
 def _given(body: PromisingRequest, name: str) -> dict[str, Any]:

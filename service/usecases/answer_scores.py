@@ -7,7 +7,7 @@ Later, they join the record where it still is. Until then, feedback that names t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,6 @@ from attune.models.seam.family import Row
 from attune.models.seam.text import Encoded
 from attune.service.live.runtime import Call
 from attune.service.live.score_queue import Later
-from attune.service.members.member import FinishReason
 from attune.service.observe.logs import get_logger
 from attune.service.usecases.authors import saw_answers
 from attune.service.usecases.decision_record import keep
@@ -25,12 +24,13 @@ from attune.service.usecases.text_scores import encode, read_prompt, score_candi
 
 _log = get_logger(__name__)
 
-CALLS: FinishReason = "tool_calls"
 PARTS = 10_000
 """A seed's remainder by this says whether its answers are among the share that is scored."""
 
 
-async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tuple[Decision, Sequence[int | None], tuple[int, ...]]:
+async def score_now(
+    call: Call, decision: Decision, texts: Sequence[str], calling: Collection[int] = ()
+) -> tuple[Decision, Sequence[int | None], tuple[int, ...]]:
     """Returns the decision with its candidates scored, not written yet; their ranks; and how many tokens of each answer were not read.
 
     An answer for which the scorer has no finite number stays unscored and has no rank: it is sent all the same.
@@ -39,10 +39,11 @@ async def score_now(call: Call, decision: Decision, texts: Sequence[str]) -> tup
         call: the request.
         decision: with its candidates, in the order of the texts.
         texts: their answers, whether or not the record keeps them.
+        calling: places of those that call tools: that is no manner of writing, and says nothing of what the member's answers are worth.
     """
     encoded = await _read(call, decision, texts)
     rows = await submit(call, encoded)
-    scored, ranks, count = _with_rows(call, decision, rows)
+    scored, ranks, count = _with_rows(call, decision, rows, calling)
     count()
     return scored, ranks, tuple(row.dropped_response_tokens for row in encoded[: len(texts)])
 
@@ -53,7 +54,7 @@ async def score_uncounted(call: Call, decision: Decision, texts: Sequence[str]) 
     return scored, count
 
 
-def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
+def score_later(call: Call, decision: Decision, texts: Sequence[str], calling: Collection[int] = ()) -> None:
     """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it.
 
     Of answers whose texts are kept, or that nobody can name, only so many a second, and a stated share once the members are known; all of
@@ -68,7 +69,7 @@ def score_later(call: Call, decision: Decision, texts: Sequence[str]) -> None:
             return
 
     async def kept(rows: Sequence[Row]) -> None:
-        scored, _, count = _with_rows(call, decision, rows)
+        scored, _, count = _with_rows(call, decision, rows, calling)
         count()
         await write(call, scored, update=True)
 
@@ -94,7 +95,9 @@ def _wants_prompt(call: Call, decision: Decision) -> bool:
     return lost or call.serving.bundle.families[decision.record.family].scores_with_prompt
 
 
-def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Decision, Sequence[int | None], Callable[[], None]]:
+def _with_rows(
+    call: Call, decision: Decision, rows: Sequence[Row], calling: Collection[int] = ()
+) -> tuple[Decision, Sequence[int | None], Callable[[], None]]:
     record, serving = decision.record, call.serving
     answers, further = rows[: len(record.candidates)], rows[len(record.candidates) :]
     if further:
@@ -113,8 +116,7 @@ def _with_rows(call: Call, decision: Decision, rows: Sequence[Row]) -> tuple[Dec
             ranks[place] = rank
 
     def count() -> None:
-        # A call of a tool is no manner of writing: it says nothing of what the member's answers are worth.
-        told = [place for place in places if record.candidates[place].finish_reason != CALLS]
+        told = [place for place in places if place not in calling]
         if told and not decision.dry:
             saw_answers(call, [record.candidates[place].member for place in told], [answers[place] for place in told])
 

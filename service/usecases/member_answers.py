@@ -273,14 +273,15 @@ async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, sco
     decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=written))
     ranks: Sequence[int | None] = [None] * len(drafts)
     unscored: Sequence[int] = [0] * len(drafts)
+    calling = [draft.index for draft in drafts if draft.calls]
     if score:
-        decision, ranks, unscored = await score_now(call, decision, texts)
+        decision, ranks, unscored = await score_now(call, decision, texts, calling)
     if not decision.written:
         decision = await keep_decision(call, decision)
     elif not await write(call, decision, update=True):
         decision = replace(decision, id=None)  # it was told as the stream began, and has gone with its user or cannot be written
     if not score and not decision.dry:
-        score_later(call, decision, texts)
+        score_later(call, decision, texts, calling)
     call.headers["x-attune-member"] = drafts[0].member
     candidates = tuple(
         GeneratedCandidate(

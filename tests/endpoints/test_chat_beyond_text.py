@@ -126,6 +126,31 @@ async def test_a_conversation_with_calls_goes_on_as_it_came(serve, upstream: Ups
     assert "noon" in record["prompt"]
 
 
+async def test_fields_that_are_null_are_not_passed_on(serve, upstream: Upstream):
+    upstream.answers(calls)
+    async with serve(["tools"]) as service:
+        answered = (await service.post(CHAT, chat(tools=TOOLS)))["choices"][0]["message"]
+        assert answered["refusal"] is None
+        turns = [ASKED | {"name": None}, answered, HISTORY[2]]
+        await service.post(CHAT, chat(messages=turns, tools=TOOLS))
+        told = await service.post(CHAT, chat(messages=[*turns, None], tools=TOOLS), 400)
+    assert sent_to(upstream)[-1]["messages"][1:] == HISTORY  # some servers refuse a field that they do not know, whatever it holds
+    assert told["error"]["param"] == "messages[3]"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_is_cut_says_nothing_of_the_member(serve, upstream: Upstream, stream: bool):
+    async def cut(turn: Turn) -> None:
+        await turn.whole("let me look .", "length", tool_calls=[CALL])
+
+    async with serve(["tools"]) as service:
+        upstream.answers(cut)
+        await service.client.post(CHAT, json=chat(tools=TOOLS, stream=stream, attune={"score": stream}))
+        await service.settle()
+        members = (await service.get("/portfolio"))["members"]
+    assert [one["evidence"]["answers"] for one in members if one["name"] == "warm"] == [0.0]
+
+
 @pytest.mark.parametrize("keep_text", [True, False])
 async def test_a_call_can_be_told_of_by_its_id_and_says_nothing_of_the_member(serve, upstream: Upstream, keep_text: bool):
     async with serve(["tools"], keep_text=keep_text) as service:
