@@ -26,7 +26,7 @@ from attune.service.api.promises import OpenRequest, PromisingRequest
 from attune.service.api.prompted import MAX_USER_CHARS, Context, Message, NativeRequest, Text, refuse, sound_unicode
 from attune.service.api.route import MOST_AMONG, check_members
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
-from attune.service.errors import FieldError, UnknownMember
+from attune.service.errors import FieldError, InvalidRequest, UnknownMember, invalid
 from attune.service.http.documentation import operation_name
 from attune.service.http.segments import Segment
 from attune.service.http.streaming import EventStream
@@ -228,5 +228,13 @@ async def begin_chat(call: Call, request: Request, body: ChatRequest) -> tuple[D
         check_members((body.attune and body.attune.among) or (), members)
     native, turns, beyond = body.as_native(call.runtime.limits, call.serving.roster.passing)
     user = user_of(request, body.user, body.safety_identifier)
-    decision, events = await begin(call, native, user, tells_cut=False, turns=turns, passed=beyond.passed)
+    try:
+        decision, events = await begin(call, native, user, tells_cut=False, turns=turns, passed=beyond.passed)
+    except InvalidRequest as error:
+        raise invalid([_of_attune(one) for one in error.errors]) from error
     return decision, events, beyond
+
+
+def _of_attune(error: FieldError) -> FieldError:
+    """Returns an error of a native request by the name that its field has in a chat."""
+    return FieldError(f"attune.{error.field}", error.message) if error.field in ChatOptions.model_fields else error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
@@ -20,13 +21,14 @@ from attune.service.api.promises import OpenRequest
 from attune.service.api.prompted import MAX_USER_CHARS, Text, refuse
 from attune.service.api.response_input import ChatOfResponse, chat_of, format_of, tool_choice_of, tools_of
 from attune.service.api.response_output import ResponseAnswer
-from attune.service.errors import FieldError, InvalidRequest, invalid
+from attune.service.errors import CallerError, FieldError
 from attune.service.http.documentation import operation_name
 from attune.service.http.streaming import EventStream
 from attune.service.live.runtime import Call
 from attune.service.usecases.member_answers import finished
 
 router = APIRouter(prefix="/v1", tags=["compatible"], generate_unique_id_function=operation_name)
+_LOGPROBS = "message.output_text.logprobs"
 _NOT_HERE = {
     "previous_response_id": "names a response that was stored; nothing is stored here, so send the whole conversation as `input`",
     "conversation": "names a conversation that was stored; nothing is stored here, so send it as `input`",
@@ -67,7 +69,8 @@ class ResponsesRequest(OpenRequest):
     parallel_tool_calls: bool | None = Field(None, description="passed on with `tools`")
     text: dict[str, Any] | None = Field(None, description="`format` (passed as `response_format`) and `verbosity`")
     reasoning: dict[str, Any] | None = Field(None, description="`effort`, for members that pass `reasoning_effort`")
-    metadata: dict[str, Any] | None = Field(None, description="comes back as it is")
+    metadata: dict[str, str] | None = Field(None, description="comes back as it is")
+    include: list[Any] | None = Field(None, description="probabilities of tokens are refused; of all else there is nothing to include")
     previous_response_id: Any = Field(None, description="refused: nothing is stored, so a conversation is sent whole")
     conversation: Any = Field(None, description="refused, likewise")
     prompt: Any = Field(None, description="refused, likewise")
@@ -79,14 +82,16 @@ class ResponsesRequest(OpenRequest):
         """Returns the chat completion that asks the same, and where its messages come from.
 
         Raises:
-            InvalidRequest: an item cannot be read, or something stored is meant; every field by the client's name.
+            InvalidRequest: something cannot be read, or something stored is meant; every field by the client's name.
         """
         chat = chat_of(self.instructions, self.input)
         if isinstance(self.input, list) and not 1 <= len(self.input) <= MAX_TURNS:
-            chat.wrong.append(FieldError("input", f"has {len(self.input)} items; 1 to {MAX_TURNS:,} are taken"))
+            chat.refuse("input", f"has {len(self.input)} items; 1 to {MAX_TURNS:,} are taken")
         chat.wrong += [FieldError(name, why) for name, why in _NOT_HERE.items() if getattr(self, name)]
-        tools = tools_of(self.tools, chat.wrong)
-        refuse(chat.wrong)
+        if _LOGPROBS in (self.include or ()):
+            chat.refuse("include", _NOT_HERE["top_logprobs"])
+        tools, choice, form = tools_of(chat, self.tools), tool_choice_of(chat, self.tool_choice), format_of(chat, self.text)
+        refuse(chat.wrong or self._not_repeated())
         return (
             ChatRequest.model_construct(
                 _fields_set=None,
@@ -99,15 +104,25 @@ class ResponsesRequest(OpenRequest):
                 temperature=self.temperature,
                 top_p=self.top_p,
                 tools=tools,
-                tool_choice=tool_choice_of(self.tool_choice),
+                tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls,
-                response_format=format_of(self.text),
+                response_format=form,
                 verbosity=(self.text or {}).get("verbosity"),
                 reasoning_effort=(self.reasoning or {}).get("effort"),
                 attune=self.attune,
             ),
             chat,
         )
+
+    def _not_repeated(self) -> list[FieldError]:
+        """Returns what could not be sent back, as a response does with its request."""
+        wrong = []
+        for name, value in self.echoed().items():
+            try:
+                orjson.dumps(value)
+            except TypeError:
+                wrong.append(FieldError(name, "holds text that is no sound Unicode, or a number too large for JSON"))
+        return wrong
 
     def echoed(self) -> dict[str, Any]:
         """Returns what a response repeats of its request."""
@@ -118,7 +133,7 @@ class ResponsesRequest(OpenRequest):
             "parallel_tool_calls": self.parallel_tool_calls is not False,
             "reasoning": {"effort": None, "summary": None, **(self.reasoning or {})},
             "temperature": self.temperature,
-            "text": {"format": {"type": "text"}, **(self.text or {})},
+            "text": {**(self.text or {}), "format": (self.text or {}).get("format") or {"type": "text"}},
             "tool_choice": self.tool_choice or "auto",
             "tools": self.tools or [],
             "top_p": self.top_p,
@@ -138,10 +153,10 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     asked, chat = body.as_chat()
     try:
         decision, events, beyond = await begin_chat(call, request, asked)
-    except InvalidRequest as error:
-        raise invalid([chat.renamed(one) for one in error.errors]) from error
-    answer = ResponseAnswer(call, decision, beyond.ignored, body.echoed())
-    if not body.stream:
-        return json_response(answer.whole(await finished(events)))
-    first = await begun(call, decision, events)
+        answer = ResponseAnswer(call, decision, beyond.ignored, body.echoed())
+        if not body.stream:
+            return json_response(answer.whole(await finished(events)))
+        first = await begun(call, decision, events)
+    except CallerError as error:
+        raise chat.renamed(error) from error
     return EventStream(answer.events(first, events), begun=events)

@@ -27,6 +27,8 @@ FUNCTION = {"type": "function", "name": "clock", "description": "the time", "par
 AS_CHAT = {"type": "function", "function": {name: value for name, value in FUNCTION.items() if name != "type"}}
 CALLED = {"type": "function_call", "call_id": "call_7", "name": "clock", "arguments": '{"zone": "UTC"}'}
 RESULT = {"type": "function_call_output", "call_id": "call_7", "output": "noon"}
+SAID = {"role": "assistant", "content": "Let me look."}
+PICTURED = {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}
 
 
 def asked(**more: Any) -> dict[str, Any]:
@@ -187,9 +189,38 @@ async def test_what_was_cut_is_incomplete(serve, upstream: Upstream):
         ({"input": [{"role": "user", "content": [{"type": "hologram"}]}]}, "input[0].content[0]", "hologram"),
         ({"input": [{"role": "user", "content": 7}]}, "input[0].content", "a string or a list"),
         ({"instructions": "Be.", "input": [{"role": "user", "content": "a\0"}]}, "input[0].content", "NUL"),
-        ({"instructions": "B\0"}, "instructions.content", "NUL"),
-        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0]", "`call_id`, `name` and `arguments`"),
+        ({"instructions": "B\0"}, "instructions", "NUL"),
+        ({"input": "a\0"}, "input", "NUL"),
+        ({"input": [{"type": [1]}]}, "input[0].type", "is a list"),
+        ({"input": [{"role": "user", "content": ["a"]}]}, "input[0].content[0]", "is a text"),
+        ({"input": [{"role": "user", "content": [{"type": [1]}]}]}, "input[0].content[0]", "is a list"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text", "a string is needed"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].image_url", "a string is needed"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]", "neither `file_data`"),
+        ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input[0].content[0].input_audio", "an object"),
+        ({"input": [PICTURED]}, "input[0].content[0].type", "is 'input_image'"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id", "a string is needed"),
+        ({"input": [SAID, CALLED | {"arguments": "a\0"}]}, "input[1].arguments", "NUL"),
+        ({"input": [CALLED, {"type": "function_call_output", "output": "a"}]}, "input[1].call_id", "a string is needed"),
+        ({"input": [CALLED, RESULT | {"output": "a\0"}]}, "input[1].output", "NUL"),
+        ({"input": [CALLED, RESULT | {"output": PICTURED["content"]}]}, "input[1].output[0].type", "is 'input_image'"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]", "run at OpenAI alone"),
+        ({"tools": [{"type": [1]}]}, "tools[0]", "is a list"),
+        ({"tools": [AS_CHAT]}, "tools[0].name", "a string is needed"),
+        ({"tools": [FUNCTION | {"description": "\ud800"}]}, "tools", "no sound Unicode"),
+        ({"tool_choice": {"type": [1]}}, "tool_choice", "is a list"),
+        ({"tool_choice": 7}, "tool_choice", "is a number"),
+        ({"tool_choice": {"type": "mcp", "server_label": "s"}}, "tool_choice", "is mcp"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.name", "a string is needed"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": 7}}, "tool_choice.tools", "a list of tools"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}}, "tool_choice.tools[0]", "is mcp"),
+        ({"metadata": {"a": 1}}, "metadata.a", "a valid string"),
+        ({"metadata": {"a": "\ud800"}}, "metadata", "no sound Unicode"),
+        ({"reasoning": {"summary": "\ud800"}}, "reasoning", "no sound Unicode"),
+        ({"max_output_tokens": 10**30}, "max_output_tokens", "too large for JSON"),
+        ({"text": {"format": "json"}}, "text.format", "an object with `type`"),
+        ({"include": ["message.output_text.logprobs"]}, "include", "probabilities"),
+        ({"attune": {"family": "nobody's"}}, "attune.family", "none of the families"),
         ({"text": {"format": {"type": "json_object"}}}, "text.format", "none passes `response_format`"),
         ({"tools": [FUNCTION], "tool_choice": "required"}, "tool_choice", "none passes `tools`"),
         ({"max_output_tokens": 0}, "max_output_tokens", ""),
@@ -197,8 +228,10 @@ async def test_what_was_cut_is_incomplete(serve, upstream: Upstream):
     ],
 )
 async def test_what_is_wrong_has_the_clients_name(service: Service, more: dict[str, Any], param: str, why: str):
+    body = json.dumps(asked(**more)).encode()  # the client itself cannot send half of a surrogate pair
+    options: Any = {"headers": {"content-type": "application/json"}}
     with pytest.raises(BadRequestError) as refused:
-        await client_of(service).post(PATH.removeprefix("/v1"), body=asked(**more), cast_to=TheirResponse)
+        await client_of(service).post(PATH.removeprefix("/v1"), content=body, options=options, cast_to=TheirResponse)
     assert (refused.value.param, why in str(refused.value)) == (param, True)
     assert not any(voice.asked for voice in service.members.values())
 
