@@ -7,37 +7,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from attune.service.api.generate import Events, Happened
+from attune.service.api.response_input import clients_name
 from attune.service.http.problems import openai_object
 from attune.service.http.streaming import failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
-from attune.service.members.tool_calls import Part
+from attune.service.members.tool_calls import Part, ToolCalls
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping
 from attune.service.usecases.member_choice import Decision
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-_CALLS: Mapping[str, tuple[str, str]] = {"function": ("function_call", "arguments"), "custom": ("custom_tool_call", "input")}
+_CALLS: Mapping[str, tuple[str, str, str]] = {
+    "function": ("fc", "function_call", "arguments"),
+    "custom": ("ctc", "custom_tool_call", "input"),
+}
+"""Kinds of calls of a chat: what ids of such an item begin with, its type, and the field in which its text stands."""
+
 _DELTAS = {"function_call": "response.function_call_arguments", "custom_tool_call": "response.custom_tool_call_input"}
-_TEXT_FIELD = {"function_call": "arguments", "custom_tool_call": "input"}
+_TEXT_FIELD = {kind: text for _, kind, text in _CALLS.values()}
+_PARTS: Mapping[str, tuple[str, str]] = {"output_text": ("text", "response.output_text"), "refusal": ("refusal", "response.refusal")}
+"""Kinds of parts of a message: the field that holds the text, and what events of it begin with."""
 
-
-@dataclass(slots=True)
-class _Item:
-    """An item of the output while it is written."""
-
-    index: int
-    content: dict[str, Any]
-    pieces: list[str] = field(default_factory=list)
-
-    @property
-    def id(self) -> str:
-        return str(self.content["id"])
+_FAILED = {429: "rate_limit_exceeded"}
+"""Codes of a failed response, by the status that the error would have had; OpenAI's clients know no others than theirs."""
 
 
 class ResponseAnswer:
@@ -58,16 +55,19 @@ class ResponseAnswer:
         self._suffix = decision.id or new_id()
         self._created = int(time.time())
         self._sent = 0
-        self._items: list[_Item] = []
-        self._calls: dict[int, _Item] = {}
+        self._places: dict[str, int] = {}  # of items of a stream, by their ids
+        self._parts: list[dict[str, Any]] = []  # of the message of a stream
+        self._calls = ToolCalls()
 
     def whole(self, generated: Generated) -> dict[str, Any]:
         """Returns the whole response."""
         (candidate,) = generated.candidates
         incomplete = _INCOMPLETE.get(candidate.finish_reason)
         status = "incomplete" if incomplete else "completed"
-        output = [self._message(candidate.text, status)] if candidate.text or not candidate.calls else []
+        parts = self._parts or _parts_of(candidate.text, candidate.said.message.get("refusal", ""))
+        output = [self._message(parts, status)] if candidate.text or not candidate.calls else []
         output += [self._call_item(place, call, status) for place, call in enumerate(candidate.calls)]
+        output.sort(key=lambda item: self._places.get(item["id"], len(self._places)))
         return {
             **self._head(status, candidate.member),
             "incomplete_details": {"reason": incomplete} if incomplete else None,
@@ -79,89 +79,104 @@ class ResponseAnswer:
     async def events(self, first: Happened, events: Events) -> AsyncGenerator[bytes, None]:
         """Yields the response as OpenAI streams it, from `response.created` to `response.completed`, `.incomplete` or `.failed`."""
         event: Happened | None = first
-        begun = False
         try:
             while event is not None:
                 if isinstance(event, Ping):
                     yield b": ping\n\n"
-                elif not begun:
-                    begun = True
-                    member = event.member if isinstance(event, Piece) else event.candidates[0].member
-                    for kind in ("created", "in_progress"):
-                        yield self._event(f"response.{kind}", response=self._head("in_progress", member))
-                for said in self._of(event):
-                    yield said
+                else:
+                    for said in self._of(event):
+                        yield said
                 event = await anext(events, None)
         except Exception as error:  # noqa: BLE001  the status is sent already: what went wrong is the last event
-            told = openai_object(failed_in_stream(self._call, error), self._call.request_id)["error"]
-            failed = {"error": {"code": told["code"], "message": told["message"]}}
-            yield self._event("response.failed", response=self._head("failed", self._decision.record.routing.members[0]) | failed)
+            known, member = failed_in_stream(self._call, error), self._decision.record.routing.members[0]
+            told = openai_object(known, self._call.request_id)["error"]
+            code = _FAILED.get(known.status, "invalid_prompt" if known.status < 500 else "server_error")
+            failed = {"error": {"code": code, "message": told["message"], "type": told["code"]}}
+            for said in self._begun(member):
+                yield said
+            yield self._event("response.failed", response=self._head("failed", member) | failed)
 
-    def _of(self, event: Happened) -> Iterator[bytes]:
+    def _begun(self, member: str) -> Iterator[bytes]:
+        """Yields what every stream begins with, once; it waits for the first piece, since another member may stand in."""
+        if not self._sent:
+            for kind in ("created", "in_progress"):
+                yield self._event(f"response.{kind}", response=self._head("in_progress", member))
+
+    def _of(self, event: Piece | Generated) -> Iterator[bytes]:
         match event:
             case Piece():
+                yield from self._begun(event.member)
                 if event.text:
-                    yield from self._of_text(event.text)
+                    yield from self._of_text(event.text, "refusal" if event.refuses else "output_text")
                 for part in event.calls:
                     yield from self._of_call(part)
             case Generated():
                 whole = self.whole(event)
-                for item in self._items:
-                    yield from self._done(item, whole["status"])
+                yield from self._begun(whole["model"])
+                for item in whole["output"]:
+                    yield from self._done(item)
                 yield self._event(f"response.{whole['status']}", response=whole)
 
-    def _of_text(self, text: str) -> Iterator[bytes]:
-        item = next((item for item in self._items if item.content["type"] == "message"), None)
-        if item is None:
-            item = _Item(len(self._items), self._message(None, "in_progress"))
-            self._items.append(item)
-            yield self._event("response.output_item.added", output_index=item.index, item=item.content)
-            yield self._of_item(item, "response.content_part.added", content_index=0, part=_part(""))
-        item.pieces.append(text)
-        yield self._of_item(item, "response.output_text.delta", content_index=0, delta=text, logprobs=[])
+    def _added(self, item: dict[str, Any]) -> Iterator[bytes]:
+        self._places[item["id"]] = len(self._places)
+        yield self._event("response.output_item.added", output_index=self._places[item["id"]], item=item)
+
+    def _of_text(self, text: str, kind: str) -> Iterator[bytes]:
+        item = self._message([], "in_progress")
+        if item["id"] not in self._places:
+            yield from self._added(item)
+        if not self._parts or self._parts[-1]["type"] != kind:
+            self._parts.append(_part(kind, ""))
+            yield self._of_item(item, "response.content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1])
+        name, events = _PARTS[kind]
+        self._parts[-1][name] += text
+        yield self._of_item(item, f"{events}.delta", content_index=len(self._parts) - 1, delta=text, **_beside(kind))
 
     def _of_call(self, part: Part) -> Iterator[bytes]:
-        item = self._calls.get(part["index"])
-        if item is None:
-            item = _Item(len(self._items), self._call_item(part["index"], part, "in_progress"))
-            item.content[_TEXT_FIELD[item.content["type"]]] = ""
-            self._items.append(item)
-            self._calls[part["index"]] = item
-            yield self._event("response.output_item.added", output_index=item.index, item=item.content)
-        for kind, (named, text) in _CALLS.items():
-            if named == item.content["type"] and (delta := part.get(kind, {}).get(text)):
-                item.pieces.append(delta)
-                yield self._of_item(item, f"{_DELTAS[named]}.delta", delta=delta)
-
-    def _done(self, item: _Item, status: str) -> Iterator[bytes]:
-        text, kind = "".join(item.pieces), item.content["type"]
-        if kind == "message":
-            yield self._of_item(item, "response.output_text.done", content_index=0, text=text, logprobs=[])
-            yield self._of_item(item, "response.content_part.done", content_index=0, part=_part(text))
-            done = self._message(text, status)
+        (part,) = self._calls.add((part,))
+        place, call = part["index"], self._calls.whole()[part["index"]]
+        item, kind = self._call_item(place, call, "in_progress"), call["type"]
+        text = _TEXT_FIELD[item["type"]]
+        if item["id"] in self._places:
+            delta = part.get(kind, {}).get(text)
+        elif not item["name"]:  # clients keep the name that an item begins with, and some servers send it after the id
+            return
         else:
-            name = {"name": item.content["name"]} if kind == "function_call" else {}
-            yield self._of_item(item, f"{_DELTAS[kind]}.done", **name, **{_TEXT_FIELD[kind]: text})
-            done = {**item.content, _TEXT_FIELD[kind]: text, "status": status}
-        yield self._event("response.output_item.done", output_index=item.index, item=done)
+            delta = item[text]
+            yield from self._added(item | {text: ""})
+        if delta:
+            yield self._of_item(item, f"{_DELTAS[item['type']]}.delta", delta=delta)
 
-    def _of_item(self, item: _Item, kind: str, **told: object) -> bytes:
-        return self._event(kind, item_id=item.id, output_index=item.index, **told)
+    def _done(self, item: dict[str, Any]) -> Iterator[bytes]:
+        if item["id"] not in self._places:
+            yield from self._added(item | {"status": "in_progress"})
+        if item["type"] == "message":
+            for index, part in enumerate(item["content"]):
+                name, events = _PARTS[part["type"]]
+                yield self._of_item(item, f"{events}.done", content_index=index, **{name: part[name]}, **_beside(part["type"]))
+                yield self._of_item(item, "response.content_part.done", content_index=index, part=part)
+        else:
+            text = _TEXT_FIELD[item["type"]]
+            named = {"name": item["name"]} if item["type"] == "function_call" else {}
+            yield self._of_item(item, f"{_DELTAS[item['type']]}.done", **named, **{text: item[text]})
+        yield self._event("response.output_item.done", output_index=self._places[item["id"]], item=item)
+
+    def _of_item(self, item: Mapping[str, Any], kind: str, **told: object) -> bytes:
+        return self._event(kind, item_id=item["id"], output_index=self._places[item["id"]], **told)
 
     def _event(self, kind: str, **told: object) -> bytes:
         data = orjson.dumps({"type": kind, "sequence_number": self._sent, **told})
         self._sent += 1
         return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
 
-    def _message(self, text: str | None, status: str) -> dict[str, Any]:
-        content = [] if text is None else [_part(text)]
+    def _message(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
         return {"id": f"msg_{self._suffix}", "type": "message", "role": "assistant", "status": status, "content": content}
 
     def _call_item(self, place: int, call: Part, status: str) -> dict[str, Any]:
-        kind = "custom" if "custom" in call else "function"
-        named, text = _CALLS[kind]
-        told = {"name": call.get(kind, {}).get("name", ""), text: call.get(kind, {}).get(text, "")}
-        return {"id": f"fc_{self._suffix}_{place}", "type": named, "call_id": call["id"], **told, "status": status}
+        prefix, kind, text = _CALLS[call["type"]]
+        told = call[call["type"]]
+        name = {"id": f"{prefix}_{self._suffix}_{place}", "type": kind, "call_id": call["id"], "name": told["name"]}
+        return {**name, text: told[text], "status": status}
 
     def _head(self, status: str, member: str) -> dict[str, Any]:
         return {
@@ -191,21 +206,36 @@ class ResponseAnswer:
             "bundle": decision.record.bundle,
             "personalization": decision.person.personalization,
             "comparisons": decision.person.comparisons,
-            "ignored": self._ignored([candidate.member]),
+            "ignored": [clients_name(name) for name in self._ignored([candidate.member])],
             **scores,
         }
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(kind: str, text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []} if kind == "output_text" else {"type": kind, kind: text}
+
+
+def _beside(kind: str) -> dict[str, Any]:
+    """Returns what events of the text of a part hold beside it."""
+    return {"logprobs": []} if kind == "output_text" else {}
+
+
+def _parts_of(text: str, refusal: str) -> list[dict[str, Any]]:
+    """Returns the parts of a whole message; what its server said in place of an answer is the end of its text."""
+    said = text.removesuffix(refusal)
+    refused = [_part("refusal", refusal)] if len(said) < len(text) else []
+    return [_part("output_text", said), *refused] if said or not refused else refused
 
 
 def _usage(candidate: GeneratedCandidate) -> dict[str, Any]:
-    read, written = (candidate.said.usage.get(f"{name}_tokens_details") or {} for name in ("prompt", "completion"))
+    def details(name: str, **least: int) -> dict[str, Any]:
+        said = candidate.said.usage.get(name)
+        return least | ({key: value for key, value in said.items() if value is not None} if isinstance(said, Mapping) else {})
+
     return {
         "input_tokens": candidate.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, **read},
+        "input_tokens_details": details("prompt_tokens_details", cached_tokens=0, cache_write_tokens=0),
         "output_tokens": candidate.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0, **written},
+        "output_tokens_details": details("completion_tokens_details", reasoning_tokens=0),
         "total_tokens": candidate.prompt_tokens + candidate.completion_tokens,
     }

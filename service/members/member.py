@@ -127,11 +127,13 @@ class TextPiece:
         text: the characters.
         said: what the server has said of the whole answer by then; with the first piece alone.
         calls: parts of calls of tools, each with its place; see `tool_calls`.
+        refuses: whether this is said in place of an answer.
     """
 
     text: str
     said: Mapping[str, Any] | None = None
     calls: tuple[Part, ...] = ()
+    refuses: bool = False
 
 
 @dataclass(frozen=True, slots=True)

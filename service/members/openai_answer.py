@@ -133,7 +133,7 @@ class AnswerReader:
         if not text and not self._new_calls:
             return None
         calls, self._new_calls = joined(self._new_calls, self._saying.is_sound), []
-        return TextPiece(text, self.said_first(), calls)
+        return TextPiece(text, self.said_first(), calls, self._saying.refuses)
 
     def end(self) -> tuple[str, Finish]:
         """Returns the last text and the finish; `broken` says why the body ended before its end, if it did.

@@ -77,6 +77,11 @@ class Saying:
             self._refusal += refusal
         self._usage = usage or self._usage
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the server has said something in place of an answer."""
+        return bool(self._refusal)
+
     def begun(self) -> Fields:
         """Returns what the server has said of the whole answer until now."""
         return self._sound(self._answer)

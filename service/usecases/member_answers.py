@@ -38,13 +38,14 @@ _TOO_LATE = "the members did not finish before the request's deadline"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next characters of one candidate; `said` and `calls` as in `TextPiece`."""
+    """The next characters of one candidate; `said`, `calls` and `refuses` as in `TextPiece`."""
 
     index: int
     member: str
     text: str
     said: Mapping[str, Any] | None = None
     calls: tuple[Part, ...] = ()
+    refuses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,8 @@ async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationR
                 if event.event.calls:
                     draft.calls.add(event.event.calls)
                 if ask.streamed:
-                    yield Piece(draft.index, event.member, event.event.text, event.event.said, event.event.calls)
+                    piece = event.event
+                    yield Piece(draft.index, event.member, piece.text, piece.said, piece.calls, piece.refuses)
             else:
                 draft.finish = event.event
 
