@@ -82,7 +82,7 @@ bench-peers: $(VENV)/.stamp-dev $(BUNDLES)/.stamp-demo ## measure beside other g
 	$(BIN)/python -m loadtest.peers.compare gateways "$$(ls -td $(BUNDLES)/bundle-demo-* | head -1)" $(BENCH_ARGS)
 	$(BIN)/python -m loadtest.peers.compare scorers "$$(ls -td $(BUNDLES)/bundle-demo-* | head -1)" $(BENCH_ARGS)
 
-clients: $(VENV)/.stamp-dev ## run stock clients of others' APIs against the server: Cohere, LangChain, instructor, LiteLLM, LlamaIndex
+clients: $(VENV)/.stamp-dev ## run stock clients of others' APIs against the server: Cohere, LangChain, instructor, LiteLLM, LlamaIndex, OpenAI's agents
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip --disable-pip-version-check install -qq --requirement tests/endpoints/stock_clients.txt
 	$(BIN)/python -m pytest tests/endpoints/test_stock_clients.py tests/project/test_examples.py

@@ -1,4 +1,4 @@
-"""Clients of others' APIs, used as their own documentation does: `python stock_clients.py NAME URL` ends with 0 if all went as it should.
+"""Clients of others' APIs, used as their documentation does: `python stock_clients.py NAME URL [tools]` ends with 0 if all went well.
 
 Run by `test_stock_clients` in an environment that has them; nothing here imports Attune. The member `warm` of the server answers with JSON.
 """
@@ -123,7 +123,98 @@ def llama_index(url):
     assert len(ranked) == 2
 
 
+# --- with tools: a member that passes them calls `weather` for `{"place": "here"}` where it is offered, and says JSON where it is asked for
+
+
+def langchain_tools(url):
+    from langchain_openai import ChatOpenAI
+    from pydantic import BaseModel
+
+    class Person(BaseModel):
+        """Somebody."""
+
+        name: str
+        age: int
+
+    def weather(place: str) -> str:
+        """Say what the weather is like."""
+        return place
+
+    for responses in (False, True):
+        model = ChatOpenAI(
+            model="auto", base_url=f"{url}/v1", api_key="unused", max_retries=0, use_responses_api=responses, model_kwargs={"user": "ada"}
+        )
+        told = model.bind_tools([weather]).invoke("Weather?")
+        assert [(call["name"], call["args"]) for call in told.tool_calls] == [("weather", {"place": "here"})]
+        assert model.with_structured_output(Person).invoke("Who?") == Person(name="Ada", age=36)
+        streamed = None
+        for chunk in model.bind_tools([weather]).stream("Weather?"):
+            streamed = chunk if streamed is None else streamed + chunk
+        assert [(call["name"], call["args"]) for call in streamed.tool_calls] == [("weather", {"place": "here"})]
+
+
+def instructor_tools(url):
+    import instructor
+    import openai
+    from pydantic import BaseModel
+
+    class weather(BaseModel):  # noqa: N801 - its name is the tool's
+        place: str
+
+    plain = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+    strict = instructor.from_openai(plain, mode=instructor.Mode.TOOLS)
+    assert strict.chat.completions.create(model="auto", messages=QUESTION, response_model=weather, max_retries=0).place == "here"
+
+
+def litellm_tools(url):
+    import litellm
+
+    there = {"api_base": f"{url}/v1", "api_key": "unused", "num_retries": 0}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    answer = litellm.completion(model="openai/auto", messages=QUESTION, tools=[tool], **there)
+    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+    assert answer.choices[0].finish_reason == "tool_calls"
+    told = litellm.responses(model="openai/auto", input="Weather?", **there)
+    assert told.output[0].content[0].text
+
+
+def agents(url):
+    import asyncio
+
+    from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
+    from openai import AsyncOpenAI
+    from pydantic import BaseModel
+
+    set_tracing_disabled(True)
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    @function_tool
+    def weather(place: str) -> str:
+        """Say what the weather is like."""
+        return f"sunny {place}"
+
+    async def work():
+        for kind in (OpenAIResponsesModel, OpenAIChatCompletionsModel):
+            there = {"model": kind(model="auto", openai_client=client), "model_settings": ModelSettings(extra_body={"user": "ada"})}
+            agent = Agent(name="a", instructions="Help.", tools=[weather], **there)
+            first = await Runner.run(agent, "Weather?")
+            assert first.final_output == "It is sunny here."
+            again = Runner.run_streamed(agent, [*first.to_input_list(), {"role": "user", "content": "And tomorrow?"}])
+            async for _ in again.stream_events():
+                pass
+            assert again.final_output == "It is sunny here."
+            typed = await Runner.run(Agent(name="t", instructions="Tell.", output_type=Person, **there), "Who?")
+            assert typed.final_output == Person(name="Ada", age=36)
+
+    asyncio.run(work())
+
+
 CLIENTS = {"cohere": cohere, "langchain_openai": langchain, "instructor": instructor, "litellm": litellm, "llama_index": llama_index}
+WITH_TOOLS = {"langchain_openai": langchain_tools, "instructor": instructor_tools, "litellm": litellm_tools, "agents": agents}
 
 if __name__ == "__main__":
-    CLIENTS[sys.argv[1]](sys.argv[2])
+    (WITH_TOOLS if sys.argv[3:] == ["tools"] else CLIENTS)[sys.argv[1]](sys.argv[2])
