@@ -54,7 +54,9 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
     """
     must = [(STANDS_UNDER.get(one.field, one.field), one) for one in body.not_to_be_kept()] + list(read.contents.items())
     wishes = body.wished
-    in_play = wishes.get(TOOLS, False) or any(name == TOOLS for name, _ in must) or has_tool_turns(messages)
+    in_play = any(TOOLS in passes for passes in passing.values()) and (
+        wishes.get(TOOLS, False) or any(name == TOOLS for name, _ in must) or has_tool_turns(messages)
+    )
     if not (must or wishes or in_play):
         return BeyondText()
     able = [name for name, passes in passing.items() if all(needed in passes for needed, _ in must)]

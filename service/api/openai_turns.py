@@ -5,7 +5,7 @@ messages ─> `models.seam.turns` ─> messages of a native request; parts that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,4 +75,4 @@ def _shown(messages: Sequence[Any], said: Sequence[ReadTurn], unread: Sequence[U
 
 def has_tool_turns(messages: Sequence[Any]) -> bool:
     """Returns whether tools were called in the conversation, or answered."""
-    return any(isinstance(one, Mapping) and (one.get("role") == "tool" or one.get("tool_calls")) for one in messages)
+    return any(isinstance(one, dict) and (one.get("role") == "tool" or one.get("tool_calls")) for one in messages)

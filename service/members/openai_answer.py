@@ -132,7 +132,7 @@ class AnswerReader:
         """Returns what can be sent now, with the parts of calls that stood behind the text; None where it is nothing."""
         if not text and not self._new_calls:
             return None
-        calls, self._new_calls = joined(self._new_calls, self._saying.is_sound), []
+        calls, self._new_calls = joined(self._new_calls, self._saying.is_sound) if self._new_calls else (), []
         return TextPiece(text, self.said_first(), calls, self._saying.refuses)
 
     def end(self) -> tuple[str, Finish]:

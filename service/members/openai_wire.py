@@ -241,14 +241,12 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         whole=_read_message(other, part)[0] if isinstance(other, dict) else "",
         thought_tokens=thought_tokens,
         places=(answer, choice, message if isinstance(message, dict) else _EMPTY, counts if usage and counts else _EMPTY),
-        calls=_calls_of(message),
-        whole_calls=() if other is None else _calls_of(other),
+        calls=_calls_of(message) if isinstance(message, dict) and message.get("tool_calls") else (),
+        whole_calls=_calls_of(other) if isinstance(other, dict) and other.get("tool_calls") else (),
     )
 
 
-def _calls_of(message: object) -> tuple[Part, ...]:
-    if not (isinstance(message, dict) and message.get("tool_calls")):
-        return ()
+def _calls_of(message: Mapping[str, Any]) -> tuple[Part, ...]:
     try:
         return parts_of(message)
     except TypeError:  # half of a surrogate pair, a number that is too large, levels without end
