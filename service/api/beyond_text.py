@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from attune.service.api.openai_turns import ReadMessages, has_tool_turns
+from attune.service.api.openai_turns import ReadMessages, has_tool_turns, without_tool_turns
 from attune.service.api.promises import STANDS_UNDER, PromisingRequest
 from attune.service.errors import FieldError
 from attune.service.members.passing import PASSES, TOOLS, Passed
@@ -67,7 +67,9 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
     left = with_tools or able
     wished = {*(needed for needed, _ in must), *wishes, *([TOOLS] if with_tools else [])}
     fields = {name: given for name in PASSES if name in wished and (given := _given(body, name))}
-    as_sent = tuple(map(_telling, messages)) if read.contents or with_tools else None
+    as_sent = None
+    if read.contents or with_tools:
+        as_sent = tuple(map(_telling, messages if with_tools else without_tool_turns(messages, read)))
     fields = {name: given for name, given in fields.items() if any(name in passing[member] for member in left)}
     passed = Passed(fields, as_sent) if fields or as_sent else None
     wrong = _unsound(passed)

@@ -22,11 +22,13 @@ class ReadMessages:
 
     Attributes:
         turns: those that say something.
+        places: for each of them, which of the messages it is, from 0.
         wrong: what cannot be read.
         contents: by the name under which members pass it (`CONTENTS`), the first part that is no text: an error unless it is passed.
     """
 
     turns: list[Message] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     wrong: list[FieldError] = field(default_factory=list)
     contents: dict[str, FieldError] = field(default_factory=dict)
 
@@ -43,6 +45,7 @@ def read_turns(messages: Sequence[Any]) -> ReadMessages:
     for turn in sorted([*said, *_shown(messages, said, unread)], key=lambda turn: turn.message) if read.contents else said:
         try:
             read.turns.append(Message(role=turn.role, content=sound_unicode(turn.text)))
+            read.places.append(turn.message)
         except ValueError as error:
             read.wrong.append(FieldError(f"messages[{turn.message}].content", str(error)))
     if not read.wrong and not any(turn.role == "user" for turn in read.turns):
@@ -75,4 +78,17 @@ def _shown(messages: Sequence[Any], said: Sequence[ReadTurn], unread: Sequence[U
 
 def has_tool_turns(messages: Sequence[Any]) -> bool:
     """Returns whether tools were called in the conversation, or answered."""
-    return any(isinstance(one, dict) and (one.get("role") == "tool" or one.get("tool_calls")) for one in messages)
+    return any(map(_is_of_tools, messages))
+
+
+def without_tool_turns(messages: Sequence[Any], read: ReadMessages) -> list[Any]:
+    """Returns the messages as they came, but turns of tools as turns of text, for servers that know no tools; a result in parts stays."""
+    texts = dict(zip(read.places, read.turns, strict=True))
+    told = [
+        texts.get(place) if _is_of_tools(one) and not isinstance(one.get("content"), list) else one for place, one in enumerate(messages)
+    ]
+    return [one.model_dump() if isinstance(one, Message) else one for one in told if one is not None]
+
+
+def _is_of_tools(message: Any) -> bool:
+    return isinstance(message, dict) and (message.get("role") == "tool" or bool(message.get("tool_calls")))

@@ -138,17 +138,19 @@ async def test_fields_that_are_null_are_not_passed_on(serve, upstream: Upstream)
     assert told["error"]["param"] == "messages[3]"
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_call_that_is_cut_says_nothing_of_the_member(serve, upstream: Upstream, stream: bool):
-    async def cut(turn: Turn) -> None:
-        await turn.whole("let me look .", "length", tool_calls=[CALL])
-
-    async with serve(["tools"]) as service:
-        upstream.answers(cut)
-        await service.client.post(CHAT, json=chat(tools=TOOLS, stream=stream, attune={"score": stream}))
-        await service.settle()
-        members = (await service.get("/portfolio"))["members"]
-    assert [one["evidence"]["answers"] for one in members if one["name"] == "warm"] == [0.0]
+async def test_a_server_that_takes_pictures_and_no_tools_has_turns_of_tools_as_text(serve, upstream: Upstream):
+    upstream.answers(says)
+    shown = {"role": "user", "content": [{"type": "text", "text": "and here ?"}, PICTURE]}
+    async with serve(["images"]) as service:
+        await service.post(CHAT, chat(messages=[*HISTORY, shown], tools=TOOLS))
+    sent = sent_to(upstream)[-1]
+    assert "tools" not in sent
+    assert sent["messages"][1:] == [
+        ASKED,
+        {"role": "assistant", "content": 'Called clock with {"zone": "UTC"}'},
+        {"role": "user", "content": "Result of clock: noon"},
+        shown,
+    ]
 
 
 @pytest.mark.parametrize("keep_text", [True, False])

@@ -165,3 +165,15 @@ async def test_an_answer_that_a_stop_text_ends_says_that_it_calls(service: Servi
     upstream.answers(script)
     choice = (await client_of(service).chat.completions.create(**ASKED, stop=["STOP"])).choices[0]
     assert (choice.message.content, choice.finish_reason, len(choice.message.tool_calls)) == ("done. ", "tool_calls", 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_is_cut_says_nothing_of_the_member(service: Service, upstream: Upstream, stream: bool):
+    async def cut(turn: Turn) -> None:
+        await turn.whole("let me look .", "length", tool_calls=[CLOCK])
+
+    upstream.answers(cut)
+    await service.client.post("/v1/chat/completions", json=ASKED | {"stream": stream, "attune": {"score": stream}})
+    await service.settle()
+    members = (await service.get("/portfolio"))["members"]
+    assert [one["evidence"]["answers"] for one in members if one["name"] == "warm"] == [0.0]
