@@ -61,8 +61,7 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
         return BeyondText()
     able = [name for name, passes in passing.items() if all(needed in passes for needed, _ in must)]
     if must and not able:
-        nobody = [one for needed, one in must if not any(needed in passes for passes in passing.values())]
-        return BeyondText(wrong=tuple(nobody or [one for _, one in must]))
+        return BeyondText(wrong=_nobody_passes(must, passing))
     with_tools = [name for name in able if TOOLS in passing[name]] if in_play else []
     left = with_tools or able
     wished = {*(needed for needed, _ in must), *wishes, *([TOOLS] if with_tools else [])}
@@ -75,6 +74,17 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
     wrong = _unsound(passed)
     offered = tuple(name for name, matters in wishes.items() if matters)
     return BeyondText(None if len(left) == len(passing) else tuple(left), passed, wrong, offered, passing)
+
+
+def _nobody_passes(must: Sequence[tuple[str, FieldError]], passing: Mapping[str, frozenset[str]]) -> tuple[FieldError, ...]:
+    """Returns what no member passes; all of it, where each is passed by some and all of it by none."""
+    lacking = [(needed, one) for needed, one in must if not any(needed in passes for passes in passing.values())]
+    all_of = f"all of {', '.join(dict.fromkeys(f'`{needed}`' for needed, _ in must))}"
+    wrong = []
+    for needed, one in lacking or must:
+        why = f" (none passes {f'`{needed}`' if lacking else all_of} to its server)" if needed in PASSES else ""
+        wrong.append(FieldError(one.field, f"{one.message}{why}"))
+    return tuple(wrong)
 
 
 def _telling(message: Any) -> Any:

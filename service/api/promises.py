@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attune.models.seam.printable import printable
 from attune.service.errors import FieldError
-from attune.service.members.passing import PASSES, TOOLS
+from attune.service.members.passing import TOOLS
 
 _FORMS = (
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"),
@@ -146,9 +146,7 @@ STANDS_UNDER = {"tool_choice": TOOLS}
 
 
 def _refused(name: str, what: str) -> FieldError:
-    passed = STANDS_UNDER.get(name, name)
-    why = f" (none passes `{passed}` to its server)" if passed in PASSES else ""
-    return FieldError(name, f"{what}, which members behind this service cannot be held to{why}")
+    return FieldError(name, f"{what}, which members behind this service cannot be held to")
 
 
 _PROMISES = frozenset(PromisingRequest.model_fields)

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from attune.service.members.member import OneMemberFailed
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.passing import PASSES
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.settings import Settings
 from loadtest.upstream import Turn, Upstream, running_upstream
-from tests.endpoints.conftest import PROMPT, Service, running
+from tests.endpoints.conftest import PROMPT, running
 from tests.endpoints.voices import voices
 from tests.stores import FreshStore
 
@@ -187,6 +186,7 @@ async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serv
         ([], {"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "none passes `tools` to its server"),
         (["tools"], {"response_format": FORMAT}, "response_format", "none passes `response_format` to its server"),
         (["tools"], {"messages": [{"role": "user", "content": ["What is it?", PICTURE]}]}, "messages[0].content[1].type", "image_url"),
+        ([], {"messages": [{"role": "user", "content": [PICTURE]}]}, "messages[0].content[0].type", "none passes `images` to its server"),
         (["images"], {"logprobs": True}, "logprobs", "probabilities"),
         (
             ["images"],
@@ -212,6 +212,17 @@ async def test_what_nobody_passes_is_refused_by_its_name(serve, upstream: Upstre
     told = answer.json()["error"]
     assert told["param"] == field
     assert why in told["message"]
+    assert not sent_to(upstream)
+
+
+async def test_what_some_pass_and_nobody_all_of_is_told_as_that(settings_of, upstream: Upstream):
+    async with UpstreamPool(environ={}) as pool:
+        members: dict[str, Any] = dict(voices())
+        for name, passes in (("warm", ["tools"]), ("concise", ["response_format"])):
+            members[name] = OpenAIMember(name, OpenAISpec(base_url=upstream.base_url, model=name, passes=passes), pool, environ={})
+        async with running(settings_of(), FreshStore(), members) as service:
+            told = await service.post(CHAT, chat(tools=TOOLS, tool_choice="required", response_format=FORMAT), 400)
+    assert told["error"]["message"].count("(none passes all of `tools`, `response_format` to its server)") == 2
     assert not sent_to(upstream)
 
 
@@ -308,37 +319,3 @@ async def test_everything_can_be_passed_by_one_word():
     assert OpenAISpec(base_url="http://a/v1", model="m", passes="all").passes == set(PASSES)
     with pytest.raises(ValueError, match="holds 'logprobs', which is not passed on; there are tools, images"):
         OpenAISpec(base_url="http://a/v1", model="m", passes=["logprobs"])
-
-
-@pytest.mark.parametrize("path", ["/route", "/generate"])
-async def test_one_of_some_members_is_drawn(service: Service, path: str):
-    seen = set()
-    for number in range(12):
-        told = await service.post(path, {"user": f"u{number}", "prompt": PROMPT, "among": ["warm", "concise"]})
-        assert set(told["routing"]["propensities"]) == {"concise", "warm"}
-        assert sum(told["routing"]["propensities"].values()) == pytest.approx(1.0)
-        seen.add(told["routing"]["member"])
-    assert seen == {"warm", "concise"}
-    body = {"user": "u", "prompt": PROMPT}
-    both = await service.post(path, body | {"among": ["warm", "concise"], "candidates": 2})
-    assert sorted(both["routing"]["members"]) == ["concise", "warm"]
-    for wrong, status, field in (
-        ({"among": ["warm"], "candidates": 2}, 422, "candidates"),
-        ({"among": ["warm"], "member": "warm"}, 422, "among"),
-        ({"among": []}, 422, "among"),
-        ({"among": ["nobody"]}, 404, None),
-    ):
-        told = await service.post(path, body | wrong, status)
-        assert field is None or field in [one["field"] for one in told["errors"]]
-
-
-async def test_a_chat_too_can_be_among_some(service: Service):
-    for number in range(6):
-        told = await service.post(CHAT, chat(user=f"u{number}", attune={"among": ["warm"]}))
-        assert told["choices"][0]["member"] == "warm"
-
-
-async def test_who_stands_in_is_among_those_asked(service: Service):
-    service.members["warm"].failure = OneMemberFailed("warm", "connect", "no connection")
-    told = await service.post("/generate", {"user": "u", "prompt": PROMPT, "among": ["warm", "concise"], "policy": "uniform"})
-    assert told["candidates"][0]["member"] == "concise"
