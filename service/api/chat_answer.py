@@ -14,7 +14,7 @@ import orjson
 from attune.service.api.generate import Events, Happened
 from attune.service.http.problems import openai_object
 from attune.service.http.streaming import failed_in_stream
-from attune.service.ids import new_id
+from attune.service.ids import candidate_id, new_id
 from attune.service.live.runtime import Call
 from attune.service.members.member import NOTHING_SAID
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping
@@ -96,11 +96,16 @@ class ChatAnswer:
             self._begin(piece.said)
         if begins:
             content = "" if piece.text or not piece.calls else None
-            yield self._chunk(piece.index, {"role": "assistant", "content": content}, piece.member)
+            yield self._chunk(piece.index, {"role": "assistant", "content": content}, piece.member, more=self._named(piece.index))
         if piece.text:
             yield self._chunk(piece.index, {"content": piece.text}, piece.member)
         if piece.calls:
             yield self._chunk(piece.index, {"tool_calls": piece.calls}, piece.member)
+
+    def _named(self, index: int) -> dict[str, str]:
+        """Returns a choice's candidate id as its first chunk tells it: of later ones clients' helpers keep what they know alone."""
+        decision = self._decision
+        return {"candidate_id": candidate_id(decision.id, index)} if decision.id and decision.written else {}
 
     def _begin(self, said: Mapping[str, Any]) -> None:
         self._says = {name: said[name] for name in ("service_tier", "system_fingerprint") if isinstance(said.get(name), str)}

@@ -245,6 +245,8 @@ class OpenAIServer:
             return self.failed("refused", f"{said}: it refuses the field {refusal.parameter}", lasting=True)
         passed = asked.request.passed
         if inner in REFUSING_STATUSES and passed and (names := passed.names(self._spec.passes)):
+            # Nobody else would hear of a server that takes none of it: the caller is told, or another member stands in.
+            self._note_once(f"passed {names}", f"refuses a request with {names} passed on; where it always does, `passes` can leave it out")
             return PassedFieldRefused(f"member {self._id!r}: its server refuses a request with {names} as the caller wrote it: {said}")
         if inner in REFUSING_STATUSES or refusal.about_content:
             return self.failed("refused", said)

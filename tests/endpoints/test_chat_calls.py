@@ -122,6 +122,13 @@ async def test_two_calls_that_their_server_does_not_tell_apart_are_two(service: 
             assert len({call.id for call in choice.message.tool_calls}) == 2
 
 
+async def test_what_a_helper_makes_of_a_stream_can_be_named_in_feedback(service: Service, upstream: Upstream):
+    upstream.answers(in_events(delta(named("{}")), END))
+    first, second = await streamed(service), await whole(service)
+    told = {"user": "u1", "event_id": "e", "chosen": second.candidate_id, "rejected": first.candidate_id}
+    assert (await service.post("/feedback", told))["result"] == "applied"
+
+
 async def test_a_call_without_arguments_has_none(service: Service, upstream: Upstream):
     upstream.answers(in_events(delta({"index": 0, "id": "a", "function": {"name": "clock", "arguments": None}}), END))
     for choice in (await whole(service), await streamed(service)):

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from attune.service.members.member import ChatTurn, GenerationRequest
+from attune.service.members.member import ChatTurn, GenerationRequest, PassedFieldRefused
 from attune.service.members.openai_server import OpenAIServer
 from attune.service.members.passing import Passed
 from attune.service.members.redaction import told_word, without_request
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.upstream_pool import UpstreamPool
+from loadtest.upstream import Turn
+from tests.members.asking import ask, collect
 
 SCHEMA = {"type": "object", "properties": {"patient_name": {"enum": ["Rosalind"]}, "dose": {"type": "integer"}}}
 TOOLS = {"tools": {"tools": [{"type": "function", "function": {"name": "prescribe", "parameters": SCHEMA}}]}}
@@ -40,6 +42,20 @@ def test_the_name_of_the_field_itself_can_be_told():
 )
 def test_a_word_of_the_conversation_is_cut_as_a_whole_in_a_longer_one_and_in_part(said: str, left: str):
     assert without_request(said, request_with(Passed({}, ({"role": "user", "content": "Rosalind"},)))) == left
+
+
+async def test_a_server_that_takes_nothing_of_what_is_passed_is_told_of_once(upstream, member_with, caplog):
+    async def refuses(turn: Turn) -> None:
+        await turn.refuse(400, {"error": {"message": "the model does not support tools such as prescribe"}})
+
+    upstream.answers(refuses)
+    member = member_with(passes=["tools"])
+    for _ in range(2):
+        with pytest.raises(PassedFieldRefused):
+            await collect(member, ask(passed=Passed(TOOLS)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "member gpt: the upstream refuses a request with tools passed on; where it always does, `passes` can leave it out"
+    ]
 
 
 class Read(dict[str, Any]):
