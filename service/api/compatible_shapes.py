@@ -154,6 +154,7 @@ class ResponseObject:
         store: always false
         usage: tokens
         attune: what OpenAI's API has no field for
+        service_tier: as the member's server says; missing where it says nothing
     """
 
     id: str
@@ -167,6 +168,7 @@ class ResponseObject:
     store: Literal[False]
     usage: ResponseUsage
     attune: ResponseTold
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,11 @@ from attune.service.errors import CallerError, FieldError, InvalidRequest, inval
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 _CALLS: Mapping[str, tuple[str, str]] = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
+_OF_A_CALL = frozenset(
+    {"type", "id", "call_id", "name", "arguments", "input", "status", "async", "caller", "namespace", "created_by", "parsed_arguments"}
+)
+"""What OpenAI's clients know of a call; anything else is what its server said of it and wants back, such as a signature."""
+
 _RESULTS = frozenset({"function_call_output", "custom_tool_call_output"})
 _UNREAD = frozenset({"reasoning"})
 """Items that a reader never saw."""
@@ -144,7 +149,8 @@ def _add_message(chat: ChatOfResponse, at: str, item: Mapping[str, Any]) -> None
 
 def _add_call(chat: ChatOfResponse, at: str, item: Mapping[str, Any], kind: str, text: str) -> None:
     told = {name: chat.text(f"{at}.{name}", item.get(name)) for name in ("call_id", "name", text)}
-    called = {"id": told["call_id"], "type": kind, kind: {"name": told["name"], text: told[text]}}
+    said = {name: value for name, value in item.items() if name not in _OF_A_CALL and value is not None}
+    called = {**said, "id": told["call_id"], "type": kind, kind: {"name": told["name"], text: told[text]}}
     last = chat.messages[-1] if chat.messages else {}
     # Calls stand beside the text that they came with, and each other, in one turn of the assistant.
     if last.get("role") == "assistant":

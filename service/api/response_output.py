@@ -17,7 +17,7 @@ from attune.service.http.problems import openai_object
 from attune.service.http.streaming import failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
-from attune.service.members.tool_calls import Part, ToolCalls
+from attune.service.members.tool_calls import OWN, TEXTS, Part
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping
 from attune.service.usecases.member_choice import Decision
 
@@ -57,7 +57,7 @@ class ResponseAnswer:
         self._sent = 0
         self._places: dict[str, int] = {}  # of items of a stream, by their ids
         self._parts: list[dict[str, Any]] = []  # of the message of a stream
-        self._calls = ToolCalls()
+        self._calls: dict[int, dict[str, Any]] = {}  # items of calls of a stream as they began
 
     def whole(self, generated: Generated) -> dict[str, Any]:
         """Returns the whole response."""
@@ -65,6 +65,8 @@ class ResponseAnswer:
         incomplete = _INCOMPLETE.get(candidate.finish_reason)
         status = "incomplete" if incomplete else "completed"
         parts = self._parts or _parts_of(candidate.text, candidate.said.message.get("refusal", ""))
+        if parts[0]["type"] == "output_text":
+            parts[0]["annotations"] = _annotations(candidate)
         output = [self._message(parts, status)] if candidate.text or not candidate.calls else []
         output += [self._call_item(place, call, status) for place, call in enumerate(candidate.calls)]
         output.sort(key=lambda item: self._places.get(item["id"], len(self._places)))
@@ -73,6 +75,7 @@ class ResponseAnswer:
             "incomplete_details": {"reason": incomplete} if incomplete else None,
             "output": output,
             "usage": _usage(candidate),
+            **_served_as(candidate),
             "attune": self._told(generated, candidate),
         }
 
@@ -133,19 +136,13 @@ class ResponseAnswer:
         yield self._of_item(item, f"{events}.delta", content_index=len(self._parts) - 1, delta=text, **_beside(kind))
 
     def _of_call(self, part: Part) -> Iterator[bytes]:
-        (part,) = self._calls.add((part,))
-        place, call = part["index"], self._calls.whole()[part["index"]]
-        item, kind = self._call_item(place, call, "in_progress"), call["type"]
-        text = _TEXT_FIELD[item["type"]]
-        if item["id"] in self._places:
-            delta = part.get(kind, {}).get(text)
-        elif not item["name"]:  # clients keep the name that an item begins with, and some servers send it after the id
-            return
-        else:
-            delta = item[text]
-            yield from self._added(item | {text: ""})
-        if delta:
-            yield self._of_item(item, f"{_DELTAS[item['type']]}.delta", delta=delta)
+        item = self._calls.get(part["index"])
+        if item is None:  # the first part of a call has its id, kind and name
+            item = self._calls[part["index"]] = self._call_item(part["index"], part, "in_progress")
+            yield from self._added(item | {_TEXT_FIELD[item["type"]]: ""})
+        for kind, text in TEXTS.items():
+            if delta := part.get(kind, {}).get(text):
+                yield self._of_item(item, f"{_DELTAS[item['type']]}.delta", delta=delta)
 
     def _done(self, item: dict[str, Any]) -> Iterator[bytes]:
         if item["id"] not in self._places:
@@ -153,6 +150,9 @@ class ResponseAnswer:
         if item["type"] == "message":
             for index, part in enumerate(item["content"]):
                 name, events = _PARTS[part["type"]]
+                for place, annotation in enumerate(part.get("annotations", ())):
+                    told = {"content_index": index, "annotation_index": place, "annotation": annotation}
+                    yield self._of_item(item, "response.output_text.annotation.added", **told)
                 yield self._of_item(item, f"{events}.done", content_index=index, **{name: part[name]}, **_beside(part["type"]))
                 yield self._of_item(item, "response.content_part.done", content_index=index, part=part)
         else:
@@ -176,7 +176,8 @@ class ResponseAnswer:
         prefix, kind, text = _CALLS[call["type"]]
         told = call[call["type"]]
         name = {"id": f"{prefix}_{self._suffix}_{place}", "type": kind, "call_id": call["id"], "name": told["name"]}
-        return {**name, text: told[text], "status": status}
+        said = {name: value for name, value in call.items() if name not in OWN}  # a signature, say, that its server wants back
+        return {**said, **name, text: told.get(text, ""), "status": status}
 
     def _head(self, status: str, member: str) -> dict[str, Any]:
         return {
@@ -222,9 +223,26 @@ def _beside(kind: str) -> dict[str, Any]:
 
 def _parts_of(text: str, refusal: str) -> list[dict[str, Any]]:
     """Returns the parts of a whole message; what its server said in place of an answer is the end of its text."""
-    said = text.removesuffix(refusal)
-    refused = [_part("refusal", refusal)] if len(said) < len(text) else []
+    said = "" if refusal.startswith(text) else text.removesuffix(refusal)  # the first where it was cut
+    refused = [_part("refusal", text[len(said) :])] if len(said) < len(text) else []
     return [_part("output_text", said), *refused] if said or not refused else refused
+
+
+def _annotations(candidate: GeneratedCandidate) -> list[dict[str, Any]]:
+    """Returns what a server cites that looks things up: a chat has each citation in an object of its own."""
+    found = candidate.said.message.get("annotations")
+    cited = [one.get("url_citation") for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    kinds = {"start_index": int, "end_index": int, "url": str, "title": str}
+    return [
+        {"type": "url_citation", **{name: one[name] for name in kinds}}
+        for one in cited
+        if isinstance(one, Mapping) and all(isinstance(one.get(name), kind) for name, kind in kinds.items())
+    ]
+
+
+def _served_as(candidate: GeneratedCandidate) -> dict[str, str]:
+    tier = candidate.said.answer.get("service_tier")
+    return {"service_tier": tier} if isinstance(tier, str) else {}
 
 
 def _usage(candidate: GeneratedCandidate) -> dict[str, Any]:

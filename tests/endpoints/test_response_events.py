@@ -53,6 +53,10 @@ A_CUSTOM_NAME_THAT_IS_LATE: Deltas = [
     calls(0, "custom", {"name": "sql", "input": "select"}),
     calls(0, "custom", {"input": " 1"}),
 ]
+A_SIGNED_CALL: Deltas = [
+    calls(0, "function", {"name": "clock", "arguments": "{}"}, id="a", type="function"),
+    {"tool_calls": [{"index": 0, "extra_content": {"signature": "c2ln"}}]},
+]
 NO_ARGUMENTS: Deltas = [calls(0, "function", {"name": "clock"}, id="a", type="function")]
 
 
@@ -109,6 +113,7 @@ async def events_of(service: Service, body: dict[str, Any]) -> list[dict[str, An
         (TEXT_BETWEEN_CALLS, ["function_call", "message", "custom_tool_call"]),
         (A_NAME_THAT_IS_LATE, ["function_call"]),
         (A_CUSTOM_NAME_THAT_IS_LATE, ["custom_tool_call"]),
+        (A_SIGNED_CALL, ["function_call"]),
         (NO_ARGUMENTS, ["function_call"]),
     ],
 )
@@ -145,6 +150,57 @@ async def test_counts_are_numbers_whatever_the_server_says_of_them(service: Serv
     assert usage is not None
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (7, 3, 10)
     assert (usage.input_tokens_details.cached_tokens, usage.output_tokens_details.reasoning_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_signature_of_a_call_comes_to_the_client_and_goes_back(service: Service, upstream: Upstream, stream: bool):
+    async def whole(turn: Turn) -> None:
+        call = {"id": "a", "type": "function", "function": {"name": "clock", "arguments": "{}"}, "extra_content": {"signature": "c2ln"}}
+        await turn.whole(None, "tool_calls", tool_calls=[call])  # type: ignore[arg-type]
+
+    upstream.answers(says(A_SIGNED_CALL) if stream else whole, says(TEXT))
+    told = (await events_of(service, asked(stream=True)))[-1]["response"] if stream else await service.post(PATH, asked())
+    (call,) = TheirResponse.model_validate(told, strict=True).output
+    result = {"type": "function_call_output", "call_id": "a", "output": "noon"}
+    items = [{"role": "user", "content": PROMPT}, call.model_dump(exclude_none=True), result]
+    await events_of(service, asked(input=items, stream=True))
+    (sent,) = [message for message in upstream.turns[-1].body["messages"] if message["role"] == "assistant"]
+    assert sent["tool_calls"][0]["extra_content"] == {"signature": "c2ln"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_citations_and_the_tier_of_a_server_come_through(service: Service, upstream: Upstream, stream: bool):
+    cited = {"start_index": 0, "end_index": 5, "url": "https://time.example", "title": "Time"}
+    notes = [{"type": "url_citation", "url_citation": cited}, {"type": "url_citation", "url_citation": {"url": "no title"}}, "?"]
+
+    async def whole(turn: Turn) -> None:
+        message = {"content": "It is noon.", "annotations": notes}
+        await turn.refuse(200, {"choices": [{"message": message, "finish_reason": "stop"}], "service_tier": "flex"})
+
+    async def streams(turn: Turn) -> None:
+        await turn.head()
+        await turn.event({"service_tier": "flex", "choices": [{"index": 0, "delta": {"content": "It is noon.", "annotations": notes}}]})
+        await turn.finish()
+
+    upstream.answers(streams if stream else whole)
+    events = await events_of(service, asked(stream=True)) if stream else []
+    told = TheirResponse.model_validate(events[-1]["response"] if stream else await service.post(PATH, asked()), strict=True)
+    (message,) = told.output
+    (part,) = message.content  # type: ignore[union-attr]
+    assert ([note.model_dump() for note in part.annotations], told.service_tier) == ([{"type": "url_citation", **cited}], "flex")  # type: ignore[union-attr]
+    added = [event["annotation"] for event in events if event["type"] == "response.output_text.annotation.added"]
+    assert added == ([{"type": "url_citation", **cited}] if stream else [])
+
+
+async def test_a_refusal_that_was_cut_is_one_all_the_same(service: Service, upstream: Upstream):
+    async def whole(turn: Turn) -> None:
+        await turn.whole(None, refusal="No. " * 100)  # type: ignore[arg-type]
+
+    upstream.answers(whole)
+    told = await service.post(PATH, asked(max_output_tokens=1))
+    (part,) = told["output"][0]["content"]
+    assert (told["status"], part["type"]) == ("incomplete", "refusal")
+    assert "No. " * 100 != part["refusal"] != ""
 
 
 class Noon(BaseModel):

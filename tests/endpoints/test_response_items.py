@@ -64,6 +64,10 @@ THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content"
                 }
             ],
         ),
+        (
+            [called("a") | {"parsed_arguments": {}, "namespace": None, "extra_content": {"signature": "c2ln"}}],
+            [{"role": "assistant", "content": None, "tool_calls": [{"extra_content": {"signature": "c2ln"}, **call("a")}]}],
+        ),
         ([{"type": None, "role": "user", "content": "Hm."}], [{"role": "user", "content": "Hm."}]),
         (
             [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}],
