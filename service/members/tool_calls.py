@@ -189,7 +189,9 @@ class ToolCalls:
         """Returns the call that a part goes on with: that of its place, else of its id, else the last; None where it begins one."""
         last = self._calls[-1] if self._calls else None
         if "index" in part:
-            call = self._places.get(part["index"]) or (last if text and not name and "id" not in part else None)
+            call = self._places.get(part["index"])
+            if call is None and not name and "id" not in part and last not in self._places.values():
+                call = last  # which began without a place
         elif "id" in part:
             call = next((one for one in reversed(self._calls) if one.id == part["id"]), last if text and not name else None)
         else:
@@ -197,8 +199,10 @@ class ToolCalls:
         if call is None or not name or not call.name:
             return call
         # Some servers say the name with every part; others call every call the first one, or send neither places nor ids.
-        other = call in begun or (part["id"] != call.id if "id" in part else name != call.name or _is_json(call.text))
-        return None if other else call
+        is_whole = _is_json(call.text) or (call in begun and not call.text and not text)
+        if "id" in part:
+            return None if part["id"] != call.id or (call in begun and is_whole) else call
+        return None if name != call.name or is_whole else call
 
 
 def _is_json(text: str) -> bool:

@@ -42,6 +42,7 @@ def pieces(*texts: str, **more: object) -> list[list[Any]]:
         [[FIRST], [{"function": {"name": "look", "arguments": '{"at"'}}], [{"function": {"name": "look", "arguments": ": 1}"}}]],
         [[FIRST], *[[{**FIRST, "function": {"name": "look", "arguments": text}}] for text in ('{"at"', ": 1}")]],
         [[FIRST], *pieces('{"at"', ": 1}", index=0), [WHOLE]],
+        [[{**FIRST, "function": {"name": "look", "arguments": text}} for text in ('{"at"', ": 1}")]],
         [[{"index": 0}], [FIRST], *pieces('{"at"', ": 1}", index=0)],
         [[{"index": 0, "id": "a", "type": "function"}], [{"index": 0, "function": {"name": "look"}}], *pieces('{"at": 1}', index=0)],
         [[{"index": 0, "id": "a"}], *pieces('{"at"', index=0), [{"index": 0, "function": {"name": "look", "arguments": ": 1}"}}]],
@@ -88,6 +89,7 @@ def without_ids(*calls: dict[str, Any], **more: object) -> list[Any]:
         [without_ids(WHOLE), without_ids(OTHER)],
         [without_ids(WHOLE, index=0), without_ids(OTHER, index=0)],
         [without_ids(WHOLE, OTHER, id="a")],
+        [without_ids(WHOLE, OTHER | {"function": {"name": "look", "arguments": "{}"}}, index=0)],
         [without_ids(WHOLE, index=0, id="a"), without_ids(OTHER, index=1, id="a")],
         [without_ids(WHOLE), without_ids(WHOLE | {"function": OTHER["function"] | {"name": "look"}})],
     ],
@@ -126,6 +128,14 @@ def test_arguments_that_cannot_be_written_are_no_call(zone: str):
     chunk = '{"choices": [{"delta": {"tool_calls": [{"function": {"name": "look", "arguments": {"zone": ' + zone + "}}}]}}]}"
     with pytest.raises(BadAnswer, match="cannot be written as JSON"):
         read_chunk(chunk.encode())
+
+
+def test_a_call_may_begin_with_its_text():
+    begun = [[{"index": place, "function": {"arguments": '{"at"'}}] for place in (0, 1)]
+    ends = [[{"index": place, "function": {"name": name, "arguments": ": 1}"}}] for place, name in ((0, "look"), (1, "wait"))]
+    whole, sent = put_together(*begun, *ends)
+    assert [call["function"] for call in whole] == [{"name": name, "arguments": '{"at": 1}'} for name in ("look", "wait")]
+    assert [part["function"] for part in sent] == [call["function"] for call in whole]
 
 
 def test_a_call_without_an_id_is_given_one_of_its_own():
