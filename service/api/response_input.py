@@ -142,7 +142,11 @@ def _add_message(chat: ChatOfResponse, at: str, item: Mapping[str, Any]) -> None
     last = chat.messages[-1] if chat.messages else {}
     if role == "assistant" and last.get("tool_calls"):
         # What is said behind calls is of the turn that made them: a chat has the results right after it.
-        last["content"] = content if last["content"] is None else [*_as_parts(last["content"]), *_as_parts(content)]
+        if last["content"] is None:
+            last["content"] = content
+        else:
+            last["content"] = _as_parts(last["content"])
+            last["content"] += _as_parts(content)
     else:
         chat.add(f"{at}.content", {"role": role, "content": content})
 

@@ -84,9 +84,9 @@ class ResponsesRequest(OpenRequest):
         Raises:
             InvalidRequest: something cannot be read, or something stored is meant; every field by the client's name.
         """
+        if isinstance(self.input, list) and not 1 <= len(self.input) <= MAX_TURNS:  # before any of them is read
+            refuse([FieldError("input", f"has {len(self.input):,} items; 1 to {MAX_TURNS:,} are taken")])
         chat = chat_of(self.instructions, self.input)
-        if isinstance(self.input, list) and not 1 <= len(self.input) <= MAX_TURNS:
-            chat.refuse("input", f"has {len(self.input)} items; 1 to {MAX_TURNS:,} are taken")
         chat.wrong += [FieldError(name, why) for name, why in _NOT_HERE.items() if getattr(self, name)]
         if _LOGPROBS in (self.include or ()):
             chat.refuse("include", _NOT_HERE["top_logprobs"])

@@ -181,6 +181,7 @@ async def test_what_was_cut_is_incomplete(serve, upstream: Upstream):
         ({"background": True}, "background", "nothing is stored here"),
         ({"input": []}, "input", "0 items"),
         ({"input": "  "}, "input", "no user's or tool's text"),
+        ({"input": [7] * 4097}, "input", "4,097 items"),
         ({"input": [7]}, "input[0]", "an item of input is an object"),
         ({"input": [{"role": "user", "content": "a"}, {"type": "item_reference", "id": "x"}]}, "input[1]", "was stored"),
         ({"input": [{"type": "web_search_call"}]}, "input[0].type", "web_search_call"),
