@@ -16,6 +16,7 @@ from attune.models.seam.json_lines import kind_of
 from attune.models.seam.printable import printable
 from attune.service.api.prompted import sound_unicode
 from attune.service.errors import CallerError, FieldError, InvalidRequest, invalid
+from attune.service.members.member import PassedFieldRefused
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
@@ -87,7 +88,8 @@ class ChatOfResponse:
         """Returns an error of the chat by the client's own names for what is wrong."""
         if isinstance(error, InvalidRequest):
             return invalid([self._renamed(one) for one in error.errors])
-        error.detail = _A_CHAT_WORD.sub(lambda found: _CHAT_FIELDS[found[1]], error.detail)
+        if isinstance(error, PassedFieldRefused):
+            error.detail = _A_CHAT_WORD.sub(lambda found: _CHAT_FIELDS[found[1]], error.detail)
         return error
 
     def _renamed(self, error: FieldError) -> FieldError:

@@ -158,5 +158,5 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
             return json_response(answer.whole(await finished(events)))
         first = await begun(call, decision, events)
     except CallerError as error:
-        raise chat.renamed(error) from error
+        raise chat.renamed(error) from None  # it may be the same one
     return EventStream(answer.events(first, events), begun=events)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from attune.service.api.response_input import ChatOfResponse, chat_of, format_of, tool_choice_of, tools_of
+from attune.service.errors import UnknownMember
+from attune.service.members.member import PassedFieldRefused
 
 ASKED = {"role": "user", "content": "What time is it?"}
 
@@ -121,3 +123,13 @@ def test_a_form_holds_what_was_given_and_no_nulls():
     as_chat = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True}}
     assert format_of(ChatOfResponse(), {"format": form}) == as_chat
     assert format_of(ChatOfResponse(), {"format": {}}) is None
+
+
+def test_members_that_are_called_as_a_field_keep_their_names():
+    refused = PassedFieldRefused(
+        "member 'messages': its server refuses a request with verbosity, messages as the caller wrote it: HTTP 400"
+    )
+    told = "member 'messages': its server refuses a request with text.verbosity, input as the caller wrote it: HTTP 400"
+    assert ChatOfResponse().renamed(refused).detail == told
+    unknown = "model 'm' is none of auto, messages"
+    assert ChatOfResponse().renamed(UnknownMember(unknown)).detail == unknown
