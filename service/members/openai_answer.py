@@ -15,8 +15,8 @@ from typing import Any, Literal
 from attune.service.members.answer_text import SoundText, ThoughtFilter, is_seen, sound_text
 from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
-from attune.service.members.passing import TOOLS
-from attune.service.members.said import Saying, is_passed_on
+from attune.service.members.passing import REASONING, TOOLS
+from attune.service.members.said import Saying
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.text_of_tokens import StopScanner
 from attune.service.members.tool_calls import Part, ToolCalls, joined
@@ -81,7 +81,7 @@ class AnswerReader:
         self._whole = ""
         self._thought_tokens = 0
         self._saw: list[str] = []  # what came in place of text
-        self._saying = Saying(secrets)
+        self._saying = Saying(secrets, thoughts=REASONING in spec.passes)
         self._told = False
         self.signs = 0
         self.begun = False  # whether text for a reader has come
@@ -217,7 +217,7 @@ class AnswerReader:
         for name in chunk.unsupported:
             if self._takes_calls and name.endswith(".tool_calls"):
                 continue
-            if not is_passed_on(name):
+            if not self._saying.passes_on(name):
                 self._note("field", name)
             self._saw.append(name)
 

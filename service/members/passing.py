@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TOOLS = "tools"
+REASONING = "reasoning"
+"""What a model thinks, which its server tells beside the text: passed to the caller, who may have to send it back."""
 CONTENTS: Mapping[str, str] = {"image_url": "images", "input_audio": "audio", "file": "files", "video_url": "videos"}
 """Kinds of parts of a message that are no text, and the name under which they are passed."""
 
@@ -24,10 +26,10 @@ _ALONE = (
 )
 PASSES: Mapping[str, tuple[str, ...]] = {
     TOOLS: ("tools", "tool_choice", "parallel_tool_calls"),
-    **dict.fromkeys(CONTENTS.values(), ()),
+    **dict.fromkeys([*CONTENTS.values(), REASONING], ()),
     **{name: (name,) for name in _ALONE},
 }
-"""What a roster may let pass, each with the fields of a chat completion that it stands for; contents stand in the messages."""
+"""What a roster may let pass, each with the fields of a chat completion that it stands for; contents and thoughts stand in messages."""
 
 ALL = frozenset(PASSES)
 

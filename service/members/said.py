@@ -2,8 +2,8 @@
 
     chunk ── add ──> fields by their place ── begun, said ──> for clients who speak the server's own API
 
-Passed on is what cannot be mistaken: a field that comes twice and differs is left out, thoughts and calls of tools always are. Nothing
-of it is kept, scored or learned from.
+Passed on is what cannot be mistaken: a field that comes twice and differs is left out, and so are calls of tools, and thoughts unless the
+member passes `reasoning`. Nothing of it is kept, scored or learned from.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from attune.service.members.member import Said
 Fields = Mapping[str, Any]
 MAX_BYTES = 16_384
 """Of one field as JSON; longer ones are numbers for every token, pictures and the like."""
+
+MAX_THOUGHT_BYTES = 4 << 20
+"""Of a field that holds thoughts: as much as a whole answer may have."""
 
 LEAST_SECRET_CHARS = 8
 """The roster's headers are taken for secrets, and some of them hold no more than a `1`."""
@@ -38,12 +41,6 @@ _THOUGHTS = ("reasoning", "thinking", "thought")
 _DIFFERS = object()
 
 
-def is_passed_on(place: str) -> bool:
-    """Returns whether something of a message that is no text is passed on, if it can be; it is named as in `Chunk.unsupported`."""
-    _, dot, name = place.partition(".")
-    return bool(dot) and name.partition(" ")[0] not in _OF_MESSAGE and not _is_thought(name)
-
-
 def _is_thought(name: str) -> bool:
     return any(part in name for part in _THOUGHTS)
 
@@ -53,11 +50,13 @@ class Saying:
 
     Args:
         secrets: a field that holds one of them is left out.
+        thoughts: whether fields of a message that hold thoughts are passed on: a text comes in pieces, and is joined.
     """
 
-    __slots__ = ("_answer", "_choice", "_message", "_refusal", "_secrets", "_usage")
+    __slots__ = ("_answer", "_choice", "_message", "_refusal", "_secrets", "_thoughts", "_usage")
 
-    def __init__(self, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, secrets: Sequence[str] = (), *, thoughts: bool = False) -> None:
+        self._thoughts: dict[str, Any] | None = {} if thoughts else None
         self._secrets = [spelt for secret in secrets if len(secret) >= LEAST_SECRET_CHARS for spelt in (secret, quote(secret, safe=""))]
         self._answer: dict[str, Any] = {}
         self._choice: dict[str, Any] = {}
@@ -73,6 +72,8 @@ class Saying:
             _gather(self._choice, choice, _OF_CHOICE)
         if not message.keys() <= _OF_MESSAGE:
             _gather(self._message, message, _OF_MESSAGE, joins=True)
+            if self._thoughts is not None:
+                _gather_thoughts(self._thoughts, message)
         if isinstance(refusal := message.get("refusal"), str):
             self._refusal += refusal
         self._usage = usage or self._usage
@@ -82,6 +83,11 @@ class Saying:
         """Whether the server has said something in place of an answer."""
         return bool(self._refusal)
 
+    def passes_on(self, place: str) -> bool:
+        """Returns whether something of a message that is no text is passed on, if it can be; it is named as in `Chunk.unsupported`."""
+        _, dot, name = place.partition(".")
+        return bool(dot) and name.partition(" ")[0] not in _OF_MESSAGE and (self._thoughts is not None or not _is_thought(name))
+
     def begun(self) -> Fields:
         """Returns what the server has said of the whole answer until now."""
         return self._sound(self._answer)
@@ -89,23 +95,32 @@ class Saying:
     def said(self) -> Said:
         """Returns all that it has said."""
         usage = {name: value for name, value in self._usage.items() if name not in _OF_USAGE and value is not None}
-        message = self._sound(self._message)
+        message = self._sound(self._message) | self._sound(self._thoughts or {}, MAX_THOUGHT_BYTES)
         if self._refusal:
             message["refusal"] = sound_text(self._refusal)
         return Said(self.begun(), self._sound(self._choice), message, self._sound(usage))
 
-    def _sound(self, fields: Fields) -> dict[str, Any]:
+    def _sound(self, fields: Fields, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
         """Returns the fields that can be written as JSON, are not too long and hold no secret."""
-        return {name: value for name, value in fields.items() if value is not _DIFFERS and self.is_sound({name: value})}
+        return {name: value for name, value in fields.items() if value is not _DIFFERS and self.is_sound({name: value}, most_bytes)}
 
-    def is_sound(self, field: Fields) -> bool:
+    def is_sound(self, field: Fields, most_bytes: int = MAX_BYTES) -> bool:
         """Returns whether a field can be written as JSON, is not too long and holds no secret."""
         try:
             written = orjson.dumps(field)
         except TypeError:  # half of a surrogate pair, a number that is too large, levels without end
             return False
         text = written.decode()
-        return len(written) <= MAX_BYTES and "\\u0000" not in text and not any(secret in text for secret in self._secrets)
+        return len(written) <= most_bytes and "\\u0000" not in text and not any(secret in text for secret in self._secrets)
+
+
+def _gather_thoughts(into: dict[str, Any], message: Fields) -> None:
+    """Takes up what a message says of thoughts: texts and lists come in pieces."""
+    for name, value in message.items():
+        if value and _is_thought(name):
+            before, said = into.get(name), sound_text(value) if isinstance(value, str) else value
+            joined = isinstance(said, str | list) and type(before) is type(said)
+            into[name] = before + said if joined else said
 
 
 def _gather(into: dict[str, Any], said: Fields, known: frozenset[str], *, joins: bool = False) -> None:

@@ -68,3 +68,25 @@ def test_thoughts_calls_secrets_and_what_cannot_be_written_stay_where_they_are(n
 
 def test_what_would_be_taken_for_an_error_or_for_our_own_is_no_field_of_the_answer():
     assert said_by({"error": {"code": None}, "message": "ok", "code": 200, "attune": 1, "obfuscation": "zz"}).answer == {}
+
+
+def test_thoughts_are_passed_on_where_the_member_passes_them():
+    pieces = [
+        {"choice": {"delta": {"reasoning_content": "It ", "reasoning_details": [{"text": "It "}]}}},
+        {"choice": {"delta": {"reasoning_content": "is \ud800", "reasoning_details": [{"text": "is"}], "name": "n"}}},
+        {"choice": {"delta": {"content": "No.", "reasoning_content": None}}},
+    ]
+
+    def message(*, thoughts: bool):
+        saying = Saying(("a-secret-key",), thoughts=thoughts)
+        for piece in pieces:
+            saying.add(piece, piece["choice"], piece["choice"]["delta"], {})
+        return saying.said().message
+
+    assert message(thoughts=False) == {"name": "n"}
+    whole = [{"text": "It "}, {"text": "is"}]
+    assert message(thoughts=True) == {"name": "n", "reasoning_content": "It is \ufffd", "reasoning_details": whole}
+    pieces[0]["choice"]["delta"]["reasoning_content"] = "x" * (2 * MAX_BYTES)
+    assert len(message(thoughts=True)["reasoning_content"]) > 2 * MAX_BYTES
+    pieces[0]["choice"]["delta"]["reasoning_content"] = "a-secret-key"
+    assert "reasoning_content" not in message(thoughts=True)
