@@ -119,8 +119,9 @@ def _gather_thoughts(into: dict[str, Any], message: Fields) -> None:
     for name, value in message.items():
         if value and _is_thought(name):
             before, said = into.get(name), sound_text(value) if isinstance(value, str) else value
-            joined = isinstance(said, str | list) and type(before) is type(said)
-            into[name] = before + said if joined else said
+            if (isinstance(before, str) and isinstance(said, str)) or (isinstance(before, list) and isinstance(said, list)):
+                said = before + said
+            into[name] = said
 
 
 def _gather(into: dict[str, Any], said: Fields, known: frozenset[str], *, joins: bool = False) -> None:
