@@ -118,10 +118,9 @@ def _gather_thoughts(into: dict[str, Any], message: Fields) -> None:
     """Takes up what a message says of thoughts: texts and lists come in pieces."""
     for name, value in message.items():
         if value and _is_thought(name):
-            before, said = into.get(name), sound_text(value) if isinstance(value, str) else value
-            if (isinstance(before, str) and isinstance(said, str)) or (isinstance(before, list) and isinstance(said, list)):
-                said = before + said
-            into[name] = said
+            before: Any = into.get(name)
+            said: Any = sound_text(value) if isinstance(value, str) else value
+            into[name] = before + said if isinstance(said, str | list) and type(before) is type(said) else said
 
 
 def _gather(into: dict[str, Any], said: Fields, known: frozenset[str], *, joins: bool = False) -> None:
