@@ -120,7 +120,8 @@ def _gather_thoughts(into: dict[str, Any], message: Fields) -> None:
         if value and _is_thought(name):
             before: Any = into.get(name)
             said: Any = sound_text(value) if isinstance(value, str) else value
-            into[name] = before + said if isinstance(said, str | list) and type(before) is type(said) else said
+            goes_on = any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list))
+            into[name] = before + said if goes_on else said
 
 
 def _gather(into: dict[str, Any], said: Fields, known: frozenset[str], *, joins: bool = False) -> None:
