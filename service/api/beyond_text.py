@@ -30,17 +30,19 @@ class BeyondText:
         among: the members that can answer; None is all that were asked.
         passed: what is passed on; None is nothing.
         wrong: what must be kept, and no member can keep.
+        offered: what may be used and need not be.
+        passing: what each of the members passes that may answer.
     """
 
     among: tuple[str, ...] | None = None
     passed: Passed | None = None
     wrong: tuple[FieldError, ...] = ()
-    _offered: tuple[str, ...] = ()
-    _passing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    offered: tuple[str, ...] = ()
+    passing: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def ignored(self, members: Collection[str]) -> list[str]:
         """Returns what was offered and not used by one of these members, who answered."""
-        return [name for name in self._offered if any(name not in self._passing.get(member, ()) for member in members)]
+        return [name for name in self.offered if any(name not in self.passing.get(member, ()) for member in members)]
 
 
 def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessages, passing: Mapping[str, frozenset[str]]) -> BeyondText:

@@ -122,8 +122,9 @@ class ChatRequest(PromisingRequest):
             ValidationError: a field is out of the native limits.
         """
         read, options = read_turns(self.messages), self.attune or ChatOptions()
-        asked_of = [self.model] if self.model != AUTO else options.among or list(passing)
-        beyond = beyond_text(self, self.messages, read, {name: passing.get(name, frozenset()) for name in asked_of})
+        named = [self.model] if self.model != AUTO else options.among
+        asked_of = passing if named is None else {name: passing.get(name, frozenset()) for name in named}
+        beyond = beyond_text(self, self.messages, read, asked_of)
         left = beyond.among
         wrong = [*read.wrong, *beyond.wrong]
         if self.model != AUTO and options.among:
