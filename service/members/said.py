@@ -115,13 +115,15 @@ class Saying:
 
 
 def _gather_thoughts(into: dict[str, Any], message: Fields) -> None:
-    """Takes up what a message says of thoughts: texts and lists come in pieces."""
+    """Takes up what a message says of thoughts: texts and lists come in pieces, and half of anything else is worse than nothing."""
     for name, value in message.items():
         if value and _is_thought(name):
-            before: Any = into.get(name)
             said: Any = sound_text(value) if isinstance(value, str) else value
-            goes_on = any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list))
-            into[name] = before + said if goes_on else said
+            before: Any = into.get(name, said)
+            if name in into and any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list)):
+                into[name] = before + said
+            else:
+                into[name] = said if before == said else _DIFFERS
 
 
 def _gather(into: dict[str, Any], said: Fields, known: frozenset[str], *, joins: bool = False) -> None:

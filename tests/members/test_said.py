@@ -90,3 +90,21 @@ def test_thoughts_are_passed_on_where_the_member_passes_them():
     assert len(message(thoughts=True)["reasoning_content"]) > 2 * MAX_BYTES
     pieces[0]["choice"]["delta"]["reasoning_content"] = "a-secret-key"
     assert "reasoning_content" not in message(thoughts=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ([{"text": "a"}, {"text": "b"}], {}),
+        (["It is", 6], {}),
+        ([["a"], "b", ["c"]], {}),
+        ([{"text": "a"}, {"text": "b"}, {"text": "b"}], {}),
+        ([{"text": "a"}, None, {"text": "a"}], {"reasoning": {"text": "a"}}),
+        ([5], {"reasoning": 5}),
+    ],
+)
+def test_thoughts_that_cannot_be_joined_are_left_out_where_they_differ(said: list[Any], told: dict[str, Any]):
+    saying = Saying(thoughts=True)
+    for value in said:
+        saying.add({}, {}, {"reasoning": value}, {})
+    assert saying.said().message == told
