@@ -15,6 +15,9 @@ from attune.service.api.prompted import MAX_MESSAGES, Message, sound_unicode
 from attune.service.errors import FieldError
 from attune.service.members.passing import CONTENTS
 
+BESIDE_ROLE = 3
+"""Characters that stand beside a role where turns are one text: a colon, a space and the end of the line."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadMessages:
@@ -55,16 +58,17 @@ def read_turns(messages: Sequence[Any]) -> ReadMessages:
 
 
 def last_turns(turns: list[Message], most_chars: int) -> list[Message]:
-    """Returns the end of a conversation, as much of it as a native request holds: the scorer reads less than that."""
-    if len(turns) <= MAX_MESSAGES and sum(len(turn.content) for turn in turns) <= most_chars:
+    """Returns the end of a conversation, as much of it as one native prompt holds with its roles: the scorer reads less than that."""
+    if len(turns) <= MAX_MESSAGES and sum(len(turn.content) + len(turn.role) + BESIDE_ROLE for turn in turns) <= most_chars:
         return turns
     kept: list[Message] = []
     for turn in reversed(turns[-MAX_MESSAGES:]):
-        content = turn.content.rstrip()[-most_chars:] if most_chars < len(turn.content) else turn.content
-        most_chars -= len(content)
-        kept.append(turn if content is turn.content else turn.model_copy(update={"content": content}))
-        if most_chars <= 0:
+        room = most_chars - len(turn.role) - BESIDE_ROLE
+        if kept and room < 1:
             break
+        content = turn.content.rstrip()[-max(1, room) :] if room < len(turn.content) else turn.content
+        most_chars = room - len(content)
+        kept.append(turn if content is turn.content else turn.model_copy(update={"content": content}))
     return kept[::-1]
 
 

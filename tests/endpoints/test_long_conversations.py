@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from attune.models.seam.text import conversation_text
 from attune.service.api.openai_turns import last_turns
 from attune.service.api.prompted import MAX_MESSAGES, Message
 from tests.endpoints.conftest import PROMPT, Service, running
@@ -34,7 +35,7 @@ async def test_members_read_all_of_it_and_the_end_is_kept(service: Service, path
     (asked,) = service.members["warm"].asked
     assert [(turn.role, turn.content) for turn in asked.messages] == turns
     decision = await service.get(f"/decisions/{told['attune']['decision_id']}")
-    assert decision["prompt"] == f"{'boil ' * 30}{PROMPT}"[-100:]
+    assert decision["prompt"] == f"{'boil ' * 30}{PROMPT}"[-100 + len("user: ") + 1 :]
 
 
 async def test_answers_in_a_long_conversation_can_be_learned_from(service: Service):
@@ -58,15 +59,17 @@ def turns_of(*contents: str) -> list[Message]:
     ("contents", "kept"),
     [
         (["abc", "de", "f"], ["abc", "de", "f"]),
-        (["abcdef", "de", "f"], ["def", "de", "f"]),
-        (["abc", "defghijk"], ["fghijk"]),
-        (["abc", "defghi"], ["defghi"]),
-        (["abc", f"de{' ' * 9}"], ["abc", "de"]),
-        (["abc"] * (2 * MAX_MESSAGES), ["abc"] * 2),
+        (["abcdefgh", "de", "f"], ["cdefgh", "de", "f"]),
+        (["abc", "d" * 50], ["d" * 23]),
+        (["abc", "d" * 23], ["d" * 23]),
+        (["abc", f"de{' ' * 50}"], ["abc", "de"]),
+        (["abc"] * (2 * MAX_MESSAGES), ["abc", "abc"]),
+        ([f"{'d' * 30}"], ["d" * 28]),
     ],
 )
 def test_the_end_is_as_much_as_there_is_room_for(contents: list[str], kept: list[str]):
-    found = last_turns(turns_of(*contents), 6)
+    found = last_turns(turns_of(*contents), 35)
+    assert len(conversation_text([(turn.role, turn.content) for turn in found])) <= 35
     assert [turn.content for turn in found] == kept
     assert [turn.role for turn in found] == [turn.role for turn in turns_of(*contents)][-len(kept) :]
 
