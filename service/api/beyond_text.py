@@ -9,15 +9,13 @@ the choice; it reaches whoever passes it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from attune.service.api.openai_turns import ReadMessages, has_tool_turns, without_tool_turns
 from attune.service.api.promises import STANDS_UNDER, PromisingRequest
+from attune.service.api.prompted import not_writable
 from attune.service.errors import FieldError
 from attune.service.members.passing import PASSES, TOOLS, Passed
 
@@ -105,15 +103,4 @@ def _unsound(passed: Passed | None) -> tuple[FieldError, ...]:
     """Returns what could not be sent as JSON: half a surrogate pair, say."""
     if passed is None:
         return ()
-    each = {**passed.body(PASSES), **({} if passed.messages is None else {"messages": passed.messages})}
-    told = "holds what cannot be passed on: text that is no sound Unicode, or a number too large for JSON"
-    return tuple(FieldError(name, told) for name, value in each.items() if not _is_sound(value))
-
-
-def _is_sound(value: object) -> bool:
-    try:
-        if b"null" in orjson.dumps(value):  # which it writes for infinity too
-            json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return tuple(not_writable({**passed.body(PASSES), **({} if passed.messages is None else {"messages": passed.messages})}))

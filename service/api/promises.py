@@ -104,7 +104,7 @@ class PromisingRequest(OpenRequest):
     repetition_penalty: Any = Field(None, description=f"{_WISH}; 1 is none")
     top_k: Any = Field(None, description=_WISH)
     min_p: Any = Field(None, description=_WISH)
-    best_of: Any = Field(None, description=f"{_WISH}; 1 is none")
+    best_of: Any = Field(None, description="read and not used, which `attune.ignored` of the answer says; 1 is none")
     reasoning_effort: Any = Field(None, description=f"{_WISH}; a member's own stands in the roster")
     verbosity: Any = Field(None, description=_WISH)
     prediction: Any = Field(None, description=_WISH)

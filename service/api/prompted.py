@@ -8,8 +8,11 @@ collects every field that is wrong; sizes come last, because they have a status 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from attune.models.seam.counts import counted
@@ -113,6 +116,21 @@ def wrong_family(family: str | None, families: Families) -> list[FieldError]:
     if family is None or family in families:
         return []
     return [FieldError("family", f"is none of the families served: {', '.join(families.names)}")]
+
+
+def not_writable(fields: Mapping[str, object]) -> list[FieldError]:
+    """Returns the fields that could not be written as JSON: half a surrogate pair, infinity, a number of more than 64 bits."""
+    told = "holds text that is no sound Unicode, or a number that JSON has no place for"
+    return [FieldError(name, told) for name, value in fields.items() if not _is_writable(value)]
+
+
+def _is_writable(value: object) -> bool:
+    try:
+        if b"null" in orjson.dumps(value):  # which it writes for infinity too
+            json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def refuse(wrong: list[FieldError]) -> None:

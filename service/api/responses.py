@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
@@ -18,7 +17,7 @@ from attune.service.api.chat import MAX_TURNS, ChatOptions, ChatRequest, begin_c
 from attune.service.api.compatible_shapes import ResponseObject
 from attune.service.api.generate import begun
 from attune.service.api.promises import OpenRequest
-from attune.service.api.prompted import MAX_USER_CHARS, Text, refuse
+from attune.service.api.prompted import MAX_USER_CHARS, Text, not_writable, refuse
 from attune.service.api.response_input import ChatOfResponse, chat_of, format_of, tool_choice_of, tools_of
 from attune.service.api.response_output import ResponseAnswer
 from attune.service.errors import CallerError, FieldError
@@ -91,7 +90,7 @@ class ResponsesRequest(OpenRequest):
         if _LOGPROBS in (self.include or ()):
             chat.refuse("include", _NOT_HERE["top_logprobs"])
         tools, choice, form = tools_of(chat, self.tools), tool_choice_of(chat, self.tool_choice), format_of(chat, self.text)
-        refuse(chat.wrong or self._not_repeated())
+        refuse(chat.wrong or not_writable(self.echoed()))  # as a response repeats its request
         return (
             ChatRequest.model_construct(
                 _fields_set=None,
@@ -113,16 +112,6 @@ class ResponsesRequest(OpenRequest):
             ),
             chat,
         )
-
-    def _not_repeated(self) -> list[FieldError]:
-        """Returns what could not be sent back, as a response does with its request."""
-        wrong = []
-        for name, value in self.echoed().items():
-            try:
-                orjson.dumps(value)
-            except TypeError:
-                wrong.append(FieldError(name, "holds text that is no sound Unicode, or a number too large for JSON"))
-        return wrong
 
     def echoed(self) -> dict[str, Any]:
         """Returns what a response repeats of its request."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
 
+from attune.service.api.promises import PromisingRequest
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.passing import PASSES
 from attune.service.members.spec import OpenAISpec
@@ -196,8 +198,8 @@ async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serv
         ),
         (["tools"], {"tools": TOOLS, "model": "concise", "tool_choice": "required"}, "tool_choice", "none passes `tools`"),
         (["tools"], {"tools": [{"name": "\ud800"}]}, "tools", "no sound Unicode"),
-        (["tools"], {"tools": [{"maximum": float("inf")}]}, "tools", "a number too large for JSON"),
-        (["top_k"], {"top_k": float("nan"), "model": "warm"}, "top_k", "a number too large for JSON"),
+        (["tools"], {"tools": [{"maximum": float("inf")}]}, "tools", "a number that JSON has no place for"),
+        (["top_k"], {"top_k": float("nan"), "model": "warm"}, "top_k", "a number that JSON has no place for"),
         (["tools"], {"tools": TOOLS, "n": 2}, "n", "is 2, and of warm, who can keep what is asked, each answers once"),
         (["images"], {"messages": [{"role": "system", "content": [PICTURE]}]}, "messages", "no user's or tool's text in 1 turn"),
         (["tools"], {"model": "warm", "attune": {"among": ["warm"]}}, "attune.among", "has no place beside the `model` 'warm'"),
@@ -313,6 +315,12 @@ async def test_a_server_that_refuses_messages_as_they_came_is_asked_again(serve,
             told = await service.post(CHAT, chat(messages=HISTORY, tools=TOOLS), 400)
             assert told["error"]["code"] == "passed-field-refused"
         assert len(sent_to(upstream)) == 7
+
+
+def test_what_a_field_says_of_being_passed_is_so():
+    told = {name: field.description or "" for name, field in PromisingRequest.model_fields.items()}
+    can = {field for fields in PASSES.values() for field in fields}
+    assert {name for name, words in told.items() if re.search("pass(ed)? (it|tools|on with)", words)} == can
 
 
 async def test_everything_can_be_passed_by_one_word():

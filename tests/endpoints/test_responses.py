@@ -16,11 +16,13 @@ from attune.service.members.openai import OpenAIMember
 from attune.service.members.spec import OpenAISpec
 from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.settings import Settings
-from loadtest.upstream import Turn, Upstream, running_upstream
+from loadtest.upstream import Turn, Upstream
 from tests.endpoints.conftest import PROMPT, Service, running
-from tests.endpoints.test_chat_beyond_text import CALL, calls, sent_to
+from tests.endpoints.test_chat_beyond_text import CALL, calls, sent_to, upstream
 from tests.endpoints.voices import voices
 from tests.stores import FreshStore
+
+__all__ = ["upstream"]  # a fixture of the tests of chats
 
 PATH = "/v1/responses"
 FUNCTION = {"type": "function", "name": "clock", "description": "the time", "parameters": {"type": "object"}, "strict": False}
@@ -37,12 +39,6 @@ def asked(**more: Any) -> dict[str, Any]:
 
 def client_of(service: Service) -> AsyncOpenAI:
     return AsyncOpenAI(base_url="http://localhost/v1", api_key="k", http_client=service.client, max_retries=0)
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream() as upstream:
-        yield upstream
 
 
 @pytest.fixture
@@ -218,7 +214,7 @@ async def test_what_was_cut_is_incomplete(serve, upstream: Upstream):
         ({"metadata": {"a": 1}}, "metadata.a", "a valid string"),
         ({"metadata": {"a": "\ud800"}}, "metadata", "no sound Unicode"),
         ({"reasoning": {"summary": "\ud800"}}, "reasoning", "no sound Unicode"),
-        ({"max_output_tokens": 10**30}, "max_output_tokens", "too large for JSON"),
+        ({"max_output_tokens": 10**30}, "max_output_tokens", "a number that JSON has no place for"),
         ({"text": {"format": "json"}}, "text.format", "an object with `type`"),
         ({"include": ["message.output_text.logprobs"]}, "include", "probabilities"),
         ({"attune": {"family": "nobody's"}}, "attune.family", "none of the families"),
