@@ -30,7 +30,8 @@ export async function learned() {
     if (look !== looks) return;
     $("learned").textContent = sentence(seen, next);
     remember(who, seen, next);
-    $("examples-note").textContent = seen.bundle.startsWith("demo") ? DEMO : "";
+    // A certificate is of the members that came with the bundle: nothing is said of others that a roster put in their place.
+    $("examples-note").textContent = seen.bundle.startsWith("demo-") && seen.portfolio && seen.portfolio.certificate ? DEMO : "";
   } catch (error) {
     if (look !== looks) return;
     $("learned").textContent = "";

@@ -14,6 +14,7 @@ import uvicorn
 from attune.service.settings import Settings
 from attune.service.state.store import Store
 from tests.endpoints.conftest import PROMPT, Service, running
+from tests.endpoints.voices import Voice
 from tests.socket_server import on_socket
 from tests.stores import FreshStore
 
@@ -85,10 +86,12 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def visiting(browser: Browser, settings: Settings, store: Store | None = None, **context: Any) -> AsyncIterator[Visit]:
+async def visiting(
+    browser: Browser, settings: Settings, store: Store | None = None, members: dict[str, Voice] | None = None, **context: Any
+) -> AsyncIterator[Visit]:
     """Starts the application on a free port and opens its page in a fresh context."""
     on_real = FreshStore() if store is None else store
-    async with running(settings, on_real) as service, on_socket(service.app) as (url, server):
+    async with running(settings, on_real, members) as service, on_socket(service.app) as (url, server):
         opened = await browser.new_context(**context)
         opened.set_default_timeout(PATIENCE_MS)
         try:

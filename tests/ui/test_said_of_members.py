@@ -1,0 +1,29 @@
+"""What the page says of the models behind it: of the demo's what they know, of others nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from attune.service.settings import Settings
+from tests.endpoints.conftest import bundle, settings_of
+from tests.endpoints.voices import Voice
+from tests.tiny_bundle import write_tiny_bundle
+from tests.ui.browsing import visiting
+
+__all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+OWN = {"own": Voice("own", ("yes .",))}
+
+
+@pytest.mark.parametrize(("name", "members", "said"), [("demo", None, True), ("demonstrated", None, False), ("demo", OWN, False)])
+async def test_what_the_demos_models_know_is_said_of_the_demos_models_alone(
+    chromium, settings_of: Callable[..., Settings], tmp_path: Path, name: str, members: dict[str, Voice] | None, said: bool
+):
+    settings = settings_of(bundle=str(write_tiny_bundle(tmp_path, name=name)))
+    async with visiting(chromium, settings, members=members) as visit:
+        await visit.says("#learned", "Nothing is known of you yet")
+        assert ("The demo's small models" in await visit.text("#examples-note")) is said
