@@ -105,8 +105,8 @@ def _direction(codes: Codes, author: int, rival: int) -> Array | None:
 
 
 def tells_order(comparisons: Sequence[Compared]) -> bool:
-    """Returns whether a form says of any two answers which is better, so that there is something to agree with."""
-    return not all(one.tie or _outweighs(comparisons, one) == 0 for one in comparisons)
+    """Returns whether a form says of any two answers that differ which is better, so that there is something to agree with."""
+    return not all(one.tie or _outweighs(comparisons, one) == 0 or _alike(one) for one in comparisons)
 
 
 def agrees(comparisons: Sequence[Compared], predicted: Sequence[float]) -> bool:
@@ -118,6 +118,12 @@ def agrees(comparisons: Sequence[Compared], predicted: Sequence[float]) -> bool:
     """
     right = sum(one.weight for one, probability in zip(comparisons, predicted, strict=True) if probability > 0.5)
     return right > 0.5 * sum(one.weight for one in comparisons)
+
+
+def _alike(one: Compared) -> bool:
+    """Returns whether both answers are the same to every family, as two members' answers in the same words are."""
+    same_author = one.direction is None or not one.direction.any()
+    return same_author and all(np.array_equal(one.chosen[name], one.rejected[name]) for name in one.chosen)
 
 
 def _outweighs(comparisons: Sequence[Compared], one: Compared) -> float:

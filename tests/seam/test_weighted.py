@@ -110,6 +110,15 @@ def test_an_even_grade_and_a_tie_tell_no_order(rng):
         assert tells_order(form)
 
 
+def test_two_answers_in_the_same_words_tell_no_order_unless_their_authors_differ(rng):
+    one, two, prompt = (examples.row(rng) for _ in range(3))
+    same = {name: numbers.copy() for name, numbers in one.items()}
+    assert not tells_order(pair(one, same, prompt))
+    assert not tells_order(pair(one, same, prompt, codes=(np.ones(2), np.ones(2))))
+    assert tells_order(pair(one, same, prompt, codes=(np.eye(2)[0], np.eye(2)[1])))
+    assert tells_order(ranked([one, same, two], prompt))
+
+
 @settings(max_examples=min(25, settings.default.max_examples))
 @given(seed=seeds, count=st.integers(1, 5), trust=st.sampled_from([ALWAYS, NEVER, 1.0]))
 def test_what_is_told_together_is_predicted_as_each_is_alone(seed, count, trust):
