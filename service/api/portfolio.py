@@ -26,7 +26,7 @@ router = APIRouter(tags=["operations"], generate_unique_id_function=operation_na
 class CoverageAnswer:
     """Answer of `GET /portfolio/coverage`; what needs a certificate is null where the serving family has none.
 
-    `drop` names the member that is missed least; null for a portfolio of one, or without users.
+    `drop` names the member that is missed least; null for a portfolio of one, without users, or where nothing tells the members apart.
 
     Attributes:
         bundle: the bundle that serves

@@ -22,6 +22,8 @@ from attune.service.live.runtime import Call
 from attune.service.live.standing import Standing
 
 EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
+EQUAL = 1e-9
+"""Logits by which members may differ for a user whom they serve equally well, as two do of whom nothing is known: rounding alone."""
 
 Array = NDArray[np.float64]
 
@@ -79,7 +81,7 @@ class MemberCoverage:
 
     Attributes:
         member: name of the member
-        share: of the users, from 0 to 1
+        share: of the users, from 0 to 1; a user whom several serve equally well counts in equal parts for them
         loss_if_dropped: reward that an average user loses without it, in logits of the serving family
     """
 
@@ -93,7 +95,7 @@ class Coverage:
     """The report; what needs a certificate is None, and without users empty, where there is none of the serving family.
 
     `certified` counts the users of whom something is proved. `drop` names the member that is missed least; None for a portfolio of one,
-    or without users.
+    without users, or where nothing tells the members apart.
     """
 
     users: int
@@ -128,18 +130,28 @@ def coverage(call: Call, users: Sequence[RecentUser], standing: Standing) -> Cov
         worst_decile=None if certificate is None or not proved else _worst(certificate, ratios, mapped),
         add=None if certificate is None or not proved else _suggested(certificate, mapped),
         members=members,
-        drop=min(members, key=lambda member: member.loss_if_dropped).member if len(members) > 1 else None,
+        drop=_missed_least(members),
     )
 
 
 def _members(names: Sequence[str], utilities: Array) -> list[MemberCoverage]:
-    best = np.argmax(utilities, axis=1)
+    best = utilities >= np.max(utilities, axis=1, keepdims=True) - EQUAL
+    shares = np.mean(best / best.sum(axis=1, keepdims=True), axis=0)
     found = []
     for index, name in enumerate(names):
         others = np.delete(utilities, index, axis=1)
         lost = np.maximum(0.0, utilities[:, index] - np.max(others, axis=1)) if others.size else np.zeros(len(utilities))
-        found.append(MemberCoverage(name, float(np.mean(best == index)), float(np.mean(lost))))
+        found.append(MemberCoverage(name, float(shares[index]), float(np.mean(lost))))
     return found
+
+
+def _missed_least(members: Sequence[MemberCoverage]) -> str | None:
+    least = min(members, key=_missed, default=None)
+    return None if least is None or all(_missed(member) == _missed(least) for member in members) else least.member
+
+
+def _missed(member: MemberCoverage) -> tuple[float, float]:
+    return member.loss_if_dropped, member.share
 
 
 def _mapped(certificate: Certificate | None, proved: Sequence[RecentUser]) -> Array:

@@ -15,6 +15,7 @@ from attune.service.live.recent_users import MAX_AGE_S, RecentUsers
 from attune.service.settings import Settings
 from tests.clock import Clock
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
+from tests.endpoints.voices import Voice
 from tests.state.conftest import key_of
 from tests.stores import FreshStore, HeldStore
 from tests.tiny_bundle import HEADS, MEMBERS, write_tiny_bundle
@@ -54,6 +55,15 @@ async def test_each_member_has_the_share_of_users_it_serves_best_and_the_idle_on
     )  # a measurement has an error: values are drawn to each other by so much
     assert answer["drop"] == "concise"
     assert (answer["users"], answer["family"]) == (4, "vrf")
+
+
+async def test_members_that_nothing_tells_apart_share_the_users_and_none_of_them_is_missed_least(settings_of: Callable[..., Settings]):
+    newcomers = {name: Voice(name, ("yes .",)) for name in ("first", "second")}
+    async with running(settings_of(), FreshStore(), newcomers) as service:
+        await person(service, "u1", "warm")
+        answer = await service.get("/portfolio/coverage")
+    assert [(each["share"], each["loss_if_dropped"]) for each in answer["members"]] == [(0.5, 0.0), (0.5, 0.0)]
+    assert answer["drop"] is None
 
 
 async def test_ratios_are_counted_in_bins_and_the_worst_tenth_is_described(service: Service):
