@@ -230,7 +230,7 @@ async def begin_chat(call: Call, request: Request, body: ChatRequest) -> tuple[D
     native, turns, beyond = body.as_native(call.runtime.limits, call.serving.roster.passing)
     user = user_of(request, body.user, body.safety_identifier)
     try:
-        decision, events = await begin(call, native, user, tells_cut=False, turns=turns, passed=beyond.passed)
+        decision, events = await begin(call, native, user, tells_cut=False, turns=turns, passed=beyond.passed, thinks_aloud=True)
     except InvalidRequest as error:
         raise invalid([_of_attune(one) for one in error.errors]) from error
     return decision, events, beyond

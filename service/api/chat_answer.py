@@ -97,6 +97,8 @@ class ChatAnswer:
         if begins:
             content = "" if piece.text or not piece.calls else None
             yield self._chunk(piece.index, {"role": "assistant", "content": content}, piece.member, more=self._named(piece.index))
+        if piece.thoughts:
+            yield self._chunk(piece.index, piece.thoughts, piece.member)
         if piece.text:
             yield self._chunk(piece.index, {"content": piece.text}, piece.member)
         if piece.calls:

@@ -150,7 +150,8 @@ class ResponseObject:
         incomplete_details: `reason`: `max_output_tokens` or `content_filter`; null where the answer is complete
         error: always null: an error has a status of its own
         model: the member that wrote it
-        output: a `message` with the text or a refusal, and a `function_call` or `custom_tool_call` for each tool that is called
+        output: `reasoning` where the member passes its thoughts, a `message` with the text or a refusal, and a `function_call` or
+            `custom_tool_call` for each tool that is called
         store: always false
         usage: tokens
         attune: what OpenAI's API has no field for

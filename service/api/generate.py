@@ -159,11 +159,12 @@ async def begin(
     tells_cut: bool = True,
     turns: Sequence[Message] | None = None,
     passed: Passed | None = None,
+    thinks_aloud: bool = False,
 ) -> tuple[Decision, Events]:
     """Returns the decision, written down, and the generation that carries it out; `user` is in place of the body's.
 
     `tells_cut`: see `RoutingWish`; `turns`: the conversation for the members, where the body has its end alone; `passed`: what is asked
-    beyond text.
+    beyond text; `thinks_aloud`: see `GenerationRequest`.
 
     Raises:
         InvalidRequest, TooLarge, UnknownMember: the request is over a limit or names what is not there; nothing was decided.
@@ -175,7 +176,17 @@ async def begin(
     # What is streamed names the decision at once; else one write after the generation is enough.
     decision = await decide(call, wish_of(body, user, at_once=body.stream, tells_cut=tells_cut))
     messages = tuple(ChatTurn(turn.role, turn.content) for turn in turns or body.messages or ()) or (ChatTurn("user", decision.prompt),)
-    ask = GenerationRequest(messages, most, body.temperature, body.top_p, tuple(body.stop), body.seed, streamed=body.stream, passed=passed)
+    ask = GenerationRequest(
+        messages,
+        most,
+        body.temperature,
+        body.top_p,
+        tuple(body.stop),
+        body.seed,
+        streamed=body.stream,
+        thinks_aloud=thinks_aloud and body.stream,
+        passed=passed,
+    )
     return decision, generate(call, decision, ask, score=body.score)
 
 

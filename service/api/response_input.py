@@ -17,6 +17,7 @@ from attune.models.seam.printable import printable
 from attune.service.api.prompted import sound_unicode
 from attune.service.errors import CallerError, FieldError, InvalidRequest, invalid
 from attune.service.members.member import PassedFieldRefused
+from attune.service.members.passing import is_thought
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
@@ -27,8 +28,6 @@ _OF_A_CALL = frozenset(
 """What OpenAI's clients know of a call; anything else is what its server said of it and wants back, such as a signature."""
 
 _RESULTS = frozenset({"function_call_output", "custom_tool_call_output"})
-_UNREAD = frozenset({"reasoning"})
-"""Items that a reader never saw."""
 _TOOLS: Mapping[str, tuple[str, ...]] = {"function": ("description", "parameters", "strict"), "custom": ("description", "format")}
 """Kinds of tools, and what of each beside its name a chat has a place for."""
 _STORED = "refers to something that was stored; nothing is stored here, so send it whole"
@@ -59,16 +58,26 @@ class ChatOfResponse:
         messages: of the chat.
         sources: for each message, the field of the request that its content is.
         wrong: what cannot be read.
+        thoughts: that the next message of the assistant begins with, as fields of it.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     wrong: list[FieldError] = field(default_factory=list)
+    thoughts: dict[str, Any] = field(default_factory=dict)
 
     def add(self, source: str, message: dict[str, Any]) -> None:
         """Takes one more message."""
-        self.messages.append(message)
+        thoughts, self.thoughts = self.thoughts, {}
+        self.messages.append({**thoughts, **message} if message["role"] == "assistant" else message)
         self.sources.append(source)
+
+    def go_on(self, turn: dict[str, Any]) -> None:
+        """Puts the thoughts that came since into a turn of the assistant that goes on."""
+        thoughts, self.thoughts = self.thoughts, {}
+        for name, said in thoughts.items():
+            before: Any = turn.get(name)
+            turn[name] = before + said if type(before) is type(said) and isinstance(said, str | list) else said
 
     def refuse(self, at: str, why: str) -> None:
         """Takes note of a field that cannot be read."""
@@ -129,10 +138,22 @@ def _add(chat: ChatOfResponse, at: str, item: Any) -> None:
         called = chat.text(f"{at}.call_id", item.get("call_id"))
         content = _content(chat, f"{at}.output", item.get("output"))
         chat.add(f"{at}.output", {"role": "tool", "tool_call_id": called, "content": content})
+    elif kind == "reasoning":
+        chat.thoughts |= _thoughts(chat, at, item)
     elif kind == "item_reference":
         chat.refuse(at, _STORED)
-    elif kind not in _UNREAD:
-        chat.refuse(f"{at}.type", f"is {kind}; {', '.join(['message', *_CALLS, *sorted(_RESULTS)])} are read here")
+    else:
+        chat.refuse(f"{at}.type", f"is {kind}; {', '.join(['message', *_CALLS, *sorted(_RESULTS), 'reasoning'])} are read here")
+
+
+def _thoughts(chat: ChatOfResponse, at: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a model thought, by its server's names for it where the item still has them, else as most servers name it."""
+    named = {name: value for name, value in item.items() if value and is_thought(name)}
+    parts = item.get("content")
+    if named or not isinstance(parts, list):
+        return named
+    told = [chat.text(f"{at}.content[{index}].text", part.get("text")) for index, part in enumerate(parts) if isinstance(part, Mapping)]
+    return {"reasoning_content": "".join(told)} if any(told) else {}
 
 
 def _add_message(chat: ChatOfResponse, at: str, item: Mapping[str, Any]) -> None:
@@ -143,6 +164,7 @@ def _add_message(chat: ChatOfResponse, at: str, item: Mapping[str, Any]) -> None
     content = _content(chat, f"{at}.content", item.get("content"))
     last = chat.messages[-1] if chat.messages else {}
     if role == "assistant" and last.get("tool_calls"):
+        chat.go_on(last)
         # What is said behind calls is of the turn that made them: a chat has the results right after it.
         if last["content"] is None:
             last["content"] = content
@@ -160,6 +182,7 @@ def _add_call(chat: ChatOfResponse, at: str, item: Mapping[str, Any], kind: str,
     last = chat.messages[-1] if chat.messages else {}
     # Calls stand beside the text that they came with, and each other, in one turn of the assistant.
     if last.get("role") == "assistant":
+        chat.go_on(last)
         last.setdefault("tool_calls", []).append(called)
     else:
         chat.add(at, {"role": "assistant", "content": None, "tool_calls": [called]})

@@ -1,6 +1,7 @@
 """A response in the shapes of OpenAI's Responses API, whole or as events.
 
-decision, pieces, end ──> output items: a message with the text, a call for each tool ──> one object, or its events in order
+decision, pieces, end ──> output items: what the model thought, a message with the text, a call for each tool ──> one object, or its
+events in order
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from attune.service.http.problems import openai_object
 from attune.service.http.streaming import failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
+from attune.service.members.passing import is_thought
 from attune.service.members.tool_calls import OWN, TEXTS, Part
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping
 from attune.service.usecases.member_choice import Decision
@@ -30,8 +32,15 @@ _CALLS: Mapping[str, tuple[str, str, str]] = {
 
 _DELTAS = {"function_call": "response.function_call_arguments", "custom_tool_call": "response.custom_tool_call_input"}
 _TEXT_FIELD = {kind: text for _, kind, text in _CALLS.values()}
-_PARTS: Mapping[str, tuple[str, str]] = {"output_text": ("text", "response.output_text"), "refusal": ("refusal", "response.refusal")}
-"""Kinds of parts of a message: the field that holds the text, and what events of it begin with."""
+_PARTS: Mapping[str, tuple[str, str]] = {
+    "output_text": ("text", "response.output_text"),
+    "refusal": ("refusal", "response.refusal"),
+    "reasoning_text": ("text", "response.reasoning_text"),
+}
+"""Kinds of parts of messages and thoughts: the field that holds the text, and what events of it begin with."""
+
+_TEXTS_OF_THOUGHTS = frozenset({"reasoning_content", "reasoning", "thinking", "thought"})
+"""What servers call the text of a thought; a message may have a signature of it beside that."""
 
 _FAILED = {429: "rate_limit_exceeded"}
 """Codes of a failed response, by the status that the error would have had; OpenAI's clients know no others than theirs."""
@@ -57,6 +66,8 @@ class ResponseAnswer:
         self._sent = 0
         self._places: dict[str, int] = {}  # of items of a stream, by their ids
         self._parts: list[dict[str, Any]] = []  # of the message of a stream
+        self._thoughts: dict[str, Any] = {}  # by the names that their server has for them
+        self._thought_name = ""  # of the one whose text is shown
         self._calls: dict[int, dict[str, Any]] = {}  # items of calls of a stream as they began
 
     def whole(self, generated: Generated) -> dict[str, Any]:
@@ -67,7 +78,9 @@ class ResponseAnswer:
         parts = self._parts or _parts_of(candidate.text, candidate.said.message.get("refusal", ""))
         if parts[0]["type"] == "output_text":
             parts[0]["annotations"] = _annotations(candidate)
-        output = [self._message(parts, status)] if candidate.text or not candidate.calls else []
+        self._think({name: value for name, value in candidate.said.message.items() if is_thought(name)})
+        output = [self._thought(status)] if self._thoughts else []
+        output += [self._message(parts, status)] if candidate.text or not candidate.calls else []
         output += [self._call_item(place, call, status) for place, call in enumerate(candidate.calls)]
         output.sort(key=lambda item: self._places.get(item["id"], len(self._places)))
         return {
@@ -109,6 +122,8 @@ class ResponseAnswer:
         match event:
             case Piece():
                 yield from self._begun(event.member)
+                if event.thoughts:
+                    yield from self._of_thoughts(event.thoughts)
                 if event.text:
                     yield from self._of_text(event.text, "refusal" if event.refuses else "output_text")
                 for part in event.calls:
@@ -123,6 +138,27 @@ class ResponseAnswer:
     def _added(self, item: dict[str, Any]) -> Iterator[bytes]:
         self._places[item["id"]] = len(self._places)
         yield self._event("response.output_item.added", output_index=self._places[item["id"]], item=item)
+
+    def _of_thoughts(self, thoughts: Mapping[str, Any]) -> Iterator[bytes]:
+        shown = bool(self._thought_name)
+        self._think(thoughts)
+        item = self._thought("in_progress")
+        if item["id"] not in self._places:
+            yield from self._added({name: value for name, value in item.items() if name not in self._thoughts} | {"content": []})
+        delta = thoughts.get(self._thought_name)
+        if isinstance(delta, str):
+            if not shown:
+                yield self._of_item(item, "response.content_part.added", content_index=0, part=_part("reasoning_text", ""))
+            yield self._of_item(item, "response.reasoning_text.delta", content_index=0, delta=delta)
+
+    def _think(self, thoughts: Mapping[str, Any]) -> None:
+        """Takes up pieces of thoughts; the first text among them is shown, and the others go with it."""
+        for name, value in thoughts.items():
+            before: Any = self._thoughts.setdefault(name, value)
+            if before is not value and any(isinstance(before, kind) and isinstance(value, kind) for kind in (str, list)):
+                self._thoughts[name] = before + value
+            if not self._thought_name and name in _TEXTS_OF_THOUGHTS and isinstance(value, str):
+                self._thought_name = name
 
     def _of_text(self, text: str, kind: str) -> Iterator[bytes]:
         item = self._message([], "in_progress")
@@ -147,7 +183,7 @@ class ResponseAnswer:
     def _done(self, item: dict[str, Any]) -> Iterator[bytes]:
         if item["id"] not in self._places:
             yield from self._added(item | {"status": "in_progress"})
-        if item["type"] == "message":
+        if "content" in item:
             for index, part in enumerate(item["content"]):
                 name, events = _PARTS[part["type"]]
                 for place, annotation in enumerate(part.get("annotations", ())):
@@ -171,6 +207,18 @@ class ResponseAnswer:
 
     def _message(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
         return {"id": f"msg_{self._suffix}", "type": "message", "role": "assistant", "status": status, "content": content}
+
+    def _thought(self, status: str) -> dict[str, Any]:
+        """Returns what the model thought, in OpenAI's form and beside it by its server's names, under which it goes back."""
+        content = [_part("reasoning_text", self._thoughts[self._thought_name])] if self._thought_name else []
+        return {
+            **self._thoughts,
+            "id": f"rs_{self._suffix}",
+            "type": "reasoning",
+            "summary": [],
+            "content": content,
+            "status": status,
+        }
 
     def _call_item(self, place: int, call: Part, status: str) -> dict[str, Any]:
         prefix, kind, text = _CALLS[call["type"]]
@@ -213,7 +261,7 @@ class ResponseAnswer:
 
 
 def _part(kind: str, text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []} if kind == "output_text" else {"type": kind, kind: text}
+    return {"type": kind, _PARTS[kind][0]: text} | ({"annotations": [], "logprobs": []} if kind == "output_text" else {})
 
 
 def _beside(kind: str) -> dict[str, Any]:

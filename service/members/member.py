@@ -66,6 +66,7 @@ class GenerationRequest:
         stop: strings before which the answer ends; none of them is part of it.
         seed: equal seeds give equal answers on a local member; None draws a fresh one.
         streamed: whether somebody reads the pieces as they come; if not, a member may answer in one piece.
+        thinks_aloud: whether that reader is told what the model thinks as it comes, where its member passes it.
         stand_ins: how many members may still be asked if this one does not answer; 0 lets it wait as long as its limits are.
         passed: what is asked beyond text, for members that pass it to their server.
 
@@ -80,6 +81,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     streamed: bool = True
+    thinks_aloud: bool = False
     stand_ins: int = 0
     passed: Passed | None = None
 
@@ -121,19 +123,21 @@ NOTHING_SAID = Said()
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """The next characters of the answer: never half a character, never part of a stop string, and never empty but beside calls.
+    """The next characters of the answer: never half a character, never part of a stop string, and never empty but beside calls or thoughts.
 
     Args:
         text: the characters.
         said: what the server has said of the whole answer by then; with the first piece alone.
         calls: parts of calls of tools, each with its place; see `tool_calls`.
         refuses: whether this is said in place of an answer.
+        thoughts: pieces of fields of the message that hold what the model thinks, by the server's names for them.
     """
 
     text: str
     said: Mapping[str, Any] | None = None
     calls: tuple[Part, ...] = ()
     refuses: bool = False
+    thoughts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

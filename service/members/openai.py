@@ -121,7 +121,8 @@ class OpenAIMember:
             piece = opened.reader.piece(opened.text)
             while piece or not opened.over:
                 if piece:
-                    end = "succeeded"
+                    if piece.text or piece.calls:  # a server that thinks and never answers has failed
+                        end = "succeeded"
                     yield piece
                 piece = opened.reader.piece(await self._read(opened, asked, waiting))
             text, finish = opened.reader.end()

@@ -24,8 +24,7 @@ from attune.service.members.tool_calls import Part, ToolCalls, joined
 MAX_ANSWER_BYTES = 32 << 20
 """Bytes of a body, thoughts and JSON around the text included."""
 
-MAX_WHOLE_BYTES = 4 << 20
-"""Bytes of a body that is read in one piece."""
+MAX_WHOLE_BYTES = 4 << 20  # of a body that is read in one piece
 
 CHARS_A_TOKEN = 16
 """More characters a token than any text has on average; beyond it an upstream does not hold `max_tokens`."""
@@ -81,7 +80,7 @@ class AnswerReader:
         self._whole = ""
         self._thought_tokens = 0
         self._saw: list[str] = []  # what came in place of text
-        self._saying = Saying(secrets, thoughts=REASONING in spec.passes)
+        self._saying = Saying(secrets, thoughts=REASONING in spec.passes, aloud=request.thinks_aloud)
         self._told = False
         self.signs = 0
         self.begun = False  # whether text for a reader has come
@@ -129,11 +128,12 @@ class AnswerReader:
         return text
 
     def piece(self, text: str) -> TextPiece | None:
-        """Returns what can be sent now, with the parts of calls that stood behind the text; None where it is nothing."""
-        if not text and not self._new_calls:
+        """Returns what can be sent now: thoughts, the text, and parts of calls that stood behind it; None where it is nothing."""
+        thoughts = self._saying.new_thoughts()
+        if not text and not self._new_calls and not thoughts:
             return None
         calls, self._new_calls = joined(self._new_calls, self._saying.is_sound) if self._new_calls else (), []
-        return TextPiece(text, self.said_first(), calls, self._saying.refuses)
+        return TextPiece(text, self.said_first(), calls, self._saying.refuses, thoughts)
 
     def end(self) -> tuple[str, Finish]:
         """Returns the last text and the finish; `broken` says why the body ended before its end, if it did.

@@ -34,6 +34,12 @@ PASSES: Mapping[str, tuple[str, ...]] = {
 ALL = frozenset(PASSES)
 
 _SYSTEM_ROLES = ("system", "developer")
+_THOUGHTS = ("reasoning", "thinking", "thought")
+
+
+def is_thought(name: str) -> bool:
+    """Returns whether a field of a message holds what a model thinks, by its name."""
+    return any(part in name for part in _THOUGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +62,19 @@ class Passed:
         """Returns the names of what a member that passes these is sent as it came."""
         return ", ".join([*self.body(passes), *(["messages"] if self.messages else [])])
 
-    def messages_after(self, system: str | None) -> list[Mapping[str, Any]] | None:
-        """Returns the conversation with a member's own system prompt in front, as one message with that of the request."""
-        if self.messages is None or not system:
-            return None if self.messages is None else list(self.messages)
-        first, *rest = self.messages
+    def messages_for(self, passes: Collection[str], system: str | None) -> list[Mapping[str, Any]] | None:
+        """Returns the conversation for a member that passes these, with its own system prompt in front, as one message with the request's.
+
+        What another member thought goes to none that does not pass thoughts: servers of such refuse the fields.
+        """
+        if self.messages is None:
+            return None
+        told = list(self.messages) if REASONING in passes else [_without_thoughts(message) for message in self.messages]
+        if not system:
+            return told
+        first, *rest = told
         if first.get("role") not in _SYSTEM_ROLES:
-            return [{"role": "system", "content": system}, *self.messages]
+            return [{"role": "system", "content": system}, *told]
         said = first.get("content")
         content = [{"type": "text", "text": system}, *said] if isinstance(said, list) else "\n\n".join(filter(None, (system, said)))
         return [{**first, "content": content}, *rest]
@@ -73,6 +85,10 @@ class Passed:
             for value in fields.values():
                 yield from _texts(value)
         yield from _texts(self.messages or ())
+
+
+def _without_thoughts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in message.items() if not is_thought(name)} if any(map(is_thought, message)) else message
 
 
 def _texts(value: object) -> Iterator[str]:

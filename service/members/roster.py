@@ -189,7 +189,7 @@ class Roster:
                     if first_token_s is None:
                         first_token_s = self._clock() - began_s
                     if isinstance(event, TextPiece):
-                        begun = begun or bool(event.calls) or is_seen(event.text)
+                        begun = begun or bool(event.calls or event.thoughts) or is_seen(event.text)
                     elif not begun:
                         raise OneMemberFailed(name, "content", "wrote no text")
                     else:

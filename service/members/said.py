@@ -3,7 +3,7 @@
     chunk ── add ──> fields by their place ── begun, said ──> for clients who speak the server's own API
 
 Passed on is what cannot be mistaken: a field that comes twice and differs is left out, and so are calls of tools, and thoughts unless the
-member passes `reasoning`. Nothing of it is kept, scored or learned from.
+member passes `reasoning`, which a reader of pieces is told as they come. Nothing of it is kept, scored or learned from.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 import orjson
 
-from attune.service.members.answer_text import sound_text
+from attune.service.members.answer_text import SoundText, sound_text
 from attune.service.members.member import Said
+from attune.service.members.passing import is_thought
 
 Fields = Mapping[str, Any]
 MAX_BYTES = 16_384
@@ -37,12 +38,7 @@ _OF_CHOICE = frozenset({"index", "delta", "message", "text", "finish_reason", "l
 }
 _OF_MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio"})
 _OF_USAGE = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
-_THOUGHTS = ("reasoning", "thinking", "thought")
 _DIFFERS = object()
-
-
-def _is_thought(name: str) -> bool:
-    return any(part in name for part in _THOUGHTS)
 
 
 class Saying:
@@ -51,12 +47,15 @@ class Saying:
     Args:
         secrets: a field that holds one of them is left out.
         thoughts: whether fields of a message that hold thoughts are passed on: a text comes in pieces, and is joined.
+        aloud: whether texts and lists of thoughts are taken as they come (`new_thoughts`); `said` then has what is left of them.
     """
 
-    __slots__ = ("_answer", "_choice", "_message", "_refusal", "_secrets", "_thoughts", "_usage")
+    __slots__ = ("_aloud", "_answer", "_choice", "_halves", "_message", "_refusal", "_secrets", "_thoughts", "_usage")
 
-    def __init__(self, secrets: Sequence[str] = (), *, thoughts: bool = False) -> None:
+    def __init__(self, secrets: Sequence[str] = (), *, thoughts: bool = False, aloud: bool = False) -> None:
         self._thoughts: dict[str, Any] | None = {} if thoughts else None
+        self._aloud: dict[str, Any] | None = {} if thoughts and aloud else None
+        self._halves: dict[str, SoundText] = {}
         self._secrets = [spelt for secret in secrets if len(secret) >= LEAST_SECRET_CHARS for spelt in (secret, quote(secret, safe=""))]
         self._answer: dict[str, Any] = {}
         self._choice: dict[str, Any] = {}
@@ -73,7 +72,7 @@ class Saying:
         if not message.keys() <= _OF_MESSAGE:
             _gather(self._message, message, _OF_MESSAGE, joins=True)
             if self._thoughts is not None:
-                _gather_thoughts(self._thoughts, message)
+                self._add_thoughts(self._thoughts, message)
         if isinstance(refusal := message.get("refusal"), str):
             self._refusal += refusal
         self._usage = usage or self._usage
@@ -86,19 +85,39 @@ class Saying:
     def passes_on(self, place: str) -> bool:
         """Returns whether something of a message that is no text is passed on, if it can be; it is named as in `Chunk.unsupported`."""
         _, dot, name = place.partition(".")
-        return bool(dot) and name.partition(" ")[0] not in _OF_MESSAGE and (self._thoughts is not None or not _is_thought(name))
+        return bool(dot) and name.partition(" ")[0] not in _OF_MESSAGE and (self._thoughts is not None or not is_thought(name))
 
     def begun(self) -> Fields:
         """Returns what the server has said of the whole answer until now."""
         return self._sound(self._answer)
 
+    def new_thoughts(self) -> Fields | None:
+        """Returns pieces of thoughts that came since it was asked last, None for none."""
+        if not self._aloud:
+            return None
+        told = self._sound(self._aloud, MAX_THOUGHT_BYTES)
+        self._aloud.clear()
+        return told or None
+
     def said(self) -> Said:
-        """Returns all that it has said."""
+        """Returns all that it has said, but for what was told before."""
+        for name, half in self._halves.items():
+            if self._thoughts is not None and (rest := half.close()):
+                join_thought(self._thoughts, name, rest)
         usage = {name: value for name, value in self._usage.items() if name not in _OF_USAGE and value is not None}
         message = self._sound(self._message) | self._sound(self._thoughts or {}, MAX_THOUGHT_BYTES)
         if self._refusal:
             message["refusal"] = sound_text(self._refusal)
         return Said(self.begun(), self._sound(self._choice), message, self._sound(usage))
+
+    def _add_thoughts(self, whole: dict[str, Any], message: Fields) -> None:
+        """Takes up what a message says of thoughts; a text may be cut anywhere, in the middle of a character too."""
+        for name, value in message.items():
+            if value and is_thought(name):
+                said = self._halves.setdefault(name, SoundText()).push(value) if isinstance(value, str) else value
+                pieces = whole if self._aloud is None or not isinstance(said, str | list) else self._aloud
+                if said:
+                    join_thought(pieces, name, said)
 
     def _sound(self, fields: Fields, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
         """Returns the fields that can be written as JSON, are not too long and hold no secret."""
@@ -114,21 +133,18 @@ class Saying:
         return len(written) <= most_bytes and "\\u0000" not in text and not any(secret in text for secret in self._secrets)
 
 
-def _gather_thoughts(into: dict[str, Any], message: Fields) -> None:
-    """Takes up what a message says of thoughts: texts and lists come in pieces, and half of anything else is worse than nothing."""
-    for name, value in message.items():
-        if value and _is_thought(name):
-            said: Any = sound_text(value) if isinstance(value, str) else value
-            before: Any = into.get(name, said)
-            if name in into and any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list)):
-                into[name] = before + said
-            else:
-                into[name] = said if before == said else _DIFFERS
+def join_thought(into: dict[str, Any], name: str, said: Any) -> None:
+    """Takes up what is said of a field of thoughts: texts and lists come in pieces, and half of anything else is worse than nothing."""
+    before: Any = into.get(name, said)
+    if name in into and any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list)):
+        into[name] = before + said
+    else:
+        into[name] = said if before == said else _DIFFERS
 
 
 def _gather(into: dict[str, Any], said: Fields, known: frozenset[str], *, joins: bool = False) -> None:
     for name, value in said.items():
-        if name in known or value is None or value in ("", [], {}) or _is_thought(name):
+        if name in known or value is None or value in ("", [], {}) or is_thought(name):
             continue
         before = into.get(name, value)
         if joins and isinstance(before, list) and isinstance(value, list) and name in into:

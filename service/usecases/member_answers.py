@@ -38,7 +38,7 @@ _TOO_LATE = "the members did not finish before the request's deadline"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next characters of one candidate; `said`, `calls` and `refuses` as in `TextPiece`."""
+    """The next characters of one candidate; all but `index` and `member` as in `TextPiece`."""
 
     index: int
     member: str
@@ -46,6 +46,7 @@ class Piece:
     said: Mapping[str, Any] | None = None
     calls: tuple[Part, ...] = ()
     refuses: bool = False
+    thoughts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +234,7 @@ async def _written(call: Call, draft: _Draft, routing: Routing, ask: GenerationR
                     draft.calls.add(event.event.calls)
                 if ask.streamed:
                     piece = event.event
-                    yield Piece(draft.index, event.member, piece.text, piece.said, piece.calls, piece.refuses)
+                    yield Piece(draft.index, event.member, piece.text, piece.said, piece.calls, piece.refuses, piece.thoughts)
             else:
                 draft.finish = event.event
 

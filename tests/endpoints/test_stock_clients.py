@@ -62,8 +62,11 @@ async def test_a_stock_client_works_unchanged(settings_of: Callable[..., Setting
         await run(python, client, str(wired.base_url))
 
 
+THOUGHT: dict[str, Any] = {"reasoning_content": "I look at the sky.", "reasoning_details": [{"signature": "c2ln"}]}
+
+
 async def calls(turn: Turn) -> None:
-    """Calls the first tool that is offered after a user's turn, and else answers; with JSON where a form is asked for."""
+    """Thinks and calls the first tool that is offered after a user's turn, and else answers; with JSON where a form is asked for."""
     said, tools = turn.body.get("messages", [{}]), turn.body.get("tools")
     if turn.body.get("response_format"):
         text: str | None = '{"name": "Ada", "age": 36}'
@@ -71,12 +74,14 @@ async def calls(turn: Turn) -> None:
         text = "It is sunny here." if not tools or said[-1].get("role") != "user" else None
     call = {"id": f"call_{len(said)}", "type": "function", "function": {"name": "weather", "arguments": '{"place": "here"}'}}
     if not turn.body.get("stream"):
-        await turn.whole(text or "", "stop" if text else "tool_calls", **({} if text else {"content": None, "tool_calls": [call]}))
+        called: dict[str, Any] = {} if text else {"content": None, "tool_calls": [call]} | THOUGHT
+        await turn.whole(text or "", "stop" if text else "tool_calls", **called)
         return
     await turn.head()
     if text:
         await turn.text(text)
     else:
+        await turn.delta(**THOUGHT)
         await turn.delta(tool_calls=[{**call, "index": 0, "function": {"name": "weather", "arguments": ""}}])
         await turn.delta(tool_calls=[{"index": 0, "function": {"arguments": '{"place": "here"}'}}])
     await turn.finish("stop" if text else "tool_calls")
@@ -91,6 +96,9 @@ async def test_tools_and_forms_of_stock_clients_reach_a_member_that_passes_them(
         members["concise"] = OpenAIMember("concise", OpenAISpec(base_url=upstream.base_url, model="m", passes="all"), pool, environ={})
         async with running(settings_of(), FreshStore(), members) as service, listening(service) as wired:
             await run(python, client, str(wired.base_url), "tools")
+        said = [message for turn in upstream.turns for message in turn.body.get("messages", ()) if message.get("tool_calls")]
+    if client == "agents":  # which sends back every item that it got; the others leave thoughts out of a conversation
+        assert any(THOUGHT.items() <= message.items() for message in said)
 
 
 async def run(python: str, client: str, url: str, *more: str) -> None:

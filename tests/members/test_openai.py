@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -168,3 +169,18 @@ async def test_an_answer_that_breaks_the_format_fails_and_is_not_tried_again(ups
     assert said in str(error)
     assert error.reason == "protocol"
     assert len(upstream.turns) == 1
+
+
+async def test_a_server_that_thinks_aloud_and_never_answers_has_failed(upstream, member_with):
+    async def script(turn):
+        await turn.head()
+        await turn.delta(reasoning_content="Hm")
+        turn.hang_up()
+
+    upstream.answers(script)
+    member = member_with(passes=["reasoning"], failures_to_open=2)
+    request = replace(ask(), thinks_aloud=True)
+    for reason in ("protocol", "protocol", "breaker-open"):
+        with pytest.raises(OneMemberFailed) as caught:
+            await collect(member, request)
+        assert caught.value.reason == reason
