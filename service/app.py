@@ -116,6 +116,7 @@ def create_app(
     door = Door(
         max_in_flight=settings.max_in_flight,
         max_body_bytes=settings.max_body_bytes,
+        large_bodies_bytes=settings.large_bodies_bytes,
         body_s=settings.body_deadline_ms / 1000,
         deadline_s=settings.request_deadline_ms / 1000,
         long_deadline_s=settings.generate_deadline_ms / 1000,

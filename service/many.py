@@ -38,7 +38,7 @@ from attune.service.members.build import local_specs
 from attune.service.members.member import UnusableMember
 from attune.service.members.roster_file import copy_roster
 from attune.service.observe.logs import get_logger, log_ready, log_stopped, log_stopping
-from attune.service.settings import CONFIG_VARIABLE, Settings, SettingsError, numbers_for, variable
+from attune.service.settings import CONFIG_VARIABLE, LARGEST_BODY, Settings, SettingsError, numbers_for, variable
 from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
 
 _log = get_logger(__name__)
@@ -145,6 +145,7 @@ def _settings_of_children(settings: Settings, url: str, port: int) -> dict[str, 
         variable("redis_url"): url,
         # One process's share; a refusal says the share, and all together are what was set.
         variable("max_in_flight"): str(max(1, settings.max_in_flight // settings.workers)),
+        variable("large_bodies_bytes"): str(max(LARGEST_BODY, settings.large_bodies_bytes // settings.workers)),
         variable("redis_pool_size"): str(max(1, settings.redis_pool_size // settings.workers)),
     }
 

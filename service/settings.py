@@ -24,6 +24,8 @@ from attune.service.auth import parse_keys
 from attune.service.setting_values import as_meant, check_hosts, check_origins, read_toml, said_of
 
 PREFIX = "ATTUNE_"
+LARGEST_BODY = 104_857_600
+"""Bytes that no body may go beyond, and that any process has room for."""
 CONFIG_VARIABLE = "ATTUNE_CONFIG"
 
 
@@ -132,7 +134,15 @@ class Settings(BaseSettings):
     local_max_waiting: int = Field(64, ge=1, le=65_536, description="generations that may wait for a local base; more: 429")
 
     # limits of a request
-    max_body_bytes: int = Field(2_097_152, ge=1024, le=104_857_600, description="largest request body; more: 413")
+    max_body_bytes: int = Field(
+        0,
+        ge=0,
+        le=LARGEST_BODY,
+        description="largest request body; more: 413; 0: 2 MiB, of chats 50 MiB if a member passes pictures or files",
+    )
+    large_bodies_bytes: int = Field(
+        268_435_456, ge=LARGEST_BODY, le=17_179_869_184, description="what all bodies hold beyond 2 MiB each, until answered; more: 429"
+    )
     max_candidates: int = Field(64, ge=1, le=1024, description="most responses in one `/score`")
     max_prompt_chars: int = Field(
         32_768, ge=1, le=1_048_576, description="longest prompt; of a chat, the end that is scored and kept: members read all of it"
@@ -177,6 +187,13 @@ class Settings(BaseSettings):
     def _as_meant(cls, value: object, info: ValidationInfo) -> object:
         name = info.field_name or ""
         return as_meant(name, value, cls.model_fields[name].annotation) if isinstance(value, str) else value
+
+    @field_validator("max_body_bytes")
+    @classmethod
+    def _has_room(cls, value: int) -> int:
+        if 0 < value < 1024:
+            raise ValueError(f"needs at least 1,024 bytes, or 0, which goes by the roster; is {value}")
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from attune.service.auth import Caller, Keyring
 from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, Forbidden, Overloaded, RateLimited, UnknownHost
-from attune.service.http.bodies import Bodies, ClientLeft, run_while_heard
+from attune.service.http.bodies import ORDINARY_BYTES, Bodies, ClientLeft, run_while_heard
 from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
 from attune.service.live.token_buckets import TokenBuckets
@@ -34,16 +34,24 @@ OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 STREAM_GRACE_S = 1.0
 """A stream ends itself with an error event at the deadline; the edge cuts off what has not ended this much later."""
 
-BODIES_TOGETHER = 32
-"""Bodies of the largest size that may be half-read at one time."""
+CHAT_PATHS = frozenset({"/v1/chat/completions", "/v1/responses"})
+"""Where pictures, sound and files come in, if a member passes them."""
+LARGE_CHAT_BYTES = 50 * 2**20
+"""What a chat with such may have where the operator has set nothing: OpenAI's own limit of a request is as large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Numbers of admission."""
+    """Numbers of admission.
+
+    Attributes:
+        max_body_bytes: of one body; 0 goes by the roster that serves.
+        large_bodies_bytes: that bodies hold beyond an ordinary one's size, all together.
+    """
 
     max_in_flight: int
     max_body_bytes: int
+    large_bodies_bytes: int
     body_s: float
     deadline_s: float
     long_deadline_s: float
@@ -107,7 +115,7 @@ class Admission:
         self._in_flight = in_flight
         self._rate = RateLimit(door.rate_limit_per_s)
         self._hosts = _hosts(door.hosts, keyring)
-        self._bodies = Bodies(door.max_body_bytes, BODIES_TOGETHER * door.max_body_bytes, min(door.body_s, door.deadline_s))
+        self._bodies = Bodies(door.large_bodies_bytes, min(door.body_s, door.deadline_s))
         # What an answer may take before it counts as slow: a tenth of the deadline; less where connections to the store are waited for.
         short = Pace(door.max_in_flight, door.deadline_s, patience_s=door.deadline_s / 10)
         learning = Pace(door.max_in_flight, door.deadline_s, patience_s=min(1.0, door.deadline_s / 10))
@@ -132,7 +140,22 @@ class Admission:
         # Asked before the body is read, which would be for nothing, and again after it, because only then is the permit taken.
         self._leave_room(long=long)
         pace.expect_room(caller.key_id)
-        body = await self._bodies.read(receive, headers)
+        body = await self._bodies.read(receive, headers, self._most_bytes(path))
+        try:
+            await self._with_permit(scope, body, receive, send, caller, pace, long=long)
+        finally:
+            self._bodies.let_go(body)
+
+    def _most_bytes(self, path: str) -> int:
+        """Returns how large a body may be: as set, else by what members pass to their servers now."""
+        serving = self._live.serving
+        if self._door.max_body_bytes or serving is None:
+            return self._door.max_body_bytes or ORDINARY_BYTES
+        return LARGE_CHAT_BYTES if path in CHAT_PATHS and serving.roster.passes_contents else ORDINARY_BYTES
+
+    async def _with_permit(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send, caller: Caller, pace: Pace, *, long: bool
+    ) -> None:
         self._leave_room(long=long)
         pace.take(caller.key_id)
         began_s = asyncio.get_running_loop().time()

@@ -22,6 +22,7 @@ from attune.service.members.answer_text import is_seen
 from attune.service.members.breaker import State
 from attune.service.members.failures import FailureLines
 from attune.service.members.member import LATER, Event, GenerationRequest, Member, MembersBusy, OneMemberFailed, PassesOn, Reason, TextPiece
+from attune.service.members.passing import CONTENTS
 from attune.service.members.verdicts import MemberVerdict, Verdicts, reason_of
 
 Outcome = Literal["complete", "failed", "left"]
@@ -110,6 +111,7 @@ class Roster:
         self._members = dict(members)
         passing = {name: member.passes if isinstance(member, PassesOn) else frozenset() for name, member in members.items()}
         self.passing: Mapping[str, frozenset[str]] = passing
+        self.passes_contents = any(not passes.isdisjoint(CONTENTS.values()) for passes in passing.values())
         self._observers = observers or Observers()
         self._clock = clock
         self._verdicts = Verdicts(self._members, clock)

@@ -16,7 +16,7 @@ CALLED_BY_OTHERS = {
     "wait_closed": "uvicorn, of what listens for it",
     "convert to_string": "Starlette, of a convertor of paths",
     "generate_trace_id": "OpenTelemetry's tracer",
-    "settings_customise_sources _as_meant _is_url _keys_parse _secret_is_long _works_together _is_named_and_counted": "pydantic",
+    "settings_customise_sources _as_meant _is_url _keys_parse _secret_is_long _works_together _has_room _is_named_and_counted": "pydantic",
     "_prepare_dataset on_log on_save on_train_begin": "trl and transformers, of a trainer",
     "setup decode_request unbatch encode_response": "LitServe",
     "prefer_text": "users of the client",
