@@ -20,6 +20,7 @@ class Bounds:
         head_bytes: the request line and headers together; trailers and what frames chunks as well.
         head_s: from the first byte, or from the connection's start, to the end of the headers.
         linger_bytes, linger_s: what is read and dropped of a body whose request was answered early.
+        unread_s: how long a caller may read nothing of what is written for it.
     """
 
     most: int
@@ -29,6 +30,7 @@ class Bounds:
     hurry_s: float = 1.0
     linger_bytes: int = 64 * 2**20
     linger_s: float = 10.0
+    unread_s: float = 60.0
 
     def error(self, why: Refused) -> AttuneError:
         """Returns what a caller is told of a refusal, with the limit."""

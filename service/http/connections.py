@@ -9,18 +9,19 @@ connection is counted, told in one line or closed. Nothing here knows routes bey
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import httptools
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from attune.service.errors import Overloaded
 from attune.service.http.answer_writer import AnswerWriter
 from attune.service.http.bounds import Bounds, Refused
-from attune.service.http.heads import bodys_head, take_host_of
+from attune.service.http.heads import bodys_head, in_origin_form
 from attune.service.http.problems import render
+from attune.service.http.refusals import no_room
+from attune.service.http.unread import UnreadWatch
 from attune.service.ids import new_id
 
 HEALTH_PATHS = frozenset({b"/livez", b"/readyz", b"/metrics"})
@@ -30,8 +31,6 @@ FRAMING_PER_BYTE = 8
 """A chunk of one byte costs five bytes of framing; a body with more than this is not a body but an endless trailer or extension."""
 
 FIRST_PROBE_S = 0.25
-CLOSING_S = 30.0
-"""How long an answer that is not read may stay in the buffer of a connection that is being closed."""
 
 
 class Connection(HttpToolsProtocol):
@@ -43,6 +42,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._answer = AnswerWriter(transport, self.loop, self.finish)
+        self._unread = UnreadWatch(transport, self.loop, self.bounds.unread_s)
+        self._unanswered: deque[RequestResponseCycle] = deque()
         self._head_bytes = 0
         self._in_head = True
         self._begun = self._resuming = False
@@ -64,7 +65,20 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_timer()
         self._unset_keepalive_if_required()
+        self._unread.end()
+        for cycle in self._unanswered:  # uvicorn tells the last one alone, whose turn is still to come
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.begin()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():  # else what is left is to be read as well
+            self._unread.end()
 
     # --- bytes in ---------------------------------------------------------------------------------------------------
 
@@ -74,58 +88,51 @@ class Connection(HttpToolsProtocol):
             return
         if self._lingering and not self._drop(len(data)):
             return
-        if not self._in_head:
-            self._feed(data)
-        elif self._head_bytes + len(data) <= self.bounds.head_bytes:
-            self._feed_head(data)
-        else:
-            rest = memoryview(data)
-            while len(rest) > 0 and self._reads_head:
-                room = self.bounds.head_bytes - self._head_bytes
-                if room <= 0:
+        start = 0
+        while start < len(data) and not self._deaf:
+            stop = len(data)
+            if self._in_head:
+                stop = min(stop, start + self.bounds.head_bytes - self._head_bytes)
+                if stop == start:
                     self._refuse("head-too-large")
                     return
-                piece, rest = bytes(rest[:room]), rest[room:]
-                self._feed_head(piece)
-            if len(rest) > 0 and not self._deaf:
-                self._feed(bytes(rest))
-
-    @property
-    def _reads_head(self) -> bool:
-        return self._in_head and not self._deaf
-
-    def _feed_head(self, data: bytes) -> None:
-        self._head_bytes += len(data)
-        self._feed(data)
-        if self._in_head and self._begun and self._timer is None and not self._deaf:
-            self._set_timer(self.bounds.head_s, self._head_is_late)
+                self._head_bytes += stop - start
+            self._feed(data[start:stop])
+            start = stop
 
     def _feed(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
-        self._received += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
+            while data:
+                self._received += len(data)
+                data = self._parse(data)
         except httptools.HttpParserError:
             self._refuse("malformed")
             return
+        if self._in_head and self._begun and self._timer is None:
+            self._set_timer(self.bounds.head_s, self._head_is_late)
         if not self._in_head and self._received - self._framed > self.bounds.head_bytes + FRAMING_PER_BYTE * self._framed:
             self._refuse("head-too-large")
 
-    def _stay(self, rest: bytes) -> None:
-        """Reads on where a request offered another protocol, of which there is none here: its parser took what follows for that one."""
-        self.parser = httptools.HttpRequestParser(self)
-        self._resuming = True
-        self.parser.feed_data(bodys_head(self.headers))
-        self._resuming = False
-        if rest:
-            self._feed(rest)
+    def _parse(self, data: bytes) -> bytes:
+        """Returns what is still to be parsed, behind a request that offered another protocol: its parser takes that for the other one.
+
+        There is none here, so a fresh parser goes on with the body that was announced.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.parser = httptools.HttpRequestParser(self)
+            self._resuming = True
+            self.parser.feed_data(bodys_head(self.headers))
+            self._resuming = False
+            return data[upgrade.args[0] :]
+        return b""
 
     def on_message_begin(self) -> None:
         if not self._resuming:
             super().on_message_begin()
             self._begun = True
+            self._unset_keepalive_if_required()  # and not for each piece: line breaks may come for ever
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # a trailer is no header: what is behind the body would stand in for what a proxy has checked
@@ -134,16 +141,18 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._resuming:
             return
-        take_host_of(self.url, self.headers)
+        self.url = in_origin_form(self.url, self.headers)
+        self.expect_100_continue = self.expect_100_continue and self.parser.get_http_version() != "1.0"
         self._in_head = False
         self._head_bytes = self._received = self._framed = 0
         self._unset_timer()
         app = self.app
         if self._health_only and httptools.parse_url(self.url).path not in HEALTH_PATHS:
             self.tell("no-room", self._address())
-            self.app = _no_room
+            self.app = no_room
         super().on_headers_complete()
         self.app = app
+        self._unanswered.append(self.cycle)
         # The parts of uvicorn that write the answer close the connection themselves; through this they ask us.
         self.cycle.transport = self._answer  # type: ignore[assignment]
 
@@ -173,6 +182,8 @@ class Connection(HttpToolsProtocol):
         owed = cycle is not None and not cycle.response_complete and not cycle.more_body and not self._deaf
         if owed:
             self._probe(FIRST_PROBE_S)
+        else:
+            self._close()
         return owed
 
     def _probe(self, after_s: float) -> None:
@@ -189,6 +200,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._answer.completed()
+        self._unanswered.popleft()
         if self._lingering:
             self.server_state.total_requests += 1
             self._dropped = 0
@@ -203,6 +215,8 @@ class Connection(HttpToolsProtocol):
             self._answer_refusal(self._owed)
         elif self._ended:
             self._close()
+        elif self._begun:  # the next one has the time of its head
+            self._unset_keepalive_if_required()
 
     def finish(self) -> None:
         """Closes once the caller has been heard out: a close with bytes unread is a reset, and would take the answer with it."""
@@ -241,8 +255,7 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._answer.flush()
             self.transport.close()
-            if self.transport.get_write_buffer_size():
-                self._timer = self.loop.call_later(CLOSING_S, self.transport.abort)
+            self._unread.begin()
 
     # --- refusals ---------------------------------------------------------------------------------------------------
 
@@ -326,11 +339,3 @@ def bounded(bounds: Bounds, tell: Callable[[Refused, str], None]) -> type[Connec
     """
     members: dict[str, Any] = {"bounds": bounds, "tell": staticmethod(tell)}
     return type("BoundedConnection", (Connection,), members)
-
-
-async def _no_room(scope: Scope, _receive: Receive, send: Send) -> None:
-    status, headers, body = render(
-        Overloaded("there are too many open connections; this one may ask for health only"), scope["path"], new_id()
-    )
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": body})

@@ -17,13 +17,17 @@ def bodys_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"POST / HTTP/1.1\r\n" + b"".join(b"%s: %s\r\n" % header for header in headers if header[0] in _OF_BODIES) + b"\r\n"
 
 
-def take_host_of(target: bytes, headers: MutableSequence[tuple[bytes, bytes]]) -> None:
-    """Puts the host of an absolute target in the place of every `Host`, which does not count beside it (RFC 9112, section 3.2.2)."""
+def in_origin_form(target: bytes, headers: MutableSequence[tuple[bytes, bytes]]) -> bytes:
+    """Returns a target without the host that it may have, which is put in the place of every `Host`.
+
+    Those do not count beside it (RFC 9112, section 3.2.2), and its path may be left out where it is `/`.
+    """
     if target.startswith((b"/", b"*")):
-        return
+        return target
     url = httptools.parse_url(target)
     if not url.host:
-        return
+        return target
     host = b"[%s]" % url.host if b":" in url.host else url.host
     headers[:] = [header for header in headers if header[0] != b"host"]
     headers.append((b"host", b"%s:%d" % (host, url.port) if url.port else host))
+    return (url.path or b"/") + (b"?" + url.query if url.query else b"")

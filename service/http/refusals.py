@@ -1,11 +1,16 @@
-"""What is refused before it is a request: counted each time, and told in the log at most once a second."""
+"""What is refused before it is a request: answered, counted each time, and told in the log at most once a second."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from starlette.types import Receive, Scope, Send
+
+from attune.service.errors import Overloaded
 from attune.service.http.bounds import Refused
+from attune.service.http.problems import render
+from attune.service.ids import new_id
 from attune.service.observe.logs import get_logger
 from attune.service.observe.metrics import Metrics
 
@@ -64,3 +69,12 @@ class Thinned:
         self._written += 1
         untold, self._untold = self._untold, 0
         return untold
+
+
+async def no_room(scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answers a request other than for health on a connection that is one too many for that; an ASGI application."""
+    status, headers, body = render(
+        Overloaded("there are too many open connections; this one may ask for health only"), scope["path"], new_id()
+    )
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": body})

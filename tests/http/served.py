@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,17 +16,19 @@ from attune.service.http.bounds import Bounds
 from attune.service.http.connections import bounded
 
 OK = b"HTTP/1.1 200 OK\r\n"
+LARGE = 32 * 2**20
 
 
 @dataclass
 class Served:
-    """Where it listens, what was refused, and what the application holds on to."""
+    """Where it listens, what was refused, what is connected, and what the application holds on to."""
 
     port: int
     refused: list[tuple[str, str]] = field(default_factory=list)
     began: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: set[Any] = field(default_factory=set)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Returns a fresh connection."""
@@ -52,7 +55,10 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served]:
-    """Serves `/early` before it reads, `/held` and the rest of `/events` once the gate opens, at `/heard` what came, all else at once."""
+    """Serves `/early` before it reads, `/held` and the rest of `/events` once the gate opens, at `/heard` what came, all else at once.
+
+    `/large` has more than the system takes for a caller that reads nothing.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     found = Served(listener.getsockname()[1])
 
@@ -84,7 +90,7 @@ async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served
         if scope["path"] == "/events":
             await send({"type": "http.response.body", "body": b"data: two\n\n"})
         else:
-            await _answer(send, 200, b"fine")
+            await _answer(send, 200, b"x" * LARGE if scope["path"] == "/large" else b"fine")
 
     async with _running(app, listener, bounds, found, keep_alive_s):
         yield found
@@ -95,6 +101,7 @@ async def _running(app: ASGIApp, listener: socket.socket, bounds: Bounds, found:
     kind = bounded(bounds, lambda why, address: found.refused.append((why, address)))
     options = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "server_header": False}
     server = uvicorn.Server(uvicorn.Config(app, http=kind, timeout_keep_alive=keep_alive_s, timeout_graceful_shutdown=1, **options))
+    found.connections = server.server_state.connections
     running = asyncio.ensure_future(server._serve([listener]))
     try:
         yield

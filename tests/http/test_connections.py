@@ -89,6 +89,18 @@ async def test_a_second_request_on_a_kept_connection_has_the_same_time_for_its_h
         assert b"HTTP/1.1 408 " in answer
 
 
+async def test_a_head_that_begins_in_the_piece_that_ends_a_body_has_the_same_time():
+    async with served(Bounds(most=64, head_s=0.2)) as service:
+        reader, writer = await service.connect()
+        writer.write(b"POST /heard HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhe")
+        await asyncio.sleep(0.05)
+        writer.write(b"lloGET / HTTP/1.1\r\nx: ")
+        answer = await reader.read()
+        assert answer.startswith(OK)
+        assert b"HTTP/1.1 408 " in answer
+        writer.close()
+
+
 async def test_a_connection_that_sends_nothing_is_closed():
     async with served(Bounds(most=64, head_s=0.1)) as service:
         assert await service.told(b"") == b""
@@ -153,6 +165,29 @@ async def test_an_idle_connection_is_kept_as_long_as_the_setting_says():
         assert time.monotonic() - began_s >= 1
 
 
+async def test_line_breaks_between_requests_keep_no_connection_open():
+    async with served(ROOMY, keep_alive_s=1) as service:
+        reader, writer = await service.connect()
+        writer.write(GET)
+        assert await reader.readuntil(b"fine")
+        writer.write(b"\r\n")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+
+
+async def test_a_request_in_the_piece_that_ends_a_body_nobody_read_is_not_cut_off_as_idle():
+    async with served(ROOMY, keep_alive_s=1) as service:
+        reader, writer = await service.connect()
+        writer.write(b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n")
+        await reader.readuntil(b"too large")
+        writer.write(b"helloGET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+        await service.began.wait()
+        await asyncio.sleep(1.5)  # longer than an idle connection is kept
+        service.gate.set()
+        assert await reader.readexactly(len(OK)) == OK
+        writer.close()
+
+
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
@@ -215,10 +250,11 @@ async def test_a_caller_that_closes_its_sending_side_is_sent_the_events_that_are
 
 
 @pytest.mark.parametrize("path", [b"/held", b"/events"])
-async def test_a_caller_that_is_gone_is_noticed_while_its_answer_is_made(path: bytes):
+@pytest.mark.parametrize("behind", [b"", GET, GET + GET[:-4]])
+async def test_a_caller_that_is_gone_is_noticed_while_its_answer_is_made(path: bytes, behind: bytes):
     async with served(ROOMY) as service:
         _, writer = await service.connect()
-        writer.write(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path)
+        writer.write(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path + behind)
         await service.began.wait()
         writer.close()
         async with asyncio.timeout(10):

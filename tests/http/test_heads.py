@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attune.service.http.bounds import Bounds
+from attune.service.http.heads import in_origin_form
 from tests.http.served import OK, served
 
 ROOMY = Bounds(most=64, kept_free=4)
@@ -39,6 +40,19 @@ async def test_what_follows_an_offer_of_another_protocol_is_the_next_request():
         assert answer.count(OK) == 2
 
 
+async def test_as_many_offers_as_fit_into_one_piece_are_passed_over(caplog: pytest.LogCaptureFixture):
+    async with served(ROOMY) as service:
+        offer = b"GET / HTTP/1.1\r\nconnection:upgrade\r\nupgrade:h2c\r\n\r\n"
+        assert (await service.told(600 * offer + LAST)).count(OK) == 601
+        assert not caplog.records
+
+
+async def test_nobody_who_speaks_http_1_0_is_sent_a_word_to_go_on():
+    async with served(ROOMY) as service:
+        head = b"POST /heard HTTP/1.0\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
+        assert (await service.told(head + b"hello")).startswith(OK)
+
+
 async def test_a_trailer_is_no_header():
     async with served(ROOMY) as service:
         head = b"POST /heard HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -66,3 +80,10 @@ async def test_the_host_of_an_absolute_target_goes_before_the_header(target: byt
         answer = await service.told(b"GET " + target + b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         hosts = [line for line in answer.split(b"\r\n\r\n", 1)[1].split(b"\n") if line.startswith(b"host:")]
         assert hosts == [b"host: " + host]
+
+
+@pytest.mark.parametrize("target", [b"http://evil.example", b"http://evil.example?x=1", b"http://evil.example/?x=1"])
+async def test_an_absolute_target_may_leave_its_path_out(target: bytes):
+    async with served(ROOMY) as service:
+        assert (await service.told(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).startswith(OK)
+    assert in_origin_form(target, []) in {b"/", b"/?x=1"}
