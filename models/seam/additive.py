@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.evidence import MAX_EVIDENCE
+from attune.models.seam.evidence import HALF_ROUNDING, MAX_EVIDENCE
 from attune.models.seam.family import Row, Scored, mixed_scores, reward_difference
 from attune.models.seam.family_format import Format, Stored, Written
 from attune.models.seam.gaussian import attenuated_probability
@@ -148,10 +148,13 @@ def bound_evidence(common: float, axes: Array, *, tie: bool = False) -> Array:
 def additive_posterior(evidence: Array, size: int) -> tuple[Array, Array]:
     """Returns mean `[..., D]` and covariance `[..., D, D]` of a user's position: the prior N(0, I) and the sum of evidence `[..., E]`.
 
-    Taking a comparison back that was never added could leave no Gaussian; such a sum is refused.
+    Evidence is rounded entry by entry, and a matrix of rank one that was is none: thousands of equal comparisons would add up to less than
+    nothing along axes of which they say nothing. What is negative there is read as nothing, which is nearer to what was told (a
+    projection on the cone that the sum came from), so that nobody is less known than a stranger. Taking a comparison back that was never
+    added could leave more than that below nothing; such a sum is refused.
 
     Raises:
-        ValueError: the precision of the sum is not positive definite.
+        ValueError: the precision of the sum is not positive definite, by more than rounding explains.
     """
     return _posterior(evidence.tobytes(), evidence.shape, size)
 
@@ -159,12 +162,12 @@ def additive_posterior(evidence: Array, size: int) -> tuple[Array, Array]:
 @lru_cache(maxsize=64)  # one request asks for the same user several times, and every request for somebody unknown
 def _posterior(packed: bytes, shape: tuple[int, ...], size: int) -> tuple[Array, Array]:
     evidence = np.frombuffer(packed).reshape(shape)
-    places, prior = _square(size)
-    covariance = np.asarray(np.linalg.inv(prior + evidence.take(places, axis=-1)), dtype=np.float64)
-    variances = covariance.diagonal(axis1=-2, axis2=-1)
-    # A precision that is positive definite has a positive determinant and inverse diagonal; this is cheaper than a factor.
-    if not (np.isfinite(covariance).all() and variances.min() > 0):
-        raise ValueError(f"evidence of {size} axes adds up to no Gaussian: variances are {variances}")
+    precision = evidence.take(_square(size), axis=-1)
+    told, vectors = np.linalg.eigh(precision)  # in rising order
+    least = -1.0 - HALF_ROUNDING * np.trace(precision, axis1=-2, axis2=-1)
+    if not (told[..., 0] > least).all():  # NaN too
+        raise ValueError(f"evidence of {size} axes adds up to no Gaussian: along its own axes it has precisions of {told}")
+    covariance = (vectors / (1.0 + np.maximum(told, 0.0))[..., None, :]) @ np.swapaxes(vectors, -2, -1)
     mean = np.vecdot(covariance, evidence[..., None, :size])
     for shared in (mean, covariance):
         shared.flags.writeable = False
@@ -191,12 +194,12 @@ def triangle(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 @lru_cache(maxsize=16)
-def _square(size: int) -> tuple[NDArray[np.int64], Array]:
-    """Returns where in evidence `[E]` each entry of the symmetric `Lambda` stands, `[D, D]`, and the prior's precision; also made once."""
+def _square(size: int) -> NDArray[np.int64]:
+    """Returns where in evidence `[E]` each entry of the symmetric `Lambda` stands, `[D, D]`; also made once."""
     rows, columns = triangle(size)
     places = np.zeros((size, size), dtype=np.int64)
     places[rows, columns] = places[columns, rows] = size + np.arange(len(rows))
-    return places, np.eye(size)
+    return places
 
 
 def _write(family: Additive) -> Written:

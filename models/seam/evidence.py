@@ -21,10 +21,10 @@ GRID = 2.0**-24
 """Spacing of the grid: finer than any effect of a comparison, and 53 - 24 bits are left for the size of a sum."""
 
 MAX_EVIDENCE = 64.0
-"""Greatest size of one component of one comparison: 2**29 / 64, eight million comparisons of this size, before a sum rounds.
+"""Greatest size of one component of one comparison: 2**29 / 64, eight million comparisons of this size, before a sum rounds."""
 
-Quadratic evidence has a limit of its own: a matrix of rank one is rounded entry by entry, so that some 6e7 equal comparisons
-of next to no size add up to no Gaussian, and are refused (`additive.additive_posterior`)."""
+HALF_ROUNDING = 2.0**-11
+"""Share of a component that half precision may be off by; see `half`."""
 
 HALF_LIVES_PER_EPOCH = 256
 """Landmarks are this many half-lives apart: factors stay below 2**256, and aligning two epochs is a power of two."""
@@ -46,7 +46,7 @@ def half(evidence: Array) -> Array:
     """Returns `evidence` `[E]`, of numbers on the grid, in half precision: 11 significant bits, which are points of the grid as well.
 
     What is learned must be kept beside the sum to the bit, so that it can be taken back; two bytes a number are enough for it. The
-    error of one comparison is at most 2**-11 of each component.
+    error of one comparison is at most `HALF_ROUNDING` of each component.
     """
     return evidence.astype(np.float16).astype(np.float64)
 

@@ -175,8 +175,6 @@ class MemberEffects:
         codes, basis = _codes(tuple(known), self.size)
         summed = np.zeros(self.everybody_size) if summed is None else summed
         pull, precision = _natural(summed[: self.evidence_size], basis)
-        values, vectors = np.linalg.eigh(precision)  # discounted evidence is rounded, and there may be millions of it
-        precision = (vectors * np.maximum(values, 0.0)) @ vectors.T
         covariance = np.linalg.inv(np.eye(len(precision)) / self.shared**2 + precision)
         mean, serving = covariance @ pull, codes[: len(names)]
         onto = serving @ basis
@@ -229,11 +227,16 @@ def _codes(names: tuple[str, ...], size: int) -> tuple[Array, Array]:
 
 
 def _natural(evidence: Array, basis: Array) -> tuple[Array, Array]:
-    """Returns precision times mean `[R]` and precision `[R, R]` that evidence `[E]` gives along a basis `[H, R]`."""
+    """Returns precision times mean `[R]` and precision `[R, R]` that evidence `[E]` gives along a basis `[H, R]`.
+
+    That of rankings, and of everybody's discounted, is rounded, and there may be millions of it: see `additive.additive_posterior`.
+    """
     size = len(basis)
     rows, columns = triangle(size)
     precision = np.zeros((size, size))
     precision[rows, columns] = precision[columns, rows] = evidence[size:]
+    told, vectors = np.linalg.eigh(precision)
+    precision = (vectors * np.maximum(told, 0.0)) @ vectors.T
     return evidence[:size] @ basis, basis.T @ precision @ basis
 
 

@@ -91,6 +91,20 @@ def test_evidence_that_is_no_gaussian_is_refused():
 # --- a user is a sum
 
 
+@pytest.mark.parametrize("size", [0.5, 2.0, 20.0, 120.0])
+@pytest.mark.parametrize("count", [10, 1_000, 30_000])
+def test_nobody_who_says_the_same_again_and_again_is_less_known_than_a_stranger(rng, size, count):
+    told = count * size**2 * float(additive.curvature(np.array(size)))
+    for _ in range(20):
+        axes = rng.normal(size=6)
+        axes /= np.linalg.norm(axes)
+        _, covariance = additive.additive_posterior(count * half(quantise(additive.bound_evidence(0.0, size * axes))), 6)
+        variances = np.linalg.eigvalsh(covariance)
+        assert variances.min() > 0
+        assert variances.max() <= 1.0 + 1e-12
+        assert float(axes @ covariance @ axes) == pytest.approx(1.0 / (1.0 + told), rel=0.02)
+
+
 @pytest.mark.parametrize("size", [20.0, 130.0, 1e3, 1e8])
 @pytest.mark.parametrize("common", [0.0, -5.0, 1e6])
 def test_however_far_apart_two_texts_are_a_sum_stays_a_gaussian(rng, size, common):

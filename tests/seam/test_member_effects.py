@@ -148,6 +148,15 @@ def test_a_million_equal_comparisons_leave_a_gaussian():
     assert np.all(np.linalg.eigvalsh(found.covariance) > -1e-9)
 
 
+def test_a_million_equal_rankings_leave_a_gaussian(rng):
+    known, names = families(rng), NAMES[:5]
+    told = weighted.ranked([examples.row(rng) for _ in names], examples.row(rng), codes=[code_of(name, EFFECTS.size) for name in names])
+    own = 1_000_000 * known.effects_part(known.study_all(known.prior(), told)[0])
+    after = EFFECTS.everybody(names, None).of(own)
+    assert np.linalg.eigvalsh(after.covariance).min() > 0
+    assert (after.std**2 <= EFFECTS.shared**2 + EFFECTS.personal**2).all()
+
+
 def test_drawn_effects_have_their_mean_and_covariance():
     own = sum(block(*pair) for pair in itertools.combinations(NAMES[:4], 2) for _ in range(5))
     effects = EFFECTS.everybody(NAMES[:4], None).of(own)
