@@ -123,7 +123,9 @@ def agrees(comparisons: Sequence[Compared], predicted: Sequence[float]) -> bool:
 def _alike(one: Compared) -> bool:
     """Returns whether both answers are the same to every family, as two members' answers in the same words are."""
     same_author = one.direction is None or not one.direction.any()
-    return same_author and all(np.array_equal(one.chosen[name], one.rejected[name]) for name in one.chosen)
+    # One that was kept has what families read; one that was scored just now has the trunk's own vector beside it.
+    read = one.chosen.keys() & one.rejected.keys()
+    return same_author and all(np.array_equal(one.chosen[name], one.rejected[name]) for name in read)
 
 
 def _outweighs(comparisons: Sequence[Compared], one: Compared) -> float:

@@ -117,6 +117,10 @@ def test_two_answers_in_the_same_words_tell_no_order_unless_their_authors_differ
     assert not tells_order(pair(one, same, prompt, codes=(np.ones(2), np.ones(2))))
     assert tells_order(pair(one, same, prompt, codes=(np.eye(2)[0], np.eye(2)[1])))
     assert tells_order(ranked([one, same, two], prompt))
+    scored_now = same | {"pooled": np.ones(4)}
+    assert not tells_order(pair(one, scored_now, prompt))
+    assert not tells_order(pair(scored_now, one, prompt))
+    assert tells_order(pair(scored_now, two, prompt))
 
 
 @settings(max_examples=min(25, settings.default.max_examples))
