@@ -2,11 +2,12 @@
 
     command ──> bytes on the connection, a future at the end of the line ··· reply ──> the future at its head
 
-A server answers the commands of a connection in the order in which they came, so a reply is told by its place, and a caller who
-left leaves its place behind: whatever comes for it is dropped. A reply that its command cannot have says that the order is lost, and ends
-the connection: what follows would be anybody's. redis-py opens the connection (address, TLS, login, database) and says
-what a reply means. Its own way of running commands takes a connection, a timer, a reading task and a check of health for each, which was
-most of what a command cost this process; here one timer watches the command that has waited longest.
+A server answers the commands of a connection in the order in which they came, so a reply is told by its place, and a caller who left leaves
+its place behind: whatever comes for it is dropped. A reply that its command cannot have says that the order is lost, and ends the
+connection: what follows would be anybody's. A server that is a replica by now is left as soon as nothing waits for it. redis-py opens the
+connection (address, TLS, login, database) and says what a reply means. Its own way of running commands takes a connection, a timer, a
+reading task and a check of health for each, which was most of what a command cost this process; here one timer watches the command that has
+waited longest.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import hiredis
 from redis._parsers.base import BaseParser
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
 
 Meaning = Callable[[Any], Any]
 
@@ -56,7 +57,8 @@ class OneConnection:
 
         Raises, when it is awaited:
             ResponseError: the server refused the command; the connection serves on.
-            RedisConnectionError: the connection broke; the command may or may not have been run.
+            RedisConnectionError: the connection broke; the command may or may not have been run. Or the server is
+                a replica: its name may lead to another one by now, so the next command connects anew.
             TimeoutError: the reply did not come in time. The connection is closed, and every other command on it has broken.
         """
         line, until_s = self._line, asyncio.get_running_loop().time() + self._timeout_s
@@ -140,6 +142,7 @@ class _Line(asyncio.Protocol):
         self._asked = 0
         self._afterwards: deque[tuple[int, Callable[[], None]]] = deque()
         self._why: Exception | None = None
+        self._demoted = False
         # redis-py has no public way to its transport.
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
         self._transport.set_protocol(self)
@@ -149,7 +152,7 @@ class _Line(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """Whether it takes no more commands."""
-        return self._why is not None or self._transport.is_closing()
+        return self._why is not None or self._demoted or self._transport.is_closing()
 
     def ask(self, args: tuple[Any, ...], meaning: Meaning | None, until_s: float) -> asyncio.Future[Any]:
         """Sends a command; returns the future of its reply.
@@ -180,8 +183,17 @@ class _Line(asyncio.Protocol):
         if not isinstance(reply, Exception) and not _can_have(name, words, reply):
             raise InvalidResponse(f"a reply that {name} cannot have")
         self._waiting.popleft()
+        if isinstance(reply, ReadOnlyError):
+            self._demoted = True  # those behind are answered here: what they read may be there
+            reply = RedisConnectionError(f"READONLY {reply}")
         if self._afterwards:
             self._tell_answered()
+        self._tell(answer, meaning, reply)
+        if self._demoted and not self._waiting:
+            self._break(RedisConnectionError("the server is a replica now"))
+
+    @staticmethod
+    def _tell(answer: asyncio.Future[Any], meaning: Meaning | None, reply: Any) -> None:
         if answer.done():  # its caller has left
             return
         if isinstance(reply, Exception):
