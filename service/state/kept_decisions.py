@@ -117,11 +117,15 @@ class KeptDecisions:
         async def write() -> list[bytes]:
             if not clustered:
                 return await self._wire.script(WRITE_DECISION, [*keys, pointer], [*arguments, value])
-            if not condition:
-                await self._wire.command("SET", pointer, value, "PX", 2 * ttl_ms)
+            if condition:
+                return await self._wire.script(WRITE_DECISION, keys, arguments)
+            await self._wire.command("SET", pointer, value, "PX", 2 * ttl_ms)
             outcome = await self._wire.script(WRITE_DECISION, keys, arguments)
-            if outcome[0] == b"deleted":
-                await self._wire.command("UNLINK", pointer)
+            if outcome[0] == b"deleted":  # then the record is nowhere, or still where it was to be moved from
+                if former:
+                    await self._wire.command("SET", pointer, pack_pointer(former[-1], decision_id, former[:-1]), "PX", 2 * ttl_ms)
+                else:
+                    await self._wire.command("UNLINK", pointer)
             return outcome
 
         outcome, *over = await self._writes.write("write_decision", write, ask=ask)

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from redis import cluster as rediscluster
 from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from attune.service.errors import EventConflict, StoreUnavailable
+from attune.service.errors import EventConflict, StoreUnavailable, UserDeleted
 from attune.service.state.codec import event_digest
-from attune.service.state.redis_store import RedisStore
+from attune.service.state.keys import pointer_key
+from attune.service.state.redis_store import RedisStore, unobserved
 from attune.service.state.store import Limits, LoggedComparison, UserKey
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import raw_server
@@ -149,6 +151,37 @@ async def test_on_a_cluster_users_are_spread_and_every_operation_works(cluster_p
         await raw.execute_command("EVAL", "return 1", 2, users[0].base, users[1].base, target_nodes=raw.get_node_from_key(users[0].base))
     await raw.aclose()
     await store.aclose()
+
+
+async def test_on_a_cluster_a_decision_is_found_after_a_merge_whatever_comes_too_late(cluster_ports: list[int]) -> None:
+    store = RedisStore(f"redis+cluster://127.0.0.1:{cluster_ports[0]}")
+    anonymous, known = key_of("late", "anonymous"), key_of("late", "known")
+    await store.write_decision(anonymous, "decision", b"record", 100.0, era=b"")
+    await store.merge_users(anonymous, known, "login")
+    assert not await store.write_decision(anonymous, "decision", b"scored", 100.0, update=True, era=b"")
+    assert await store.read_decision("late", "decision") == (known.tag, b"record")
+    assert await store.locate_decision(anonymous, "decision") == "moved"
+    await store.aclose()
+
+
+async def test_on_a_cluster_a_decision_is_found_where_it_stays_when_a_merge_is_refused(cluster_ports: list[int]) -> None:
+    source, target = key_of("stays", "source"), key_of("stays", "target")
+
+    with rediscluster.RedisCluster(host="127.0.0.1", port=cluster_ports[0], protocol=2) as raw:
+
+        def observe(operation: str, _seconds: float, _ok: bool) -> None:
+            if operation == "merge_users":  # the merge has asked who was deleted by then, and writes later
+                raw.set(target.deleted, b"deleted.", px=60_000)
+
+        plain, store = (RedisStore(f"redis+cluster://127.0.0.1:{cluster_ports[0]}", observe=each) for each in (unobserved, observe))
+        await plain.write_decision(source, "decision", b"record", 100.0)
+        with pytest.raises(UserDeleted):
+            await store.merge_users(source, target, "login")
+        assert await plain.read_decision("stays", "decision") == (source.tag, b"record")
+        await plain.delete_user(source)
+        assert raw.get(pointer_key("stays", "decision")) is None
+        for each in (plain, store):
+            await each.aclose()
 
 
 async def test_on_a_cluster_every_user_is_found_and_replayed(cluster_ports: list[int]) -> None:
