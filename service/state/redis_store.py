@@ -31,7 +31,7 @@ from attune.service.state.keys import (
 )
 from attune.service.state.listing import ListedUsers, list_users, users_with_a_log
 from attune.service.state.member_sums import MemberSum, MemberSums, Vector
-from attune.service.state.merging import Merged, Merging
+from attune.service.state.merging import Merged, Merging, PartedKey
 from attune.service.state.records import Exported, KnownEvent, LoggedComparison, NewComparison, UserSum, is_event_id
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import ADD_COMPARISON, CHECK_WRITES, DELETE_USER, READ_LOG, REPLAY_COMPARISON
@@ -132,16 +132,17 @@ class RedisStore:
         async def read(*command: Any) -> Any:
             return await self._wire.run("export", lambda: self._wire.command(*command))
 
-        source = pages(key, read, self._read_log)
-        try:
-            async for exported in source:
-                yield exported
-        except WrongUser as error:
-            raise self._replies.wrong_user(error) from error
-        except ValueError as error:
-            raise self._replies.damaged(error) from error
-        finally:
-            await source.aclose()
+        for kept in (key, PartedKey(key.tenant, key.tag)):
+            source = pages(kept, read, self._read_log)
+            try:
+                async for exported in source:
+                    yield exported
+            except WrongUser as error:
+                raise self._replies.wrong_user(error) from error
+            except ValueError as error:
+                raise self._replies.damaged(error) from error
+            finally:
+                await source.aclose()
 
     async def to_replay(self, key: UserKey, basis: str) -> AsyncIterator[LoggedComparison]:
         async def read(*command: Any) -> Any:

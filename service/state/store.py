@@ -269,7 +269,8 @@ class Store(Protocol):
     def export(self, key: UserKey) -> AsyncIterator[Exported]:
         """Yields everything kept of a user, read in pages.
 
-        That is sums, the log from its oldest entry, what was replayed of it, the member that served last, then decisions.
+        That is sums, the log from its oldest entry, what was replayed of it, the member that served last, then decisions; and what lies
+        aside for a merge that is not finished.
         """
         ...
 

@@ -15,7 +15,7 @@ from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.merging import PartedKey, merge_digest
 from attune.service.state.redis_store import RedisStore
 from attune.service.state.scripts import PART_USER
-from attune.service.state.store import Limits, LoggedComparison, ReplayedEvidence, Store, TakenBack, UserKey
+from attune.service.state.store import Limits, LoggedComparison, ReplayedEvidence, Store, StoredDecision, TakenBack, UserKey
 from tests.state.conftest import BASIS, Bench, comparison, exported
 
 
@@ -212,6 +212,18 @@ async def test_a_merge_that_was_broken_off_goes_on(store: Store, raw: Redis, ali
         await store.merge_users(alice, bob, "login-2")
     assert (await store.merge_users(alice, bob, "login-1")).comparisons == 3
     await check(store, alice, bob)
+
+
+async def test_what_lies_aside_of_a_merge_that_was_broken_off_is_exported(store: Store, raw: Redis, alice: UserKey, bob: UserKey) -> None:
+    await live(store, alice, bob)
+    before = [each for each in await exported(store, alice) if not isinstance(each, StoredDecision)]
+    await part(raw, alice, bob, "login-1")
+    assert (await store.read(alice, BASIS)).sum is None
+    kept = [each for each in await exported(store, alice) if not isinstance(each, StoredDecision)]
+    assert [type(each) for each in kept] == [type(each) for each in before]
+    assert [each.event_id for each in kept if isinstance(each, LoggedComparison)] == ["a0", "a1", "a2"]
+    await store.delete_user(alice)
+    assert await exported(store, alice) == []
 
 
 @pytest.mark.slow
