@@ -265,6 +265,8 @@ class Batcher(Generic[Scored]):
                 self._dropped("expired", texts)
                 self._fail(submission, deadline_exceeded(submission, submission.deadline_at_s - submission.submitted_at_s))
             if not batch.texts:
+                if batch.expired:  # what nobody waits for may be next, and nothing else would begin it
+                    continue
                 break
             if not self._running:
                 self._busy_since_s = self._clock()

@@ -10,7 +10,7 @@ from attune.models.seam.families import Row
 from attune.service.batching.running import SPARE_TOKENS, NextBatch
 from attune.service.batching.submission import Submission
 from attune.service.batching.two_queues import PATIENCE_S, TwoQueues
-from attune.service.errors import NotReady, Overloaded
+from attune.service.errors import DeadlineExceeded, NotReady, Overloaded
 from tests.batching.scorers import GatedScorer, texts
 from tests.batching.serving import LONG_S, Reports, serving, settle, start
 
@@ -46,6 +46,27 @@ async def test_where_cores_are_shared_it_has_one_of_them_and_whoever_comes_has_a
         beside.release()
         assert len((await spare).rows) == 3
     assert spread.batches == []
+
+
+async def test_it_begins_at_once_where_all_that_was_asked_came_too_late() -> None:
+    scorer, reports, now = GatedScorer(), Reports(), [0.0]
+    async with serving(scorer, reports, clock=lambda: now[0]) as batcher:
+        first = start(batcher.submit(texts(3), LONG_S))
+        assert await scorer.entered.get() == [3]
+        late = [batcher.begin(texts(size), 1.0) for size in (4, 6)]
+        spare = start(batcher.submit(texts(5), LONG_S, spare=True))
+        await settle()
+        now[0] = 2.0
+        scorer.release()
+        await first
+        async with asyncio.timeout(LONG_S / 12):
+            assert await scorer.entered.get() == [5]
+        for each in late:
+            assert isinstance(each.answered.exception(), DeadlineExceeded)
+            batcher.leave(each)
+        scorer.release()
+        assert len((await spare).rows) == 1
+    assert ("expired", 1) in reports.drops
 
 
 async def test_it_does_not_begin_while_anything_else_runs() -> None:
