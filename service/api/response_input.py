@@ -17,7 +17,7 @@ from attune.models.seam.printable import printable
 from attune.service.api.prompted import sound_unicode
 from attune.service.errors import CallerError, FieldError, InvalidRequest, invalid
 from attune.service.members.member import PassedFieldRefused
-from attune.service.members.passing import is_thought
+from attune.service.members.passing import add_thoughts, is_thought
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
@@ -74,10 +74,8 @@ class ChatOfResponse:
 
     def go_on(self, turn: dict[str, Any]) -> None:
         """Puts the thoughts that came since into a turn of the assistant that goes on."""
-        thoughts, self.thoughts = self.thoughts, {}
-        for name, said in thoughts.items():
-            before: Any = turn.get(name)
-            turn[name] = before + said if type(before) is type(said) and isinstance(said, str | list) else said
+        add_thoughts(turn, self.thoughts)
+        self.thoughts = {}
 
     def refuse(self, at: str, why: str) -> None:
         """Takes note of a field that cannot be read."""
@@ -139,7 +137,7 @@ def _add(chat: ChatOfResponse, at: str, item: Any) -> None:
         content = _content(chat, f"{at}.output", item.get("output"))
         chat.add(f"{at}.output", {"role": "tool", "tool_call_id": called, "content": content})
     elif kind == "reasoning":
-        chat.thoughts |= _thoughts(chat, at, item)
+        add_thoughts(chat.thoughts, _thoughts(chat, at, item))
     elif kind == "item_reference":
         chat.refuse(at, _STORED)
     else:

@@ -18,7 +18,7 @@ from attune.service.http.problems import openai_object
 from attune.service.http.streaming import failed_in_stream
 from attune.service.ids import new_id
 from attune.service.live.runtime import Call
-from attune.service.members.passing import is_thought
+from attune.service.members.passing import add_thoughts, is_thought
 from attune.service.members.tool_calls import OWN, TEXTS, Part
 from attune.service.usecases.member_answers import Generated, GeneratedCandidate, Piece, Ping
 from attune.service.usecases.member_choice import Decision
@@ -153,12 +153,10 @@ class ResponseAnswer:
 
     def _think(self, thoughts: Mapping[str, Any]) -> None:
         """Takes up pieces of thoughts; the first text among them is shown, and the others go with it."""
-        for name, value in thoughts.items():
-            before: Any = self._thoughts.setdefault(name, value)
-            if before is not value and any(isinstance(before, kind) and isinstance(value, kind) for kind in (str, list)):
-                self._thoughts[name] = before + value
-            if not self._thought_name and name in _TEXTS_OF_THOUGHTS and isinstance(value, str):
-                self._thought_name = name
+        add_thoughts(self._thoughts, thoughts)
+        if not self._thought_name:
+            texts = (name for name in thoughts if name in _TEXTS_OF_THOUGHTS and isinstance(self._thoughts[name], str))
+            self._thought_name = next(texts, "")
 
     def _of_text(self, text: str, kind: str) -> Iterator[bytes]:
         item = self._message([], "in_progress")

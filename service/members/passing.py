@@ -42,6 +42,14 @@ def is_thought(name: str) -> bool:
     return any(part in name for part in _THOUGHTS)
 
 
+def add_thoughts(into: dict[str, Any], thoughts: Mapping[str, Any]) -> None:
+    """Joins pieces of thoughts, by their names, to those that came before: texts and lists go on, of anything else the first holds."""
+    for name, said in thoughts.items():
+        before: Any = into.setdefault(name, said)
+        if before is not said and any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list)):
+            into[name] = before + said
+
+
 @dataclass(frozen=True, slots=True)
 class Passed:
     """What one request asks beyond text.

@@ -103,7 +103,7 @@ class Saying:
         """Returns all that it has said, but for what was told before."""
         for name, half in self._halves.items():
             if self._thoughts is not None and (rest := half.close()):
-                join_thought(self._thoughts, name, rest)
+                _join_thought(self._thoughts, name, rest)
         usage = {name: value for name, value in self._usage.items() if name not in _OF_USAGE and value is not None}
         message = self._sound(self._message) | self._sound(self._thoughts or {}, MAX_THOUGHT_BYTES)
         if self._refusal:
@@ -117,7 +117,7 @@ class Saying:
                 said = self._halves.setdefault(name, SoundText()).push(value) if isinstance(value, str) else value
                 pieces = whole if self._aloud is None or not isinstance(said, str | list) else self._aloud
                 if said:
-                    join_thought(pieces, name, said)
+                    _join_thought(pieces, name, said)
 
     def _sound(self, fields: Fields, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
         """Returns the fields that can be written as JSON, are not too long and hold no secret."""
@@ -133,7 +133,7 @@ class Saying:
         return len(written) <= most_bytes and "\\u0000" not in text and not any(secret in text for secret in self._secrets)
 
 
-def join_thought(into: dict[str, Any], name: str, said: Any) -> None:
+def _join_thought(into: dict[str, Any], name: str, said: Any) -> None:
     """Takes up what is said of a field of thoughts: texts and lists come in pieces, and half of anything else is worse than nothing."""
     before: Any = into.get(name, said)
     if name in into and any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list)):

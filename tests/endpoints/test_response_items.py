@@ -70,6 +70,17 @@ THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content"
             [called("a") | {"parsed_arguments": {}, "namespace": None, "extra_content": {"signature": "c2ln"}}],
             [{"role": "assistant", "content": None, "tool_calls": [{"extra_content": {"signature": "c2ln"}, **call("a")}]}],
         ),
+        (
+            [
+                THOUGHT | {"reasoning": "One. "},
+                THOUGHT | {"reasoning": "Two."},
+                called("a"),
+                THOUGHT | {"reasoning": " Three."},
+                called("b"),
+            ],
+            [{"role": "assistant", "content": None, "tool_calls": [call("a"), call("b")], "reasoning": "One. Two. Three."}],
+        ),
+        ([THOUGHT | {"reasoning": "Hm."}, {"role": "user", "content": "Go on."}], [{"role": "user", "content": "Go on."}]),
         ([{"type": None, "role": "user", "content": "Hm."}], [{"role": "user", "content": "Hm."}]),
         (
             [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}],
