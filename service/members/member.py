@@ -276,7 +276,7 @@ class PromptFiltered(CallerError):
 
 
 class PassedFieldRefused(CallerError):
-    """No member's server takes what was passed on to it as it came: a schema of a tool, a format, a picture. The fields are named."""
+    """No member's server takes what the request asks of it: a temperature, a tool, a format, a picture. The fields are named."""
 
     code = "passed-field-refused"
 

@@ -243,6 +243,9 @@ class OpenAIServer:
             told = f"refuses the field {refusal.parameter} of every request; the roster can leave it out"
             self._note_once(f"parameter {refusal.parameter}", told)
             return self.failed("refused", f"{said}: it refuses the field {refusal.parameter}", lasting=True)
+        if inner in REFUSING_STATUSES and refusal.parameter is not None:
+            self._note_once(f"parameter {refusal.parameter}", f"refuses the field {refusal.parameter} where a request names it")
+            return PassedFieldRefused(f"member {self._id!r}: its server refuses the field {refusal.parameter} of this request: {said}")
         passed = asked.request.passed
         if inner in REFUSING_STATUSES and passed and (names := passed.names(self._spec.passes)):
             # Nobody else would hear of a server that takes none of it: the caller is told, or another member stands in.

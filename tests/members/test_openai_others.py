@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from attune.service.members.member import OneMemberFailed, PromptFiltered
+from attune.service.members.member import OneMemberFailed, PassedFieldRefused, PromptFiltered
 from attune.service.members.openai import OpenAIMember
 from attune.service.members.patience import MemberPace, late_after_s
 from attune.service.members.roster import AnotherMember, Roster
@@ -230,11 +230,19 @@ async def test_a_field_of_the_rosters_that_is_always_refused_is_told_at_once_and
     ]
 
 
-async def test_a_field_that_the_caller_chose_is_the_callers(upstream, member_with):
-    upstream.answers(UNSUPPORTED)
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_field_that_the_caller_chose_is_the_callers_and_is_named(upstream, member_with, caplog, status):
+    refused = refusing(status, {"error": {"message": "Unsupported value: 'temperature'", "code": "unsupported_value"}})
+    upstream.answers(refused, refused, good)
     member = member_with(failures_to_open=1)
-    await fails(member, ask(temperature=0.3))
+    with pytest.raises(PassedFieldRefused, match=f"refuses the field temperature of this request: HTTP {status} .unsupported_value.$"):
+        await answer(Roster({"gpt": member}), ["gpt"], temperature=0.3)
     assert member.breaker == "closed"
+    fallback, text = await answer(Roster({"gpt": member, "other": member}), ["gpt", "other"], temperature=0.3)
+    assert (fallback.served, text) == ("other", "Hello there!")
+    assert [record.getMessage() for record in caplog.records if "upstream" in record.getMessage()] == [
+        "member gpt: the upstream refuses the field temperature where a request names it"
+    ]
 
 
 FILTERED = {"error": {"message": "triggering the content management policy", "code": "content_filter", "param": "prompt", "status": 400}}
