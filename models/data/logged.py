@@ -123,13 +123,19 @@ def _record(file: str, user: str, line: ComparisonLine) -> Comparison | None:
     kinds = [*(isinstance(text, str) for text in texts), isinstance(context, str | None), isinstance(tie, bool)]
     if not all(kinds):
         wrong = ("prompt", "chosen_text", "rejected_text", "context", "tie")[kinds.index(False)]
-        raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: {wrong} is {line.content.get(wrong)!r}")
+        raise ComparisonInvalid(
+            f"{file} line {line.number}: event {line.event_id!r} of user {user!r}: {wrong} is {line.content.get(wrong)!r}"
+        )
     prompt, chosen, rejected = map(str, texts)
     try:
         time_s = time_of(line.observed_at, "observed_at")
     except ValueError:
-        raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: observed_at is {line.observed_at!r}") from None
+        raise ComparisonInvalid(
+            f"{file} line {line.number}: event {line.event_id!r} of user {user!r}: observed_at is {line.observed_at!r}"
+        ) from None
     weight = line.content.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
-        raise ComparisonInvalid(f"{file}: event {line.event_id!r} of user {user!r}: weight is {weight!r}; it must be above 0 and at most 1")
+        raise ComparisonInvalid(
+            f"{file} line {line.number}: event {line.event_id!r} of user {user!r}: weight is {weight!r}; it must be above 0 and at most 1"
+        )
     return Comparison(user, prompt, chosen, rejected, tie=tie, context=context or None, weight=float(weight), time_s=time_s)

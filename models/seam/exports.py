@@ -57,6 +57,7 @@ class ComparisonLine:
         observed_at: RFC 3339.
         content: what was kept beside the evidence: `prompt`, `chosen_text`, `rejected_text`, `chosen`, `rejected`, `tie`, `context`,
             `agreement` and whatever later versions keep; empty where texts are not kept.
+        number: of the line in the file that it was read from.
     """
 
     event_id: str
@@ -65,6 +66,7 @@ class ComparisonLine:
     observed_at: str | None
     content: Mapping[str, Any]
     evidence: tuple[float, ...]
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class DecisionLine:
 
     decision_id: str
     content: Mapping[str, Any]
+    number: int = field(default=0, compare=False)
 
 
 ExportLine: TypeAlias = UserLine | SumLine | ComparisonLine | ReplayedLine | LastMemberLine | TakenBackLine | DecisionLine
@@ -188,7 +191,7 @@ def read_export(path: Path) -> Export:
             elif kind in _KNOWN:
                 if not log.user:  # lines above any `user`: an export whose first line was cut off
                     log = logs.setdefault("", log)
-                _add(log, str(kind), line.value)
+                _add(log, str(kind), line.value, line.number)
             else:
                 unknown[str(kind)] += 1
         except ExportInvalid as error:
@@ -209,7 +212,7 @@ def _kind(entry: Mapping[str, Any]) -> str | None:
 _KNOWN = frozenset({"sum", "comparison", "replayed", "last-member", "taken-back", "decision"})
 
 
-def _add(log: UserLog, kind: str, entry: Mapping[str, Any]) -> None:
+def _add(log: UserLog, kind: str, entry: Mapping[str, Any], number: int) -> None:
     match kind:
         case "sum":
             numbers = _int(entry, "comparisons"), _int(entry, "epoch"), _numbers(entry)
@@ -222,7 +225,7 @@ def _add(log: UserLog, kind: str, entry: Mapping[str, Any]) -> None:
             name = event if log.user else json.dumps(entry, sort_keys=True)
             log.comparisons.pop(name, None)
             if event not in log.taken_back:  # its id is never learned again, so this line is older, wherever it stands
-                log.comparisons[name] = ComparisonLine(event, *learned, content, _numbers(entry))
+                log.comparisons[name] = ComparisonLine(event, *learned, content, _numbers(entry), number)
         case "replayed":
             learned = _maybe(entry, "basis") or "", _int(entry, "epoch"), _maybe(entry, "observed_at")
             log.replayed.append(ReplayedLine(_text(entry, "event_id"), *learned, _numbers(entry)))
@@ -236,7 +239,7 @@ def _add(log: UserLog, kind: str, entry: Mapping[str, Any]) -> None:
         case _:
             content = {name: value for name, value in entry.items() if name not in {"type", "decision_id"}}
             decision = _text(entry, "decision_id")
-            log.decisions[decision] = DecisionLine(decision, content)
+            log.decisions[decision] = DecisionLine(decision, content, number)
 
 
 def _learned(line: ComparisonLine | ReplayedLine) -> dict[str, Any]:

@@ -212,10 +212,10 @@ def test_two_users_with_one_event_id_have_two_comparisons_and_one_takes_back_onl
         comparison("tour-0", "c3", "c4"),
     ]
     log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert [one["chosen"] for one in read_log(log)[1]] == ["c1", "c3"]
+    assert [one["chosen"] for one in read_log(log)[1].values()] == ["c1", "c3"]
     lines.append({"type": "taken-back", "event_id": "tour-0"})
     log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert [one["chosen"] for one in read_log(log)[1]] == ["c1"]
+    assert [one["chosen"] for one in read_log(log)[1].values()] == ["c1"]
 
 
 def test_decisions_and_comparisons_without_types_are_read_from_packed_files_with_a_byte_order_mark(tmp_path):
@@ -228,7 +228,10 @@ def test_decisions_and_comparisons_without_types_are_read_from_packed_files_with
 def test_ratings_and_rankings_are_counted_and_no_duels(tmp_path):
     others = [{"kind": "rating", "rating": 1.0, "candidate": "d1-0"}, {"kind": "ranking", "ranking": ["d1-0", "d1-1"]}]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, others)), encoding="utf-8")
-    with_them, without = duels_from(DECISIONS, COMPARISONS + read_log(tmp_path / "log.jsonl")[1]), duels_from(DECISIONS, COMPARISONS)
+    with_them, without = (
+        duels_from(DECISIONS, [*COMPARISONS, *read_log(tmp_path / "log.jsonl")[1].values()]),
+        duels_from(DECISIONS, COMPARISONS),
+    )
     assert with_them.won.tolist() == without.won.tolist()
     assert with_them.left_out == {**without.left_out, "ratings of one answer": 1, "rankings": 1}
 
@@ -255,7 +258,7 @@ def test_lines_and_fields_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(LogInvalid, match=rf"^0 decisions and 0 comparisons {said}: both files are empty$"):
         duels_from([], [])
     broken = [decision("d1", ("a", "b"), joint=1.5)]
-    with pytest.raises(LogInvalid, match=r"comparison 1 has joint propensity 1\.5"):
+    with pytest.raises(LogInvalid, match=r"decision 1 has joint propensity 1\.5"):
         duels_from(broken, COMPARISONS[:1])
 
 

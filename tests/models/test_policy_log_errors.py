@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from attune.models.measuring.policy.estimators import LogInvalid, duels_from
@@ -34,7 +36,24 @@ def test_a_decision_whose_numbers_are_none_is_refused_in_a_sentence(changes: dic
     with pytest.raises(LogInvalid) as caught:
         duels_from([made], [comparison("e", "d1-0", "d1-1")])
     assert said in str(caught.value)
-    assert str(caught.value).startswith(("decision 1 cannot", "the decision of comparison 1 "))
+    assert str(caught.value).startswith("decision 1 ")
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_what_a_line_lacks_is_said_with_the_line_of_the_file(typed: bool, tmp_path):
+    made, said = decision("d1", ("a", "b")), comparison("e", "d1-0", "d1-1")
+    cases = [
+        ([made, {name: value for name, value in said.items() if name != "rejected"}], "log.jsonl line 3 lacks 'rejected'"),
+        ([{name: value for name, value in made.items() if name != "user_tag"}, said], "log.jsonl line 2 lacks 'user_tag'"),
+        ([made | {"routing": made["routing"] | {"joint_propensity": 2}}, said], "log.jsonl line 2 has joint propensity 2.0"),
+    ]
+    for entries, expected in cases:
+        lines = entries if typed else [{name: value for name, value in entry.items() if name != "type"} for entry in entries]
+        log = tmp_path / "log.jsonl"
+        log.write_text("\n" + "\n".join(map(json.dumps, lines)), encoding="utf-8")
+        with pytest.raises(LogInvalid) as caught:
+            evaluate_log(log, log, tmp_path / "out")
+        assert str(caught.value).startswith(expected)
 
 
 def test_a_comparison_whose_candidates_are_no_texts_is_refused_in_a_sentence():

@@ -49,9 +49,10 @@ def test_what_an_export_says_was_kept_is_sent_as_such_and_weighs_no_more(tmp_pat
     file.write_text("".join(json.dumps(one) + "\n" for one in ({"type": "user", "id": "ada"}, line | texts)))
     (body,) = bodies_of(read_logged(file).records)
     assert (body["kept"], body["over"], body["how"], "chosen_text" in body) == (WARM, LONG, "edit", False)
-    file.write_text(json.dumps(line | texts | {"weight": 0}) + "\n")
-    with pytest.raises(ComparisonInvalid, match="weight is 0"):
-        read_logged(file)
+    for wrong, said in (({"weight": 0}, "weight is 0"), ({"tie": "no"}, "tie is 'no'"), ({"observed_at": "soon"}, "observed_at is 'soon'")):
+        file.write_text("\n" + json.dumps(line | texts | wrong) + "\n")
+        with pytest.raises(ComparisonInvalid, match=f"^export.jsonl line 2: event 'e' .*{said}"):
+            read_logged(file)
 
 
 def test_rows_of_nobody_are_no_persons_to_a_server_and_times_mean_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

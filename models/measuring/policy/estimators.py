@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,31 +71,45 @@ _NO_PAIRS = {"rating": "ratings of one answer", "ranking": "rankings"}
 """Kinds of feedback that name no chosen and no rejected answer, and what is said of them; of no kind, or `kept`, are pairs."""
 
 
-def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> Duels:
+def duels_from(
+    decisions: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+    *,
+    decided_at: Sequence[str] = (),
+    compared_at: Sequence[str] = (),
+) -> Duels:
     """Returns the duels that decisions (as `GET /decisions/{id}` or an export gives them) and comparisons (of an export) make.
 
     Left out and counted: ratings and rankings; comparisons of texts, of two decisions, of a decision that is not there, or of one
     member with itself; decisions with a null propensity (forced, or another member served), and decisions that nobody compared.
+
+    Args:
+        decisions: their records.
+        comparisons: theirs.
+        decided_at: where each decision stands, for errors; their numbers if empty.
+        compared_at: where each comparison stands.
 
     Raises:
         LogInvalid: a field is missing or of another type, or no duel is left.
     """
     known = {}
     named: set[str] = set()
-    for number, decision in enumerate(decisions, start=1):
-        name, made = _decided(decision, number)
+    decided_at = decided_at or [f"decision {number}" for number in range(1, len(decisions) + 1)]
+    compared_at = compared_at or [f"comparison {number}" for number in range(1, len(comparisons) + 1)]
+    for place, decision in zip(decided_at, decisions, strict=True):
+        name, made = _decided(decision, place)
         known[name] = made
         named.update(decision["routing"]["propensities"])
     members = tuple(sorted(named))
     left: Counter[str] = Counter()
     rows: list[tuple[str, int, int, float, float, Array, Array, bool]] = []
     used = set()
-    owner = {candidate: decision for decision, (_, _, candidates) in known.items() for candidate in candidates}
-    for number, comparison in enumerate(comparisons, start=1):
+    owner = {candidate: decision for decision, (*_, candidates) in known.items() for candidate in candidates}
+    for place, comparison in zip(compared_at, comparisons, strict=True):
         if comparison.get("kind") in _NO_PAIRS:
             left[_NO_PAIRS[comparison["kind"]]] += 1
             continue
-        chosen, rejected, tie = _pair(comparison, number)
+        chosen, rejected, tie = _pair(comparison, place)
         if chosen is None or rejected is None:
             left["comparisons of texts"] += 1
         elif chosen not in owner or rejected not in owner:
@@ -104,7 +118,7 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
             left["comparisons across two decisions"] += 1
         else:
             used.add(owner[chosen])
-            duel = _duel(known[owner[chosen]], chosen, rejected, members, number)
+            duel = _duel(known[owner[chosen]], chosen, rejected, members)
             if isinstance(duel, str):
                 left[duel] += 1
             else:
@@ -130,32 +144,36 @@ def duels_from(decisions: Sequence[Mapping[str, Any]], comparisons: Sequence[Map
     )
 
 
-def _decided(decision: Mapping[str, Any], number: int) -> tuple[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+_Decided: TypeAlias = tuple[str, str, Mapping[str, Any], Mapping[str, Any]]
+"""Where a decision stands, its user, its routing, and its candidates by id."""
+
+
+def _decided(decision: Mapping[str, Any], place: str) -> tuple[str, _Decided]:
     try:
         name, tag, routing = str(decision["decision_id"]), str(decision["user_tag"]), decision["routing"]
         candidates = {candidate["candidate_id"]: candidate for candidate in decision["candidates"]}
         iter(routing["propensities"])
     except KeyError as error:
-        raise LogInvalid(f"decision {number} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
+        raise LogInvalid(f"{place} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise LogInvalid(f"decision {number} cannot be used: {error}") from error
-    return name, (tag, routing, candidates)
+        raise LogInvalid(f"{place} cannot be used: {error}") from error
+    return name, (place, tag, routing, candidates)
 
 
-def _pair(comparison: Mapping[str, Any], number: int) -> tuple[str | None, str | None, bool]:
+def _pair(comparison: Mapping[str, Any], place: str) -> tuple[str | None, str | None, bool]:
     try:
         chosen, rejected, tie = comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
     except KeyError as error:
-        raise LogInvalid(f"comparison {number} lacks {error}; exports of users have it") from error
+        raise LogInvalid(f"{place} lacks {error}; exports of users have it") from error
     if not all(one is None or isinstance(one, str) for one in (chosen, rejected)):
-        raise LogInvalid(f"comparison {number} names a candidate by something other than a text")
+        raise LogInvalid(f"{place} names a candidate by something other than a text")
     return chosen, rejected, tie
 
 
 def _duel(
-    decision: tuple[str, Mapping[str, Any], Mapping[str, Any]], chosen: str, rejected: str, members: tuple[str, ...], number: int
+    decision: _Decided, chosen: str, rejected: str, members: tuple[str, ...]
 ) -> tuple[str, int, int, float, float, Array, Array, bool] | str:
-    tag, routing, candidates = decision
+    place, tag, routing, candidates = decision
     try:
         if routing["propensity"] is None or routing["joint_propensity"] is None:
             return "comparisons of decisions with a null propensity"
@@ -167,16 +185,13 @@ def _duel(
         expected = np.array([float(routing["expected"][name]["mean"]) if name in routing["expected"] else -np.inf for name in members])
         joint, as_pair = float(routing["joint_propensity"]), routing["policy"] == "learn"
     except KeyError as error:
-        raise LogInvalid(f"the decision of comparison {number} lacks {error}") from error
+        raise LogInvalid(f"{place} lacks {error}") from error
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise LogInvalid(f"the decision of comparison {number} cannot be used: {error}") from error
+        raise LogInvalid(f"{place} cannot be used: {error}") from error
     if not 0.0 < joint <= 1.0 or not abs(float(law.sum()) - 1.0) < 1e-6 or law.min() < 0.0:
-        raise LogInvalid(
-            f"the decision of comparison {number} has joint propensity {joint} "
-            f"and a law that sums to {law.sum():g}, the least {law.min():g}"
-        )
+        raise LogInvalid(f"{place} has joint propensity {joint} and a law that sums to {law.sum():g}, the least {law.min():g}")
     if not all(np.isfinite(value) for name, value in zip(members, expected, strict=True) if name in routing["expected"]):
-        raise LogInvalid(f"the decision of comparison {number} has an expected value that is no finite number")
+        raise LogInvalid(f"{place} has an expected value that is no finite number")
     return tag, members.index(names[0]), members.index(names[1]), float(chosen == pair[0]), joint, law, expected, as_pair
 
 

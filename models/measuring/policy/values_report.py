@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from attune.models.measuring.policy.estimators import LogInvalid, duels_from, evaluate_policies
 from attune.models.measuring.policy.intervals import LEAST_USERS
@@ -23,7 +23,11 @@ MOST_UNSUPPORTED = 0.5
 """Share of a policy's pairs that the log could not have drawn, from which on its value is not shown."""
 
 
-def read_log(path: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+Placed: TypeAlias = dict[str, Mapping[str, Any]]
+"""Records of a file by where they stand in it."""
+
+
+def read_log(path: Path) -> tuple[Placed, Placed]:
     """Returns the decisions and the comparisons of a file: of one or more exports, or plain lines of either, one after the other.
 
     A comparison belongs to its user and its event: two users with one event id have two. What was taken back is not there, and
@@ -36,22 +40,23 @@ def read_log(path: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
         raise LogInvalid(f"{error}{it_is(path)}") from error
-    decisions: dict[str, Mapping[str, Any]] = {}
-    comparisons: list[Mapping[str, Any]] = []
+    decisions: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    comparisons: Placed = {}
     for log in export.logs.values():
         for name, decision in log.decisions.items():
             if "unreadable" not in decision.content:
-                decisions[name] = line_object(decision)
-        comparisons += [line_object(one) for one in log.comparisons.values()]
+                decisions[name] = f"{path.name} line {decision.number}", line_object(decision)
+        comparisons |= {f"{path.name} line {one.number}": line_object(one) for one in log.comparisons.values()}
     for number, value in export.plain:
+        place = f"{path.name} line {number}"
         if "decision_id" in value and "candidates" in value:
-            decisions[str(value["decision_id"])] = value
+            decisions[str(value["decision_id"])] = place, value
         elif "chosen" in value or "rejected" in value or "kind" in value:
-            comparisons.append(value)
+            comparisons[place] = value
         else:
             found = ", ".join(sorted(value)) or "empty"
-            raise LogInvalid(f"{path.name} line {number} is neither a decision nor a comparison: {found}{it_is(path)}")
-    return list(decisions.values()), comparisons
+            raise LogInvalid(f"{place} is neither a decision nor a comparison: {found}{it_is(path)}")
+    return dict(decisions.values()), comparisons
 
 
 def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
@@ -61,7 +66,8 @@ def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
         LogInvalid: see `read_log` and `duels_from`.
     """
     try:
-        duels = duels_from(read_log(decisions)[0], read_log(feedback)[1])
+        decided, compared = read_log(decisions)[0], read_log(feedback)[1]
+        duels = duels_from([*decided.values()], [*compared.values()], decided_at=[*decided], compared_at=[*compared])
     except LogInvalid as error:
         told = recognised(feedback).startswith(COMPARISONS) and it_is(feedback) not in str(error)
         raise LogInvalid(f"{error}{it_is(feedback)}" if told else str(error)) from error
