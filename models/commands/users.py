@@ -108,7 +108,12 @@ def users_forget(
     gone = receipt.deleted
     comparisons, decisions, keys = (counted(gone.get(f"{what}s", 0), what) for what in ("comparison", "decision", "key"))
     said = f"{comparisons}, {decisions} and {keys}"
-    typer.echo(f"{named(user)} is forgotten: {said}" if any(gone.values()) else f"nothing is kept of {named(user)}")
+    nothing = (
+        f"{named(user)} had been forgotten before, and nothing came since"
+        if receipt.deleted_before
+        else f"nothing is kept of {named(user)}"
+    )
+    typer.echo(f"{named(user)} is forgotten: {said}" if any(gone.values()) else nothing)
 
 
 @users_app.command("take-back")

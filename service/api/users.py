@@ -118,9 +118,12 @@ class DeletedAnswer:
 
     Attributes:
         deleted: what there was; all zeros for a user who was never seen
+        deleted_before: the user was deleted within the last day already, as by this request where its answer was
+            lost; `deleted` counts what came since
     """
 
     deleted: DeletedCounts
+    deleted_before: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +271,11 @@ def _user_portfolio(usual: UsualRouting) -> UserPortfolio:
 
 @router.delete("/users/{user:segment}", response_model=DeletedAnswer, responses=problems(), summary="Delete a user completely")
 async def delete_user(user: Segment, request: Request) -> Response:
-    """Removes sums, comparisons, decisions and events; the receipt counts them."""
+    """Removes sums, comparisons, decisions and events; the receipt counts them. A repeat removes what came since, and says so."""
     call: Call = request.state.call
     deleted = await delete_person(call, checked_user(user))
-    return json_response(DeletedAnswer(DeletedCounts(deleted.keys, deleted.comparisons, deleted.decisions)))
+    counts = DeletedCounts(deleted.keys, deleted.comparisons, deleted.decisions)
+    return json_response(DeletedAnswer(counts, deleted.deleted_before))
 
 
 @router.delete(

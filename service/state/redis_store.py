@@ -266,10 +266,10 @@ class RedisStore:
         arguments = [key.sum_prefix, key.decision_prefix, key.replayed_prefix, secrets.token_bytes(ERA_BYTES), self._limits.tombstone_ms]
 
         async def delete() -> Deleted:
-            removed, comparisons, decisions = await self._wire.script(DELETE_USER, keys, arguments)
+            removed, comparisons, decisions, before = await self._wire.script(DELETE_USER, keys, arguments)
             while ids := await self._wire.command("ZRANGE", key.deleting, 0, _POINTERS_AT_ONCE - 1):
                 removed += await self._decisions.drop_pointers(key, key.deleting, ids)
-            return Deleted(removed, comparisons, decisions)
+            return Deleted(removed, comparisons, decisions, bool(before))
 
         await self._merging.end(key)
         await self._merging.shorten_marks(key)

@@ -112,11 +112,12 @@ class UsersPage:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What a deletion removed: keys of any kind, comparisons that the log still held, and decision records."""
+    """What a deletion removed: keys of any kind, comparisons that the log still held, decision records; and whether one came before."""
 
     keys: int
     comparisons: int
     decisions: int
+    deleted_before: bool = False
 
 
 class Store(Protocol):

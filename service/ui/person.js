@@ -136,12 +136,14 @@ async function forget() {
   const who = person();
   $("forget").disabled = true;
   try {
-    const { deleted } = await read("users/" + encodeURIComponent(who), { method: "DELETE" });
+    const { deleted, deleted_before } = await read("users/" + encodeURIComponent(who), { method: "DELETE" });
     letGo(who);
     if (person() !== who) return; // somebody else is asking by now, and stays
     newPerson();
     say(null);
-    $("forgotten").textContent = `Deleted: ${count(deleted.comparisons, "choice")} and ${count(deleted.decisions, "decision")}. You are a new person now.`;
+    const gone = deleted_before && !deleted.keys ? "Everything had been deleted before"
+      : `Deleted: ${count(deleted.comparisons, "choice")} and ${count(deleted.decisions, "decision")}`;
+    $("forgotten").textContent = `${gone}. You are a new person now.`;
   } catch (error) { say(error); } finally { $("forget").disabled = false; }
 }
 

@@ -65,7 +65,8 @@ async def test_what_a_product_does_works_with_both_clients(call):
     assert (await call("user", "ada")).comparisons == 1
     assert sum((await call("route", "ada", PROMPT)).routing.propensities.values()) == pytest.approx(1)
     assert {member.name for member in (await call("portfolio")).members} == {"concise", "detailed", "warm"}
-    assert (await call("forget", "ada")).deleted["keys"] > 0
+    receipts = [await call("forget", "ada") for _ in range(2)]
+    assert [(receipt.deleted["keys"] > 0, receipt.deleted_before) for receipt in receipts] == [(True, False), (False, True)]
     assert (await call("user", "ada")).comparisons == 0
 
 

@@ -128,7 +128,9 @@ async def test_deleting_a_user_leaves_nothing_and_says_how_much_there_was(servic
     assert [json.loads(line)["type"] for line in (await service.client.get("/users/u1/export")).text.splitlines()] == ["user"]
     assert (await service.client.get(f"/decisions/{made['decision_id']}")).status_code == 404
     assert (await service.get("/users/u2"))["user"]["comparisons"] == 1
-    assert (await service.client.delete("/users/u1")).json()["deleted"] == {"keys": 0, "comparisons": 0, "decisions": 0}
+    nothing = {"keys": 0, "comparisons": 0, "decisions": 0}
+    assert (await service.client.delete("/users/u1")).json() == {"deleted": nothing, "deleted_before": True}
+    assert (await service.client.delete("/users/never-seen")).json() == {"deleted": nothing, "deleted_before": False}
     assert (await service.post("/feedback", liked("u1", "e1"), status=409))["code"] == "user-deleted"  # a late repeat
     assert (await service.get("/users/u1"))["user"]["comparisons"] == 0
     assert (await service.post("/feedback", liked("u1", "e2")))["result"] == "applied"

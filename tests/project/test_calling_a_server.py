@@ -144,9 +144,11 @@ async def test_a_user_is_forgotten_with_a_receipt(place: Place, words: list[str]
     assert re.fullmatch(r"ada is forgotten: 1 comparison, 0 decisions and \d+ keys", lines(done)[0])
     assert (done.exit_code, await place.comparisons("ada")) == (0, 0)
     again = await place.run("users", "forget", "ada", "--yes")
-    assert (again.exit_code, lines(again)) == (0, ["nothing is kept of ada"])
+    assert (again.exit_code, lines(again)) == (0, ["ada had been forgotten before, and nothing came since"])
+    never = await place.run("users", "forget", "eve", "--yes")
+    assert (never.exit_code, lines(never)) == (0, ["nothing is kept of eve"])
     receipt = await place.run("users", "forget", "ada", "--json", stdin="y\n")
-    assert json.loads("\n".join(lines(receipt))) == {"deleted": {"keys": 0, "comparisons": 0, "decisions": 0}}
+    assert json.loads("\n".join(lines(receipt))) == {"deleted": {"keys": 0, "comparisons": 0, "decisions": 0}, "deleted_before": True}
     assert lines(receipt)[0] == "{"
 
 

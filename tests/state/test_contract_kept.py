@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from attune.service.errors import EventConflict, ExpiredEvent, StoreUnavailable, UnknownEvent, UserDeleted
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
-from attune.service.state.store import Limits, LoggedComparison, Store, StoredDecision, StoredSum, TakenBack, UserKey
+from attune.service.state.store import Deleted, Limits, LoggedComparison, Store, StoredDecision, StoredSum, TakenBack, UserKey
 from tests.state.conftest import BASIS, Bench, comparison, exported
 
 # --- ids outlive the log --------------------------------------------------------------------------------------------
@@ -118,6 +118,23 @@ async def test_a_late_repeat_does_not_make_a_deleted_user_again(bench: Bench, al
     assert (await store.add_comparison(alice, comparison("new", [1.0]))).result == "applied"
     await bench.pass_time(601.0)
     assert (await store.add_comparison(alice, comparison("e0", [1.0]))).result == "applied"
+
+
+async def test_a_repeated_deletion_is_told_from_one_of_a_user_never_seen_or_merged(store: Store, alice: UserKey, bob: UserKey) -> None:
+    assert await store.delete_user(bob) == Deleted(keys=0, comparisons=0, decisions=0)
+    await store.add_comparison(alice, comparison("first", [1.0]))
+    assert not (await store.delete_user(alice)).deleted_before
+    assert (await store.delete_user(alice)).deleted_before
+    await store.add_comparison(alice, comparison("second", [1.0]))
+    again = await store.delete_user(alice)
+    assert (again.comparisons, again.deleted_before) == (1, True)
+
+
+async def test_a_merge_is_no_earlier_deletion(store: Store, alice: UserKey, bob: UserKey) -> None:
+    await store.add_comparison(alice, comparison("first", [1.0]))
+    await store.merge_users(alice, bob, "login")
+    assert not (await store.delete_user(alice)).deleted_before
+    assert (await store.delete_user(alice)).deleted_before
 
 
 async def test_a_second_deletion_remembers_the_events_of_the_first(store: Store, alice: UserKey) -> None:

@@ -1,5 +1,5 @@
 -- delete_user(events, log, index, deleting, last, deleted, refused, moved; sum_prefix, decision_prefix, replayed_prefix, era, mark_ms)
---   -> {keys, comparisons, decisions}
+--   -> {keys, comparisons, decisions, before}
 --
 -- Removes everything of a user that is on the user's slot, in one step, leaves in `deleting` the ids of decisions whose pointers are still
 -- to be removed, and a mark that refuses for a while what began before. Uses user_log.
@@ -18,7 +18,8 @@
 -- ARGV[4] era              8 random bytes
 -- ARGV[5] mark_ms          how long the mark is kept
 --
--- Result: {keys removed here, comparisons that the log held, decision records removed}. Safe to repeat.
+-- Result: {keys removed here, comparisons that the log held, decision records removed, 1 if a deletion left its mark before this
+--         one, which a merge of the user would have left beside KEYS[8]}. Safe to repeat.
 -- Cluster: sums, replayed and decisions are named from the prefixes; they carry the user's hash tag, hence the same slot. Pointers do not, which
 --          is why they are left to the caller.
 
@@ -38,6 +39,7 @@ end
 for _, event in ipairs(redis.call('HKEYS', KEYS[8])) do
   if #event == 12 then redis.call('SADD', KEYS[7], event) end
 end
+local before = redis.call('EXISTS', KEYS[6]) == 1 and redis.call('EXISTS', KEYS[8]) == 0
 redis.call('SET', KEYS[6], ARGV[4], 'PX', ARGV[5])
 redis.call('PEXPIRE', KEYS[7], ARGV[5])
 
@@ -50,4 +52,4 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   if left_ms > redis.call('PTTL', KEYS[4]) then redis.call('PEXPIRE', KEYS[4], left_ms) end
 end
 keys = keys + decisions + redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[8])
-return {keys, comparisons, decisions}
+return {keys, comparisons, decisions, before and 1 or 0}

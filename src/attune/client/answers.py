@@ -165,9 +165,14 @@ class User(Answer):
 
 
 class Deleted(Answer):
-    """The receipt of a deletion: how many keys, comparisons and decisions are gone."""
+    """The receipt of a deletion: how many keys, comparisons and decisions are gone.
+
+    Where `deleted_before` is true, the user had been deleted a short time before, perhaps by this very request, sent again because its
+    first answer was lost: the counts are of what came in between. A user who was never seen has zeros and no earlier deletion.
+    """
 
     deleted: dict[str, int]
+    deleted_before: bool = False
 
 
 class Member(Answer):

@@ -144,7 +144,7 @@ class AsyncClient:
         return bodies.whole_export(await self._send(requests.export(name)))
 
     async def forget(self, name: str) -> Deleted:
-        """Deletes everything of a user; returns the receipt."""
+        """Deletes everything of a user; returns the receipt, whose `deleted_before` tells a repeat from a user who was never seen."""
         return await self._answer(requests.forget(name), Deleted)
 
     async def take_back(self, name: str, event_id: str) -> TakenBack:

@@ -136,7 +136,7 @@ class Client:
         return bodies.whole_export(self._send(requests.export(name)))
 
     def forget(self, name: str) -> Deleted:
-        """Deletes everything of a user; returns the receipt."""
+        """Deletes everything of a user; returns the receipt, whose `deleted_before` tells a repeat from a user who was never seen."""
         return self._answer(requests.forget(name), Deleted)
 
     def take_back(self, name: str, event_id: str) -> TakenBack:
