@@ -1,6 +1,6 @@
 // The HTTP API, drawn from the server's own OpenAPI document: what there is, what each field means, examples, and a way to send one.
 
-import { body, call, read } from "./calls.js";
+import { body, call, read, segment } from "./calls.js";
 import { $, make, say } from "./drawing.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
@@ -92,11 +92,11 @@ function sender(method, path, operation, unique) {
     answer.textContent = "…";
     let address = path.slice(1);
     const query = new URLSearchParams();
-    for (const { one, box } of boxes) {
-      if (one.in === "path") address = address.replace(`{${one.name}}`, encodeURIComponent(box.value));
-      else if (box.value) query.set(one.name, box.value);
-    }
     try {
+      for (const { one, box } of boxes) {
+        if (one.in === "path") address = address.replace(`{${one.name}}`, segment(box.value));
+        else if (box.value) query.set(one.name, box.value);
+      }
       const sent = media && type === "application/json" ? JSON.parse(text.value) : undefined;
       const got = await call(address + (query.size ? "?" + query : ""), { method: method.toUpperCase(), body: sent, admin: true });
       const told = await body(got);

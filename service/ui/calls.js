@@ -35,6 +35,17 @@ const SENTENCES = {
   "internal": "The server met an error of its own. Try again; its log has the details under the request id below.",
 };
 
+/**
+ * Returns a name as one segment of a path. Browsers leave `.` and `..` out of every address, in whichever way they are written, so that
+ * what is sent would name something else.
+ */
+export function segment(name) {
+  if (name === "." || name === "..") {
+    throw new Failed(`A browser cannot ask for something called “${name}”: it leaves that out of addresses. The commands and the clients can.`, "");
+  }
+  return encodeURIComponent(name);
+}
+
 /** Returns the error that a problem document tells of. */
 export function told(problem) {
   const technical = [problem.status, problem.code, problem.detail, problem.request_id && "request " + problem.request_id].filter(Boolean).join(" · ");

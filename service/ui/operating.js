@@ -1,7 +1,7 @@
 // Operate: members and what they are worth, coverage, the families' foresight, one decision, the bundle. Everything here only reads,
 // except for the button that loads a bundle.
 
-import { body, call, isAbort, read } from "./calls.js";
+import { body, call, isAbort, read, segment } from "./calls.js";
 import { $, bar, count, make, percent, rounded, say, shares, svg, within } from "./drawing.js";
 import { countersOf, foresight, takeReading } from "./foresight.js";
 
@@ -128,7 +128,7 @@ async function inspect(event) {
   event.preventDefault();
   const mine = ++asked; // of two that were asked for, the later one is shown, whichever comes first
   try {
-    const found = await read("decisions/" + encodeURIComponent($("decision-id").value.trim()), { admin: true });
+    const found = await read("decisions/" + segment($("decision-id").value.trim()), { admin: true });
     if (mine !== asked) return;
     say(null);
     shares($("law"), found.routing.propensities);

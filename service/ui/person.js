@@ -1,6 +1,6 @@
 // You: what is known of the person, what its words mean, who answers next, the history with undo, export, and being forgotten.
 
-import { body, call, isAbort, read } from "./calls.js";
+import { body, call, isAbort, read, segment } from "./calls.js";
 import { $, count, make, percent, say, sentence, shares, weights } from "./drawing.js";
 import { newPerson, person } from "./state.js";
 import { letGo, overTime, remember } from "./timeline.js";
@@ -14,7 +14,6 @@ let cards = null; // of the bundle: asked once, when a person is first shown
 export async function showPerson(prompt) {
   if (look) look.abort();
   const mine = look = new AbortController(), who = person(), signal = mine.signal;
-  const path = "users/" + encodeURIComponent(who);
   $("forgotten").textContent = "";
   if (drawn !== who) { // nothing of somebody else stays, and nothing half-drawn moves about
     drawn = null;
@@ -22,6 +21,7 @@ export async function showPerson(prompt) {
     $("you-learned").textContent = "Reading what is known …";
   }
   try {
+    const path = "users/" + segment(who);
     const [seen, log, told] = await Promise.all([read(path, { signal }), history(path, signal), cards || read("bundle", { signal }).then(bundle => bundle.cards)]);
     const next = seen.portfolio ? (await read("route", { body: { user: who, prompt, record: false }, signal })).routing.propensities : null;
     if (look !== mine) return;
@@ -108,7 +108,7 @@ async function takeBack(event, number, button) {
   button.disabled = true;
   const who = person();
   try {
-    await read(`users/${encodeURIComponent(who)}/comparisons/${encodeURIComponent(event)}`, { method: "DELETE" });
+    await read(`users/${segment(who)}/comparisons/${segment(event)}`, { method: "DELETE" });
     letGo(who, number); // what was known since then rested on this choice
     if (person() !== who) return;
     document.dispatchEvent(new Event("person-learned"));
@@ -123,7 +123,7 @@ async function takeBack(event, number, button) {
 async function save() {
   const who = person();
   try {
-    const text = await body(await call(`users/${encodeURIComponent(who)}/export`));
+    const text = await body(await call(`users/${segment(who)}/export`));
     const address = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
     make("a", { href: address, download: `attune-${who.replace(/[^\w.-]/g, "_")}.jsonl` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
@@ -136,7 +136,7 @@ async function forget() {
   const who = person();
   $("forget").disabled = true;
   try {
-    const { deleted, deleted_before } = await read("users/" + encodeURIComponent(who), { method: "DELETE" });
+    const { deleted, deleted_before } = await read("users/" + segment(who), { method: "DELETE" });
     letGo(who);
     if (person() !== who) return; // somebody else is asking by now, and stays
     newPerson();

@@ -2,7 +2,7 @@
 // A round is one question. It owns its AbortController, its person and its event id; whoever comes back from an `await` first asks
 // whether its round is still the newest, so that two rounds never write into the same cards.
 
-import { call, events, isAbort, read, tell } from "./calls.js";
+import { call, events, isAbort, read, segment, tell } from "./calls.js";
 import { $, bar, make, number, say, sentence, within } from "./drawing.js";
 import { remember } from "./timeline.js";
 import { newId, person } from "./state.js";
@@ -24,7 +24,7 @@ const current = asked => round === asked;
 export async function learned() {
   const look = ++looks, who = person(), prompt = (round && round.prompt) || $("prompt").value.trim() || EXAMPLES[0];
   try {
-    const seen = await read("users/" + encodeURIComponent(who));
+    const seen = await read("users/" + segment(who));
     let next = null;
     if (seen.portfolio) next = (await read("route", { body: { user: who, prompt, record: false } })).routing.propensities;
     if (look !== looks) return;
@@ -193,7 +193,7 @@ async function undo() {
   asked.busy = true;
   $("undo").disabled = true;
   try {
-    await read(`users/${encodeURIComponent(asked.person)}/comparisons/${encodeURIComponent(asked.event)}`, { method: "DELETE", signal: asked.abort.signal });
+    await read(`users/${segment(asked.person)}/comparisons/${segment(asked.event)}`, { method: "DELETE", signal: asked.abort.signal });
     if (!current(asked)) return;
     say(null);
     asked.event = newId(); // the old one stays used
