@@ -16,7 +16,7 @@ export const isAbort = error => error.name === "AbortError";
 
 const GONE = "The server does not answer. Check that it is running, then try again; what you see here is kept.";
 const BROKE = "The connection broke before the answers were complete. Nothing was learned; please ask again.";
-const SENTENCES = {
+export const SENTENCES = {
   "unauthenticated": "This server needs an API key that it knows. Enter yours under “API keys”.",
   "forbidden": "The key does not have the right to do this. Enter an admin key under “API keys”.",
   "store-unavailable": "What is known of people is out of reach at the moment, so nothing can be learned or shown of you. Answers still come; try again in a minute.",

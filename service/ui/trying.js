@@ -2,7 +2,7 @@
 // A round is one question. It owns its AbortController, its person and its event id; whoever comes back from an `await` first asks
 // whether its round is still the newest, so that two rounds never write into the same cards.
 
-import { call, events, isAbort, read, segment, tell } from "./calls.js";
+import { SENTENCES, call, events, isAbort, read, segment, tell } from "./calls.js";
 import { $, bar, make, number, say, sentence, within } from "./drawing.js";
 import { remember } from "./timeline.js";
 import { newId, person } from "./state.js";
@@ -13,6 +13,7 @@ const WHYS = [$("first-why"), $("second-why")];
 const CARDS = [$("first"), $("second")], PICKS = [$("choose-first"), $("choose-second")];
 const PLACES = ["First answer", "Second answer"];
 const DEMO = "The demo's small models know about a hundred everyday topics: cooking, travel, how things work, advice and small talk.";
+const TITLE = $("try-title").textContent, NOTE = $("try-note").textContent;
 const HEARD = 600; // characters of an answer that are read out; the whole is in the card
 
 let round = null, rounds = 0, looks = 0, tasks = 0;
@@ -28,6 +29,7 @@ export async function learned() {
     let next = null;
     if (seen.portfolio) next = (await read("route", { body: { user: who, prompt, record: false } })).routing.propensities;
     if (look !== looks) return;
+    offerPairs(Object.keys(next || {}).length);
     $("learned").textContent = sentence(seen, next);
     remember(who, seen, next);
     // A certificate is of the members that came with the bundle: nothing is said of others that a roster put in their place.
@@ -38,6 +40,13 @@ export async function learned() {
     say(error);
     throw error;
   }
+}
+
+/** Offers two answers where two members can write them, and says why not where there are fewer. */
+function offerPairs(members) {
+  $("ask").hidden = $("examples").hidden = members < 2;
+  $("try-title").textContent = members < 2 ? "There is nothing to choose between" : TITLE;
+  $("try-note").textContent = members > 1 ? NOTE : members ? "This server has one model that answers, and a choice needs two." : SENTENCES["no-members"];
 }
 
 /** Puts everything back to the state before a question, and stops what runs. */

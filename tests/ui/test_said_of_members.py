@@ -27,3 +27,18 @@ async def test_what_the_demos_models_know_is_said_of_the_demos_models_alone(
     async with visiting(chromium, settings, members=members) as visit:
         await visit.says("#learned", "Nothing is known of you yet")
         assert ("The demo's small models" in await visit.text("#examples-note")) is said
+
+
+@pytest.mark.parametrize(
+    ("members", "said"), [(0, "has no models that write them"), (1, "one model that answers"), (3, "Several models can answer you")]
+)
+async def test_two_answers_are_offered_where_two_members_can_write_them(
+    chromium, settings_of: Callable[..., Settings], tmp_path: Path, members: int, said: str
+):
+    settings = settings_of(bundle=str(write_tiny_bundle(tmp_path, members=members > 0)))
+    async with visiting(chromium, settings, members={0: {}, 1: OWN, 3: None}[members]) as visit:
+        await visit.says("#try-note", said)
+        await visit.says("#learned", "Nothing is known of you yet")
+        shown = [await visit.page.is_visible(part) for part in ("#prompt", "#send", "#example-list")]
+        assert shown == [members > 1] * 3
+        assert ("Which answer do you like better?" in await visit.text("#try-title")) is (members > 1)
