@@ -105,4 +105,4 @@ def _allowed(field: FieldInfo) -> str:
     if choices and all(isinstance(choice, str) for choice in choices):
         return " | ".join(choices)
     bounds = {side: getattr(rule, side) for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)}
-    return f"{bounds['ge']:,.10g} to {bounds['le']:,.10g}".replace(",", " ") if len(bounds) == 2 else ""
+    return f"{bounds['ge']:,.15g} to {bounds['le']:,.15g}".replace(",", " ") if len(bounds) == 2 else ""

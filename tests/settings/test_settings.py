@@ -180,6 +180,11 @@ def test_the_table_has_four_cells_a_row_whatever_the_values_hold():
     assert lines[0] == "| variable | default | allowed | meaning |"
 
 
+def test_every_bound_is_written_out():
+    assert "104 857 600 to 17 179 869 184" in settings_table()
+    assert not re.search(r"e[+-]\d", settings_table())
+
+
 def test_every_setting_is_read_by_the_service():
     source = "\n".join(
         (ROOT / "service" / name).read_text(encoding="utf-8") for name in ("__main__.py", "app.py", "machine.py", "parts.py", "settings.py")
