@@ -36,7 +36,16 @@ def test_a_thread_that_has_ended_is_passed_over():
     ended = threading.Thread(target=lambda: None)
     ended.start()
     ended.join()
-    give_way([ended.native_id or 0])
+    done, known = threading.Event(), threading.Event()
+    living = threading.Thread(target=lambda: known.set() or done.wait())
+    living.start()
+    known.wait()
+    before = priorities()[living.native_id or 0]
+    give_way([ended.native_id or 0, living.native_id or 0])
+    after = priorities()[living.native_id or 0]
+    done.set()
+    living.join()
+    assert after == min(19, before + STEP)
 
 
 def test_a_system_that_does_not_tell_has_no_threads_to_lower(tmp_path):

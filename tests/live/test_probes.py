@@ -50,8 +50,16 @@ async def batcher(session: ScorerSession) -> AsyncIterator[Batcher[Row]]:
 
 
 async def test_both_that_answer_alike_pass(bundle: Bundle, session: ScorerSession, batcher: Batcher[Row]) -> None:
-    await replay_probes(bundle, bundle.text_encoder(), batcher, session, TOLERANCE, lambda rows: rows)
-    await replay_probes(bundle, bundle.text_encoder(), batcher, None, TOLERANCE, lambda rows: rows)
+    judged: list[Sequence[Row]] = []
+
+    def read(rows: Sequence[Row]) -> Sequence[Row]:
+        judged.append(rows)
+        return rows
+
+    for beside, times in ((session, 2), (None, 1)):
+        judged.clear()
+        await replay_probes(bundle, bundle.text_encoder(), batcher, beside, TOLERANCE, read)
+        assert [len(rows) for rows in judged] == [len(bundle.probes.prompts)] * times
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def member(base, base_url, connections):
     return OpenAIMember("served", OpenAISpec(base_url=base_url, model=str(base), temperature=0.0, top_p=1.0), connections)
 
 
-async def test_its_check_raises_nothing_although_its_list_of_models_breaks_offline(member):
+async def test_its_check_raises_nothing_although_its_list_of_models_breaks_offline(member, base_url):
+    assert (await asyncio.to_thread(httpx.get, f"{base_url}/models", timeout=60)).status_code == 500
     await member.check()
 
 
