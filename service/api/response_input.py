@@ -17,7 +17,7 @@ from attune.models.seam.printable import printable
 from attune.service.api.prompted import sound_unicode
 from attune.service.errors import CallerError, FieldError, InvalidRequest, invalid
 from attune.service.members.member import PassedFieldRefused
-from attune.service.members.passing import add_thoughts, is_thought
+from attune.service.members.passing import THOUGHT, add_thoughts, is_thought
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
@@ -151,7 +151,7 @@ def _thoughts(chat: ChatOfResponse, at: str, item: Mapping[str, Any]) -> dict[st
     if named or not isinstance(parts, list):
         return named
     told = [chat.text(f"{at}.content[{index}].text", part.get("text")) for index, part in enumerate(parts) if isinstance(part, Mapping)]
-    return {"reasoning_content": "".join(told)} if any(told) else {}
+    return {THOUGHT: "".join(told)} if any(told) else {}
 
 
 def _add_message(chat: ChatOfResponse, at: str, item: Mapping[str, Any]) -> None:

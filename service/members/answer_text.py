@@ -93,14 +93,14 @@ class Thoughts:
 
 
 class ThoughtFilter:
-    """Leaves out thoughts that stand inside the text between two tags.
+    """Parts thoughts that stand inside the text between two tags from it; whoever wants to tell them asks for them (`new_thoughts`).
 
     What begins the answer is a thought until its tag closes, and all of it is one if it never does. Where the tag opens in
     the middle of a text, what follows is held back: without a closing tag it was text about the tag. A thought ends where
     the tag closes that opened it, whatever other tags it holds.
     """
 
-    __slots__ = ("_begun", "_closes", "_held", "_inside", "_opens", "_tags", "left_out")
+    __slots__ = ("_begun", "_closes", "_held", "_inside", "_opens", "_tags", "_thought", "left_out")
 
     def __init__(self, thoughts: Thoughts) -> None:
         self._tags = thoughts.tags
@@ -109,6 +109,7 @@ class ThoughtFilter:
         self._inside = thoughts.opened and bool(thoughts.tags)
         self._held = ""
         self._begun = False  # whether text came before: decides what an unclosed tag is
+        self._thought: list[str] = []
         self.left_out = False
 
     def push(self, text: str) -> str:
@@ -124,11 +125,13 @@ class ThoughtFilter:
                 at, tag = _first(self._held, self._closes)
                 if not tag:
                     if not self._begun:  # all of it is a thought: only what may begin the closing tag is needed
-                        self._held = self._held[1 - max(map(len, self._closes)) :]
-                        self.left_out = True
+                        keep = max(_beginning(self._held, tag) for tag in self._closes)
+                        self._leave_out(self._held[: len(self._held) - keep])
+                        self._held = self._held[len(self._held) - keep :]
                     break
+                self._leave_out(self._held[:at].partition(">")[2] if self._begun else self._held[:at])
                 self._held = self._held[at + len(tag) :]
-                self._inside, self.left_out = False, True
+                self._inside = False
             else:
                 at, tag = _first(self._held, self._opens)
                 if not tag:
@@ -146,9 +149,19 @@ class ThoughtFilter:
         """Returns what was held back and is text after all."""
         held, self._held = self._held, ""
         if self._inside and not self._begun:
-            self.left_out = True
+            self._leave_out(held)
             return ""
         return held if self._inside else self._seen(held)
+
+    def new_thoughts(self) -> str:
+        """Returns the characters of thoughts that were left out since it was asked last."""
+        thought = "".join(self._thought)
+        self._thought.clear()
+        return thought
+
+    def _leave_out(self, thought: str) -> None:
+        self._thought.append(thought)
+        self.left_out = True
 
     def _seen(self, text: str) -> str:
         if not self._begun:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from attune.service.members.answer_format import BOM, Format, format_of
 from attune.service.members.answer_text import SoundText, ThoughtFilter, is_seen, sound_text
 from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
@@ -38,12 +39,9 @@ _BROKEN = ("error", "abort", "cancel", "insufficient")
 _FILTERED = ("filter", "safety", "sensitive", "recitation", "blocklist", "prohibited", "spii", "refus", "guardrail", "moderation")
 """Parts of the words by which they say that a filter ended it."""
 
-_BOM = b"\xef\xbb\xbf"
 _LENGTH = ("length", "max_tokens", "token_limit")
 _STOP_WORDS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "length", "max_tokens", "max_length", "model_length"})
 _CALL_WORDS = frozenset({"tool_calls", "tool_use", "function_call"})
-
-Format = Literal["events", "whole", "unknown"]
 
 
 class AnswerReader:
@@ -115,8 +113,8 @@ class AnswerReader:
         if self._format == "unknown":
             self._body += received
             # Spaces keep a connection open until the answer begins.
-            self._body = self._body.lstrip().removeprefix(_BOM).lstrip()
-            self._format = _format_of(bytes(self._body[:64]), self._media_type)
+            self._body = self._body.lstrip().removeprefix(BOM).lstrip()
+            self._format = format_of(bytes(self._body[:64]), self._media_type)
             if self._format == "events":
                 received, self._body = bytes(self._body), bytearray()
         elif self._format == "whole":
@@ -156,9 +154,9 @@ class AnswerReader:
                 raise self._error
         if self._cut is None:
             rest = self._sound.close()
-            text += self._taken(self._thoughts.push(rest) + self._thoughts.close())
+            text += self._taken(self._visible(rest, ends=True))
             if not self._chars and self._whole:
-                text += self._taken(self._thoughts.push(sound_text(self._whole)) + self._thoughts.close())
+                text += self._taken(self._visible(sound_text(self._whole), ends=True))
             text += "" if self._scanner.stopped else self._scanner.close()
             self._add_calls(() if self._calls else self._whole_calls, apart=True)
         self.begun = self.begun or is_seen(text)
@@ -193,8 +191,7 @@ class AnswerReader:
         self._add_facts(chunk)
         self._finish = chunk.finish
         self._add_calls(chunk.calls, apart=True)
-        visible = self._thoughts.push(self._sound.push(chunk.text))
-        visible += self._thoughts.push(self._sound.close()) + self._thoughts.close()
+        visible = self._visible(self._sound.push(chunk.text) + self._sound.close(), ends=True)
         if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
             text = self._taken(visible[: len(visible) * self._request.max_tokens // written]) + self._scanner.close()
             self._cut = self._cut or "length"
@@ -231,7 +228,7 @@ class AnswerReader:
         self._finish = chunk.finish or self._finish
         if not chunk.text:
             return self._without_text() if not called and (chunk.thought or chunk.unsupported) else ""
-        visible = self._thoughts.push(self._sound.push(chunk.text))
+        visible = self._visible(self._sound.push(chunk.text))
         if not visible or not (self._chars or is_seen(visible)):
             self._without_text()
         else:
@@ -268,6 +265,13 @@ class AnswerReader:
             raise BadAnswer("content", f"more than {room:,} pieces came without text{self._in_place_of_text()}")
         self._finish, self.ended = "length", True
         return ""
+
+    def _visible(self, text: str, *, ends: bool = False) -> str:
+        """Returns what of a text is for a reader; thoughts in it go where those go that have a field of their own."""
+        visible = self._thoughts.push(text) + (self._thoughts.close() if ends else "")
+        if thought := self._thoughts.new_thoughts():
+            self._saying.add_thought(thought)
+        return visible
 
     def _taken(self, visible: str) -> str:
         """Returns what of the visible text can be sent: none of a stop string, and no more than the limit has room for."""
@@ -329,22 +333,3 @@ class AnswerReader:
         return (
             f", only {', '.join('thoughts' if kind == 'thoughts' else 'fields that are left out' for kind in kinds[:1])}" if kinds else ""
         )
-
-
-def _format_of(begins: bytes, media_type: str) -> Format:
-    """Returns how to read a body by how it begins, where its type does not say so.
-
-    Raises:
-        BadAnswer: it is neither JSON nor events.
-    """
-    if begins.startswith((b"{", b"[")):
-        return "whole"
-    if begins.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
-        return "events"
-    if not begins or (len(begins) < len(_BOM) and _BOM.startswith(begins)):
-        return "unknown"
-    if media_type == "text/event-stream":
-        return "events"
-    if len(begins) < 6 and any(name.startswith(begins) for name in (b"data:", b"event:", b"retry:")):
-        return "unknown"
-    raise BadAnswer("protocol", f"the body is {'a page' if 'html' in media_type else 'neither events nor a JSON object'}")

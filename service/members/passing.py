@@ -14,6 +14,8 @@ from typing import Any
 TOOLS = "tools"
 REASONING = "reasoning"
 """What a model thinks, which its server tells beside the text: passed to the caller, who may have to send it back."""
+THOUGHT = "reasoning_content"
+"""The field of a message in which most servers tell a thought, for thoughts that came without one."""
 CONTENTS: Mapping[str, str] = {"image_url": "images", "input_audio": "audio", "file": "files", "video_url": "videos"}
 """Kinds of parts of a message that are no text, and the name under which they are passed."""
 

@@ -16,7 +16,7 @@ import orjson
 
 from attune.service.members.answer_text import SoundText, sound_text
 from attune.service.members.member import Said
-from attune.service.members.passing import is_thought
+from attune.service.members.passing import THOUGHT, is_thought
 
 Fields = Mapping[str, Any]
 MAX_BYTES = 16_384
@@ -77,6 +77,11 @@ class Saying:
             self._refusal += refusal
         self._usage = usage or self._usage
 
+    def add_thought(self, text: str) -> None:
+        """Takes up a thought that stood in the text."""
+        if self._thoughts is not None:
+            self._add_thoughts(self._thoughts, {THOUGHT: text})
+
     @property
     def refuses(self) -> bool:
         """Whether the server has said something in place of an answer."""
@@ -103,7 +108,7 @@ class Saying:
         """Returns all that it has said, but for what was told before."""
         for name, half in self._halves.items():
             if self._thoughts is not None and (rest := half.close()):
-                _join_thought(self._thoughts, name, rest)
+                _join_thought(self._thoughts if self._aloud is None else self._aloud, name, rest)
         usage = {name: value for name, value in self._usage.items() if name not in _OF_USAGE and value is not None}
         message = self._sound(self._message) | self._sound(self._thoughts or {}, MAX_THOUGHT_BYTES)
         if self._refusal:
