@@ -84,7 +84,7 @@ class ChatAnswer:
                     case Ping():
                         yield b": ping\n\n"
                     case Generated():
-                        for end in self._ends(event):
+                        for end in self._ends(event, told):
                             yield end
                 event = await anext(events, None)
             yield b"data: [DONE]\n\n"
@@ -95,14 +95,16 @@ class ChatAnswer:
         if piece.said and self._is_single:
             self._begin(piece.said)
         if begins:
-            content = "" if piece.text or not piece.calls else None
-            yield self._chunk(piece.index, {"role": "assistant", "content": content}, piece.member, more=self._named(piece.index))
+            yield self._beginning(piece.index, piece.member, "" if piece.text or not piece.calls else None)
         if piece.thoughts:
             yield self._chunk(piece.index, piece.thoughts, piece.member)
         if piece.text:
             yield self._chunk(piece.index, {"content": piece.text}, piece.member)
         if piece.calls:
             yield self._chunk(piece.index, {"tool_calls": piece.calls}, piece.member)
+
+    def _beginning(self, index: int, member: str, content: str | None) -> bytes:
+        return self._chunk(index, {"role": "assistant", "content": content}, member, more=self._named(index))
 
     def _named(self, index: int) -> dict[str, str]:
         """Returns a choice's candidate id as its first chunk tells it: of later ones clients' helpers keep what they know alone."""
@@ -116,9 +118,10 @@ class ChatAnswer:
     def _is_single(self) -> bool:
         return len(self._decision.record.routing.members) == 1
 
-    def _ends(self, generated: Generated) -> list[bytes]:
+    def _ends(self, generated: Generated, told: Collection[int]) -> list[bytes]:
         last = generated.candidates[-1]
-        ends = [
+        ends = [self._beginning(one.index, one.member, "") for one in generated.candidates if one.index not in told]  # without text
+        ends += [
             self._chunk(
                 candidate.index,
                 candidate.said.message,

@@ -129,8 +129,10 @@ class ResponseAnswer:
                 for part in event.calls:
                     yield from self._of_call(part)
             case Generated():
+                yield from self._begun(event.candidates[0].member)
+                if not (event.candidates[0].text or self._calls):  # its limit ended it before any text
+                    yield from self._of_text("", "output_text")
                 whole = self.whole(event)
-                yield from self._begun(whole["model"])
                 for item in whole["output"]:
                     yield from self._done(item)
                 yield self._event(f"response.{whole['status']}", response=whole)
@@ -167,7 +169,8 @@ class ResponseAnswer:
             yield self._of_item(item, "response.content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1])
         name, events = _PARTS[kind]
         self._parts[-1][name] += text
-        yield self._of_item(item, f"{events}.delta", content_index=len(self._parts) - 1, delta=text, **_beside(kind))
+        if text:
+            yield self._of_item(item, f"{events}.delta", content_index=len(self._parts) - 1, delta=text, **_beside(kind))
 
     def _of_call(self, part: Part) -> Iterator[bytes]:
         item = self._calls.get(part["index"])

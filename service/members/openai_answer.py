@@ -79,7 +79,7 @@ class AnswerReader:
         self._thought_tokens = 0
         self._saw: list[str] = []  # what came in place of text
         self._saying = Saying(secrets, thoughts=REASONING in spec.passes, aloud=request.thinks_aloud)
-        self._told = False
+        self._told = self._thought_aloud = False
         self.signs = 0
         self.begun = False  # whether text for a reader has come
         self.ended = False
@@ -128,6 +128,7 @@ class AnswerReader:
     def piece(self, text: str) -> TextPiece | None:
         """Returns what can be sent now: thoughts, the text, and parts of calls that stood behind it; None where it is nothing."""
         thoughts = self._saying.new_thoughts()
+        self._thought_aloud = self._thought_aloud or bool(thoughts)
         if not text and not self._new_calls and not thoughts:
             return None
         calls, self._new_calls = joined(self._new_calls, self._saying.is_sound) if self._new_calls else (), []
@@ -137,7 +138,7 @@ class AnswerReader:
         """Returns the last text and the finish; `broken` says why the body ended before its end, if it did.
 
         Raises:
-            BadAnswer: neither text nor a call came, or it is not complete.
+            BadAnswer: neither text nor a call came, for another reason than its limit, or it is not complete.
         """
         if self._error is not None:
             raise self._error
@@ -300,7 +301,8 @@ class AnswerReader:
             raise BadAnswer("protocol", broken)
         if self._format == "events" and not (self.ended or self._finish) and self._calls.in_the_middle:
             raise BadAnswer("protocol", "the answer ended in the middle of a call")
-        if not self.begun:
+        # What its limit ended before any text is an answer without any, where nobody can stand in any more.
+        if not (self.begun or (self._is_said_by(_LENGTH) and (self._thought_aloud or not self._request.stand_ins))):
             raise BadAnswer("content", f"no text came{self._in_place_of_text()}")
 
     # --- the end ----------------------------------------------------------------------------------------------------

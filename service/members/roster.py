@@ -192,9 +192,10 @@ class Roster:
                         first_token_s = self._clock() - began_s
                     if isinstance(event, TextPiece):
                         begun = begun or bool(event.calls or event.thoughts) or is_seen(event.text)
-                    elif not begun:
+                    elif not begun and (event.reason != "length" or request.stand_ins):
                         raise OneMemberFailed(name, "content", "wrote no text")
-                    else:
+                    else:  # one that comes to its limit before any text is what was asked for, if nobody else can write more
+                        begun = True
                         outcome, tokens = "complete", (event.prompt_tokens, event.completion_tokens)
                         self._verdicts.found(name, ok=True)
                     if begun and not held and request.streamed:

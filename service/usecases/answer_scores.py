@@ -29,7 +29,7 @@ PARTS = 10_000
 
 
 async def score_now(
-    call: Call, decision: Decision, texts: Sequence[str], calling: Collection[int] = ()
+    call: Call, decision: Decision, texts: Sequence[str], telling_nothing: Collection[int] = ()
 ) -> tuple[Decision, Sequence[int | None], tuple[int, ...]]:
     """Returns the decision with its candidates scored, not written yet; their ranks; and how many tokens of each answer were not read.
 
@@ -39,11 +39,12 @@ async def score_now(
         call: the request.
         decision: with its candidates, in the order of the texts.
         texts: their answers, whether or not the record keeps them.
-        calling: places of those that call tools: that is no manner of writing, and says nothing of what the member's answers are worth.
+        telling_nothing: places of those that say nothing of what their member's answers are worth: calls of tools are no manner of
+            writing, and where a limit left no text there is none.
     """
     encoded = await _read(call, decision, texts)
     rows = await submit(call, encoded)
-    scored, ranks, count = _with_rows(call, decision, rows, calling)
+    scored, ranks, count = _with_rows(call, decision, rows, telling_nothing)
     count()
     return scored, ranks, tuple(row.dropped_response_tokens for row in encoded[: len(texts)])
 
@@ -54,7 +55,7 @@ async def score_uncounted(call: Call, decision: Decision, texts: Sequence[str]) 
     return scored, count
 
 
-def score_later(call: Call, decision: Decision, texts: Sequence[str], calling: Collection[int] = ()) -> None:
+def score_later(call: Call, decision: Decision, texts: Sequence[str], telling_nothing: Collection[int] = ()) -> None:
     """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it.
 
     Of answers whose texts are kept, or that nobody can name, only so many a second, and a stated share once the members are known; all of
@@ -69,7 +70,7 @@ def score_later(call: Call, decision: Decision, texts: Sequence[str], calling: C
             return
 
     async def kept(rows: Sequence[Row]) -> None:
-        scored, _, count = _with_rows(call, decision, rows, calling)
+        scored, _, count = _with_rows(call, decision, rows, telling_nothing)
         count()
         await write(call, scored, update=True)
 
@@ -96,7 +97,7 @@ def _wants_prompt(call: Call, decision: Decision) -> bool:
 
 
 def _with_rows(
-    call: Call, decision: Decision, rows: Sequence[Row], calling: Collection[int] = ()
+    call: Call, decision: Decision, rows: Sequence[Row], telling_nothing: Collection[int] = ()
 ) -> tuple[Decision, Sequence[int | None], Callable[[], None]]:
     record, serving = decision.record, call.serving
     answers, further = rows[: len(record.candidates)], rows[len(record.candidates) :]
@@ -116,7 +117,7 @@ def _with_rows(
             ranks[place] = rank
 
     def count() -> None:
-        told = [place for place in places if place not in calling]
+        told = [place for place in places if place not in telling_nothing]
         if told and not decision.dry:
             saw_answers(call, [record.candidates[place].member for place in told], [answers[place] for place in told])
 

@@ -17,6 +17,7 @@ from typing import Any
 from attune.service.errors import DeadlineExceeded, MemberFailed
 from attune.service.ids import candidate_id
 from attune.service.live.runtime import Call
+from attune.service.members.answer_text import is_seen
 from attune.service.members.member import Finish, FinishReason, GenerationRequest, Said, TextPiece
 from attune.service.members.roster import AnotherMember
 from attune.service.members.tool_calls import Part, ToolCalls
@@ -32,6 +33,9 @@ PING_S = 15.0
 
 LOOK_S = 0.5
 """How often a deadline is looked at again: shutting down brings it forward."""
+
+NO_TEXT = "(no text)"
+"""What is kept and scored of an answer that came to its limit before any text: an empty one could be named in no feedback."""
 
 _TOO_LATE = "the members did not finish before the request's deadline"
 
@@ -109,7 +113,9 @@ class _Draft:
     @property
     def spoken(self) -> str:
         """The text with a sentence for each call of a tool, as it stands in a conversation; this is what is kept and scored."""
-        return "\n".join(filter(None, [self.text, *self.calls.sentences()])) if self.calls else self.text
+        if self.calls:
+            return "\n".join(filter(None, [self.text, *self.calls.sentences()]))
+        return self.text if is_seen(self.text) else NO_TEXT
 
 
 Drafts = asyncio.Queue[Piece | _Draft | Exception]
@@ -276,15 +282,15 @@ async def _kept(call: Call, decision: Decision, drafts: Sequence[_Draft], *, sco
     decision = replace(decision, record=replace(record, routing=_as_served(record.routing, drafts), candidates=written))
     ranks: Sequence[int | None] = [None] * len(drafts)
     unscored: Sequence[int] = [0] * len(drafts)
-    calling = [draft.index for draft in drafts if draft.calls]
+    telling_nothing = [draft.index for draft in drafts if draft.calls or draft.spoken == NO_TEXT]
     if score:
-        decision, ranks, unscored = await score_now(call, decision, texts, calling)
+        decision, ranks, unscored = await score_now(call, decision, texts, telling_nothing)
     if not decision.written:
         decision = await keep_decision(call, decision)
     elif not await write(call, decision, update=True):
         decision = replace(decision, id=None)  # it was told as the stream began, and has gone with its user or cannot be written
     if not score and not decision.dry:
-        score_later(call, decision, texts, calling)
+        score_later(call, decision, texts, telling_nothing)
     call.headers["x-attune-member"] = drafts[0].member
     candidates = tuple(
         GeneratedCandidate(

@@ -90,6 +90,14 @@ async def test_an_answer_without_text_is_that_members_failure_and_the_next_stand
         await events_of(roster, ["one"])
 
 
+@pytest.mark.parametrize("pieces", [[], [TextPiece(" "), TextPiece("\n")]])
+async def test_an_answer_that_comes_to_its_limit_before_any_text_is_one_where_nobody_can_stand_in(pieces):
+    cut = Finish("length", 3, 2)
+    roster = roster_of(Scripted("one", [*pieces, cut]), Scripted("two"))
+    assert {event.member for event in (await events_of(roster, ["one", "two"]))[1:]} == {"two"}
+    assert await events_of(roster, ["one"]) == [MemberEvent("one", event) for event in [*pieces, cut]]
+
+
 async def test_spaces_in_front_of_a_text_come_with_it():
     one = Scripted("one", [TextPiece("\n"), TextPiece(" "), TextPiece("Hi"), TextPiece(" "), FINISH])
     events = await events_of(roster_of(one), ["one"])
