@@ -5,6 +5,7 @@ Predictions are probabilities that the answer which was chosen is preferred, so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,9 @@ ACCURACY: Bounds = (0.0, 1.0)
 LOG_LOSS: Bounds = (0.0, float(-np.log(LEAST_CHANCE)))
 GAIN: Bounds = (-1.0, 1.0)
 """Of a difference in accuracy."""
+
+AT_ONCE = 1 << 20
+"""Users of all the resamples that are held together: a few times 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,20 @@ def bootstrap(per_user: Array, *, seed: int = 0, resamples: int = 2000, bounds: 
         raise ValueError(f"an interval needs finite numbers; {int(np.sum(~np.isfinite(values)))} of {values.size} are not")
     if bounds is not None and is_unvaried(values):
         return Interval(float(values[0]), *unvaried_ends(float(values[0]), len(values), bounds), len(values))
-    picked = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[picked].mean(axis=1), [2.5, 97.5])
+    drawn = over_resamples(np.random.default_rng(seed), len(values), resamples, lambda picked: values[picked].mean(axis=1))
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def over_resamples(rng: np.random.Generator, count: int, resamples: int, figure: Callable[[NDArray[np.int64]], Array]) -> Array:
+    """Returns a figure of every resample, `[resamples, ...]`; what is drawn does not depend on how much is held at once.
+
+    Args:
+        rng: draws.
+        count: how many there are to draw from, and are drawn for each resample.
+        resamples: how many.
+        figure: of some resamples, `[R, count]` indices -> `[R, ...]`.
+    """
+    rows = max(1, AT_ONCE // count)
+    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    return np.concatenate([figure(rng.integers(0, count, size=(size, count))) for size in sizes])

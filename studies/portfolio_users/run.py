@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from attune.models.alignment.base_answers import Rewards, sample_answers
 from attune.models.alignment.causal import load
 from attune.models.alignment.trained_member import fingerprint
+from attune.models.measuring.figures import over_resamples
 from attune.models.measuring.report_files import made_by, write_report
 from attune.models.portfolio.end_to_end import NOISE
 from attune.models.portfolio.geometry import lower_corners
@@ -191,7 +192,7 @@ def worst_user(policies: Policies, members: NDArray[np.int64], rng: np.random.Ge
         "ratio": float(differences.mean() / gained[:, 0].mean()),
     }
     if resamples:
-        drawn = differences[rng.integers(0, len(differences), size=(resamples, len(differences)))].mean(axis=1)
+        drawn = over_resamples(rng, len(differences), resamples, lambda picked: differences[picked].mean(axis=1))
         found["low"], found["high"] = np.quantile(drawn, [0.025, 0.975]).tolist()
     return found
 
@@ -203,8 +204,8 @@ def own_model(policies: Policies, members: NDArray[np.int64], own: NDArray[np.in
     mine = np.einsum("pud,ud->pu", policies.measured[:, own], weights)
     served = np.einsum("pud,ud->pu", policies.measured[:, serving], weights)
     losses = (mine - served).mean(axis=0)
-    drawn = rng.integers(0, len(own), size=(RESAMPLES, len(own)))
-    low, high = np.quantile(losses[drawn].mean(axis=1), [0.025, 0.975])
+    drawn = over_resamples(rng, len(own), RESAMPLES, lambda picked: losses[picked].mean(axis=1))
+    low, high = np.quantile(drawn, [0.025, 0.975])
     worst = int(np.argmax(losses))
     error = float((mine - served)[:, worst].std(ddof=1) / np.sqrt(len(mine)))
     return {

@@ -19,7 +19,7 @@ from scipy import stats
 from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
 from attune.models.data.splits import prompt_keys
-from attune.models.measuring.figures import accuracy, calibration_error, negative_log_likelihood
+from attune.models.measuring.figures import accuracy, calibration_error, negative_log_likelihood, over_resamples
 from attune.models.training.direction_head import HeadSettings, train_head
 from attune.models.training.directions import Rank, Selection, SelectionSettings, select
 from attune.models.training.latents import Latents
@@ -245,6 +245,7 @@ def clustered(values: Array, clusters: NDArray[np.int64], *, resamples: int = 20
     """Returns the 2.5 and 97.5 percentiles of the mean of `values` `[C]` over resampled clusters."""
     _, of = np.unique(clusters, return_inverse=True)
     sums, counts = np.bincount(of, weights=values), np.bincount(of)
-    picked = np.random.default_rng(0).integers(0, len(sums), size=(resamples, len(sums)))
-    low, high = np.percentile(sums[picked].sum(axis=1) / counts[picked].sum(axis=1), [2.5, 97.5])
+    rng = np.random.default_rng(0)
+    drawn = over_resamples(rng, len(sums), resamples, lambda picked: sums[picked].sum(axis=1) / counts[picked].sum(axis=1))
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from attune.models.measuring.figures import ACCURACY, GAIN, accuracy, bootstrap, calibration_error, negative_log_likelihood
+from attune.models.measuring.figures import ACCURACY, GAIN, accuracy, bootstrap, calibration_error, negative_log_likelihood, over_resamples
 
 
 def test_accuracy_counts_one_half_as_half_right():
@@ -68,3 +70,21 @@ def test_numbers_that_differ_by_their_rounding_alone_are_equal_ones():
     equal = bootstrap(np.array([0.3, 0.3, 0.3]), bounds=ACCURACY)
     assert (by_rounding.low, by_rounding.high) == pytest.approx((equal.low, equal.high))
     assert by_rounding.high - by_rounding.low > 0.5
+
+
+@pytest.mark.parametrize("count", [1, 3, 1500, 30_000])
+def test_resamples_are_the_same_however_many_are_held_at_once(count: int):
+    values, resamples = np.random.default_rng(1).normal(size=count), 1100 if count < 30_000 else 90
+    whole = np.random.default_rng(4).integers(0, count, size=(resamples, count))
+    drawn = over_resamples(np.random.default_rng(4), count, resamples, lambda picked: values[picked].mean(axis=1))
+    assert np.array_equal(drawn, values[whole].mean(axis=1))
+
+
+def test_a_bootstrap_of_very_many_users_needs_little_memory():
+    values = np.random.default_rng(1).normal(size=100_000)
+    tracemalloc.start()
+    found = bootstrap(values, resamples=100)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.low < found.mean < found.high
+    assert most < 40_000_000  # all resamples at once are 160 MB

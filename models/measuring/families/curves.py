@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
 from attune.models.data.progress import Steps
-from attune.models.measuring.figures import GAIN, Bounds, Interval, accuracy, bootstrap, calibration_error, negative_log_likelihood
+from attune.models.measuring.figures import (
+    GAIN,
+    Bounds,
+    Interval,
+    accuracy,
+    bootstrap,
+    calibration_error,
+    negative_log_likelihood,
+    over_resamples,
+)
 from attune.models.training.learner import Learner, Predicted
 
 Array = NDArray[np.float64]
@@ -173,8 +182,12 @@ def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: B
     sums, sizes = np.zeros((len(users), QUARTILES)), np.zeros((len(users), QUARTILES))
     np.add.at(sums, (of_user, quartile), hits)
     np.add.at(sizes, (of_user, quartile), 1.0)
-    picked = np.random.default_rng(0).integers(0, len(users), size=(resamples, len(users)))
-    drawn = sums[picked].sum(axis=1) / np.maximum(1.0, sizes[picked].sum(axis=1))
+    drawn = over_resamples(
+        np.random.default_rng(0),
+        len(users),
+        resamples,
+        lambda picked: sums[picked].sum(axis=1) / np.maximum(1.0, sizes[picked].sum(axis=1)),
+    )
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     mean = sums.sum(axis=0) / sizes.sum(axis=0)
     return [Interval(float(mean[index]), float(low[index]), float(high[index]), len(users)) for index in range(QUARTILES)]
