@@ -234,6 +234,7 @@ class RedisStore:
         keys = [key.sum(comparison.basis), key.events, key.log, key.replayed(comparison.basis)]
         packed = pack_vector(comparison.epoch, comparison.observed_s, comparison.evidence) + comparison.payload
         arguments = [seal_of(SUM, key), event_digest(comparison.event_id), comparison.basis, comparison.packed(), packed]
+        arguments.append("1" if comparison.payload else "")
         outcome, *rest = await self._writes.write("replay_comparison", lambda: self._wire.script(REPLAY_COMPARISON, keys, arguments))
         match outcome:
             case b"applied":

@@ -260,7 +260,8 @@ class Store(Protocol):
     async def replay_comparison(self, key: UserKey, comparison: NewComparison) -> Replayed:
         """Adds a logged comparison, as it is worth under another basis, to the sum under that basis, once; atomic, one round trip.
 
-        Its digest is not looked at: the event and its log entry stay as they are. Its payload is kept beside what is added.
+        Its digest is not looked at: the event and its log entry stay as they are. Its payload is kept beside what is added, and must be
+        of this request alone if there is one: it tells a repeat, after a lost answer, from what another request has replayed.
 
         Raises:
             ValueError: the stored evidence has another length; nothing changed.

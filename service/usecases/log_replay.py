@@ -9,6 +9,7 @@ an event is added to a sum once. In memory there are a page of users and a handf
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ async def _replay_one(call: Call, key: UserKey, entry: LoggedComparison, known: 
         progress.unusable += 1
         return
     vector, epoch = call.runtime.decay.stamp(evidence, entry.observed_s)
-    payload = b"" if everyone is None else pack_payload(told_everybody(everyone))  # for taking it back
+    # For taking it back; with a token, so that after a lost answer it is still told everybody, by this request and by no other.
+    payload = b"" if everyone is None else pack_payload({**told_everybody(everyone), "token": secrets.token_hex(4)})
     comparison = NewComparison(entry.event_id, _NO_DIGEST, call.kept_under, epoch, entry.observed_s, vector, payload)
 
     async def add_and_tell() -> Replayed:

@@ -12,6 +12,8 @@ import pytest
 
 from attune.service.live.standing import EVERYBODY, kept_under
 from attune.service.settings import Settings
+from attune.service.state.records import NewComparison
+from attune.service.state.store import Replayed, UserKey
 from tests.endpoints.conftest import LONG, PROMPT, SHORT, WARM, Service, running
 from tests.endpoints.voices import Voice
 from tests.stores import FreshStore, HeldStore
@@ -132,6 +134,27 @@ async def test_a_replay_to_another_basis_tells_of_authors_again(with_effects):
         assert (await everybody(service, store)).any()
         found = await effects(service)
         assert found["warm"] > 0.02 > -0.02 > found["concise"]
+
+
+class Deaf(FreshStore):
+    """A store that hears no first answer to what it replays, and sends it again."""
+
+    async def replay_comparison(self, key: UserKey, comparison: NewComparison) -> Replayed:
+        await super().replay_comparison(key, comparison)
+        return await super().replay_comparison(key, comparison)
+
+
+async def test_what_is_replayed_is_told_everybody_once_although_the_first_answer_was_lost(with_effects):
+    told = []
+    for store in (FreshStore(), Deaf()):
+        async with running(with_effects(), store, speaking()) as service:
+            for number in range(4):
+                await choose(service, "warm", "concise", f"e{number}")
+            await service.post("/admin/reload", {"bundle": with_effects(salt=0.25).bundle})
+            assert [(await service.post("/admin/replay", {}))["replayed"] for _ in range(2)] == [4, 0]
+            told.append((await everybody(service, store)).tolist())
+    assert any(told[0])
+    assert told[0] == told[1]
 
 
 async def test_what_was_replayed_under_another_basis_is_taken_back_to_the_bit_for_everybody(with_effects):

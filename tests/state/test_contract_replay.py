@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,15 @@ async def test_what_is_replayed_adds_up_as_if_it_had_come_under_the_new_basis(st
 async def test_a_comparison_is_replayed_once(store: Store, alice: UserKey) -> None:
     await store.add_comparison(alice, comparison("e1"))
     assert [await store.replay_comparison(alice, again("e1", (1.0, 1.0))) for _ in range(3)] == ["applied", "present", "present"]
+    held = (await store.read(alice, NEW)).sum
+    assert held is not None
+    assert (held.count, held.evidence.tolist()) == (1, [1.0, 1.0])
+
+
+async def test_a_repeat_after_a_lost_answer_is_told_what_it_did_and_adds_nothing(store: Store, alice: UserKey) -> None:
+    await store.add_comparison(alice, comparison("e1"))
+    one, other = (replace(again("e1", (1.0, 1.0)), payload=payload) for payload in (b"one", b"other"))
+    assert [await store.replay_comparison(alice, each) for each in (one, one, other)] == ["applied", "applied", "present"]
     held = (await store.read(alice, NEW)).sum
     assert held is not None
     assert (held.count, held.evidence.tolist()) == (1, [1.0, 1.0])

@@ -1,4 +1,4 @@
--- replay_comparison(sum, events, log, replayed; seal, event, basis, vector, packed) -> {outcome}
+-- replay_comparison(sum, events, log, replayed; seal, event, basis, vector, packed, own) -> {outcome}
 --
 -- Adds what a logged comparison is worth under another basis to the user's sum under that basis, once per event and basis.
 -- Uses sum_records and user_log.
@@ -12,9 +12,10 @@
 -- ARGV[2] event    12 bytes of the event id's hash
 -- ARGV[3] basis    the basis id of KEYS[1] and KEYS[4]
 -- ARGV[4] vector   packed doubles: epoch, observed_s, evidence...
--- ARGV[5] packed   the same, as it is kept
+-- ARGV[5] packed   the same, as it is kept, and the payload behind it
+-- ARGV[6] own      "1" where the payload is this request's alone: a client that repeats it because it lost the answer is told of what it did
 --
--- Result: {"applied"} | {"present"}: the sum has it | {"gone"}: taken back, deleted, or no longer in the log | {"shape", doubles held}
+-- Result: {"applied"}: now or by this very request | {"present"}: the sum has it | {"gone"}: taken back, deleted, or no longer in the log | {"shape", doubles held}
 --         | {"wrong-user"}. Only "applied" changes anything. Times to live become those of the events: a replay is no sign of life.
 -- Cluster: all keys carry the user's hash tag, so they are on one slot. No other key is touched.
 
@@ -27,7 +28,9 @@ if not entry then return {'gone'} end
 if entry:sub(2, 5) ~= seal:sub(2, 5) then return {'wrong-user'} end
 local field = struct.pack('<I4', place)
 local learned_under = bases_of(KEYS[2])[struct.unpack('<I2', entry, 10) + 1]
-if learned_under == basis or redis.call('HEXISTS', KEYS[4], field) == 1 then return {'present'} end
+if learned_under == basis then return {'present'} end
+local replayed = redis.call('HGET', KEYS[4], field)
+if replayed then return {ARGV[6] == '1' and replayed == ARGV[5] and 'applied' or 'present'} end
 
 local stored = redis.call('GET', KEYS[1])
 local refused = stored and misfit(stored, seal, vector)
