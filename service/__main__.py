@@ -100,12 +100,14 @@ def serve(
     """Serve HTTP until SIGTERM or Ctrl-C; every other setting comes from ATTUNE_* or the file ATTUNE_CONFIG."""
     # Before numpy is loaded: its products here are small, and threads started for one wait for cores that the scorer has.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.live.hangup import keep_hangups  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the same
     from attune.service.settings import SettingsError, read_settings  # noqa: PLC0415  the same
 
     try:
         settings = read_settings(host=host, port=port, data_dir=data_dir, bundle=bundle, roster=roster)
         configure_logging(settings.log_level, settings.log_format)
+        keep_hangups()
         if settings.workers > 1:
             _run_many(settings)
         _run(settings, _bind(settings.host, settings.port))
@@ -234,9 +236,11 @@ def serve_engine(control: str, index: int, socket_path: Annotated[str, typer.Opt
 
 
 def _as_child() -> Any:
-    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.live.hangup import leave_hangups_to_parent  # noqa: PLC0415  the other commands stay fast without it
+    from attune.service.observe.logs import configure_logging  # noqa: PLC0415  the same
     from attune.service.settings import read_settings  # noqa: PLC0415  the same
 
+    leave_hangups_to_parent()
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
     return settings
@@ -262,7 +266,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
     from attune.service.http.connections import bounded  # noqa: PLC0415  the same
     from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
     from attune.service.http.server import AnnouncingServer, Beginning  # noqa: PLC0415  the same
-    from attune.service.live.hangup import begin_reload, reloads_at_hangup  # noqa: PLC0415  the same
+    from attune.service.live.hangup import answer_hangups  # noqa: PLC0415  the same
     from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
     from attune.service.observe.logs import log_stopped, log_stopping  # noqa: PLC0415  the same
     from attune.service.observe.stalls import settle_heap  # noqa: PLC0415  the same
@@ -292,8 +296,9 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
         app.state.live.phase = "draining"
         app.state.in_flight.end_within(left_s)
 
-    def reload() -> None:
-        begin_reload(lambda: app.state.live.runtime.reload(None), app.state.metrics.reloaded)
+    def started() -> None:
+        if place is None:
+            answer_hangups(lambda: app.state.live.runtime.reload(None), app.state.metrics.reloaded)
 
     server = AnnouncingServer(
         config,
@@ -301,7 +306,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
         notice_s=settings.drain_notice_s,
         drain_s=settings.drain_s,
         announce=announce,
-        reload=reload if place is None and reloads_at_hangup() else None,
+        started=started,
     )
     app.state.metrics.watch_connections(lambda: len(server.server_state.connections))
 

@@ -25,7 +25,7 @@ from attune.service.cores import usable_cores
 from attune.service.ending import end_process
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.engine_process import serve_engine
-from attune.service.live.hangup import begin_reload, reloads_at_hangup
+from attune.service.live.hangup import answer_hangups
 from attune.service.live.listeners import shared_sockets
 from attune.service.live.opened_scorer import LoadPlan
 from attune.service.live.private_folder import private_folder
@@ -63,9 +63,15 @@ def serve_many(settings: Settings) -> int:
 
 async def _parent(settings: Settings, listeners: list[socket.socket], devices: list[dict[str, str]]) -> int:
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(stop, stopped.set)
+    stopped, at_once = asyncio.Event(), asyncio.Event()
+
+    def stop(by: int) -> None:
+        if stopped.is_set() or by == signal.SIGINT:
+            at_once.set()
+        stopped.set()
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, stop, each)
     async with AsyncExitStack() as parts:
         url, where = settings.redis_url, "external"
         if not url:
@@ -98,11 +104,10 @@ async def _parent(settings: Settings, listeners: list[socket.socket], devices: l
         if bundle is not None:
             address = f"http://[{host}]:{port}" if listeners[0].family == socket.AF_INET6 else f"http://{host}:{port}"
             log_ready(address, bundle, processes.members, where)
-            if reloads_at_hangup():
-                loop.add_signal_handler(signal.SIGHUP, begin_reload, lambda: processes.reload(None))
+            answer_hangups(lambda: processes.reload(None))
             await stopped.wait()
             log_stopping(settings.drain_notice_s + settings.drain_s)
-        await processes.stop()
+        await processes.stop(at_once)
     log_stopped()
     return 0
 

@@ -3,8 +3,7 @@
     SIGTERM ─> told (/readyz 503, requests still served) ─> port closed, deadlines cut ─> what runs ends ─> the application's parts close
 
 A second signal, or Ctrl-C, skips the first step. A signal before anything is served breaks the start off: what has started is closed, and
-what computes in a thread is not waited for. SIGHUP loads bundle and roster anew and ends nothing. Connections are taken by `accepting`;
-uvicorn does the rest.
+what computes in a thread is not waited for. Connections are taken by `accepting`; uvicorn does the rest.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class AnnouncingServer(uvicorn.Server):
         notice_s: how long requests are still taken after the announcement.
         announce: told once, with the seconds that what runs has from then on.
         drain_s: how long what runs may take once the port is closed.
-        reload: called at SIGHUP once everything has started; None leaves that signal as it is.
+        started: called in the loop once connections are taken.
     """
 
     def __init__(
@@ -76,14 +75,14 @@ class AnnouncingServer(uvicorn.Server):
         notice_s: float,
         drain_s: float,
         announce: Callable[[float], None],
-        reload: Callable[[], None] | None = None,
+        started: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
         self._beginning = beginning
         self._notice_s = notice_s
         self._drain_s = drain_s
         self._announce = announce
-        self._reload = reload
+        self._started = started
         self._at_once = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -100,8 +99,7 @@ class AnnouncingServer(uvicorn.Server):
             acceptor = Acceptor(listener, self._protocol, self.config.backlog)
             acceptor.start()
             self.servers.append(acceptor)  # type: ignore[arg-type]  # of a server it asks for close and wait_closed
-        if self._reload is not None:
-            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._started()
 
     def _protocol(self) -> asyncio.Protocol:
         made: Callable[..., asyncio.Protocol] = self.config.http_protocol_class

@@ -43,6 +43,7 @@ class Processes:
         self._plan = plan
         self.control_path = str(plan.folder / "control")
         self._listeners = list(plan.listeners)
+        self._address = plan.listeners[0].getsockname()
         self._scorers = [Child("scorer", index) for index in range(len(plan.devices))]
         self._engines: list[Child] = []  # one, from the first roster with local members on
         self._workers = [Child("worker", index) for index in range(len(plan.listeners))]
@@ -85,13 +86,20 @@ class Processes:
             await self._or_fail(child.ready.wait())
         return self._generations.bundle
 
-    async def stop(self) -> None:
-        """Lets requests finish, then ends every process; those that do not end in time are killed."""
+    async def stop(self, at_once: asyncio.Event | None = None) -> None:
+        """Lets requests finish, then ends every process; those that do not end in time are killed.
+
+        Args:
+            at_once: set, now or meanwhile, where the port is to be closed without notice.
+        """
         async with self._launching:  # nothing is started from here on, and what is being started is known
             self._stopping = True
         for listener in self._listeners:  # each process has its own copy, and closes it when it has told its callers
             listener.close()
-        await self._end(self._workers, self._plan.drain_s + KILL_S)
+        hurried = at_once is not None and at_once.is_set()
+        if at_once is not None and not hurried:
+            self._begin(self._hurry(at_once), "close the port at a second signal")
+        await self._end(self._workers, self._plan.drain_s + KILL_S, hurried=hurried)
         await self._end(self._behind, KILL_S)
         tasks = tuple(self._tasks)
         for task in tasks:
@@ -172,7 +180,8 @@ class Processes:
         """Takes a process that ended off the port and off the bundles that it used."""
         self._begin(self._generations.left(index), f"retire what worker {index} used")  # no restart waits for that
         old = self._listeners[index]
-        self._listeners[index] = shared_listener(old, old.getsockname())
+        with contextlib.suppress(OSError):  # no descriptor is left, say: the start of the next one tries again
+            self._listeners[index] = shared_listener(old, self._address)
         old.close()
 
     async def _launch(self, child: Child) -> bool:
@@ -182,6 +191,8 @@ class Processes:
         environment = dict(self._plan.environment)
         if child.role == "worker":
             listener = self._listeners[child.index]
+            if listener.fileno() < 0:
+                listener = self._listeners[child.index] = shared_listener(listener, self._address)
             passed = (listener.fileno(),)
             command += ["--listener", str(listener.fileno())]
         else:
@@ -231,11 +242,17 @@ class Processes:
             raise BundleRefused("the engine's process ended at its start; its own log says why")
         return engine
 
-    async def _end(self, children: Sequence[Child], limit_s: float) -> None:
+    async def _hurry(self, at_once: asyncio.Event) -> None:
+        """Tells processes that take requests a second time, which ends their notice."""
+        await at_once.wait()
+        for child in self._workers:
+            _tell_to_end(child, signal.SIGTERM)
+
+    async def _end(self, children: Sequence[Child], limit_s: float, *, hurried: bool = False) -> None:
         running = [child.process for child in children if child.process is not None and child.process.returncode is None]
-        for process in running:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+        for child in children:
+            # SIGINT skips the notice; one that still starts would be cut short in what it imports.
+            _tell_to_end(child, signal.SIGINT if hurried and child.ready.is_set() else signal.SIGTERM)
         try:
             async with asyncio.timeout(limit_s):
                 await asyncio.gather(*(process.wait() for process in running))
@@ -299,6 +316,12 @@ class Processes:
         if len(texts) < len(lines):
             _log.warning("metrics of some processes are missing", missing=len(lines) - len(texts))
         return await asyncio.to_thread(summed, [*texts, generate_latest(self._registry).decode()])
+
+
+def _tell_to_end(child: Child, how: signal.Signals) -> None:
+    if child.process is not None and child.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.process.send_signal(how)
 
 
 def _connected(children: Sequence[Child]) -> float:

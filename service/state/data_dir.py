@@ -8,6 +8,7 @@ is alive: that is how a server that outlived a killed Attune is noticed before a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -62,10 +63,10 @@ def socket_path(directory: Path) -> Path:
     """Returns where the server of this directory listens.
 
     That is inside it, or, if that name is too long for a socket, in a private directory of the run-time folder whose name is computed
-    from the directory's, so that every later Attune finds the same.
+    from the directory's, so that every later Attune finds the same. Nothing is made: see `make_socket_place`.
 
     Raises:
-        EmbeddedRedisError: the private directory exists and belongs to somebody else.
+        EmbeddedRedisError: no place has a name that is short enough.
     """
     inside = directory / "redis.sock"
     if len(os.fsencode(inside)) <= MAX_SOCKET_PATH_BYTES:
@@ -74,14 +75,30 @@ def socket_path(directory: Path) -> Path:
     for root in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - checked for its owner below
         private = Path(root, f"attune-{os.getuid()}-{name}") if root and os.access(root, os.W_OK) else None
         if private is not None and len(os.fsencode(private / "redis.sock")) <= MAX_SOCKET_PATH_BYTES:
-            private.mkdir(mode=0o700, exist_ok=True)
-            found = private.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-                raise EmbeddedRedisError(f"{private} is not a directory that only this user can read; remove it")
             return private / "redis.sock"
     raise EmbeddedRedisError(
         f"the data directory {directory} is too long a name for a socket, and there is no shorter place; set ATTUNE_REDIS_URL"
     )
+
+
+def make_socket_place(socket: Path) -> None:
+    """Makes the directory that a socket lies in, if need be.
+
+    Raises:
+        EmbeddedRedisError: it exists and others can read it, or it belongs to somebody else.
+    """
+    private = socket.parent
+    private.mkdir(mode=0o700, exist_ok=True)
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise EmbeddedRedisError(f"{private} is not a directory that only this user can read; remove it")
+
+
+def leave_socket_place(socket: Path, directory: Path) -> None:
+    """Removes the private directory of a socket that could not lie in `directory`, unless a server still listens there."""
+    if socket.parent != directory:
+        with contextlib.suppress(OSError):
+            socket.parent.rmdir()
 
 
 def sync_files(directory: Path) -> int:

@@ -19,7 +19,17 @@ from typing import Self
 import structlog
 from redis.exceptions import RedisError
 
-from attune.service.state.data_dir import DataDirInUse, EmbeddedRedisError, Lock, directory_of, prepare, socket_path, sync_files
+from attune.service.state.data_dir import (
+    DataDirInUse,
+    EmbeddedRedisError,
+    Lock,
+    directory_of,
+    leave_socket_place,
+    make_socket_place,
+    prepare,
+    socket_path,
+    sync_files,
+)
 from attune.service.state.disk_room import LEAST_FREE_BYTES, DiskRoom
 from attune.service.state.file_holes import fill_holes
 from attune.service.state.server_process import UNREADABLE, Fsync, ServerProcess, arguments, client_of
@@ -105,7 +115,6 @@ class EmbeddedRedis:
             EmbeddedRedisError: there is no server that can read what is there, or it did not become ready; nothing is left running.
         """
         self._directory = prepare(self._data_dir)
-        self._socket = socket_path(self._directory)
         try:
             servers = await self._own_directory()
             binary = await asyncio.to_thread(server_for, self._directory, self._binary)
@@ -131,6 +140,8 @@ class EmbeddedRedis:
         self._release()
 
     def _release(self) -> None:
+        if self._locks and self._socket.name:  # before another may take the directory, and never that of another
+            leave_socket_place(self._socket, self._directory)
         while self._locks:
             self._locks.pop().close()
 
@@ -145,6 +156,8 @@ class EmbeddedRedis:
                 f"the data directory {self._data_dir} is used by the Attune with process id {own.noted()}; stop it or set ATTUNE_DATA_DIR"
             )
         own.note(str(os.getpid()))
+        self._socket = socket_path(self._directory)  # here and not before: whoever had the directory has left its place by now
+        make_socket_place(self._socket)
         if not servers.take():
             await self._end_orphan(servers)
         return servers
@@ -223,6 +236,7 @@ class EmbeddedRedis:
         if self._server is not None:
             await self._server.stop()
             await self._has(None)
+        self._socket.unlink(missing_ok=True)  # of one that was killed
 
     async def _launch_again(self, binary: Path, servers: Lock) -> None:
         self.restarts += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -118,6 +119,23 @@ async def test_a_process_that_cannot_be_started_again_at_once_is_tried_until_it_
         finally:
             await processes.stop()
         assert {line["event"] for line in lines()[1:]} == {"a process cannot be started and is tried again"}
+
+
+async def test_a_process_comes_back_where_no_descriptor_was_left_when_it_ended(tmp_path: Path) -> None:
+    processes = parent(tmp_path)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with logged("error") as lines:
+        try:
+            await processes.start()
+            killed = (tmp_path / "worker.pid").read_text()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, most[1]))  # what is open stays so
+            os.kill(int(killed), signal.SIGKILL)
+            await until(lambda: any("cannot be started" in line["event"] for line in lines()))
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+            await until(lambda: (tmp_path / "worker.pid").read_text() not in {"", killed})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+            await processes.stop()
 
 
 async def test_a_process_that_cannot_be_started_at_all_stops_the_start(tmp_path: Path) -> None:

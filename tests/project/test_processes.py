@@ -130,6 +130,14 @@ def test_a_process_that_takes_requests_is_started_again_after_kill_9(many: Many)
     assert {answer.json()["user"]["comparisons"] for answer in answers} == {before}
 
 
+def test_a_hangup_of_one_of_them_ends_none(many: Many) -> None:
+    children = [*many.children("worker"), *many.children("scorer")]
+    for child in children:
+        child.send_signal(signal.SIGHUP)
+    assert many.post("/admin/reload", {}).status_code == 200, "which asks each of them"
+    assert [*many.children("worker"), *many.children("scorer")] == children
+
+
 def test_a_bundle_that_the_scorer_refuses_stops_the_start_with_exit_code_3(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "bundles", probe_error=0.5)
     run = subprocess.run(

@@ -81,9 +81,10 @@ def test_it_says_in_one_line_where_it_serves_what(data_dir):
                 pass
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM twice"])
-def test_ctrl_c_and_a_second_signal_end_it_in_order_without_waiting_for_the_notice(data_dir, signals):
-    with serving(data_dir, ATTUNE_DRAIN_NOTICE_S="300") as (process, url, _line):
+def test_ctrl_c_and_a_second_signal_end_it_in_order_without_waiting_for_the_notice(data_dir, signals, workers):
+    with serving(data_dir, ATTUNE_DRAIN_NOTICE_S="300", ATTUNE_WORKERS=workers) as (process, url, _line):
         process.send_signal(signals[0])
         for stop in signals[1:]:  # the first has been heard once the end is announced
             while httpx.get(f"{url}/readyz", timeout=PATIENCE_S).json()["phase"] != "draining":

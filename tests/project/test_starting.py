@@ -9,6 +9,8 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -111,31 +113,58 @@ def until_read(pipe: Path) -> int:
     pytest.fail(f"nobody reads {pipe.name}")
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_stop_during_the_start_is_no_failure_and_waits_for_no_thread(tmp_path, data_dir, workers, told):
+@contextmanager
+def held_start(tmp_path: Path, data_dir: Path, workers: str) -> Iterator[subprocess.Popen[str]]:
+    """Gives a process whose start goes on once it is let go."""
     (tmp_path / "roster.json").write_text((data_dir / "roster.json").read_text(encoding="utf-8"), encoding="utf-8")
     write_tiny_bundle(tmp_path / "bundles")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     # Whichever process checks the files of the bundle waits, in its thread, until the pipe's writing end is closed.
     (tmp_path / "sitecustomize.py").write_text(
-        f"import hashlib, pathlib\nhashlib.file_digest = lambda *_: pathlib.Path({str(pipe)!r}).read_bytes()\n", encoding="utf-8"
+        f"import hashlib, pathlib\npipe, digest = pathlib.Path({str(pipe)!r}), hashlib.file_digest\n"
+        "hashlib.file_digest = lambda *given: (pipe.exists() and pipe.read_bytes(), digest(*given))[1]\n",
+        encoding="utf-8",
     )
     settings = environment(tmp_path) | {"ATTUNE_WORKERS": workers}
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), settings.get("PYTHONPATH")]))
     process = subprocess.Popen(COMMAND, cwd=ROOT, env=settings, stderr=subprocess.PIPE, text=True)
     writing = until_read(pipe)
     try:
+        yield process
+    finally:
+        pipe.unlink()
+        os.close(writing)
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_during_the_start_is_no_failure_and_waits_for_no_thread(tmp_path, data_dir, workers, told):
+    with held_start(tmp_path, data_dir, workers) as process:
         others = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(told)
         _, said = process.communicate(timeout=PATIENCE_S)  # and a process that has to be killed is a warning in it
-    finally:
-        os.close(writing)
     assert process.returncode == 0
     assert [json.loads(line)["event"] for line in said.splitlines()] == ["attune stopped"]
     _, alive = psutil.wait_procs(others, timeout=PATIENCE_S)
     assert not alive
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_hangup_during_the_start_ends_nothing_and_is_answered_once_it_serves(tmp_path, data_dir, workers):
+    with held_start(tmp_path, data_dir, workers) as process:
+        process.send_signal(signal.SIGHUP)
+    try:
+        told = []
+        for line in process.stderr or ():
+            told.append(json.loads(line)["event"])
+            if told[-1] == "reloaded at SIGHUP":
+                break
+        assert [event.partition(" on ")[0] for event in told if event.startswith("attune")] == ["attune ready"]
+        assert told[-1] == "reloaded at SIGHUP"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def test_a_check_says_what_a_start_would_do(data_dir, tmp_path):

@@ -221,12 +221,22 @@ async def test_a_long_directory_gets_a_short_private_socket_that_is_found_again(
             assert stat.S_IMODE(Path(server.url.removeprefix("unix://")).parent.stat().st_mode) == 0o700
             assert await count(server) == number
             await add(server, f"event-{number}")
+            with pytest.raises(DataDirInUse):
+                await EmbeddedRedis(long, binary=BINARY).start()
+            os.kill(server.pid or 0, signal.SIGKILL)  # which leaves its socket
+        assert not Path(server.url.removeprefix("unix://")).parent.exists()
+
+
+async def test_asking_for_a_socket_makes_nothing(tmp_path: Path) -> None:
+    assert not socket_path(prepare(tmp_path / ("a-long-name-" * 10))).parent.exists()
 
 
 async def test_a_private_directory_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     long = tmp_path / ("a-long-name-" * 10)
-    socket_path(prepare(long)).parent.chmod(0o755)
+    place = socket_path(prepare(long)).parent
+    place.mkdir()
+    place.chmod(0o755)
     with pytest.raises(EmbeddedRedisError, match="only this user can read"):
         await EmbeddedRedis(long, binary=BINARY).start()
 
