@@ -26,6 +26,7 @@ TOKEN_BYTES = 4
 CHECK_BYTES = 4
 ENTRY_HEAD = 1 + CHECK_BYTES + TOKEN_BYTES + 2
 
+_NEVER_LOGGED, _TAKEN_BACK = 2**30, 2**31
 _GRID = 2.0**24
 _MOST_STEPS = 2.0**31
 _HALF, _PLANES, _DOUBLES = 0, 1, 2
@@ -41,6 +42,38 @@ class PackedVector:
     epoch: int
     observed_s: float
     evidence: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class EventValue:
+    """What is kept under the hash of an event id, as `user_log.lua` says.
+
+    Attributes:
+        digest: the first bytes of the body's.
+        place: the number of the log's entry, or a token; with a bit more where the event was taken back.
+    """
+
+    digest: bytes
+    place: int
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> EventValue:
+        """Returns the value that a script keeps."""
+        return cls(packed[:BODY_DIGEST_BYTES], int.from_bytes(packed[BODY_DIGEST_BYTES : BODY_DIGEST_BYTES + TOKEN_BYTES], "little"))
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether the event was taken back."""
+        return self.place >= _TAKEN_BACK
+
+    @property
+    def number(self) -> int | None:
+        """The number of the log's entry; None where the event has none, or was taken back."""
+        return self.place if self.place < _NEVER_LOGGED else None
+
+    def without_place(self) -> bytes:
+        """Returns the value of the event where it is known and in no log: as of a user who was merged into another."""
+        return self.digest + (_TAKEN_BACK if self.taken_back else 0).to_bytes(TOKEN_BYTES, "little")
 
 
 def event_digest(event_id: str) -> bytes:

@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from attune.service.errors import EventConflict, UserDeleted
 from attune.service.state.codec import (
-    BODY_DIGEST_BYTES,
     CHECK_BYTES,
     ENTRY_HEAD,
     EVENT_BYTES,
     TOKEN_BYTES,
+    EventValue,
     event_digest,
     unpack_entry,
 )
@@ -49,7 +48,6 @@ from attune.service.state.scripts import (
 )
 from attune.service.state.wire import Wire
 
-_TAKEN_BACK = 0x80000000
 _RECEIPT, _FORWARDED = b"\x04", b"\x05"
 _UNDER_WAY = b"\x01"
 _UNCLAIMED = b"-"
@@ -231,8 +229,7 @@ class Merging:
             cursor, fields = await self._read("HSCAN", aside.events, cursor, "COUNT", 1000)
             for field, value in fields.items():
                 if len(field) == EVENT_BYTES:
-                    (place,) = struct.unpack_from("<I", value, BODY_DIGEST_BYTES)
-                    found[field] = value[:BODY_DIGEST_BYTES] + struct.pack("<I", _TAKEN_BACK if place >= _TAKEN_BACK else 0)
+                    found[field] = EventValue.unpack(value).without_place()
                 elif field[:1] in {_RECEIPT, _FORWARDED}:
                     receipts[field[1:]] = value
             if not int(cursor):

@@ -9,12 +9,11 @@ betrays it and nobody gets it. Nothing here knows what evidence means.
 from __future__ import annotations
 
 import secrets
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attune.service.errors import EventConflict, ExpiredEvent, UserDeleted, UserMerged
-from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, event_digest, new_token, pack_event_id, pack_vector
+from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, EventValue, event_digest, new_token, pack_event_id, pack_vector
 from attune.service.state.durable import Durable, WriteHealth
 from attune.service.state.export_pages import log_without, pages
 from attune.service.state.kept_decisions import KeptDecisions
@@ -43,7 +42,6 @@ from attune.service.state.wire import Reads, Wire
 T = TypeVar("T")
 
 _POINTERS_AT_ONCE = 500
-_TAKEN_BACK = 0x80000000
 _MARK_MS = 10_000
 
 
@@ -119,8 +117,8 @@ class RedisStore:
             value = await self._wire.run("find_event", lambda: self._wire.command("HGET", key.moved, event))
         if value is None:
             return None
-        (place,) = struct.unpack_from("<I", value, BODY_DIGEST_BYTES)
-        return KnownEvent(value[:BODY_DIGEST_BYTES], place >= _TAKEN_BACK)
+        known = EventValue.unpack(value)
+        return KnownEvent(known.digest, known.taken_back)
 
     async def read_decision(self, tenant: str, decision_id: str) -> tuple[str, bytes]:
         return await self._decisions.read(tenant, decision_id)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from attune.service.errors import ExpiredEvent, StoreUnavailable, UnknownEvent
-from attune.service.state.codec import BODY_DIGEST_BYTES, TOKEN_BYTES, PackedVector, event_digest, new_token, pack_event_id, unpack_vector
+from attune.service.state.codec import TOKEN_BYTES, EventValue, PackedVector, event_digest, new_token, pack_event_id, unpack_vector
 from attune.service.state.durable import Durable
 from attune.service.state.export_pages import read_entry
 from attune.service.state.keys import SUM, UserKey, WrongUser, seal_of
@@ -25,8 +25,6 @@ from attune.service.state.replies import Replies
 from attune.service.state.scripts import TAKE_BACK
 from attune.service.state.wire import Wire
 
-_NEVER_LOGGED = 0x40000000
-_TAKEN_BACK = 0x80000000
 _TRIES = 5
 
 
@@ -98,11 +96,12 @@ async def _entry(
                 f"the comparison with event {event_id!r} went along when this user was merged; take it back from the user who is left"
             )
         raise UnknownEvent(f"no comparison with event {event_id!r} is kept for this user")
-    (place,) = struct.unpack_from("<I", known, BODY_DIGEST_BYTES)
-    if place >= _TAKEN_BACK:
+    event = EventValue.unpack(known)
+    if event.taken_back:
         raise UnknownEvent(f"the comparison with event {event_id!r} was taken back before")
-    index = place - int(left or 0) - 1
-    entry = await wire.command("LINDEX", key.log, index) if index >= 0 and place < _NEVER_LOGGED else None
+    number = event.number or 0
+    index = number - int(left or 0) - 1
+    entry = await wire.command("LINDEX", key.log, index) if index >= 0 else None
     bases = (names or b"").decode("ascii").split(",")
     try:
         logged = None if entry is None else read_entry(key, bases, entry)
@@ -115,7 +114,7 @@ async def _entry(
             f"the comparison with event {event_id!r} was learned and stays learned: of its {max_log} latest comparisons alone "
             "it is kept what they added"
         )
-    return logged, entry, bases, place
+    return logged, entry, bases, number
 
 
 async def _replayed(wire: Wire, replies: Replies, key: UserKey, bases: Sequence[str], place: int) -> list[Any]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from attune.service.state.codec import (
     ENTRY_HEAD,
+    EventValue,
     event_digest,
     pack_event_id,
     pack_vector,
@@ -16,6 +17,25 @@ from attune.service.state.codec import (
     unpack_event_id,
     unpack_vector,
 )
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "taken_back"),
+    [
+        (1, 1, False),
+        (2**30 - 1, 2**30 - 1, False),
+        (2**30, None, False),
+        (2**31 - 1, None, False),
+        (2**31, None, True),
+        (2**32 - 1, None, True),
+    ],
+)
+def test_where_an_event_stands_is_read_in_one_place(place: int, number: int | None, taken_back: bool) -> None:
+    known = EventValue.unpack(b"8 bytes." + place.to_bytes(4, "little"))
+    assert (known.digest, known.number, known.taken_back) == (b"8 bytes.", number, taken_back)
+    moved = EventValue.unpack(known.without_place())
+    assert (moved.digest, moved.taken_back, moved.place) == (b"8 bytes.", taken_back, 2**31 * taken_back)
+
 
 any_number = st.floats(allow_nan=False, allow_infinity=False, width=64)
 half = st.floats(allow_nan=False, allow_infinity=False, width=16)
