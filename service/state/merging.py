@@ -130,18 +130,23 @@ class Merging:
             await self._change(source.moved, _RECEIPT + claim, b"", b"1")
         return Merged("duplicate" if receipt else "applied", moved, decisions)
 
-    async def end(self, source: UserKey) -> None:
-        """Before `source` is deleted: what lies aside goes, once whoever was to have it has it whole, or not at all."""
-        aside = PartedKey(source.tenant, source.tag)
+    async def end(self, source: UserKey) -> tuple[int, int]:
+        """Before `source` is deleted: what lies aside goes, once whoever was to have it has it whole, or not at all.
+
+        Returns how many keys went, and how many comparisons that nobody has.
+        """
+        aside, keys, comparisons = PartedKey(source.tenant, source.tag), 0, 0
         while claim := await self._read("GET", aside.base, operation="find_merges"):
             event, tag = claim[:EVENT_BYTES], claim[EVENT_BYTES:]
             if tag:
                 target = key_with(source.tenant, tag)
-                keys, arguments = [target.events, target.moved], [event, self._mark_ms]
-                await self._writes.write("merge_users", lambda: self._wire.script(REFUSE_SUMS, keys, arguments))  # noqa: B023 - awaited here
-                await self._receive_rest(aside, target, event)
+                refused, arguments = [target.events, target.moved], [event, self._mark_ms]
+                await self._writes.write("merge_users", lambda: self._wire.script(REFUSE_SUMS, refused, arguments))  # noqa: B023 - awaited here
+                gone = await self._receive_rest(aside, target, event)
             else:
-                await self._drop(aside, claim)
+                gone = await self._drop(aside, claim)
+            keys, comparisons = keys + gone[0], comparisons + gone[1]
+        return keys, comparisons
 
     async def finish(self, target: UserKey) -> None:
         """Moves the rest of the log of everybody who is being merged into `target`, also where that was broken off."""
@@ -182,9 +187,11 @@ class Merging:
                 other = key_with(source.tenant, tag)
                 await self._receive_rest(PartedKey(other.tenant, other.tag), source, event)
 
-    async def _drop(self, aside: PartedKey, claim: bytes) -> None:
+    async def _drop(self, aside: PartedKey, claim: bytes) -> tuple[int, int]:
+        """Returns how many keys and comparisons were removed."""
         keys, prefixes = [aside.base, aside.events, aside.log], [aside.sum_prefix, aside.replayed_prefix]
-        await self._writes.write("merge_users", lambda: self._wire.script(DROP_PARTED, keys, [claim, *prefixes]))
+        _, *gone = await self._writes.write("merge_users", lambda: self._wire.script(DROP_PARTED, keys, [claim, *prefixes]))
+        return (gone[0], gone[1]) if gone else (0, 0)
 
     async def _change(self, name: str, field: bytes | str, before: bytes, after: bytes) -> None:
         await self._writes.write("merge_users", lambda: self._wire.script(CHANGE_IF, [name], [field, before, after]))
@@ -209,15 +216,19 @@ class Merging:
         await self._receive_rest(aside, target, event)
         return moved if outcome == b"applied" else 0
 
-    async def _receive_rest(self, aside: PartedKey, target: UserKey, event: bytes) -> None:
-        """Moves the log of a user whose sums were received under this event, and takes note of it once nothing lies aside any more."""
+    async def _receive_rest(self, aside: PartedKey, target: UserKey, event: bytes) -> tuple[int, int]:
+        """Moves the log of a user whose sums were received under this event, and takes note of it once nothing lies aside any more.
+
+        Returns how many keys went, and how many comparisons that were not received.
+        """
         receiving = aside.raw_tag + _UNDER_WAY
         under_way = await self._read("HGET", target.events, _RECEIPT + event) == receiving
         if under_way:
             await self._receive_log(aside, target, await bases_of(aside, self._read))
-        await self._drop(aside, event + target.raw_tag)
+        keys, comparisons = await self._drop(aside, event + target.raw_tag)
         if under_way:
             await self._change(target.events, _RECEIPT + event, receiving, aside.raw_tag)
+        return keys, 0 if under_way else comparisons
 
     async def _ids(self, aside: PartedKey) -> tuple[bytes, bytes]:
         """Returns every event of the user, and who was merged into them.

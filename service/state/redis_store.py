@@ -268,9 +268,9 @@ class RedisStore:
             removed, comparisons, decisions, before = await self._wire.script(DELETE_USER, keys, arguments)
             while ids := await self._wire.command("ZRANGE", key.deleting, 0, _POINTERS_AT_ONCE - 1):
                 removed += await self._decisions.drop_pointers(key, key.deleting, ids)
-            return Deleted(removed, comparisons, decisions, bool(before))
+            return Deleted(removed + aside[0], comparisons + aside[1], decisions, bool(before))
 
-        await self._merging.end(key)
+        aside = await self._merging.end(key)
         await self._merging.shorten_marks(key)
         return await self._writes.write("delete_user", delete)
 

@@ -278,7 +278,10 @@ async def test_a_merge_under_way_does_not_bring_a_deleted_user_back(
 async def test_deleting_a_user_whose_merge_was_broken_off_leaves_nothing(bench: Bench, raw: Redis, alice: UserKey, bob: UserKey) -> None:
     await live(bench.store, alice, bob)
     await part(raw, alice, bob, "login-1")
-    await bench.store.delete_user(alice)
+    there = await raw.keys(f"{alice.base}:*")
+    deleted = await bench.store.delete_user(alice)
+    # All that lay aside and beside it but the mark, and the pointer of the decision.
+    assert (deleted.keys, deleted.comparisons, deleted.decisions) == (len(there) - 1 + 1, 3, 1)
     left = await raw.keys(f"{alice.base}:*")
     assert sorted(left) == [alice.deleted.encode(), alice.refused.encode()]
 

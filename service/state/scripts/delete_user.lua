@@ -24,17 +24,13 @@
 --          is why they are left to the caller.
 
 -- What a server without room refuses is a script that begins by writing more, not one that removes first: deleting makes room.
-local keys, comparisons, decisions = redis.call('UNLINK', KEYS[5]), 0, 0
+local keys, decisions = redis.call('UNLINK', KEYS[5]), 0
 
 for _, basis in ipairs(bases_of(KEYS[1])) do keys = keys + redis.call('UNLINK', ARGV[1] .. basis, ARGV[3] .. basis) end
-local left, logged = left_log(KEYS[1]), redis.call('EXISTS', KEYS[2]) == 1
 local events = redis.call('HGETALL', KEYS[1])
+local comparisons = logged_among(events, KEYS[1], KEYS[2])
 for i = 1, #events, 2 do
-  if #events[i] == 12 then
-    local place = place_of(events[i + 1])
-    if logged and place > left and place < NEVER_LOGGED then comparisons = comparisons + 1 end
-    redis.call('SADD', KEYS[7], events[i])
-  end
+  if #events[i] == 12 then redis.call('SADD', KEYS[7], events[i]) end
 end
 for _, event in ipairs(redis.call('HKEYS', KEYS[8])) do
   if #event == 12 then redis.call('SADD', KEYS[7], event) end

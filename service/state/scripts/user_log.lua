@@ -41,6 +41,18 @@ local function left_log(events)
   return tonumber(redis.call('HGET', events, '\3') or 0)
 end
 
+-- How many comparisons of the log there are among these events: those that were neither taken back nor have left it.
+local function logged_among(fields, events, log)
+  local many, left, there = 0, left_log(events), redis.call('EXISTS', log) == 1
+  for i = 1, there and #fields or 0, 2 do
+    if #fields[i] == 12 then
+      local place = place_of(fields[i + 1])
+      if place > left and place < NEVER_LOGGED then many = many + 1 end
+    end
+  end
+  return many
+end
+
 -- The entry of the log with this number; nil if it has left the log or never was in it.
 local function entry_at(events, log, number)
   local index = number - left_log(events) - 1
