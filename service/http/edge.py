@@ -112,8 +112,8 @@ class Edge:
         elif known.status >= 500 and scope["path"] not in HEALTH_PATHS:  # whose verdicts are logged where they change
             _log.warning("request failed", code=known.code, detail=known.detail, route=_template(scope))
         self._metrics.refused(known.code)
-        if answer.started:  # too late for a document; the server closes the connection, which a client can tell from an end
-            raise raised
+        if answer.started:  # too late for a document; the server closes what is left open, which a client can tell from an end
+            return
         status, headers, body = problems.render(known, scope["path"], scope["state"]["request_id"], self._prefix)
         await answer.send({"type": "http.response.start", "status": status, "headers": headers})
         await answer.send({"type": "http.response.body", "body": body})

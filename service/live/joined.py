@@ -203,6 +203,7 @@ async def _nothing() -> None:
 
 def _orphaned(_: Control) -> None:
     _end("the parent is gone")
+    os.kill(os.getpid(), signal.SIGTERM)  # a second time: callers who still came would find no scorer and no store
 
 
 def _end(reason: str) -> None:

@@ -97,6 +97,15 @@ async def served(bounds: Bounds, keep_alive_s: int = 30) -> AsyncIterator[Served
 
 
 @contextlib.asynccontextmanager
+async def served_as_it_is(app: ASGIApp) -> AsyncIterator[Served]:
+    """Serves an application of a test's own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    found = Served(listener.getsockname()[1])
+    async with _running(app, listener, Bounds(most=64), found, keep_alive_s=30):
+        yield found
+
+
+@contextlib.asynccontextmanager
 async def _running(app: ASGIApp, listener: socket.socket, bounds: Bounds, found: Served, keep_alive_s: int) -> AsyncIterator[None]:
     kind = bounded(bounds, lambda why, address: found.refused.append((why, address)))
     options = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "server_header": False}

@@ -158,7 +158,7 @@ def test_a_signal_drains_all_of_them_and_leaves_no_process(many: Many) -> None:
 
 def test_after_kill_9_of_the_parent_every_process_ends_and_the_next_start_removes_its_folder(data_dir: Path) -> None:  # noqa: F811
     with tempfile.TemporaryDirectory() as temporary:  # pytest's own are too long for a socket's path
-        with serving(data_dir, ATTUNE_WORKERS="2", ATTUNE_DRAIN_NOTICE_S="0", TMPDIR=temporary) as (process, _url, _line):
+        with serving(data_dir, ATTUNE_WORKERS="2", ATTUNE_DRAIN_NOTICE_S="300", TMPDIR=temporary) as (process, _url, _line):
             children = psutil.Process(process.pid).children(recursive=True)
             assert len(children) >= 4, "a scorer, two that take requests, and the store"
             (folder,) = [owner.parent for owner in Path(temporary).glob(f"*/{OWNER}")]
