@@ -16,7 +16,7 @@ class Bounds:
 
     Attributes:
         most: open connections; further ones are closed as they come.
-        kept_free: the last so many of them take health checks only, and have `hurry_s` for their head.
+        kept_free: the last so many of them take health checks only, and have `hurry_s` for their head and for being heard out.
         head_bytes: the request line and headers together; trailers and what frames chunks as well.
         head_s: from the first byte, or from the connection's start, to the end of the headers.
         linger_bytes, linger_s: what is read and dropped of a body whose request was answered early.

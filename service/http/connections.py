@@ -206,7 +206,7 @@ class Connection(HttpToolsProtocol):
             self._dropped = 0
             self.flow.resume_reading()
             self._unset_keepalive_if_required()
-            self._set_timer(self.bounds.linger_s, self._close)
+            self._set_timer(self.bounds.hurry_s if self._health_only else self.bounds.linger_s, self._close)
             return
         super().on_response_complete()
         if self.pipeline or not self.cycle.response_complete:

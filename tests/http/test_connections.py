@@ -12,6 +12,7 @@ import pytest
 from attune.service.http.bounds import Bounds
 from attune.service.http.refusals import Refusals, Thinned
 from attune.service.observe.metrics import Metrics
+from tests.batching.serving import until
 from tests.http.served import OK, served
 
 ROOMY = Bounds(most=64, kept_free=4)
@@ -142,6 +143,21 @@ async def test_half_open_heads_leave_room_for_health_checks():
         refused = await service.told(LAST_GET)
         assert refused.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after" in refused
+        for _, writer in held:
+            writer.close()
+
+
+async def test_who_is_refused_on_a_place_kept_for_health_checks_does_not_keep_it():
+    async with served(Bounds(most=8, kept_free=4, head_s=300, linger_s=300)) as service:
+        held = [await service.connect() for _ in range(4)]
+        for _, writer in held:
+            writer.write(b"GET / HTTP/1.1\r\nx: ")
+        for _ in range(4):
+            reader, writer = await service.connect()
+            writer.write(b"POST /score HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nhalf")
+            assert (await reader.read()).startswith(b"HTTP/1.1 429 ")
+            held.append((reader, writer))
+        await until(lambda: len(service.connections) == 4)
         for _, writer in held:
             writer.close()
 
