@@ -31,6 +31,9 @@ _NOT_KNOWN = re.compile(
     r"(?i)unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (inputs|fields)|extra_forbidden"
     r"|only the default|cannot both|does not support"
 )
+_HEAD = re.compile(r"[A-Za-z_]\w*")
+# Of a list of FastAPI's that a server has written into its words.
+_IN_BODY = re.compile(r"""['"]loc['"]: *[(\[] *['"]body['"], *['"](\w+)""")
 _TRY_AGAIN = re.compile(r"(?i)(?:try again|retry|\bwait)\w*[^0-9]{0,30}?((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s|minutes?|seconds?|hours?)\s*)+)")
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|hours?|h|minutes?|m|seconds?|s)?", re.IGNORECASE)
 _UNITS = {"ms": 0.001, "mi": 60.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -44,6 +47,7 @@ class ServerRefusal:
         code: the server's code or type, if it is a word or a number; None else.
         status: a status that the body names, as gateways do under status 200; None else.
         parameter: the field of the body that the server does not take, None if it names none.
+        about: the field of the body in which it finds a fault, whatever that is; None if it names none.
         too_long: whether the prompt does not fit.
         about_content: whether the request's content is what it refuses.
         filtered: whether a filter of it is what does.
@@ -54,6 +58,7 @@ class ServerRefusal:
     code: str | None
     status: int | None
     parameter: str | None
+    about: str | None
     too_long: bool
     about_content: bool
     filtered: bool
@@ -110,6 +115,7 @@ def refusal_in(
         code=codes[0] if codes else None,
         status=next((int(code) for code in codes if code.isdigit() and 400 <= int(code) < 600), None),
         parameter=parameter,
+        about=_about(inner, message, fields),
         too_long=not _TOO_LONG_CODES.isdisjoint(codes) or bool(_TOO_LONG.search(message)),
         about_content=any(_CONTENT_CODE.search(code) for code in codes),
         filtered=any(_FILTER_CODE.search(code) for code in codes),
@@ -129,6 +135,17 @@ def _parameter(named: object, words: str, fields: Collection[str], all_words: st
             return field
     both = [field for field in ("temperature", "top_p") if field in fields and re.search(rf"\b{field}\b", words)]
     return both[0] if both else None
+
+
+def _about(error: Mapping[str, Any], message: str, fields: Collection[str]) -> str | None:
+    """Returns the field that an error names by its path: OpenAI's `tools[0].function.name`, or `["body", "tools", 0]` as FastAPI's do."""
+    detail = error.get("detail", error["message"].get("detail") if isinstance(error.get("message"), Mapping) else None)
+    first = detail[0] if isinstance(detail, list) and detail and isinstance(detail[0], Mapping) else {}
+    path = found if isinstance(found := first.get("loc"), list) else []
+    in_words = _IN_BODY.search(message)
+    named = [error.get("param"), path[1] if len(path) > 1 and path[0] == "body" else None, in_words and in_words[1]]
+    heads = [head[0] for name in named if isinstance(name, str) and (head := _HEAD.match(name))]
+    return next((head for head in heads if head in fields), None)
 
 
 # --- how long to wait -------------------------------------------------------------------------------------------------

@@ -243,17 +243,21 @@ class OpenAIServer:
             told = f"refuses the field {refusal.parameter} of every request; the roster can leave it out"
             self._note_once(f"parameter {refusal.parameter}", told)
             return self.failed("refused", f"{said}: it refuses the field {refusal.parameter}", lasting=True)
-        if inner in REFUSING_STATUSES and refusal.parameter is not None:
-            self._note_once(f"parameter {refusal.parameter}", f"refuses the field {refusal.parameter} where a request names it")
-            return PassedFieldRefused(f"member {self._id!r}: its server refuses the field {refusal.parameter} of this request: {said}")
-        passed = asked.request.passed
-        if inner in REFUSING_STATUSES and passed and (names := passed.names(self._spec.passes)):
+        if inner not in REFUSING_STATUSES:
+            return self.failed("refused" if refusal.about_content else "upstream" if status < 300 else "status", said)
+        passed = asked.request.passed.names(self._spec.passes) if asked.request.passed else []
+        # The limit is the caller's to lower. Messages are ours to write where none are passed on, and another server may take them.
+        callers = {*asked.by_caller, self._spec.max_tokens_field} - ({"messages"} - {*passed})
+        if (field := refusal.parameter or (refusal.about if refusal.about in callers else None)) is not None:
+            self._note_once(f"parameter {field}", f"refuses the field {field} where a request names it")
+            return PassedFieldRefused(f"member {self._id!r}: its server refuses the field {field} of this request: {said}")
+        if passed and refusal.about is None:
             # Nobody else would hear of a server that takes none of it: the caller is told, or another member stands in.
+            names = ", ".join(passed)
             self._note_once(f"passed {names}", f"refuses a request with {names} passed on; where it always does, `passes` can leave it out")
-            return PassedFieldRefused(f"member {self._id!r}: its server refuses a request with {names} as the caller wrote it: {said}")
-        if inner in REFUSING_STATUSES or refusal.about_content:
-            return self.failed("refused", said)
-        return self.failed("upstream" if status < 300 else "status", said)
+            told = f"refuses this request and names no field; passed on as the caller wrote it: {names}: {said}"
+            return PassedFieldRefused(f"member {self._id!r}: its server {told}")
+        return self.failed("refused", said)
 
     def _url(self, path: str) -> URL:
         url = URL(f"{self._spec.base_url}/{path}")

@@ -68,9 +68,9 @@ class Passed:
         """Returns the fields for a member that passes these."""
         return {name: value for passed, fields in self.fields.items() if passed in passes for name, value in fields.items()}
 
-    def names(self, passes: Collection[str]) -> str:
+    def names(self, passes: Collection[str]) -> list[str]:
         """Returns the names of what a member that passes these is sent as it came."""
-        return ", ".join([*self.body(passes), *(["messages"] if self.messages else [])])
+        return [*self.body(passes), *(["messages"] if self.messages else [])]
 
     def messages_for(self, passes: Collection[str], system: str | None) -> list[Mapping[str, Any]] | None:
         """Returns the conversation for a member that passes these, with its own system prompt in front, as one message with the request's.

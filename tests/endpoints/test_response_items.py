@@ -137,10 +137,8 @@ def test_a_form_holds_what_was_given_and_no_nulls():
 
 
 def test_members_that_are_called_as_a_field_keep_their_names():
-    refused = PassedFieldRefused(
-        "member 'messages': its server refuses a request with verbosity, messages as the caller wrote it: HTTP 400"
-    )
-    told = "member 'messages': its server refuses a request with text.verbosity, input as the caller wrote it: HTTP 400"
-    assert ChatOfResponse().renamed(refused).detail == told
+    said = "member 'messages': its server refuses this request and names no field; passed on as the caller wrote it: {}: HTTP 400"
+    refused = PassedFieldRefused(said.format("verbosity, messages"))
+    assert ChatOfResponse().renamed(refused).detail == said.format("text.verbosity, input")
     unknown = "model 'm' is none of auto, messages"
     assert ChatOfResponse().renamed(UnknownMember(unknown)).detail == unknown

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from attune.service.members.member import ChatTurn, GenerationRequest, PassedFieldRefused
+from attune.service.members.member import ChatTurn, GenerationRequest, OneMemberFailed, PassedFieldRefused
 from attune.service.members.openai_server import OpenAIServer
 from attune.service.members.passing import Passed
 from attune.service.members.redaction import told_word, without_request
@@ -56,6 +56,47 @@ async def test_a_server_that_takes_nothing_of_what_is_passed_is_told_of_once(ups
     assert [record.getMessage() for record in caplog.records] == [
         "member gpt: the upstream refuses a request with tools passed on; where it always does, `passes` can leave it out"
     ]
+
+
+def at(*path: object) -> dict[str, Any]:
+    return {"detail": [{"type": "value_error", "loc": ["body", *path], "msg": "no"}]}
+
+
+LISTED = {"object": "error", "message": "[{'type': 'value_error', 'loc': ('body', 'tools', 0, 'function'), 'msg': 'no'}]", "code": 400}
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"error": {"message": "no", "param": "tools[0].function.name"}}, "tools"),
+        ({"error": {"message": "no", "param": "temperature"}}, "temperature"),
+        ({"error": {"message": "no", "param": "max_tokens"}}, "max_tokens"),
+        ({"error": {"message": "no", "param": "messages.[3].content"}}, "messages"),
+        (at("tools", 0, "function", "name"), "tools"),
+        ({"message": at("tools", 0)}, "tools"),
+        (LISTED, "tools"),
+    ],
+    ids=str,
+)
+async def test_the_field_in_which_a_server_finds_a_fault_is_the_one_that_is_told(upstream, member_with, said, field):
+    async def refuses(turn: Turn) -> None:
+        await turn.refuse(400, said)
+
+    upstream.answers(refuses)
+    passed = Passed({**TOOLS, "top_k": {"top_k": 3}}, ({"role": "user", "content": "hi"},))
+    with pytest.raises(PassedFieldRefused, match=f"its server refuses the field {field} of this request: HTTP 400"):
+        await collect(member_with(passes=["tools", "top_k"]), ask(passed=passed, temperature=1.5))
+
+
+@pytest.mark.parametrize("param", ["model", "messages[1].role"])
+async def test_what_was_passed_is_not_blamed_for_a_fault_that_is_found_elsewhere(upstream, member_with, param):
+    async def refuses(turn: Turn) -> None:
+        await turn.refuse(400, {"error": {"message": "no", "param": param}})
+
+    upstream.answers(refuses)
+    with pytest.raises(OneMemberFailed, match=r": HTTP 400$") as failed:
+        await collect(member_with(passes=["tools", "top_k"]), ask(passed=Passed({"top_k": {"top_k": 3}})))
+    assert failed.value.reason == "refused"
 
 
 class Read(dict[str, Any]):
