@@ -64,9 +64,13 @@ def random_world(seed: int, dimensions: int) -> BestOfN:
 
 
 def true_loss(oracle: BestOfN, values: Array) -> float:
-    """Returns the exact worst case of a portfolio with `values` `[M, d]`: the greatest `1 - L(w) / OPT(w)` over all weights."""
+    """Returns the exact worst case of a portfolio with `values` `[M, d]`: the greatest `1 - L(w) / OPT(w)` over all weights.
+
+    Rewards are not negative: where the optimum is 0 there is nothing to lose.
+    """
     corners = lower_corners(values)
-    return max(0.0, *(1.0 - float(low) / oracle.optimum(weights) for low, weights in zip(corners.lower, corners.weights, strict=True)))
+    optima = [oracle.optimum(weights) for weights in corners.weights]
+    return max(0.0, *(1.0 - float(low) / best if best > 0 else 0.0 for low, best in zip(corners.lower, optima, strict=True)))
 
 
 def promise_and_truth(study: OracleStudy, *, seed: int, progress: Progress) -> dict[str, Any]:

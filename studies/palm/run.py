@@ -128,7 +128,8 @@ def traded(oracle: BestOfN) -> dict[str, Any]:
 
     `correlation` `[d, d]` is that of answers to one prompt. `front` is the share of a prompt's answers that no other answer of it
     exceeds in every reward. `kept` `[d]` is what the policy for even weights keeps of each reward's range: 0 as much as the
-    policy that is worst there among those for one reward alone, 1 as much as the best.
+    policy that is worst there among those for one reward alone, 1 as much as the best, which everybody has of a reward that all these
+    policies have alike. A reward that does not vary correlates with nothing: null in the report.
     """
     rewards = oracle.rewards
     centred = rewards - rewards.mean(axis=1, keepdims=True)
@@ -136,9 +137,12 @@ def traded(oracle: BestOfN) -> dict[str, Any]:
     beaten = (rewards[:, None] >= rewards[:, :, None]).all(-1) & (rewards[:, None] > rewards[:, :, None]).any(-1)
     alone = np.array([oracle.solve(unit).value for unit in np.eye(size)])
     even = oracle.solve(np.full(size, 1.0 / size)).value
-    kept = (even - alone.min(axis=0)) / (alone.max(axis=0) - alone.min(axis=0))
+    least, width = alone.min(axis=0), np.ptp(alone, axis=0)
+    kept = np.where(width > 0, (even - least) / np.where(width > 0, width, 1.0), 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = np.corrcoef(centred.reshape(-1, size).T)
     return {
-        "correlation": np.corrcoef(centred.reshape(-1, size).T).tolist(),
+        "correlation": correlation.tolist(),
         "front": float(1.0 - np.any(beaten, axis=2).mean()),
         "alone": alone.tolist(),
         "even": even.tolist(),

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
+from attune.models.portfolio.oracles import BestOfN
 from studies.oracle.oracle import OracleStudy, calls_needed, promise_and_truth, random_world, true_loss
 from studies.oracle.run import evaluate_oracle, spread_weights
 from tests.models.portfolio_worlds import users
 
 SMALL = OracleStudy(instances=6, dimensions=(2, 3), epsilon=0.1, timed=((2, 2),), calls_epsilon=0.02, calls_delta=0.01)
+
+
+def test_a_world_in_which_nothing_is_worth_anything_to_somebody_loses_nothing_there():
+    assert true_loss(BestOfN(np.zeros((3, 2, 2))), np.zeros((1, 2))) == 0.0
+    half = np.tile(np.array([[0.8, 0.0], [0.4, 0.0]]), (3, 1, 1))  # worth nothing to who wants the second reward alone
+    assert true_loss(BestOfN(half), np.array([[0.4, 0.0]])) == pytest.approx(0.5)
 
 
 def test_the_true_loss_is_reached_by_a_user_and_by_none_exceeded():

@@ -42,6 +42,15 @@ def test_on_a_quarter_circle_m_members_lose_what_geometry_says_and_no_more_is_ce
         assert many >= found["ratio"] - 0.06
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_reward_that_does_not_vary_is_kept_whole_and_correlates_with_nothing():
+    rewards = np.tile(np.array([[0.0, 0.5, 0.3], [1.0, 0.5, 0.2]]), (5, 1, 1))
+    found = traded(BestOfN(rewards))
+    assert found["kept"][1] == 1.0
+    assert np.isnan(found["correlation"])[1].all()
+    assert np.isfinite(np.array(found["correlation"])[[0, 2]][:, [0, 2]]).all()
+
+
 def test_rewards_that_exclude_each_other_are_told_from_those_that_can_be_traded():
     excluding = traded(BestOfN(np.tile(np.eye(2), (5, 1, 1))))  # two answers, one for each reward
     assert excluding["kept"] == [1.0, 0.0]
