@@ -3,7 +3,7 @@
 The roster has to let tools through to at least one member: {"fast": {"kind": "openai", ..., "passes": ["tools"]}}
 
 pip install openai httpx
-python examples/agent.py --user ada "What time is it in Lisbon?"
+python examples/agent.py --user ada --rating 1 "What time is it in Lisbon?"    # without --rating nothing is learned
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def answer(openai: OpenAI, user: str, question: str) -> Any:
 
 
 def main() -> None:
-    """Asks one question, and learns from a thumb if the terminal gives one."""
+    """Asks one question, and teaches what the answer was worth where `--rating` says it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question")
     parser.add_argument("--url", default="http://127.0.0.1:8000")

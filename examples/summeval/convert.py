@@ -22,13 +22,14 @@ ATTRIBUTES = {
     "specificity": "sp",
 }
 RATERS = 3
+SOURCE = "summeval-op-detailed.jsonl"
 
 
 def main(folder: Path) -> None:
     """Writes the table to standard output, summaries of one product after another."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["user", "prompt", "response", *ATTRIBUTES])
-    for line in (folder / "summeval-op-detailed.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (folder / SOURCE).read_text(encoding="utf-8").splitlines():
         product = json.loads(line)
         prompt = "What do buyers say of this?\n\n" + "\n".join(product["reviews"])
         for at, summary in enumerate(product["summaries"]):
@@ -37,4 +38,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / SOURCE).is_file():
+        sys.exit(f"one argument is needed: the folder that holds {SOURCE}")
     main(Path(sys.argv[1]))

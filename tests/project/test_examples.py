@@ -169,3 +169,9 @@ async def test_the_notebook_evaluates_a_log_of_this_server(url: str, tmp_path: P
 def test_the_roster_for_vllm_is_one_that_the_server_takes():
     members = read_roster(EXAMPLES / "vllm_lora_roster.json")
     assert set(members) == {"concise", "detailed", "playful", "base"}
+
+
+async def test_the_converter_of_summaries_says_what_it_needs():
+    for given in ([], ["/nowhere"], ["--help"]):
+        code, out, complaints = await ran("examples/summeval/convert.py", *given)
+        assert (code, out, complaints.splitlines()) == (1, "", ["one argument is needed: the folder that holds summeval-op-detailed.jsonl"])
