@@ -82,7 +82,7 @@ def _nobody_passes(must: Sequence[tuple[str, FieldError]], passing: Mapping[str,
     all_of = f"all of {', '.join(dict.fromkeys(f'`{needed}`' for needed, _ in must))}"
     wrong = []
     for needed, one in lacking or must:
-        why = f" (none passes {f'`{needed}`' if lacking else all_of} to its server)" if needed in PASSES else ""
+        why = f" (no member passes {f'`{needed}`' if lacking else all_of} to its server)" if needed in PASSES else ""
         wrong.append(FieldError(one.field, f"{one.message}{why}"))
     return tuple(wrong)
 

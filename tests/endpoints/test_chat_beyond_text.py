@@ -185,10 +185,10 @@ async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serv
 @pytest.mark.parametrize(
     ("passes", "more", "field", "why"),
     [
-        ([], {"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "none passes `tools` to its server"),
-        (["tools"], {"response_format": FORMAT}, "response_format", "none passes `response_format` to its server"),
+        ([], {"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "no member passes `tools` to its server"),
+        (["tools"], {"response_format": FORMAT}, "response_format", "no member passes `response_format` to its server"),
         (["tools"], {"messages": [{"role": "user", "content": ["What is it?", PICTURE]}]}, "messages[0].content[1].type", "image_url"),
-        ([], {"messages": [{"role": "user", "content": [PICTURE]}]}, "messages[0].content[0].type", "none passes `images` to its server"),
+        ([], {"messages": [{"role": "user", "content": [PICTURE]}]}, "messages[0].content[0].type", "no member passes `images`"),
         (["images"], {"logprobs": True}, "logprobs", "probabilities"),
         (
             ["images"],
@@ -196,7 +196,7 @@ async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serv
             "messages[0].content[0].type",
             "input_audio",
         ),
-        (["tools"], {"tools": TOOLS, "model": "concise", "tool_choice": "required"}, "tool_choice", "none passes `tools`"),
+        (["tools"], {"tools": TOOLS, "model": "concise", "tool_choice": "required"}, "tool_choice", "no member passes `tools`"),
         (["tools"], {"tools": [{"name": "\ud800"}]}, "tools", "no sound Unicode"),
         (["tools"], {"tools": [{"maximum": float("inf")}]}, "tools", "a number that JSON has no place for"),
         (["top_k"], {"top_k": float("nan"), "model": "warm"}, "top_k", "a number that JSON has no place for"),
@@ -224,7 +224,7 @@ async def test_what_some_pass_and_nobody_all_of_is_told_as_that(settings_of, ups
             members[name] = OpenAIMember(name, OpenAISpec(base_url=upstream.base_url, model=name, passes=passes), pool, environ={})
         async with running(settings_of(), FreshStore(), members) as service:
             told = await service.post(CHAT, chat(tools=TOOLS, tool_choice="required", response_format=FORMAT), 400)
-    assert told["error"]["message"].count("(none passes all of `tools`, `response_format` to its server)") == 2
+    assert told["error"]["message"].count("(no member passes all of `tools`, `response_format` to its server)") == 2
     assert not sent_to(upstream)
 
 
