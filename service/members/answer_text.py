@@ -21,6 +21,22 @@ _LONE = re.compile("[\ud800-\udfff]")
 _UNDECIDED = re.compile("(?:[\ud800-\udbff]|[\udcc2-\udcf4][\udc80-\udcbf]{0,2})$")
 
 
+class Repeats:
+    """Tells the delta in which some servers say the whole answer again at its end, as others do in a `message` beside it."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._chars = 0
+
+    def whole(self, text: str, *, last: bool) -> bool:
+        """Returns whether the last delta says what two or more before it said together; any other is remembered."""
+        if last and len(self._texts) > 1 and len(text) == self._chars and text == "".join(self._texts):
+            return True
+        self._texts.append(text)
+        self._chars += len(text)
+        return False
+
+
 class SoundText:
     """Makes text sound: pairs of surrogates and split bytes become their characters, whatever is left becomes U+FFFD.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from attune.service.members.answer_format import BOM, Format, format_of
-from attune.service.members.answer_text import SoundText, ThoughtFilter, is_seen, sound_text
+from attune.service.members.answer_text import Repeats, SoundText, ThoughtFilter, is_seen, sound_text
 from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
 from attune.service.members.passing import REASONING, TOOLS
@@ -68,10 +68,9 @@ class AnswerReader:
         self._sound = SoundText()
         self._thoughts = ThoughtFilter(spec.thoughts)
         self._scanner = StopScanner(request.stop)
-        self._size = 0
+        self._size = self._chars = self._pieces = 0
+        self._repeats = Repeats()
         self._lead = ""  # spaces and the like in front of the text
-        self._chars = 0
-        self._pieces = 0
         self._unseen = 0  # pieces that hold something, and nothing for a reader
         self._finish = ""
         self._usage: tuple[int, int] | None = None
@@ -227,7 +226,7 @@ class AnswerReader:
         if chunk.text or called:
             self._finish = ""  # what is followed by more was no end
         self._finish = chunk.finish or self._finish
-        if not chunk.text:
+        if not chunk.text or self._repeats.whole(chunk.text, last=bool(chunk.finish)):
             return self._without_text() if not called and (chunk.thought or chunk.unsupported) else ""
         visible = self._visible(self._sound.push(chunk.text))
         if not visible or not (self._chars or is_seen(visible)):

@@ -106,3 +106,20 @@ def test_an_object_of_several_lines_is_one_event():
         {"choices": [{"index": 1, "delta": {}}, {"index": 0, "delta": {"content": TEXT}, "finish_reason": "stop"}]}, indent=1
     )
     assert read(b"".join(b"data: " + line.encode() + b"\n" for line in lines.splitlines()) + b"\n")[0] == TEXT
+
+
+@pytest.mark.parametrize(
+    ("pieces", "last", "whole"),
+    [
+        (["Hel", "lo, ", "you"], "Hello, you", "Hello, you"),
+        (["Hel", "lo, ", "you"], "you", "Hello, youyou"),
+        (["Hello"], "Hello", "HelloHello"),
+        ([], "Hello", "Hello"),
+    ],
+)
+def test_an_answer_that_its_last_delta_says_again_is_read_once(pieces: list[str], last: str, whole: str):
+    choices = [{"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces]
+    choices.append({"index": 0, "delta": {"content": last}, "finish_reason": "stop"})
+    told = b"".join(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n" for choice in choices)
+    text, finish = read(told + b"data: [DONE]\n\n")
+    assert (text, finish.reason) == (whole, "stop")
