@@ -20,8 +20,8 @@ from typing import Any
 import hiredis
 from redis._parsers.base import BaseParser
 from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import BusyLoadingError, InvalidResponse, MasterDownError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
 
 Meaning = Callable[[Any], Any]
 
@@ -32,6 +32,9 @@ _FORMS: Mapping[Any, tuple[type, ...]] = {
     **dict.fromkeys(("EVAL", "EVALSHA", "SCAN", "HSCAN", "HGETALL", "MGET", "HMGET", "ZRANGE"), _LIST),
 }
 """What a reply that is no error can be, for commands whose reply is read: every script of this folder returns a list."""
+
+_ELSEWHERE: Mapping[type[Exception], str] = {ReadOnlyError: "READONLY", MasterDownError: "MASTERDOWN", BusyLoadingError: "LOADING"}
+"""What a replica answers, and a server that becomes one: its name may lead to another by now."""
 
 _VALUES_FROM = {"MGET": 1, "HMGET": 2}
 """Commands that are answered with a value for each argument from this one on."""
@@ -58,7 +61,7 @@ class OneConnection:
         Raises, when it is awaited:
             ResponseError: the server refused the command; the connection serves on.
             RedisConnectionError: the connection broke; the command may or may not have been run. Or the server is
-                a replica: its name may lead to another one by now, so the next command connects anew.
+                a replica, or loads its data: its name may lead to another one by now, so the next command connects anew.
             TimeoutError: the reply did not come in time. The connection is closed, and every other command on it has broken.
         """
         line, until_s = self._line, asyncio.get_running_loop().time() + self._timeout_s
@@ -183,14 +186,14 @@ class _Line(asyncio.Protocol):
         if not isinstance(reply, Exception) and not _can_have(name, words, reply):
             raise InvalidResponse(f"a reply that {name} cannot have")
         self._waiting.popleft()
-        if isinstance(reply, ReadOnlyError):
+        if isinstance(reply, Exception) and (said := _ELSEWHERE.get(type(reply))):
             self._demoted = True  # those behind are answered here: what they read may be there
-            reply = RedisConnectionError(f"READONLY {reply}")
+            reply = RedisConnectionError(f"{said} {reply}")
         if self._afterwards:
             self._tell_answered()
         self._tell(answer, meaning, reply)
         if self._demoted and not self._waiting:
-            self._break(RedisConnectionError("the server is a replica now"))
+            self._break(RedisConnectionError("the server is a replica now, or loads its data"))
 
     @staticmethod
     def _tell(answer: asyncio.Future[Any], meaning: Meaning | None, reply: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,9 +34,10 @@ class NamedServers:
         self._name.unlink()
         self._name.symlink_to(self._second.url.removeprefix("unix://"))
 
-    async def demote(self) -> None:
+    async def demote(self, *, serves_stale: bool = True) -> None:
         """Makes the first a replica, of nobody that answers; connections to it stay."""
         async with Redis.from_url(self._first.url, protocol=2) as raw:
+            await raw.config_set("replica-serve-stale-data", "yes" if serves_stale else "no")
             await raw.replicaof("127.0.0.1", 1)
 
 
@@ -54,6 +56,38 @@ async def test_a_failover_behind_a_name_costs_nobody_a_request(named: NamedServe
     assert await store.find_event(alice, "two") is not None
     assert await store.find_event(alice, "one") is None  # of the first server, which nobody asks any more
     await store.aclose()
+
+
+async def test_a_replica_that_answers_nothing_is_left_by_those_who_read_too(named: NamedServers, alice: UserKey) -> None:
+    store = RedisStore(named.url)
+    await store.add_comparison(alice, comparison("one"))
+    await named.demote(serves_stale=False)
+    with pytest.raises(StoreUnavailable, match=r"(?i)masterdown"):
+        await store.read(alice, BASIS)
+    named.lead_on()
+    assert (await store.read(alice, BASIS)).sum is None
+    assert (await store.add_comparison(alice, comparison("two"))).result == "applied"
+    await store.aclose()
+
+
+async def test_a_server_that_loads_its_data_is_left_for_the_one_that_its_name_leads_to() -> None:
+    async def loads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(writer)
+        while data := await reader.read(65_536):
+            writer.write(b"+OK\r\n" * data.count(b"SETINFO"))
+            if b"GET" in data:
+                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n" if len(served) == 1 else b"$5\r\nvalue\r\n")
+        writer.close()
+
+    served: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(loads, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        pool = ConnectionPool(host="127.0.0.1", port=port, protocol=2, socket_timeout=None)
+        client = OneConnection(pool, 30.0)
+        with pytest.raises(RedisConnectionError, match=r"(?i)loading"):
+            await client.execute_command("GET", "key")
+        assert await client.execute_command("GET", "key") == b"value"
+        await client.aclose()
 
 
 async def test_a_store_that_stays_a_replica_refuses_writes_and_is_read_all_the_same(named: NamedServers, alice: UserKey) -> None:
