@@ -118,20 +118,20 @@ class OpenAIMember:
         end: AttemptEnd = "undecided"
         try:
             opened = await self._opened(asked, waiting)
-            piece = opened.reader.piece(opened.text)
-            while piece or not opened.over:
-                if piece:
+            pieces = opened.reader.pieces(opened.text)
+            while pieces or not opened.over:
+                for piece in pieces:
                     if piece.text or piece.calls:  # a server that thinks and never answers has failed
                         end = "succeeded"
                     yield piece
-                piece = opened.reader.piece(await self._read(opened, asked, waiting))
+                pieces = opened.reader.pieces(await self._read(opened, asked, waiting))
             text, finish = opened.reader.end()
-            piece, end = opened.reader.piece(text), "succeeded"
+            pieces, end = opened.reader.pieces(text), "succeeded"
             self._silence.heard(waiting)
             self.pace.answered(patience.first_event_s, asyncio.get_running_loop().time() - patience.began_s)
             patience.disarm()
             self._connections.settle(opened.exchange)
-            if piece:
+            for piece in pieces:
                 yield piece
             yield finish
         except (AttuneError, BadAnswer) as error:

@@ -79,6 +79,7 @@ class AnswerReader:
         self._saw: list[str] = []  # what came in place of text
         self._saying = Saying(secrets, thoughts=REASONING in spec.passes, aloud=request.thinks_aloud)
         self._told = self._thought_aloud = False
+        self._answered = 0  # characters before the first that it says in place of an answer, in the text that was read last
         self.signs = 0
         self.begun = False  # whether text for a reader has come
         self.ended = False
@@ -124,14 +125,19 @@ class AnswerReader:
         self.begun = self.begun or is_seen(text)
         return text
 
-    def piece(self, text: str) -> TextPiece | None:
-        """Returns what can be sent now: thoughts, the text, and parts of calls that stood behind it; None where it is nothing."""
-        thoughts = self._saying.new_thoughts()
+    def pieces(self, text: str) -> list[TextPiece]:
+        """Returns what can be sent now: thoughts, the text, and parts of calls that stood behind it; none where it is nothing.
+
+        Two where the server said something in place of an answer within this text, and an answer before that.
+        """
+        thoughts, (answered, self._answered) = self._saying.new_thoughts(), (self._answered, 0)
         self._thought_aloud = self._thought_aloud or bool(thoughts)
         if not text and not self._new_calls and not thoughts:
-            return None
+            return []
         calls, self._new_calls = joined(self._new_calls, self._saying.is_sound) if self._new_calls else (), []
-        return TextPiece(text, self.said_first(), calls, self._saying.refuses, thoughts)
+        if 0 < answered < len(text):
+            return [TextPiece(text[:answered], self.said_first(), (), False, thoughts), TextPiece(text[answered:], None, calls, True)]
+        return [TextPiece(text, self.said_first(), calls, self._saying.refuses and not answered, thoughts)]
 
     def end(self) -> tuple[str, Finish]:
         """Returns the last text and the finish; `broken` says why the body ended before its end, if it did.
@@ -166,7 +172,7 @@ class AnswerReader:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def _read(self, events: list[bytes]) -> str:
-        texts = []
+        texts = list[str]()
         for data in events:
             if self.ended:
                 break
@@ -180,8 +186,11 @@ class AnswerReader:
                 if not self.finishing:  # else the text is complete, and what comes after it is not needed
                     self._error = error  # raised at the end: what came before it stands
                 break
-            if text := self._add(chunk):
-                texts.append(text)
+            refused = self._saying.refuses
+            text = self._add(chunk)
+            if self._saying.refuses and not refused:
+                self._answered = sum(map(len, texts))
+            texts.append(text)
         return "".join(texts)
 
     def _read_whole(self) -> str:

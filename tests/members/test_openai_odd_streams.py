@@ -123,3 +123,15 @@ def test_an_answer_that_its_last_delta_says_again_is_read_once(pieces: list[str]
     told = b"".join(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n" for choice in choices)
     text, finish = read(told + b"data: [DONE]\n\n")
     assert (text, finish.reason) == (whole, "stop")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_said_in_place_of_an_answer_is_told_from_what_stood_before_it(at_once: bool):
+    deltas = [{"content": "Well, "}, {"content": "no. "}, {"refusal": "I will "}, {"refusal": "not."}]
+    told = [b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n" for delta in deltas]
+    reader = reader_for()
+    pieces = [piece for part in ([b"".join(told)] if at_once else told) for piece in reader.pieces(reader.push(part))]
+    reader.push(b"data: [DONE]\n\n")
+    pieces += reader.pieces(reader.end()[0])
+    said = {refuses: "".join(piece.text for piece in pieces if piece.refuses is refuses) for refuses in (False, True)}
+    assert said == {False: "Well, no. ", True: "I will not."}
