@@ -24,13 +24,14 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from attune.service.members.upstream_pool import KEEPALIVE_S
 from loadtest.own_server import OwnServer
 from loadtest.upstream import running_upstream
 from loadtest.upstream_modes import MODES
 
 USERS = 200
 LOG_ENTRIES = 20
-REST_S = 20.0
+REST_S = KEEPALIVE_S + 5.0
 """After so long without requests, connections that wait for the next one are closed on both sides."""
 MORE = 2.0
 """Tasks and descriptors that a server at rest may have more than before: those of a check of itself that is under way."""

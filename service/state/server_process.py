@@ -153,7 +153,7 @@ class ServerProcess:
                 async with asyncio.timeout(patience_s):
                     await self._process.wait()
             except TimeoutError:
-                _log.exception("embedded_redis_killed", pid=self.pid, after_s=patience_s)
+                _log.error("embedded_redis_killed", pid=self.pid, after_s=patience_s)
                 self._process.kill()
         await self.ended()
 

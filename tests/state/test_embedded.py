@@ -19,9 +19,10 @@ from redis.asyncio import Redis
 from attune.service.state.data_dir import Lock, prepare, socket_path, sync_files
 from attune.service.state.embedded import DataDirInUse, EmbeddedRedis, EmbeddedRedisError
 from attune.service.state.redis_store import RedisStore
-from attune.service.state.server_process import Fsync, arguments
+from attune.service.state.server_process import Fsync, ServerProcess, arguments
 from attune.service.state.store import LoggedComparison
 from tests.batching.serving import until
+from tests.log_lines import logged
 from tests.state.conftest import BASIS, comparison, key_of
 from tests.state.servers import BINARY
 
@@ -121,6 +122,17 @@ async def test_closing_stops_the_server_and_frees_the_directory(tmp_path: Path) 
     assert server.pid is None
     assert not socket_path(prepare(tmp_path)).exists()
     await server.aclose()  # twice does no harm
+
+
+async def test_a_server_that_does_not_end_is_killed_and_told_in_one_line(tmp_path: Path) -> None:
+    lock, socket = Lock(tmp_path / "server.lock"), tmp_path / "redis.sock"
+    server = await ServerProcess.launch(BINARY, arguments(tmp_path, socket, "everysec"), socket=socket, lock_fd=lock.fd, timeout_s=60)
+    os.kill(server.pid, signal.SIGSTOP)
+    with logged("error") as lines:
+        await server.stop(patience_s=0.1)
+    assert not running(server.pid)
+    assert [(line["event"], "exc_info" in line or "exception" in line) for line in lines()] == [("embedded_redis_killed", False)]
+    lock.close()
 
 
 async def test_closing_while_the_server_is_down_does_not_launch_it_again(tmp_path: Path) -> None:
