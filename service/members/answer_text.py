@@ -116,7 +116,7 @@ class ThoughtFilter:
     the tag closes that opened it, whatever other tags it holds.
     """
 
-    __slots__ = ("_begun", "_closes", "_held", "_inside", "_opens", "_tags", "_thought", "left_out")
+    __slots__ = ("_begun", "_closes", "_held", "_inside", "_later", "_opens", "_tags", "_tail", "_thought", "left_out")
 
     def __init__(self, thoughts: Thoughts) -> None:
         self._tags = thoughts.tags
@@ -124,6 +124,8 @@ class ThoughtFilter:
         self._closes = tuple(f"</{tag}>" for tag in thoughts.tags)  # any of which ends the thought that is being read
         self._inside = thoughts.opened and bool(thoughts.tags)
         self._held = ""
+        self._later: list[str] = []  # behind what is held, in the middle of the text: joined once its tag closes, however long that takes
+        self._tail = ""  # the end of it, in which the closing tag may begin
         self._begun = False  # whether text came before: decides what an unclosed tag is
         self._thought: list[str] = []
         self.left_out = False
@@ -134,7 +136,10 @@ class ThoughtFilter:
             return text
         if not self._held and not self._inside and "<" not in text:
             return self._seen(text)
-        self._held += text
+        if self._inside and self._begun and not self._closes_in(text):
+            return ""
+        self._held += "".join(self._later) + text
+        self._later.clear()
         seen = []
         while self._held:
             if self._inside:
@@ -144,6 +149,7 @@ class ThoughtFilter:
                         keep = max(_beginning(self._held, tag) for tag in self._closes)
                         self._leave_out(self._held[: len(self._held) - keep])
                         self._held = self._held[len(self._held) - keep :]
+                    self._tail = self._held[1 - len(self._closes[0]) :]
                     break
                 self._leave_out(self._held[:at].partition(">")[2] if self._begun else self._held[:at])
                 self._held = self._held[at + len(tag) :]
@@ -163,11 +169,19 @@ class ThoughtFilter:
 
     def close(self) -> str:
         """Returns what was held back and is text after all."""
-        held, self._held = self._held, ""
+        held, self._held = self._held + "".join(self._later), ""
         if self._inside and not self._begun:
             self._leave_out(held)
             return ""
         return held if self._inside else self._seen(held)
+
+    def _closes_in(self, text: str) -> bool:
+        """Returns whether the tag closes in the next characters; those in which it does not are looked through once, and kept."""
+        if _first(self._tail + text, self._closes)[1]:
+            return True
+        self._later.append(text)
+        self._tail = (self._tail + text)[1 - len(self._closes[0]) :]
+        return False
 
     def new_thoughts(self) -> str:
         """Returns the characters of thoughts that were left out since it was asked last."""

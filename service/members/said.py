@@ -142,7 +142,8 @@ def _join_thought(into: dict[str, Any], name: str, said: Any) -> None:
     """Takes up what is said of a field of thoughts: texts and lists come in pieces, and half of anything else is worse than nothing."""
     before: Any = into.get(name, said)
     if name in into and any(isinstance(before, kind) and isinstance(said, kind) for kind in (str, list)):
-        into[name] = before + said
+        # One that is too long is left out, so its pieces are not joined any more: each would copy all of it.
+        into[name] = before + said if len(before) <= MAX_THOUGHT_BYTES else _DIFFERS
     else:
         into[name] = said if before == said else _DIFFERS
 

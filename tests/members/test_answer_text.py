@@ -62,6 +62,14 @@ def test_thoughts_are_left_out_of_the_text_however_they_are_cut(text, seen, size
     assert got.strip() == seen.strip()
 
 
+def test_what_may_be_a_long_thought_is_looked_through_once():
+    """Read anew with each piece, these 30 MB would take minutes, in which nothing else is answered."""
+    thoughts, pieces = ThoughtFilter(Thoughts(("think",))), ["x" * 5_000] * 6_000
+    assert "".join(thoughts.push(piece) for piece in ["a <think>b", *pieces, "</thi"]) == "a "
+    assert thoughts.push("nk>c") == "c"
+    assert thoughts.new_thoughts() == "".join(["b", *pieces])
+
+
 @pytest.mark.parametrize(
     ("tags", "seen"),
     [

@@ -108,3 +108,12 @@ def test_thoughts_that_cannot_be_joined_are_left_out_where_they_differ(said: lis
     for value in said:
         saying.add({}, {}, {"reasoning": value}, {})
     assert saying.said().message == told
+
+
+@pytest.mark.parametrize(("pieces", "kept"), [(800, 4_000_000), (6_000, None)])
+def test_thoughts_are_joined_up_to_what_is_passed_on_and_no_further(pieces: int, kept: int | None):
+    """Joined to their end, 30 MB in small pieces would take minutes, in which nothing else is answered."""
+    saying = Saying(thoughts=True)
+    for _ in range(pieces):
+        saying.add({}, {}, {"reasoning": "x" * 5_000}, {})
+    assert {name: len(thought) for name, thought in saying.said().message.items()} == ({"reasoning": kept} if kept else {})
