@@ -133,12 +133,12 @@ def train_own(
     # Everybody's head is kept whatever it is worth, for what is found of it is told; `bundle build` refuses it then.
     asked_for = {BASELINE, *(one.family.name for one in imported)}
     trained = [one for one in standing if one.family.name in asked_for or settings.personalise or not below(one)]
-    default, verdict = _verdict(trained, people, settings)
+    names = {one.family.name for one in trained}
+    default, verdict = _verdict(trained, people, settings, [one for one in standing if one.family.name not in names])
     if verdict["personalise"] == "yes":
         verdict["why"] += _doubt(default, measured)
     # Nothing that follows asks validation people again.
     served = [with_last_head(one, data) for one in trained]
-    names = {one.family.name for one in trained}
     left_out = [below(one) for one in standing if one.family.name not in names]
     for sentence in [*left_out, *filter(None, map(below, trained))]:
         tell(f"below a simple head: {sentence}")
@@ -261,7 +261,9 @@ def _final(comparisons: Comparisons, vectors: Vectors, seed: int) -> TrainingDat
     return TrainingData(parts.train.join(parts.test), parts.validation, vectors)
 
 
-def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -> tuple[str, dict[str, str]]:
+def _verdict(
+    trained: Sequence[TrainedFamily], people: int, settings: OwnData, left_out: Sequence[TrainedFamily] = ()
+) -> tuple[str, dict[str, str]]:
     """Returns the family that serves, and why; by validation people alone."""
     personal = [one for one in trained if one.family.name != BASELINE and one.trust != NEVER]
     chosen = min(personal, key=_gain_less, default=None)
@@ -290,7 +292,7 @@ def _verdict(trained: Sequence[TrainedFamily], people: int, settings: OwnData) -
         left = f"of {people} people who chose twice or more {told['training_people']} are trained on"
         why = f"Do not personalise: {left}, fewer than the {LEAST_PEOPLE} {ENOUGH}.{found_gain}"
     else:
-        why = "Do not personalise: no gain was found on validation people."
+        why = f"Do not personalise: {_gained_in_vain(left_out) or 'no gain was found on validation people'}."
     if serve != BASELINE:
         why += f" Serve `{serve}`, which loses less on validation people than what was trained here."
     return serve, {"serve": serve, "personalise": "no", "why": why, "baselines": compared}
@@ -318,6 +320,17 @@ def _too_few(trained: Sequence[TrainedFamily]) -> Mapping[str, Any]:
     found: list[Mapping[str, Any]] = [one.summary["trust"] for one in trained if one.trust == NEVER and "trust" in one.summary]
     most = max(found, key=lambda told: float(told["gain_nll"]), default={})
     return most if most.get("training_people", LEAST_PEOPLE) < LEAST_PEOPLE and most["validation_people"] else {}
+
+
+def _gained_in_vain(left_out: Sequence[TrainedFamily]) -> str:
+    """Returns what people gained by a family that is left out because a simple head beats it; nothing where they gained by none."""
+    most = min((one for one in left_out if one.trust != NEVER), key=_gain_less, default=None)
+    if most is None or _gain_less(most) > -LEAST_GAIN:
+        return ""
+    return (
+        f"validation people gained {-_gain_less(most):.4f} of log-loss by `{most.family.name}`, but of people of whom nothing is known "
+        f"{most.summary['at_first']['best_simple']} alone predicts better; --personalise keeps it, --serve-anyway packs it"
+    )
 
 
 def _beaten(chosen: TrainedFamily, globally: Mapping[str, Any]) -> bool:
