@@ -21,6 +21,10 @@ _LONE = re.compile("[\ud800-\udfff]")
 _UNDECIDED = re.compile("(?:[\ud800-\udbff]|[\udcc2-\udcf4][\udc80-\udcbf]{0,2})$")
 
 
+LEAST_REPEATED = 12
+"""Characters of an answer that may be said again: shorter ones are doubled in earnest, as a year that comes as `2`, `0` and `20`."""
+
+
 class Repeats:
     """Tells the delta in which some servers say the whole answer again at its end, as others do in a `message` beside it."""
 
@@ -29,8 +33,9 @@ class Repeats:
         self._chars = 0
 
     def whole(self, text: str, *, last: bool) -> bool:
-        """Returns whether the last delta says what two or more before it said together; any other is remembered."""
-        if last and len(self._texts) > 1 and len(text) == self._chars and text == "".join(self._texts):
+        """Returns whether the last delta says at some length what two or more before it said together; any other is remembered."""
+        long = len(text) == self._chars >= LEAST_REPEATED
+        if last and long and len(self._texts) > 1 and text == "".join(self._texts):
             return True
         self._texts.append(text)
         self._chars += len(text)

@@ -10,6 +10,7 @@ What is decided by a last event is decided when the stream has ended. Synchronou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from attune.service.members.answer_format import BOM, Format, format_of
@@ -186,6 +187,9 @@ class AnswerReader:
                 if not self.finishing:  # else the text is complete, and what comes after it is not needed
                     self._error = error  # raised at the end: what came before it stands
                 break
+            if 0 < chunk.refused < len(chunk.text):
+                texts.append(self._add(Chunk(chunk.text[: -chunk.refused])))
+                chunk = replace(chunk, text=chunk.text[-chunk.refused :])
             refused = self._saying.refuses
             text = self._add(chunk)
             if self._saying.refuses and not refused:
@@ -201,6 +205,7 @@ class AnswerReader:
         self._finish = chunk.finish
         self._add_calls(chunk.calls, apart=True)
         visible = self._visible(self._sound.push(chunk.text) + self._sound.close(), ends=True)
+        self._answered = len(visible) - chunk.refused if chunk.refused else 0
         if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
             text = self._taken(visible[: len(visible) * self._request.max_tokens // written]) + self._scanner.close()
             self._cut = self._cut or "length"

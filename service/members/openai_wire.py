@@ -146,6 +146,7 @@ class Chunk:
         places: the objects that it was read from: answer, choice, message and usage.
         calls: parts of calls of tools; also named as unsupported, for readers that take none.
         whole_calls: the calls of a message that stands in a chunk, as `whole`.
+        refused: how many characters at the end of `text` are said in place of an answer.
     """
 
     text: str = ""
@@ -159,6 +160,7 @@ class Chunk:
     places: tuple[Mapping[str, Any], ...] = field(default=(_EMPTY,) * 4, compare=False, repr=False)
     calls: tuple[Part, ...] = ()
     whole_calls: tuple[Part, ...] = ()
+    refused: int = 0
 
 
 _NOTHING = Chunk()
@@ -243,6 +245,7 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         places=(answer, choice, message if isinstance(message, dict) else _EMPTY, counts if usage and counts else _EMPTY),
         calls=_calls_of(message) if isinstance(message, dict) and message.get("tool_calls") else (),
         whole_calls=_calls_of(other) if isinstance(other, dict) and other.get("tool_calls") else (),
+        refused=len(message["refusal"]) if isinstance(message, dict) and isinstance(message.get("refusal"), str) else 0,
     )
 
 

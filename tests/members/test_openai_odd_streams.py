@@ -111,9 +111,11 @@ def test_an_object_of_several_lines_is_one_event():
 @pytest.mark.parametrize(
     ("pieces", "last", "whole"),
     [
-        (["Hel", "lo, ", "you"], "Hello, you", "Hello, you"),
+        (["Hel", "lo, ", "you all"], "Hello, you all", "Hello, you all"),
         (["Hel", "lo, ", "you"], "you", "Hello, youyou"),
-        (["Hello"], "Hello", "HelloHello"),
+        (["Hello, you all"], "Hello, you all", "Hello, you allHello, you all"),
+        (["2", "0"], "20", "2020"),
+        (["ha", "ha"], "haha", "hahahaha"),
         ([], "Hello", "Hello"),
     ],
 )
@@ -125,13 +127,25 @@ def test_an_answer_that_its_last_delta_says_again_is_read_once(pieces: list[str]
     assert (text, finish.reason) == (whole, "stop")
 
 
+WHOLE_REFUSAL = json.dumps({"choices": [{"message": {"content": "Well, no. ", "refusal": "I will not."}, "finish_reason": "stop"}]})
+
+
 @pytest.mark.parametrize("at_once", [True, False])
-def test_what_is_said_in_place_of_an_answer_is_told_from_what_stood_before_it(at_once: bool):
-    deltas = [{"content": "Well, "}, {"content": "no. "}, {"refusal": "I will "}, {"refusal": "not."}]
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"content": "Well, "}, {"content": "no. "}, {"refusal": "I will "}, {"refusal": "not."}],
+        [{"content": "Well, "}, {"content": "no. ", "refusal": "I will "}, {"refusal": "not."}],
+        [],
+    ],
+)
+def test_what_is_said_in_place_of_an_answer_is_told_from_what_stood_before_it(deltas: list[dict[str, str]], at_once: bool):
     told = [b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n" for delta in deltas]
+    told = told or [WHOLE_REFUSAL.encode()]
     reader = reader_for()
     pieces = [piece for part in ([b"".join(told)] if at_once else told) for piece in reader.pieces(reader.push(part))]
-    reader.push(b"data: [DONE]\n\n")
+    if deltas:
+        reader.push(b"data: [DONE]\n\n")
     pieces += reader.pieces(reader.end()[0])
     said = {refuses: "".join(piece.text for piece in pieces if piece.refuses is refuses) for refuses in (False, True)}
     assert said == {False: "Well, no. ", True: "I will not."}
