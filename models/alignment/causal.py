@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 
 from attune.models.alignment.adapter_fit import check_adapter
 from attune.models.data.hub import located, show_downloads_only
+from attune.models.data.progress import Steps
+from attune.models.seam.counts import counted
 
 BASE = None
 """The member that is the base itself, without an adapter."""
@@ -152,6 +154,21 @@ def load(base: Path | str, adapters: Mapping[str, Path] | None = None) -> Langua
     return LanguageModel(network, tokenizer, tuple(adapters or {}), tokenizer.chat_template or PLAIN_TEMPLATE)
 
 
+class _Written(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped to mypy here
+    """Tells after each token how far a batch of answers is, and stops none of them."""
+
+    def __init__(self, told: Callable[[int, int], None], width: int, most: int) -> None:
+        self._told, self._width, self._most = told, width, most
+
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: object) -> torch.Tensor:
+        self._told(input_ids.shape[1] - self._width, self._most)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def end(self, length: int) -> None:
+        """Ends the line; all answers may have ended before the last token that they could have."""
+        self._told(length - self._width, length - self._width)
+
+
 @torch.inference_mode()
 def sample(
     model: LanguageModel,
@@ -161,6 +178,7 @@ def sample(
     batch: int = 128,
     progress: Callable[[int], None] | None = None,
     temperature: float | None = None,
+    writing: Callable[[int, int], None] | None = None,
 ) -> list[Answer]:
     """Returns one sampled answer to each prompt, with the model's own generation settings (temperature, nucleus, length).
 
@@ -172,6 +190,7 @@ def sample(
         batch: answers written side by side; a small model spends its time between the products, not in them.
         progress: told how many answers there are, after each batch.
         temperature: in place of the model's own.
+        writing: told after each token how many a batch has, and how many it may have; if None, people are told now and then.
 
     Raises:
         ValueError: a prompt leaves no room for an answer.
@@ -187,13 +206,18 @@ def sample(
             torch.manual_seed(_mixed(seed, start))
             padded = model.tokenizer.pad({"input_ids": ids[start : start + batch]}, padding_side="left", return_tensors="pt")
             width = padded["input_ids"].shape[1]
+            most = min(model.max_tokens, model.context - width)
+            what = f"{member or 'base'}: wrote {{}} tokens of {counted(min(batch, len(ids) - start), 'answer')}"
+            written = _Written(writing or Steps(what, at_most=True), width, most)
             output = network.generate(
                 **padded.to(network.device),
                 do_sample=True,
-                max_new_tokens=min(model.max_tokens, model.context - width),
+                max_new_tokens=most,
                 max_length=None,
+                stopping_criteria=StoppingCriteriaList([written]),
                 **changed,
             )
+            written.end(output.shape[1])
             found += [answer_of(row, model.tokenizer, ends_of(model)) for row in output[:, width:].tolist()]
             if progress is not None:
                 progress(len(found))
@@ -221,7 +245,7 @@ def token_statistics(
     limit = max_batch_tokens or max(1, min(_MOST_TOKENS, _MOST_NUMBERS // model.network.get_output_embeddings().weight.shape[0]))
     rows = model.prompt_ids(prompts)
     texts = [[*prompt, *answer.all_ids][: model.context] for prompt, answer in zip(rows, answers, strict=True)]
-    found = np.zeros((4, len(texts)))
+    found, told = np.zeros((4, len(texts))), Steps(f"{member or 'base'}: judged {{}} answers")
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     while order:
         size = max(1, limit // len(texts[order[-1]]))
@@ -237,6 +261,7 @@ def token_statistics(
         kl = (logs[member].exp() * (logs[member] - logs[BASE])).sum(dim=-1)
         sums = [judged, *(-logs[name].gather(2, targets)[..., 0] * judged for name in (BASE, member)), kl * judged]
         found[:, chosen] = torch.stack([value.double().sum(dim=1) for value in sums]).cpu().numpy()
+        told(len(texts) - len(order), len(texts))
     return Statistics(*found)
 
 

@@ -28,7 +28,7 @@ from trl import DPOConfig, DPOTrainer
 from attune.models.alignment.adapter_fit import CONFIG, WEIGHTS
 from attune.models.alignment.causal import LanguageModel, load
 from attune.models.alignment.pairs import Pair
-from attune.models.data.progress import left
+from attune.models.data.progress import LINES_S, left
 from attune.models.seam.counts import counted
 
 _CURVE = {
@@ -98,22 +98,31 @@ class _TokenPairs(DPOTrainer):  # type: ignore[misc]  # TRL is untyped to mypy h
         return dataset
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers likewise
-    """Tells a line whenever TRL logs, and after each checkpoint that is complete on disk."""
+class StepsTold(TrainerCallback):  # type: ignore[misc]  # transformers likewise
+    """Tells a line whenever TRL logs, between two logs every few seconds, and after each checkpoint that is complete on disk."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._began = time.monotonic(), 0
+    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell, self._clock = tell, clock
+        self._began = clock(), 0
+        self._said_s = clock()
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: object) -> None:
-        self._began = time.monotonic(), int(state.global_step)
+        self._began = self._clock(), int(state.global_step)
+        self._said_s = self._began[0]
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, float] | None = None, **_: object) -> None:
         if logs and "loss" in logs:
-            figures = ", ".join(f"{name} {logs[key]:.3f}" for key, name in list(_CURVE.items())[:3] if key in logs)
-            began_s, known = self._began
-            rest = left(time.monotonic() - began_s, state.global_step - known, state.max_steps - known)
-            self._tell(f"step {state.global_step} of {state.max_steps}: {figures}{rest}")
+            self._say(state, ": " + ", ".join(f"{name} {logs[key]:.3f}" for key, name in list(_CURVE.items())[:3] if key in logs))
+
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **_: object) -> None:
+        if self._clock() - self._said_s >= LINES_S:
+            self._say(state, "")
+
+    def _say(self, state: Any, figures: str) -> None:
+        began_s, known = self._began
+        self._said_s = self._clock()
+        rest = left(self._said_s - began_s, state.global_step - known, state.max_steps - known)
+        self._tell(f"step {state.global_step} of {state.max_steps}{figures}{rest}")
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: object) -> None:
         self._tell(f"checkpoint {state.global_step}")
@@ -154,7 +163,7 @@ def train_dpo(
     trainer = _trainer(model, pairs, work, seed, settings, steps)
     trainer.remove_callback(PrinterCallback)
     if progress is not None:
-        trainer.add_callback(_Progress(progress))
+        trainer.add_callback(StepsTold(progress))
         progress(f"{counted(len(pairs), 'pair')}, {counted(steps, 'step')}" + (f", from step {max(done)}" if done else ""))
     trainer.train(resume_from_checkpoint=str(done[max(done)]) if done else None)
     done = complete_checkpoints(work)

@@ -162,7 +162,7 @@ def train_member(
     step, looks = _choose_checkpoint(base, aligned, rewards, wanted, asked, settings, seed, tell)
     _write_adapter(aligned.checkpoints[step], out, base_name)
     before = sample_answers(model, BASE, prompts.held_out, settings.held_out_answers, seed + 2, shared / "held_out.jsonl", source, tell)
-    held_out = _measure(load(base, {_NAME: out}), rewards, wanted, before, seed + 3)
+    held_out = _measure(load(base, {_NAME: out}), rewards, wanted, before, seed + 3, tell)
     tell(_line("held out", held_out))
     document = {
         "arguments": arguments,
@@ -209,7 +209,7 @@ def _choose_checkpoint(
     """
     looks: list[dict[str, Any]] = []
     for step, folder in sorted(aligned.checkpoints.items(), reverse=True):
-        found = _measure(load(base, {_NAME: folder}), rewards, weights, asked, seed + 3)
+        found = _measure(load(base, {_NAME: folder}), rewards, weights, asked, seed + 3, tell)
         objections = found.violations(settings.limits)
         looks.insert(0, {"step": step, **found.document(), "violations": objections})
         tell(_line(f"checkpoint {step}", found) + ("" if not objections else "; refused: " + "; ".join(objections)))
@@ -223,8 +223,8 @@ def _choose_checkpoint(
     )
 
 
-def _measure(model: LanguageModel, rewards: Rewards, weights: Array, before: Answers, seed: int) -> Measured:
-    after = sample_answers(model, _NAME, before.prompts, before.shape[1], seed)
+def _measure(model: LanguageModel, rewards: Rewards, weights: Array, before: Answers, seed: int, tell: Tell) -> Measured:
+    after = sample_answers(model, _NAME, before.prompts, before.shape[1], seed, progress=tell)
     return measure(model, _NAME, rewards, weights, before, after)
 
 

@@ -114,7 +114,13 @@ class TrainingDiverged(RuntimeError):
     """A loss is not finite; the message names the step."""
 
 
-def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[], float], settings: LoopSettings) -> History:
+def fit(
+    module: nn.Module,
+    loss: Callable[[int], Tensor],
+    validate: Callable[[], float],
+    settings: LoopSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> History:
     """Trains `module` in place, leaves it with the weights of the least validation loss, and returns the history.
 
     Args:
@@ -122,13 +128,14 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
         loss: step -> loss of that step's batch.
         validate: the validation loss with the weights as they are, called without gradients.
         settings: see `LoopSettings`.
+        progress: told how many steps are done of how many; people are told now and then if None.
 
     Raises:
         TrainingDiverged: a loss, of training or of validation, is not finite; the module is left as it was at that step.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps, eta_min=0.1 * settings.learning_rate)
-    history, progress = History(), Steps("trained {} steps", at_most=True)
+    history, progress = History(), progress or Steps("trained {} steps", at_most=True)
     best = copy.deepcopy(module.state_dict())
     for step in range(settings.steps + 1):
         if step % settings.evaluate_every == 0:
@@ -153,6 +160,7 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], validate: Callable[[],
         optimizer.step()
         schedule.step()
         progress(step + 1, settings.steps)
+    progress(step, step)  # the last one, though there might have been more: on a terminal it ends the line
     module.load_state_dict(best)
     return history
 

@@ -35,6 +35,15 @@ def test_answers_come_from_the_seed_and_leave_the_global_generator_alone(tiny):
     assert all(len(answer.all_ids) <= model.max_tokens for answer in first)
 
 
+def test_every_token_of_a_batch_is_told_and_its_end_too(tiny):
+    _, _, model = tiny
+    told: list[tuple[int, int]] = []
+    answers = sample(model, BASE, PROMPTS[:4], seed=3, writing=lambda *now: told.append(now))
+    assert answers == sample(model, BASE, PROMPTS[:4], seed=3)
+    longest = max(len(answer.all_ids) for answer in answers)
+    assert told == [*((token, model.max_tokens) for token in range(1, longest + 1)), (longest, longest)]
+
+
 def test_statistics_equal_those_of_one_answer_alone_computed_by_hand(tiny):
     _, _, model = tiny
     answers = sample(model, "one", PROMPTS[:5], seed=0)

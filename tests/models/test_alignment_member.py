@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 import attune
 from attune.models.alignment.base_answers import Rewards, sample_answers
 from attune.models.alignment.causal import BASE, load
-from attune.models.alignment.dpo import DpoSettings, complete_checkpoints, train_dpo
+from attune.models.alignment.dpo import DpoSettings, StepsTold, complete_checkpoints, train_dpo
 from attune.models.alignment.guard import GuardLimits
 from attune.models.alignment.pairs import choose_pairs
 from attune.models.alignment.trained_member import (
@@ -75,6 +76,7 @@ def test_a_member_is_made_whatever_the_architecture_and_made_once(tmp_path, kind
     assert member.document["curve"][-1]["margin"] > 0
     assert [look["step"] for look in member.document["checkpoints"]] == [12]  # the last is good: no need to look further back
     assert any(line.startswith("step 1 of 12") for line in told)
+    assert [line for line in told if line.startswith("member: ")][-1].startswith("member: 64 of 64 answers")
     assert load(base, {"it": tmp_path / "member"}).members == ("it",)
     config = json.loads((tmp_path / "member" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
@@ -92,6 +94,20 @@ def test_a_member_is_made_whatever_the_architecture_and_made_once(tmp_path, kind
     assert trained(base, tmp_path / "member").step == 12
     with pytest.raises(MemberConflict, match=r"weights: .*1\.0.*0\.0.* there, .*0\.5"):
         trained(base, tmp_path / "member", weights=(0.5, 0.5))
+
+
+def test_between_two_lines_with_figures_steps_are_told_by_time():
+    now, told = [0.0], []
+    said = StepsTold(told.append, clock=lambda: now[0])
+    state = SimpleNamespace(global_step=100, max_steps=200)
+    said.on_train_begin(None, state, None)
+    for second, step in ((4.0, 101), (12.0, 102), (14.0, 103), (20.0, 104)):
+        now[0], state.global_step = second, step
+        said.on_step_end(None, state, None)
+    said.on_log(None, state, None, logs={"loss": 0.5})
+    now[0] = 25.0
+    said.on_step_end(None, state, None)  # what was told with figures is not told again at once
+    assert told == ["step 102 of 200, 9:48 left", "step 104 of 200: loss 0.500, 8:00 left"]
 
 
 SCRIPT = """

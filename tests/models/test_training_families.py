@@ -157,6 +157,19 @@ def test_the_weights_of_the_least_validation_loss_are_kept():
     assert history.validation[-1][0] - history.best_step == 15
 
 
+def test_the_step_that_stops_a_training_early_is_told_as_its_last():
+    module, told = Parabola(), []
+    history = fit(
+        module,
+        lambda _: module.at.square(),
+        lambda: 1.0,
+        LoopSettings(steps=50, evaluate_every=5, patience=2),
+        lambda *now: told.append(now),
+    )
+    assert history.validation[-1][0] == 10
+    assert told == [*((step, 50) for step in range(1, 11)), (10, 10)]
+
+
 def test_a_loss_that_is_not_finite_stops_the_training_with_its_step():
     module = Parabola()
     with pytest.raises(TrainingDiverged, match="nan at step 3"):

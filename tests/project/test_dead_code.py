@@ -17,7 +17,7 @@ CALLED_BY_OTHERS = {
     "convert to_string": "Starlette, of a convertor of paths",
     "generate_trace_id": "OpenTelemetry's tracer",
     "settings_customise_sources _as_meant _is_url _keys_parse _secret_is_long _works_together _has_room _is_named_and_counted": "pydantic",
-    "_prepare_dataset on_log on_save on_train_begin": "trl and transformers, of a trainer",
+    "_prepare_dataset on_log on_save on_step_end on_train_begin": "trl and transformers, of a trainer",
     "setup decode_request unbatch encode_response": "LitServe",
     "prefer_text": "users of the client",
     "all_left": "tests, of an upstream that they share with the load tests",
