@@ -58,7 +58,7 @@ def with_trust(trained: TrainedFamily, data: TrainingData, settings: TrustSettin
     mixed = {trust: np.array([prequential_loss(both, trust) for both in seen]) for trust in CHOICES}
     trust = min(CHOICES, key=lambda one: float(mixed[one].mean()))
     gain = anybody - mixed[trust]
-    unsure = float(gain.std() / np.sqrt(max(1, len(gain))))
+    unsure = unsure_of(gain)
     if people < LEAST_PEOPLE or not gain.mean() > unsure:
         trust = NEVER
     report = {
@@ -71,6 +71,11 @@ def with_trust(trained: TrainedFamily, data: TrainingData, settings: TrustSettin
         "chosen": "never" if trust == NEVER else trust,
     }
     return replace(trained, trust=trust, summary={**trained.summary, "trust": report})
+
+
+def unsure_of(gain: Array) -> float:
+    """Returns the standard error of the mean of `[U]`; one person says nothing of others, so what they gain is as unsure as it is large."""
+    return float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else abs(float(gain[0]))
 
 
 def seen_both_ways(trained: TrainedFamily, comparisons: Comparisons, vectors: Vectors, people: list[NDArray[np.int64]]) -> list[Array]:

@@ -16,7 +16,7 @@ from attune.models.training.bradley_terry import BradleyTerrySettings, train_bra
 from attune.models.training.features import Subspace
 from attune.models.training.heads import compute_outputs
 from attune.models.training.hierarchical import PopulationSettings
-from attune.models.training.prior_trust import LEAST_PEOPLE, TrustSettings, with_trust
+from attune.models.training.prior_trust import LEAST_PEOPLE, TrustSettings, unsure_of, with_trust
 from attune.models.training.ridge import fit_ridge, newton
 from attune.models.training.style import FEATURES, style_features
 from tests.models.small_world import small_world
@@ -69,6 +69,17 @@ def test_personal_views_are_trusted_where_validation_people_gain_by_them_and_nev
     assert trained.summary["trust"]["gain_nll"] > 0
     few = replace(data, train=data.train.take(data.train.user < np.unique(data.train.user)[LEAST_PEOPLE - 1]))
     assert with_trust(trained, few, FEW).trust == NEVER
+
+
+def test_what_one_validation_person_gains_is_no_reason_to_trust_what_is_known_of_others():
+    data, _ = small_world(users=90)
+    trained = train_additive(data, AdditiveSettings(axes=3, population=ROUNDS, subspace=SPACE), 0)
+    validation = [data.validation.take(data.validation.user == one) for one in np.unique(data.validation.user)]
+    found = [with_trust(trained, replace(data, validation=one), FEW) for one in validation]
+    assert max(one.summary["trust"]["gain_nll"] for one in found) > 0.01
+    assert {one.trust for one in found} == {NEVER}
+    assert unsure_of(np.array([1.0, 3.0])) == pytest.approx(1.0)  # of a sample, not of all there are
+    assert unsure_of(np.array([0.4])) == 0.4
 
 
 def test_those_of_whom_nothing_is_known_before_say_nothing_of_trust():
