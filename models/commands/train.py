@@ -103,7 +103,9 @@ def train_families(
         located(trunk)  # before a table is read, which may take minutes
     comparisons = read_comparisons(source, reading)
     comparisons.expect_decided()
-    aside(f"{counted(len(comparisons), 'comparison')} of {counted(len(comparisons.users), 'person', 'people')}")
+    unknown = int(comparisons.anonymous.sum())
+    known = counted(len(comparisons.users) - unknown, "person", "people")
+    aside(f"{counted(len(comparisons), 'comparison')} of {known}" + (f" and {unknown:,} of nobody named" if unknown else ""))
     # Only now, for torch takes seconds to load, and a table that teaches nothing is refused without it.
     from attune.models.data.trunk import load_trunk, spread_layers  # noqa: PLC0415 - torch
     from attune.models.export.trial import expect_graph  # noqa: PLC0415 - torch
