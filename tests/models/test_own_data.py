@@ -15,10 +15,13 @@ from attune.models.data.preferences import Comparison, ComparisonInvalid, Compar
 from attune.models.data.probes import read_probes
 from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
+from attune.models.measuring.families.curves import Observed
 from attune.models.measuring.families.own_data import OwnData, _doubt, _verdict, train_own
+from attune.models.measuring.families.strangers import curves_of
 from attune.models.seam.trust import NEVER
 from attune.models.training.family_folder import family_folder
 from attune.models.training.heads import load_heads
+from attune.models.training.learner import Predicted
 from tests.models.tiny_trunk import write_tiny_trunk
 
 SHORT = ["Yes.", "No.", "Boil it.", "Ask someone.", "Not now.", "Go home."]
@@ -223,6 +226,27 @@ def test_a_verdict_says_where_people_whom_training_never_met_lost():
     assert not _doubt("vrf", curves(-0.004, -0.020, 0.011))
     assert not _doubt("additive", curves(-0.033, -0.061, -0.007))
     assert not _doubt("vrf", {})
+
+
+def test_strangers_of_several_cuts_are_counted_together_and_nothing_is_trained_where_they_are_too_few(trunk, tmp_path):
+    few = told(35, 14, opposed=True)  # seven of them are strangers in each cut
+    found = trained(few, trunk, tmp_path / "cut", names=("bradley_terry",), folds=3)
+    assert found["curves"]["people"] >= 8
+    said: list[str] = []
+    wanted = OwnData(names=("bradley_terry",), folds=1)
+    alone = train_own(few, trunk, tmp_path / "once", wanted, cache=None, tell=said.append)
+    assert alone["not_measured"] == "fewer than 8 people who were kept apart told enough to be predicted"
+    assert not [line for line in said if line.startswith("fold")]
+
+
+def test_a_head_that_says_one_half_of_every_pair_is_as_sure_of_people_who_were_not_asked():
+    half = [Predicted(np.full(4, 0.5), np.zeros(4)) for _ in range(2)]
+    wide = [Predicted(np.full(4, 0.9), np.zeros(4)) for _ in range(2)]
+    people = tuple(f"p{number}" for number in range(9))
+    curves = curves_of([Observed((0, 1), people, {"none": [half] * 9, "some": [wide] * 9}, 0)], "none")["learners"]
+    assert curves["none"]["nll"][0] == pytest.approx({"mean": math.log(2), "low": math.log(2), "high": math.log(2)})
+    assert curves["none"]["accuracy"][0] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert curves["some"]["nll"][0]["high"] > 5  # what is sure of itself may be wrong about others
 
 
 def test_people_who_chose_once_each_get_everybodys_head(trunk, tmp_path):

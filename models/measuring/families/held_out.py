@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
-from attune.models.data.splits import draw, prompt_keys, split
+from attune.models.data.splits import SplitInvalid, draw, prompt_keys, split
 from attune.models.measuring.families.fewshot import cut
 
 FRACTIONS = (2 / 3, 2 / 15, 1 / 5)
@@ -77,6 +77,25 @@ def hold_out(
         (_at_most(train.take(~train.tie), context, rng), _at_most(held, targets, rng)),
         "prompts" if by_prompt else "pairs",
     )
+
+
+def all_but_validation(comparisons: Comparisons, *, seed: int) -> tuple[Comparisons, Comparisons]:
+    """Returns what the families that are kept learn from, and the choices of validation people (or prompts, of few people).
+
+    Raises:
+        SplitInvalid: there is but one comparison.
+    """
+    for by in ("user", "prompt"):
+        try:
+            parts = split(comparisons, by, FRACTIONS, seed=seed)
+        except SplitInvalid:
+            continue
+        return parts.train.join(parts.test), parts.validation
+    rows = np.random.default_rng(seed).permutation(len(comparisons))
+    validation, train = np.sort(rows[: max(1, len(rows) // 5)]), np.sort(rows[max(1, len(rows) // 5) :])
+    if not len(train):
+        raise SplitInvalid(f"{len(comparisons)} comparison is too few: one is learned from and another one says when to stop")
+    return comparisons.take(train), comparisons.take(validation)
 
 
 def _told_pairs(comparisons: Comparisons, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -23,16 +23,23 @@ from attune.models.data.embeddings import Vectors, embed_texts
 from attune.models.data.preferences import Comparisons
 from attune.models.data.probes import draw_probes, write_probes
 from attune.models.data.progress import duration
-from attune.models.data.splits import SplitInvalid, split
+from attune.models.data.splits import SplitInvalid
 from attune.models.data.trunk import Trunk
 from attune.models.data.trunk_file import write_trunk_file
 from attune.models.measuring.families.curves import Observed
-from attune.models.measuring.families.held_out import FRACTIONS, hold_out
+from attune.models.measuring.families.held_out import all_but_validation, hold_out
 from attune.models.measuring.families.kept import FOLDER, LAST, Kept, training_key
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
 from attune.models.measuring.families.own_report import render_own
-from attune.models.measuring.families.strangers import LEAST_MEASURED, curves_of, measured_on, most_told, observe_strangers
+from attune.models.measuring.families.strangers import (
+    LEAST_MEASURED,
+    counts_told,
+    curves_of,
+    measured_on,
+    most_told,
+    observe_strangers,
+)
 from attune.models.measuring.report_files import made_by, write_report
 from attune.models.seam.counts import counted
 from attune.models.seam.registry import KINDS
@@ -126,7 +133,7 @@ def train_own(
     kept = Kept(None if cache is None else cache / FOLDER, named)
     measured, why_not = _measure(comparisons, vectors, line_up, settings, imported, _Part(kept, "", tell))
     tell("training the families that are kept, on everybody but validation people")
-    data = _final(comparisons, vectors, settings.seed)
+    data = TrainingData(*all_but_validation(comparisons, seed=settings.seed), vectors)
     asked = Yardstick.of(data)
     trained_last = _trained(line_up, data, settings, people, _Part(kept, LAST, tell))
     standing = [with_standing(one, data, asked) for one in (*trained_last, *(with_trust(one, data) for one in imported))]
@@ -180,8 +187,12 @@ def _line_up(comparisons: int, settings: OwnData) -> LineUp:
     return LineUp(Subspace(axes, everybody=True), axes=axes, most_axes=most, heads=min(8, max(2, axes)), steps=settings.steps)
 
 
+def _personal(people: int, settings: OwnData) -> bool:
+    return people >= LEAST_PEOPLE or settings.personalise
+
+
 def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int, part: _Part) -> list[TrainedFamily]:
-    personal = people >= LEAST_PEOPLE or settings.personalise
+    personal = _personal(people, settings)
     wanted = settings.names or [name for name, kind in KINDS.items() if kind.by_default]
     names = [name for name in trainers() if name == BASELINE or (name in wanted and personal)]
 
@@ -210,6 +221,9 @@ def _measure(
     """Returns the curves of strangers, or nothing and the reason."""
     people = len(np.unique(comparisons.user[~comparisons.anonymous]))
     folds = settings.folds or (5 if people < 100 else 3 if people < 400 else 1)
+    # Below so many people only everybody's head is trained, whose curve is flat: not worth a training for each cut.
+    together = folds if _personal(told_twice(comparisons), settings) else 1
+    too_few = f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"
     context = most_told(comparisons)
     parts: list[Observed] = []
     taken_s: list[float] = []
@@ -223,42 +237,24 @@ def _measure(
             held = hold_out(comparisons, seed=settings.seed + fold, context=context, texts_apart=settings.apart == "question")
         except SplitInvalid as error:
             return {}, f"there are too few people to keep some apart: {error}"
+        if not counts_told(*held.unseen, together):
+            return {}, too_few
         data = TrainingData(held.train, held.validation, vectors)
         part.tell(f"fold {fold + 1} of {folds}: training on {counted(len(held.train), 'comparison')}{_left(taken_s, folds - fold + 1)}")
         began = time.monotonic()
         trained = _trained(line_up, data, settings, told_twice(held.train), replace(part, name=str(fold)))
         trained += [with_trust(one, data) for one in imported]
         learners = [*served_learners([with_last_head(one, data) for one in trained], vectors), *(train(data) for train in SIMPLE.values())]
-        found = observe_strangers(learners, *held.unseen)
-        if found is None:
-            return {}, f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"
-        parts.append(found)
-        part.kept.keep_fold(str(fold), found)
+        parts.append(observe_strangers(learners, *held.unseen, together))
+        part.kept.keep_fold(str(fold), parts[-1])
         taken_s.append(time.monotonic() - began)
-    return curves_of(parts, BASELINE), ""
+    curves = curves_of(parts, BASELINE)
+    return (curves, "") if curves["people"] >= LEAST_MEASURED else ({}, too_few)
 
 
 def _left(taken_s: Sequence[float], trainings: int) -> str:
     """Returns how long so many trainings will take, the last one among them, where one was timed."""
     return f", about {duration(sum(taken_s) / len(taken_s) * trainings)} left in all" if taken_s else ""
-
-
-def _final(comparisons: Comparisons, vectors: Vectors, seed: int) -> TrainingData:
-    """Returns all comparisons but those of validation people (of validation prompts, where there are too few people)."""
-    try:
-        parts = split(comparisons, "user", FRACTIONS, seed=seed)
-    except SplitInvalid:
-        try:
-            parts = split(comparisons, "prompt", FRACTIONS, seed=seed)
-        except SplitInvalid:
-            rows = np.random.default_rng(seed).permutation(len(comparisons))
-            validation, train = np.sort(rows[: max(1, len(rows) // 5)]), np.sort(rows[max(1, len(rows) // 5) :])
-            if not len(train):
-                raise SplitInvalid(
-                    f"{len(comparisons)} comparison is too few: one is learned from and another one says when to stop"
-                ) from None
-            return TrainingData(comparisons.take(train), comparisons.take(validation), vectors)
-    return TrainingData(parts.train.join(parts.test), parts.validation, vectors)
 
 
 def _verdict(

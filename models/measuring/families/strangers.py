@@ -50,17 +50,21 @@ def measured_on(comparisons: Comparisons, trunk: Trunk, seed: int) -> dict[str, 
     }
 
 
-def counts_told(context: Comparisons, targets: Comparisons) -> list[int]:
-    """Returns the numbers of comparisons after which enough people can be predicted; none where not even strangers can be."""
+def counts_told(context: Comparisons, targets: Comparisons, parts: int = 1) -> list[int]:
+    """Returns the numbers of comparisons after which enough people can be predicted; none where not even strangers can be.
+
+    Where people are cut `parts` times and measured together, a cut may have fewer than `LEAST_MEASURED`, and all of them count then.
+    """
     told, asked = context.rows_of_users(), targets.rows_of_users()
     having = [len(told.get(user, ())) for user, mine in asked.items() if len(mine) >= LEAST_TARGETS]
-    return [count for count in COUNTS if sum(one >= count for one in having) >= LEAST_MEASURED]
+    least = max(-(-LEAST_MEASURED // parts), min(LEAST_MEASURED, len(having)))
+    return [count for count in COUNTS if sum(one >= count for one in having) >= least]
 
 
-def observe_strangers(learners: Sequence[Learner], context: Comparisons, targets: Comparisons) -> Observed | None:
-    """Returns what was said of strangers, up to the greatest count that enough of them have told; None where not even the first is."""
-    counts = counts_told(context, targets)
-    return observe(learners, context, targets, counts=counts, least_targets=LEAST_TARGETS) if counts else None
+def observe_strangers(learners: Sequence[Learner], context: Comparisons, targets: Comparisons, parts: int = 1) -> Observed:
+    """Returns what was said of strangers, up to the greatest count that enough of them have told; `counts_told` says before if any is."""
+    counts = counts_told(context, targets, parts)
+    return observe(learners, context, targets, counts=counts, least_targets=LEAST_TARGETS)
 
 
 def curves_of(parts: Sequence[Observed], baseline: str) -> dict[str, Any]:
@@ -69,8 +73,11 @@ def curves_of(parts: Sequence[Observed], baseline: str) -> dict[str, Any]:
     names = [name for name in parts[0].said if all(name in part.said for part in parts)]
     curves: dict[str, Any] = {"counts": list(counts), "people": len({user for part in parts for user in part.users}), "learners": {}}
     for name in names:
-        accuracy = [over_users(parts, [part.per_user(name, at)[0] for part in parts], ACCURACY) for at in range(len(counts))]
-        nll = [over_users(parts, [part.per_user(name, at)[1] for part in parts], LOG_LOSS) for at in range(len(counts))]
+        # What says one half of every pair says so of people who are not among these, too: nothing is left to be unsure of.
+        mute = all(np.all(part.probabilities(name, at) == 0.5) for part in parts for at in range(len(counts)))
+        right, lost = (None, None) if mute else (ACCURACY, LOG_LOSS)
+        accuracy = [over_users(parts, [part.per_user(name, at)[0] for part in parts], right) for at in range(len(counts))]
+        nll = [over_users(parts, [part.per_user(name, at)[1] for part in parts], lost) for at in range(len(counts))]
         gain = [paired_gain(parts, name, baseline, at) for at in range(len(counts))]
         last = np.concatenate([part.per_user(name, len(counts) - 1)[0] - part.per_user(baseline, len(counts) - 1)[0] for part in parts])
         curves["learners"][name] = {
