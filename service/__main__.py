@@ -25,7 +25,8 @@ from attune.service.members_command import members_app
 
 COMMAND_GROUP = "attune.commands"
 
-# 3 is uvicorn's own, for a part that could not start; its reason is in the log.
+# 3 is uvicorn's own, for a part that could not start; its reason is in the log, but for a data directory in use, which is known at once.
+EXIT_PART = 3
 EXIT_ADDRESS = 4
 BACKLOG = 2048
 
@@ -199,11 +200,21 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
     refuse(f"cannot listen on {host} port {port}", [f"{error.strerror}; choose another with --host and --port"], EXIT_ADDRESS)
 
 
-def _run_many(settings: Any) -> NoReturn:
-    """Serves with several processes until a signal, and ends this one, their parent."""
-    from attune.service.parts import check_cheap  # noqa: PLC0415  only `serve` needs it
+def _check(settings: Any) -> None:
+    """Checks what costs nothing, before the application is imported, which a start that is refused does not need."""
+    from attune.service.parts import check_cheap, check_data_dir  # noqa: PLC0415  only `serve` needs it
+    from attune.service.state.data_dir import DataDirInUse  # noqa: PLC0415  the same
 
     check_cheap(settings)
+    try:
+        check_data_dir(settings)
+    except DataDirInUse as error:
+        refuse("cannot start", [str(error)], EXIT_PART)
+
+
+def _run_many(settings: Any) -> NoReturn:
+    """Serves with several processes until a signal, and ends this one, their parent."""
+    _check(settings)
     from attune.service.many import serve_many  # noqa: PLC0415  only `serve` needs it
 
     try:
@@ -254,9 +265,7 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
         SystemExit: 3 if a part could not start.
     """
     if place is None:  # of several processes the parent has, and one that is started again goes by what serves
-        from attune.service.parts import check_cheap  # noqa: PLC0415  only `serve` needs it
-
-        check_cheap(settings)  # before the application is imported, which a start that is refused does not need
+        _check(settings)
 
     import uvicorn  # noqa: PLC0415  only `serve` needs it
 

@@ -27,7 +27,7 @@ from attune.service.observe.tracing import Spans
 from attune.service.settings import BadSetting, Settings, SettingsError, variable
 from attune.service.state import store as state
 from attune.service.state.connect import parse
-from attune.service.state.data_dir import EmbeddedRedisError, directory_of, is_url_of
+from attune.service.state.data_dir import EmbeddedRedisError, check_unused, directory_of, is_url_of
 from attune.service.state.disk_room import DiskRoom
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
@@ -113,6 +113,16 @@ def _find_manifest(settings: Settings) -> None:
         read_manifest(find_bundle(settings))
     except (BundleInvalid, OSError) as error:
         raise SettingsError(BadSetting(variable("bundle"), str(settings.bundle or settings.data_dir), str(error))) from error
+
+
+def check_data_dir(settings: Settings) -> None:
+    """Returns if this start may have its data directory, where it has need of one, before anything slow.
+
+    Raises:
+        DataDirInUse: another Attune has it.
+    """
+    if not settings.redis_url:
+        check_unused(settings.data_dir)
 
 
 def find_spans(settings: Settings) -> Callable[[], Spans] | None:

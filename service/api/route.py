@@ -41,6 +41,7 @@ router = APIRouter(tags=["users"], generate_unique_id_function=operation_name)
 MOST_PROMPTS = 16
 MOST_AMONG = 256
 _AMONG = "members of whom one is drawn, of `GET /portfolio`, and of whom one stands in for another; null is all of them"
+_RECORD = "false decides and keeps nothing: ids are null, and the probabilities stay the same until something is learned"
 _PROMPTS = "in place of `prompt`, with policy `learn`: the prompt and the members that tell most of this user are drawn together"
 
 
@@ -59,7 +60,7 @@ class RouteRequest(Prompted):
     member: Annotated[str | None, Field(description="forces this member, one of `GET /portfolio`; null lets the policy decide")] = None
     among: Annotated[list[str] | None, Field(min_length=1, max_length=MOST_AMONG, description=_AMONG)] = None
     prompts: Annotated[list[Written] | None, Field(min_length=2, max_length=MOST_PROMPTS, description=_PROMPTS)] = None
-    record: Annotated[bool, Field(description="false decides and keeps nothing: ids are null")] = True
+    record: Annotated[bool, Field(description=_RECORD)] = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,34 @@ def prepare(data_dir: Path) -> Path:
     return directory
 
 
+def check_unused(data_dir: Path) -> None:
+    """Returns if no other Attune has the data directory at this moment; makes nothing, and keeps nothing for later.
+
+    Raises:
+        DataDirInUse: another one has it.
+    """
+    path = directory_of(data_dir) / "attune.lock"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return
+    lock = Lock(path)
+    try:
+        take(lock, data_dir)
+    finally:
+        lock.close()
+
+
+def take(lock: Lock, data_dir: Path) -> None:
+    """Takes the lock that the one Attune of a data directory holds.
+
+    Raises:
+        DataDirInUse: another one has it.
+    """
+    if not lock.take():
+        raise DataDirInUse(
+            f"the data directory {data_dir} is used by the Attune with process id {lock.noted()}; stop it or set ATTUNE_DATA_DIR"
+        )
+
+
 def directory_of(data_dir: Path) -> Path:
     """Returns where the embedded Redis of a data directory keeps its files, whether that is there or not."""
     return data_dir.absolute() / "redis"

@@ -29,6 +29,7 @@ from attune.service.state.data_dir import (
     prepare,
     socket_path,
     sync_files,
+    take,
 )
 from attune.service.state.disk_room import LEAST_FREE_BYTES, DiskRoom
 from attune.service.state.file_holes import fill_holes
@@ -151,10 +152,7 @@ class EmbeddedRedis:
         """Returns the lock that servers of this directory hold, free of servers."""
         own, servers = Lock(self._directory / "attune.lock"), Lock(self._directory / "server.lock")
         self._locks += [own, servers]
-        if not own.take():
-            raise DataDirInUse(
-                f"the data directory {self._data_dir} is used by the Attune with process id {own.noted()}; stop it or set ATTUNE_DATA_DIR"
-            )
+        take(own, self._data_dir)
         own.note(str(os.getpid()))
         self._socket = socket_path(self._directory)  # here and not before: whoever had the directory has left its place by now
         make_socket_place(self._socket)

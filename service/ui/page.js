@@ -4,10 +4,9 @@ import { $, say } from "./drawing.js";
 import { clearServer, showServer } from "./operating.js";
 import { showPerson } from "./person.js";
 import { become, keys, newPerson, person, useKeys, watch } from "./state.js";
-import { learned, reset } from "./trying.js";
+import { learned, question, reset } from "./trying.js";
 
 const VIEWS = ["try", "you", "operate"];
-const FALLBACK_PROMPT = "How do I make pancakes?";
 
 const view = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "try");
 
@@ -19,7 +18,7 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   say(null);
-  if (now === "you") await showPerson($("prompt").value.trim() || FALLBACK_PROMPT);
+  if (now === "you") await showPerson(question());
   else if (now === "operate") await showServer();
   else await learned().catch(() => {});
 }

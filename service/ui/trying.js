@@ -21,9 +21,12 @@ let round = null, rounds = 0, looks = 0, tasks = 0;
 const textOf = place => CARDS[place].querySelector(".text");
 const current = asked => round === asked;
 
+/** Returns the question that "who answers next" is about, in every view: what stands in the box, or the first example. */
+export const question = () => $("prompt").value.trim() || EXAMPLES[0];
+
 /** Draws the sentence on what was learned; of two that run at once, the later one wins. */
 export async function learned() {
-  const look = ++looks, who = person(), prompt = (round && round.prompt) || $("prompt").value.trim() || EXAMPLES[0];
+  const look = ++looks, who = person(), prompt = question();
   try {
     const seen = await read("users/" + segment(who));
     let next = null;
@@ -227,6 +230,7 @@ function another() {
   $("prompt").value = at < 0 ? EXAMPLES[tasks++ % EXAMPLES.length] : EXAMPLES[(at + 1) % EXAMPLES.length];
   $("prompt").focus();
   $("prompt").select();
+  learned().catch(() => {});
 }
 
 $("ask").addEventListener("submit", event => {

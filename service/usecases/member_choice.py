@@ -169,39 +169,39 @@ def route(
     """
     bundle, numbers = call.serving.bundle, call.runtime.routing
     members, able = _able(bundle.portfolio.names, wish)
-    seed = secrets.randbits(63)
+    seed, epsilon = secrets.randbits(63), numbers.routing_epsilon
     rng = np.random.default_rng(seed)
+    sampling = rng if wish.record else np.random.default_rng(0)  # who only asks sees the same law until something is learned
     samples = numbers.samples_for(len(bundle.portfolio.names))
     costs, weight, scale = call.serving.costs, numbers.routing_cost_weight, bundle.families[name].logit_scale
     effects = effects_in_reward(call, person, standing, name)
 
     def under(row: Row | None) -> tuple[Array, Array]:
-        weights = bundle.families.sample_weights(name, person.evidence, row, rng, samples)
+        weights = bundle.families.sample_weights(name, person.evidence, row, sampling, samples)
         mean, covariance = standing.values(name, row)
-        sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, weight)
+        sampled = utilities(sampled_worth(weights, mean, covariance, sampling), costs, weight)
         expected = utilities(expected_values(weights, mean), costs, weight)
         if effects is not None:
-            sampled, expected = sampled + effects.sampled(rng, samples), expected + effects.mean
+            sampled, expected = sampled + effects.sampled(sampling, samples), expected + effects.mean
         return sampled[:, able], expected[able]
 
     drawn, pairs, (sampled, expected) = None, None, under(rows[0])
     if wish.prompts:
         each = [(sampled, expected), *map(under, rows[1:])]
         informations = np.array([pair_information(one, scale) for one, _ in each])
-        index, law, pairs = choose_prompt(informations, epsilon=numbers.routing_epsilon, rng=rng)
+        index, law, pairs = choose_prompt(informations, epsilon=epsilon, rng=rng)
         drawn, (sampled, expected) = PromptDraw(index, float(law[index]), tuple(law.tolist())), each[index]
     forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
     count = 1 if forced else wish.candidates
     if wish.policy == "learn":
-        epsilon = numbers.routing_epsilon
         choice = choose_to_learn(sampled, count=count, epsilon=epsilon, rng=rng, logit_scale=scale, mean=expected, pairs=pairs)
     else:
         choice = choose(
             wish.policy,
             sampled,
             count=count,
-            epsilon=numbers.routing_epsilon,
+            epsilon=epsilon,
             rng=rng,
             last=last,
             hysteresis=None if last is None else numbers.routing_hysteresis,
@@ -212,7 +212,7 @@ def route(
     routing = Routing(
         policy="forced" if forced else wish.policy,
         seed=seed,
-        epsilon=numbers.routing_epsilon,
+        epsilon=epsilon,
         samples=samples,
         members=(wish.member,) * wish.candidates if wish.member else tuple(members[index] for index in choice.members),
         propensities=dict(zip(members, choice.propensities.tolist(), strict=True)),

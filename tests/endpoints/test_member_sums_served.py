@@ -174,6 +174,23 @@ async def test_a_dry_run_decides_and_keeps_nothing(strangers):
         assert await service.metric("attune_decisions_total") == 1.0
 
 
+async def test_who_only_asks_sees_the_same_chances_until_something_is_learned_and_not_always_the_same_draw(strangers):
+    async with running(strangers(), FreshStore(), speaking()) as service:
+        for name, text in VOICES.items():
+            await saw(service, name, text, 100)
+
+        async def look() -> dict:
+            return (await service.post("/route", ASK | {"record": False}))["routing"]
+
+        looks = [await look() for _ in range(30)]
+        assert all(each["propensities"] == looks[0]["propensities"] for each in looks)
+        assert len({each["member"] for each in looks}) > 1
+        await service.post("/feedback", ASK | {"chosen_text": WARM, "rejected_text": SHORT})
+        assert (await look())["propensities"] != looks[0]["propensities"]
+        kept = [(await service.post("/route", ASK))["routing"]["propensities"] for _ in range(3)]
+        assert kept[0] != kept[1] or kept[1] != kept[2]
+
+
 async def user_key(service: Service):
     from attune.service.state.store import UserKey, user_tag
 

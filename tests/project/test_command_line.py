@@ -12,7 +12,9 @@ import pytest
 
 from attune import __version__
 from attune.service.setting_rows import settings_table
+from attune.service.state.data_dir import Lock, prepare
 from tests.project.tree import ROOT
+from tests.tiny_bundle import write_tiny_bundle
 
 BROKEN = "import a_library_that_is_not_there\n"
 WORKING = """
@@ -129,6 +131,24 @@ def test_a_port_in_use_is_told_at_once_with_exit_code_4():
     assert f"cannot listen on 127.0.0.1 port {port}" in run.stderr
     assert "--port" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_data_directory_in_use_is_told_at_once_as_a_sentence(tmp_path, workers: str):
+    lock = Lock(prepare(tmp_path) / "attune.lock")
+    assert lock.take()
+    lock.note("4711")
+    try:
+        bundle = str(write_tiny_bundle(tmp_path / "bundles"))
+        run = attune("serve", "--port", "0", "--data-dir", str(tmp_path), "--bundle", bundle, ATTUNE_WORKERS=workers)
+    finally:
+        lock.close()
+    assert run.returncode == 3
+    assert run.stderr == (
+        f"attune: cannot start\n  the data directory {tmp_path} is used by the Attune with process id 4711; "
+        "stop it or set ATTUNE_DATA_DIR\n"
+    )
+    assert run.stdout == ""
 
 
 def test_no_bundle_stops_the_start_with_the_way_to_make_one(tmp_path):

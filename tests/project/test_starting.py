@@ -45,9 +45,7 @@ def test_a_second_server_on_a_data_directory_is_told_who_uses_it(data_dir):
     with serving(data_dir) as (process, _url, _line):
         run = started(data_dir)
         assert run.returncode == 3
-        line = reason(run)
-        assert (line["kind"], line["setting"]) == ("store", "ATTUNE_DATA_DIR")
-        assert str(process.pid) in str(line["reason"])
+        assert f"attune: cannot start\n  the data directory {data_dir} is used by the Attune with process id {process.pid}; " in run.stderr
 
 
 def test_a_bundle_that_is_damaged_is_the_reason(tmp_path, data_dir):

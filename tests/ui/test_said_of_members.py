@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +43,19 @@ async def test_two_answers_are_offered_where_two_members_can_write_them(
         shown = [await visit.page.is_visible(part) for part in ("#prompt", "#send", "#example-list")]
         assert shown == [members > 1] * 3
         assert ("Which answer do you like better?" in await visit.text("#try-title")) is (members > 1)
+
+
+async def test_who_answers_next_is_of_the_question_in_the_box_and_the_same_in_every_view(chromium, settings_of: Callable[..., Settings]):
+    async with visiting(chromium, settings_of()) as visit:
+        await visit.ask("the very first question")
+        await visit.choose()
+        async with visit.page.expect_request("**/route") as asked:
+            await visit.page.click("#another")
+        box = await visit.page.input_value("#prompt")
+        assert (await asked.value).post_data_json["prompt"] == box != "the very first question"
+        said = re.search(r"Next answer: .*", await visit.text("#learned"))
+        assert said
+        for view in ("you", "try", "you"):
+            await visit.page.click(f"nav a[href='#{view}']")
+            await visit.says("#you-learned" if view == "you" else "#learned", said.group())
+        await visit.says("#next-note", box)
