@@ -20,7 +20,7 @@ _LATEST_S = 1e11
 """A time beyond the year 5138 is in milliseconds."""
 _EARLIEST_S = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 _SIDE = re.compile(r"(?:(?:model|response|answer|assistant|completion|output|option|candidate)[ _-]?)?([ab])")
-_NEITHER = re.compile(r"tie\b.*|tie_.*|draw|both[ _-]?(?:bad|good)|neither")
+_NEITHER = re.compile(r"tie\b.*|tie_.*|tied|draw|equal|same|both[ _-]?(?:bad|good)|neither")
 
 
 def column_of(values: Any, name: str) -> Any:

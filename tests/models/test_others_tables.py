@@ -84,7 +84,14 @@ def test_a_named_column_may_be_missing_in_the_first_row_and_not_in_all(tmp_path)
 
 @pytest.mark.parametrize(
     ("winner", "chosen", "tie"),
-    [("Model B", "B", False), ("assistant_a", "A", False), ("response-b", "B", False), ("both_bad", "A", True), ("tie_bothbad", "A", True)],
+    [
+        ("Model B", "B", False),
+        ("assistant_a", "A", False),
+        ("response-b", "B", False),
+        ("both_bad", "A", True),
+        ("tie_bothbad", "A", True),
+        ("Equal", "A", True),
+    ],
 )
 def test_sides_have_many_names(tmp_path, winner, chosen, tie):
     (one,) = told(lines(tmp_path / "a.jsonl", VOTE | {"winner": winner}))
