@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import re
 import shutil
@@ -10,13 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from attune.models.__main__ import app
 from attune.models.data.preferences import Comparison, ComparisonInvalid, Comparisons
 from attune.models.data.probes import read_probes
 from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.measuring.families.curves import Observed
-from attune.models.measuring.families.own_data import OwnData, _doubt, _verdict, train_own
+from attune.models.measuring.families.own_data import OwnData, _doubt, _refused, _verdict, train_own
+from attune.models.measuring.families.own_report import render_own
 from attune.models.measuring.families.strangers import curves_of
 from attune.models.seam.trust import NEVER
 from attune.models.training.family_folder import family_folder
@@ -216,14 +220,17 @@ def test_a_gain_by_a_family_that_a_simple_head_beats_is_told_as_that(whole):
     assert _verdict(kept, 60, OwnData(), vain)[1]["why"] == "Do not personalise: no gain was found on validation people."
 
 
-def test_a_verdict_says_where_people_whom_training_never_met_lost():
+def test_a_verdict_says_where_people_whom_training_never_met_lost_or_did_not_clearly_gain():
     def curves(mean: float, low: float, high: float):
         return {"counts": [0, 10], "learners": {"vrf": {"gain": [{}, {"mean": mean, "low": low, "high": high}]}}}
 
     assert _doubt("vrf", curves(-0.033, -0.061, -0.007)).startswith(
         " But people whom training never met lost by it: -3.3 [-6.1, -0.7] points of accuracy after 10 comparisons."
     )
-    assert not _doubt("vrf", curves(-0.004, -0.020, 0.011))
+    assert _doubt("vrf", curves(-0.004, -0.020, 0.011)).startswith(
+        " But people whom training never met did not clearly gain by it: -0.4 [-2.0, +1.1] points of accuracy after 10 comparisons."
+    )
+    assert not _doubt("vrf", curves(0.033, 0.007, 0.061))
     assert not _doubt("additive", curves(-0.033, -0.061, -0.007))
     assert not _doubt("vrf", {})
 
@@ -247,6 +254,34 @@ def test_a_head_that_says_one_half_of_every_pair_is_as_sure_of_people_who_were_n
     assert curves["none"]["nll"][0] == pytest.approx({"mean": math.log(2), "low": math.log(2), "high": math.log(2)})
     assert curves["none"]["accuracy"][0] == {"mean": 0.5, "low": 0.5, "high": 0.5}
     assert curves["some"]["nll"][0]["high"] > 5  # what is sure of itself may be wrong about others
+
+
+def test_a_report_says_why_the_curve_of_a_family_is_flat_and_the_verdict_that_what_serves_is_not_packed(whole):
+    results = json.loads((whole[1] / "results.json").read_text(encoding="utf-8"))
+    results["curves"]["counts"] = [0, 1]
+    for learner in results["curves"]["learners"].values():
+        learner |= {name: [*learner[name], dict(learner[name][0])] for name in ("accuracy", "nll", "gain")}
+    flat = "`additive`: the same after any number of comparisons: validation people of no cut clearly gained by being known, so nobody was."
+    assert flat in render_own(results)
+    results["curves"]["learners"]["additive"]["nll"][-1]["mean"] -= 0.01
+    assert flat not in render_own(results)
+    assert "not here" not in render_own(results)
+    del results["curves"]["learners"]["additive"]
+    assert "`additive`: not here: with strangers kept apart, too few people are left to train on." in render_own(results)
+    assert _refused("") == ""
+    assert _refused("length is better") == " `attune bundle build` refuses it unless `--serve-anyway` is said: length is better."
+
+
+def test_rows_of_nobody_named_are_no_people_in_the_first_line(tmp_path):
+    row = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+    rows = [row | {"user": "ann"}, row, row | {"rejected": "Never."}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "empty").mkdir()  # which ends the command before anything is trained
+    done = CliRunner().invoke(
+        app, ["train", "families", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "o"), "--beside", str(tmp_path / "empty")]
+    )
+    assert done.exit_code == 1
+    assert "3 comparisons of 1 person and 2 of nobody named" in done.output
 
 
 def test_people_who_chose_once_each_get_everybodys_head(trunk, tmp_path):

@@ -144,6 +144,7 @@ def train_own(
     default, verdict = _verdict(trained, people, settings, [one for one in standing if one.family.name not in names])
     if verdict["personalise"] == "yes":
         verdict["why"] += _doubt(default, measured)
+    verdict["why"] += "".join(_refused(below(one)) for one in trained if one.family.name == default)
     # Nothing that follows asks validation people again.
     served = [with_last_head(one, data) for one in trained]
     left_out = [below(one) for one in standing if one.family.name not in names]
@@ -187,12 +188,8 @@ def _line_up(comparisons: int, settings: OwnData) -> LineUp:
     return LineUp(Subspace(axes, everybody=True), axes=axes, most_axes=most, heads=min(8, max(2, axes)), steps=settings.steps)
 
 
-def _personal(people: int, settings: OwnData) -> bool:
-    return people >= LEAST_PEOPLE or settings.personalise
-
-
 def _trained(line_up: LineUp, data: TrainingData, settings: OwnData, people: int, part: _Part) -> list[TrainedFamily]:
-    personal = _personal(people, settings)
+    personal = people >= LEAST_PEOPLE or settings.personalise
     wanted = settings.names or [name for name, kind in KINDS.items() if kind.by_default]
     names = [name for name in trainers() if name == BASELINE or (name in wanted and personal)]
 
@@ -222,7 +219,7 @@ def _measure(
     people = len(np.unique(comparisons.user[~comparisons.anonymous]))
     folds = settings.folds or (5 if people < 100 else 3 if people < 400 else 1)
     # Below so many people only everybody's head is trained, whose curve is flat: not worth a training for each cut.
-    together = folds if _personal(told_twice(comparisons), settings) else 1
+    together = folds if settings.personalise or told_twice(comparisons) >= LEAST_PEOPLE else 1
     too_few = f"fewer than {LEAST_MEASURED} people who were kept apart told enough to be predicted"
     context = most_told(comparisons)
     parts: list[Observed] = []
@@ -295,20 +292,26 @@ def _verdict(
 
 
 def _doubt(serve: str, curves: Mapping[str, Any]) -> str:
-    """Returns what strangers say against the family that serves; nothing where they do not.
+    """Returns what strangers say against the family that serves; nothing where they clearly gain.
 
-    They choose nothing, so the family stays; but who reads that people gain must read as well that others lost.
+    They choose nothing, so the family stays; but who reads that people gain must read as well that others did not.
     """
     if not curves or serve not in curves["learners"]:
         return ""
     lost = curves["learners"][serve]["gain"][-1]
-    if lost["high"] >= 0:
+    if lost["low"] > 0:
         return ""
     points = f"{100 * lost['mean']:+.1f} [{100 * lost['low']:+.1f}, {100 * lost['high']:+.1f}] points of accuracy"
+    found = "lost" if lost["high"] < 0 else "did not clearly gain"
     return (
-        f" But people whom training never met lost by it: {points} after {curves['counts'][-1]} comparisons. Measure it on others before "
-        f"it serves (`attune measure families`), or train everybody's head alone (`--families {BASELINE}`)."
+        f" But people whom training never met {found} by it: {points} after {curves['counts'][-1]} comparisons. Measure it on others "
+        f"before it serves (`attune measure families`), or train everybody's head alone (`--families {BASELINE}`)."
     )
+
+
+def _refused(sentence: str) -> str:
+    """Returns that what serves is packed only if somebody insists, and why; nothing where nothing is said against it."""
+    return f" `attune bundle build` refuses it unless `--serve-anyway` is said: {sentence}." if sentence else ""
 
 
 def _too_few(trained: Sequence[TrainedFamily]) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attune.models.measuring.report_files import interval, table
+from attune.models.seam.bradley_terry import NAME as BASELINE
 from attune.models.seam.counts import counted
 
 STRANGERS = "## People whom training never met"
@@ -87,6 +88,7 @@ def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: s
             ],
         ),
         "",
+        *_unknown(results, curves),
         *([*ALIKE, ""] if any(_none_changed(one) for learner in curves["learners"].values() for one in learner["gain"]) else []),
         "Log-loss:",
         "",
@@ -97,6 +99,19 @@ def _render(title: str, results: Mapping[str, Any], said: list[str], baseline: s
         "",
     ]
     return "\n".join(lines)
+
+
+def _unknown(results: Mapping[str, Any], curves: Mapping[str, Any]) -> list[str]:
+    """Returns which families' people stayed strangers in every cut, and which families are not here, since a table does not say why."""
+    families = [name for name in results.get("at_first", {}) if name != BASELINE]
+    learners, several = curves["learners"], len(curves["counts"]) > 1
+    flat = [name for name in families if name in learners and several and len({one["mean"] for one in learners[name]["nll"]}) == 1]
+    why = {
+        "the same after any number of comparisons: validation people of no cut clearly gained by being known, so nobody was": flat,
+        "not here: with strangers kept apart, too few people are left to train on": [name for name in families if name not in learners],
+    }
+    lines = [f"{' and '.join(f'`{name}`' for name in names)}: {reason}." for reason, names in why.items() if names]
+    return [*lines, ""] if lines else []
 
 
 def _none_changed(gain: Mapping[str, float]) -> bool:
