@@ -78,11 +78,11 @@ class AnswerReader:
         self._whole = ""
         self._thought_tokens = 0
         self._saw: list[str] = []  # what came in place of text
-        self._saying = Saying(secrets, thoughts=REASONING in spec.passes, aloud=request.thinks_aloud)
-        self._told = self._thought_aloud = False
+        in_parts = spec.thoughts_as == "parts"
+        self._saying = Saying(secrets, thoughts=REASONING in spec.passes, aloud=request.thinks_aloud, in_parts=in_parts)
+        self._told = self._thought_aloud = self.begun = False  # the last: whether text for a reader has come
         self._answered = 0  # characters before the first that it says in place of an answer, in the text that was read last
         self.signs = 0
-        self.begun = False  # whether text for a reader has come
         self.ended = False
         self.broken: str | None = None
         self._error: BadAnswer | None = None

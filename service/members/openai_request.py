@@ -11,7 +11,7 @@ from attune.service.members.spec import OpenAISpec
 def request_body(request: GenerationRequest, spec: OpenAISpec, *, stream: bool, include_usage: bool) -> dict[str, Any]:
     """Returns the JSON body of a chat completion; `request` has every default filled in, and None leaves a field out."""
     passed = request.passed
-    as_sent = passed.messages_for(spec.passes, spec.system) if passed else None
+    as_sent = passed.messages_for(spec.passes, spec.system, in_parts=spec.thoughts_as == "parts") if passed else None
     body: dict[str, Any] = {
         **spec.body,
         "model": spec.model,

@@ -72,14 +72,18 @@ class Passed:
         """Returns the names of what a member that passes these is sent as it came."""
         return [*self.body(passes), *(["messages"] if self.messages else [])]
 
-    def messages_for(self, passes: Collection[str], system: str | None) -> list[Mapping[str, Any]] | None:
+    def messages_for(self, passes: Collection[str], system: str | None, *, in_parts: bool = False) -> list[Mapping[str, Any]] | None:
         """Returns the conversation for a member that passes these, with its own system prompt in front, as one message with the request's.
 
-        What another member thought goes to none that does not pass thoughts: servers of such refuse the fields.
+        What another member thought goes to none that does not pass thoughts: servers of such refuse the fields. Whoever has thoughts
+        `in_parts` of the content is sent all of them so.
         """
         if self.messages is None:
             return None
-        told = list(self.messages) if REASONING in passes else [_without_thoughts(message) for message in self.messages]
+        if REASONING not in passes:
+            told = [_without_thoughts(message) for message in self.messages]
+        else:
+            told = [_with_thought_part(message) for message in self.messages] if in_parts else list(self.messages)
         if not system:
             return told
         first, *rest = told
@@ -99,6 +103,23 @@ class Passed:
 
 def _without_thoughts(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in message.items() if not is_thought(name)} if any(map(is_thought, message)) else message
+
+
+def _with_thought_part(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    told = next((message[name] for name in (THOUGHT, "reasoning") if isinstance(message.get(name), str) and message[name]), "")
+    if not told:
+        return _without_thoughts(message)
+    part = {"type": "thinking", "thinking": [{"type": "text", "text": told}], "closed": True}
+    said = message.get("content") or []
+    said = [{"type": "text", "text": said}] if isinstance(said, str) else said
+    return {**_without_thoughts(message), "content": [part, *said]}
+
+
+def thought_in(content: object) -> str:
+    """Returns what is thought in the parts of a content, as Mistral's models tell it."""
+    parts = [part.get("thinking") for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    texts: list[Any] = [text for part in parts for text in (part if isinstance(part, list) else [{"text": part}])]
+    return "".join(text["text"] for text in texts if isinstance(text, Mapping) and isinstance(text.get("text"), str))
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -16,7 +16,7 @@ import orjson
 
 from attune.service.members.answer_text import SoundText, sound_text
 from attune.service.members.member import Said
-from attune.service.members.passing import THOUGHT, is_thought
+from attune.service.members.passing import THOUGHT, is_thought, thought_in
 
 Fields = Mapping[str, Any]
 MAX_BYTES = 16_384
@@ -48,11 +48,13 @@ class Saying:
         secrets: a field that holds one of them is left out.
         thoughts: whether fields of a message that hold thoughts are passed on: a text comes in pieces, and is joined.
         aloud: whether texts and lists of thoughts are taken as they come (`new_thoughts`); `said` then has what is left of them.
+        in_parts: whether thoughts are parts of the content, and told as if they had a field.
     """
 
-    __slots__ = ("_aloud", "_answer", "_choice", "_halves", "_message", "_refusal", "_secrets", "_thoughts", "_usage")
+    __slots__ = ("_aloud", "_answer", "_choice", "_halves", "_in_parts", "_message", "_refusal", "_secrets", "_thoughts", "_usage")
 
-    def __init__(self, secrets: Sequence[str] = (), *, thoughts: bool = False, aloud: bool = False) -> None:
+    def __init__(self, secrets: Sequence[str] = (), *, thoughts: bool = False, aloud: bool = False, in_parts: bool = False) -> None:
+        self._in_parts = in_parts
         self._thoughts: dict[str, Any] | None = {} if thoughts else None
         self._aloud: dict[str, Any] | None = {} if thoughts and aloud else None
         self._halves: dict[str, SoundText] = {}
@@ -73,6 +75,8 @@ class Saying:
             _gather(self._message, message, _OF_MESSAGE, joins=True)
             if self._thoughts is not None:
                 self._add_thoughts(self._thoughts, message)
+        if self._in_parts:
+            self.add_thought(thought_in(message.get("content")))
         if isinstance(refusal := message.get("refusal"), str):
             self._refusal += refusal
         self._usage = usage or self._usage

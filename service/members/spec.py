@@ -229,6 +229,7 @@ class OpenAISpec(_Spec):
         include_usage: whether to ask for token counts at the end of a stream.
         streaming: `as-asked` streams where the caller does; `always` also where not.
         passes: what callers of chat completions may ask beyond text, by the names of `passing.PASSES`, and is sent as they wrote it.
+        thoughts_as: `parts` where the server tells thoughts as parts of the content, and takes them back as such alone.
         reasoning_effort: sent as it is; None sends none.
         reasoning_tokens: added to the limit that is sent, for thoughts that the server counts as the answer's tokens. An answer with
             more pieces of thought than both is left; 0 leaves thoughts 2,048 pieces beside the limit.
@@ -256,6 +257,7 @@ class OpenAISpec(_Spec):
     include_usage: bool = True
     streaming: Literal["as-asked", "always"] = "as-asked"
     passes: Passes = frozenset()
+    thoughts_as: Literal["fields", "parts"] = "fields"
     reasoning_effort: Annotated[str, Field(min_length=1, max_length=40)] | None = None
     reasoning_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     connect_s: Seconds = 2.0
