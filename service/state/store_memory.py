@@ -14,7 +14,8 @@ class StoreMemory:
     Attributes:
         used_bytes: what it holds (`used_memory`).
         limit_bytes: what it may hold (`maxmemory`); None where it has no limit, or one primary of a cluster has none.
-        doubts: why what it acknowledged may go: it removes keys when it is full, or keeps no file of its writes.
+        doubts: why what it acknowledged may go: it removes keys when it is full, keeps no file of its writes, or takes writes that no
+            replica has while it has some.
     """
 
     used_bytes: int
@@ -37,4 +38,10 @@ async def read_memory(wire: Wire) -> StoreMemory | None:
     doubts = [f"it removes users when it is full (maxmemory-policy {policy}; noeviction keeps them)" for policy in sorted(policies)]
     if any(str(each.get("aof_enabled", 1)) == "0" for each in kept):
         doubts.append("it keeps no append-only file: when it ends, what came since its last snapshot is lost")
+    copied = await wire.run("memory", lambda: wire.info("replication"))
+    # The second stands there where that setting is not 0, as it is by default.
+    if any(int(each.get("connected_slaves", 0)) and "min_slaves_good_slaves" not in each for each in copied):
+        doubts.append(
+            "it writes on while its replicas are gone, as to one that was promoted: what it takes then is lost (min-replicas-to-write 1)"
+        )
     return StoreMemory(sum(int(each["used_memory"]) for each in told), sum(limits) if all(limits) else None, tuple(doubts))

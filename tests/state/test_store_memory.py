@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from redis.asyncio import Redis
 
 from attune.service.state.embedded import EmbeddedRedis
 from attune.service.state.redis_store import RedisStore
+from tests.state.servers import raw_server
+from tests.state.test_topologies import free_ports
 
 MEGABYTES = 8 * 2**20
 
@@ -72,3 +75,25 @@ async def test_a_store_that_removes_users_or_keeps_no_file_says_so(own_server: E
     assert await doubts(store, appendonly="yes") == ()
     await store.aclose()
     await until_written(own_server)
+
+
+async def test_a_store_with_replicas_that_it_writes_without_says_so(tmp_path: Path) -> None:
+    first, second = free_ports(2)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with raw_server(tmp_path / "first", "--port", str(first), "--appendonly", "yes", "--repl-diskless-sync-delay", "0"):
+        store = RedisStore(f"redis://127.0.0.1:{first}", timeout_s=30.0)
+        alone = await store.memory()
+        with raw_server(tmp_path / "second", "--port", str(second), "--replicaof", f"127.0.0.1 {first}"):
+            async with Redis(port=first, protocol=2) as raw:
+                await raw.set("key", "value")
+                assert await raw.wait(1, 60_000) == 1
+                copied = await store.memory()
+                await raw.config_set("min-replicas-to-write", 1)
+                held = await store.memory()
+        await store.aclose()
+    assert alone is not None
+    assert copied is not None
+    assert held is not None
+    assert (alone.doubts, held.doubts) == ((), ())
+    assert ["min-replicas-to-write 1" in doubt for doubt in copied.doubts] == [True]
