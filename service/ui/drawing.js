@@ -25,11 +25,11 @@ export function say(error) {
   if (error) said.append(error.message, ...(error.technical ? [make("small", { textContent: error.technical })] : []));
 }
 
-export const percent = share => `${Math.round(100 * share)} %`;
+export const percent = share => `${Math.round(100 * share)}\u00a0%`; // no line ends between a number and what belongs to it
 export const number = value => (value <= -0.005 ? "−" : "") + Math.abs(value).toFixed(2);
 export const count = (many, one, more = one + "s") => `${many.toLocaleString("en")} ${many === 1 ? one : more}`;
 /** A spread that is small and not nothing is not shown as 0. */
-export const within = (value, std) => number(value) + (std === undefined ? "" : ` ± ${std > 0 && std < 0.005 ? std.toFixed(3) : std.toFixed(2)}`);
+export const within = (value, std) => number(value) + (std === undefined ? "" : `\u00a0±\u00a0${std > 0 && std < 0.005 ? std.toFixed(3) : std.toFixed(2)}`);
 /** Numbers of a document as people read them: four significant digits. */
 export const rounded = (_, value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value);
 

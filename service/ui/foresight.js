@@ -1,5 +1,5 @@
-// How often each family foresaw a choice, over time: a server process keeps counters and no history, so this page keeps its readings of
-// them, in memory alone and for each process that answers, and draws the share of the choices learned since the first reading.
+// How often each family foresaw a choice, over time: a server keeps counters and no history, so this page keeps its readings of
+// them, in memory alone and apart for each start of the server, and draws the share of the choices learned since the first reading.
 
 import { count, make, percent } from "./drawing.js";
 import { picture } from "./timeline.js";
@@ -44,9 +44,9 @@ const lasting = seconds => (seconds < 90 ? count(Math.round(seconds), "second") 
 
 /** Returns the picture of what was read of a process, with what it says. */
 export function foresight({ first, before, points }) {
-  const since = `since this page first read it, ${lasting(before - first[0])} ago`;
+  const since = `since this page first read the server, ${lasting(before - first[0])} ago`;
   if (!points.length) {
-    const note = `Nothing yet: this process learned no choice ${since}. It is read every ten seconds while this view is shown.`;
+    const note = `Nothing yet: no choice was learned ${since}. It is read every ten seconds while this view is shown.`;
     return make("section", {}, make("h4", { textContent: TITLE }), make("p", { className: "quiet", textContent: note }));
   }
   // Nothing was learned after the last point: the shares hold until now.
@@ -54,7 +54,7 @@ export function foresight({ first, before, points }) {
   const names = [...new Set(drawn.flatMap(([, point]) => Object.keys(point)))].sort();
   const told = (point, family) => (point[family] ? `${percent(point[family].share)} of ${point[family].choices}` : "nothing");
   const sharesOf = point => Object.fromEntries(Object.entries(point).map(([family, { share }]) => [family, share]));
-  const note = `The share that each family foresaw of all choices that this process learned ${since}. Left is ${lasting(before - drawn[0][0])} ago, `
+  const note = `The share that each family foresaw of all choices that were learned ${since}. Left is ${lasting(before - drawn[0][0])} ago, `
     + "right is now; the top is 100 %, and the thin line is half, which is chance. A reload of the page starts over.";
   return picture(TITLE, drawn, sharesOf, told, family => `line-${names.indexOf(family) % 8}`, { low: 0, high: 1, mark: 0.5, gaps: true, note });
 }

@@ -63,10 +63,10 @@ function drawMembers(portfolio, family) {
   const rows = portfolio.members.map((member, at) => {
     const worth = heads.map(head => member.worth[family][head]);
     const drift = member.drift ? `${member.drift.standard_errors.toFixed(1)} s.e. (${member.drift.head})` : "too few answers";
-    return row("td", [member.name, percent(served[at]), ...worth.map(each => each ? within(each.mean, each.std) : "–"), drift]);
+    return row("td", [member.name, served.some(Boolean) ? percent(served[at]) : "–", ...worth.map(each => each ? within(each.mean, each.std) : "–"), drift]);
   });
-  $("members-note").textContent = `Each member’s share of this month’s scored answers, its value under each head of ${family}, and by how much its latest answers differ from earlier ones.`;
-  $("members").replaceChildren(make("thead", {}, row("th", ["Member", "Share", ...heads, "Drift"])), make("tbody", {}, ...rows));
+  $("members-note").textContent = !rows.length ? "This server has no members that answer." : `Each member’s share of this month’s scored answers, its value under each head of ${family}, and by how much its latest answers differ from earlier ones.`;
+  $("members").replaceChildren(...(rows.length ? [make("thead", {}, row("th", ["Member", "Share", ...heads, "Drift"])), make("tbody", {}, ...rows)] : []));
   for (const cell of $("members").querySelectorAll("th")) cell.scope = "col";
 }
 
@@ -92,8 +92,8 @@ function drawCoverage(found, hasCertificate) {
   });
   $("coverage").replaceChildren(...(bins.length ? [drawn] : []));
   shares($("served"), found.users ? Object.fromEntries(found.members.map(member => [member.member, member.share])) : {});
-  $("coverage-note").textContent = !found.users ? "Nobody was served since this process started."
-    : `${count(found.users, "user")} of late; the bars show which part of them each member suits best. ` + proved(found, hasCertificate)
+  $("coverage-note").textContent = !found.users ? "The process that answered has seen no user of late."
+    : `${count(found.users, "user")} of late, as the process that answered saw them; the bars show which part of them each member suits best. ` + proved(found, hasCertificate)
       + (found.mean_gap === null ? "" : `On average ${percent(found.mean_gap)} is left to gain at most. `)
       + (found.drop ? `Of all members, they would miss ${found.drop} least.` : "");
 }
@@ -102,8 +102,8 @@ function drawCoverage(found, hasCertificate) {
 function drawAgreement(exposition) {
   const counters = countersOf(exposition), families = Object.entries(counters).filter(([, [, all]]) => all > 0);
   $("agreement").replaceChildren(...families.map(([family, [yes, all]]) => bar(family, yes / all, { text: `${percent(yes / all)} of ${all}` })));
-  $("agreement-note").textContent = families.length ? "Choices that a family foresaw before it learned them, since this process started; half is chance."
-    : "No choice was learned since this process started.";
+  $("agreement-note").textContent = families.length ? "Choices that a family foresaw before it learned them, since the server started; half is chance."
+    : "No choice was learned since the server started.";
   $("foresight").replaceChildren(foresight(takeReading(exposition)));
   $("foresight-note").textContent = "";
 }
@@ -120,8 +120,8 @@ function drawLatency(exposition) {
   $("latency").replaceChildren(...means.map(([stage, mean, times]) => bar(stage, mean, {
     high: most, text: mean < 10 ? `${mean.toFixed(1)} ms` : mean < 1000 ? `${Math.round(mean)} ms` : `${(mean / 1000).toFixed(1)} s`, title: count(times, "time"),
   })));
-  $("latency-note").textContent = means.length ? "Mean of each stage of a request since this process started; a member’s is what its answer took."
-    : "No request was measured since this process started.";
+  $("latency-note").textContent = means.length ? "Mean of each stage of a request since the server started; a member’s is what its answer took."
+    : "No request was measured since the server started.";
 }
 
 async function inspect(event) {

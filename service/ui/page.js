@@ -46,7 +46,6 @@ $("user").addEventListener("change", () => become($("user").value));
 $("who").addEventListener("submit", event => { event.preventDefault(); become($("user").value); });
 $("new-person").addEventListener("click", newPerson);
 for (const box of [$("key"), $("admin-key")]) box.addEventListener("change", () => useKeys($("key").value, $("admin-key").value));
-document.addEventListener("person-learned", show);
 addEventListener("hashchange", async () => {
   await show();
   scrollTo(0, 0);

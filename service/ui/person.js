@@ -6,7 +6,7 @@ import { newPerson, person } from "./state.js";
 import { letGo, overTime, remember } from "./timeline.js";
 
 const SHOWN = 50; // choices of the history that are listed, the latest first
-let look = null;
+let look = null, asked = ""; // the question of the latest look
 let drawn = null; // whose picture is on the screen
 let cards = null; // of the bundle: asked once, when a person is first shown
 
@@ -14,6 +14,7 @@ let cards = null; // of the bundle: asked once, when a person is first shown
 export async function showPerson(prompt) {
   if (look) look.abort();
   const mine = look = new AbortController(), who = person(), signal = mine.signal;
+  asked = prompt;
   $("forgotten").textContent = "";
   if (drawn !== who) { // nothing of somebody else stays, and nothing half-drawn moves about
     drawn = null;
@@ -80,13 +81,13 @@ function list(log, family) {
   $("history").start = log.length;
   $("history").replaceChildren(...shown.map((entry, at) => {
     const outcome = said(entry);
-    const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, log.length - at, undo) });
+    const undo = make("button", { type: "button", textContent: "Undo", onclick: () => takeBack(entry.event_id, at, log.length - at, undo) });
     undo.setAttribute("aria-label", `Undo: ${outcome}, ${entry.prompt || "without its text"}`);
     return make("li", {}, make("div", {}, make("span", {},
       make("p", { dir: "auto", textContent: entry.prompt || "(the text was not kept)" }),
       make("p", { className: "quiet", textContent: `${outcome}${foreseen(entry, family)}` })), undo));
   }));
-  $("history-note").textContent = !log.length ? "None yet. Choices that you make under “Try” are listed here, and each can be undone."
+  $("history-note").textContent = !log.length ? "None yet. Each choice will be listed here, and can be undone."
     : log.length > SHOWN ? `The latest ${SHOWN} of ${count(log.length, "choice")}; the export has all.` : "";
 }
 
@@ -104,15 +105,16 @@ function foreseen(entry, family) {
   return entry.tie || !Number.isFinite(chance) ? "" : ` · was given a chance of ${percent(chance)} beforehand`;
 }
 
-async function takeBack(event, number, button) {
+async function takeBack(event, at, number, button) {
   button.disabled = true;
   const who = person();
   try {
     await read(`users/${segment(who)}/comparisons/${segment(event)}`, { method: "DELETE" });
     letGo(who, number); // what was known since then rested on this choice
     if (person() !== who) return;
-    document.dispatchEvent(new Event("person-learned"));
-    ($("history").querySelector("button:not(:disabled)") || $("export")).focus();
+    await showPerson(asked);
+    const left = $("history").querySelectorAll("button"); // whoever undoes one stays where it was
+    (left[at] || left[at - 1] || $("export")).focus();
   } catch (error) {
     button.disabled = false;
     say(error);

@@ -41,10 +41,11 @@ export function simplex(points, look) {
   const middle = placeOf(Object.fromEntries(names.map(name => [name, 1])), names, corners);
   const title = svg("title", { id: "simplex-picture" }), said = svg("desc", { id: "simplex-said" });
   title.textContent = "You among the members";
+  const high = names.length > 2 ? HIGH : 80; // two members are a line
   const [first] = leader(points[0][1].next), [now, chance] = leader(last);
   said.textContent = `A corner for each of ${names.join(", ")}. Your point was nearest to ${first} after ${count(points[0][0], "choice")} `
     + `and is nearest to ${now}, with ${percent(chance)}, after ${count(points[points.length - 1][0], "choice")}.`;
-  const drawn = svg("svg", { class: "simplex", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-labelledby": "simplex-picture", "aria-describedby": "simplex-said" },
+  const drawn = svg("svg", { class: "simplex", viewBox: `0 ${(HIGH - high) / 2} ${WIDE} ${high}`, role: "img", "aria-labelledby": "simplex-picture", "aria-describedby": "simplex-said" },
     title, said, svg("path", { class: "axis", d: `M${corners.map(spot).join("L")}Z` }),
     ...corners.map(place => svg("path", { class: "axis spoke", d: `M${spot(middle)}L${spot(place)}` })),
     ...names.flatMap((name, at) => corner(name, corners[at], look(name), names.length)),

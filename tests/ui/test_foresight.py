@@ -32,7 +32,7 @@ async def test_choices_since_the_page_first_read_are_drawn_over_time_while_someb
         await visit.ask()
         await visit.choose()
         await visit.page.click("nav a[href='#operate']")
-        await visit.says("#foresight", "Nothing yet: this process learned no choice since this page first read it")
+        await visit.says("#foresight", "Nothing yet: no choice was learned since this page first read the server")
         await visit.says("#agreement", "of 1")
         assert await visit.page.locator("#foresight svg").count() == 0
         await visit.page.click("nav a[href='#try']")
@@ -56,8 +56,8 @@ async def test_each_process_is_compared_with_its_own_first_reading(chromium, set
         readings = [[0, "1.5", 10, 10], [10, "1.5", 11, 10], [20, "2.5", 500, 0], [30, "1.5", 11, 13], [40, "2.5", 500, 1]]
         first, one, other, four, missed = await visit.page.evaluate(READ, readings)
         assert "Nothing yet" in first["said"]
-        assert "vrf 100 % of 1" in one["said"]
+        assert "vrf 100\u00a0% of 1" in one["said"]
         assert one["line"] == "M4.0 6.0L316.0 6.0L316.0 6.0", "from the reading before, at the top"
         assert "Nothing yet" in other["said"]
-        assert "vrf 25 % of 4" in four["said"]
-        assert "vrf 0 % of 1" in missed["said"]
+        assert "vrf 25\u00a0% of 4" in four["said"]
+        assert "vrf 0\u00a0% of 1" in missed["said"]

@@ -29,6 +29,7 @@ DRAW = """async counts => {
     const frame = picture.getBoundingClientRect();
     const boxes = [...picture.querySelectorAll("text")].map(text => text.getBoundingClientRect());
     drawn[count] = {
+      height: frame.height,
       corners: places(".corner"), before: places(".step")[0], here: places(".here")[0], said: picture.querySelector("desc").textContent,
       inside: boxes.every(box => box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom),
       apart: boxes.every((one, i) => boxes.every((other, j) => i === j || one.right <= other.left || other.right <= one.left
@@ -54,7 +55,8 @@ async def test_a_person_stands_at_the_corner_of_a_sure_member_and_in_the_middle_
             assert seen["here"] == pytest.approx(seen["corners"][0], abs=0.2)
             assert seen["before"] == pytest.approx([215, 125], abs=0.2), "the middle of the picture"
             assert (seen["inside"], seen["apart"]) == (True, True), f"names of {members} members"
-            assert "is nearest to a-member-with-a-long-name-0, with 100 %, after 1 choice." in seen["said"]
+            assert (seen["height"] < 100) is (members == 2), "two members are a line, and no empty square"
+            assert "is nearest to a-member-with-a-long-name-0, with 100\u00a0%, after 1 choice." in seen["said"]
 
 
 async def test_pictures_survive_a_reload_and_an_undone_choice_takes_what_came_after_it_along(
@@ -72,7 +74,7 @@ async def test_pictures_survive_a_reload_and_an_undone_choice_takes_what_came_af
         await page.reload()
         await page.click("nav a[href='#you']")
         await visit.says("#chances tbody", "3")
-        assert f"{made['candidates'][0]['member']} rated 100 %" in await visit.text("#history li:first-child")
+        assert f"{made['candidates'][0]['member']} rated 100\u00a0%" in await visit.text("#history li:first-child")
         assert await page.eval_on_selector_all("#chances tbody th", "all => all.map(one => one.textContent)") == ["3", "2", "1", "0"]
         assert await page.locator("#over-time svg[role=img]").count() == 3
         shares = await page.eval_on_selector_all("#chances tbody tr:first-child td", "all => all.map(one => parseInt(one.textContent))")

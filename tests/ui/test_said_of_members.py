@@ -43,6 +43,11 @@ async def test_two_answers_are_offered_where_two_members_can_write_them(
         shown = [await visit.page.is_visible(part) for part in ("#prompt", "#send", "#example-list")]
         assert shown == [members > 1] * 3
         assert ("Which answer do you like better?" in await visit.text("#try-title")) is (members > 1)
+        await visit.page.click("nav a[href='#operate']")
+        await visit.says("#members-note", "by how much its latest answers differ" if members else "This server has no members that answer.")
+        shares = await visit.page.eval_on_selector_all("#members td:nth-child(2)", "all => all.map(one => one.textContent)")
+        assert shares == ["\u2013"] * members, "no answer was scored yet"
+        await visit.says("#coverage-note", "The process that answered has seen no user of late.")
 
 
 async def test_who_answers_next_is_of_the_question_in_the_box_and_the_same_in_every_view(chromium, settings_of: Callable[..., Settings]):
