@@ -73,7 +73,7 @@ function sender(method, path, operation, unique) {
   answer.setAttribute("role", "region");
   answer.setAttribute("aria-label", "Answer");
   const boxes = (operation.parameters || []).filter(one => one.in !== "header").map((one, at) => {
-    const box = make("input", { id: `${unique}-${at}`, value: one.example === undefined ? "" : one.example, autocomplete: "off" });
+    const box = make("input", { id: `${unique}-${at}`, value: one.example === undefined ? "" : one.example, autocomplete: "off", required: one.in === "path" });
     return { one, box, label: make("label", { htmlFor: box.id, textContent: one.name }) };
   });
   const text = media && make("textarea", { spellcheck: false }), choose = media && make("select");
@@ -87,6 +87,7 @@ function sender(method, path, operation, unique) {
   }
   const send = async event => {
     event.preventDefault();
+    if (method === "delete" && !confirm("Send this to the server? What it deletes cannot be brought back.")) return;
     button.disabled = true;
     answer.hidden = false;
     answer.textContent = "…";
@@ -154,6 +155,7 @@ function draw(spec) {
 function search() {
   const wanted = $("find").value.toLowerCase().split(/\s+/).filter(Boolean), all = [...$("operations").querySelectorAll(".operation")];
   for (const one of all) one.hidden = !wanted.every(word => one.dataset.words.includes(word));
+  for (const part of $("operations").children) part.hidden = !part.querySelector(".operation:not([hidden])");
   const left = all.filter(one => !one.hidden).length;
   $("found").textContent = wanted.length ? `${left} of ${all.length} operations` : "";
 }
