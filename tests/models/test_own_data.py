@@ -20,7 +20,7 @@ from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.measuring.families.curves import Observed
 from attune.models.measuring.families.own_data import OwnData, _doubt, _refused, _verdict, train_own
-from attune.models.measuring.families.own_report import render_own
+from attune.models.measuring.families.own_report import how_sure, render_own
 from attune.models.measuring.families.strangers import curves_of
 from attune.models.seam.trust import NEVER
 from attune.models.training.family_folder import family_folder
@@ -282,6 +282,13 @@ def test_rows_of_nobody_named_are_no_people_in_the_first_line(tmp_path):
     )
     assert done.exit_code == 1
     assert "3 comparisons of 1 person and 2 of nobody named" in done.output
+
+
+def test_a_verdict_says_of_how_many_people_a_gain_is_the_mean():
+    told = {"validation_people": 9, "gain_nll": 0.01, "gain_nll_standard_error": 0.0098}
+    assert how_sure({"trust": told}) == " (Standard error 0.0098, 9 people.)"
+    assert how_sure({"trust": told | {"validation_people": 0}}) == ""
+    assert how_sure({}) == ""
 
 
 def test_people_who_chose_once_each_get_everybodys_head(trunk, tmp_path):

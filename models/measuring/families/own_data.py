@@ -31,7 +31,7 @@ from attune.models.measuring.families.held_out import all_but_validation, hold_o
 from attune.models.measuring.families.kept import FOLDER, LAST, Kept, training_key
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
-from attune.models.measuring.families.own_report import render_own
+from attune.models.measuring.families.own_report import how_sure, render_own
 from attune.models.measuring.families.strangers import (
     LEAST_MEASURED,
     counts_told,
@@ -143,7 +143,7 @@ def train_own(
     names = {one.family.name for one in trained}
     default, verdict = _verdict(trained, people, settings, [one for one in standing if one.family.name not in names])
     if verdict["personalise"] == "yes":
-        verdict["why"] += _doubt(default, measured)
+        verdict["why"] += how_sure(next(one for one in trained if one.family.name == default).summary) + _doubt(default, measured)
     verdict["why"] += "".join(_refused(below(one)) for one in trained if one.family.name == default)
     # Nothing that follows asks validation people again.
     served = [with_last_head(one, data) for one in trained]
