@@ -25,7 +25,7 @@ from attune.service.members_command import members_app
 
 COMMAND_GROUP = "attune.commands"
 
-# 3 is uvicorn's own, for a part that could not start; its reason is in the log, but for a data directory in use, which is known at once.
+# 3 is uvicorn's own, for a part that could not start; its reason is in the log. Only a data directory that cannot be had is known before.
 EXIT_PART = 3
 EXIT_ADDRESS = 4
 BACKLOG = 2048
@@ -203,12 +203,12 @@ def _refuse_address(host: str, port: int, error: OSError) -> NoReturn:
 def _check(settings: Any) -> None:
     """Checks what costs nothing, before the application is imported, which a start that is refused does not need."""
     from attune.service.parts import check_cheap, check_data_dir  # noqa: PLC0415  only `serve` needs it
-    from attune.service.state.data_dir import DataDirInUse  # noqa: PLC0415  the same
+    from attune.service.state.data_dir import EmbeddedRedisError  # noqa: PLC0415  the same
 
     check_cheap(settings)
     try:
         check_data_dir(settings)
-    except DataDirInUse as error:
+    except EmbeddedRedisError as error:
         refuse("cannot start", [str(error)], EXIT_PART)
 
 

@@ -33,7 +33,7 @@ from attune.service.live.process_plan import KeptRoster, ProcessPlan, Role, Star
 from attune.service.live.processes import Processes
 from attune.service.live.scorer_process import serve_scorer
 from attune.service.live.seating import roster_file
-from attune.service.machine import cautions, find_bundle, load_user_secret, scorer_devices
+from attune.service.machine import cautions, find_bundle, scorer_devices
 from attune.service.members.build import local_specs
 from attune.service.members.member import UnusableMember
 from attune.service.members.roster_file import copy_roster
@@ -51,13 +51,12 @@ def serve_many(settings: Settings) -> int:
 
     Raises:
         OSError: the address cannot be had.
-        SettingsError: the user secret cannot be kept, or there are fewer GPUs than scorers.
+        SettingsError: there are fewer GPUs than scorers.
     """
     devices = scorer_devices(settings)
     listeners = shared_sockets(settings.host, settings.port, settings.workers)
     for caution in cautions(settings):
         _log.warning("settings", caution=caution)
-    load_user_secret(settings)  # made once, before several processes would
     return uvloop.run(_parent(settings, listeners, devices))
 
 

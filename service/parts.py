@@ -18,7 +18,7 @@ from attune.models.seam.bundle import BundleInvalid, read_manifest
 from attune.service.auth import Keyring
 from attune.service.errors import AttuneError, BundleRefused, StoreUnavailable
 from attune.service.live.opened_scorer import RefusedForSetting
-from attune.service.machine import find_bundle, load_keyring, scorer_devices
+from attune.service.machine import find_bundle, load_keyring, load_user_secret, scorer_devices
 from attune.service.members.build import check_members
 from attune.service.members.member import UnusableMember
 from attune.service.members.roster_file import read_roster
@@ -116,11 +116,13 @@ def _find_manifest(settings: Settings) -> None:
 
 
 def check_data_dir(settings: Settings) -> None:
-    """Returns if this start may have its data directory, where it has need of one, before anything slow.
+    """Returns if this start may have its data directory, before anything slow.
 
     Raises:
-        DataDirInUse: another Attune has it.
+        SettingsError: the user secret cannot be read, or not be kept there.
+        EmbeddedRedisError: another Attune has it, or the embedded store cannot be kept there.
     """
+    load_user_secret(settings)  # made once, before several processes would
     if not settings.redis_url:
         check_unused(settings.data_dir)
 

@@ -45,15 +45,13 @@ def prepare(data_dir: Path) -> Path:
 
 
 def check_unused(data_dir: Path) -> None:
-    """Returns if no other Attune has the data directory at this moment; makes nothing, and keeps nothing for later.
+    """Returns if this process may write to the data directory and no other Attune has it at this moment; keeps nothing for later.
 
     Raises:
         DataDirInUse: another one has it.
+        EmbeddedRedisError: it cannot be made or written to.
     """
-    path = directory_of(data_dir) / "attune.lock"
-    if not os.access(path, os.R_OK | os.W_OK):
-        return
-    lock = Lock(path)
+    lock = Lock(prepare(data_dir) / "attune.lock")
     try:
         take(lock, data_dir)
     finally:
@@ -153,11 +151,18 @@ def sync_files(directory: Path) -> int:
 
 
 class Lock:
-    """An advisory lock on a file, held until closed; a child that inherits `fd` holds it too."""
+    """An advisory lock on a file, held until closed; a child that inherits `fd` holds it too.
+
+    Raises:
+        EmbeddedRedisError: the file cannot be made or written to.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise EmbeddedRedisError(f"the data directory {path.parent} cannot be used: {error.strerror}") from error
 
     def take(self) -> bool:
         """Returns whether the lock is now held; does not wait."""

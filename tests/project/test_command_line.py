@@ -151,6 +151,21 @@ def test_a_data_directory_in_use_is_told_at_once_as_a_sentence(tmp_path, workers
     assert run.stdout == ""
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("file", "code", "said"),
+    [("data", 2, "ATTUNE_DATA_DIR ({}): cannot be a folder: "), ("data/redis", 3, "the data directory {} cannot be used: ")],
+)
+def test_a_data_directory_that_cannot_be_written_to_is_told_as_a_sentence(tmp_path, workers: str, file: str, code: int, said: str):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    bundle = str(write_tiny_bundle(tmp_path / "bundles"))
+    run = attune("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), "--bundle", bundle, ATTUNE_WORKERS=workers)
+    assert run.returncode == code
+    assert run.stderr.startswith("attune: cannot start")
+    assert "  " + said.format(tmp_path / file) in run.stderr
+
+
 def test_no_bundle_stops_the_start_with_the_way_to_make_one(tmp_path):
     run = attune("serve", "--port", "0", "--data-dir", str(tmp_path))
     assert run.returncode == 2
