@@ -1,6 +1,11 @@
 """Where a family stands before a person's first comparison, beside the simple heads: what does not beat them has learned nothing to serve.
 
     validation people ─> log-loss under the family's prior, and under length, style and ridge ─> behind the best of them, or not
+                         what they gained as they were known ─> made up for, or below
+
+Whoever stays loses once at first and gains with every choice, so a family that is behind then is below a simple head only where what is
+gained later does not surely make up for it: left out for a hundredth of a nat at first, a family would take away a sixth of one from
+everybody who stays.
 
 All are asked about the same comparisons, and the difference is taken person by person. Where validation people are few, how strongly a
 simple head is held back is chosen as for the first head, by all people in turns: chosen by the few who judge, it flatters the simple head.
@@ -17,6 +22,7 @@ from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
 from attune.models.seam.family import Row
+from attune.models.seam.trust import NEVER
 from attune.models.training.first_head import fit_in_turns
 from attune.models.training.heads import TrainedFamily, compute_outputs
 from attune.models.training.loop import TrainingData
@@ -52,7 +58,10 @@ class Yardstick:
 
 
 def with_standing(trained: TrainedFamily, data: TrainingData, asked: Yardstick) -> TrainedFamily:
-    """Returns the family with `at_first` in its summary: its log-loss, the best simple head's, by how much it is behind, and if so."""
+    """Returns the family with `at_first` in its summary: its log-loss, the best simple head's, by how much it is behind, and if so.
+
+    What its people gain by being known is read from its trust, so that is chosen before.
+    """
     if not len(asked.comparisons) or not asked.losses:
         return trained
     own = _losses(trained, data, asked.comparisons)
@@ -72,7 +81,8 @@ def with_standing(trained: TrainedFamily, data: TrainingData, asked: Yardstick) 
         "best_simple_nll": float(simple[best].mean()),
         "behind_nll": behind,
         "behind_nll_standard_error": unsure,
-        "below": behind > max(unsure, NEGLIGIBLE),
+        "below": behind > max(unsure, NEGLIGIBLE, _surely_gained(trained)),
+        "made_up": max(unsure, NEGLIGIBLE) < behind <= _surely_gained(trained),
     }
     return replace(trained, summary={**trained.summary, "at_first": report})
 
@@ -80,12 +90,31 @@ def with_standing(trained: TrainedFamily, data: TrainingData, asked: Yardstick) 
 def below(trained: TrainedFamily) -> str:
     """Returns a sentence where the family stands below the best simple head; nothing where it does not, or was not compared."""
     told: Mapping[str, Any] = trained.summary.get("at_first", {})
-    if not told.get("below"):
+    return _compared(trained.family.name, told) if told.get("below") else ""
+
+
+def made_up(trained: TrainedFamily) -> str:
+    """Returns a sentence where the family stands below the best simple head at first alone; nothing where it does not, or for good."""
+    told: Mapping[str, Any] = trained.summary.get("at_first", {})
+    if not told.get("made_up"):
         return ""
+    gain = float(trained.summary["trust"]["gain_nll"])
+    return f"{_compared(trained.family.name, told)}; validation people gained {gain:.3f} as they were known, which makes up for it"
+
+
+def _compared(name: str, told: Mapping[str, Any]) -> str:
     return (
-        f"{trained.family.name} loses {told['nll']:.3f} nats a comparison of people of whom nothing is known, "
+        f"{name} loses {told['nll']:.3f} nats a comparison of people of whom nothing is known, "
         f"and {told['best_simple']} alone {told['best_simple_nll']:.3f}"
     )
+
+
+def _surely_gained(trained: TrainedFamily) -> float:
+    """Returns how much validation people gained a comparison by being known, less its standard error; 0 for who is served as anybody."""
+    told: Mapping[str, Any] = trained.summary.get("trust", {})
+    if trained.trust == NEVER or not told:
+        return 0.0
+    return float(told["gain_nll"]) - float(told.get("gain_nll_standard_error", 0.0))
 
 
 def _losses(trained: TrainedFamily, data: TrainingData, told: Comparisons) -> Array:

@@ -10,12 +10,13 @@ import torch
 
 from attune.models.data.trunk import load_trunk
 from attune.models.export.pack import NotWorthServing, pack
+from attune.models.seam.trust import NEVER
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
 from attune.models.training.first_head import fit_in_turns
 from attune.models.training.heads import TrainedFamily, load_heads, save_heads
 from attune.models.training.loop import TrainingData
-from attune.models.training.yardstick import Yardstick, below, with_standing
+from attune.models.training.yardstick import Yardstick, below, made_up, with_standing
 from tests.models.small_world import small_world
 from tests.models.test_pack import global_family, write_families_folder
 from tests.models.tiny_trunk import write_tiny_trunk
@@ -39,6 +40,22 @@ def test_everybodys_head_stands_above_the_simple_heads_and_the_opposite_one_belo
     worse = with_standing(turned_round(trained), data, asked)
     assert "bradley_terry loses" in below(worse)
     assert worse.summary["at_first"]["behind_nll"] > 0
+
+
+@pytest.mark.parametrize(
+    ("trust", "margin", "unsure", "is_below"),
+    [(0.0, 0.05, 0.04, False), (0.0, 0.05, 0.06, True), (0.0, -0.05, 0.0, True), (NEVER, 0.05, 0.0, True)],
+)
+def test_what_people_surely_gain_as_they_are_known_makes_up_for_a_family_that_is_behind_at_first(trust, margin, unsure, is_below):
+    data, _ = small_world(users=60)
+    asked = Yardstick.of(data)
+    worse = turned_round(train_bradley_terry(data, BradleyTerrySettings(subspace=Subspace(5, everybody=True)), 0))
+    behind = with_standing(worse, data, asked).summary["at_first"]["behind_nll"]
+    told = {"gain_nll": behind + margin, "gain_nll_standard_error": unsure}
+    found = with_standing(replace(worse, trust=trust, summary={"trust": told}), data, asked)
+    assert found.summary["at_first"]["behind_nll"] == behind
+    assert bool(below(found)) is is_below
+    assert ("which makes up for it" in made_up(found)) is not is_below
 
 
 def test_the_few_who_judge_do_not_choose_how_strongly_the_simple_heads_are_held_back():

@@ -4,7 +4,8 @@
                                         └─ all but validation people ─> families ─> folder                       └─> verdict, report
 
 Which family serves is chosen by validation people alone; strangers are only reported on. The simple heads (length, style, ridge) stand
-beside every family, and a family that does not beat the best of them for people of whom nothing is known is not served.
+beside every family. A family that does not beat the best of them for people of whom nothing is known is not served, unless what they gain
+as they are known makes up for it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from attune.models.training.prior_trust import LEAST_PEOPLE, told_twice, with_tr
 from attune.models.training.simple_heads import SIMPLE
 from attune.models.training.sureness import with_sureness
 from attune.models.training.trainers import LineUp, trainers
-from attune.models.training.yardstick import Yardstick, below, with_standing
+from attune.models.training.yardstick import Yardstick, below, made_up, with_standing
 
 Tell = Callable[[str], None]
 
@@ -141,7 +142,7 @@ def train_own(
     asked_for = {BASELINE, *(one.family.name for one in imported)}
     trained = [one for one in standing if one.family.name in asked_for or settings.personalise or not below(one)]
     names = {one.family.name for one in trained}
-    default, verdict = _verdict(trained, people, settings, [one for one in standing if one.family.name not in names])
+    default, verdict = _verdict(trained, people, settings, some_left_out=len(trained) < len(standing))
     if verdict["personalise"] == "yes":
         verdict["why"] += how_sure(next(one for one in trained if one.family.name == default).summary) + _doubt(default, measured)
     verdict["why"] += "".join(_refused(below(one)) for one in trained if one.family.name == default)
@@ -150,6 +151,9 @@ def train_own(
     left_out = [below(one) for one in standing if one.family.name not in names]
     for sentence in [*left_out, *filter(None, map(below, trained))]:
         tell(f"below a simple head: {sentence}")
+    at_first = [*filter(None, map(made_up, trained))]
+    for sentence in at_first:
+        tell(f"below a simple head at first: {sentence}")
     results = {
         **measured_on(comparisons, trunk, settings.seed),
         "families": {one.family.name: one.summary.get("trust", {}) | _validation_loss(one) for one in trained},
@@ -158,6 +162,7 @@ def train_own(
         "at_first": {one.family.name: one.summary.get("at_first", {}) for one in standing},
         "fitted_again": [one.family.name for one in served if one.summary.get("fitted_again")],
         "left_out": left_out,
+        "made_up": at_first,
         "curves": measured,
         "not_measured": why_not,
     }
@@ -255,7 +260,7 @@ def _left(taken_s: Sequence[float], trainings: int) -> str:
 
 
 def _verdict(
-    trained: Sequence[TrainedFamily], people: int, settings: OwnData, left_out: Sequence[TrainedFamily] = ()
+    trained: Sequence[TrainedFamily], people: int, settings: OwnData, *, some_left_out: bool = False
 ) -> tuple[str, dict[str, str]]:
     """Returns the family that serves, and why; by validation people alone."""
     personal = [one for one in trained if one.family.name != BASELINE and one.trust != NEVER]
@@ -285,7 +290,8 @@ def _verdict(
         left = f"of {people} people who chose twice or more {told['training_people']} are trained on"
         why = f"Do not personalise: {left}, fewer than the {LEAST_PEOPLE} {ENOUGH}.{found_gain}"
     else:
-        why = f"Do not personalise: {_gained_in_vain(left_out) or 'no gain was found on validation people'}."
+        enough = " that makes up for what is lost to a simple head at first" if some_left_out else ""
+        why = f"Do not personalise: no gain was found on validation people{enough}."
     if serve != BASELINE:
         why += f" Serve `{serve}`, which loses less on validation people than what was trained here."
     return serve, {"serve": serve, "personalise": "no", "why": why, "baselines": compared}
@@ -319,17 +325,6 @@ def _too_few(trained: Sequence[TrainedFamily]) -> Mapping[str, Any]:
     found: list[Mapping[str, Any]] = [one.summary["trust"] for one in trained if one.trust == NEVER and "trust" in one.summary]
     most = max(found, key=lambda told: float(told["gain_nll"]), default={})
     return most if most.get("training_people", LEAST_PEOPLE) < LEAST_PEOPLE and most["validation_people"] else {}
-
-
-def _gained_in_vain(left_out: Sequence[TrainedFamily]) -> str:
-    """Returns what people gained by a family that is left out because a simple head beats it; nothing where they gained by none."""
-    most = min((one for one in left_out if one.trust != NEVER), key=_gain_less, default=None)
-    if most is None or _gain_less(most) > -LEAST_GAIN:
-        return ""
-    return (
-        f"validation people gained {-_gain_less(most):.4f} of log-loss by `{most.family.name}`, but of people of whom nothing is known "
-        f"{most.summary['at_first']['best_simple']} alone predicts better; --personalise keeps it, --serve-anyway packs it"
-    )
 
 
 def _beaten(chosen: TrainedFamily, globally: Mapping[str, Any]) -> bool:

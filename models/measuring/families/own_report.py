@@ -25,15 +25,18 @@ def how_sure(summary: Mapping[str, Any]) -> str:
 
 def render_own(results: Mapping[str, Any]) -> str:
     """Returns report.md for the results of `train_own`."""
-    lines = [f"Not served, since a simple head is better: {sentence}." for sentence in results["left_out"]]
+    lines = [f"- Not served, since a simple head is better: {sentence}." for sentence in results["left_out"]]
+    lines += [f"- Behind a simple head at first: {sentence}." for sentence in results["made_up"]]
+    lines += [""] if lines else []
     if results["fitted_again"]:
         names = " and ".join(f"`{name}`" for name in results["fitted_again"])
         lines += [
             f"Everybody's head in {names} was fitted once more at the end, with the validation people among those it learns from. The",
             "numbers about validation people (here, in results.json and in heads.json) are of the head before that, which had not seen",
             "them.",
+            "",
         ]
-    return _render("# Families trained on your comparisons", results, [*lines, *([""] if lines else [])], "everybody's head")
+    return _render("# Families trained on your comparisons", results, lines, "everybody's head")
 
 
 def render_more(results: Mapping[str, Any]) -> str:
