@@ -282,7 +282,12 @@ def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None =
 
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-    app = create_app(settings, address=address, opened=lambda: _listen(listener), place=place, settle=settle_heap)
+
+    def opened() -> None:
+        _listen(listener)
+        beginning.listens()
+
+    app = create_app(settings, address=address, opened=opened, place=place, settle=settle_heap)
     bounds = Bounds(most=min(settings.max_connections, descriptors_for_callers(settings.redis_pool_size)))
     beginning = Beginning(app)
     config = uvicorn.Config(

@@ -48,8 +48,12 @@ class Beginning:
         self._starting = asyncio.current_task()
         await self._app(scope, receive, short)
 
+    def listens(self) -> None:
+        """Lets the start come to its end whatever signal comes: the port is open, and who is connected already must be answered."""
+        self._starting = None
+
     def break_off(self) -> None:
-        """Cancels the start, once, if it is under way: what it has begun is closed."""
+        """Cancels the start, once, if it is under way and nobody can have connected: what it has begun is closed."""
         if self._starting is not None:
             self._starting.cancel()
             self._starting, self.broken_off = None, True
