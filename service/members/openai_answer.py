@@ -205,7 +205,7 @@ class AnswerReader:
         self._finish = chunk.finish
         self._add_calls(chunk.calls, apart=True)
         visible = self._visible(self._sound.push(chunk.text) + self._sound.close(), ends=True)
-        self._answered = len(visible) - chunk.refused if chunk.refused else 0
+        self._answered = max(0, len(visible) - chunk.refused) if chunk.refused else 0
         if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
             text = self._taken(visible[: len(visible) * self._request.max_tokens // written]) + self._scanner.close()
             self._cut = self._cut or "length"

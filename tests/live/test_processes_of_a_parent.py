@@ -37,8 +37,9 @@ async def answer(what, body):
         engine = int((here / "engine.pid").read_text())
         (here / "kills").unlink()
         os.kill(engine, signal.SIGKILL)
-        while is_there(engine):  # until the parent has heard of it
+        while is_there(engine):
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)  # the thread of the parent that has taken its end has yet to tell the parent's loop
     if what == "metrics":
         return {"text": ""}
     if what == "load" and (here / "hangs").exists():

@@ -149,3 +149,10 @@ def test_what_is_said_in_place_of_an_answer_is_told_from_what_stood_before_it(de
     pieces += reader.pieces(reader.end()[0])
     said = {refuses: "".join(piece.text for piece in pieces if piece.refuses is refuses) for refuses in (False, True)}
     assert said == {False: "Well, no. ", True: "I will not."}
+
+
+def test_a_refusal_that_was_thought_about_in_its_own_text_is_still_a_refusal():
+    told = json.dumps({"choices": [{"message": {"refusal": "<think>Better not.</think>I will not."}, "finish_reason": "stop"}]})
+    reader = reader_for()
+    pieces = [*reader.pieces(reader.push(told.encode())), *reader.pieces(reader.end()[0])]
+    assert [(piece.text, piece.refuses) for piece in pieces] == [("I will not.", True)]
