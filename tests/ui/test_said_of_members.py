@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +15,9 @@ from tests.endpoints.conftest import bundle, settings_of
 from tests.endpoints.voices import Voice
 from tests.tiny_bundle import write_tiny_bundle
 from tests.ui.browsing import visiting
+
+if TYPE_CHECKING:
+    from playwright.async_api import Response
 
 __all__ = ["bundle", "settings_of"]  # fixtures of the service's own tests
 
@@ -54,10 +59,18 @@ async def test_who_answers_next_is_of_the_question_in_the_box_and_the_same_in_ev
     async with visiting(chromium, settings_of()) as visit:
         await visit.ask("the very first question")
         await visit.choose()
-        async with visit.page.expect_request("**/route") as asked:
+        await visit.says("#learned", "Next answer: ")  # what is asked for that is over
+
+        def of_another(answer: Response) -> bool:
+            return answer.url.endswith("/route") and answer.request.post_data_json["prompt"] != "the very first question"
+
+        async with visit.page.expect_response(of_another) as asked:
             await visit.page.click("#another")
         box = await visit.page.input_value("#prompt")
-        assert (await asked.value).post_data_json["prompt"] == box != "the very first question"
+        told = await asked.value
+        assert told.request.post_data_json["prompt"] == box
+        likeliest, share = max((await told.json())["routing"]["propensities"].items(), key=lambda one: one[1])
+        await visit.says("#learned", f"Next answer: {likeliest}, {math.floor(100 * share + 0.5)}\u00a0%.")
         said = re.search(r"Next answer: .*", await visit.text("#learned"))
         assert said
         for view in ("you", "try", "you"):
