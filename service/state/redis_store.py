@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from attune.service.errors import EventConflict, ExpiredEvent, UserDeleted, UserMerged
@@ -23,7 +24,6 @@ from attune.service.state.keys import (
     LAST,
     SUM,
     UserKey,
-    WrongUser,
     asked_era,
     is_name,
     seal_of,
@@ -127,35 +127,21 @@ class RedisStore:
         return await self._decisions.locate(key, decision_id)
 
     async def export(self, key: UserKey) -> AsyncIterator[Exported]:
-        async def read(*command: Any) -> Any:
-            return await self._wire.run("export", lambda: self._wire.command(*command))
-
         for kept in (key, PartedKey(key.tenant, key.tag)):
-            source = pages(kept, read, self._read_log)
-            try:
-                async for exported in source:
-                    yield exported
-            except WrongUser as error:
-                raise self._replies.wrong_user(error) from error
-            except ValueError as error:
-                raise self._replies.damaged(error) from error
-            finally:
-                await source.aclose()
+            async with aclosing(pages(kept, self._reader("export"), self._read_log)) as source:
+                with self._replies.translated():
+                    async for exported in source:
+                        yield exported
 
     async def to_replay(self, key: UserKey, basis: str) -> AsyncIterator[LoggedComparison]:
-        async def read(*command: Any) -> Any:
-            return await self._wire.run("to_replay", lambda: self._wire.command(*command))
+        async with aclosing(log_without(key, basis, self._reader("to_replay"), self._read_log)) as source:
+            with self._replies.translated():
+                async for logged in source:
+                    yield logged
 
-        source = log_without(key, basis, read, self._read_log)
-        try:
-            async for logged in source:
-                yield logged
-        except WrongUser as error:
-            raise self._replies.wrong_user(error) from error
-        except ValueError as error:
-            raise self._replies.damaged(error) from error
-        finally:
-            await source.aclose()
+    def _reader(self, operation: str) -> Callable[..., Awaitable[Any]]:
+        """Returns the function that sends a reading command on behalf of an operation."""
+        return lambda *command: self._wire.run(operation, lambda: self._wire.command(*command))
 
     async def _read_log(self, key: UserKey, number: int, count: int) -> list[Any]:
         keys, arguments = [key.events, key.log], [number, count]

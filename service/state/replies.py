@@ -6,7 +6,8 @@ StoreUnavailable like everything else that a caller cannot mend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -58,6 +59,16 @@ class Replies:
             return unseal(kind, key, record)
         except WrongUser as error:
             raise self.wrong_user(error) from error
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Runs what reads records; what is wrong with one is raised as StoreUnavailable."""
+        try:
+            yield
+        except WrongUser as error:
+            raise self.wrong_user(error) from error
+        except ValueError as error:
+            raise self.damaged(error) from error
 
     def wrong_user(self, error: WrongUser) -> StoreUnavailable:
         """Returns the error to raise for a record of somebody else."""

@@ -19,7 +19,7 @@ from attune.service.errors import ExpiredEvent, StoreUnavailable, UnknownEvent
 from attune.service.state.codec import TOKEN_BYTES, EventValue, PackedVector, event_digest, new_token, pack_event_id, unpack_vector
 from attune.service.state.durable import Durable
 from attune.service.state.export_pages import read_entry
-from attune.service.state.keys import SUM, UserKey, WrongUser, seal_of
+from attune.service.state.keys import SUM, UserKey, seal_of
 from attune.service.state.records import LoggedComparison, UserSum, is_event_id, packed_doubles
 from attune.service.state.replies import Replies
 from attune.service.state.scripts import TAKE_BACK
@@ -103,12 +103,8 @@ async def _entry(
     index = number - int(left or 0) - 1
     entry = await wire.command("LINDEX", key.log, index) if index >= 0 else None
     bases = (names or b"").decode("ascii").split(",")
-    try:
+    with replies.translated():
         logged = None if entry is None else read_entry(key, bases, entry)
-    except WrongUser as error:
-        raise replies.wrong_user(error) from error
-    except ValueError as error:
-        raise replies.damaged(error) from error
     if entry is None or not isinstance(logged, LoggedComparison) or logged.event_id != event_id:
         raise ExpiredEvent(
             f"the comparison with event {event_id!r} was learned and stays learned: of its {max_log} latest comparisons alone "
@@ -129,7 +125,5 @@ async def _replayed(wire: Wire, replies: Replies, key: UserKey, bases: Sequence[
 
 def _unpacked(replies: Replies, kept: bytes) -> tuple[PackedVector, bytes]:
     """Returns what was replayed of a comparison, and the payload that was kept beside it."""
-    try:
+    with replies.translated():
         return unpack_vector(kept)
-    except ValueError as error:
-        raise replies.damaged(error) from error
