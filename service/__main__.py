@@ -8,10 +8,10 @@ needs nothing that training needs, and a package that cannot be imported is an e
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -28,7 +28,6 @@ COMMAND_GROUP = "attune.commands"
 # 3 is uvicorn's own, for a part that could not start; its reason is in the log. Only a data directory that cannot be had is known before.
 EXIT_PART = 3
 EXIT_ADDRESS = 4
-BACKLOG = 2048
 
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of the bundle; it goes before ATTUNE_BUNDLE.")]
 DataDirOption = Annotated[Path | None, typer.Option(help="Data directory; it goes before ATTUNE_DATA_DIR.")]
@@ -188,9 +187,9 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _listen(listener: socket.socket) -> None:
+def _listen(listener: socket.socket, backlog: int) -> None:
     try:
-        listener.listen(BACKLOG)
+        listener.listen(backlog)
     except OSError as error:  # somebody else bound it as well, and was ready first
         host, port = listener.getsockname()[:2]
         _refuse_address(host, port, error)
@@ -258,83 +257,16 @@ def _as_child() -> Any:
 
 
 def _run(settings: Any, listener: socket.socket, place: tuple[str, int] | None = None) -> None:
-    """Serves until a signal, and ends the process.
+    """Serves with this process until a signal, and ends it; its exit code is 3 if a part could not start.
 
     Raises:
         SettingsError: a check that costs nothing fails: keys, URL of the store, roster, no bundle.
-        SystemExit: 3 if a part could not start.
     """
     if place is None:  # of several processes the parent has, and one that is started again goes by what serves
         _check(settings)
+    from attune.service.one_process import serve_one  # noqa: PLC0415  only `serve` needs it
 
-    import uvicorn  # noqa: PLC0415  only `serve` needs it
-
-    from attune.service.app import create_app  # noqa: PLC0415  the same
-    from attune.service.ending import end_process  # noqa: PLC0415  the same
-    from attune.service.http.bounds import Bounds  # noqa: PLC0415  the same
-    from attune.service.http.connections import bounded  # noqa: PLC0415  the same
-    from attune.service.http.refusals import Refusals  # noqa: PLC0415  the same
-    from attune.service.http.server import AnnouncingServer, Beginning  # noqa: PLC0415  the same
-    from attune.service.live.hangup import answer_hangups  # noqa: PLC0415  the same
-    from attune.service.machine import descriptors_for_callers  # noqa: PLC0415  the same
-    from attune.service.observe.logs import log_stopped, log_stopping  # noqa: PLC0415  the same
-    from attune.service.observe.stalls import settle_heap  # noqa: PLC0415  the same
-
-    host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-
-    def opened() -> None:
-        _listen(listener)
-        beginning.listens()
-
-    app = create_app(settings, address=address, opened=opened, place=place, settle=settle_heap)
-    bounds = Bounds(most=min(settings.max_connections, descriptors_for_callers(settings.redis_pool_size)))
-    beginning = Beginning(app)
-    config = uvicorn.Config(
-        beginning,
-        loop="uvloop",
-        http=bounded(bounds, Refusals(app.state.metrics)),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.drain_s,
-    )
-
-    def announce(left_s: float) -> None:
-        if place is None:
-            log_stopping(left_s)
-        app.state.live.phase = "draining"
-        app.state.in_flight.end_within(left_s)
-
-    def started() -> None:
-        if place is None:
-            answer_hangups(lambda: app.state.live.runtime.reload(None), app.state.metrics.reloaded)
-
-    server = AnnouncingServer(
-        config,
-        beginning=beginning,
-        notice_s=settings.drain_notice_s,
-        drain_s=settings.drain_s,
-        announce=announce,
-        started=started,
-    )
-    app.state.metrics.watch_connections(lambda: len(server.server_state.connections))
-
-    # uvicorn raises the signal again once it has shut down; an orderly end is exit code 0 and no traceback. A handler and not SIG_IGN:
-    # that would be inherited by the embedded store. It ends at once: everything is closed by then, and taking the interpreter with torch
-    # and ONNX Runtime apart takes seconds.
-    def end(*_: object) -> None:
-        if place is None:
-            log_stopped()
-        end_process(0)
-
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, end)
-    server.run(sockets=[listener])
+    serve_one(settings, listener, partial(_listen, listener), place)
 
 
 def main() -> None:

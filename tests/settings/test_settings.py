@@ -187,7 +187,8 @@ def test_every_bound_is_written_out():
 
 def test_every_setting_is_read_by_the_service():
     source = "\n".join(
-        (ROOT / "service" / name).read_text(encoding="utf-8") for name in ("__main__.py", "app.py", "machine.py", "parts.py", "settings.py")
+        (ROOT / "service" / name).read_text(encoding="utf-8")
+        for name in ("__main__.py", "app.py", "machine.py", "one_process.py", "parts.py", "settings.py")
     )
     taken = {name for part in re.findall(r"numbers_for\((\w+), settings\)", source) for name in vars(app)[part].__dataclass_fields__}
     named = {name for name in Settings.model_fields if f"settings.{name}" in source or f"self.{name}" in source}
