@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attune.models.data.adapters import Progress, Table, table_of
+from attune.models.data.adapters import Table, table_of
 from attune.models.data.preferences import ANONYMOUS, Comparison, Comparisons
 from attune.models.data.table_shapes import Reading, Shape
 from attune.models.data.tables import TableInvalid
@@ -77,21 +77,20 @@ class Survey:
         ]
 
 
-def survey(source: str | Path, reading: Reading, *, write: Path | None = None, progress: Progress | None = None) -> Survey:
+def survey(source: str | Path, reading: Reading, *, write: Path | None = None) -> Survey:
     """Returns what `source` holds; bad rows are counted and left out.
 
     Args:
         source: see `read_rows`.
         reading: of the table.
         write: a file to write the good comparisons to, as lines of pairs that every command reads without options.
-        progress: see `read_table`.
 
     Raises:
         TableInvalid, RowsInvalid: nothing of it can be read, or the name of the copy says that it is no JSON lines; nothing is written.
     """
     if write is not None and not _LINES.search(write.name):
         raise TableInvalid(f"{write} would hold JSON lines; a name that ends in .jsonl or .jsonl.gz is needed, by which others read them")
-    table = table_of(source, reading, progress=progress)
+    table = table_of(source, reading)
     if write is not None:
         write_pairs(table.records, write)
     problems = tuple(map(str, table.problems))

@@ -19,16 +19,15 @@ Outputs = dict[str, NDArray[np.float32]]
 BATCH_TOKENS = 2048
 
 
-def answers_of(path: Path, rows: Sequence[Encoded], *, batch: int = 1, threads: int = 0) -> Outputs:
+def answers_of(path: Path, rows: Sequence[Encoded], *, batch: int = 1) -> Outputs:
     """Returns every output of the graph at `path` for `rows`, `[N, ...]` each, in batches of `batch` rows in the order given.
 
     Args:
         path: the graph; weights outside of it are found beside it.
         rows: one or more.
         batch: rows that are computed together.
-        threads: of ONNX Runtime; all cores if 0.
     """
-    return _run(_opened(path, threads), rows, _in_order(rows, batch))
+    return _run(_opened(path), rows, _in_order(rows, batch))
 
 
 def answers_alone_and_shared(path: Path, rows: Sequence[Encoded], *, batch: int) -> tuple[Outputs, Outputs]:
@@ -37,7 +36,7 @@ def answers_alone_and_shared(path: Path, rows: Sequence[Encoded], *, batch: int)
     return _run(session, rows, _in_order(rows, 1)), _run(session, rows, _in_order(rows, batch))
 
 
-def answers_by_length(path: Path, rows: Sequence[Encoded], *, threads: int = 0) -> Outputs:
+def answers_by_length(path: Path, rows: Sequence[Encoded], *, threads: int) -> Outputs:
     """Returns what `answers_of` does, in batches of rows of like length and at most `BATCH_TOKENS` padded tokens: for many rows."""
     return _run(_opened(path, threads), rows, _by_length(rows), Steps("scored {} texts"))
 

@@ -23,6 +23,8 @@ from attune.models.seam.text import Encoded
 
 Ints = NDArray[np.int64]
 
+BATCH_TOKENS = 2048
+
 
 @dataclass(frozen=True, slots=True)
 class TokenStates:
@@ -88,13 +90,11 @@ def states_of(texts: Texts, trunk: Trunk, layer: int, cache: Path | None = None,
 
 
 @torch.inference_mode()
-def _hidden(
-    rows: Sequence[Encoded], trunk: Trunk, layer: int, progress: Progress, budget_tokens: int = 2048
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _hidden(rows: Sequence[Encoded], trunk: Trunk, layer: int, progress: Progress) -> Iterator[tuple[int, NDArray[np.float32]]]:
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     start = 0
     while start < len(order):
-        batch = order[start : start + max(1, budget_tokens // max(1, len(rows[order[start]])))]
+        batch = order[start : start + max(1, BATCH_TOKENS // max(1, len(rows[order[start]])))]
         ids, attention, _ = pad([rows[index] for index in batch])
         hidden = trunk.model(input_ids=ids, attention_mask=attention, output_hidden_states=True).hidden_states[layer].float().numpy()
         for place, index in enumerate(batch):

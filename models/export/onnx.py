@@ -76,14 +76,14 @@ class ScorerGraph(nn.Module):
         return {name: np.concatenate([single[name].numpy() for single in singles]).astype(np.float32) for name in singles[0]}
 
 
-def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path, *, largest_message: int = LARGEST_MESSAGE) -> float:
+def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path) -> float:
     """Writes the graph to `path` and returns its greatest difference from torch on `rows`, see `probe_difference`.
 
     Args:
         graph: trunk and heads.
         rows: two or more texts of different lengths; traced on the first two, compared on all, each alone.
-        path: the file to write; its folder is made if absent.
-        largest_message: bytes above which the weights go to one file beside it, `<stem>.data`.
+        path: the file to write; its folder is made if absent. Weights of more than `LARGEST_MESSAGE` bytes go to one file beside it,
+            `<stem>.data`.
 
     Raises:
         ExportFailed: the trunk's architecture makes no graph, or one that reads some lengths alone; the checker refuses it, or the
@@ -95,7 +95,7 @@ def export_scorer(graph: ScorerGraph, rows: Sequence[Encoded], path: Path, *, la
         traced = Path(scratch) / path.name
         with _told_of(graph, "cannot be written as a graph"):
             _trace(graph, rows, traced)
-        if sum(file.stat().st_size for file in Path(scratch).iterdir()) <= largest_message:
+        if sum(file.stat().st_size for file in Path(scratch).iterdir()) <= LARGEST_MESSAGE:
             traced.replace(path)
         else:
             model = onnx.load(str(traced))

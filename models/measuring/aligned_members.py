@@ -43,7 +43,6 @@ def evaluate_members(
     *,
     answers: int,
     seed: int,
-    limits: GuardLimits | None = None,
     cache: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[MemberRow]:
@@ -57,7 +56,6 @@ def evaluate_members(
         asked: prompts that no member was trained on or chosen on.
         answers: to each prompt.
         seed: of the sampling.
-        limits: of the guard, for `violations`.
         cache: folder in which answers are kept and found again.
         progress: told a line now and then.
 
@@ -81,7 +79,7 @@ def evaluate_members(
         kept = None if cache is None else cache / f"{name}.jsonl"
         after = sample_answers(model, name, asked, answers, seed + 1, kept, f"{source} {fingerprint(folder / name)}", progress)
         measured = measure(model, name, rewards, weights, before, after)
-        rows.append(MemberRow(name, measured, tuple(measured.violations(limits or GuardLimits()))))
+        rows.append(MemberRow(name, measured, tuple(measured.violations(GuardLimits()))))
     return rows
 
 

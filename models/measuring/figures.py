@@ -20,6 +20,7 @@ LEAST_CHANCE = 1e-12
 ACCURACY: Bounds = (0.0, 1.0)
 LOG_LOSS: Bounds = (0.0, float(-np.log(LEAST_CHANCE)))
 GAIN: Bounds = (-1.0, 1.0)
+CONFIDENCE_BINS = 10
 """Of a difference in accuracy."""
 
 AT_ONCE = 1 << 20
@@ -49,7 +50,7 @@ def negative_log_likelihood(probabilities: Array) -> float:
     return float(-np.mean(np.log(np.maximum(probabilities, LEAST_CHANCE))))
 
 
-def calibration_error(probabilities: Array, *, bins: int = 10) -> float:
+def calibration_error(probabilities: Array) -> float:
     """Returns the expected calibration error of `[N]`: mean gap of confidence and accuracy, weighted by bin size.
 
     Confidence is `max(p, 1 - p)` and the prediction right where `p > 1/2`: labels are all 1, and only this folding makes
@@ -57,8 +58,8 @@ def calibration_error(probabilities: Array, *, bins: int = 10) -> float:
     """
     confidence = np.maximum(probabilities, 1.0 - probabilities)
     right = (probabilities > 0.5) + 0.5 * (probabilities == 0.5)
-    bin_of = np.minimum(((confidence - 0.5) * 2.0 * bins).astype(int), bins - 1)
-    gaps = [abs(np.sum(confidence[bin_of == index] - right[bin_of == index])) for index in range(bins)]
+    bin_of = np.minimum(((confidence - 0.5) * 2.0 * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    gaps = [abs(np.sum(confidence[bin_of == index] - right[bin_of == index])) for index in range(CONFIDENCE_BINS)]
     return float(np.sum(gaps) / len(probabilities))
 
 

@@ -28,6 +28,9 @@ ROUNDING = 1e-9
 ASKED = 1e-7
 """Weights nearer than this were asked already: a deterministic oracle would say the same again."""
 
+MOST_TIGHTENING = 200
+"""Calls for bounds alone."""
+
 
 class StateInvalid(ValueError):
     """The state file belongs to another search, or is damaged; the message names the line."""
@@ -168,7 +171,7 @@ def lazy_search(
 
 
 def tighten(
-    oracle: Oracle, solutions: Sequence[Solution], chosen: Sequence[int], epsilon: float, *, factor: float = 1.25, max_calls: int = 200
+    oracle: Oracle, solutions: Sequence[Solution], chosen: Sequence[int], epsilon: float, *, factor: float = 1.25
 ) -> tuple[Solution, ...]:
     """Returns the solutions and those of further calls that only tighten the upper bound of the `chosen` members.
 
@@ -181,11 +184,10 @@ def tighten(
         chosen: indices of the members.
         epsilon: losses below a tenth of it are not worth a call.
         factor: how much the certificate may exaggerate.
-        max_calls: at most.
     """
     found = list(solutions)
     values = np.array([found[index].value - found[index].half_width for index in chosen])
-    for _ in range(max_calls):
+    for _ in range(MOST_TIGHTENING):
         proof = prove(found, 0.0, beta=oracle.beta, chosen=chosen)
         ratios = proof.corners.lower / np.maximum(proof.upper, ROUNDING)
         certified = 1.0 - float(ratios.min())

@@ -20,6 +20,9 @@ from attune.models.data.preferences import Comparisons
 
 Array = NDArray[np.float64]
 
+APART = 0.3
+"""How far heads that start near one direction are turned aside from it, in its size."""
+
 
 class VectorsInvalid(ValueError):
     """Vectors that no head can be trained on; the message carries the numbers."""
@@ -149,13 +152,13 @@ class StandardisedHeads(nn.Module):
         return self.directions / variance.clamp(min=1e-12).sqrt()
 
     @torch.no_grad()
-    def start_near(self, anchor: Array, apart: float = 0.3) -> float:
+    def start_near(self, anchor: Array) -> float:
         """Points all heads along `anchor` `[F]`, each a little aside, and returns the spread of its logit over the calibration set."""
         spread = float(np.sqrt(anchor @ self.moment.double().numpy() @ anchor))
         sizes = self.moment.diagonal().clamp(min=1e-12).sqrt()
         aside = self.directions / sizes
         aside = aside / ((aside @ self.moment) * aside).sum(dim=1, keepdim=True).clamp(min=1e-12).sqrt()
-        self.directions.copy_(torch.from_numpy(anchor / max(spread, 1e-9)).float() + apart * aside)
+        self.directions.copy_(torch.from_numpy(anchor / max(spread, 1e-9)).float() + APART * aside)
         return max(spread, 1e-9)
 
     def forward(self, features: Tensor) -> Tensor:

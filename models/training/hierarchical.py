@@ -251,10 +251,10 @@ def train_hierarchical(data: TrainingData, subspace: Subspace, settings: Populat
     return GaussianLearner("hierarchical", fit_population(data, features, settings, calibration.anchor), features.astype(np.float64))
 
 
-def train_per_user_logistic(data: TrainingData, subspace: Subspace, penalties: Sequence[float] = PENALTIES) -> GaussianLearner:
+def train_per_user_logistic(data: TrainingData, subspace: Subspace) -> GaussianLearner:
     """Returns logistic regression on every user's own comparisons alone: before the first it knows nothing, P = 1/2.
 
-    The ridge penalty is that of the least mean log-loss over validation users and counts, so it may be any of `penalties`.
+    The ridge penalty is that of the least mean log-loss over validation users and counts, so it may be any of `PENALTIES`.
     """
     calibration = data.calibration(subspace)
     features = calibration.candidate(data.vectors.candidates).astype(np.float64)
@@ -262,7 +262,7 @@ def train_per_user_logistic(data: TrainingData, subspace: Subspace, penalties: S
     unit = np.trace(calibration.moment) / size
     batches = Episodes(data.validation, EpisodeSettings()).validation_batches(users=128)
     learners = [
-        GaussianLearner("per_user_logistic", Population(np.zeros(size), np.eye(size) / (one * unit)), features) for one in penalties
+        GaussianLearner("per_user_logistic", Population(np.zeros(size), np.eye(size) / (one * unit)), features) for one in PENALTIES
     ]
     losses = [np.mean([episode_nll(learner, data.validation, batch) for batch in batches]) for learner in learners]
     return learners[int(np.argmin(losses))]

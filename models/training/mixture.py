@@ -16,6 +16,8 @@ from attune.models.data.preferences import Comparisons
 
 Array = NDArray[np.float64]
 
+LLOYD_ROUNDS = 50
+
 
 def posterior_log_weights(
     gate: Tensor, margins: Tensor, tie: Tensor, mask: Tensor, *, eta: Tensor, cap: float, awake: Tensor | None = None
@@ -55,7 +57,7 @@ def mixture_nll(log_weights: Tensor, margins: Tensor, tie: Tensor, weight: Tenso
 
 
 def directions_of_users(
-    comparisons: Comparisons, difference: NDArray[np.float32], moment: Array, heads: int, rng: np.random.Generator, *, restarts: int = 8
+    comparisons: Comparisons, difference: NDArray[np.float32], moment: Array, heads: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Returns `[K, F]`, one direction for each of K clusters of users: where heads of a mixture may start.
 
@@ -69,7 +71,6 @@ def directions_of_users(
         moment: `S` `[F, F]` of the differences.
         heads: `K`.
         rng: draws the starts.
-        restarts: of k-means.
     """
     decided = np.where(comparisons.tie, 0.0, 1.0)
     sums = np.zeros((len(comparisons.users), difference.shape[1]))
@@ -78,7 +79,7 @@ def directions_of_users(
     means = sums[counts > 0] / counts[counts > 0, None] if counts.any() else np.zeros((1, difference.shape[1]))  # nobody decided anything
     steady = moment + 1e-3 * np.trace(moment) / len(moment) * np.eye(len(moment))
     root = np.linalg.inv(np.linalg.cholesky(steady))
-    centres = k_means(means @ root.T, heads, rng, restarts=restarts)[0]
+    centres = k_means(means @ root.T, heads, rng)[0]
     directions = centres @ root
     # A cluster around zero has no direction: it starts anywhere. As long as random starts are, so that steps turn them alike.
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
@@ -121,9 +122,7 @@ def directions_of_kinds(
     return np.concatenate(found)[:heads]
 
 
-def k_means(
-    points: Array, clusters: int, rng: np.random.Generator, *, restarts: int = 8, rounds: int = 50
-) -> tuple[Array, NDArray[np.int64]]:
+def k_means(points: Array, clusters: int, rng: np.random.Generator, *, restarts: int = 8) -> tuple[Array, NDArray[np.int64]]:
     """Returns centres `[K, F]` and each point's cluster `[U]`, of the start with the least sum of squares.
 
     Lloyd's algorithm (1982), seeded by k-means++ (Arthur and Vassilvitskii 2007). With fewer points than clusters, centres repeat.
@@ -137,7 +136,7 @@ def k_means(
             shares = nearest / total if total > 0 else np.full(len(points), 1.0 / len(points))
             centres = np.concatenate([centres, points[[rng.choice(len(points), p=shares)]]])
         label = _squares(points, centres).argmin(axis=1)
-        for _ in range(rounds):
+        for _ in range(LLOYD_ROUNDS):
             members = [points[label == cluster] for cluster in range(clusters)]
             centres = np.stack([mine.mean(axis=0) if len(mine) else centre for mine, centre in zip(members, centres, strict=True)])
             moved = _squares(points, centres).argmin(axis=1)

@@ -53,8 +53,6 @@ def fit_ridge(
     train: Comparisons,
     validation: Comparisons,
     strengths: Sequence[float] = STRENGTHS,
-    *,
-    emphasis: Array | None = None,
 ) -> Ridge:
     """Returns the head of the strength that validation people lose least under.
 
@@ -63,12 +61,11 @@ def fit_ridge(
         train: fitted on; ties count half either way.
         validation: other people or prompts; decides.
         strengths: to choose from, at least one.
-        emphasis: `[F]` factors on the standardised inputs: what is larger is held back less. None for 1.
 
     Raises:
         ValueError: no comparison is left.
     """
-    path = ridge_path(inputs, train, validation, strengths, emphasis=emphasis)
+    path = ridge_path(inputs, train, validation, strengths)
     found = [Ridge(weights, strength, nll_over_people(margins, validation)) for strength, (weights, margins) in path.items()]
     return min(found, key=lambda one: one.validation_nll)
 
@@ -77,11 +74,18 @@ def ridge_path(
     inputs: NDArray[np.float32],
     train: Comparisons,
     asked: Comparisons,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float],
     *,
     emphasis: Array | None = None,
 ) -> dict[float, tuple[Array, Array]]:
     """Returns strength -> weights `[F]` fitted on `train`, and margins `[C]` of `asked` under them; see `fit_ridge`.
+
+    Args:
+        inputs: `[candidates, F]` of the texts that both parts share.
+        train: fitted on.
+        asked: what margins are wanted of.
+        strengths: at least one.
+        emphasis: `[F]` factors on the standardised inputs: what is larger is held back less. None for 1.
 
     Raises:
         ValueError: no comparison is left.

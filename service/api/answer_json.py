@@ -53,9 +53,9 @@ def to_json(answer: object) -> bytes:
     return orjson.dumps(answer, default=fields_of, option=orjson.OPT_PASSTHROUGH_DATACLASS)
 
 
-def json_response(answer: object, status: int = 200) -> Response:
+def json_response(answer: object) -> Response:
     """Returns an answer as a response."""
-    return Response(to_json(answer), status, media_type="application/json")
+    return Response(to_json(answer), media_type="application/json")
 
 
 def fields_of(value: Any) -> Mapping[str, Any]:

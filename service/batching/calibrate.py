@@ -94,7 +94,6 @@ def calibrate(
     fixed_budget_tokens: int | None = None,
     budgets: Iterable[int] | None = None,
     limit_s: float = 2.5,
-    make_item: Callable[[int], Encoded] = filler,
     clock: Callable[[], float] = time.perf_counter,
 ) -> MeasuredBudget:
     """Returns the budget to serve with, every shape up to `max_text_tokens` being warm afterwards.
@@ -111,7 +110,6 @@ def calibrate(
         fixed_budget_tokens: taken as it is; only its speed and overhead are measured.
         budgets: candidates, ascending, tried while they and a repeat of each fit into the time; by default they double without end.
         limit_s: time for measuring, seconds, on a device that is not fast; the smallest budgets are measured whatever it takes.
-        make_item: a text of a given length.
         clock: seconds, monotonic.
     """
     started_s = clock()
@@ -123,17 +121,17 @@ def calibrate(
         """Returns length -> seconds of one batch filled up to `budget`."""
         taken = {}
         for length in lengths:
-            items = [make_item(length)] * texts(budget, length)
+            items = [filler(length)] * texts(budget, length)
             before_s = clock()
             scorer.run(items)
             taken[length] = clock() - before_s
         return taken
 
-    scorer.run([make_item(max_text_tokens)])
+    scorer.run([filler(max_text_tokens)])
     tried, best = _search(_doubling() if budgets is None else budgets, lengths, one_pass, limit_s)
     end_s = started_s + _allowed_s(limit_s, best)
     passes, rounds, in_question = _Passes(lengths, tried), 0, list(tried)
-    alone = _Alone(scorer, [make_item(length) for length in sorted({min(length, max_text_tokens) for length in LONE})], clock)
+    alone = _Alone(scorer, [filler(length) for length in sorted({min(length, max_text_tokens) for length in LONE})], clock)
     while in_question and rounds < MOST_ROUNDS:
         round_s = (clock() - started_s) / (1 + rounds)
         if rounds and clock() + round_s > end_s:
@@ -152,7 +150,7 @@ def calibrate(
     overhead_tokens = _overhead_tokens([*alone.points(), *points], chosen)
     elapsed_s = clock() - started_s
     for length in _warm_lengths(max_text_tokens):
-        scorer.run([make_item(length)] * texts(chosen, length))
+        scorer.run([filler(length)] * texts(chosen, length))
     measured = passes.measured()
     return MeasuredBudget(chosen, overhead_tokens, measured[chosen], measured, passes.noise(), rounds, elapsed_s)
 

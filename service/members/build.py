@@ -9,8 +9,7 @@ Opens no connection and loads no weights itself: `LocalMembers.load` does, when 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +63,6 @@ def build_locals(
     threads: int | None = None,
     max_batch: int = 16,
     max_waiting: int = 64,
-    clock: Callable[[], float] = time.monotonic,
 ) -> LocalMembers:
     """Returns local members, one engine for each base, device and dtype among them; not loaded yet.
 
@@ -74,7 +72,6 @@ def build_locals(
         threads: torch's threads for one forward pass of an engine.
         max_batch: rows that an engine decodes together.
         max_waiting: requests that may wait for a row of an engine.
-        clock: seconds that only grow.
     """
     grouped: dict[tuple[str, Device, Dtype], dict[str, LocalSpec]] = {}
     for name, spec in specs.items():
@@ -83,9 +80,7 @@ def build_locals(
     members: dict[str, LocalMember] = {}
     for (base, device, dtype), group in grouped.items():
         adapters = {name: root / spec.adapter for name, spec in group.items() if spec.adapter is not None}
-        engine = LocalEngine(
-            base, adapters, device=device, dtype=dtype, threads=threads, max_batch=max_batch, max_waiting=max_waiting, clock=clock
-        )
+        engine = LocalEngine(base, adapters, device=device, dtype=dtype, threads=threads, max_batch=max_batch, max_waiting=max_waiting)
         engines[f"{base} ({device}, {dtype})"] = engine
         for name, spec in group.items():
             members[name] = engine.member(name, name if spec.adapter is not None else None, spec.defaults, spec.thoughts)
@@ -98,7 +93,6 @@ def build_servers(
     connections: UpstreamPool,
     observers: Observers | None = None,
     environ: Mapping[str, str] = os.environ,
-    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Member]:
     """Returns the members that are servers; those that are local are left out.
 
@@ -107,14 +101,13 @@ def build_servers(
         connections: shared by all of them.
         observers: what is told of their breakers.
         environ: where API keys are looked up.
-        clock: seconds that only grow.
 
     Raises:
         UnusableMember: an environment variable that a description names is not set, or a proxy cannot be used.
     """
     tell = (observers or Observers()).breaker
     return {
-        name: OpenAIMember(name, spec, connections, environ=environ, clock=clock, observe_breaker=partial(tell, name))
+        name: OpenAIMember(name, spec, connections, environ=environ, observe_breaker=partial(tell, name))
         for name, spec in specs.items()
         if not isinstance(spec, LocalSpec)
     }

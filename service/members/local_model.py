@@ -187,7 +187,7 @@ def load(
     except Exception as error:  # whatever a library of models raises, it is this base that does not load
         raise UnusableMember(owner, "base", f"{base} does not load: {_why(error)}") from error
     if found["missing_keys"]:  # transformers would fill them with random numbers
-        raise UnusableMember(owner, "base", f"{base} lacks {_counted('tensor', sorted(found['missing_keys']))} of its own architecture")
+        raise UnusableMember(owner, "base", f"{base} lacks {_tensors(sorted(found['missing_keys']))} of its own architecture")
 
     _check_vocabulary(owner, base, network, tokenizer)
     _check_template(owner, base, tokenizer)
@@ -247,12 +247,12 @@ def _with_adapters(network: Any, adapters: Mapping[str, tuple[str, Path]], base:
             raise UnusableMember(name, str(file), f"does not fit the base {base}: {_why(error)}") from error
         _check_unchanged(name, path, before, fingerprints(network, adapted=True))
         if loaded.missing_keys:
-            raise UnusableMember(name, str(file), f"lacks {_counted('tensor', loaded.missing_keys)} that {ADAPTER_CONFIG} asks for")
+            raise UnusableMember(name, str(file), f"lacks {_tensors(loaded.missing_keys)} that {ADAPTER_CONFIG} asks for")
         if loaded.unexpected_keys:
-            raise UnusableMember(name, str(file), f"holds {_counted('tensor', loaded.unexpected_keys)} that {ADAPTER_CONFIG} does not name")
+            raise UnusableMember(name, str(file), f"holds {_tensors(loaded.unexpected_keys)} that {ADAPTER_CONFIG} does not name")
         own = ((key, tensor) for key, tensor in wrapped.named_parameters() if ".lora_" in key and f".{slot}." in key)
         if broken := [key.replace(f".{slot}", "") for key, tensor in own if not bool(tensor.isfinite().all())]:
-            raise UnusableMember(name, str(file), f"holds {_counted('tensor', broken)} with numbers that are not finite")
+            raise UnusableMember(name, str(file), f"holds {_tensors(broken)} with numbers that are not finite")
     assert wrapped is not None, "called with at least one adapter"
     network = wrapped.get_base_model().eval()
     _check_unchanged(" and ".join(adapters), base, before, fingerprints(network), whole=True)
@@ -292,7 +292,7 @@ def _check_unchanged(name: str, path: Path, before: Mapping[str, int], after: Ma
     changed = [tensor for tensor, checksum in after.items() if before.get(tensor) != checksum]
     changed += [tensor for tensor in before if whole and tensor not in after]
     if changed:
-        raise UnusableMember(name, str(path), f"changes {_counted('tensor', changed)} of the base that other members share")
+        raise UnusableMember(name, str(path), f"changes {_tensors(changed)} of the base that other members share")
 
 
 def _check_vocabulary(owner: str, base: Path, network: Any, tokenizer: Any) -> None:
@@ -319,9 +319,9 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:600] + install
 
 
-def _counted(noun: str, keys: Sequence[str]) -> str:
-    """Returns how many there are and the first of them."""
-    return f"{counted(len(keys), noun)} ({keys[0]}{', …' if len(keys) > 1 else ''})"
+def _tensors(keys: Sequence[str]) -> str:
+    """Returns how many tensors there are and the first of them."""
+    return f"{counted(len(keys), 'tensor')} ({keys[0]}{', …' if len(keys) > 1 else ''})"
 
 
 def decoder_of(model: LoadedModel) -> Callable[[Sequence[int]], str]:

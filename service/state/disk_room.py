@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -21,19 +20,17 @@ class DiskRoom:
     Args:
         directory: where the server's files are.
         least_free_bytes: below so much there is none.
-        clock: seconds that only rise.
     """
 
-    def __init__(self, directory: Path, least_free_bytes: int = LEAST_FREE_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, directory: Path, least_free_bytes: int = LEAST_FREE_BYTES) -> None:
         self._directory = directory
         self._least_free_bytes = least_free_bytes
-        self._clock = clock
         self._looked_s: float | None = None
         self._lacks: str | None = None
 
     def lacks(self) -> str | None:
         """Returns why nothing should be written now; None if there is room."""
-        now_s = self._clock()
+        now_s = time.monotonic()
         if self._looked_s is None or now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
             try:

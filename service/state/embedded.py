@@ -44,6 +44,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_S = 30.0
 SYNC_EVERY_S = 1.0
+ORPHAN_S = 10.0
 
 
 class EmbeddedRedis:
@@ -160,19 +161,19 @@ class EmbeddedRedis:
             await self._end_orphan(servers)
         return servers
 
-    async def _end_orphan(self, servers: Lock, patience_s: float = 10.0) -> None:
+    async def _end_orphan(self, servers: Lock) -> None:
         """Ends a server whose Attune was killed: it flushes its file and goes, and its lock tells when it has gone."""
         _log.warning("embedded_redis_orphan", pid=servers.noted(), socket=str(self._socket))
         try:
-            async with client_of(self._socket, patience_s) as client:
+            async with client_of(self._socket, ORPHAN_S) as client:
                 await client.shutdown()
         except (RedisError, OSError) as error:
             # Also when it was ending already, and there was nothing left to connect to.
             _log.info("embedded_redis_orphan_asked", answer=type(error).__name__)
-        if not await servers.wait(patience_s):
+        if not await servers.wait(ORPHAN_S):
             raise DataDirInUse(
                 f"a Redis with process id {servers.noted()}, left by an earlier Attune, still uses {self._data_dir} "
-                f"and did not end within {patience_s:g} s; end it"
+                f"and did not end within {ORPHAN_S:g} s; end it"
             )
 
     async def _record(self) -> None:

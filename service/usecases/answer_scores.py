@@ -29,7 +29,7 @@ PARTS = 10_000
 
 
 async def score_now(
-    call: Call, decision: Decision, texts: Sequence[str], telling_nothing: Collection[int] = ()
+    call: Call, decision: Decision, texts: Sequence[str], telling_nothing: Collection[int]
 ) -> tuple[Decision, Sequence[int | None], tuple[int, ...]]:
     """Returns the decision with its candidates scored, not written yet; their ranks; and how many tokens of each answer were not read.
 
@@ -55,7 +55,7 @@ async def score_uncounted(call: Call, decision: Decision, texts: Sequence[str]) 
     return scored, count
 
 
-def score_later(call: Call, decision: Decision, texts: Sequence[str], telling_nothing: Collection[int] = ()) -> None:
+def score_later(call: Call, decision: Decision, texts: Sequence[str], telling_nothing: Collection[int]) -> None:
     """Has the answers scored after they were sent; see `score_now`. The record that was written gets what comes of it.
 
     Of answers whose texts are kept, or that nobody can name, only so many a second, and a stated share once the members are known; all of

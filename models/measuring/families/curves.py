@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from attune.models.data.preferences import Comparisons
 from attune.models.data.progress import Steps
 from attune.models.measuring.figures import (
+    CONFIDENCE_BINS,
     GAIN,
     Bounds,
     Interval,
@@ -34,6 +35,7 @@ NOTHING = np.zeros(0, dtype=np.int64)
 
 By = Literal["probability", "doubt", "spread"]
 QUARTILES = 4
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +140,21 @@ class Reliability:
     ece: float
 
 
-def reliability(parts: Sequence[Observed], name: str, at: int, *, bins: int = 10) -> Reliability:
+def reliability(parts: Sequence[Observed], name: str, at: int) -> Reliability:
     """Returns the reliability of all predictions of one learner at one count; empty bins are left out."""
     found = np.concatenate([part.probabilities(name, at) for part in parts])
     confidence, right = np.maximum(found, 1.0 - found), (found > 0.5) + 0.5 * (found == 0.5)
-    bin_of = np.minimum(((confidence - 0.5) * 2.0 * bins).astype(int), bins - 1)
-    used = [index for index in range(bins) if np.any(bin_of == index)]
+    bin_of = np.minimum(((confidence - 0.5) * 2.0 * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    used = [index for index in range(CONFIDENCE_BINS) if np.any(bin_of == index)]
     return Reliability(
         tuple(float(confidence[bin_of == index].mean()) for index in used),
         tuple(float(right[bin_of == index].mean()) for index in used),
         tuple(float(np.mean(bin_of == index)) for index in used),
-        calibration_error(found, bins=bins),
+        calibration_error(found),
     )
 
 
-def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: By, resamples: int = 1000) -> list[Interval] | None:
+def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: By) -> list[Interval] | None:
     """Returns accuracy in the quartiles of predicted uncertainty, surest first, with intervals over users.
 
     None if all are alike or fewer than there are quartiles.
@@ -164,7 +166,6 @@ def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: B
         by: `probability`: how near a prediction is to one half, which holds all that is uncertain. `doubt`: the spread of
             the logit over its size, `S / |M|`, how likely knowing the user better would turn the prediction round. `spread`:
             `S` alone; pairs far apart have large margins and large spreads both, so this need not fall.
-        resamples: of users.
     """
     users: dict[str, int] = {}
     owner, uncertain, right = [], [], []
@@ -185,7 +186,7 @@ def accuracy_by_quartile(parts: Sequence[Observed], name: str, at: int, *, by: B
     drawn = over_resamples(
         np.random.default_rng(0),
         len(users),
-        resamples,
+        RESAMPLES,
         lambda picked: sums[picked].sum(axis=1) / np.maximum(1.0, sizes[picked].sum(axis=1)),
     )
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)

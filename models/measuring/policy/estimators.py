@@ -13,7 +13,7 @@ letters: `N` duels, `M` members.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -260,7 +260,7 @@ def _rivals(duels: Duels) -> Array:
     return known[:, None, :] * (1.0 - np.eye(len(duels.members)))
 
 
-def predict_wins(duels: Duels, *, seed: int = 0) -> Array:
+def predict_wins(duels: Duels) -> Array:
     """Returns `[N, M, M]` chance that one member beats another in each context, fitted on duels of other users (cross-fitting).
 
     Bradley-Terry with a strength per member and a slope on the difference of expected values; ridge, by Newton's method.
@@ -268,7 +268,7 @@ def predict_wins(duels: Duels, *, seed: int = 0) -> Array:
     count = len(duels.members)
     finite = np.where(np.isfinite(duels.expected), duels.expected, np.nanmin(np.where(np.isfinite(duels.expected), duels.expected, np.nan)))
     scale = float(finite.std()) or 1.0
-    folds = np.random.default_rng(seed).integers(0, FOLDS, size=int(duels.users.max()) + 1)[duels.users]
+    folds = np.random.default_rng(0).integers(0, FOLDS, size=int(duels.users.max()) + 1)[duels.users]
     rows = np.arange(len(duels.won))
     eye = np.eye(count)
     features = np.column_stack([eye[duels.first] - eye[duels.second], (finite[rows, duels.first] - finite[rows, duels.second]) / scale])
@@ -331,13 +331,10 @@ def _part(duels: Duels, there: NDArray[np.bool_]) -> Duels:
     )
 
 
-Policies = Callable[[Duels], Mapping[str, Array]]
-
-
-def evaluate_policies(duels: Duels, policies: Policies = target_laws) -> dict[str, dict[str, Any]]:
+def evaluate_policies(duels: Duels) -> dict[str, dict[str, Any]]:
     """Returns, for each policy, its estimates and the share of its pairs that the log could not have drawn."""
     predicted = predict_wins(duels)
-    laws = dict(policies(duels))
+    laws = dict(target_laws(duels))
     if len(set(duels.users.tolist())) > 1:
         laws["best single"] = best_single(duels)
     return {name: {**estimate(duels, law, predicted), "unsupported": unsupported(duels, law)} for name, law in laws.items()}
