@@ -9,7 +9,7 @@ connection is counted, told in one line or closed. Nothing here knows routes bey
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +38,8 @@ class Connection(HttpToolsProtocol):
 
     bounds: Bounds
     tell: Callable[[Refused, str], None]
+    resting: OrderedDict[Connection, None]
+    """Of all connections of a server those that had their answer and began no request since, longest first; some may be closing."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -66,6 +68,7 @@ class Connection(HttpToolsProtocol):
         self._unset_timer()
         self._unset_keepalive_if_required()
         self._unread.end()
+        self.resting.pop(self, None)
         for cycle in self._unanswered:  # uvicorn tells the last one alone, whose turn is still to come
             cycle.disconnected = True
             cycle.message_event.set()
@@ -132,6 +135,7 @@ class Connection(HttpToolsProtocol):
         if not self._resuming:
             super().on_message_begin()
             self._begun = True
+            self.resting.pop(self, None)
             self._unset_keepalive_if_required()  # and not for each piece: line breaks may come for ever
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -217,6 +221,8 @@ class Connection(HttpToolsProtocol):
             self._close()
         elif self._begun:  # the next one has the time of its head
             self._unset_keepalive_if_required()
+        else:
+            self.resting[self] = None
 
     def finish(self) -> None:
         """Closes once the caller has been heard out: a close with bytes unread is a reset, and would take the answer with it."""
@@ -248,6 +254,7 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _idle(self) -> None:
+        self.resting[self] = None
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _close(self) -> None:
@@ -304,8 +311,9 @@ class Connection(HttpToolsProtocol):
 
     def _close_an_idle_one(self) -> bool:
         """Closes a connection that waits for its next request, to make room; returns whether there was one."""
-        for other in self.connections:
-            if isinstance(other, Connection) and other.is_idle:
+        while self.resting:
+            other, _ = self.resting.popitem(last=False)
+            if other.is_idle:
                 other._close()  # noqa: SLF001  one of our own kind
                 return True
         return False
@@ -337,5 +345,5 @@ def bounded(bounds: Bounds, tell: Callable[[Refused, str], None]) -> type[Connec
         bounds: see `Bounds`.
         tell: called with why a connection or a request was refused here, and the caller's address.
     """
-    members: dict[str, Any] = {"bounds": bounds, "tell": staticmethod(tell)}
+    members: dict[str, Any] = {"bounds": bounds, "tell": staticmethod(tell), "resting": OrderedDict()}
     return type("BoundedConnection", (Connection,), members)

@@ -174,6 +174,23 @@ async def test_idle_connections_make_room_for_new_ones():
             writer.close()
 
 
+async def test_of_idle_connections_the_one_that_rests_longest_makes_room():
+    async with served(Bounds(most=8, kept_free=2)) as service:
+        idle = [await service.connect() for _ in range(6)]
+        for turn in (0, 1):  # the first one asks once more after the others
+            for reader, writer in idle[: 6 - 5 * turn]:
+                writer.write(GET)
+                assert await reader.readuntil(b"fine")
+        for longest in idle[1:4]:
+            assert (await service.told(LAST_GET)).startswith(OK)
+            idle.append(await service.connect())
+            assert await asyncio.wait_for(longest[0].read(), 5) == b""
+            assert not any(reader.at_eof() for reader, _ in (idle[0], *idle[idle.index(longest) + 1 :]))
+            await until(lambda: len(service.connections) == 6)
+        for _, writer in idle:
+            writer.close()
+
+
 async def test_an_idle_connection_is_kept_as_long_as_the_setting_says():
     async with served(ROOMY, keep_alive_s=1) as service:
         began_s = time.monotonic()
