@@ -8,11 +8,18 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from attune.service.errors import BodyTooSlow, Overloaded, TooLarge, UnsupportedEncoding
+from attune.service.errors import BodyTooSlow, CallerError, Overloaded, TooLarge, UnsupportedEncoding
 
 
 class ClientLeft(Exception):
     """The caller closed the connection before the answer was complete."""
+
+
+class UnsupportedTransfer(CallerError):
+    """The body comes in another transfer coding than `chunked`."""
+
+    status = 501
+    code = "unsupported-transfer"
 
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?([^\s\"';]+)", re.IGNORECASE)
@@ -55,12 +62,16 @@ class Bodies:
             most_bytes: that it may have.
 
         Raises:
+            UnsupportedTransfer: it is compressed on its way, and nothing of it was read.
             UnsupportedEncoding: it is compressed, and nothing of it was read; or it is in another charset than UTF-8.
             TooLarge: it is, or says that it is, over the limit.
             BodyTooSlow: it was not complete in time.
             Overloaded: all bodies together are over their bound.
             ClientLeft: the caller left.
         """
+        coding = headers.get(b"transfer-encoding", b"chunked").strip().lower()
+        if coding != b"chunked":
+            raise UnsupportedTransfer(f"transfer-encoding {coding.decode('latin-1')[:40]!r} is not read; `chunked` alone is")
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in {b"", b"identity"}:
             raise UnsupportedEncoding(f"content-encoding {encoding.decode('latin-1')[:40]!r} is not read; send the body as it is")

@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive
 
 from attune.service.errors import AttuneError, BodyTooSlow, Overloaded, TooLarge, UnsupportedEncoding
-from attune.service.http.bodies import HALF_READ, LARGE_BYTES_PER_S, ORDINARY_BYTES, Bodies, ClientLeft
+from attune.service.http.bodies import HALF_READ, LARGE_BYTES_PER_S, ORDINARY_BYTES, Bodies, ClientLeft, UnsupportedTransfer
 
 LARGE = ORDINARY_BYTES + 1000
 
@@ -51,6 +51,7 @@ async def test_a_large_body_for_which_there_is_no_room_is_not_read():
         (coming(b"a" * LARGE, ends=False), {}, ClientLeft),
         (coming(b"a" * LARGE, b"a" * LARGE), {}, TooLarge),
         (coming(b"\xff" * LARGE), {b"content-type": b"application/json; charset=latin-1"}, UnsupportedEncoding),
+        (coming(b"a" * LARGE), {b"transfer-encoding": b"gzip, chunked"}, UnsupportedTransfer),
     ],
 )
 async def test_of_a_body_that_is_refused_nothing_stays_held(sent: Receive, headers: dict[bytes, bytes], error: type[AttuneError]):
