@@ -120,7 +120,7 @@ def wrong_family(family: str | None, families: Families) -> list[FieldError]:
 
 def not_writable(fields: Mapping[str, object]) -> list[FieldError]:
     """Returns the fields that could not be written as JSON: half a surrogate pair, infinity, a number of more than 64 bits."""
-    told = "holds text that is no sound Unicode, or a number that JSON has no place for"
+    told = "holds text that is no sound Unicode, or a number that is not finite or has more than 64 bits"
     return [FieldError(name, told) for name, value in fields.items() if not _is_writable(value)]
 
 

@@ -32,6 +32,9 @@ MOST_LEVELS = 200
 """Objects and lists within each other in one body. What reads or writes a deeper one in Python would come near the end of the stack, and
 whatever runs meanwhile (the collector) would fail on it."""
 _TOO_DEEP = "depth limit exceeded"
+_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * 19
+"""The digits of the shortest whole number for which 64 bits may not be enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class ShortRoute:
             read = _read(body)
             model = self.model.model_validate(read)
         except (orjson.JSONDecodeError, ValidationError):
+            return None
+        if _LONG in body.translate(_TO_ZERO):  # perhaps read as a float, which what is passed on would then be sent as
             return None
         return {self.body_name: model, **sent}
 

@@ -198,8 +198,10 @@ async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serv
         ),
         (["tools"], {"tools": TOOLS, "model": "concise", "tool_choice": "required"}, "tool_choice", "no member passes `tools`"),
         (["tools"], {"tools": [{"name": "\ud800"}]}, "tools", "no sound Unicode"),
-        (["tools"], {"tools": [{"maximum": float("inf")}]}, "tools", "a number that JSON has no place for"),
-        (["top_k"], {"top_k": float("nan"), "model": "warm"}, "top_k", "a number that JSON has no place for"),
+        (["tools"], {"tools": [{"maximum": float("inf")}]}, "tools", "a number that is not finite or has more than 64 bits"),
+        (["tools"], {"tools": [{"maximum": 2**64}]}, "tools", "has more than 64 bits"),
+        (["tools"], {"tools": [{"minimum": -(2**63) - 1}]}, "tools", "has more than 64 bits"),
+        (["top_k"], {"top_k": float("nan"), "model": "warm"}, "top_k", "a number that is not finite or has more than 64 bits"),
         (["tools"], {"tools": TOOLS, "n": 2}, "n", "is 2, and of warm, who can keep what is asked, each answers once"),
         (["images"], {"messages": [{"role": "system", "content": [PICTURE]}]}, "messages", "no user's or tool's text in 1 turn"),
         (["tools"], {"model": "warm", "attune": {"among": ["warm"]}}, "attune.among", "has no place beside the `model` 'warm'"),
@@ -226,6 +228,14 @@ async def test_what_some_pass_and_nobody_all_of_is_told_as_that(settings_of, ups
             told = await service.post(CHAT, chat(tools=TOOLS, tool_choice="required", response_format=FORMAT), 400)
     assert told["error"]["message"].count("(no member passes all of `tools`, `response_format` to its server)") == 2
     assert not sent_to(upstream)
+
+
+async def test_whole_numbers_of_64_bits_reach_the_server_as_they_are(serve, upstream: Upstream):
+    upstream.answers(says)
+    tools = [{**TOOLS[0], "limits": [2**64 - 1, -(2**63), 10**18]}]
+    async with serve(["tools"]) as service:
+        await service.post(CHAT, chat(model="warm", tools=tools))
+    assert sent_to(upstream)[-1]["tools"] == tools
 
 
 @pytest.mark.parametrize("more", [{}, {"tools": TOOLS}, {"response_format": FORMAT}])
