@@ -317,7 +317,7 @@ class ScorerFailed(DependencyError):
 
 
 class MemberFailed(DependencyError):
-    """Every member that was tried failed; the detail names each with its reason."""
+    """Every member that was tried failed, or some refused the request and others failed; the detail names each with its reason."""
 
     status = 502
     code = "member-failed"

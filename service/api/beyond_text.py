@@ -70,7 +70,8 @@ def beyond_text(body: PromisingRequest, messages: Sequence[Any], read: ReadMessa
     if read.contents or with_tools:
         as_sent = tuple(map(_telling, messages if with_tools else without_tool_turns(messages, read)))
     fields = {name: given for name, given in fields.items() if any(name in passing[member] for member in left)}
-    passed = Passed(fields, as_sent) if fields or as_sent else None
+    needed = dict.fromkeys([*(name for name, _ in must), *([TOOLS] if with_tools else [])]) if len(left) < len(passing) else ()
+    passed = Passed(fields, as_sent, tuple(needed)) if fields or as_sent else None
     wrong = _unsound(passed)
     offered = tuple(name for name, matters in wishes.items() if matters)
     return BeyondText(None if len(left) == len(passing) else tuple(left), passed, wrong, offered, passing)

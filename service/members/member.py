@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from attune.service.errors import CallerError, ComeBackLater, FieldError, InvalidRequest, MemberFailed
@@ -257,7 +258,7 @@ class OneMemberFailed(MemberFailed):
         reason: what kind of failure, for metrics.
         detail: what happened, with the numbers; cut to 300 characters.
         lasting: whether the next request would meet the same; None takes what the reason says.
-        retry_after_s: seconds after which it can be asked again, where it asked to be left alone.
+        retry_after_s: seconds after which it can be asked again, where it is left alone until then.
     """
 
     def __init__(self, member: str, reason: Reason, detail: str, *, lasting: bool | None = None, retry_after_s: float = 0.0) -> None:
@@ -267,6 +268,23 @@ class OneMemberFailed(MemberFailed):
         self.reason: Reason = reason
         self.lasting = reason in LASTING if lasting is None else lasting
         self.retry_after_s = retry_after_s
+
+
+class MembersFailed(MemberFailed):
+    """Nobody answered: every member that was tried failed, or some refused the request and the others failed.
+
+    Args:
+        detail: what happened.
+        attempts: every member that was tried, with its reason.
+        retry_after_s: seconds after which the first of them is tried again; 0 where one may be at once.
+    """
+
+    def __init__(self, detail: str, attempts: Mapping[str, str], retry_after_s: float) -> None:
+        super().__init__(detail, attempts)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> Mapping[str, str]:
+        return {"retry-after": str(ceil(self.retry_after_s))} if self.retry_after_s > 0.0 else {}
 
 
 class PromptFiltered(CallerError):

@@ -184,7 +184,7 @@ class OpenAIMember:
         attempt = self._breaker.enter()
         if attempt.wait_s > 0.0:
             after = f"after {self._spec.failures_to_open} failures in a row, at last: {self._last_failure}"
-            raise self._server.failed("breaker-open", f"not tried for another {attempt.wait_s:.1f} s {after}")
+            raise self._server.failed("breaker-open", f"not tried for another {attempt.wait_s:.1f} s {after}", left_alone_s=attempt.wait_s)
         return attempt
 
     def _is_lasting(self, failure: AttuneError, asked: Asked, waiting: Waiting, *, begun: bool) -> bool:

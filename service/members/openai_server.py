@@ -322,9 +322,11 @@ class OpenAIServer:
             return DeadlineExceeded(f"member {self._id!r}: its answer was not complete before the deadline")
         return self.failed("timeout", patience.said(), lasting=patience.hung)
 
-    def failed(self, reason: Reason, detail: str, *, lasting: bool | None = None) -> OneMemberFailed:
-        """Returns the error of this member."""
-        return OneMemberFailed(self._id, reason, detail, lasting=lasting, retry_after_s=self.cooldown.left_s if reason in LATER else 0.0)
+    def failed(self, reason: Reason, detail: str, *, lasting: bool | None = None, left_alone_s: float = 0.0) -> OneMemberFailed:
+        """Returns the error of this member, which is not asked for the next `left_alone_s`, or for as long as it asked for."""
+        return OneMemberFailed(
+            self._id, reason, detail, lasting=lasting, retry_after_s=self.cooldown.left_s if reason in LATER else left_alone_s
+        )
 
     def note(self, request: GenerationRequest, kind: str, name: str) -> None:
         """Logs a field that is left out, or a word that is not known, once."""

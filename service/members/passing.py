@@ -59,10 +59,12 @@ class Passed:
     Args:
         fields: by the names of `PASSES`, fields of the body with their values; a member is sent those that it passes.
         messages: the conversation as it came, where turns of text would lose something that whoever answers passes; None where they do not.
+        needed: names of `PASSES` for which only some of the members were asked.
     """
 
     fields: Mapping[str, Mapping[str, Any]]
     messages: tuple[Mapping[str, Any], ...] | None = None
+    needed: tuple[str, ...] = ()
 
     def body(self, passes: Collection[str]) -> dict[str, Any]:
         """Returns the fields for a member that passes these."""

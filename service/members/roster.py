@@ -21,7 +21,18 @@ from attune.service.errors import AttuneError, CallerError, DeadlineExceeded, Me
 from attune.service.members.answer_text import is_seen
 from attune.service.members.breaker import State
 from attune.service.members.failures import FailureLines
-from attune.service.members.member import LATER, Event, GenerationRequest, Member, MembersBusy, OneMemberFailed, PassesOn, Reason, TextPiece
+from attune.service.members.member import (
+    LATER,
+    Event,
+    GenerationRequest,
+    Member,
+    MembersBusy,
+    MembersFailed,
+    OneMemberFailed,
+    PassesOn,
+    Reason,
+    TextPiece,
+)
 from attune.service.members.passing import CONTENTS
 from attune.service.members.verdicts import MemberVerdict, Verdicts, reason_of
 
@@ -159,7 +170,7 @@ class Roster:
                 failures[name] = error
             else:
                 return
-        raise _all_failed(failures)
+        raise _all_failed(failures, request.passed.needed if request.passed else ())
 
     def verdicts(self) -> Mapping[str, MemberVerdict]:
         """Returns what is known of every member, with its age; nobody is asked."""
@@ -225,18 +236,28 @@ class Roster:
                 raise UnknownMember(f"no member {name!r}; the portfolio has {', '.join(self._members) or 'none'}")
 
 
-def _all_failed(failures: Mapping[str, AttuneError]) -> AttuneError:
-    """Returns the one error that tells a caller what to do: change the request, come back, or nothing."""
+def _all_failed(failures: Mapping[str, AttuneError], needed: Sequence[str]) -> AttuneError:
+    """Returns the one error that tells a caller what to do: change the request, come back, or nothing.
+
+    Where some refuse the request and others fail it may be sent again: those that failed have not refused it.
+    """
     errors = list(failures.values())
     full = [error for error in errors if isinstance(error, Overloaded)]
     if all(isinstance(error, (CallerError, Overloaded)) for error in errors):
         return full[0] if full else errors[0]
     attempts = {name: reason_of(name, error) for name, error in failures.items()}
     told = "; ".join(f"{name}: {reason}" for name, reason in attempts.items())
-    said = f"{len(attempts)} of {counted(len(attempts), 'member')} failed: {told}"
     others = [error for error in errors if not isinstance(error, CallerError)]
+    refused = len(errors) - len(others)
+    who = counted(len(attempts), "member") + (f" that pass {', '.join(f'`{name}`' for name in needed)}" if needed else "")
+    said = (
+        f"{refused} of {who} refused the request and {len(others)} failed: {told}" if refused else f"{len(others)} of {who} failed: {told}"
+    )
     later = [error.retry_after_s for error in others if isinstance(error, Overloaded) or _asks_for_later(error)]
-    return MembersBusy(said, min(later)) if len(later) == len(others) else MemberFailed(said, attempts)
+    if len(later) == len(others):
+        return MembersBusy(said, min(later))
+    waits = [getattr(error, "retry_after_s", 0.0) for error in others]
+    return MembersFailed(said, attempts, min(waits))
 
 
 def _asks_for_later(error: AttuneError) -> TypeGuard[OneMemberFailed]:

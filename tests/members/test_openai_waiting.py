@@ -140,7 +140,7 @@ async def test_the_breaker_opens_keeps_callers_away_and_lets_one_trial_through(u
     await fails(member)
     now[0] = 4.0
     error = await fails(member)
-    assert (error.reason, len(upstream.turns)) == ("breaker-open", 2)
+    assert (error.reason, error.retry_after_s, len(upstream.turns)) == ("breaker-open", 6.0, 2)
     assert str(error).endswith("not tried for another 6.0 s after 2 failures in a row, at last: HTTP 500")
     with pytest.raises(OneMemberFailed, match=r"failed too often a moment ago, at last: HTTP 500$"):
         await member.check()

@@ -10,7 +10,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from attune.service.errors import AttuneError, DeadlineExceeded, InvalidRequest, MemberFailed, Overloaded, TooLarge, UnknownMember
-from attune.service.members.member import ChatTurn, Finish, GenerationRequest, MembersBusy, OneMemberFailed, TextPiece
+from attune.service.members.member import (
+    ChatTurn,
+    Finish,
+    GenerationRequest,
+    MembersBusy,
+    MembersFailed,
+    OneMemberFailed,
+    PassedFieldRefused,
+    TextPiece,
+)
+from attune.service.members.passing import Passed
 from attune.service.members.roster import AnotherMember, MemberEvent, Observers, Roster
 from attune.service.members.verdicts import MemberVerdict, Verdicts
 
@@ -131,6 +141,23 @@ async def test_when_all_fail_each_is_named_with_its_reason():
         await events_of(roster_of(broken("one"), broken("two", "connect", "refused")), ["one", "two"])
     assert caught.value.attempts == {"one": "HTTP 500: no", "two": "refused"}
     assert caught.value.detail == "2 of 2 members failed: one: HTTP 500: no; two: refused"
+    assert "retry-after" not in caught.value.headers()
+
+
+async def test_a_request_that_one_refuses_while_the_other_fails_is_told_as_that():
+    refusing = Scripted("one", [PassedFieldRefused("member 'one': its server refuses the field tools: HTTP 400")])
+    asked = replace(REQUEST, passed=Passed({"tools": {"tools": [1]}}, needed=("tools",)))
+    with pytest.raises(MemberFailed) as caught:
+        [event async for event in roster_of(refusing, broken("two")).stream(["one", "two"], asked, 1e9)]
+    told = "one: its server refuses the field tools: HTTP 400; two: HTTP 500: no"
+    assert caught.value.detail == f"1 of 2 members that pass `tools` refused the request and 1 failed: {told}"
+
+
+async def test_members_that_are_left_alone_are_told_with_the_time_of_the_first():
+    waits = [OneMemberFailed(name, "breaker-open", "not tried", retry_after_s=wait_s) for name, wait_s in (("one", 7.0), ("two", 4.2))]
+    with pytest.raises(MemberFailed) as caught:
+        await events_of(roster_of(*(Scripted(error.member, [error]) for error in waits)), ["one", "two"])
+    assert caught.value.headers() == {"retry-after": "5"}
 
 
 @pytest.mark.parametrize(
@@ -140,11 +167,11 @@ async def test_when_all_fail_each_is_named_with_its_reason():
         ([InvalidRequest("a"), TooLarge("b")], InvalidRequest),
         ([Overloaded("a"), Overloaded("b")], Overloaded),
         ([TooLarge("a"), Overloaded("b")], Overloaded),
-        ([Overloaded("a"), OneMemberFailed("m1", "connect", "b")], MemberFailed),
+        ([Overloaded("a"), OneMemberFailed("m1", "connect", "b")], MembersFailed),
         ([OneMemberFailed("m0", "overloaded", "HTTP 429"), OneMemberFailed("m1", "cooling-down", "b")], MembersBusy),
         ([Overloaded("a"), OneMemberFailed("m1", "overloaded", "b"), TooLarge("c")], MembersBusy),
-        ([OneMemberFailed("m0", "overloaded", "HTTP 429"), OneMemberFailed("m1", "connect", "b")], MemberFailed),
-        ([TooLarge("a"), OneMemberFailed("m1", "connect", "b")], MemberFailed),
+        ([OneMemberFailed("m0", "overloaded", "HTTP 429"), OneMemberFailed("m1", "connect", "b")], MembersFailed),
+        ([TooLarge("a"), OneMemberFailed("m1", "connect", "b")], MembersFailed),
     ],
 )
 async def test_what_the_caller_should_do_follows_from_all_failures(errors, kind):
