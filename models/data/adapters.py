@@ -22,41 +22,20 @@ from typing import Any
 from attune.models.data.preferences import ANONYMOUS, MOST_WEIGHT, Comparison, ComparisonInvalid, Comparisons
 from attune.models.data.progress import Steps
 from attune.models.data.rated_pairs import pair_up
-from attune.models.data.table_shapes import OPTIONAL, REQUIRED, Reading, Shape, shape_of
-from attune.models.data.tables import TableInvalid, TableRow, read_rows, some, unread_columns
-from attune.models.data.transcripts import ValueInvalid, parse_answer, parse_pair, parse_prompt
+from attune.models.data.table_shapes import OPTIONAL, REQUIRED, Reading, Shape, outermost, said_alone, shape_of, unread_of
+from attune.models.data.tables import BadRow, RowsInvalid, TableInvalid, TableRow, read_rows, some, unread_columns
+from attune.models.data.transcripts import ValueInvalid, parse_pair, parse_rated
 from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of
 from attune.models.seam.artefacts import COMPARISONS, recognised
-from attune.models.seam.counts import all_counted, counted
+from attune.models.seam.counts import all_counted
 
 Progress = Callable[[int], None]
 
 DECIDING = 32
 """Rows that say together which shape a table has: one that lacks a column is bad wherever it stands, and the first as well."""
 
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """One bad row: where it is, the column, and what is wrong."""
-
-    where: str
-    column: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {f'{self.column}: ' if self.column else ''}{self.what}"
-
-
-class RowsInvalid(ComparisonInvalid):
-    """Rows that cannot be learned from; `problems` holds the first of `count`."""
-
-    def __init__(self, problems: tuple[BadRow, ...], count: int, rows: int) -> None:
-        more = f"\n  and {count - len(problems)} more" if count > len(problems) else ""
-        others = "\n  `attune data check … --write good.jsonl` writes the others into a file that can be used" if count < rows else ""
-        said = f"{count:,} of {counted(rows, 'row')} {'is' if count == 1 else 'are'} bad:"
-        super().__init__("\n  ".join([said, *map(str, problems)]) + more + others)
-        self.problems = problems
-        self.count = count
+_LEAST_IDS = 10
+"""Rows with another whole number in each that are no scores by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +48,10 @@ class Table:
         rows: rows in all; `bad` of them gave nothing, and `problems` names the first.
         equal: pairs of equal scores or ratings, or of equal texts under a rating, that make no comparison.
         possible: pairs of ratings or scores that could have made one; where it is more than there are records, a sample was drawn.
+        alone: ratings, or scores of an attribute, beside which their user has no other answer to the same prompt: they make no comparison.
+        again: ratings, or scores of an attribute, of an answer that the same user gave one before.
         anonymous: rows without a user.
+        ids: columns of scores that hold another whole number in every row, as what names rows does.
     """
 
     shape: Shape
@@ -79,7 +61,18 @@ class Table:
     problems: tuple[BadRow, ...]
     equal: int
     possible: int
+    alone: int
+    again: int
     anonymous: int
+    ids: tuple[str, ...]
+
+    @property
+    def why_none(self) -> str:
+        """Why no comparison could be made, where there is none."""
+        told = [f"{all_counted(self.equal, 'possible pair is', 'possible pairs are')} of equal scores or texts"] if self.equal else []
+        told += [said_alone(self.shape, self.alone)] if self.alone else []
+        told += [f"{all_counted(self.anonymous, 'row has', 'rows have')} no user"] if self.anonymous else []
+        return "; ".join(told) or "no good row is left to compare"
 
 
 def read_comparisons(source: str | Path, reading: Reading | None = None, *, progress: Progress | None = None) -> Comparisons:
@@ -98,8 +91,8 @@ def read_comparisons(source: str | Path, reading: Reading | None = None, *, prog
     table = table_of(source, reading or Reading(), progress=progress)
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
-    if not table.records and table.equal:
-        raise ComparisonInvalid(f"{source}: no comparison can be made: in {all_counted(table.equal, 'pair')} scores, or texts, are equal")
+    if not table.records:
+        raise ComparisonInvalid(f"{source}: there is no comparison: {table.why_none}")
     return Comparisons.from_records(table.records)
 
 
@@ -146,7 +139,9 @@ def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress
         raise TableInvalid("the table has no rows: there is nothing in it, or column names alone")
     parser.expect_all_there()
     records = tuple(parser.records())
-    return Table(parser.shape, records, number, bad, tuple(problems), parser.equal, parser.possible, parser.anonymous)
+    counts = (parser.equal, parser.possible, parser.alone, parser.again, parser.anonymous)
+    ids = tuple(name for name, numbers in parser.distinct.items() if numbers and len(numbers) >= _LEAST_IDS)
+    return Table(parser.shape, records, number, bad, tuple(problems), *counts, ids)
 
 
 @dataclass(slots=True)
@@ -161,12 +156,15 @@ class _Parser:
     groups: dict[tuple[str, str], list[tuple[float, str, float | None]]] = field(default_factory=dict)
     equal: int = 0
     possible: int = 0
+    alone: int = 0
+    again: int = 0
     anonymous: int = 0
     sources: tuple[tuple[str, str], ...] = ()
     accepted: AbstractSet[str] = frozenset()
     seen: set[str] = field(default_factory=set)
     ignored: tuple[str, ...] = ()
     found_inside: set[str] = field(default_factory=set)
+    distinct: dict[str, set[float] | None] = field(default_factory=dict)
 
     def take(self, values: Mapping[str, Any]) -> None:
         if not self.sources:
@@ -190,29 +188,37 @@ class _Parser:
                 first, second = ("response_b", "response_a") if winner == "b" else ("response_a", "response_b")
                 self._compared(get, get[first], get[second], tie=winner == "tie", names=(first, second))
             case "ratings":
-                prompt = parse_prompt(get["prompt"]) if get["prompt"] is not None else "(no prompt)"
-                entry = (number_of(get["rating"], "rating"), parse_answer("response", get["response"]), time_of(get["time_s"], "time_s"))
+                prompt, response = parse_rated(get["prompt"], get["response"])
+                entry = (number_of(get["rating"], "rating"), response, time_of(get["time_s"], "time_s"))
                 user = user_of(get["user"], "user")
                 if user is None:  # one rating of somebody unknown can be compared with nothing
                     self.anonymous += 1
                 else:
-                    self.groups.setdefault((user, prompt), []).append(entry)
+                    self.groups.setdefault((user, prompt or "(no prompt)"), []).append(entry)
             case "scores":
-                prompt, response = parse_prompt(get["prompt"]), parse_answer("response", get["response"])
-                user = user_of(get["user"], "user")
-                who = "" if user is None else f"{user}:"
-                scores = {name: number_of(values[name], name) for name in self.numeric if values.get(name) is not None}
-                if not scores:
-                    raise ValueInvalid(some(self.numeric), "there is no score")
-                for name, score in scores.items():
-                    self.groups.setdefault((f"{who}{name}", prompt), []).append((score, response, None))
+                self._scored(get, {name: values[name] for name in self.numeric if values.get(name) is not None})
+
+    def _scored(self, get: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
+        prompt, response = parse_rated(get["prompt"], get["response"])
+        if not prompt:
+            raise ValueInvalid("prompt", "is None; a text or a list of messages is needed")
+        user = user_of(get["user"], "user")
+        numbers = {name: number_of(value, name) for name, value in scores.items()}
+        if not numbers:
+            raise ValueInvalid(some(self.numeric), "there is no score")
+        for name, score in numbers.items():
+            if (known := self.distinct.setdefault(name, set())) is not None:
+                if score in known or score % 1:
+                    self.distinct[name] = None
+                known.add(score)
+            self.groups.setdefault((name if user is None else f"{user}:{name}", prompt), []).append((score, response, None))
 
     def _unknown(self, values: Mapping[str, Any]) -> list[str]:
         """Returns columns of a row that nothing reads; where every number is a score, one may stand in a later row for the first time."""
         if values.keys() == self.accepted:  # as in most rows
             return []
         self.seen.update(values)
-        unread = _unread(values, self.shape, self.reading, self.numeric)
+        unread = unread_of(values, self.shape, self.reading, self.numeric)
         empty = []
         if self.scored:
             self.numeric += tuple(name for name in unread if is_number(values[name]))
@@ -229,7 +235,7 @@ class _Parser:
             TableInvalid: it has one.
         """
         if unread := self._unknown(values):
-            if absent := [theirs for theirs in self.reading.columns.values() if _top(theirs, values) not in values]:
+            if absent := [theirs for theirs in self.reading.columns.values() if outermost(theirs, values) not in values]:
                 raise TableInvalid(f"{self.decided_by}: there is no column {some(absent)}; there are {some(sorted(values))}")
             known = ", ".join((*REQUIRED[self.shape], *OPTIONAL[self.shape]))
             named, advice = unread_columns(unread)
@@ -259,6 +265,8 @@ class _Parser:
             found = pair_up(ratings, texts, least_gap=self.reading.least_gap, most=self.reading.most_pairs, seed=seed)
             self.equal += found.equal
             self.possible += found.possible
+            self.alone += len(entries) == 1
+            self.again += len(texts) - len(set(texts))
             for better, worse in found.chosen:
                 times = [time for time in (entries[better][2], entries[worse][2]) if time is not None]
                 yield Comparison(user, prompt, texts[better], texts[worse], time_s=max(times, default=None))
@@ -319,7 +327,7 @@ def _decided(rows: Iterable[TableRow], reading: Reading) -> _Parser | None:
 
 def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
     ours = {theirs: name for name, theirs in reading.columns.items()}
-    absent = [theirs for theirs in ours if _top(theirs, values) not in values]
+    absent = [theirs for theirs in ours if outermost(theirs, values) not in values]
     inside = [name for theirs, name in ours.items() if theirs not in values and theirs not in absent]
     columns = [*(ours.get(name, name) for name in values if name not in reading.ignore), *inside]
     try:
@@ -328,7 +336,7 @@ def _parser(where: str, values: Mapping[str, Any], reading: Reading) -> _Parser:
         if not absent:
             raise
         raise TableInvalid(f"{where}: there is no column {', '.join(absent)}; there are {some(sorted(values))}") from error
-    if shape == "scores" and not set(reading.attributes or _unread(values, shape, reading, ())) & set(values):
+    if shape == "scores" and not set(reading.attributes or unread_of(values, shape, reading, ())) & set(values):
         raise TableInvalid(f"{where}: there is no score column {some(reading.attributes) or '(a number per attribute)'}")
     return _Parser(shape, reading, reading.attributes, where)
 
@@ -338,13 +346,3 @@ def _shape(where: str, values: Mapping[str, Any], reading: Reading, columns: lis
     if missing := [name for name in REQUIRED[shape] if name not in columns]:
         raise TableInvalid(f"{where}: {shape} needs {', '.join(missing)}; there are {some(sorted(values))}")
     return shape
-
-
-def _unread(values: Mapping[str, Any], shape: Shape, reading: Reading, numeric: tuple[str, ...]) -> list[str]:
-    known = {_top(reading.columns.get(name, name), values) for name in (*REQUIRED[shape], *OPTIONAL[shape])}
-    return [name for name in values if name not in known and name not in reading.ignore and name not in numeric]
-
-
-def _top(column: str, values: Mapping[str, Any]) -> str:
-    """Returns the column of the table that holds `column`, which may be inside of it."""
-    return column if column in values else column.partition(".")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ import numpy as np
 
 from attune.models.data.adapters import Table, table_of
 from attune.models.data.preferences import ANONYMOUS, Comparison, Comparisons
-from attune.models.data.table_shapes import Reading, Shape
-from attune.models.data.tables import TableInvalid
-from attune.models.seam.counts import all_counted, counted
+from attune.models.data.table_shapes import Reading, Shape, said_alone
+from attune.models.data.tables import TableInvalid, some
+from attune.models.seam.counts import counted
 
 USERS_SHOWN = 5
 _LINES = re.compile(r"\.(jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
@@ -95,12 +96,7 @@ def survey(source: str | Path, reading: Reading, *, write: Path | None = None) -
         write_pairs(table.records, write)
     problems = tuple(map(str, table.problems))
     if not table.records:
-        why = (
-            f"{all_counted(table.equal, 'possible pair is', 'possible pairs are')} of equal scores or texts"
-            if table.equal
-            else "no good row is left to compare"
-        )
-        warnings = (f"there is no comparison: {why}",)
+        warnings = (f"there is no comparison: {table.why_none}",)
         nothing = (0, 0, 0, 0, 0, 0, table.anonymous)
         return Survey(table.shape, table.rows, table.bad, problems, warnings, *nothing, (0, 0.0, 0), (), "")
     comparisons = Comparisons.from_records(table.records)
@@ -163,12 +159,41 @@ def _warnings(comparisons: Comparisons, table: Table) -> list[str]:
         found.append(
             f"{counted(table.equal, 'pair')} of equal scores, or of equal texts, {'makes' if table.equal == 1 else 'make'} no comparison"
         )
+    found += _of_scores(table)
+    if table.alone:
+        found.append(f"{said_alone(table.shape, table.alone)}, and {'makes' if table.alone == 1 else 'make'} no comparison")
     longer = np.array([len(text) for _, text in comparisons.texts.candidates])
     decided = ~comparisons.tie
     if decided.any():
         share = float(np.mean(longer[comparisons.chosen[decided]] > longer[comparisons.rejected[decided]]))
         if not 0.25 <= share <= 0.75:
             found.append(f"the longer answer is chosen in {share:.0%}: hold every result against length alone")
+    return found
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    """Returns a warning where names differ in what readers do not see as another name."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFKC", " ".join(name.split())).casefold(), []).append(name)
+    if not (several := [group for group in groups.values() if len(group) > 1]):
+        return []
+    first, second = several[0][:2]
+    count = f"{sum(map(len, several)):,} names of users"
+    return [f"{count} differ from another in case, blanks or encoding alone, as {first!r} from {second!r}: each is somebody else here"]
+
+
+def _of_scores(table: Table) -> list[str]:
+    found = []
+    if table.again:
+        what, whose = table.shape, "user" if table.shape == "ratings" else "attribute"
+        found.append(
+            f"{counted(table.again, f'{what[:-1]} is', f'{what} are')} of an answer that has one of the same {whose} before"
+            + ("; where several people scored, --column user=THEIRS says who" if table.shape == "scores" else "")
+        )
+    if table.ids:
+        names = some(table.ids)
+        found.append(f"read as an attribute, and another whole number in every row: {names}; what numbers rows is to be ignored by name")
     return found
 
 
@@ -184,6 +209,7 @@ def _of_people(people: Comparisons, anonymous: int) -> list[str]:
         )
     if len(counts) == 1:
         found.append("one user only: a global head can be learned, and nothing personal; no split by user is possible")
+    found += _alike([people.users[index] for index in np.unique(people.user)])
     few = int(np.sum(counts < FEW))
     if len(counts) > 1 and few:
         found.append(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from attune.models.data.tables import TableInvalid, some
+from attune.models.seam.counts import counted
 
 Shape = Literal["pairs", "votes", "ratings", "scores"]
 
@@ -77,13 +78,35 @@ def shape_of(columns: Iterable[str]) -> Shape:
     """Returns the shape that a table with `columns` (by our names) has.
 
     Raises:
-        TableInvalid: it has none of them; the message says what each needs.
+        TableInvalid: it has none of them; the message says what each needs. Or it has ratings and nobody whose they are.
     """
     present = set(columns)
     shapes: tuple[Shape, ...] = get_args(Shape)
     for shape in shapes:
         if present.issuperset(REQUIRED[shape]):
+            if shape == "scores" and "rating" in present and "user" not in present:  # all who rated would be one person
+                raise TableInvalid(
+                    "there are ratings, and no column says whose; --column user=THEIRS names the one that does, and "
+                    "--shape scores reads every column of numbers as an attribute that everybody sees alike"
+                )
             return shape
     found = some(sorted(present)) or "(none)"
     needs = "; ".join(f"{shape}: {', '.join(REQUIRED[shape])}" for shape in get_args(Shape))
     raise TableInvalid(f"the columns {found} make no known shape. Needed: {needs}. --column OURS=THEIRS says what the table calls one")
+
+
+def unread_of(values: Mapping[str, Any], shape: Shape, reading: Reading, numeric: tuple[str, ...]) -> list[str]:
+    """Returns the columns of a row that a shape does not read and nobody ignores; `numeric` are read as well."""
+    known = {outermost(reading.columns.get(name, name), values) for name in (*REQUIRED[shape], *OPTIONAL[shape])}
+    return [name for name in values if name not in known and name not in reading.ignore and name not in numeric]
+
+
+def outermost(column: str, values: Mapping[str, Any]) -> str:
+    """Returns the column of the table that holds `column`, which may be inside of it."""
+    return column if column in values else column.partition(".")[0]
+
+
+def said_alone(shape: Shape, alone: int) -> str:
+    """Returns, for a sentence, that so many ratings or scores have nothing to be compared with."""
+    whose = "user" if shape == "ratings" else "attribute"
+    return f"{counted(alone, f'{shape[:-1]} is', f'{shape} are')} the only one of {'its' if alone == 1 else 'their'} {whose} for a prompt"

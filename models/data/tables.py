@@ -74,6 +74,30 @@ class TableRow:
     broken: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """One bad row: where it is, the column, and what is wrong."""
+
+    where: str
+    column: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {f'{self.column}: ' if self.column else ''}{self.what}"
+
+
+class RowsInvalid(ComparisonInvalid):
+    """Rows that cannot be learned from; `problems` holds the first of `count`."""
+
+    def __init__(self, problems: tuple[BadRow, ...], count: int, rows: int) -> None:
+        more = f"\n  and {count - len(problems)} more" if count > len(problems) else ""
+        others = "\n  `attune data check … --write good.jsonl` writes the others into a file that can be used" if count < rows else ""
+        said = f"{count:,} of {counted(rows, 'row')} {'is' if count == 1 else 'are'} bad:"
+        super().__init__("\n  ".join([said, *map(str, problems)]) + more + others)
+        self.problems = problems
+        self.count = count
+
+
 def read_rows(source: str | Path) -> Iterator[TableRow]:
     """Yields the rows of `source`, one at a time; blank lines are skipped.
 
@@ -138,14 +162,14 @@ def _separated(path: Path, separator: str) -> Iterator[TableRow]:
             if other := no_text(packed.read(8)):
                 raise TableInvalid(f"{path.name} {other}")
         with open_bytes(path) as packed, io.TextIOWrapper(packed, encoding="utf-8-sig", newline="") as stream:
-            first = _QUOTED.sub("", stream.readline())
+            first = _QUOTED.sub("", next((text for text in iter(stream.readline, "") if text.strip()), ""))
             stream.seek(0)
             # A comma is not the separator of half of Europe's spreadsheets.
             found = max((",", ";", "\t"), key=first.count)  # the first of these where none is there more often
             reader = csv.reader(stream, delimiter=separator or found, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = [name.strip() for name in next((cells for cells in reader if cells), [])]
             if twice := [name for name, times in Counter(header).items() if times > 1]:
-                raise TableInvalid(f"{path.name} line 1 names a column twice: {some(twice)}")
+                raise TableInvalid(f"{path.name} line {reader.line_num} names a column twice: {some(twice)}")
             line = reader.line_num + 1
             for cells in reader:
                 where, line = f"{path.name} line {line}", reader.line_num + 1

@@ -47,51 +47,74 @@ def parse_pair(prompt: object, chosen: object, rejected: object, names: tuple[st
 
     Args:
         prompt: a text, a list of messages, or None where both sides are whole conversations.
-        chosen: an answer, or a conversation that ends with one: a list of messages, or a transcript.
+        chosen: an answer, or a conversation that ends with one: a list of messages, or a transcript. What it says before the answer
+            belongs to the prompt, which holds it, is a part of it or comes before it.
         rejected: the same.
         names: columns of the two, for errors.
 
     Raises:
-        ValueInvalid: neither; or the two conversations differ before their last turn; or an answer is blank.
+        ValueInvalid: neither; or the two conversations differ before their last turn, or from the prompt; or an answer is blank.
     """
-    if prompt is not None:
-        asked = parse_prompt(prompt)
-        return Parsed(asked, parse_answer(names[0], chosen), parse_answer(names[1], rejected))
+    asked = None if prompt is None else _questions(prompt)
     first, second = _conversation(names[0], chosen), _conversation(names[1], rejected)
-    if first[:-1] != second[:-1]:
+    if asked is None and min(len(first), len(second)) < _LEAST_TURNS:
+        raise ValueInvalid(names[len(first) >= _LEAST_TURNS], "is a plain answer, and there is no prompt")
+    if first[:-1] != second[:-1] and (asked is None or (len(first) > 1 and len(second) > 1)):
         raise ValueInvalid(names[1], "its conversation is another than that of the other answer before the last turn")
-    return Parsed(conversation_text(first[:-1]), _filled(names[0], first[-1][1]), _filled(names[1], second[-1][1]))
+    for name, said in zip(names, (first, second), strict=True):
+        asked = _joined(asked, said[:-1], name)
+    assert asked is not None  # both are conversations where there is no prompt
+    text = _filled("prompt", conversation_text(asked))
+    return Parsed(text, _filled(names[0], first[-1][1]), _filled(names[1], second[-1][1]))
 
 
-def parse_prompt(value: object) -> str:
-    """Returns the prompt text of a text, a transcript that ends with a user's turn, or a list of messages.
+def parse_rated(prompt: object, response: object) -> tuple[str, str]:
+    """Returns the prompt of one answer and the answer; an empty prompt where there is none, in the answer's conversation either.
+
+    Raises:
+        ValueInvalid: as `parse_pair`; the column of the answer is `response`.
+    """
+    said = _conversation("response", response)
+    asked = _joined(None if prompt is None else _questions(prompt), said[:-1], "response")
+    return ("" if prompt is None and not asked else _filled("prompt", conversation_text(asked))), _filled("response", said[-1][1])
+
+
+def _questions(value: object) -> Messages:
+    """Returns the turns of a prompt: of a text, a transcript that ends with a user's turn, or a list of messages.
 
     Raises:
         ValueInvalid: it is none of them, or blank.
     """
     value = _unpacked(value)
     if isinstance(value, str):
-        turns = _asked(parse_transcript(value))
-        return _filled("prompt", conversation_text(turns) if turns else value)
-    return _filled("prompt", conversation_text([turn for turn in _messages("prompt", value) if turn[1].strip()]))
+        return _asked(parse_transcript(value)) or [("user", _filled("prompt", value))]
+    turns = [turn for turn in _messages("prompt", value) if turn[1].strip()]
+    _filled("prompt", conversation_text(turns))
+    return turns
+
+
+def _joined(asked: Messages | None, before: Messages, column: str) -> Messages:
+    """Returns the turns before an answer, of a prompt (None if there is none) and of the answer's own conversation.
+
+    Raises:
+        ValueInvalid: the conversation neither holds the prompt nor goes on from it: one of them would be lost.
+    """
+    if not before or asked is None:
+        return asked or before
+    words, said = [[(role, text.strip()) for role, text in turns if text.strip()] for turns in (asked, before)]
+    if said == words[-len(said) :]:  # said in full by the prompt
+        return asked
+    if any(said[start : start + len(words)] == words for start in range(len(said))):
+        return before
+    if before[0][0] == "assistant":  # goes on where the prompt ends
+        return [*asked, *before]
+    unlike = "its conversation does not hold the prompt, nor goes on from it; ignore the prompt's column if the conversation is all of it"
+    raise ValueInvalid(column, unlike)
 
 
 def _asked(turns: Messages) -> Messages:
     """Returns the turns before an answer: `Assistant:` at the end says whose turn is next, and nothing more."""
     return turns[:-1] if turns and turns[-1][0] == "assistant" and not turns[-1][1].strip() else turns
-
-
-def parse_answer(column: str, value: object) -> str:
-    """Returns the answer of a text, or of a list of messages that ends with the assistant's.
-
-    Raises:
-        ValueInvalid: it is none of them, or blank.
-    """
-    value = _unpacked(value)
-    if isinstance(value, str):
-        turns = parse_transcript(value)
-        return _filled(column, turns[-1][1] if turns and turns[-1][0] == "assistant" else value)
-    return _filled(column, _ending(column, _messages(column, value))[-1][1])
 
 
 def parse_transcript(text: str) -> Messages:
@@ -106,12 +129,11 @@ def parse_transcript(text: str) -> Messages:
 
 
 def _conversation(column: str, value: object) -> Messages:
+    """Returns the turns of an answer, which is the last: the only one of a plain text."""
     value = _unpacked(value)
     if isinstance(value, str):
         turns = parse_transcript(value)
-        if len(turns) < _LEAST_TURNS or turns[-1][0] != "assistant":
-            raise ValueInvalid(column, "is a plain answer, and there is no prompt")
-        return turns
+        return turns if turns and turns[-1][0] == "assistant" else [("assistant", value)]
     return _ending(column, _messages(column, value))
 
 

@@ -19,6 +19,8 @@ MOST_SHOWN = 60
 _LATEST_S = 1e11
 """A time beyond the year 5138 is in milliseconds."""
 _EARLIEST_S = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+_NOBODY = frozenset({"NA", "N/A", "<NA>", "NaN", "nan", "None", "null", "NULL", "undefined"})
+"""What programs write into a cell of texts where there is nothing: a user of that name would be everybody who is not known."""
 _SIDE = re.compile(r"(?:(?:model|response|answer|assistant|completion|output|option|candidate)[ _-]?)?([ab])")
 _NEITHER = re.compile(r"tie\b.*|tie_.*|tied|draw|equal|same|both[ _-]?(?:bad|good)|neither")
 
@@ -53,6 +55,8 @@ def user_of(value: object, column: str) -> str | None:
         return None if math.isnan(value) else str(int(value))
     if not isinstance(value, str) or not value.strip():
         raise ValueInvalid(column, f"is {value!r}; a name or a number is needed, or null where the user is not known")
+    if value.strip() in _NOBODY:
+        raise ValueInvalid(column, f"is {value!r}, which stands for nothing at all; leave it empty, or null, where the user is not known")
     if value.startswith(ANONYMOUS):
         raise ValueInvalid(column, f"is {value!r}; names that begin with {ANONYMOUS!r} stand for rows without a user")
     return value
@@ -130,7 +134,8 @@ def winner_of(value: object, column: str) -> Winner:
         return "a" if side.group(1) == "a" else "b"
     if _NEITHER.fullmatch(word):
         return "tie"
-    raise ValueInvalid(column, f"is {value!r}; a, b or tie is needed")
+    why = "" if not is_number(value) else "; of numbers nobody can tell whether they begin with 0 or 1: rename them"
+    raise ValueInvalid(column, f"is {value!r}; a, b or tie is needed{why}")
 
 
 def _short(value: object) -> str:

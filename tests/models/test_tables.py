@@ -186,7 +186,11 @@ def test_a_parquet_table_that_names_a_column_twice_is_refused(tmp_path):
         ("a.jsonl", b"\n\n", "^a.jsonl: the table has no rows"),
         ("a.csv", b"question,answer\nx,y\n", "^a.csv: the columns answer, question make no known shape"),
         ("a.jsonl", b'{"chosen": ' + b"9" * 5000 + b"}", "a.jsonl line 1: has a number of more than 300 digits$"),
-        ("a.csv", b"user,prompt,response,rating\nu,p,a,3\nu,p,b,3\n", "a.csv: no comparison can be made: in the one pair scores, or texts"),
+        (
+            "a.csv",
+            b"user,prompt,response,rating\nu,p,a,3\nu,p,b,3\n",
+            "a.csv: there is no comparison: the one possible pair is of equal scores or texts",
+        ),
         ("a.csv", b"chosen,,rejected\na,b,c\n", r"line 2: nothing reads the column \(without a name\); .*, --ignore ''"),
         (
             "a.csv",
