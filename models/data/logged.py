@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attune.models.data.adapters import RowsInvalid, Table, read_table, table_of
+from attune.models.data.adapters import Table, read_table, table_of
 from attune.models.data.preferences import ANONYMOUS, Comparison, ComparisonInvalid
 from attune.models.data.table_shapes import Reading
-from attune.models.data.tables import TableInvalid, TableRow
+from attune.models.data.tables import RowsInvalid, TableInvalid, TableRow
 from attune.models.data.values import time_of
 from attune.models.seam.artefacts import it_is
 from attune.models.seam.counts import all_counted

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from attune.models.data.adapters import RowsInvalid, read_comparisons
+from attune.models.data.adapters import read_comparisons
 from attune.models.data.check import survey
 from attune.models.data.preferences import ANONYMOUS, Comparison
 from attune.models.data.splits import SplitInvalid, split
 from attune.models.data.table_shapes import Reading, shape_of
-from attune.models.data.tables import TableInvalid, read_rows
+from attune.models.data.tables import RowsInvalid, TableInvalid, read_rows
 
 
 def write_lines(path, rows):

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from attune.models.__main__ import app
-from attune.models.data.adapters import RowsInvalid, read_comparisons
+from attune.models.data.adapters import read_comparisons
 from attune.models.data.check import survey
 from attune.models.data.preferences import Comparison, ComparisonInvalid
 from attune.models.data.table_shapes import Reading
-from attune.models.data.tables import TableInvalid, read_rows
+from attune.models.data.tables import RowsInvalid, TableInvalid, read_rows
 from attune.models.data.values import ValueInvalid, number_of
 
 DAY = 1_800_000_000.0

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from attune.models.data.adapters import RowsInvalid, read_comparisons
+from attune.models.data.adapters import read_comparisons
 from attune.models.data.check import survey
 from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.table_shapes import Reading
-from attune.models.data.tables import TableInvalid
+from attune.models.data.tables import RowsInvalid, TableInvalid
 
 
 def lines(path, *rows):
