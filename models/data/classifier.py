@@ -7,7 +7,7 @@ classification head make of the first. Both are found by asking the model itself
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attune.models.data.hub import no_load_report
 from attune.models.data.model_folder import TrunkUnavailable, expect_rows, fast_tokenizer, loading, open_model
 from attune.models.data.templates import TemplateKind, TextLimits
-from attune.models.data.trunk import Trunk, expect_usable, last_states, make_template, with_length
+from attune.models.data.trunk import LANGUAGE_HEADS, Trunk, expect_usable, last_states, make_template, with_length
 from attune.models.seam.text import TextTemplate
 
 
@@ -78,16 +78,20 @@ def load_classifier(source: str, *, template: TemplateKind | TextTemplate = "pai
             location, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     untrained = sorted({*told["missing_keys"], *map(str, told["mismatched_keys"])})
+    lost = sorted(told["unexpected_keys"])
+    if untrained and (other := [key for key in lost if not LANGUAGE_HEADS.search(key)]):
+        raise TrunkUnavailable(
+            f"{source!r} keeps a head that {type(model).__name__} does not read, {_some(other)}, and {_some(untrained)} would be random; "
+            "save it as a sequence classifier of transformers, with its weights under those names"
+        )
     if untrained:
         raise TrunkUnavailable(
-            f"{source!r} has no trained head for texts: {', '.join(untrained[:4])}{' …' if untrained[4:] else ''} would be random; "
+            f"{source!r} has no trained head for texts: {_some(untrained)} would be random; "
             "a model without a head is a trunk, on which heads are trained"
         )
-    lost = sorted(told["unexpected_keys"])
     if lost:
         raise TrunkUnavailable(
-            f"{source!r} has weights that {type(model).__name__} does not use: {', '.join(lost[:4])}{' …' if lost[4:] else ''}; "
-            "its answers would be another model's"
+            f"{source!r} has weights that {type(model).__name__} does not use: {_some(lost)}; its answers would be another model's"
         )
     expect_rows(f"reward model {source!r}", tokenizer, model)
     if hasattr(model.config, "use_cache"):
@@ -115,3 +119,7 @@ def _input_of(layer: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:4]) + (" …" if keys[4:] else "")

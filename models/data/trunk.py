@@ -41,7 +41,7 @@ MOST_MIXED = 1e-3
 CPU_TOKENS, GPU_TOKENS = 2048, 32_768
 """Padded tokens of a batch."""
 
-_LANGUAGE_HEADS = re.compile(
+LANGUAGE_HEADS = re.compile(
     r"^(lm_head|cls|lm_predictions|mask_predictions|generator_\w+|vocab_\w+|decoder|head|embed_out|pooler)\.|position_ids$|inv_freq$|\.masked_bias$"
 )
 """Weights of language modelling and buffers of older files: what a trunk may lose."""
@@ -272,7 +272,7 @@ def own_limit(tokenizer: Any, config: Any, model: nn.Module) -> int:
 
 def _expect_whole(source: str, told: Any) -> None:
     """Raises TrunkUnavailable where loading lost weights of a trained head, or made some up."""
-    lost = sorted(key for key in told["unexpected_keys"] if not _LANGUAGE_HEADS.search(key))
+    lost = sorted(key for key in told["unexpected_keys"] if not LANGUAGE_HEADS.search(key))
     if lost:
         raise TrunkUnavailable(
             f"trunk {source!r} has trained weights that a trunk does not use: {', '.join(lost[:4])}{' …' if lost[4:] else ''}. "

@@ -91,12 +91,20 @@ def head_names(labels: Sequence[str], given: Sequence[str]) -> Named:
         return Named(tuple(given))
     if count == 1:
         return Named(("reward",))
-    if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) or len({*labels}) != count or not all(map(_readable, labels)):
-        names = tuple(f"reward_{index}" for index in range(count))
-        return Named(
-            names, (f"the model does not name its {count} outputs: they are called reward_0 to reward_{count - 1}; --names names them",)
-        )
-    return Named(tuple(labels))
+    if not (why := _unusable(labels)):
+        return Named(tuple(labels))
+    numbered = tuple(f"reward_{index}" for index in range(count))
+    return Named(numbered, (f"the model {why}: they are called reward_0 to reward_{count - 1}; --names names them",))
+
+
+def _unusable(labels: Sequence[str]) -> str:
+    """Returns why a model's labels are no names of its heads; empty where they are."""
+    if all(re.fullmatch(r"LABEL_\d+", label) for label in labels):
+        return f"does not name its {len(labels)} outputs"
+    if len({*labels}) != len(labels):
+        return f"calls several of its {len(labels)} outputs {max(labels, key=labels.count)!r}"
+    odd = next((label for label in labels if not _readable(label)), None)
+    return "" if odd is None else f"calls one of its {len(labels)} outputs {odd[:MOST_NAME]!r}, which is no name"
 
 
 def _readable(name: str) -> bool:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from attune.models.data.classifier import load_classifier
 from attune.models.data.model_folder import TrunkUnavailable
 from attune.models.data.trunk import load_trunk
 from attune.models.export.onnx import ExportFailed, ScorerGraph, export_scorer
-from attune.models.training.reward_model_family import ImportRefused, head_names
+from attune.models.training.reward_model_family import ImportRefused, Named, head_names
 from tests.models.architectures import tiny_tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -167,6 +168,44 @@ def test_what_a_folder_lacks_is_said_in_a_sentence_about_it(llama: Path, tmp_pat
     spoil(folder)
     with pytest.raises(TrunkUnavailable, match=f"^trunk '{folder}' {said}"):
         load_trunk(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        (
+            {"v_head.summary.weight": (1, 32)},
+            r"keeps a head that \w+ does not read, v_head.summary.weight, and score.weight would be random; save",
+        ),
+        ({"lm_head.weight": (64, 32)}, "has no trained head for texts: score.weight would be random; a model without a head is a trunk"),
+        ({}, "has no trained head for texts"),
+    ],
+)
+def test_a_head_that_is_kept_in_another_way_is_not_taken_for_none(
+    llama: Path, tmp_path: Path, heads: dict[str, tuple[int, int]], said: str
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(llama, folder)
+    weights = {f"model.{name}": each for name, each in load_file(folder / "model.safetensors").items()}
+    more = {name: torch.ones(shape) for name, shape in heads.items()}
+    save_file(weights | more, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TrunkUnavailable, match=f"^'{folder}' {said}"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (["LABEL_0", "LABEL_1"], "the model does not name its 2 outputs: they are called reward_0 to reward_1; --names names them"),
+        (["kind", "kind"], "the model calls several of its 2 outputs 'kind': they are called"),
+        (["kind", "a\nb"], r"the model calls one of its 2 outputs 'a\nb', which is no name: they"),
+    ],
+)
+def test_labels_that_are_not_taken_are_named(labels: list[str], why: str) -> None:
+    found = head_names(labels, ())
+    assert found.names == ("reward_0", "reward_1")
+    assert found.told[0].startswith(why.replace("\n", "\\n"))
+    assert head_names(["kind", "short"], ()) == Named(("kind", "short"))
 
 
 @pytest.mark.parametrize("labels", [["", "b"], ["a", "a\nb"], ["a", "b" * 101], ["a", "\x00"]])
