@@ -103,7 +103,7 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     """Returns who answers; written down unless the wish leaves that for later."""
     bundle, runtime = call.serving.bundle, call.runtime
     name = wish.family or call.serving.family
-    matters = wish.member is None and reads_prompt(call.serving, name)
+    matters = wish.member is None and _reads_prompt(call.serving, name)
     # Where no texts are kept, what answers need of the prompt later has to be read now.
     reads = matters or wish.tells_cut or not runtime.keeping.keep_text
     read = [await read_prompt(call, prompt, wish.context) for prompt in wish.prompts or (wish.prompt,)] if reads else []
@@ -119,7 +119,7 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         (person, standing), rows = await both(known(), submit(call, read) if wish.prompts else submit_with_prompt(call, read))
     else:
         person, standing = await known()
-    routing, weights = route(call, wish, person, standing, rows, name)
+    routing, weights = _route(call, wish, person, standing, rows, name)
     drawn = 0 if routing.prompt is None else routing.prompt.index
     prompt, tokens, row = (wish.prompts or (wish.prompt,))[drawn], read[drawn] if read else None, rows[drawn]
     record = DecisionRecord(
@@ -143,7 +143,7 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     return await keep_decision(call, decision) if kept and wish.at_once else decision
 
 
-def reads_prompt(serving: Serving, family: str) -> bool:
+def _reads_prompt(serving: Serving, family: str) -> bool:
     """Returns whether a prompt's row can change who is drawn under a family: its weights or the members' values depend on it."""
     return serving.bundle.families[family].scores_with_prompt or serving.bundle.portfolio.reads_prompt(family)
 
@@ -156,7 +156,7 @@ async def keep_decision(call: Call, decision: Decision) -> Decision:
     return replace(decision, written=True)
 
 
-def route(
+def _route(
     call: Call, wish: RoutingWish, person: Person, standing: Standing, rows: Sequence[Row | None], name: str
 ) -> tuple[Routing, Array]:
     """Returns the members drawn for this user and prompt, with the distribution that they were drawn from, and the user's weights `[K]`.
@@ -172,61 +172,59 @@ def route(
     seed, epsilon = secrets.randbits(63), numbers.routing_epsilon
     rng = np.random.default_rng(seed)
     sampling = rng if wish.record else np.random.default_rng(0)  # who only asks sees the same law until something is learned
-    samples = numbers.samples_for(len(bundle.portfolio.names))
-    costs, weight, scale = call.serving.costs, numbers.routing_cost_weight, bundle.families[name].logit_scale
-    effects = effects_in_reward(call, person, standing, name)
-
-    def under(row: Row | None) -> tuple[Array, Array]:
-        weights = bundle.families.sample_weights(name, person.evidence, row, sampling, samples)
-        mean, covariance = standing.values(name, row)
-        sampled = utilities(sampled_worth(weights, mean, covariance, sampling), costs, weight)
-        expected = utilities(expected_values(weights, mean), costs, weight)
-        if effects is not None:
-            sampled, expected = sampled + effects.sampled(sampling, samples), expected + effects.mean
-        return sampled[:, able], expected[able]
-
-    drawn, pairs, (sampled, expected) = None, None, under(rows[0])
+    scale = bundle.families[name].logit_scale
+    effects = _effects_in_reward(call, person, standing, name)
+    values = [_values(call, person, standing, name, row, effects, sampling) for row in rows]
+    each = [(sampled[:, able], expected[able]) for sampled, expected in values]
+    index, drawn, pairs = 0, None, None
     if wish.prompts:
-        each = [(sampled, expected), *map(under, rows[1:])]
-        informations = np.array([pair_information(one, scale) for one, _ in each])
+        informations = np.array([pair_information(sampled, scale) for sampled, _ in each])
         index, law, pairs = choose_prompt(informations, epsilon=epsilon, rng=rng)
-        drawn, (sampled, expected) = PromptDraw(index, float(law[index]), tuple(law.tolist())), each[index]
+        drawn = PromptDraw(index, float(law[index]), tuple(law.tolist()))
+    sampled, expected = each[index]
     forced = wish.member is not None
     last = members.index(person.last_member) if person.last_member in members and not forced else None
+    hysteresis = None if last is None else numbers.routing_hysteresis
     count = 1 if forced else wish.candidates
     if wish.policy == "learn":
         choice = choose_to_learn(sampled, count=count, epsilon=epsilon, rng=rng, logit_scale=scale, mean=expected, pairs=pairs)
     else:
-        choice = choose(
-            wish.policy,
-            sampled,
-            count=count,
-            epsilon=epsilon,
-            rng=rng,
-            last=last,
-            hysteresis=None if last is None else numbers.routing_hysteresis,
-            mean=expected,
-        )
+        choice = choose(wish.policy, sampled, count=count, epsilon=epsilon, rng=rng, last=last, hysteresis=hysteresis, mean=expected)
     # As the user is on an average prompt, and without the noise of samples: the certificate is about users, and says the same every time.
     usual = bundle.families.weights(name, person.evidence, None)
     routing = Routing(
         policy="forced" if forced else wish.policy,
         seed=seed,
         epsilon=epsilon,
-        samples=samples,
+        samples=len(sampled),
         members=(wish.member,) * wish.candidates if wish.member else tuple(members[index] for index in choice.members),
         propensities=dict(zip(members, choice.propensities.tolist(), strict=True)),
         propensity=None if forced else choice.propensity,
         joint=None if forced else choice.joint,
         expected=_by_member(members, choice.mean, choice.std),
-        costs=costs_of(call.serving, numbers.routing_cost_weight),
-        certificate=certificate_of(call.serving, name, usual),
-        hysteresis=None if last is None else numbers.routing_hysteresis,
+        costs=_costs_of(call.serving, numbers.routing_cost_weight),
+        certificate=_certificate_of(call.serving, name, usual),
+        hysteresis=hysteresis,
         last=None if last is None else members[last],
         effects={} if effects is None else _by_member(members, effects.mean[able], effects.std[able]),
         prompt=drawn,
     )
     return routing, usual
+
+
+def _values(
+    call: Call, person: Person, standing: Standing, name: str, row: Row | None, effects: Effects | None, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Returns what members are worth to a person less their costs: `[S, M]` sampled together with the weights, and `[M]` as expected."""
+    bundle, numbers, costs = call.serving.bundle, call.runtime.routing, call.serving.costs
+    samples = numbers.samples_for(len(bundle.portfolio.names))
+    weights = bundle.families.sample_weights(name, person.evidence, row, rng, samples)
+    mean, covariance = standing.values(name, row)
+    sampled = utilities(sampled_worth(weights, mean, covariance, rng), costs, numbers.routing_cost_weight)
+    expected = utilities(expected_values(weights, mean), costs, numbers.routing_cost_weight)
+    if effects is None:
+        return sampled, expected
+    return sampled + effects.sampled(rng, samples), expected + effects.mean
 
 
 def _able(names: tuple[str, ...], wish: RoutingWish) -> tuple[tuple[str, ...], slice | list[int]]:
@@ -237,7 +235,7 @@ def _able(names: tuple[str, ...], wish: RoutingWish) -> tuple[tuple[str, ...], s
     return tuple(names[place] for place in places), places
 
 
-def effects_in_reward(call: Call, person: Person, standing: Standing, name: str) -> Effects | None:
+def _effects_in_reward(call: Call, person: Person, standing: Standing, name: str) -> Effects | None:
     """Returns what members are worth to a person beyond their texts, in rewards of a family; None where the bundle says nothing of it."""
     everybody, families = standing.everybody(), call.serving.bundle.families
     return None if everybody is None else everybody.of(families.effects_part(person.evidence)).scaled(1.0 / families[name].logit_scale)
@@ -250,18 +248,13 @@ def usual_routing(call: Call, person: Person, standing: Standing) -> UsualRoutin
     """
     if not call.serving.bundle.portfolio.members:
         return None
-    serving, numbers, rng = call.serving, call.runtime.routing, np.random.default_rng(0)
+    serving, rng = call.serving, np.random.default_rng(0)
     bundle, name = serving.bundle, serving.family
-    weights = bundle.families.sample_weights(name, person.evidence, None, rng, numbers.samples_for(len(bundle.portfolio.members)))
-    mean, covariance = standing.values(name, None)
-    effects = effects_in_reward(call, person, standing, name)
-    sampled = utilities(sampled_worth(weights, mean, covariance, rng), serving.costs, numbers.routing_cost_weight)
-    expected = utilities(expected_values(weights, mean), serving.costs, numbers.routing_cost_weight)
-    if effects is not None:
-        sampled, expected = sampled + effects.sampled(rng, len(sampled)), expected + effects.mean
+    effects = _effects_in_reward(call, person, standing, name)
+    sampled, expected = _values(call, person, standing, name, None, effects, rng)
     choice = choose("best", sampled, count=1, epsilon=0.0, rng=rng, mean=expected)
     members = bundle.portfolio.names
-    proved = certificate_of(serving, name, bundle.families.weights(name, person.evidence, None))
+    proved = _certificate_of(serving, name, bundle.families.weights(name, person.evidence, None))
     apart = {} if effects is None else _by_member(members, effects.mean, effects.std)
     return UsualRouting(members[choice.members[0]], _by_member(members, choice.mean, choice.std), proved, apart)
 
@@ -270,14 +263,14 @@ def _by_member(members: tuple[str, ...], mean: Array, std: Array) -> dict[str, t
     return dict(zip(members, zip(mean.tolist(), std.tolist(), strict=True), strict=True))
 
 
-def costs_of(serving: Serving, cost_weight: float) -> dict[str, float]:
+def _costs_of(serving: Serving, cost_weight: float) -> dict[str, float]:
     """Returns what is taken off each member's value, in reward; nothing where costs are not weighed."""
     if not cost_weight:
         return {}
     return dict(zip(serving.bundle.portfolio.names, (cost_weight * serving.costs).tolist(), strict=True))
 
 
-def certificate_of(serving: Serving, name: str, weights: Array) -> CertifiedUser | None:
+def _certificate_of(serving: Serving, name: str, weights: Array) -> CertifiedUser | None:
     """Returns what is proved for a user with these weights `[K]` over the heads of one family; None if nothing is."""
     certificate = serving.bundle.portfolio.proved_under(name)
     proved = None if certificate is None else certificate.proved(weights)
@@ -331,7 +324,7 @@ async def write_or_raise(call: Call, decision: Decision, *, update: bool = False
     store, ttl_s = call.runtime.store, call.runtime.keeping.decision_ttl_s
     record = pack(decision.record)
     if len(record) > call.runtime.bounds.max_decision_bytes:
-        record = pack(without_texts(decision.record))  # learning needs the features; texts are kept for people and for a later basis
+        record = pack(_without_texts(decision.record))  # learning needs the features; texts are kept for people and for a later basis
     served, era = _served(call, decision.record), decision.person.era
     with call.timings.measure("redis"):
         return await store.write_decision(key, decision.id, record, ttl_s, served, update=update, instead_of=instead_of, era=era)
@@ -344,7 +337,7 @@ def _served(call: Call, record: DecisionRecord) -> str | None:
     return record.candidates[0].member if record.candidates else record.routing.members[0]
 
 
-def without_texts(record: DecisionRecord) -> DecisionRecord:
+def _without_texts(record: DecisionRecord) -> DecisionRecord:
     """Returns the record without prompt and answers."""
     candidates = tuple(replace(candidate, text=None) for candidate in record.candidates)
     return replace(record, prompt=None, context=None, candidates=candidates)
