@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from asyncio.subprocess import Process
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,7 @@ class Processes:
         while True:
             started_s = loop.time()
             try:
-                if not await self._launch(child):
-                    return
+                process = await self._launch(child)
             except OSError as error:  # no memory for another process, say, which may be there in a moment
                 if not child.was_ready:
                     self._fail(child, f"cannot be started: {error.strerror}")
@@ -153,12 +153,9 @@ class Processes:
                 _log.error("a process cannot be started and is tried again", **told)
                 await asyncio.sleep(pause_s)
                 continue
-            assert child.process is not None
-            again = asyncio.create_task(self._bring_back(child)) if child.role != "worker" and child.was_ready else None
-            code = await child.process.wait()
-            child.ended()
-            if again is not None:
-                again.cancel()
+            if process is None:
+                return
+            code = await self._until_it_ends(child, process)
             if self._stopping:
                 return
             if not child.was_ready:
@@ -170,6 +167,15 @@ class Processes:
             pause_s = FIRST_PAUSE_S if loop.time() - started_s > STEADY_S else min(LONGEST_PAUSE_S, 2 * pause_s)
             _log.error("a process ended and is started again", role=child.role, index=child.index, code=code, pause_s=pause_s)
             await asyncio.sleep(pause_s)
+
+    async def _until_it_ends(self, child: Child, process: Process) -> int:
+        """Returns the exit code of a process; one that loads bundles and was started again loads meanwhile what serves."""
+        again = asyncio.create_task(self._bring_back(child)) if child.role != "worker" and child.was_ready else None
+        code = await process.wait()
+        child.ended()
+        if again is not None:
+            again.cancel()
+        return code
 
     def _fail(self, child: Child, why: str) -> None:
         """Stops the start, whose step this process was; who waits for an engine's process looks whether it is kept."""
@@ -184,8 +190,8 @@ class Processes:
             self._listeners[index] = shared_listener(old, self._address)
         old.close()
 
-    async def _launch(self, child: Child) -> bool:
-        """Starts the process; returns whether it did, which it does not once everything is being stopped."""
+    async def _launch(self, child: Child) -> Process | None:
+        """Starts the process and returns it; None once everything is being stopped."""
         command = [*self._plan.command(child.role, child.index, self.control_path)]
         passed: tuple[int, ...] = ()
         environment = dict(self._plan.environment)
@@ -203,10 +209,10 @@ class Processes:
                 os.unlink(listens_at)  # noqa: PTH108 - of the process before; one call, not worth a thread
         async with self._launching:
             if self._stopping:
-                return False
+                return None
             # A session of its own: Ctrl-C reaches the parent alone, which then drains.
             child.process = await asyncio.create_subprocess_exec(*command, env=environment, pass_fds=passed, start_new_session=True)
-        return True
+            return child.process
 
     async def _bring_back(self, child: Child) -> None:
         """Has a scorer's or the engine's process that was started again load what serves."""
