@@ -19,8 +19,9 @@ from attune.models.data.probes import read_probes
 from attune.models.data.trunk import load_trunk
 from attune.models.data.trunk_file import load_trunk_of
 from attune.models.measuring.families.curves import Observed
-from attune.models.measuring.families.own_data import OwnData, _doubt, _refused, _verdict, train_own
-from attune.models.measuring.families.own_report import how_sure, render_own
+from attune.models.measuring.families.own_data import OwnData, train_own
+from attune.models.measuring.families.own_report import render_own
+from attune.models.measuring.families.own_verdict import _doubt, _how_sure, _refused, own_verdict
 from attune.models.measuring.families.strangers import curves_of
 from attune.models.seam.trust import NEVER
 from attune.models.training.family_folder import family_folder
@@ -190,14 +191,14 @@ def test_what_was_half_written_or_of_other_settings_counts_as_not_there(trunk, t
 @pytest.mark.parametrize(("gain", "serves"), [(-0.01, "bradley_terry"), (0.0009, "bradley_terry"), (0.0011, "additive")])
 def test_a_gain_that_rounds_to_nothing_personalises_nobody(whole, gain, serves):
     families = [replace(one, summary={"trust": {"gain_nll": gain}}, trust=0.0) for one in load_heads(whole[1])[0]]
-    default, verdict = _verdict(families, 60, OwnData())
+    default, verdict = own_verdict(families, 60, {}, personalise=False, some_left_out=False)
     assert (default, verdict["personalise"]) == (serves, "yes" if serves == "additive" else "no")
 
 
 def test_a_gain_that_too_few_people_were_trained_for_is_told_as_that(whole):
     found = {"training_people": 27, "validation_people": 4, "gain_nll": 0.55, "gain_nll_standard_error": 0.01}
     families = [replace(one, summary={"trust": found}, trust=NEVER) for one in load_heads(whole[1])[0]]
-    default, verdict = _verdict(families, 31, OwnData())
+    default, verdict = own_verdict(families, 31, {}, personalise=False, some_left_out=False)
     assert (default, verdict["personalise"]) == ("bradley_terry", "no")
     assert verdict["why"] == (
         "Do not personalise: of 31 people who chose twice or more 27 are trained on, fewer than the 30 from which on it can be learned how "
@@ -207,12 +208,15 @@ def test_a_gain_that_too_few_people_were_trained_for_is_told_as_that(whole):
 
 def test_a_verdict_says_that_a_family_was_left_out_whose_gain_is_too_little(whole):
     kept = [one for one in load_heads(whole[1])[0] if one.family.name == "bradley_terry"]
-    default, verdict = _verdict(kept, 60, OwnData(), some_left_out=True)
+    default, verdict = own_verdict(kept, 60, {}, personalise=False, some_left_out=True)
     assert (default, verdict["personalise"]) == ("bradley_terry", "no")
     assert verdict["why"] == (
         "Do not personalise: no gain was found on validation people that makes up for what is lost to a simple head at first."
     )
-    assert _verdict(kept, 60, OwnData())[1]["why"] == "Do not personalise: no gain was found on validation people."
+    assert (
+        own_verdict(kept, 60, {}, personalise=False, some_left_out=False)[1]["why"]
+        == "Do not personalise: no gain was found on validation people."
+    )
 
 
 def test_a_verdict_says_where_people_whom_training_never_met_lost_or_did_not_clearly_gain():
@@ -281,9 +285,9 @@ def test_rows_of_nobody_named_are_no_people_in_the_first_line(tmp_path):
 
 def test_a_verdict_says_of_how_many_people_a_gain_is_the_mean():
     told = {"validation_people": 9, "gain_nll": 0.01, "gain_nll_standard_error": 0.0098}
-    assert how_sure({"trust": told}) == " (Standard error 0.0098, 9 people.)"
-    assert how_sure({"trust": told | {"validation_people": 0}}) == ""
-    assert how_sure({}) == ""
+    assert _how_sure({"trust": told}) == " (Standard error 0.0098, 9 people.)"
+    assert _how_sure({"trust": told | {"validation_people": 0}}) == ""
+    assert _how_sure({}) == ""
 
 
 def test_people_who_chose_once_each_get_everybodys_head(trunk, tmp_path):

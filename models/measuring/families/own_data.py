@@ -11,7 +11,7 @@ as they are known makes up for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ from attune.models.measuring.families.held_out import all_but_validation, hold_o
 from attune.models.measuring.families.kept import FOLDER, LAST, Kept, training_key
 from attune.models.measuring.families.learners import served_learners
 from attune.models.measuring.families.line_up import BASELINE
-from attune.models.measuring.families.own_report import how_sure, render_own
+from attune.models.measuring.families.own_report import render_own
+from attune.models.measuring.families.own_verdict import own_verdict
 from attune.models.measuring.families.strangers import (
     LEAST_MEASURED,
     counts_told,
@@ -60,11 +61,6 @@ from attune.models.training.trainers import LineUp, trainers
 from attune.models.training.yardstick import Yardstick, below, made_up, with_standing
 
 Tell = Callable[[str], None]
-
-
-ENOUGH = "from which on it can be learned how people differ"
-LEAST_GAIN = 0.001
-"""Nats of log-loss that validation people must gain by a personal view before one serves; what is less rounds to nothing in the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +123,8 @@ def train_own(
     people = told_twice(comparisons)
     with quick(trunk, settings.processes) as embedder:
         vectors = embed_texts(comparisons.texts, embedder, cache)
-    how = {"settings": asdict(replace(settings, processes=1)), "line_up": asdict(line_up), "by": made_by()}
     imported = beside.families if beside else ()
-    how |= {"beside": beside.sha256} if beside else {}
-    named = training_key(comparisons=comparisons.sha256(), trunk=trunk.sha256, template=trunk.template.to_json(), **how)
-    kept = Kept(None if cache is None else cache / FOLDER, named)
+    kept = _kept_of(comparisons, trunk, line_up, settings, beside, cache)
     measured, why_not = _measure(comparisons, vectors, line_up, settings, imported, _Part(kept, "", tell))
     tell("training the families that are kept, on everybody but validation people")
     data = TrainingData(*all_but_validation(comparisons, seed=settings.seed), vectors)
@@ -139,17 +132,14 @@ def train_own(
     trained_last = _trained(line_up, data, settings, people, _Part(kept, LAST, tell))
     standing = [with_standing(one, data, asked) for one in (*trained_last, *(with_trust(one, data) for one in imported))]
     # Everybody's head is kept whatever it is worth, for what is found of it is told; `bundle build` refuses it then.
-    asked_for = {BASELINE, *(one.family.name for one in imported)}
-    trained = [one for one in standing if one.family.name in asked_for or settings.personalise or not below(one)]
-    names = {one.family.name for one in trained}
-    default, verdict = _verdict(trained, people, settings, some_left_out=len(trained) < len(standing))
-    if verdict["personalise"] == "yes":
-        verdict["why"] += how_sure(next(one for one in trained if one.family.name == default).summary) + _doubt(default, measured)
-    verdict["why"] += "".join(_refused(below(one)) for one in trained if one.family.name == default)
+    stays = {BASELINE, *(one.family.name for one in imported)}
+    worse = {one.family.name: below(one) for one in standing if one.family.name not in stays and below(one)}
+    left_out = {} if settings.personalise else worse
+    trained = [one for one in standing if one.family.name not in left_out]
+    default, verdict = own_verdict(trained, people, measured, personalise=settings.personalise, some_left_out=bool(left_out))
     # Nothing that follows asks validation people again.
     served = [with_last_head(one, data) for one in trained]
-    left_out = [below(one) for one in standing if one.family.name not in names]
-    for sentence in [*left_out, *filter(None, map(below, trained))]:
+    for sentence in [*left_out.values(), *filter(None, map(below, trained))]:
         tell(f"below a simple head: {sentence}")
     at_first = [*filter(None, map(made_up, trained))]
     for sentence in at_first:
@@ -161,7 +151,7 @@ def train_own(
         "verdict": verdict,
         "at_first": {one.family.name: one.summary.get("at_first", {}) for one in standing},
         "fitted_again": [one.family.name for one in served if one.summary.get("fitted_again")],
-        "left_out": left_out,
+        "left_out": [*left_out.values()],
         "made_up": at_first,
         "curves": measured,
         "not_measured": why_not,
@@ -176,6 +166,14 @@ def train_own(
         if beside and beside.provenance:
             (staging / PROVENANCE).write_bytes(beside.provenance)
     return results
+
+
+def _kept_of(comparisons: Comparisons, trunk: Trunk, line_up: LineUp, settings: OwnData, beside: Beside | None, cache: Path | None) -> Kept:
+    """Returns where work on these comparisons is kept: of whatever could change what is trained, no part may differ."""
+    how = {"settings": asdict(replace(settings, processes=1)), "line_up": asdict(line_up), "by": made_by()}
+    how |= {"beside": beside.sha256} if beside else {}
+    named = training_key(comparisons=comparisons.sha256(), trunk=trunk.sha256, template=trunk.template.to_json(), **how)
+    return Kept(None if cache is None else cache / FOLDER, named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,86 +257,6 @@ def _left(taken_s: Sequence[float], trainings: int) -> str:
     return f", about {duration(sum(taken_s) / len(taken_s) * trainings)} left in all" if taken_s else ""
 
 
-def _verdict(
-    trained: Sequence[TrainedFamily], people: int, settings: OwnData, *, some_left_out: bool = False
-) -> tuple[str, dict[str, str]]:
-    """Returns the family that serves, and why; by validation people alone."""
-    personal = [one for one in trained if one.family.name != BASELINE and one.trust != NEVER]
-    chosen = min(personal, key=_gain_less, default=None)
-    globally = {one.family.name: one.summary["at_first"] for one in trained if not one.family.evidence_size and "at_first" in one.summary}
-    found = globally.get(BASELINE)
-    serve = min(globally, key=lambda name: float(globally[name]["nll"]), default=BASELINE)
-    compared = (
-        "nothing to compare with"
-        if not found
-        else (f"everybody's head {found['nll']:.3f}, {found['best_simple']} alone {found['best_simple_nll']:.3f} (validation log-loss)")
-        + "".join(f", `{name}` {told['nll']:.3f}" for name, told in globally.items() if name != BASELINE)
-    )
-    beaten = chosen is not None and serve != BASELINE and not settings.personalise and _beaten(chosen, globally[serve])
-    if chosen is not None and not beaten and (settings.personalise or _gain_less(chosen) <= -LEAST_GAIN):
-        gain = -_gain_less(chosen)
-        said = f"Serve `{chosen.family.name}`: validation people gained {gain:.4f} of log-loss by it over everybody's view."
-        return chosen.family.name, {"serve": chosen.family.name, "personalise": "yes", "why": said, "baselines": compared}
-    if people < LEAST_PEOPLE and not settings.personalise:
-        why = (
-            f"Do not personalise: {counted(people, 'person', 'people')} who chose twice or more are fewer than the {LEAST_PEOPLE} {ENOUGH}."
-        )
-    elif (told := _too_few(trained)) and not settings.personalise:
-        found_gain = ""
-        if told["gain_nll"] > max(LEAST_GAIN, told["gain_nll_standard_error"]):
-            found_gain = f" A gain of {told['gain_nll']:.4f} of log-loss was found on {told['validation_people']}; --personalise serves it."
-        left = f"of {people} people who chose twice or more {told['training_people']} are trained on"
-        why = f"Do not personalise: {left}, fewer than the {LEAST_PEOPLE} {ENOUGH}.{found_gain}"
-    else:
-        enough = " that makes up for what is lost to a simple head at first" if some_left_out else ""
-        why = f"Do not personalise: no gain was found on validation people{enough}."
-    if serve != BASELINE:
-        why += f" Serve `{serve}`, which loses less on validation people than what was trained here."
-    return serve, {"serve": serve, "personalise": "no", "why": why, "baselines": compared}
-
-
-def _doubt(serve: str, curves: Mapping[str, Any]) -> str:
-    """Returns what strangers say against the family that serves; nothing where they clearly gain.
-
-    They choose nothing, so the family stays; but who reads that people gain must read as well that others did not.
-    """
-    if not curves or serve not in curves["learners"]:
-        return ""
-    lost = curves["learners"][serve]["gain"][-1]
-    if lost["low"] > 0:
-        return ""
-    points = f"{100 * lost['mean']:+.1f} [{100 * lost['low']:+.1f}, {100 * lost['high']:+.1f}] points of accuracy"
-    found = "lost" if lost["high"] < 0 else "did not clearly gain"
-    return (
-        f" But people whom training never met {found} by it: {points} after {curves['counts'][-1]} comparisons. Measure it on others "
-        f"before it serves (`attune measure families`), or train everybody's head alone (`--families {BASELINE}`)."
-    )
-
-
-def _refused(sentence: str) -> str:
-    """Returns that what serves is packed only if somebody insists, and why; nothing where nothing is said against it."""
-    return f" `attune bundle build` refuses it unless `--serve-anyway` is said: {sentence}." if sentence else ""
-
-
-def _too_few(trained: Sequence[TrainedFamily]) -> Mapping[str, Any]:
-    """Returns what was found of trust in the family that gained most, if too few people to train on are why none serves; else nothing."""
-    found: list[Mapping[str, Any]] = [one.summary["trust"] for one in trained if one.trust == NEVER and "trust" in one.summary]
-    most = max(found, key=lambda told: float(told["gain_nll"]), default={})
-    return most if most.get("training_people", LEAST_PEOPLE) < LEAST_PEOPLE and most["validation_people"] else {}
-
-
-def _beaten(chosen: TrainedFamily, globally: Mapping[str, Any]) -> bool:
-    """Returns whether a head that is the same for everybody loses less than a family does with what it gains by knowing people."""
-    at_first: Mapping[str, Any] = chosen.summary.get("at_first", {})
-    return bool(at_first) and float(globally["nll"]) < float(at_first["nll"]) + _gain_less(chosen)
-
-
 def _validation_loss(trained: TrainedFamily) -> dict[str, Any]:
     """Returns what training found on validation people; nothing for a family that was not trained here."""
     return {name: trained.summary[name] for name in ("validation_nll",) if name in trained.summary}
-
-
-def _gain_less(trained: TrainedFamily) -> float:
-    """Returns minus the log-loss that validation people gained under this family's trust; less is better."""
-    told: Mapping[str, Any] = trained.summary.get("trust", {})
-    return -float(told.get("gain_nll", 0.0))

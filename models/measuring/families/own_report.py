@@ -16,13 +16,6 @@ ALIKE = (
 )
 
 
-def how_sure(summary: Mapping[str, Any]) -> str:
-    """Returns of how many validation people a family's gain is the mean, and its standard error; nothing where nobody was asked."""
-    told: Mapping[str, Any] = summary.get("trust", {})
-    people = counted(told.get("validation_people", 0), "person", "people")
-    return f" (Standard error {told['gain_nll_standard_error']:.4f}, {people}.)" if told.get("validation_people") else ""
-
-
 def render_own(results: Mapping[str, Any]) -> str:
     """Returns report.md for the results of `train_own`."""
     lines = [f"- Not served, since a simple head is better: {sentence}." for sentence in results["left_out"]]
