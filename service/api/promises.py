@@ -141,8 +141,8 @@ class PromisingRequest(OpenRequest):
         return [_refused(name, what) for name, what in asked.items() if what]
 
 
-STANDS_UNDER = {"tool_choice": TOOLS}
-"""Fields that members pass under another name than their own."""
+STANDS_UNDER = {"tool_choice": TOOLS, "audio": "modalities"}
+"""Fields that are asked for under another name than their own: what members pass as `audio` is what the conversation holds."""
 
 
 def _refused(name: str, what: str) -> FieldError:

@@ -11,8 +11,8 @@ handling of exceptions, which the edge does for both ways. On both, a name that 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from attune.service.errors import FieldError, InvalidRequest
 
 JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 """As clients write it; other spellings go the long way."""
+_ANY_JSON = re.compile(rb"(?i)\s*application/([^;/]*\+)?json\s*(;|$)")
+"""What FastAPI takes for JSON."""
 MOST_LEVELS = 200
 """Objects and lists within each other in one body. What reads or writes a deeper one in Python would come near the end of the stack, and
 whatever runs meanwhile (the collector) would fail on it."""
@@ -99,14 +101,10 @@ class Shortcut:
             return
         message = await receive()
         whole = message["type"] == "http.request" and not message.get("more_body", False)
-        if short is None:
-            if whole and any(name == b"content-type" and value.lower() in JSON_TYPES for name, value in scope["headers"]):
-                with suppress(orjson.JSONDecodeError):  # the route says what is wrong
-                    _read(message["body"])
-            await self._app(scope, _after(message, receive), send)
-            return
-        arguments = short.arguments(scope["headers"], message["body"]) if whole else None
-        if arguments is None:
+        arguments = short.arguments(scope["headers"], message["body"]) if short is not None and whole else None
+        if short is None or arguments is None:
+            if whole and any(name == b"content-type" and _ANY_JSON.match(value) for name, value in scope["headers"]):
+                _refuse_unread(message["body"])
             await self._app(scope, _after(message, receive), send)
             return
         scope["route"], scope["endpoint"], scope["path_params"] = short.route, short.endpoint, {}
@@ -158,6 +156,23 @@ def _read(body: bytes) -> object:
     return read
 
 
+def _refuse_unread(body: bytes) -> None:
+    """Returns if FastAPI may read a body, or say what is wrong: it takes more than JSON (NaN, half a surrogate pair, other encodings).
+
+    Raises:
+        InvalidRequest: as `refuse_names_twice`.
+    """
+    try:
+        _read(body)
+    except orjson.JSONDecodeError:
+        try:
+            _names_in(_DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass")))
+        except RecursionError as error:
+            raise _too_deep() from error
+        except ValueError:
+            pass
+
+
 def _names_in(read: object) -> int:
     """Returns how many names a body's objects have together."""
     level, names = [read], 0
@@ -180,11 +195,13 @@ def _too_deep() -> InvalidRequest:
     return InvalidRequest(f"body: {limit}", [FieldError("body", limit)])
 
 
-def _once(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)[:64]
         raise InvalidRequest(f"{twice}: stands twice; only one of the two could be taken", [FieldError(twice, "stands twice")])
+    return read
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str)

@@ -200,6 +200,30 @@ async def test_a_name_that_stands_twice_is_refused_for_only_one_could_be_taken(s
     assert f"{name}: stands twice" in answer.text
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/vnd.api+json", 'application/json; charset="utf-8"'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"model": "auto", "model": "warm", "messages": [{"role": "user", "content": "x"}], "x": NaN}',
+        b'{"model": "auto", "model": "warm", "messages": [{"role": "user", "content": "x"}], "x": "\\ud800"}',
+        b'\xef\xbb\xbf{"model": "auto", "model": "warm", "messages": [{"role": "user", "content": "x"}]}',
+        '{"model": "auto", "model": "warm", "messages": [{"role": "user", "content": "x"}]}'.encode("utf-16"),
+    ],
+    ids=["NaN", "half a pair", "a mark of byte order", "UTF-16"],
+)
+async def test_a_name_that_stands_twice_is_refused_however_the_body_is_written(service: Service, content: bytes, kind: str):
+    answer = await service.client.post("/v1/chat/completions", content=content, headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model"), answer.text
+    assert "stands twice" in answer.text
+
+
+@pytest.mark.parametrize("levels", [300, 100_000])
+async def test_a_deep_body_that_fastapi_alone_would_read_is_refused(service: Service, levels: int):
+    content = b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "x": NaN, "y": ' + b"[" * levels + b"]" * levels + b"}"
+    answer = await service.client.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, "nested too deeply" in answer.text) == (400, True), answer.text
+
+
 async def test_equal_names_in_different_objects_colons_in_texts_and_deep_fields_are_read(service: Service):
     turns = [{"role": "user", "content": 'a: "b": {"c": 1}'}, {"role": "user", "content": "::"}]
     answer = await service.client.post("/score", json=changed(SCORE, prompt=ABSENT, messages=turns))

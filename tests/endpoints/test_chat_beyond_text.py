@@ -190,6 +190,7 @@ async def test_a_picture_and_a_format_are_passed_where_somebody_passes_both(serv
         (["tools"], {"messages": [{"role": "user", "content": ["What is it?", PICTURE]}]}, "messages[0].content[1].type", "image_url"),
         ([], {"messages": [{"role": "user", "content": [PICTURE]}]}, "messages[0].content[0].type", "no member passes `images`"),
         (["images"], {"logprobs": True}, "logprobs", "probabilities"),
+        (["audio"], {"audio": {"voice": "a", "format": "wav"}}, "audio", "asks for sound"),
         (
             ["images"],
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}, ASKED]},
