@@ -10,6 +10,7 @@ and nothing else: no .netrc, no cookies. A key goes where the roster says, and, 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import ssl
 from collections.abc import Mapping
@@ -239,7 +240,9 @@ def _tls(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 
 def _disconnected(error: BaseException) -> bool:
-    return isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionError)) and not isinstance(error, aiohttp.ClientConnectorError)
+    if isinstance(error, aiohttp.ClientOSError):  # a reset, as load balancers send on a connection that they have forgotten
+        return error.errno in {errno.ECONNRESET, errno.EPIPE} and not isinstance(error, aiohttp.ClientConnectorError)
+    return isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionError))
 
 
 def _said(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 
 from attune.service.errors import TextTooLong
 from attune.service.members.member import ChatTurn, Finish, GenerationRequest, OneMemberFailed, TextPiece
+from loadtest.upstream import Turn
 from loadtest.upstream_modes import cut_off, says, sends, sends_a_page, stream_of
 from tests.members.asking import ask, collect, soon
 from tests.members.upstream_scripts import KEY, fails, good, hang_up, refusing
@@ -85,6 +87,20 @@ async def test_one_more_try_if_nothing_was_received(upstream, member_with, first
     upstream.answers(first, good)
     assert (await collect(member_with(), ask()))[0] == "Hello there!"
     assert len(upstream.turns) == 2
+
+
+async def reset(turn: Turn) -> None:
+    turn.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    turn.hang_up()
+
+
+@pytest.mark.parametrize("ends", [hang_up, reset])
+async def test_a_kept_connection_that_has_ended_is_no_failure_though_others_could_stand_in(upstream, member_with, ends):
+    upstream.answers(good, ends, good)
+    member = member_with(failures_to_open=1)
+    for _ in range(2):
+        assert (await collect(member, ask(stand_ins=1)))[0] == "Hello there!"
+    assert len(upstream.turns) == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 504])
