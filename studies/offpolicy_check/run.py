@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.measuring.policy.estimators import Duels, best_single, estimate, predict_wins, target_laws
+from attune.models.measuring.policy.duels import Duels
+from attune.models.measuring.policy.estimators import best_single, estimate, predict_wins, target_laws
 from attune.models.measuring.policy.values_report import ESTIMATORS
 from attune.models.measuring.report_files import write_report
 from attune.models.seam.informative import choose_to_learn

@@ -9,12 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from attune.models.measuring.policy.duels import Duels, LogInvalid, duels_from
 from attune.models.measuring.policy.estimators import (
     AS_LOGGED,
-    Duels,
-    LogInvalid,
     best_single,
-    duels_from,
     estimate,
     evaluate_policies,
     predict_wins,

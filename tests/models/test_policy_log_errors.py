@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from attune.models.measuring.policy.estimators import LogInvalid, duels_from
+from attune.models.measuring.policy.duels import LogInvalid, duels_from
 from attune.models.measuring.policy.values_report import evaluate_log
 from tests.models.test_offpolicy import comparison, decision
 

@@ -16,7 +16,7 @@ from attune.models.data.logged import read_logged
 from attune.models.data.preferences import ComparisonInvalid
 from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import TableInvalid
-from attune.models.measuring.policy.estimators import LogInvalid
+from attune.models.measuring.policy.duels import LogInvalid
 from attune.models.measuring.policy.values_report import evaluate_log, read_log
 from attune.models.portfolio.inputs import SettingsInvalid
 from attune.models.portfolio.inputs import read_prompts as read_training_prompts

@@ -1,28 +1,24 @@
 """Off-policy evaluation on exported decisions and feedback: what other routing policies would have been worth (SCIENCE §6).
 
-    decisions (laws, members drawn) + comparisons (who won) ─> duels ─> IPS, SNIPS, DR per policy, with intervals over users
+    duels of a log ─> IPS, SNIPS, DR per policy, with intervals over users
 
-A duel is a decision of two candidates of different members, drawn in order with a logged joint probability `q(a, b)`, that a user
-compared; whether drawn one after the other or, by policy `learn`, as one pair, changes `q` and no estimator. A policy's value is the
-chance that the member it routes to wins against one of the others drawn at random, `V(pi) = E_x sum_a pi(a | x) mean_{b != a} P(a beats
-b | x)`; uniform routing has 1/2 by construction. Both roles of a duel count. That users compare is taken to depend on nothing but what
-was logged. Members that a decision did not know, since they came later, are no rivals in it: the mean is over those that it knew. Axis
-letters: `N` duels, `M` members.
+A policy's value is the chance that the member it routes to wins against one of the others drawn at random, `V(pi) = E_x sum_a pi(a | x)
+mean_{b != a} P(a beats b | x)`; uniform routing has 1/2 by construction. Both roles of a duel count. That users compare is taken to
+depend on nothing but what was logged. Members that a decision did not know, since they came later, are no rivals in it: the mean is over
+those that it knew. Axis letters: `N` duels, `M` members.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from attune.models.measuring.policy.duels import Duels, LogInvalid
 from attune.models.measuring.policy.intervals import Estimate, of_mean, of_ratio, of_skewed
-from attune.models.seam.counts import counted
 from attune.models.seam.routing import joint_probability
 
 Array = NDArray[np.float64]
@@ -32,167 +28,6 @@ RIDGE = 1.0
 
 AS_LOGGED = "as logged"
 """The policy that routes by the law of each decision's first member, whatever policy that was."""
-
-
-class LogInvalid(ValueError):
-    """A line of decisions or feedback cannot be used; the message names file, line and field."""
-
-
-@dataclass(frozen=True, slots=True)
-class Duels:
-    """What a log says, as columns.
-
-    Attributes:
-        members: names, `M`.
-        users: `[N]` number of the user.
-        first, second: `[N]` members in the order drawn.
-        won: `[N]` 1 if the first won, 0 if the second, 1/2 for a tie.
-        joint: `[N]` probability of the pair in this order.
-        laws: `[N, M]` logged law of the first draw.
-        expected: `[N, M]` expected value of each member, as routing saw it.
-        as_pair: `[N]` whether policy `learn` drew both members as one pair: `laws` are then the margins of the law of pairs, every pair of
-            which has a chance.
-        left_out: reason -> how many decisions or comparisons are not among the duels.
-    """
-
-    members: tuple[str, ...]
-    users: NDArray[np.int64]
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    won: Array
-    joint: Array
-    laws: Array
-    expected: Array
-    as_pair: NDArray[np.bool_]
-    left_out: Mapping[str, int]
-
-
-_NO_PAIRS = {"rating": "ratings of one answer", "ranking": "rankings"}
-"""Kinds of feedback that name no chosen and no rejected answer, and what is said of them; of no kind, or `kept`, are pairs."""
-
-
-def duels_from(
-    decisions: Sequence[Mapping[str, Any]],
-    comparisons: Sequence[Mapping[str, Any]],
-    *,
-    decided_at: Sequence[str] = (),
-    compared_at: Sequence[str] = (),
-) -> Duels:
-    """Returns the duels that decisions (as `GET /decisions/{id}` or an export gives them) and comparisons (of an export) make.
-
-    Left out and counted: ratings and rankings; comparisons of texts, of two decisions, of a decision that is not there, or of one
-    member with itself; decisions with a null propensity (forced, or another member served), and decisions that nobody compared.
-
-    Args:
-        decisions: their records.
-        comparisons: theirs.
-        decided_at: where each decision stands, for errors; their numbers if empty.
-        compared_at: where each comparison stands.
-
-    Raises:
-        LogInvalid: a field is missing or of another type, or no duel is left.
-    """
-    known = {}
-    named: set[str] = set()
-    decided_at = decided_at or [f"decision {number}" for number in range(1, len(decisions) + 1)]
-    compared_at = compared_at or [f"comparison {number}" for number in range(1, len(comparisons) + 1)]
-    for place, decision in zip(decided_at, decisions, strict=True):
-        name, made = _decided(decision, place)
-        known[name] = made
-        named.update(decision["routing"]["propensities"])
-    members = tuple(sorted(named))
-    left: Counter[str] = Counter()
-    rows: list[tuple[str, int, int, float, float, Array, Array, bool]] = []
-    used = set()
-    owner = {candidate: decision for decision, (*_, candidates) in known.items() for candidate in candidates}
-    for place, comparison in zip(compared_at, comparisons, strict=True):
-        if comparison.get("kind") in _NO_PAIRS:
-            left[_NO_PAIRS[comparison["kind"]]] += 1
-            continue
-        chosen, rejected, tie = _pair(comparison, place)
-        if chosen is None or rejected is None:
-            left["comparisons of texts"] += 1
-        elif chosen not in owner or rejected not in owner:
-            left["comparisons of unknown decisions"] += 1
-        elif owner[chosen] != owner[rejected]:
-            left["comparisons across two decisions"] += 1
-        else:
-            used.add(owner[chosen])
-            duel = _duel(known[owner[chosen]], chosen, rejected, members)
-            if isinstance(duel, str):
-                left[duel] += 1
-            else:
-                rows.append((*duel[:3], 0.5 if tie else duel[3], *duel[4:]))
-    left["decisions nobody compared"] = len(known) - len(used)
-    if not rows:
-        why = ", ".join(f"{what} ({count:,})" for what, count in left.items() if count)
-        given = f"{counted(len(known), 'decision')} and {counted(len(comparisons), 'comparison')}"
-        raise LogInvalid(f"{given} hold no choice between two members that one decision drew: {why or 'both files are empty'}")
-    tags, first, second, won, joint, laws, expected, as_pair = zip(*rows, strict=True)
-    users = np.unique(np.array(tags), return_inverse=True)[1]
-    return Duels(
-        members,
-        users,
-        first=np.array(first),
-        second=np.array(second),
-        won=np.array(won),
-        joint=np.array(joint),
-        laws=np.array(laws),
-        expected=np.array(expected),
-        as_pair=np.array(as_pair),
-        left_out=dict(left),
-    )
-
-
-_Decided: TypeAlias = tuple[str, str, Mapping[str, Any], Mapping[str, Any]]
-"""Where a decision stands, its user, its routing, and its candidates by id."""
-
-
-def _decided(decision: Mapping[str, Any], place: str) -> tuple[str, _Decided]:
-    try:
-        name, tag, routing = str(decision["decision_id"]), str(decision["user_tag"]), decision["routing"]
-        candidates = {candidate["candidate_id"]: candidate for candidate in decision["candidates"]}
-        iter(routing["propensities"])
-    except KeyError as error:
-        raise LogInvalid(f"{place} lacks {error}; exports and answers of GET /decisions/{{id}} have it") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise LogInvalid(f"{place} cannot be used: {error}") from error
-    return name, (place, tag, routing, candidates)
-
-
-def _pair(comparison: Mapping[str, Any], place: str) -> tuple[str | None, str | None, bool]:
-    try:
-        chosen, rejected, tie = comparison["chosen"], comparison["rejected"], bool(comparison["tie"])
-    except KeyError as error:
-        raise LogInvalid(f"{place} lacks {error}; exports of users have it") from error
-    if not all(one is None or isinstance(one, str) for one in (chosen, rejected)):
-        raise LogInvalid(f"{place} names a candidate by something other than a text")
-    return chosen, rejected, tie
-
-
-def _duel(
-    decision: _Decided, chosen: str, rejected: str, members: tuple[str, ...]
-) -> tuple[str, int, int, float, float, Array, Array, bool] | str:
-    place, tag, routing, candidates = decision
-    try:
-        if routing["propensity"] is None or routing["joint_propensity"] is None:
-            return "comparisons of decisions with a null propensity"
-        pair = sorted((chosen, rejected), key=lambda one: int(candidates[one]["index"]))
-        names = [str(candidates[one]["member"]) for one in pair]
-        if names[0] == names[1] or names != list(routing["members"]):
-            return "comparisons that are not of the two members drawn"
-        law = np.array([float(routing["propensities"].get(name, 0.0)) for name in members])
-        expected = np.array([float(routing["expected"][name]["mean"]) if name in routing["expected"] else -np.inf for name in members])
-        joint, as_pair = float(routing["joint_propensity"]), routing["policy"] == "learn"
-    except KeyError as error:
-        raise LogInvalid(f"{place} lacks {error}") from error
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise LogInvalid(f"{place} cannot be used: {error}") from error
-    if not 0.0 < joint <= 1.0 or not abs(float(law.sum()) - 1.0) < 1e-6 or law.min() < 0.0:
-        raise LogInvalid(f"{place} has joint propensity {joint} and a law that sums to {law.sum():g}, the least {law.min():g}")
-    if not all(np.isfinite(value) for name, value in zip(members, expected, strict=True) if name in routing["expected"]):
-        raise LogInvalid(f"{place} has an expected value that is no finite number")
-    return tag, members.index(names[0]), members.index(names[1]), float(chosen == pair[0]), joint, law, expected, as_pair
 
 
 # --- policies

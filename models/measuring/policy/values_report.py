@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from attune.models.measuring.policy.estimators import LogInvalid, duels_from, evaluate_policies
+from attune.models.measuring.policy.duels import LogInvalid, duels_from
+from attune.models.measuring.policy.estimators import evaluate_policies
 from attune.models.measuring.policy.intervals import LEAST_USERS
 from attune.models.measuring.report_files import write_report
 from attune.models.seam.artefacts import COMPARISONS, it_is, recognised
