@@ -170,36 +170,43 @@ def read_export(path: Path) -> Export:
         LinesInvalid: the file cannot be read at all.
         ExportInvalid: a line is not an object, or lacks a field of its kind or has it with another type.
     """
-    logs: dict[str, UserLog] = {}
-    plain: list[tuple[int, Mapping[str, Any]]] = []
-    unknown: Counter[str] = Counter()
-    log = UserLog("")
-    bad: list[str] = []
+    reading, bad = _Reading(), []
     for line in read_json_lines(path):
         if line.broken or not isinstance(line.value, dict):
             bad.append(f"line {line.number} {line.broken or f'is {kind_of(line.value)}; an object is needed'}")
             continue
         try:
-            kind = _kind(line.value)
-            if kind is None and set(line.value) == {"error"}:
-                unknown["error"] += 1
-            elif kind is None:
-                plain.append((line.number, line.value))
-            elif kind == "user":
-                user = _text(line.value, "id")
-                log = logs.setdefault(user, UserLog(user))
-            elif kind in _KNOWN:
-                if not log.user:  # lines above any `user`: an export whose first line was cut off
-                    log = logs.setdefault("", log)
-                _add(log, str(kind), line.value, line.number)
-            else:
-                unknown[str(kind)] += 1
+            reading.take(line.number, line.value)
         except ExportInvalid as error:
             bad.append(f"line {line.number}: {error}")
     if bad:
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise ExportInvalid(f"{path.name}: {'; '.join(bad[:SHOWN])}{more}")
-    return Export(logs, tuple(plain), dict(unknown))
+    return Export(reading.logs, tuple(reading.plain), dict(reading.unknown))
+
+
+class _Reading:
+    """What was read of a file so far; `_log` is the user's whose lines follow."""
+
+    def __init__(self) -> None:
+        self.logs: dict[str, UserLog] = {}
+        self.plain: list[tuple[int, Mapping[str, Any]]] = []
+        self.unknown: Counter[str] = Counter()
+        self._log = UserLog("")
+
+    def take(self, number: int, entry: Mapping[str, Any]) -> None:
+        kind = _kind(entry)
+        if kind is None and set(entry) != {"error"}:
+            self.plain.append((number, entry))
+        elif kind == "user":
+            user = _text(entry, "id")
+            self._log = self.logs.setdefault(user, UserLog(user))
+        elif kind in _KNOWN:
+            if not self._log.user:  # lines above any `user`: an export whose first line was cut off
+                self._log = self.logs.setdefault("", self._log)
+            _add(self._log, str(kind), entry, number)
+        else:
+            self.unknown["error" if kind is None else kind] += 1
 
 
 def _kind(entry: Mapping[str, Any]) -> str | None:

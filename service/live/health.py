@@ -19,6 +19,7 @@ from typing import Literal, get_args
 from attune.service.errors import AttuneError, DeadlineExceeded, NotReady
 from attune.service.live.runtime import Live, Serving
 from attune.service.observe.logs import get_logger
+from attune.service.observe.metrics import Metrics
 from attune.service.state.store import Store
 from attune.service.state.store_memory import StoreMemory
 
@@ -226,18 +227,24 @@ class Health:
             trouble = await _trouble(store.check_writes)
         self._store = Verdict(f"unavailable: {away}" if away else f"refuses writes: {trouble}" if trouble else "", self._clock())
         self._store_refuses = bool(trouble) and not away
-        memory = None if away else await _memory_of(store)
-        used_bytes, limit_bytes = (None, None) if memory is None else (memory.used_bytes, memory.limit_bytes)
-        runtime.metrics.store_holds(used_bytes, limit_bytes)
-        if not away:
-            if memory is None and self._store_tells_memory:
+        if away:
+            runtime.metrics.store_holds(None, None)
+        else:
+            self._look_at_memory(await _memory_of(store), runtime.metrics)
+
+    def _look_at_memory(self, memory: StoreMemory | None, metrics: Metrics) -> None:
+        """Reports the memory of a store that answers, None where it does not tell; the log has what is new of it."""
+        if memory is None:
+            metrics.store_holds(None, None)
+            if self._store_tells_memory:
                 _log.info("the store does not tell its memory", reason="INFO memory was refused, or not answered")
-            self._store_tells_memory = memory is not None
-        if memory is not None:
+        else:
+            metrics.store_holds(memory.used_bytes, memory.limit_bytes)
             for doubt in memory.doubts:
                 if doubt not in self._store_doubts:
                     _log.warning("the store may lose what it acknowledged", reason=doubt)
             self._store_doubts = memory.doubts
+        self._store_tells_memory = memory is not None
 
     async def try_members(self, *, older_than_s: float = 0.0) -> None:
         """Asks the members of which nothing has been found for so long, by traffic or by the last round."""
