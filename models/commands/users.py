@@ -146,7 +146,7 @@ def users_import(
 ) -> None:
     """Teach a running server what users chose before it; each choice counts once, so that a run that was broken off is started again.
 
-    Exits 1 where the server refused something.
+    Exits 1 where the server refused something, or no row has a user.
     """
     from attune.client import AttuneFailed, Client  # noqa: PLC0415 - httpx
     from attune.models.data.logged import read_logged  # noqa: PLC0415 - numpy
@@ -175,7 +175,7 @@ def users_import(
             refuse(f"{url} takes nothing", [f"{error}{hint}"], EXIT_FAILED)
     if as_json:
         refused = [{"comparison": number + 1, "status": status, "detail": detail} for number, status, detail in sent.refused]
-        left_out = {"without_texts": logged.without_texts, "without_user": logged.without_user}
+        left_out = {"without_texts": logged.without_texts, "without_user": logged.without_user, "alone": logged.alone}
         print_document({"applied": sent.applied, "duplicate": sent.duplicate, **left_out, "refused": refused})
         raise typer.Exit(1 if refused else 0)
     typer.echo("\n".join([f"{sent.applied:,} learned, {sent.duplicate:,} known before, {len(sent.refused):,} refused", *_left_out(logged)]))
@@ -191,6 +191,10 @@ def _expect_people(source: str, logged: Logged) -> None:
 
     if logged.of_attributes:
         raise ValueError(f"{source} holds scores, whose attributes are no users of a server; `attune train families` learns from them")
+    if not logged.records and logged.without_user:
+        raise ValueError(
+            f"{source}: there is nobody to teach: {counted(logged.without_user, 'row has', 'rows have')} no user, and no other has"
+        )
     if weighted := sum(one.weight not in {1.0, *IMPLICIT.values()} for one in logged.records):
         told = counted(weighted, "comparison has a weight of training", "comparisons have weights of training")
         aside(f"{told}, which no server knows: each counts once")
@@ -203,5 +207,6 @@ def _left_out(logged: Logged) -> list[str]:
     kinds = (
         (logged.without_texts, rated, several),
         (logged.without_user, "row has no user, and was left out", "rows have no user, and were left out"),
+        (logged.alone, "rating is the only one of its user for a prompt", "ratings are the only one of their user for a prompt"),
     )
     return [counted(*kind) for kind in kinds if kind[0]]

@@ -18,7 +18,6 @@ from attune.models.data.table_shapes import Reading
 from attune.models.data.tables import RowsInvalid, TableInvalid, TableRow
 from attune.models.data.values import time_of
 from attune.models.seam.artefacts import it_is
-from attune.models.seam.counts import all_counted
 from attune.models.seam.exports import ComparisonLine, ExportInvalid, read_export
 from attune.models.seam.json_lines import LinesInvalid
 
@@ -34,7 +33,8 @@ class Logged:
         events: the event id of each record, as its deployment knows it; empty for a row of a table, and where no line says whose it is.
         without_texts: comparisons whose texts were not kept.
         unknown: lines of kinds that this version does not know, by kind.
-        without_user: rows of a table, and lines of an export above any that names a user, that `of_somebody` left out.
+        without_user: ratings of nobody; rows of a table, and lines of an export above any that names a user, that `of_somebody` left out.
+        alone: ratings with nothing of their user to be compared with.
         of_attributes: its users are attributes of a table of scores, and no persons.
     """
 
@@ -43,6 +43,7 @@ class Logged:
     without_texts: int
     unknown: Mapping[str, int]
     without_user: int = 0
+    alone: int = 0
     of_attributes: bool = False
 
     def of_somebody(self) -> Logged:
@@ -53,7 +54,7 @@ class Logged:
             self,
             records=tuple(record for record, _ in kept),
             events=tuple(event for _, event in kept),
-            without_user=sum(of_nobody),
+            without_user=self.without_user + sum(of_nobody),
         )
 
     @property
@@ -77,7 +78,7 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
     path = Path(source)
     if not path.is_file() or not {suffix.lower() for suffix in path.suffixes[-2:]} & set(LINES):
         table = table_of(source, reading)
-        return Logged(_records(table), ("",) * len(table.records), 0, {}, of_attributes=table.shape == "scores")
+        return Logged(_records(table), ("",) * len(table.records), 0, {}, **_of_ratings(table), of_attributes=table.shape == "scores")
     try:
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
@@ -92,25 +93,31 @@ def read_logged(source: str | Path, reading: Reading | None = None) -> Logged:
             without += record is None
             kept += [] if record is None else [(record, line.event_id if log.user else "")]
     of_attributes = False
+    rated: dict[str, int] = {}
     if export.plain:
         rows = (TableRow(f"{path.name} line {number}", value) for number, value in export.plain)
         try:
             table = read_table(rows, reading)
             kept += [(record, "") for record in _records(table)]
             of_attributes = table.shape == "scores"
+            rated = _of_ratings(table)
         except TableInvalid as error:
             named = "" if path.name in str(error) else f"{path.name}: "
             raise TableInvalid(f"{named}{error}{it_is(path)}") from error
-    return Logged(
-        tuple(record for record, _ in kept), tuple(event for _, event in kept), without, export.unknown, of_attributes=of_attributes
-    )
+    records, events = tuple(record for record, _ in kept), tuple(event for _, event in kept)
+    return Logged(records, events, without, export.unknown, **rated, of_attributes=of_attributes)
+
+
+def _of_ratings(table: Table) -> dict[str, int]:
+    """Returns how many ratings no record was made of."""
+    return {"without_user": table.anonymous, "alone": table.alone} if table.shape == "ratings" else {}
 
 
 def _records(table: Table) -> tuple[Comparison, ...]:
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
-    if not table.records and table.equal:
-        raise ComparisonInvalid(f"no comparison can be made: in {all_counted(table.equal, 'pair')} scores, or texts, are equal")
+    if not table.records:
+        raise TableInvalid(f"there is no comparison: {table.why_none}")
     return table.records
 
 

@@ -23,6 +23,9 @@ GRID = 2.0**-24
 MAX_EVIDENCE = 64.0
 """Greatest size of one component of one comparison: 2**29 / 64, eight million comparisons of this size, before a sum rounds."""
 
+MOST_NUMBERS = 2048
+"""Components of a user's sum, all families together: what the store takes."""
+
 HALF_ROUNDING = 2.0**-11
 """Share of a component that half precision may be off by; see `half`."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.models.seam.evidence import MAX_EVIDENCE, half, quantise
+from attune.models.seam.evidence import MAX_EVIDENCE, MOST_NUMBERS, half, quantise
 from attune.models.seam.family import Family, Row, Scored, logit_of, mixed_scores, reward_difference, stacked
 from attune.models.seam.member_effects import Everybody, MemberEffects, gate, with_effects
 from attune.models.seam.trust import ALWAYS, LOSSES, losses, share
@@ -56,6 +56,12 @@ class Families:
         self.effects = effects
         self._effects = slice(start, start if effects is None else start + effects.evidence_size)
         self.evidence_size = self._effects.stop
+        if self.evidence_size > MOST_NUMBERS:
+            most = max(families, key=lambda family: family.evidence_size)
+            raise ValueError(
+                f"a user under these families would be {self.evidence_size:,} numbers, and {MOST_NUMBERS:,} can be kept; "
+                f"{most.evidence_size:,} of them are of family {most.name!r}, which has {len(most.heads)} heads"
+            )
 
     def __getitem__(self, name: str) -> Family:
         return self._families[name]

@@ -21,10 +21,13 @@ from torch import nn
 
 from attune.models.data.classifier import ClassifierTrunk
 from attune.models.data.preferences import ComparisonInvalid
+from attune.models.seam.additive import evidence_size
 from attune.models.seam.attributes import Attributes
 from attune.models.seam.bradley_terry import BradleyTerry
 from attune.models.seam.counts import counted
+from attune.models.seam.evidence import MOST_NUMBERS
 from attune.models.seam.text import Encoded
+from attune.models.seam.trust import LOSSES
 from attune.models.training.heads import Heads, TrainedFamily
 from attune.models.training.hierarchical import Population, PopulationSettings, fit_population
 from attune.models.training.loop import TrainingData
@@ -34,6 +37,9 @@ Array = NDArray[np.float64]
 NAME = "imported"
 MOST_NAME = 100
 """Characters of a head's name, which stands in answers, logs and on the page."""
+
+MOST_HEADS = next(count for count in range(MOST_NUMBERS, 0, -1) if evidence_size(count) + LOSSES <= MOST_NUMBERS)
+"""Heads that a user can have weights of."""
 
 MOST_DIFFERENCE = 1e-4
 """Of a logit from transformers': the two run the same weights, and only the order of sums may differ."""
@@ -73,9 +79,14 @@ def head_names(labels: Sequence[str], given: Sequence[str]) -> Named:
     """Returns the heads' names: those given, else the model's labels, else numbers.
 
     Raises:
-        ImportRefused: there are not as many as labels, or one is empty or repeats.
+        ImportRefused: there are not as many as labels, or one is empty or repeats; or there are more than a user can have weights of.
     """
     count = len(labels)
+    if count > MOST_HEADS:
+        raise ImportRefused(
+            f"the model has {count} heads, and how a person weighs them can be kept for {MOST_HEADS} at most: "
+            f"pairs of heads count, and a user is at most {MOST_NUMBERS:,} numbers"
+        )
     if given:
         if len(given) != count:
             raise ImportRefused(
@@ -132,7 +143,7 @@ def check_against_transformers(trunk: ClassifierTrunk, tokenizer: Any) -> float:
         tokenizer: transformers' own, whose chat template or pairs a user of the model would take.
 
     Raises:
-        ImportRefused: a text becomes other tokens here, or a logit differs by more than `MOST_DIFFERENCE`.
+        ImportRefused: a text becomes other tokens here, a logit is no number or differs by more than `MOST_DIFFERENCE`.
     """
     head = imported_heads(trunk)
     worst = 0.0
@@ -151,6 +162,8 @@ def check_against_transformers(trunk: ClassifierTrunk, tokenizer: Any) -> float:
                 )
             found = head(torch.from_numpy(trunk.embed([row])))[0]
             expected = trunk.model(**asked).logits[0].float()
+            if not bool(expected.isfinite().all()):
+                raise ImportRefused(f"{prompt!r} with {response!r}: a logit of the model is no finite number, by transformers too")
             difference = float((found - expected).abs().max())
             if not difference <= MOST_DIFFERENCE:
                 raise ImportRefused(

@@ -61,6 +61,12 @@ def test_rows_of_nobody_are_no_persons_to_a_server_and_times_mean_the_same_every
     table.write_text("".join(json.dumps(pair | more) + "\n" for more in ({}, {"user": "ada"}, {})))
     kept = read_logged(table).of_somebody()
     assert ([one.user for one in kept.records], kept.events, kept.without_user) == (["ada"], ("",), 2)
+    rated = [{"user": user, "prompt": PROMPT, "response": text, "rating": len(text)} for user, text in
+             (("ada", WARM), ("ada", LONG), ("bob", WARM), (None, WARM))]  # fmt: skip
+    for name in ("rated.jsonl", "rated.json"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rated)))
+        told = read_logged(tmp_path / name).of_somebody()
+        assert (len(told.records), told.without_user, told.alone) == (1, 1, 1)
 
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()

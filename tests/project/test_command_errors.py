@@ -67,7 +67,15 @@ def test_a_file_that_a_command_cannot_use_is_a_sentence_and_exit_code_1(tmp_path
         (b'{"question": 1}', "choices.jsonl: the columns question make no known shape"),
         (
             b'{"user": "u", "prompt": "p", "response": "r", "rating": 1}\n{"user": "u", "prompt": "p", "response": "s", "rating": 1}',
-            "are equal",
+            "choices.jsonl: there is no comparison: the one possible pair is of equal scores or texts",
+        ),
+        (
+            b'{"user": "u", "prompt": "p", "response": "r", "rating": 1}\n{"user": "v", "prompt": "p", "response": "s", "rating": 2}',
+            "choices.jsonl: there is no comparison: 2 ratings are the only one of their user for a prompt",
+        ),
+        (
+            b'{"prompt": "p", "chosen": "a", "rejected": "b"}',
+            "choices.jsonl: there is nobody to teach: 1 row has no user, and no other has",
         ),
         (b'{"user": "u", "prompt": "p", "chosen": "a", "rejected": "b", "weight": ' + b"9" * 5000 + b"}", "more than 300 digits"),
     ],
