@@ -28,6 +28,7 @@ from attune.service.api.route import MOST_AMONG, check_members
 from attune.service.api.shapes import ModelAnswer, ModelsAnswer
 from attune.service.errors import FieldError, InvalidRequest, UnknownMember, invalid
 from attune.service.http.documentation import operation_name
+from attune.service.http.heads import as_written
 from attune.service.http.segments import Segment
 from attune.service.http.streaming import EventStream
 from attune.service.live.runtime import Call, RequestLimits
@@ -161,7 +162,7 @@ def user_of(request: Request, user: str | None, safety_identifier: str | None = 
     """
     call: Call = request.state.call
     name = call.runtime.user_header
-    header = request.headers.get(name) if name else None
+    header = as_written(request.headers.get(name, "")) if name else None
     for field, given in (("user", user), ("safety_identifier", safety_identifier), (name, header)):
         if given:
             if len(given) > MAX_USER_CHARS:

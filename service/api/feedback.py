@@ -34,6 +34,7 @@ from attune.service.errors import (
     invalid,
 )
 from attune.service.http.documentation import operation_name
+from attune.service.http.heads import as_written
 from attune.service.http.problems import document, invalid_fields
 from attune.service.http.shortcut import refuse_names_twice
 from attune.service.http.streaming import problem_in_stream
@@ -103,7 +104,7 @@ async def feedback(
     idempotency_key: Annotated[str | None, Header(description="the event id, if the body has none")] = None,
 ) -> Response:
     """Learns one piece of feedback, once per event id: a pair, a rating of one answer, a ranking, or what the user kept."""
-    return json_response(await _applied(request.state.call, body, idempotency_key))
+    return json_response(await _applied(request.state.call, body, idempotency_key and as_written(idempotency_key)))
 
 
 async def _applied(call: Call, body: FeedbackRequest, header: str | None) -> FeedbackAnswer:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from attune.service.auth import Caller, Keyring
 from attune.service.errors import CallerError, ComeBackLater, DeadlineExceeded, Forbidden, Overloaded, RateLimited, UnknownHost
 from attune.service.http.bodies import ORDINARY_BYTES, Bodies, ClientLeft, run_while_heard
+from attune.service.http.heads import by_name
 from attune.service.http.pace import Pace
 from attune.service.live.runtime import Call, Live
 from attune.service.live.token_buckets import TokenBuckets
@@ -127,7 +128,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         self._known_host(scope)
-        headers = dict(scope["headers"])
+        headers = by_name(scope["headers"])
         if path in OPEN_PATHS or path.startswith(("/errors/", "/ui/")) or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return

@@ -69,8 +69,8 @@ class Bodies:
             Overloaded: all bodies together are over their bound.
             ClientLeft: the caller left.
         """
-        coding = headers.get(b"transfer-encoding", b"chunked").strip().lower()
-        if coding != b"chunked":
+        coding = headers.get(b"transfer-encoding", b"").lower()
+        if {part.strip() for part in coding.split(b",")} - {b"", b"chunked"}:
             raise UnsupportedTransfer(f"transfer-encoding {coding.decode('latin-1')[:40]!r} is not read; `chunked` alone is")
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in {b"", b"identity"}:

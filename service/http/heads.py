@@ -1,6 +1,6 @@
-"""What the head of a request says about its host and its body, where HTTP has more than one place for it.
+"""What the head of a request says about its host and its body, where HTTP has more than one place for it; and in which characters.
 
-Pure functions of bytes; they know no connection.
+Pure functions; they know no connection.
 """
 
 from __future__ import annotations
@@ -10,6 +10,23 @@ from collections.abc import Iterable, MutableSequence
 import httptools
 
 _OF_BODIES = frozenset({b"content-length", b"transfer-encoding"})
+_LISTS = frozenset({b"content-encoding", b"transfer-encoding"})
+
+
+def by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Returns headers by their names: what all lines say of how the body is coded, and the last line of any other."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        found[name] = b"%s, %s" % (found[name], value) if name in _LISTS and name in found else value
+    return found
+
+
+def as_written(value: str) -> str:
+    """Returns a header's value as its sender wrote it: ASGI's readers make a character of each byte, and clients and proxies send UTF-8."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def bodys_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

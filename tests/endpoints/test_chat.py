@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import openai
 import pytest
@@ -235,19 +236,22 @@ async def test_a_body_without_room_is_something_else(service: Service):
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
-async def test_a_user_is_known_by_user_else_by_safety_identifier_else_by_the_operators_header(settings_of: Callable[..., Settings]):
+@pytest.mark.parametrize("name", ["ada", "josé", "佐藤"])
+async def test_a_user_is_known_by_user_else_by_safety_identifier_else_by_the_operators_header(
+    settings_of: Callable[..., Settings], name: str
+):
     async with running(settings_of(user_header="x-chat-user"), FreshStore()) as service:
         named: list[dict[str, Any]] = [
-            {"extra": {"user": "ada", "safety_identifier": "x"}, "headers": {"x-chat-user": "y"}},
-            {"extra": {"safety_identifier": "ada"}, "headers": {"x-chat-user": "y"}},
-            {"extra": {}, "headers": {"X-Chat-User": "ada"}},
+            {"extra": {"user": name, "safety_identifier": "x"}, "headers": {"x-chat-user": "y"}},
+            {"extra": {"safety_identifier": name}, "headers": {"x-chat-user": "y"}},
+            {"extra": {}, "headers": {b"X-Chat-User": name.encode()}},
         ]
         for one in named:
             body = {"model": "auto", "messages": TURNS, "n": 2, **one["extra"]}
             made = await service.post("/v1/chat/completions", body, headers=one["headers"])
             chosen, rejected = (choice["candidate_id"] for choice in made["choices"])
-            await service.post("/feedback", {"user": "ada", "chosen": chosen, "rejected": rejected})
-        assert (await service.get("/users/ada"))["user"]["comparisons"] == 3
+            await service.post("/feedback", {"user": name, "chosen": chosen, "rejected": rejected})
+        assert (await service.get(f"/users/{quote(name)}"))["user"]["comparisons"] == 3
         assert await service.metric("attune_requests_without_user_total") == 0
         nobody = await service.post("/v1/chat/completions", {"model": "auto", "messages": TURNS})
         assert nobody["choices"][0]["candidate_id"] is None

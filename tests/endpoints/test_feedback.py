@@ -130,12 +130,13 @@ async def test_a_body_that_says_the_same_in_other_words_is_the_same(service: Ser
     assert (await service.post("/feedback", reordered))["result"] == "duplicate"
 
 
-async def test_the_event_id_may_come_in_the_header_and_both_must_agree(service: Service):
-    header = {"idempotency-key": "e1"}
+@pytest.mark.parametrize("event_id", ["e1", "événement 1"])
+async def test_the_event_id_may_come_in_the_header_and_both_must_agree(service: Service, event_id: str):
+    header = {b"idempotency-key": event_id.encode()}
     told = await service.post("/feedback", TEXTS, headers=header)
-    assert told["event_id"] == "e1"
+    assert told["event_id"] == event_id
     assert (await service.post("/feedback", TEXTS, headers=header))["result"] == "duplicate"
-    assert (await service.post("/feedback", TEXTS | {"event_id": "e1"}, headers=header))["result"] == "duplicate"
+    assert (await service.post("/feedback", TEXTS | {"event_id": event_id}, headers=header))["result"] == "duplicate"
     problem = await service.post("/feedback", TEXTS | {"event_id": "e2"}, headers=header, status=422)
     assert problem["errors"][0]["field"] == "event_id"
     problem = await service.post("/feedback", TEXTS, headers={"idempotency-key": "x" * 257}, status=422)

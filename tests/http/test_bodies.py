@@ -52,6 +52,7 @@ async def test_a_large_body_for_which_there_is_no_room_is_not_read():
         (coming(b"a" * LARGE, b"a" * LARGE), {}, TooLarge),
         (coming(b"\xff" * LARGE), {b"content-type": b"application/json; charset=latin-1"}, UnsupportedEncoding),
         (coming(b"a" * LARGE), {b"transfer-encoding": b"gzip, chunked"}, UnsupportedTransfer),
+        (coming(b"a" * LARGE), {b"transfer-encoding": b",Chunked ,deflate"}, UnsupportedTransfer),
     ],
 )
 async def test_of_a_body_that_is_refused_nothing_stays_held(sent: Receive, headers: dict[bytes, bytes], error: type[AttuneError]):

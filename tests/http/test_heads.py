@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attune.service.http.bounds import Bounds
-from attune.service.http.heads import in_origin_form
+from attune.service.http.heads import as_written, by_name, in_origin_form
 from tests.http.served import OK, served
 
 ROOMY = Bounds(most=64, kept_free=4)
@@ -87,3 +87,13 @@ async def test_an_absolute_target_may_leave_its_path_out(target: bytes):
     async with served(ROOMY) as service:
         assert (await service.told(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).startswith(OK)
     assert in_origin_form(target, []) in {b"/", b"/?x=1"}
+
+
+def test_of_how_a_body_is_coded_every_line_counts_and_of_other_headers_the_last():
+    sent = [(b"transfer-encoding", b"gzip"), (b"x", b"1"), (b"transfer-encoding", b"chunked"), (b"x", b"2")]
+    assert by_name(sent) == {b"transfer-encoding": b"gzip, chunked", b"x": b"2"}
+
+
+@pytest.mark.parametrize(("sent", "meant"), [(b"ada", "ada"), ("josé".encode(), "josé"), ("josé".encode("latin-1"), "josé")])
+def test_a_header_is_read_in_the_characters_of_its_sender(sent: bytes, meant: str):
+    assert as_written(sent.decode("latin-1")) == meant
