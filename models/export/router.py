@@ -110,7 +110,7 @@ def retrain_router(
     learn, held, unit = _held_out(comparisons, seed)
     before = layers.module()
     router = layers.module()
-    history = train_router(router, data.take(learn), settings, seed)
+    losses = train_router(router, data.take(learn), settings, seed)
     decided = held[~comparisons.tie[held]]
     old_says, new_says = (
         _probabilities(_gate(one, data.vectors[decided]), data.margins[decided], mixture.mask) for one in (before, router)
@@ -133,7 +133,7 @@ def retrain_router(
         },
         "from_bundle": old.id,
         "held_out": measured,
-        "losses": [round(loss, 6) for loss in history.losses],
+        "losses": [round(loss, 6) for loss in losses],
         "audit": _audit_table(mixture, audited),
     }
     log_prior = _gate(router, data.vectors[learn]).mean(axis=0)

@@ -9,7 +9,7 @@ comparison and never knows which part of it was context. Axis letters: `C` compa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -77,13 +77,6 @@ class ContextComparisons:
         return ContextComparisons(self.vectors[rows], self.margins[rows], self.tie[rows], self.opened)
 
 
-@dataclass(slots=True)
-class RouterHistory:
-    """Mean cross-entropy of each epoch, nats."""
-
-    losses: list[float] = field(default_factory=list)
-
-
 def soft_targets(log_gate: Tensor, margins: Tensor, tie: Tensor, opened: Tensor, tau: float) -> Tensor:
     """Returns `[C, K]`, which head each comparison speaks for: `w_k exp(-L_k / tau)`, normalised; masked heads have none.
 
@@ -100,8 +93,8 @@ def soft_targets(log_gate: Tensor, margins: Tensor, tie: Tensor, opened: Tensor,
     return torch.softmax((prior - losses / tau).masked_fill(~opened, -torch.inf), dim=-1)
 
 
-def train_router(router: nn.Sequential, data: ContextComparisons, settings: RouterSettings, seed: int) -> RouterHistory:
-    """Trains `router` in place on stage 2 and returns its losses.
+def train_router(router: nn.Sequential, data: ContextComparisons, settings: RouterSettings, seed: int) -> list[float]:
+    """Trains `router` in place on stage 2 and returns the mean cross-entropy of each epoch, nats.
 
     Args:
         router: from vectors `[N, D + 1]` to log-probabilities `[N, K]`; its first layer is linear. Starts from what stage 1 left.
@@ -123,7 +116,7 @@ def train_router(router: nn.Sequential, data: ContextComparisons, settings: Rout
         # its rounding errors, and the first prompt of another length would go anywhere.
         inputs = (vectors - mean) / spread * varying
         rng = np.random.default_rng(seed)
-        history = RouterHistory()
+        losses: list[float] = []
         # Trained on standardised inputs, or the paper's learning rate would mean another thing for every trunk.
         _read_standardised(router, mean, spread)
         router.requires_grad_(requires_grad=True)
@@ -144,10 +137,10 @@ def train_router(router: nn.Sequential, data: ContextComparisons, settings: Rout
                 loss.backward()
                 optimizer.step()
                 total += float(loss.detach()) * len(rows)
-            history.losses.append(total / len(order))
+            losses.append(total / len(order))
         _read_standardised(router, -mean / spread, 1.0 / spread)
         router.eval().requires_grad_(requires_grad=False)
-        return history
+        return losses
 
 
 @torch.no_grad()

@@ -74,10 +74,10 @@ def test_every_example_is_judged_by_the_router_on_its_own_prompt():
 def test_the_router_learns_which_head_a_context_asks_for():
     data, _ = told_by_context()
     router = router_of(6, 2)
-    history = train_router(router, data, RouterSettings(epochs=20), 0)
+    losses = train_router(router, data, RouterSettings(epochs=20), 0)
     fresh, wanted = told_by_context(seed=1)
     assert np.mean(law(router, fresh.vectors).argmax(axis=1) == wanted) > 0.95
-    assert history.losses[-1] < 0.3 * history.losses[0]
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_a_batchs_order_does_not_change_whose_gate_is_whose():
