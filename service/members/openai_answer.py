@@ -11,25 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from attune.service.members.answer_format import BOM, Format, format_of
 from attune.service.members.answer_text import Repeats, SoundText, ThoughtFilter, is_seen, sound_text
+from attune.service.members.bounded_text import CHARS_A_TOKEN, BoundedText
 from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
 from attune.service.members.passing import REASONING, TOOLS
 from attune.service.members.said import Saying
 from attune.service.members.spec import OpenAISpec
-from attune.service.members.text_of_tokens import StopScanner
 from attune.service.members.tool_calls import Part, ToolCalls, joined
 
 MAX_ANSWER_BYTES = 32 << 20
 """Bytes of a body, thoughts and JSON around the text included."""
 
 MAX_WHOLE_BYTES = 4 << 20  # of a body that is read in one piece
-
-CHARS_A_TOKEN = 16
-"""More characters a token than any text has on average; beyond it an upstream does not hold `max_tokens`."""
 
 THOUGHTS = 2_048
 """Pieces without text, thoughts above all, that an answer may have beside `max_tokens` where the member names no `reasoning_tokens`."""
@@ -68,10 +65,9 @@ class AnswerReader:
         self._events = EventReader()
         self._sound = SoundText()
         self._thoughts = ThoughtFilter(spec.thoughts)
-        self._scanner = StopScanner(request.stop)
-        self._size = self._chars = self._pieces = 0
+        self._text = BoundedText(request.max_tokens, request.stop)
+        self._size = self._pieces = 0
         self._repeats = Repeats()
-        self._lead = ""  # spaces and the like in front of the text
         self._unseen = 0  # pieces that hold something, and nothing for a reader
         self._finish = ""
         self._usage: tuple[int, int] | None = None
@@ -83,14 +79,18 @@ class AnswerReader:
         self._told = self._thought_aloud = self.begun = False  # the last: whether text for a reader has come
         self._answered = 0  # characters before the first that it says in place of an answer, in the text that was read last
         self.signs = 0
-        self.ended = False
+        self._over = False  # whatever else comes is not read
         self.broken: str | None = None
         self._error: BadAnswer | None = None
-        self._cut: Literal["stop", "length"] | None = None  # ended from here
         self._takes_calls = request.passed is not None and TOOLS in request.passed.fields and TOOLS in spec.passes
         self._calls = ToolCalls()
         self._new_calls: list[Part] = []
         self._whole_calls: tuple[Part, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to read."""
+        return self._over or self._text.cut is not None
 
     @property
     def finishing(self) -> bool:
@@ -155,16 +155,16 @@ class AnswerReader:
             except BadAnswer:
                 raise BadAnswer("protocol", broken) from None
             broken = None  # only what stood behind the object is missing
-        elif broken is None and self._cut is None and not self.ended:
+        elif broken is None and not self.ended:
             text = self._read_whole() if self._format != "events" else self._read(self._events.close())
             if self._error is not None:
                 raise self._error
-        if self._cut is None:
+        if self._text.cut is None:
             rest = self._sound.close()
-            text += self._taken(self._visible(rest, ends=True))
-            if not self._chars and self._whole:
-                text += self._taken(self._visible(sound_text(self._whole), ends=True))
-            text += "" if self._scanner.stopped else self._scanner.close()
+            text += self._text.push(self._visible(rest, ends=True))
+            if not self._text.chars and self._whole:
+                text += self._text.push(self._visible(sound_text(self._whole), ends=True))
+            text += self._text.close()
             self._add_calls(() if self._calls else self._whole_calls, apart=True)
         self.begun = self.begun or is_seen(text)
         self._refuse_half(broken)
@@ -178,12 +178,12 @@ class AnswerReader:
             if self.ended:
                 break
             if data.strip() == DONE:
-                self.ended = True
+                self._over = True
                 break
             try:
                 chunk = read_chunk(data)
             except BadAnswer as error:
-                self.ended = True
+                self._over = True
                 if not self.finishing:  # else the text is complete, and what comes after it is not needed
                     self._error = error  # raised at the end: what came before it stands
                 break
@@ -207,11 +207,9 @@ class AnswerReader:
         visible = self._visible(self._sound.push(chunk.text) + self._sound.close(), ends=True)
         self._answered = max(0, len(visible) - chunk.refused) if chunk.refused else 0
         if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
-            text = self._taken(visible[: len(visible) * self._request.max_tokens // written]) + self._scanner.close()
-            self._cut = self._cut or "length"
-            return text
+            return self._text.push(visible[: len(visible) * self._request.max_tokens // written]) + self._text.cut_here()
         self._pieces = max(1, len(visible) // 4)
-        return self._taken(visible)
+        return self._text.push(visible)
 
     @property
     def _allowance(self) -> int:
@@ -243,22 +241,21 @@ class AnswerReader:
         if not chunk.text or self._repeats.whole(chunk.text, last=bool(chunk.finish)):
             return self._without_text() if not called and (chunk.thought or chunk.unsupported) else ""
         visible = self._visible(self._sound.push(chunk.text))
-        if not visible or not (self._chars or is_seen(visible)):
+        if not visible or not (self._text.chars or is_seen(visible)):
             self._without_text()
         else:
             if self._pieces >= self._request.max_tokens:
-                self._cut, self.ended = "length", True
-                return self._scanner.close()
+                return self._text.cut_here()
             self._pieces += 1
-        return self._taken(visible)
+        return self._text.push(visible)
 
     def _add_calls(self, parts: tuple[Part, ...], *, apart: bool = False) -> bool:
         """Returns whether there are parts of calls for the caller, after keeping those for which there is room."""
         if not (self._takes_calls and parts):
             return False
         told = self._calls.add(parts, apart=apart)
-        if self._cut is not None or self._pieces >= (most := self._request.max_tokens) or self._calls.chars > CHARS_A_TOKEN * most:
-            self._cut, self.ended = self._cut or "length", True
+        if self._text.cut is not None or self._pieces >= (most := self._request.max_tokens) or self._calls.chars > CHARS_A_TOKEN * most:
+            self._text.cut = self._text.cut or "length"
             return True
         self._pieces += 1
         self._new_calls += told
@@ -275,9 +272,9 @@ class AnswerReader:
         room = self._request.max_tokens + (self._spec.reasoning_tokens or THOUGHTS)
         if self._unseen <= room:
             return ""
-        if not self._chars and not self._calls:
+        if not self._text.chars and not self._calls:
             raise BadAnswer("content", f"more than {room:,} pieces came without text{self._in_place_of_text()}")
-        self._finish, self.ended = "length", True
+        self._finish, self._over = "length", True
         return ""
 
     def _visible(self, text: str, *, ends: bool = False) -> str:
@@ -287,28 +284,9 @@ class AnswerReader:
             self._saying.add_thought(thought)
         return visible
 
-    def _taken(self, visible: str) -> str:
-        """Returns what of the visible text can be sent: none of a stop string, and no more than the limit has room for."""
-        if self._cut is not None:
-            return ""
-        if not self._chars:  # what nobody sees is no answer, so they wait for what they stand before
-            visible = self._lead = self._lead + visible
-            if not is_seen(visible):
-                return ""
-        room = CHARS_A_TOKEN * self._request.max_tokens - self._chars
-        over = len(visible) > room
-        self._chars += min(len(visible), room)
-        text = self._scanner.push(visible[:room])
-        if self._scanner.stopped:
-            self._cut, self.ended = "stop", True
-        elif over:
-            self._cut, self.ended = "length", True
-            text += self._scanner.close()
-        return text
-
     def _refuse_half(self, broken: str | None) -> None:
         """Raises BadAnswer where the server said that it broke the answer off, the connection broke before its end, or no text came."""
-        if self._cut is None and (said := self._is_said_by(_BROKEN)):
+        if self._text.cut is None and (said := self._is_said_by(_BROKEN)):
             raise BadAnswer("upstream", f"the server ended the answer with {said!r}")
         if broken is not None and not self.ended and not (self._finish and self.begun):
             raise BadAnswer("protocol", broken)
@@ -326,7 +304,7 @@ class AnswerReader:
         if self._finish and not filtered and self._finish.lower() not in known:
             self._note("finish_reason", self._finish)
         ends: FinishReason = "length" if self._is_said_by(_LENGTH) else "content_filter" if filtered else "stop"
-        reason = self._cut or ends
+        reason = self._text.cut or ends
         if reason == "stop" and self._calls:  # of a call that nobody is told of, its caller would wait in vain
             reason = "tool_calls"
         if self._usage is not None:
