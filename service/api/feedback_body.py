@@ -92,7 +92,8 @@ _FORMS = {
 _LATER = frozenset({*_FORMS["rating"], *_FORMS["ranking"], *_FORMS["kept"]})
 """Fields that earlier versions did not know: a body without them keeps the digest that it had."""
 
-_TEXTS = ("chosen_text", "rejected_text", "response_text", "kept", "over")
+_ONLY_TEXTS = ("chosen_text", "rejected_text", "response_text")
+_TEXTS = (*_ONLY_TEXTS, "kept", "over")
 
 
 def told_by(body: FeedbackRequest, header: str | None, limits: RequestLimits, now_s: float) -> Told:
@@ -112,6 +113,7 @@ def told_by(body: FeedbackRequest, header: str | None, limits: RequestLimits, no
     wrong = _mixed(body, given) if len(given) > 1 else _CHECKS[given[0] if given else "ids"](body)
     if body.tie and given and given[0] not in {"ids", "texts"}:
         wrong.append(FieldError("tie", f"has no place beside `{_FORMS[given[0]][0]}`; it belongs to a pair"))
+    wrong += [FieldError(name, "is a candidate id, and no text") for name in _ONLY_TEXTS if _is_id(getattr(body, name))]
     observed_s = now_s if body.observed_at is None else body.observed_at.timestamp()
     refuse(wrong + _wrong_event(body.event_id, header) + _wrong_time(observed_s - now_s))
     check_prompt_length(body, limits)
@@ -147,9 +149,9 @@ def _said(body: FeedbackRequest) -> tuple[Named, Form]:
     if body.ranking is not None:
         return ById(tuple(body.ranking), tuple(f"ranking[{place}]" for place in range(len(body.ranking)))), Ranked()
     if body.kept is not None and body.over is not None:
-        if _has_prompt(body) or (body.decision_id is not None and not _are_ids(body)):
+        if not _is_id(body.over):
             return _by_text(body, "kept", "over"), Preferred(how=body.how)
-        if split_candidate(body.kept) is None:
+        if not _is_id(body.kept):
             return EditedFrom(body.kept, body.over, ("kept", "over")), Preferred(how=body.how)
         return ById((body.kept, body.over), ("kept", "over")), Preferred(how=body.how)
     if body.chosen is not None and body.rejected is not None:
@@ -165,8 +167,8 @@ def _has_prompt(body: FeedbackRequest) -> bool:
     return body.prompt is not None or body.messages is not None
 
 
-def _are_ids(body: FeedbackRequest) -> bool:
-    return None not in (split_candidate(body.kept or ""), split_candidate(body.over or ""))
+def _is_id(answer: str | None) -> bool:
+    return answer is not None and split_candidate(answer) is not None
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------
@@ -252,12 +254,12 @@ def _wrong_kept(body: FeedbackRequest) -> list[FieldError]:
         return wrong
     if body.kept == body.over:
         return [FieldError("over", "equals kept; a comparison needs two different answers")]
-    if _has_prompt(body):
-        return wrong_prompt(body)
-    if _are_ids(body):
-        return _beside_ids(body) or _wrong_decision(body, body.kept or "", body.over or "")
-    if body.decision_id is not None or split_candidate(body.over or "") is not None:
-        return []
+    if _is_id(body.over):
+        return _beside_ids(body) or _wrong_decision(body, *(answer for answer in (body.kept, body.over) if answer and _is_id(answer)))
+    if _is_id(body.kept):
+        return [FieldError("over", "is a text beside `kept`, a candidate id; send two ids, or two texts with their prompt")]
+    if _has_prompt(body) or body.decision_id is not None:
+        return _wrong_prompt_of_texts(body)
     return [FieldError("prompt", "is missing; `over` is no candidate id, and texts are compared with their prompt")]
 
 

@@ -82,10 +82,12 @@ async def test_what_was_kept_is_a_pair_that_weighs_less(service: Service):
         assert (line["how"], line["weight"], line["chosen_text"], line["rejected_text"]) == (how, weight, WARM, LONG)
 
 
-async def test_an_edited_answer_is_compared_with_the_candidate_that_it_was_made_of(service: Service):
+@pytest.mark.parametrize("names_decision", [False, True])
+async def test_an_edited_answer_is_compared_with_the_candidate_that_it_was_made_of(service: Service, names_decision: bool):
     made = await service.post("/generate", {"user": "u1", "prompt": PROMPT})
     (candidate,) = made["candidates"]
-    await service.post("/feedback", {"user": "u1", "kept": WARM, "over": candidate["candidate_id"], "how": "edit"})
+    named = {"decision_id": made["decision_id"]} if names_decision else {}
+    await service.post("/feedback", {"user": "u1", "kept": WARM, "over": candidate["candidate_id"], "how": "edit", **named})
     await service.post("/feedback", {"user": "u2", "prompt": PROMPT, "kept": WARM, "over": candidate["text"], "how": "edit"})
     assert await evidence(service) == await evidence(service, "u2")
 
@@ -183,6 +185,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"kept": ONE, "over": TWO, "how": "liked"}, "how", "'regenerate'"),
     ({"kept": ONE, "over": ONE, "how": "copy"}, "over", "equals kept"),
     ({"kept": SHORT, "over": LONG, "how": "copy"}, "prompt", "is missing"),
+    ({"kept": ONE, "over": TWO, "how": "copy", "prompt": PROMPT}, "prompt", "beside candidate ids"),
+    ({"kept": SHORT, "over": TWO, "how": "edit", "prompt": PROMPT}, "prompt", "beside candidate ids"),
+    ({"kept": ONE, "over": LONG, "how": "copy", "prompt": PROMPT}, "over", "is a text beside `kept`, a candidate id"),
+    ({"kept": ONE, "over": LONG, "how": "copy", "decision_id": new_decision_id()}, "over", "is a text beside `kept`, a candidate id"),
+    ({"kept": SHORT, "over": TWO, "how": "edit", "decision_id": new_decision_id()}, "decision_id", "not the decision"),
+    ({"chosen_text": ONE, "rejected_text": LONG, "prompt": PROMPT}, "chosen_text", "is a candidate id, and no text"),
+    ({"response_text": ONE, "rating": 1, "prompt": PROMPT}, "response_text", "is a candidate id, and no text"),
     ({"prompt": PROMPT}, "chosen", "is missing"),
 ]
 
