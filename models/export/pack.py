@@ -27,7 +27,7 @@ from attune.models.export.onnx import ScorerGraph, export_scorer, graph_files, l
 from attune.models.export.portfolio_files import MemberFiles, MembersInvalid, read_members, without_certificate
 from attune.models.seam.bundle import CARDS, PORTFOLIO, VALUES, Probes, basis_id, expect_name, write_bundle
 from attune.models.seam.families import Families
-from attune.models.seam.families_file import write_families
+from attune.models.seam.families_file import read_families, write_families
 from attune.models.seam.json_lines import JsonInvalid, parse_json
 from attune.models.seam.member_effects import PERSONAL, SHARED, MemberEffects
 from attune.models.seam.portfolio import read_portfolio
@@ -83,8 +83,8 @@ def pack(
         NotWorthServing: it is, and nobody said `serve_anyway`; nothing is written.
         TrunkUnavailable: the trunk is not where `trunk.json` says, or is another.
         FileNotFoundError: a folder lacks a file.
-        HeadsInvalid, PortfolioInvalid, MembersInvalid, ProbesInvalid, ExportFailed, BundleInvalid: the parts do not fit; nothing is left
-            behind.
+        FamiliesInvalid, HeadsInvalid, PortfolioInvalid, MembersInvalid, ProbesInvalid, ExportFailed, BundleInvalid: the parts do not fit;
+            nothing is left behind.
     """
     expect_name(name)
     trained, default = load_heads(families)
@@ -97,8 +97,9 @@ def pack(
     trunk = trunk or load_trunk_of(families)
     effects = MemberEffects(default, SHARED, PERSONAL) if member_effects else None
     families_files = write_families([one.family for one in trained], default, {one.family.name: one.trust for one in trained}, effects)
+    # Read once as the service will, so that what no server takes is found before minutes of export.
+    read_families(families_files["families.json"], families_files["families.npz"])
     members = read_members(portfolio, roster)
-    # Read once as the service will, so that a portfolio that does not fit these families is found before minutes of export.
     members, fitted = _fitting(members, families_of(trained))
     told = (*(f"below a simple head: {sentence}" for sentence in worse.values()), *fitted)
     pairs = read_probes(families)

@@ -52,6 +52,9 @@ async def test_a_model_of_as_many_heads_as_can_be_learns_and_one_of_more_is_refu
         HeadsInvalid, match=r"has 62 imported heads, which take 2,015 numbers of a user; 2,048 can be kept, and what is trained"
     ):
         read_beside(tmp_path / "fam")
+    with pytest.raises(FamiliesInvalid, match="a user under these families would be 2,061 numbers, and 2,048 can be kept"):
+        pack(tmp_path / "fam", tmp_path / "effects", "effects", member_effects=True)
+    assert not (tmp_path / "effects").exists()
     more = write_classifier(tmp_path / "more", "Llama", MOST_HEADS + 1)
     with pytest.raises(ImportRefused, match="the model has 63 heads, and how a person weighs them can be kept for 62 at most"):
         import_reward_model(str(more), tmp_path / "none", [], "")
