@@ -164,31 +164,11 @@ def load(
     check_base_files(owner, base)
     for name, path in adapters.items():
         check_adapter_files(name, path)
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
-
-        if adapters:
-            import peft  # noqa: F401 -- whether it is there
-    except ModuleNotFoundError as error:
-        raise UnusableMember(owner, "base", f"needs the package {error.name}, which is not installed: {INSTALL}") from error
-    except (ImportError, OSError) as error:  # it is installed and does not load: a version, or a library of the system
-        raise UnusableMember(owner, "base", f"what runs a base does not load: {type(error).__name__}: {error}") from error
-    disable_progress_bar()  # the service's standard error is a log of JSON lines
+    torch = _imported_torch(owner, with_adapters=bool(adapters))
     if device == "cuda" and not torch.cuda.is_available():
         raise UnusableMember(owner, "device", "cuda was asked for, and torch sees no CUDA device")
     weights = torch.float32 if dtype == "auto" and device == "cpu" else "auto" if dtype == "auto" else getattr(torch, dtype)
-    # Nothing is fetched, executed or asked for: no code of the folder runs, no pickle is opened, no terminal is prompted.
-    safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base, **safely)
-        network, found = AutoModelForCausalLM.from_pretrained(base, dtype=weights, weights_only=True, output_loading_info=True, **safely)
-    except Exception as error:  # whatever a library of models raises, it is this base that does not load
-        raise UnusableMember(owner, "base", f"{base} does not load: {_why(error)}") from error
-    if found["missing_keys"]:  # transformers would fill them with random numbers
-        raise UnusableMember(owner, "base", f"{base} lacks {_tensors(sorted(found['missing_keys']))} of its own architecture")
-
+    network, tokenizer = _read_base(owner, base, weights)
     _check_vocabulary(owner, base, network, tokenizer)
     _check_template(owner, base, tokenizer)
     config = network.config.get_text_config()
@@ -205,6 +185,41 @@ def load(
     network = network.to(device).eval().requires_grad_(False)
     model = LoadedModel(network, tokenizer, rows, slots, int(limit), ends, torch.device(device), network.dtype, optional)
     return _written_out(model)
+
+
+def _imported_torch(owner: str, *, with_adapters: bool) -> Any:
+    """Returns the module, once all that runs a base could be imported."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 -- each is loaded as it is asked for
+        from transformers.utils.logging import disable_progress_bar
+
+        if with_adapters:
+            import peft  # noqa: F401 -- whether it is there
+    except ModuleNotFoundError as error:
+        raise UnusableMember(owner, "base", f"needs the package {error.name}, which is not installed: {INSTALL}") from error
+    except (ImportError, OSError) as error:  # it is installed and does not load: a version, or a library of the system
+        raise UnusableMember(owner, "base", f"what runs a base does not load: {type(error).__name__}: {error}") from error
+    disable_progress_bar()  # the service's standard error is a log of JSON lines
+    return torch
+
+
+def _read_base(owner: str, base: Path, weights: Any) -> tuple[Any, Any]:
+    """Returns the network, its weights in this type, and the tokenizer.
+
+    Nothing is fetched, executed or asked for: no code of the folder runs, no pickle is opened, no terminal is prompted.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, **safely)
+        network, found = AutoModelForCausalLM.from_pretrained(base, dtype=weights, weights_only=True, output_loading_info=True, **safely)
+    except Exception as error:  # whatever a library of models raises, it is this base that does not load
+        raise UnusableMember(owner, "base", f"{base} does not load: {_why(error)}") from error
+    if found["missing_keys"]:  # transformers would fill them with random numbers
+        raise UnusableMember(owner, "base", f"{base} lacks {_tensors(sorted(found['missing_keys']))} of its own architecture")
+    return network, tokenizer
 
 
 def _written_out(model: LoadedModel) -> LoadedModel:
