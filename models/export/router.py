@@ -93,16 +93,7 @@ def retrain_router(
     settings = settings or RouterSettings()
     old = read_bundle(bundle)
     mixture = _mixture_of(old, family)
-    if len(comparisons) < LEAST_COMPARISONS:
-        raise ComparisonInvalid(
-            f"{counted(len(comparisons), 'comparison')} with texts; at least {LEAST_COMPARISONS} are needed to train a router"
-        )
-    with_context = np.array([context is not None for _, context in comparisons.texts.prompts])[comparisons.prompt]
-    if with_context.sum() < LEAST_CONTEXTS:
-        raise ComparisonInvalid(
-            f"{with_context.sum()} of {len(comparisons)} comparisons {'has' if with_context.sum() == 1 else 'have'} a context, "
-            f"which says what the user wanted; at least {LEAST_CONTEXTS} are needed to train a router"
-        )
+    with_context = _expect_contexts(comparisons)
     model = onnx.load(str(old.scorer))
     layers = find_router(model, f"{mixture.name}_gate")
     vectors, margins = _read_texts(model, layers, old, comparisons, mixture)
@@ -128,7 +119,7 @@ def retrain_router(
         "comparisons": {
             "learned": len(learn),
             "held_out": len(held),
-            "with_context": int(with_context.sum()),
+            "with_context": with_context,
             "sha256": comparisons.sha256(),
         },
         "from_bundle": old.id,
@@ -139,6 +130,25 @@ def retrain_router(
     log_prior = _gate(router, data.vectors[learn]).mean(axis=0)
     retrained = replace(mixture, log_prior=log_prior, mask=audited.mask if audit else mixture.mask)
     return Retrained(_write(old, model, layers, router, retrained, out, summary), summary)
+
+
+def _expect_contexts(comparisons: Comparisons) -> int:
+    """Returns how many comparisons have a context.
+
+    Raises:
+        ComparisonInvalid: too few do, or they are too few.
+    """
+    if len(comparisons) < LEAST_COMPARISONS:
+        raise ComparisonInvalid(
+            f"{counted(len(comparisons), 'comparison')} with texts; at least {LEAST_COMPARISONS} are needed to train a router"
+        )
+    found = int(np.array([context is not None for _, context in comparisons.texts.prompts])[comparisons.prompt].sum())
+    if found < LEAST_CONTEXTS:
+        raise ComparisonInvalid(
+            f"{found} of {len(comparisons)} comparisons {'has' if found == 1 else 'have'} a context, "
+            f"which says what the user wanted; at least {LEAST_CONTEXTS} are needed to train a router"
+        )
+    return found
 
 
 def _mixture_of(bundle: Bundle, name: str) -> Micro:
