@@ -330,9 +330,8 @@ class OpenAIServer:
 
     def note(self, request: GenerationRequest, kind: str, name: str) -> None:
         """Logs a field that is left out, or a word that is not known, once."""
-        if (key := f"{kind} {name}") in self._noted or len(
-            self._noted
-        ) >= MAX_NOTED:  # as of every piece with a thought: the conversation is not searched for it again
+        key = f"{kind} {name}"
+        if key in self._noted or len(self._noted) >= MAX_NOTED:  # as of every piece with a thought: it is searched for no second time
             return
         shown = told_word(name.removeprefix("delta.").removeprefix("message."), request, self.secrets) or "a name that is not shown"
         told = (
