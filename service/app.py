@@ -113,16 +113,6 @@ def create_app(
     keyring = load_keyring(settings)
     opens_spans = find_spans(settings)
     spans = None if opens_spans is None else opens_spans()
-    door = Door(
-        max_in_flight=settings.max_in_flight,
-        max_body_bytes=settings.max_body_bytes,
-        large_bodies_bytes=settings.large_bodies_bytes,
-        body_s=settings.body_deadline_ms / 1000,
-        deadline_s=settings.request_deadline_ms / 1000,
-        long_deadline_s=settings.generate_deadline_ms / 1000,
-        rate_limit_per_s=settings.rate_limit_per_s,
-        hosts=frozenset(settings.allowed_hosts),
-    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -162,13 +152,26 @@ def create_app(
     asked_often = [each for module in (*of_users, chat, responses, rerank) for each in module.router.routes]
     app.openapi = lambda: documented(app, settings.root_path)  # type: ignore[method-assign]  # the way that FastAPI documents
     app.add_middleware(Shortcut, routes=asked_often)
-    app.add_middleware(Admission, live=live, keyring=keyring, door=door, in_flight=in_flight)
+    app.add_middleware(Admission, live=live, keyring=keyring, door=_door(settings), in_flight=in_flight)
     app.add_middleware(Edge, metrics=metrics, root_path=settings.root_path, slow_s=settings.slow_request_ms / 1000, spans=spans)
     if settings.cors_origins:  # outermost, so that pages can read refusals as well
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     watch_health(metrics, health)
     watch_live(metrics, live, lambda: in_flight.count)
     return app
+
+
+def _door(settings: Settings) -> Door:
+    return Door(
+        max_in_flight=settings.max_in_flight,
+        max_body_bytes=settings.max_body_bytes,
+        large_bodies_bytes=settings.large_bodies_bytes,
+        body_s=settings.body_deadline_ms / 1000,
+        deadline_s=settings.request_deadline_ms / 1000,
+        long_deadline_s=settings.generate_deadline_ms / 1000,
+        rate_limit_per_s=settings.rate_limit_per_s,
+        hosts=frozenset(settings.allowed_hosts),
+    )
 
 
 async def _to_the_edge(_request: Request, error: Exception) -> Response:
@@ -213,7 +216,7 @@ async def _start(
         except SettingsError as error:
             raise BundleRefused(str(error)) from error
 
-    live.serving = await load(first)
+    serving = live.serving = await load(first)
     parts.push_async_callback(_close_serving, live)
 
     # 4. What outlives bundles.
@@ -227,7 +230,7 @@ async def _start(
     parts.push_async_callback(later.aclose)
     reloader = Reloader(live, load, swapped)
     parts.push_async_callback(reloader.aclose)
-    live.runtime = Runtime(
+    runtime = live.runtime = Runtime(
         store=store,
         metrics=metrics,
         limits=numbers_for(RequestLimits, settings),
@@ -245,7 +248,7 @@ async def _start(
     )
     if joined is not None:
         joined.take(live, load, reloader)
-    _announce(metrics, live.serving)
+    _announce(metrics, serving)
     # 5. Health, whose first verdicts the ready line tells, and a heap that the collector need not walk again.
     parts.push_async_callback(health.aclose)
     await health.start()
@@ -258,14 +261,14 @@ async def _start(
         bundles = BundleWatch(
             lambda: bundle_there(settings),
             lambda: live.serving.bundle.id if live.serving else "",
-            lambda: live.runtime.reload(None) if live.runtime else asyncio.sleep(0),
+            lambda: runtime.reload(None),
             settings.bundle_poll_s,
             metrics,
         )
         bundles.start()
         parts.push_async_callback(bundles.aclose)
-    parts.push_async_callback(_drain, live, live.runtime, settings.drain_s)
-    return live.serving, where
+    parts.push_async_callback(_drain, live, runtime, settings.drain_s)
+    return serving, where
 
 
 def _traceback(refusal: Refusal) -> dict[str, bool]:
