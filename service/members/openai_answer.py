@@ -72,6 +72,7 @@ class AnswerReader:
         self._finish = ""
         self._usage: tuple[int, int] | None = None
         self._whole = ""
+        self._index: object = None  # of the choice that is read
         self._thought_tokens = 0
         self._saw: list[str] = []  # what came in place of text
         in_parts = spec.thoughts_as == "parts"
@@ -181,7 +182,7 @@ class AnswerReader:
                 self._over = True
                 break
             try:
-                chunk = read_chunk(data)
+                chunk = read_chunk(data, self._index)
             except BadAnswer as error:
                 self._over = True
                 if not self.finishing:  # else the text is complete, and what comes after it is not needed
@@ -220,6 +221,7 @@ class AnswerReader:
         self._usage = chunk.usage or self._usage
         self._thought_tokens = chunk.thought_tokens or self._thought_tokens
         self.signs += chunk.alive
+        self._index = chunk.index if chunk.alive else self._index
         self._saying.add(*chunk.places)
         if chunk.thought:
             self._saw.append("thoughts")

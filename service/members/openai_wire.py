@@ -147,6 +147,7 @@ class Chunk:
         calls: parts of calls of tools; also named as unsupported, for readers that take none.
         whole_calls: the calls of a message that stands in a chunk, as `whole`.
         refused: how many characters at the end of `text` are said in place of an answer.
+        index: of the choice that was read; None where there is none.
     """
 
     text: str = ""
@@ -161,13 +162,18 @@ class Chunk:
     calls: tuple[Part, ...] = ()
     whole_calls: tuple[Part, ...] = ()
     refused: int = 0
+    index: object = field(default=None, compare=False)
 
 
 _NOTHING = Chunk()
 
 
-def read_chunk(data: bytes) -> Chunk:
+def read_chunk(data: bytes, index: object = None) -> Chunk:
     """Returns what one event's data adds to the answer; nothing for pings and whatever else is no chunk.
+
+    Args:
+        data: of the event.
+        index: of the choice that is read; None where none has come yet.
 
     Raises:
         BadAnswer: it is JSON that cannot be read, or it reports an error.
@@ -175,7 +181,7 @@ def read_chunk(data: bytes) -> Chunk:
     if not data.lstrip().startswith((b"{", b"[")):
         return _NOTHING  # a word, as some proxies send to keep a connection open
     chunk = read_json(data, "an event")
-    return _NOTHING if not isinstance(chunk, dict) else _read(chunk, "delta")
+    return _NOTHING if not isinstance(chunk, dict) else _read(chunk, "delta", index)
 
 
 def read_whole(body: bytes) -> Chunk:
@@ -209,7 +215,7 @@ def read_json(data: bytes, what: str) -> Any:
         raise BadAnswer("content", f"{what} is not JSON that can be read ({type(error).__name__})") from None
 
 
-def _read(answer: Mapping[str, Any], part: str) -> Chunk:
+def _read(answer: Mapping[str, Any], part: str, index: object = None) -> Chunk:
     choices = answer.get("choices")
     choices = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     if not choices and _is_error(answer):
@@ -218,8 +224,8 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         raise BadAnswer("upstream", "the server reports an error in its answer", answer)
     counts = answer.get("usage")
     usage, thought_tokens = _usage(counts)
-    # One answer was asked for; what others there are is another one's.
-    choice = next((choice for choice in choices if choice.get("index") in (0, None, "0")), None)
+    # One answer was asked for, which some servers do not number from 0; what others there are is another one's.
+    choice = next((choice for choice in choices if _index(choice) == (index or 0)), choices[0] if choices and index is None else None)
     if choice is None:
         return Chunk(usage=usage, thought_tokens=thought_tokens, places=(answer, _EMPTY, _EMPTY, counts if usage and counts else _EMPTY))
     if _says(choice.get("error")):
@@ -246,7 +252,13 @@ def _read(answer: Mapping[str, Any], part: str) -> Chunk:
         calls=_calls_of(message) if isinstance(message, dict) and message.get("tool_calls") else (),
         whole_calls=_calls_of(other) if isinstance(other, dict) and other.get("tool_calls") else (),
         refused=len(message["refusal"]) if isinstance(message, dict) and isinstance(message.get("refusal"), str) else 0,
+        index=_index(choice),
     )
+
+
+def _index(choice: Mapping[str, Any]) -> object:
+    index = choice.get("index")
+    return 0 if index in (None, "0") else index
 
 
 def _calls_of(message: Mapping[str, Any]) -> tuple[Part, ...]:

@@ -108,6 +108,24 @@ def test_an_object_of_several_lines_is_one_event():
     assert read(b"".join(b"data: " + line.encode() + b"\n" for line in lines.splitlines()) + b"\n")[0] == TEXT
 
 
+def numbered(*pieces: tuple[object, str]) -> bytes:
+    chunks = [{"choices": [{"index": index, "delta": {"content": text}}]} for index, text in pieces]
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("index", [0, "0", 1, "a", None])
+def test_the_only_choice_is_the_answer_whatever_its_number(index: object):
+    assert read(numbered(*((index, text) for text in ("Hello", ", you"))))[0] == "Hello, you"
+    whole = {"choices": [{"index": index, "message": {"content": TEXT}, "finish_reason": "stop"}]}
+    assert read(json.dumps(whole).encode(), media_type="application/json")[0] == TEXT
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 2), (2, 0)])
+def test_of_several_choices_the_first_that_comes_is_read_to_its_end(numbers: tuple[int, int]):
+    first, other = numbers
+    assert read(numbered((first, "Hello"), (other, "Hi"), (first, ", you"), (other, "!")))[0] == "Hello, you"
+
+
 @pytest.mark.parametrize(
     ("pieces", "last", "whole"),
     [
