@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from attune.client.failures import failure_of, why_silent
 from attune.command_line import key_hint
-from attune.models.seam.artefacts import it_is
 from attune.models.seam.counts import counted
 from attune.models.seam.families import Families, Row
-from attune.models.seam.json_lines import JsonInvalid, LinesInvalid, parse_json, read_text_lines
+from attune.models.seam.json_lines import LinesInvalid
+from attune.models.seam.prompt_file import prompts_in
 from attune.service.errors import AttuneError
 from attune.service.live.loading import load_serving
 from attune.service.live.opened_scorer import LoadPlan
@@ -98,26 +98,13 @@ def read_prompts(file: Path) -> list[str]:
     Raises:
         MeasureFailed: the file cannot be read, a line of JSON has no such text, or there are fewer than two prompts.
     """
-    found: dict[str, None] = {}
     try:
-        lines = read_text_lines(file)
+        found = prompts_in(file)
     except LinesInvalid as error:
         raise MeasureFailed(str(error)) from error
-    for text in lines:
-        if text.startswith("{"):
-            try:
-                kept = parse_json(text.encode())
-            except JsonInvalid as error:
-                raise MeasureFailed(f"{file}: {text[:60]}: {error}{it_is(file)}") from error
-            said = str(kept["prompt"]).strip() if isinstance(kept.get("prompt"), str) else ""
-            if not said:
-                raise MeasureFailed(f"{file}: {text[:60]}: an object with the text `prompt` is needed{it_is(file)}")
-            found[said] = None
-        else:
-            found[text] = None
     if len(found) < 2:
         raise MeasureFailed(f"{file} has {counted(len(found), 'different prompt')}; two or more are needed")
-    return list(found)
+    return found
 
 
 def import_measured(url: str, document: dict[str, Any], key: str) -> dict[str, Any]:

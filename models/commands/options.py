@@ -73,7 +73,8 @@ RewardsOption = Annotated[
 PromptsOption = Annotated[
     Path,
     typer.Option(
-        callback=existing_path, help="Text file with one prompt on each line; a tenth is held out, and another tenth chooses checkpoints."
+        callback=existing_path,
+        help="File with one prompt on each line, as text or a JSON object with `prompt`; a tenth is held out, a tenth chooses checkpoints.",
     ),
 ]
 Changes = Annotated[

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from attune.models.alignment.base_answers import Rewards, RewardsInvalid
 from attune.models.alignment.trained_member import MemberSettings, Prompts
 from attune.models.seam.artefacts import recognised
-from attune.models.seam.json_lines import read_text_lines
+from attune.models.seam.prompt_file import prompts_in
 
 Array = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ def parse_weights(text: str, names: Sequence[str]) -> Array:
 
 
 def read_prompts(file: Path, held_out: int = 2) -> Prompts:
-    """Returns the prompts of a text file, one a line: four fifths to learn from, a tenth each to choose and to report on.
+    """Returns the prompts of a file of `prompts_in`: four fifths to learn from, a tenth each to choose and to report on.
 
     Where a prompt belongs is fixed by its text, so that a longer file moves none of them.
 
@@ -88,7 +88,7 @@ def read_prompts(file: Path, held_out: int = 2) -> Prompts:
     if found := recognised(file):
         raise SettingsInvalid(f"{file.name} holds no prompts: it is {found}")
     parts: dict[str, list[str]] = {"training": [], "validation": [], "held_out": []}
-    for line in dict.fromkeys(read_text_lines(file)):
+    for line in prompts_in(file):
         digit = hashlib.sha256(line.encode()).digest()[0] % 10
         parts["held_out" if digit == 0 else "validation" if digit == 1 else "training"].append(line)
     if min(map(len, parts.values())) < 2 or len(parts["held_out"]) < held_out:

@@ -277,6 +277,11 @@ def test_prompts_of_a_file_keep_their_part_when_the_file_grows(tmp_path):
     assert set(short.held_out) <= set(long.held_out)
     assert set(short.training) <= set(long.training)
     assert sorted(short.training + short.validation + short.held_out) == sorted(PROMPTS)
+    file.write_text("\n".join([json.dumps({"prompt": PROMPTS[0], "source": "a log"}), *PROMPTS[1:]]))
+    assert read_prompts(file) == short
+    file.write_text("\n".join([*PROMPTS, json.dumps({"question": PROMPTS[0]})]))
+    with pytest.raises(ValueError, match=r"prompts\.txt: {\"question\": .*an object with the text `prompt` is needed"):
+        read_prompts(file)
     file.write_text("only one")
     with pytest.raises(
         ValueError, match=r"prompts\.txt gives 1 prompts to learn from, 0 that choose checkpoints and 0 held out, .*two of each kind"
