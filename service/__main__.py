@@ -21,12 +21,11 @@ import typer
 from attune import __version__
 from attune.command_line import EXIT_FAILED, EXIT_SETTINGS, AsJson, PlainGroup, in_words, plain_app, print_document, refuse
 from attune.service.calling import feedback, reload_replicas, replay
+from attune.service.ending import EXIT_PART
 from attune.service.members_command import members_app
 
 COMMAND_GROUP = "attune.commands"
 
-# 3 is uvicorn's own, for a part that could not start; its reason is in the log. Only a data directory that cannot be had is known before.
-EXIT_PART = 3
 EXIT_ADDRESS = 4
 
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of the bundle; it goes before ATTUNE_BUNDLE.")]

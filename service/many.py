@@ -22,7 +22,7 @@ from typing import NoReturn
 import uvloop
 
 from attune.service.cores import usable_cores
-from attune.service.ending import end_process
+from attune.service.ending import EXIT_PART, end_process
 from attune.service.errors import AttuneError, BundleRefused
 from attune.service.live.engine_process import serve_engine
 from attune.service.live.hangup import answer_hangups
@@ -42,7 +42,6 @@ from attune.service.settings import CONFIG_VARIABLE, LARGEST_BODY, Settings, Set
 from attune.service.state.embedded import EmbeddedRedis, EmbeddedRedisError
 
 _log = get_logger(__name__)
-EXIT_PART = 3
 LONGEST_FOLDER = 70
 
 

@@ -40,6 +40,7 @@ from attune.service.members.upstream_pool import UpstreamPool
 from attune.service.members.verdicts import reason_of
 from attune.service.observe.metrics import Metrics
 from attune.service.settings import Settings, numbers_for
+from attune.service.usecases.decision_record import digest_of
 
 CONFIDENCE = 0.95
 ANSWER_S = 120.0
@@ -172,7 +173,7 @@ class _Answers:
     async def collect(self, prompts: Sequence[str]) -> dict[str, dict[int, str]]:
         """Returns the answers, member -> index of the prompt -> text; a prompt that a member failed at is left out."""
         names = self._serving.bundle.portfolio.names
-        index = {_digest(prompt): at for at, prompt in enumerate(prompts)}
+        index = {digest_of(prompt): at for at, prompt in enumerate(prompts)}
         found: dict[str, dict[int, str]] = {name: {} for name in names}
         broken_off = False
         if self._file.is_file():
@@ -197,7 +198,7 @@ class _Answers:
                 done += 1
                 if text is not None:
                     found[name][at] = text
-                    kept_answers.write(json.dumps({"prompt": _digest(prompts[at]), "member": name, "text": text}) + "\n")
+                    kept_answers.write(json.dumps({"prompt": digest_of(prompts[at]), "member": name, "text": text}) + "\n")
                     kept_answers.flush()
                 now_s = time.monotonic()
                 if now_s - told_s >= TOLD_S or done == len(missing):
@@ -319,10 +320,6 @@ def half_widths(rewards: Array, error: float, likely: Array | None = None) -> Ar
         spread = np.where(spread > 1e-12 * np.maximum(1.0, np.abs(rewards).max(axis=0)), spread, likely)
     found: Array = quantile * spread / np.sqrt(count)
     return found
-
-
-def _digest(prompt: str) -> str:
-    return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _kept(line: str) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from attune.models.seam.json_lines import JsonInvalid, parse_json
+from attune.models.seam.printable import shortened
 from attune.models.seam.text import conversation_text
 from attune.models.seam.turns import ROLES, turns_of
 
@@ -146,7 +147,7 @@ def _ending(column: str, messages: Messages) -> Messages:
 def _messages(column: str, value: Any) -> Messages:
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-        raise ValueInvalid(column, f"is {_short(value)}; a text or a list of messages is needed")
+        raise ValueInvalid(column, f"is {shortened(value)}; a text or a list of messages is needed")
     messages = [_as_openai(one) for one in value]
     turns, unread = turns_of(messages)
     for one in unread[:1]:
@@ -180,8 +181,3 @@ def _filled(column: str, text: str) -> str:
     if not text.strip():
         raise ValueInvalid(column, "must not be blank")
     return text
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -32,12 +32,11 @@ from attune.models.seam.json_lines import JsonInvalid, parse_json
 from attune.models.seam.member_effects import PERSONAL, SHARED, MemberEffects
 from attune.models.seam.portfolio import read_portfolio
 from attune.models.seam.text import Encoded, TextEncoder
+from attune.models.training.beside import PROVENANCE
 from attune.models.training.heads import Heads, HeadsInvalid, TrainedFamily, families_of, load_heads
 from attune.models.training.yardstick import below
 
 Precision = Literal["fp32", "fp16", "int8"]
-
-PROVENANCE = "provenance.json"
 
 
 class NotWorthServing(ValueError):

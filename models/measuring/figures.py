@@ -36,6 +36,10 @@ class Interval:
     high: float
     users: int
 
+    def to_json(self) -> dict[str, float]:
+        """Returns what a report keeps: mean and ends."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 

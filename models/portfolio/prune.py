@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from attune.models.portfolio.geometry import UpperBound
-from attune.models.portfolio.oracles import Solution
-from attune.models.portfolio.search import ROUNDING, Proof, prove, upper_bound
+from attune.models.portfolio.oracles import ROUNDING, Solution
+from attune.models.portfolio.search import Proof, prove, upper_bound
 
 Array = NDArray[np.float64]
 Covers = NDArray[np.bool_]

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from attune.models.data.progress import left
 from attune.models.portfolio.geometry import Corners, UpperBound, lower_corners
-from attune.models.portfolio.oracles import EvidenceInvalid, Oracle, Solution, expect_rewards
+from attune.models.portfolio.oracles import ROUNDING, EvidenceInvalid, Oracle, Solution, expect_rewards
 
 Array = NDArray[np.float64]
 
-ROUNDING = 1e-9
 ASKED = 1e-7
 """Weights nearer than this were asked already: a deterministic oracle would say the same again."""
 

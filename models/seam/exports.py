@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from attune.models.seam.json_lines import kind_of, read_json_lines
+from attune.models.seam.printable import shortened
 
 SHOWN = 5
 """Bad lines that an error names; the others are counted."""
@@ -256,31 +257,26 @@ def _learned(line: ComparisonLine | ReplayedLine) -> dict[str, Any]:
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry.get(name)
     if not isinstance(value, str) or not value:
-        raise ExportInvalid(f"{name} is {_short(value)}; a text is needed")
+        raise ExportInvalid(f"{name} is {shortened(value)}; a text is needed")
     return value
 
 
 def _maybe(entry: Mapping[str, Any], name: str) -> str | None:
     value = entry.get(name)
     if value is not None and not isinstance(value, str):
-        raise ExportInvalid(f"{name} is {_short(value)}; a text or null is needed")
+        raise ExportInvalid(f"{name} is {shortened(value)}; a text or null is needed")
     return value
 
 
 def _int(entry: Mapping[str, Any], name: str) -> int:
     value = entry.get(name, 0)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ExportInvalid(f"{name} is {_short(value)}; a whole number is needed")
+        raise ExportInvalid(f"{name} is {shortened(value)}; a whole number is needed")
     return value
 
 
 def _numbers(entry: Mapping[str, Any]) -> tuple[float, ...]:
     value = entry.get("evidence", [])
     if not isinstance(value, list) or not all(isinstance(one, int | float) and not isinstance(one, bool) for one in value):
-        raise ExportInvalid(f"evidence is {_short(value)}; a list of numbers is needed")
+        raise ExportInvalid(f"evidence is {shortened(value)}; a list of numbers is needed")
     return tuple(map(float, value))
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-GZIP = b"\x1f\x8b"
+from attune.models.seam.artefacts import GZIP
+
 _UTF8_MARK = b"\xef\xbb\xbf"
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 """With which a file in UTF-16 begins, in either order of bytes; one in UTF-32 as well, or with zeros."""

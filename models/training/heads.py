@@ -25,6 +25,7 @@ from attune.models.seam.artefacts import it_is
 from attune.models.seam.documents import read_document
 from attune.models.seam.families import Families, Family
 from attune.models.seam.families_file import read_families, write_families
+from attune.models.seam.family import Row
 from attune.models.seam.trust import ALWAYS
 
 OF_FIRST_HEAD = "of_first_head"
@@ -82,6 +83,11 @@ def compute_outputs(families: Sequence[TrainedFamily], vectors: NDArray[np.float
     """Returns every output of every family for every row of `vectors` `[N, D + 1]`, as the scorer graph would."""
     rows = torch.from_numpy(np.ascontiguousarray(vectors))
     return {name: value.numpy() for trained in families for name, value in trained.heads(rows, rows).items()}
+
+
+def row_at(outputs: Outputs, index: int) -> Row:
+    """Returns the outputs of one text."""
+    return {name: values[index] for name, values in outputs.items()}
 
 
 def save_heads(folder: Path, families: Sequence[TrainedFamily], default: str) -> None:

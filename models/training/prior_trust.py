@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
 from attune.models.seam.families import Families
-from attune.models.seam.family import Row
 from attune.models.seam.trust import ALWAYS, NEVER, losses, share
-from attune.models.training.heads import TrainedFamily, compute_outputs
+from attune.models.training.heads import TrainedFamily, compute_outputs, row_at
 from attune.models.training.loop import TrainingData
 
 Array = NDArray[np.float64]
@@ -92,15 +91,16 @@ def seen_both_ways(trained: TrainedFamily, comparisons: Comparisons, vectors: Ve
     asked = compute_outputs([trained], vectors.prompts)
     families = Families([family], {family.name: ALWAYS})
 
-    def row(table: dict[str, NDArray[np.float32]], index: int) -> Row:
-        return {name: values[index] for name, values in table.items()}
-
     found = []
     nobody = families.prior()
     for mine in people:
         evidence, both = nobody, []
         for index in mine.tolist():
-            rows = row(outputs, comparisons.chosen[index]), row(outputs, comparisons.rejected[index]), row(asked, comparisons.prompt[index])
+            rows = (
+                row_at(outputs, comparisons.chosen[index]),
+                row_at(outputs, comparisons.rejected[index]),
+                row_at(asked, comparisons.prompt[index]),
+            )
             added, said = families.study(evidence, *rows)
             both.append((said[family.name], families.predict(nobody, *rows)[family.name]))
             evidence = evidence + added

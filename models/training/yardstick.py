@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.models.data.preferences import Comparisons
-from attune.models.seam.family import Row
 from attune.models.seam.trust import NEVER
 from attune.models.training.first_head import fit_in_turns
-from attune.models.training.heads import TrainedFamily, compute_outputs
+from attune.models.training.heads import TrainedFamily, compute_outputs, row_at
 from attune.models.training.loop import TrainingData
 from attune.models.training.simple_heads import INPUTS
 
@@ -121,11 +120,8 @@ def _losses(trained: TrainedFamily, data: TrainingData, told: Comparisons) -> Ar
     candidates, asked = compute_outputs([trained], data.vectors.candidates), compute_outputs([trained], data.vectors.prompts)
     nobody = np.zeros(trained.family.evidence_size)
 
-    def row(table: Mapping[str, NDArray[np.float32]], index: int) -> Row:
-        return {name: values[index] for name, values in table.items()}
-
     chances = [
-        trained.family.predict(nobody, row(candidates, chosen), row(candidates, rejected), row(asked, prompt))
+        trained.family.predict(nobody, row_at(candidates, chosen), row_at(candidates, rejected), row_at(asked, prompt))
         for chosen, rejected, prompt in zip(told.chosen.tolist(), told.rejected.tolist(), told.prompt.tolist(), strict=True)
     ]
     found: Array = -np.log(np.maximum(chances, 1e-12))

@@ -158,7 +158,7 @@ async def feedback_batch(request: Request) -> Response:
             bodies[number] = _body_of(line)
         except InvalidRequest as error:
             call.runtime.metrics.compared("refused")
-            results[number] = to_json(_problem(call, error))
+            results[number] = to_json(document(error, call.request_id, call.runtime.root_path))
     read = list(bodies)
     parts = [read[start : start + AHEAD] for start in range(0, len(read), AHEAD)]
 
@@ -219,7 +219,3 @@ async def _result(call: Call, body: FeedbackRequest) -> bytes:
         return to_json(await _applied(replace(call, reading=TextReading()), body, None))
     except Exception as error:  # noqa: BLE001  the others are learned: what is wrong with one line is told in its place
         return to_json(problem_in_stream(call, error))
-
-
-def _problem(call: Call, error: AttuneError) -> Mapping[str, Any]:
-    return document(error, call.request_id, call.runtime.root_path)

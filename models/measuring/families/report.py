@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from attune.models.measuring.families.held_out import HeldOut, hold_out
 from attune.models.measuring.families.line_up import BASELINE, train_line_up
 from attune.models.measuring.families.plots import draw_plots
 from attune.models.measuring.families.render import render_families
-from attune.models.measuring.figures import ACCURACY, LOG_LOSS, Interval
+from attune.models.measuring.figures import ACCURACY, LOG_LOSS
 from attune.models.measuring.report_files import made_by, write_text
 from attune.models.training.loop import TrainingData
 from attune.models.training.trainers import LineUp
@@ -226,22 +226,18 @@ def summary(parts: Sequence[Observed]) -> dict[str, Any]:
             curve.append(
                 {
                     "comparisons": count,
-                    "accuracy": _interval(over_users(parts, [right for right, _ in found], ACCURACY)),
-                    "nll": _interval(over_users(parts, [loss for _, loss in found], LOG_LOSS)),
+                    "accuracy": over_users(parts, [right for right, _ in found], ACCURACY).to_json(),
+                    "nll": over_users(parts, [loss for _, loss in found], LOG_LOSS).to_json(),
                     "ece": reliability(parts, name, index).ece,
-                    "gain": _interval(paired_gain(parts, name, BASELINE, index)),
+                    "gain": paired_gain(parts, name, BASELINE, index).to_json(),
                 }
             )
         quartiles = {by: accuracy_by_quartile(parts, name, at, by=by) for by in UNCERTAINTIES}
         learners[name] = {
             "curve": curve,
             "reliability": asdict(reliability(parts, name, at)),
-            "quartiles": {by: None if found is None else [_interval(one) for one in found] for by, found in quartiles.items()},
+            "quartiles": {by: None if found is None else [one.to_json() for one in found] for by, found in quartiles.items()},
             "effective_heads": effective_heads(parts, name, len(counts) - 1),
         }
     users = {user for part in parts for user in part.users}
     return {"users": len(users), "skipped": sum(part.skipped for part in parts), "calibrated_at": counts[at], "learners": learners}
-
-
-def _interval(found: Interval) -> Mapping[str, float]:
-    return {"mean": found.mean, "low": found.low, "high": found.high}

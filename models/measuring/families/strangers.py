@@ -15,7 +15,7 @@ import numpy as np
 from attune.models.data.preferences import Comparisons
 from attune.models.data.trunk import Trunk
 from attune.models.measuring.families.curves import Observed, observe, over_users, paired_gain
-from attune.models.measuring.figures import ACCURACY, LOG_LOSS, Interval
+from attune.models.measuring.figures import ACCURACY, LOG_LOSS
 from attune.models.measuring.report_files import made_by
 from attune.models.training.learner import Learner
 
@@ -81,14 +81,10 @@ def curves_of(parts: Sequence[Observed], baseline: str) -> dict[str, Any]:
         gain = [paired_gain(parts, name, baseline, at) for at in range(len(counts))]
         last = np.concatenate([part.per_user(name, len(counts) - 1)[0] - part.per_user(baseline, len(counts) - 1)[0] for part in parts])
         curves["learners"][name] = {
-            "accuracy": [_numbers(one) for one in accuracy],
-            "nll": [_numbers(one) for one in nll],
-            "gain": [_numbers(one) for one in gain],
+            "accuracy": [one.to_json() for one in accuracy],
+            "nll": [one.to_json() for one in nll],
+            "gain": [one.to_json() for one in gain],
             "gaining": float(np.mean(last > HARM)),
             "losing": float(np.mean(last < -HARM)),
         }
     return curves
-
-
-def _numbers(found: Interval) -> dict[str, float]:
-    return {"mean": found.mean, "low": found.low, "high": found.high}
