@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attune.models.data.embeddings import Vectors
 from attune.models.data.preferences import Comparisons
+from attune.models.training.style_directions import style_directions
 
 Array = NDArray[np.float64]
 
@@ -66,13 +67,16 @@ class Subspace:
         everybody: the logit of ridge on all dimensions is a feature too, the first, so that a training starts from what is known of
             everybody and only has to find how people differ; see `ridge`.
         kind: `principal` keeps the principal components of the texts themselves instead, and the length beside them: no
-            choice is looked at, so few or noisy users cannot mislead it, and what varies little is lost.
+            choice is looked at, so few or noisy users cannot mislead it, and what varies little is lost. With `components` 0
+            the length is alone.
+        style: with `principal`, how a text is written stands beside them (`style_directions`); no choice is looked at either.
     """
 
     components: int | None = 12
     shrinkage: float = 1.0
     kind: Literal["tastes", "principal"] = "tastes"
     everybody: bool = False
+    style: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +110,24 @@ class Calibration:
         _check(train, vectors)
         used = np.concatenate([train.chosen, train.rejected])
         mean, spread = _moments(vectors.candidates[used])
-        matrix = np.diag(1.0 / spread)
-        differences = (vectors.candidates[train.chosen].astype(np.float64) - vectors.candidates[train.rejected]) / spread
-        moment = _second_moment(differences, train.weight)
-        if not np.trace(moment) > 0:
+        differences = vectors.candidates[train.chosen].astype(np.float64) - vectors.candidates[train.rejected]
+        if not differences[train.weight > 0].any():
             raise VectorsInvalid(f"all {len(train)} comparisons are between equal vectors: there is nothing to learn")
         if subspace.components is not None and subspace.kind == "principal":
-            matrix = _principal_components(vectors.candidates[np.unique(used)], subspace.components)
-            moment = _second_moment(
-                (vectors.candidates[train.chosen].astype(np.float64) - vectors.candidates[train.rejected]) @ matrix.T, train.weight
-            )
+            texts = vectors.candidates[np.unique(used)]
+            matrix = _principal_components(texts, subspace.components)
+            if subspace.style:
+                matrix = np.concatenate([matrix, _of_variance_one(style_directions(vectors.candidates, train), texts)])
         elif subspace.components is not None:
-            axes = _taste_axes(train, differences, moment, subspace.components, subspace.shrinkage)
-            matrix = axes.T @ matrix
-            moment = _second_moment(differences @ axes, train.weight)
+            matrix = (_taste_axes(train, differences / spread, subspace.components, subspace.shrinkage) / spread[:, None]).T
+        else:
+            matrix = np.diag(1.0 / spread)
         prompt_mean, prompt_spread = _moments(vectors.prompts[np.unique(train.prompt)])
-        return cls(Affine(matrix, mean), Affine(np.diag(1.0 / prompt_spread), prompt_mean), moment)
+        return cls(
+            Affine(matrix, mean),
+            Affine(np.diag(1.0 / prompt_spread), prompt_mean),
+            _second_moment(differences @ matrix.T, train.weight),
+        )
 
     def with_head(self, weights: Array, train: Comparisons, vectors: Vectors) -> Calibration:
         """Returns the calibration with one more feature, the first: the logit of a head with `weights` `[D + 1]` on raw vectors."""
@@ -236,7 +242,14 @@ def _principal_components(texts: NDArray[np.float32], components: int) -> Array:
     return kept
 
 
-def _taste_axes(train: Comparisons, differences: Array, moment: Array, components: int, shrinkage: float) -> Array:
+def _of_variance_one(directions: Array, texts: NDArray[np.float32]) -> Array:
+    spreads = (texts.astype(np.float64) @ directions.T).std(axis=0)
+    varying = spreads > 1e-6
+    kept: Array = directions[varying] / spreads[varying, None]
+    return kept
+
+
+def _taste_axes(train: Comparisons, differences: Array, components: int, shrinkage: float) -> Array:
     """Returns `[D, components]`, the directions in which users' mean differences vary most against the differences themselves.
 
     `C`, the mean of `dx_i dx_j^T` over different comparisons of one user, is what a user's choices have in common: noise of
@@ -250,6 +263,7 @@ def _taste_axes(train: Comparisons, differences: Array, moment: Array, component
     if pairs == 0:
         raise VectorsInvalid(f"none of {len(train.users)} users has two comparisons: their tastes have no common directions to find")
     common = (sums.T @ sums - decided.T @ decided) / pairs
+    moment = _second_moment(differences, train.weight)
     shrunk = moment + shrinkage * np.trace(moment) / len(moment) * np.eye(len(moment))
     # Whitening by the Cholesky factor turns the generalised problem into an ordinary symmetric one.
     root = np.linalg.inv(np.linalg.cholesky(shrunk))

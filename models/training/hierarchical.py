@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,11 @@ class PopulationSettings:
     Attributes:
         rounds: of expectation-maximisation.
         steps: of the posterior modes in each round, from where the round before left them.
-        pseudo_users: users of the starting covariance that are added to every estimate of `Sigma`: with few users, the
-            directions that nobody was seen to differ in keep a little width.
+        pseudo_users: users that are added to every estimate of `Sigma`: with few users, the directions that nobody was seen to differ in
+            keep a little width.
+        pseudo: how these differ: as the starting covariance says, or on each feature as much as users do, but no feature with another
+            (`uncorrelated`). The second suits many features that no choice was looked at for: which of them matter shows on few users
+            already, how they go together does not.
         start: variance of every weight at the start, in units of 1 / mean squared feature difference.
         widths, sizes: factors that the covariance and the mean may be multiplied by in the end; the least log-loss of
             validation users decides. Laplace posteriors of few binary choices lean to the middle, and so do estimates
@@ -67,6 +71,7 @@ class PopulationSettings:
     rounds: int = 40
     steps: int = 3
     pseudo_users: float = 2.0
+    pseudo: Literal["start", "uncorrelated"] = "start"
     start: float = 0.1
     widths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 1.8)
     sizes: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
@@ -108,7 +113,8 @@ def fit_population(
             total += mode.sum(axis=0)
             square += mode.T @ mode + covariance.sum(axis=0)
         mean = total / count
-        scatter = square - count * np.outer(mean, mean) + settings.pseudo_users * start
+        scatter = square - count * np.outer(mean, mean)
+        scatter += settings.pseudo_users * (start if settings.pseudo == "start" else np.diag(np.diag(scatter) / count))
         population = Population(mean, 0.5 * (scatter + scatter.T) / (count + settings.pseudo_users))
     widths = [max(width, NO_WIDTH) for width in settings.widths]
     means = [size * population.mean for size in settings.sizes] + ([] if anchor is None else [anchor])

@@ -25,7 +25,7 @@ from attune.models.measuring.report_files import write_report
 from attune.models.seam.additive import NAME as ADDITIVE
 from attune.models.seam.bradley_terry import NAME as BRADLEY_TERRY
 from attune.models.seam.micro import NAME as MICRO
-from attune.models.training.additive import AdditiveSettings, train_additive
+from attune.models.training.additive import AdditiveSettings, train_additive, train_in_line_up
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Subspace
 from attune.models.training.last_head import with_last_head
@@ -35,6 +35,7 @@ from attune.models.training.micro import MicroSettings, train_micro
 from attune.models.training.prior_trust import with_trust
 from attune.models.training.simple_heads import SIMPLE
 from attune.models.training.sureness import with_sureness
+from attune.models.training.trainers import LineUp
 from studies.small_data.cutting import SETS, Cut, SmallSet, cut
 
 Array = NDArray[np.float64]
@@ -77,7 +78,7 @@ def learners(data: TrainingData, settings: SmallDataSettings, seed: int) -> list
         (BRADLEY_TERRY, data, with_last_head(first, data)),
     ]
     if not settings.heads_alone:
-        additive = with_trust(train_additive(data, AdditiveSettings(axes=8, subspace=start), seed), data)
+        additive = with_trust(train_in_line_up(data, LineUp(start, axes=8, most_axes=16), seed), data)
         micro = with_sureness(train_micro(data, MicroSettings(heads=6, subspace=start, loop=loop), seed), data)
         trained += [
             ("additive, last layer", last, train_additive(last, AdditiveSettings(axes=8, subspace=tastes), seed)),

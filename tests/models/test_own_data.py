@@ -24,6 +24,7 @@ from attune.models.measuring.families.own_report import render_own
 from attune.models.measuring.families.own_verdict import _doubt, _how_sure, _refused, own_verdict
 from attune.models.measuring.families.strangers import curves_of
 from attune.models.seam.trust import NEVER
+from attune.models.training.additive import told_apart_by
 from attune.models.training.family_folder import family_folder
 from attune.models.training.heads import load_heads
 from attune.models.training.learner import Predicted
@@ -72,6 +73,8 @@ def test_people_who_want_opposite_things_are_personalised_and_the_folder_can_be_
     assert len(read_probes(tmp_path)) >= 4
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert report.index("Serve `additive`") < report.index("`length`")
+    assert f"- `additive` tells people apart by {told_apart_by(families[-1])}." in report
+    assert found["told_apart_by"] == {"additive": told_apart_by(families[-1])}
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ from attune.models.measuring.report_files import made_by, write_report
 from attune.models.seam.counts import counted
 from attune.models.seam.registry import KINDS
 from attune.models.seam.trust import NEVER
+from attune.models.training.additive import told_apart_by
 from attune.models.training.beside import PROVENANCE, Beside
 from attune.models.training.cards import write_cards
 from attune.models.training.family_folder import expect_writable, family_folder
@@ -151,6 +152,7 @@ def train_own(
         "verdict": verdict,
         "at_first": {one.family.name: one.summary.get("at_first", {}) for one in standing},
         "fitted_again": [one.family.name for one in served if one.summary.get("fitted_again")],
+        "told_apart_by": {one.family.name: words for one in trained if (words := told_apart_by(one))},
         "left_out": [*left_out.values()],
         "made_up": at_first,
         "curves": measured,

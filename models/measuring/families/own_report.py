@@ -20,6 +20,7 @@ def render_own(results: Mapping[str, Any]) -> str:
     """Returns report.md for the results of `train_own`."""
     lines = [f"- Not served, since a simple head is better: {sentence}." for sentence in results["left_out"]]
     lines += [f"- Behind a simple head at first: {sentence}." for sentence in results["made_up"]]
+    lines += [f"- `{name}` tells people apart by {words}." for name, words in results["told_apart_by"].items()]
     lines += [""] if lines else []
     if results["fitted_again"]:
         names = " and ".join(f"`{name}`" for name in results["fitted_again"])
