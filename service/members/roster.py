@@ -249,7 +249,8 @@ def _all_failed(failures: Mapping[str, AttuneError], needed: Sequence[str]) -> A
     told = "; ".join(f"{name}: {reason}" for name, reason in attempts.items())
     others = [error for error in errors if not isinstance(error, CallerError)]
     refused = len(errors) - len(others)
-    who = counted(len(attempts), "member") + (f" that pass {', '.join(f'`{name}`' for name in needed)}" if needed else "")
+    names = ", ".join(f"`{name}`" for name in needed)
+    who = counted(len(attempts), f"member that passes {names}", f"members that pass {names}") if names else counted(len(attempts), "member")
     said = (
         f"{refused} of {who} refused the request and {len(others)} failed: {told}" if refused else f"{len(others)} of {who} failed: {told}"
     )

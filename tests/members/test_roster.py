@@ -153,6 +153,12 @@ async def test_a_request_that_one_refuses_while_the_other_fails_is_told_as_that(
     assert caught.value.detail == f"1 of 2 members that pass `tools` refused the request and 1 failed: {told}"
 
 
+async def test_one_that_fails_alone_is_told_with_what_it_passes():
+    asked = replace(REQUEST, passed=Passed({"tools": {"tools": [1]}}, needed=("tools", "images")))
+    with pytest.raises(MemberFailed, match=r"^1 of 1 member that passes `tools`, `images` failed: two: HTTP 500: no$"):
+        [event async for event in roster_of(broken("two")).stream(["two"], asked, 1e9)]
+
+
 async def test_members_that_are_left_alone_are_told_with_the_time_of_the_first():
     waits = [OneMemberFailed(name, "breaker-open", "not tried", retry_after_s=wait_s) for name, wait_s in (("one", 7.0), ("two", 4.2))]
     with pytest.raises(MemberFailed) as caught:
