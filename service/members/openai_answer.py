@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from attune.service.members.answer_format import BOM, Format, format_of
-from attune.service.members.answer_text import Repeats, SoundText, ThoughtFilter, is_seen, sound_text
+from attune.service.members.answer_text import Repeats, SoundText, ThoughtFilter, Thoughts, is_seen, sound_text
 from attune.service.members.bounded_text import CHARS_A_TOKEN, BoundedText
 from attune.service.members.member import Finish, FinishReason, GenerationRequest, TextPiece
 from attune.service.members.openai_wire import DONE, BadAnswer, Chunk, EventReader, read_chunk, read_whole
@@ -192,6 +192,8 @@ class AnswerReader:
                 texts.append(self._add(Chunk(chunk.text[: -chunk.refused])))
                 chunk = replace(chunk, text=chunk.text[-chunk.refused :])
             refused = self._saying.refuses
+            if chunk.refused and not refused:
+                texts.append(self._text.push(self._before_refusal("")))
             text = self._add(chunk)
             if self._saying.refuses and not refused:
                 self._answered = sum(map(len, texts))
@@ -205,8 +207,9 @@ class AnswerReader:
         self._add_facts(chunk)
         self._finish = chunk.finish
         self._add_calls(chunk.calls, apart=True)
-        visible = self._visible(self._sound.push(chunk.text) + self._sound.close(), ends=True)
-        self._answered = max(0, len(visible) - chunk.refused) if chunk.refused else 0
+        answer = self._before_refusal(chunk.text[: len(chunk.text) - chunk.refused])
+        self._answered = len(answer) if chunk.refused else 0
+        visible = answer + self._visible(self._sound.push(chunk.text[len(chunk.text) - chunk.refused :]) + self._sound.close(), ends=True)
         if self._usage is not None and (written := self._usage[1] - self._thought_tokens) > self._request.max_tokens + self._allowance:
             return self._text.push(visible[: len(visible) * self._request.max_tokens // written]) + self._text.cut_here()
         self._pieces = max(1, len(visible) // 4)
@@ -284,6 +287,14 @@ class AnswerReader:
         visible = self._thoughts.push(text) + (self._thoughts.close() if ends else "")
         if thought := self._thoughts.new_thoughts():
             self._saying.add_thought(thought)
+        return visible
+
+    def _before_refusal(self, text: str) -> str:
+        """Returns what of the text until a refusal is for a reader: a refusal is no part of a thought that has not closed."""
+        visible = self._visible(self._sound.push(text) + self._sound.close(), ends=True)
+        if self._thoughts.left_out:
+            self._saw.append("thoughts")
+        self._thoughts = ThoughtFilter(Thoughts(self._spec.thoughts.tags))
         return visible
 
     def _refuse_half(self, broken: str | None) -> None:

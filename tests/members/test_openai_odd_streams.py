@@ -120,6 +120,28 @@ def test_the_only_choice_is_the_answer_whatever_its_number(index: object):
     assert read(json.dumps(whole).encode(), media_type="application/json")[0] == TEXT
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [("Sure. <think>hm", [("Sure. <think>hm", False)]), ("<think>hm", []), ("<think>hm</think>Sure.", [("Sure.", False)]), ("", [])],
+)
+def test_a_refusal_is_no_part_of_a_thought_that_did_not_close(content: str, answer: list[tuple[str, bool]], streamed: bool):
+    deltas = [{"content": content}, {"refusal": "I can"}, {"refusal": "not."}]
+    chunks = [b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n" for delta in deltas]
+    whole = {"choices": [{"message": {"content": content, "refusal": "I cannot."}, "finish_reason": "stop"}]}
+    reader = reader_for(media_type="text/event-stream" if streamed else "application/json")
+    pieces = reader.pieces(reader.push(b"".join(chunks) if streamed else json.dumps(whole).encode()))
+    pieces += reader.pieces(reader.end()[0])
+    assert [(piece.text, piece.refuses) for piece in pieces] == [*answer, ("I cannot.", True)]
+
+
+def test_a_whole_answer_of_nothing_but_a_thought_is_told_as_that():
+    reader = reader_for(media_type="application/json")
+    reader.push(json.dumps({"choices": [{"message": {"content": "<think>hm"}, "finish_reason": "stop"}]}).encode())
+    with pytest.raises(BadAnswer, match="no text came, only thoughts"):
+        reader.end()
+
+
 @pytest.mark.parametrize("numbers", [(0, 1), (1, 2), (2, 0)])
 def test_of_several_choices_the_first_that_comes_is_read_to_its_end(numbers: tuple[int, int]):
     first, other = numbers
