@@ -76,7 +76,7 @@ class ShortRoute:
             model = self.model.model_validate(read)
         except (orjson.JSONDecodeError, ValidationError):
             return None
-        if _LONG in body.translate(_TO_ZERO):  # perhaps read as a float, which what is passed on would then be sent as
+        if _LONG in body.translate(_TO_ZERO) and _holds_rounded(read):  # and would be sent so where it is passed on
             return None
         return {self.body_name: model, **sent}
 
@@ -171,6 +171,18 @@ def _refuse_unread(body: bytes) -> None:
             raise _too_deep() from error
         except ValueError:
             pass
+
+
+def _holds_rounded(read: object) -> bool:
+    """Returns whether there is a number so large that it may have been a whole one of more than 64 bits, which orjson makes a float."""
+    rest = [read]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, dict | list):
+            rest += each.values() if isinstance(each, dict) else each
+        elif isinstance(each, float) and abs(each) >= 2**63:
+            return True
+    return False
 
 
 def _names_in(read: object) -> int:

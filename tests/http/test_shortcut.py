@@ -71,6 +71,7 @@ def application(*, short: bool) -> FastAPI:
         (b'{"number": 1, "anything": NaN}', JSON),
         (b'{"number": 1, "name": "\\ud800"}', JSON),
         (b'{"number": 1, "anything": [18446744073709551616, -9223372036854775809, 1]}', JSON),
+        (b'{"number": 1, "name": "1234567890123456789012", "anything": {"a": [1e30, -9223372036854775808]}}', JSON),
         (b'{"number": 3}', JSON),
         (b'{"number": 1, "unknown": 2}', JSON),
         (b'{"number": "1"}', JSON),
