@@ -171,6 +171,7 @@ class OpenAIServer:
                     body=orjson.dumps(body),
                     proxy=self._proxy,
                     connect_s=self._spec.connect_s,
+                    fresh=last,
                 )
         except TimeoutError:
             raise self.late(asked) from None

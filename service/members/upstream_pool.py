@@ -15,7 +15,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import certifi
@@ -116,7 +116,7 @@ class UpstreamPool:
         self._settle_s = settle_s
         self.max_connections = max_connections
         self._permits = asyncio.Semaphore(max_connections)
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by whether each request has a connection of its own
         self._tls: ssl.SSLContext | None = None
         self._settling: set[asyncio.Task[None]] = set()
         self._checks: UpstreamPool | None = None
@@ -135,9 +135,8 @@ class UpstreamPool:
             task.cancel()
         if self._checks is not None:
             await self._checks.aclose()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        while self._sessions:
+            await self._sessions.popitem()[1].close()
 
     @property
     def checks(self) -> UpstreamPool:
@@ -157,9 +156,19 @@ class UpstreamPool:
         return proxy_for(base_url, self._environ)
 
     async def open(
-        self, method: str, url: URL, *, headers: Mapping[str, str], body: bytes | None, proxy: str | None, connect_s: float
+        self,
+        method: str,
+        url: URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        proxy: str | None,
+        connect_s: float,
+        fresh: bool = False,
     ) -> Exchange:
         """Returns the answer with its body unread; no redirect is followed, for a key goes where the roster says.
+
+        A `fresh` request has a new connection: where a kept one has ended, so may have all that were kept as long.
 
         Raises:
             ConnectionFailed: nothing was received, or the pool is closed.
@@ -179,7 +188,7 @@ class UpstreamPool:
         through = f" through the proxy {shown_proxy(proxy)}" if proxy else ""
         traced, outbound = begin_outbound(method, url.host or "", url.port or 0)
         try:
-            response = await self._ready().request(
+            response = await self._ready(fresh=fresh).request(
                 method,
                 url,
                 data=body,
@@ -209,13 +218,16 @@ class UpstreamPool:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
-    def _ready(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
-            self._session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, read_bufsize=READ_BYTES
+    def _ready(self, *, fresh: bool) -> aiohttp.ClientSession:
+        if fresh not in self._sessions:
+            kept: dict[str, Any] = {"force_close": True} if fresh else {"keepalive_timeout": KEEPALIVE_S}
+            self._sessions[fresh] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, **kept),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                read_bufsize=READ_BYTES,
             )
-        return self._session
+        return self._sessions[fresh]
 
 
 async def _read_rest(exchange: Exchange, settle_s: float) -> None:
@@ -241,7 +253,7 @@ def _tls(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def _disconnected(error: BaseException) -> bool:
     if isinstance(error, aiohttp.ClientOSError):  # a reset, as load balancers send on a connection that they have forgotten
-        return error.errno in {errno.ECONNRESET, errno.EPIPE} and not isinstance(error, aiohttp.ClientConnectorError)
+        return error.errno in {None, errno.ECONNRESET, errno.EPIPE} and not isinstance(error, aiohttp.ClientConnectorError)
     return isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionError))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
@@ -101,6 +102,14 @@ async def test_a_kept_connection_that_has_ended_is_no_failure_though_others_coul
     for _ in range(2):
         assert (await collect(member, ask(stand_ins=1)))[0] == "Hello there!"
     assert len(upstream.turns) == 3
+
+
+async def test_where_one_kept_connection_has_ended_no_other_one_is_tried(upstream, member_with):
+    upstream.answers(good, good, hang_up, good)
+    member = member_with()
+    await asyncio.gather(*(collect(member, ask()) for _ in range(2)))
+    assert (await collect(member, ask(stand_ins=1)))[0] == "Hello there!"
+    assert (len(upstream.turns), upstream.connections) == (4, 3)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 504])

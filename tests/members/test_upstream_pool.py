@@ -99,7 +99,7 @@ def test_certificates_that_cannot_be_read_are_refused_with_their_variable(tmp_pa
 async def test_a_pool_that_nobody_needs_reads_no_environment_and_opens_nothing():
     async with UpstreamPool(environ={"ALL_PROXY": "socks5://127.0.0.1:1080", "SSL_CERT_FILE": "/nowhere"}) as connections:
         assert connections.checks.max_connections < connections.max_connections
-    assert (connections._session, connections._tls) == (None, None)
+    assert (connections._sessions, connections._tls) == ({}, None)
 
 
 async def test_as_many_connections_are_kept_as_may_be_open(upstream):
