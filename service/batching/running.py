@@ -94,10 +94,12 @@ class RunningBatches(Generic[Scored]):
         return NextBatch(self._budget_tokens if self._beside is None else min(self._budget_tokens, SPARE_TOKENS), spare=True)
 
     def _turn_of_asked(self, waiting: WaitingTexts) -> NextBatch | None:
-        running, whole, full = len(self._batches), self._budget_tokens, waiting.tokens >= self._budget_tokens
-        ready = NextBatch(whole, self._alone) if full else None
+        running, whole = len(self._batches), self._budget_tokens
+        ready = NextBatch(whole, self._alone) if waiting.tokens >= whole else None  # a full one may stand ready behind those that run
         if self._beside is None:
-            return NextBatch(whole) if not running else ready if running < self._at_once + BATCHES_READY else None
+            if not running:
+                return NextBatch(whole)
+            return ready if running < self._at_once + BATCHES_READY else None
         shared = self._is_enough_for_all(waiting)
         if not running and not shared:
             return NextBatch(whole, alone=True)

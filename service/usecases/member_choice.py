@@ -106,8 +106,8 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     matters = wish.member is None and _reads_prompt(call.serving, name)
     # Where no texts are kept, what answers need of the prompt later has to be read now.
     reads = matters or wish.tells_cut or not runtime.keeping.keep_text
-    read = [await read_prompt(call, prompt, wish.context) for prompt in wish.prompts or (wish.prompt,)] if reads else []
-
+    prompts = wish.prompts or (wish.prompt,)
+    read = [await read_prompt(call, prompt, wish.context) for prompt in prompts] if reads else []
     with_last = runtime.routing.routing_hysteresis > 0 and wish.policy == "best"
 
     async def known() -> tuple[Person, Standing]:
@@ -121,7 +121,7 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
         person, standing = await known()
     routing, weights = _route(call, wish, person, standing, rows, name)
     drawn = 0 if routing.prompt is None else routing.prompt.index
-    prompt, tokens, row = (wish.prompts or (wish.prompt,))[drawn], read[drawn] if read else None, rows[drawn]
+    prompt, tokens, row = prompts[drawn], read[drawn] if read else None, rows[drawn]
     record = DecisionRecord(
         made_at_s=runtime.clock(),
         bundle=bundle.id,
@@ -137,10 +137,10 @@ async def decide(call: Call, wish: RoutingWish) -> Decision:
     )
     if wish.record:
         _measure(call, person, routing, weights, name)
-    kept = wish.record and person.key is not None and person.personalization != "unavailable"
-    decision_id = new_decision_id(record.made_at_s) if kept else None
+    is_kept = wish.record and person.key is not None and person.personalization != "unavailable"
+    decision_id = new_decision_id(record.made_at_s) if is_kept else None
     decision = Decision(decision_id, person, prompt, tokens, row, record, call.reading.truncated_tokens, dry=not wish.record)
-    return await keep_decision(call, decision) if kept and wish.at_once else decision
+    return await keep_decision(call, decision) if is_kept and wish.at_once else decision
 
 
 def _reads_prompt(serving: Serving, family: str) -> bool:
