@@ -94,11 +94,11 @@ async def exported(store: Store, key: UserKey) -> list[Exported]:
 
 @dataclass
 class Bench:
-    """A store under test; more of the same kind, sharing what is kept; and time at will."""
+    """A store under test; others with limits of their own, sharing what is kept; and time at will."""
 
-    store: Store
+    store: RedisStore
     pass_time: Callable[[float], Awaitable[None]]
-    limited: Callable[[Limits], Store]
+    limited: Callable[[Limits], RedisStore]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def bench(server: EmbeddedRedis, tenant: str) -> AsyncIterator[Bench]:
     """The store on a real server."""
     opened: list[RedisStore] = []
 
-    def limited(limits: Limits) -> Store:
+    def limited(limits: Limits) -> RedisStore:
         opened.append(RedisStore(server.url, limits=limits))
         return opened[-1]
 
@@ -119,7 +119,7 @@ async def bench(server: EmbeddedRedis, tenant: str) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-def store(bench: Bench) -> Store:
+def store(bench: Bench) -> RedisStore:
     return bench.store
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import numpy as np
@@ -22,13 +21,6 @@ from tests.state.conftest import BASIS, exported
 
 def at(year: int, month: int) -> float:
     return datetime(year, month, 15, tzinfo=UTC).timestamp()
-
-
-@pytest.fixture
-async def store(server: EmbeddedRedis) -> AsyncIterator[RedisStore]:
-    store = RedisStore(server.url)
-    yield store
-    await store.aclose()
 
 
 async def held(server: EmbeddedRedis, tenant: str, member: str) -> MemberSum:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -18,13 +17,6 @@ from attune.service.state.redis_store import RedisStore
 from attune.service.state.scripts import ADD_COMPARISON, TAKE_BACK
 from attune.service.state.store import Limits, LoggedComparison, StoredDecision, UserSum
 from tests.state.conftest import BASIS, age, comparison, exported, key_of, same
-
-
-@pytest.fixture
-async def store(server: EmbeddedRedis) -> AsyncIterator[RedisStore]:
-    store = RedisStore(server.url)
-    yield store
-    await store.aclose()
 
 
 async def keys_holding(raw: Redis, needle: bytes) -> list[bytes]:

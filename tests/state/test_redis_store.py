@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from redis.asyncio import Redis
@@ -23,13 +23,6 @@ from attune.service.state.wire import Wire
 from tests.state.conftest import BASIS, comparison, key_of
 
 MakeUser = Callable[[str], UserKey]
-
-
-@pytest.fixture
-async def store(server: EmbeddedRedis) -> AsyncIterator[RedisStore]:
-    store = RedisStore(server.url)
-    yield store
-    await store.aclose()
 
 
 # --- concurrency ----------------------------------------------------------------------------------------------------
