@@ -12,7 +12,7 @@ named as one to ignore. A row without a user is one of somebody unknown: never o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -28,8 +28,6 @@ from attune.models.data.transcripts import ValueInvalid, parse_pair, parse_rated
 from attune.models.data.values import column_of, flag_of, is_number, number_of, time_of, user_of, winner_of
 from attune.models.seam.artefacts import COMPARISONS, recognised
 from attune.models.seam.counts import all_counted
-
-Progress = Callable[[int], None]
 
 DECIDING = 32
 """Rows that say together which shape a table has: one that lacks a column is bad wherever it stands, and the first as well."""
@@ -75,20 +73,19 @@ class Table:
         return "; ".join(told) or "no good row is left to compare"
 
 
-def read_comparisons(source: str | Path, reading: Reading | None = None, *, progress: Progress | None = None) -> Comparisons:
+def read_comparisons(source: str | Path, reading: Reading | None = None) -> Comparisons:
     """Returns the comparisons of a table.
 
     Args:
         source: see `read_rows`.
         reading: see `Reading`; its defaults if None.
-        progress: told how many rows were read, now and then; says so on standard error if None.
 
     Raises:
         TableInvalid: the table cannot be read, has another shape, lacks a column or has one that nothing reads.
         RowsInvalid: some rows are bad; nothing is returned of the others.
         ComparisonInvalid: there are no comparisons.
     """
-    table = table_of(source, reading or Reading(), progress=progress)
+    table = table_of(source, reading or Reading())
     if table.bad:
         raise RowsInvalid(table.problems, table.bad, table.rows)
     if not table.records:
@@ -96,27 +93,27 @@ def read_comparisons(source: str | Path, reading: Reading | None = None, *, prog
     return Comparisons.from_records(table.records)
 
 
-def table_of(source: str | Path, reading: Reading, *, progress: Progress | None = None) -> Table:
+def table_of(source: str | Path, reading: Reading) -> Table:
     """Returns what a source of `read_rows` holds, bad rows counted and left out; what is no table is told with what it is instead.
 
     Raises:
         TableInvalid, RowsInvalid: as `read_table`.
     """
     try:
-        return read_table(read_rows(source), reading, progress=progress)
+        return read_table(read_rows(source), reading)
     except TableInvalid as error:
         name, found = Path(source).name, recognised(source)
         said = str(error) if name in str(error) else f"{name}: {error}"
         raise TableInvalid(f"{said}; it is {found}" if found and not found.startswith(COMPARISONS) else said) from error
 
 
-def read_table(rows: Iterable[TableRow], reading: Reading, *, progress: Progress | None = None) -> Table:
+def read_table(rows: Iterable[TableRow], reading: Reading) -> Table:
     """Returns what the rows hold, bad ones counted and left out.
 
     Raises:
         TableInvalid: as `read_comparisons`; the columns of most of the first rows decide.
     """
-    progress = progress or Steps("read {} rows")
+    progress = Steps("read {} rows")
     coming = iter(rows)
     parser = _decided(first := list(islice(coming, DECIDING)), reading)
     problems: list[BadRow] = []

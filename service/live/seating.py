@@ -161,7 +161,7 @@ async def load_members(
     given: GivenMembers,
     metrics: Metrics,
     connections: UpstreamPool,
-    open_locals: LocalOpener = open_own_locals,
+    open_locals: LocalOpener,
 ) -> Roster:
     """Returns the members, ready to be asked.
 
