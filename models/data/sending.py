@@ -98,27 +98,31 @@ def send(client: Client, bodies: Sequence[Mapping[str, Any]], tell: Callable[[Se
             try:
                 answers = client.feedback_batch([bodies[number] for number in waiting])
             except (AttuneFailed, AttuneUnreachable) as error:
-                if isinstance(error, AttuneFailed) and error.status == TOO_LARGE:  # which one text is not to be for its neighbours
-                    if len(waiting) > 1:
-                        middle = len(waiting) // 2
-                        batches.extendleft((waiting[middle:], waiting[:middle]))
-                    else:
-                        sent.refused.append((waiting[0], error.status, error.detail))
+                if isinstance(error, AttuneFailed) and error.status == TOO_LARGE:
+                    batches.extendleft(reversed(_halves(sent, waiting, error)))
                     break
                 refuses = isinstance(error, AttuneFailed) and error.status not in LATER
                 if refuses or sent.done == 0 or attempt == TRIES - 1:
                     raise
                 sent.waiting = str(error)
                 tell(sent)
-                _pause(attempt)
-                continue
-            sent.waiting = ""
-            waiting = _taken(sent, waiting, answers, last=attempt == TRIES - 1)
-            if not waiting:
-                break
+            else:
+                sent.waiting = ""
+                waiting = _taken(sent, waiting, answers, last=attempt == TRIES - 1)
+                if not waiting:
+                    break
             _pause(attempt)
         tell(sent)
     return sent
+
+
+def _halves(sent: Sent, batch: list[int], error: AttuneFailed) -> list[list[int]]:
+    """Returns a batch that is too large in halves, since one text is not to be that for its neighbours; one line alone is refused."""
+    if len(batch) == 1:
+        sent.refused.append((batch[0], error.status, error.detail))
+        return []
+    middle = len(batch) // 2
+    return [batch[:middle], batch[middle:]]
 
 
 def _taken(sent: Sent, batch: Sequence[int], answers: Sequence[Mapping[str, Any]], *, last: bool) -> list[int]:
