@@ -101,7 +101,6 @@ def prune_to(
     most: int,
     epsilon: float,
     *,
-    beta: float = 0.0,
     prefer: Array | None = None,
     limit_s: float = LIMIT_S,
     tolerance: float = 1e-3,
@@ -114,7 +113,6 @@ def prune_to(
         solutions: of a search.
         most: members that can be afforded, 1 or more.
         epsilon: multiplicative share that may be lost besides.
-        beta: price of KL.
         prefer: see `prune`.
         limit_s: for each integer programme, see there.
         tolerance: of delta; within it the preferred solutions are taken.
@@ -124,20 +122,20 @@ def prune_to(
     """
     if most < 1:
         raise ValueError(f"at most {most} members; a portfolio has 1 or more")
-    low = max(0.0, prove(solutions, epsilon, beta=beta).excess)
-    found = prune(solutions, epsilon, low, beta=beta, prefer=prefer, limit_s=limit_s)
+    low = max(0.0, prove(solutions, epsilon).excess)
+    found = prune(solutions, epsilon, low, prefer=prefer, limit_s=limit_s)
     if len(found.chosen) <= most:
         return found
     # Values and bounds lie in [0, 1]: with a delta of 1 any one policy will do.
     high = 1.0
     while high - low > tolerance / 2.0:
         middle = (low + high) / 2.0
-        tried = prune(solutions, epsilon, middle, beta=beta, prefer=prefer, limit_s=limit_s)
+        tried = prune(solutions, epsilon, middle, prefer=prefer, limit_s=limit_s)
         if len(tried.chosen) <= most:
             high = max(low, min(middle, tried.proof.excess))
         else:
             low = middle
-    return prune(solutions, epsilon, high + tolerance / 2.0, beta=beta, prefer=prefer, limit_s=limit_s)
+    return prune(solutions, epsilon, high + tolerance / 2.0, prefer=prefer, limit_s=limit_s)
 
 
 def smallest_cover(covers: Covers, *, prefer: Array | None = None, limit_s: float = LIMIT_S) -> tuple[tuple[int, ...], bool]:
