@@ -50,9 +50,12 @@ class Rewards:
         """Returns `[N, d]` rewards of the responses.
 
         Raises:
-            RewardsInvalid: the scores are not `[N, d]`, not finite, or outside [0, 1] by more than rounding.
+            RewardsInvalid: the scores are not `[N, d]`, not finite, or outside [0, 1] by more than rounding; or there are none.
         """
-        found = np.asarray(self.score(prompts, responses), dtype=np.float64)
+        try:
+            found = np.asarray(self.score(prompts, responses), dtype=np.float64)
+        except Exception as error:  # whatever a function of somebody else raises, or gives in place of numbers
+            raise RewardsInvalid(f"the rewards cannot score {len(responses)} answers: {type(error).__name__}: {error}") from error
         if found.shape != (len(responses), len(self.names)):
             raise RewardsInvalid(f"scores are {found.shape}; {(len(responses), len(self.names))} for {list(self.names)} was expected")
         if not np.isfinite(found).all() or found.min(initial=0.0) < -1e-6 or found.max(initial=0.0) > 1 + 1e-6:

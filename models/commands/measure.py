@@ -101,10 +101,10 @@ def measure_members(
 ) -> None:
     """What aligning did to each member on held-out prompts: rewards, KL, perplexity, diversity; writes members.md and .json."""
     from attune.models.measuring.aligned_members import judge  # noqa: PLC0415 - torch
-    from attune.models.portfolio.inputs import load_rewards, read_prompts  # noqa: PLC0415 - torch
+    from attune.models.portfolio.inputs import load_rewards, read_prompts, tried  # noqa: PLC0415 - torch
 
     asked = read_prompts(prompts).held_out
-    table = judge(base, members, load_rewards(rewards), asked, answers, out, seed=seed, progress=aside)
+    table = judge(base, members, tried(load_rewards(rewards), asked), asked, answers, out, seed=seed, progress=aside)
     if as_json:
         print_document(json.loads((out / "members.json").read_bytes()))
     else:

@@ -182,14 +182,16 @@ def train_member(
     """Align one member of a portfolio with DPO and a guard; writes a peft adapter and member.json."""
     from attune.models.alignment.trained_member import MemberSettings  # noqa: PLC0415 - torch
     from attune.models.measuring.aligned_members import train_one  # noqa: PLC0415 - torch
-    from attune.models.portfolio.inputs import changed, load_rewards, read_prompts  # noqa: PLC0415 - torch
+    from attune.models.portfolio.inputs import changed, load_rewards, read_prompts, tried  # noqa: PLC0415 - torch
 
+    judged_by = load_rewards(rewards)
+    asked = read_prompts(prompts)
     document = train_one(
         base,
         weights,
         out,
-        load_rewards(rewards),
-        read_prompts(prompts),
+        tried(judged_by, asked.training),
+        asked,
         settings=changed(MemberSettings(), settings or []),
         seed=seed,
         shared=shared,

@@ -29,7 +29,7 @@ from attune.models.alignment.causal import LanguageModel, load
 from attune.models.alignment.trained_member import MemberSettings, Prompts, fingerprint
 from attune.models.portfolio.begun import begin
 from attune.models.portfolio.certify import Evidence, certify
-from attune.models.portfolio.inputs import described, read_prompts
+from attune.models.portfolio.inputs import described, read_prompts, tried
 from attune.models.portfolio.model_oracles import DpoOracle
 from attune.models.portfolio.oracles import Solution
 from attune.models.portfolio.prune import Pruned, prune, prune_to
@@ -203,8 +203,13 @@ def build_from_files(
     """Builds a portfolio for rewards that are in [0, 1] as they are and prompts of a text file; returns what to tell people.
 
     `read_prompts` says which prompts are held out; every other of them values policies for the search, the rest certify.
+
+    Raises:
+        RewardsInvalid: the rewards cannot score; nothing was sampled.
+        SettingsInvalid: prompts are too few, see `read_prompts`, or the folder was begun with something else.
     """
     asked = read_prompts(file, held_out=4)
+    tried(rewards, asked.training)
     begin(out, base, {"rewards": ", ".join(rewards.names)}, asked, seed, settings.member)
     if progress is not None:
         progress(f"settings of each member: {described(settings.member)}")
