@@ -75,10 +75,7 @@ class PalmSettings:
 
 @dataclass(frozen=True, slots=True)
 class Palm:
-    """A finished portfolio: `names` of the members kept, their weights `[M, d]` and values on fresh prompts `[M, d]`.
-
-    `answers` are those of every policy to the fresh prompts.
-    """
+    """A finished portfolio: names of the members kept, weights and values on fresh prompts `[M, d]`, and all policies' answers to these."""
 
     out: Path
     search: Search
@@ -203,10 +200,6 @@ def build_from_files(
     """Builds a portfolio for rewards that are in [0, 1] as they are and prompts of a text file; returns what to tell people.
 
     `read_prompts` says which prompts are held out; every other of them values policies for the search, the rest certify.
-
-    Raises:
-        RewardsInvalid: the rewards cannot score; nothing was sampled.
-        SettingsInvalid: prompts are too few, see `read_prompts`, or the folder was begun with something else.
     """
     asked = read_prompts(file, held_out=4)
     tried(rewards, asked.training)

@@ -59,3 +59,25 @@ def test_what_a_line_lacks_is_said_with_the_line_of_the_file(typed: bool, tmp_pa
 def test_a_comparison_whose_candidates_are_no_texts_is_refused_in_a_sentence():
     with pytest.raises(LogInvalid, match="comparison 1 names a candidate by something other than a text"):
         duels_from([decision("d1", ("a", "b"))], [comparison("e", "d1-0", None) | {"rejected": ["d1-1"]}])
+
+
+def test_lines_of_unknown_kinds_and_unreadable_decisions_are_told_in_the_report_and_in_a_refusal(tmp_path):
+    made = [decision(f"d{number}", ("a", "b")) for number in range(3)]
+    log = [
+        {"type": "user", "id": "ann"},
+        *({"type": "decision", **one} for one in made),
+        {"type": "decision", "decision_id": "d9", "unreadable": "not-json"},
+        made[0] | {"type": "decison"},
+        {"type": "comparison", **comparison("e", "d1-0", "d1-1")},
+    ]
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join(map(json.dumps, log)))
+    left_out = evaluate_log(file, file, tmp_path / "out")["left_out"]
+    told = {"lines of the unknown kind 'decison'": 1, "decisions that could not be read when they were exported": 1}
+    assert {what: left_out[what] for what in told} == told
+    assert "lines of the unknown kind 'decison' (1)" in (tmp_path / "out" / "report.md").read_text()
+    file.write_text("\n".join(map(json.dumps, [log[0], *log[4:]])))
+    with pytest.raises(
+        LogInvalid, match=r"comparisons of unknown decisions \(1\); lines of the unknown kind 'decison' \(1\) were passed over"
+    ):
+        evaluate_log(file, file, tmp_path / "out")

@@ -37,12 +37,20 @@ def read_log(path: Path) -> tuple[Placed, Placed]:
     Raises:
         LogInvalid: the file cannot be read, or a line is damaged.
     """
+    return _read(path)[:2]
+
+
+def _read(path: Path) -> tuple[Placed, Placed, dict[str, int]]:
+    """Returns what `read_log` does, and how many lines of what were passed over."""
     try:
         export = read_export(path)
     except (ExportInvalid, LinesInvalid) as error:
         raise LogInvalid(f"{error}{it_is(path)}") from error
     decisions: dict[str, tuple[str, Mapping[str, Any]]] = {}
     comparisons: Placed = {}
+    passed = {f"lines of the unknown kind {kind!r}": count for kind, count in export.unknown.items()}
+    unreadable = sum("unreadable" in decision.content for log in export.logs.values() for decision in log.decisions.values())
+    passed |= {"decisions that could not be read when they were exported": unreadable} if unreadable else {}
     for log in export.logs.values():
         for name, decision in log.decisions.items():
             if "unreadable" not in decision.content:
@@ -57,7 +65,7 @@ def read_log(path: Path) -> tuple[Placed, Placed]:
         else:
             found = ", ".join(sorted(value)) or "empty"
             raise LogInvalid(f"{place} is neither a decision nor a comparison: {found}{it_is(path)}")
-    return dict(decisions.values()), comparisons
+    return dict(decisions.values()), comparisons, passed
 
 
 def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
@@ -66,19 +74,23 @@ def evaluate_log(decisions: Path, feedback: Path, out: Path) -> dict[str, Any]:
     Raises:
         LogInvalid: see `read_log` and `duels_from`.
     """
+    passed: dict[str, int] = {}
     try:
-        decided, compared = read_log(decisions)[0], read_log(feedback)[1]
+        decided, _, passed = _read(decisions)
+        _, compared, also_passed = _read(feedback)
+        passed = passed | also_passed
         duels = duels_from([*decided.values()], [*compared.values()], decided_at=[*decided], compared_at=[*compared])
     except LogInvalid as error:
         told = recognised(feedback).startswith(COMPARISONS) and it_is(feedback) not in str(error)
-        raise LogInvalid(f"{error}{it_is(feedback)}" if told else str(error)) from error
+        also = "".join(f"; {what} ({count:,}) were passed over" for what, count in passed.items())
+        raise LogInvalid(f"{error}{also}{it_is(feedback)}" if told else f"{error}{also}") from error
     values = evaluate_policies(duels)
     results: dict[str, Any] = {
         "duels": len(duels.won),
         "users": len(set(duels.users.tolist())),
         "members": duels.members,
         "drawn_as_pairs": int(duels.as_pair.sum()),
-        "left_out": dict(duels.left_out),
+        "left_out": {**duels.left_out, **passed},
         "policies": {
             name: {key: asdict(one) | {"estimable": one.estimable} if key in ESTIMATORS else one for key, one in found.items()}
             for name, found in values.items()
