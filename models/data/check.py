@@ -87,10 +87,12 @@ def survey(source: str | Path, reading: Reading, *, write: Path | None = None) -
         write: a file to write the good comparisons to, as lines of pairs that every command reads without options.
 
     Raises:
-        TableInvalid, RowsInvalid: nothing of it can be read, or the name of the copy says that it is no JSON lines; nothing is written.
+        TableInvalid, RowsInvalid: nothing can be read, or the name of the copy is the table's or of no JSON lines; nothing is written.
     """
     if write is not None and not _LINES.search(write.name):
         raise TableInvalid(f"{write} would hold JSON lines; a name that ends in .jsonl or .jsonl.gz is needed, by which others read them")
+    if write is not None and write.exists() and Path(source).exists() and write.samefile(source):
+        raise TableInvalid(f"{write} is the table itself, of which bad rows would be lost; give the copy another name")
     table = table_of(source, reading)
     if write is not None:
         write_pairs(table.records, write)

@@ -88,6 +88,8 @@ def import_reward_model(
         raise ComparisonInvalid(
             f"{users}: {all_counted(len(told_by), 'comparison is a tie', 'comparisons are ties')}: nothing is said of what people want"
         )
+    if told_by is not None and told_by.anonymous.all():
+        raise ComparisonInvalid(f"{users}: no row says whose it is, and how people differ is learned from what each of them chose")
     # 1. The model, as a trunk and a final layer.
     trunk = load_classifier(model, limits=limits)
     expect(trunk)

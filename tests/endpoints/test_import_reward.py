@@ -181,6 +181,9 @@ def test_people_who_could_not_tell_anything_apart_are_refused_before_the_model_i
     (tmp_path / "ties.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ComparisonInvalid, match="all 12 comparisons are ties"):
         import_reward_model(str(tmp_path), tmp_path / "fam", [], str(tmp_path / "ties.jsonl"))
+    (tmp_path / "nobody.jsonl").write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n' * 2)
+    with pytest.raises(ComparisonInvalid, match=r"nobody\.jsonl: no row says whose it is"):
+        import_reward_model(str(tmp_path), tmp_path / "fam", [], str(tmp_path / "nobody.jsonl"))
 
 
 def test_what_is_no_reward_model_or_no_trunk_is_refused_in_one_line(tmp_path, capfd):

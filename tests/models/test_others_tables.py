@@ -135,6 +135,16 @@ def test_a_clean_copy_under_a_name_by_which_nothing_would_read_it_is_refused(tmp
     assert not (tmp_path / "clean.csv").exists()
 
 
+def test_a_clean_copy_never_takes_the_place_of_its_table(tmp_path):
+    table = lines(tmp_path / "a.jsonl", PAIR, {"prompt": "Why?"})
+    (tmp_path / "b.jsonl").symlink_to(table)
+    before = table.read_bytes()
+    for name in ("a.jsonl", "b.jsonl"):
+        with pytest.raises(TableInvalid, match=f"{name} is the table itself, of which bad rows would be lost; give the copy another name"):
+            survey(table, Reading(), write=tmp_path / name)
+    assert table.read_bytes() == before
+
+
 def test_days_and_exact_numbers_of_a_table_with_types_are_times_and_users(tmp_path):
     parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     columns = {name: [text] for name, text in PAIR.items()} | {"user": [Decimal(7)], "time_s": [date(2027, 1, 15)]}
