@@ -51,6 +51,24 @@ def small_data(
     typer.echo(evaluate_small_data(folder, out, cache=cache, settings=settings, sets=tuple(only or ()), progress=aside))
 
 
+@app.command("few-people")
+def few_people(
+    folder: Annotated[Path, typer.Argument(help="Folder with jester5k and ukpconvarg1.")],
+    out: Out = Path(".attune/few-people"),
+    cache: Cache = CACHE,
+    only: Annotated[
+        list[str] | None, typer.Option(help="`jester`, `opposed`, `three` or `alike`; may be given several times, and all if not.")
+    ] = None,
+) -> None:
+    """What `additive` gains where 40 to 200 people are known, by the features of its axes; writes report.md and results.json."""
+    from studies.few_people.run import evaluate_few_people  # noqa: PLC0415 - torch
+
+    try:
+        typer.echo(evaluate_few_people(folder, out, cache=cache, progress=aside, worlds=tuple(only or ())))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 @app.command("member-effects")
 def member_effects(
     folder: Annotated[Path, typer.Argument(help="Folder with summeval_op.")],

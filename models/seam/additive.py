@@ -5,8 +5,9 @@
 The logistic is replaced by Jaakkola and Jordan's quadratic lower bound (2000, "Bayesian parameter estimation via
 variational methods"), `log sigma(a) >= log sigma(xi) + (a - xi)/2 - lambda(xi) (a^2 - xi^2)`. The usual fit of `xi` reads
 the posterior; here `xi^2 = b^2 + |z|^2`, the expected square of the logit under the prior (reconstruction), so that the
-natural parameters of one comparison depend on that comparison alone and a user is their sum. Axis letters: `N` candidates,
-`D` axes, `E = D (D + 3) / 2` evidence, `K = 2 D + 1` heads, `S` samples.
+natural parameters of one comparison depend on that comparison alone and a user is their sum. The mean of such a bound is shorter than
+that of the posterior, the more so the more is told; what a choice votes with is therefore multiplied by a number that training finds.
+Axis letters: `N` candidates, `D` axes, `E = D (D + 3) / 2` evidence, `K = 2 D + 1` heads, `S` samples.
 """
 
 from __future__ import annotations
@@ -42,14 +43,16 @@ class Additive(RewardHeads):
     Attributes:
         heads: everybody's, then the upper ends of all axes, then the lower ends.
         reach: `c`, standard deviations of the population.
+        vote: what a choice votes with, as a multiple of what the bound says.
     """
 
     reach: float
+    vote: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.heads) < 3 or len(self.heads) % 2 == 0 or len(set(self.heads)) != len(self.heads):
             raise ValueError(f"heads must be one and two for each axis, with names of their own; they are {list(self.heads)}")
-        for name, value in (("logit_scale", self.logit_scale), ("reach", self.reach)):
+        for name, value in (("logit_scale", self.logit_scale), ("reach", self.reach), ("vote", self.vote)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be finite and above 0")
 
@@ -86,7 +89,7 @@ class Additive(RewardHeads):
 
     def learn(self, chosen: Row, rejected: Row, prompt: Row, *, tie: bool) -> Array:  # noqa: ARG002 - as for weights
         difference = self._difference(chosen, rejected)
-        return bound_evidence(self.logit_scale * float(difference[0]), self.along_axes(difference), tie=tie)
+        return bound_evidence(self.logit_scale * float(difference[0]), self.along_axes(difference), tie=tie, vote=self.vote)
 
     def sample_weights(self, evidence: Array, prompt: Row | None, rng: np.random.Generator, samples: int) -> Array:  # noqa: ARG002
         mean, covariance = additive_posterior(evidence, self.axes)
@@ -124,10 +127,10 @@ def curvature(xi: Array) -> Array:
     return found
 
 
-def bound_evidence(common: float, axes: Array, *, tie: bool = False) -> Array:
+def bound_evidence(common: float, axes: Array, *, tie: bool = False, vote: float = 1.0) -> Array:
     """Returns what one comparison adds to a user, `[E]`: `D` of precision times mean, then the precision's upper triangle.
 
-    With `c = 2 lambda(xi)`: `eta = (1/2 - c b) z` and `Lambda = c z z^T`. A tie is the mean of both orders: the halves
+    With `c = 2 lambda(xi)` and `v` the vote: `eta = (v/2 - c b) z` and `Lambda = c z z^T`. A tie is the mean of both orders: the halves
     cancel, `eta = -c b z`, so a user who cannot tell is drawn towards no preference and not towards everybody's. A `z` beyond
     `LONGEST` is shortened to it: precision clipped entry by entry, as evidence is, would be no precision.
 
@@ -135,12 +138,13 @@ def bound_evidence(common: float, axes: Array, *, tie: bool = False) -> Array:
         common: `b`, logit of the pair for an average user.
         axes: `z` `[D]`, difference of chosen and rejected along the axes, logits per standard deviation of users.
         tie: the user could not tell.
+        vote: `v`, 1 where the bound is taken as it is.
     """
     square = float(axes @ axes)
     if square > LONGEST * LONGEST:
         axes, square = axes * (LONGEST / math.sqrt(square)), LONGEST * LONGEST
     slope = float(curvature(np.sqrt(common * common + square)))
-    pull = (0.0 if tie else 0.5) - slope * common
+    pull = (0.0 if tie else 0.5 * vote) - slope * common
     rows, columns = triangle(len(axes))
     return np.concatenate([pull * axes, (slope * axes)[rows] * axes[columns]])
 
@@ -203,11 +207,13 @@ def _square(size: int) -> NDArray[np.int64]:
 
 
 def _write(family: Additive) -> Written:
-    return {"logit_scale": float(family.logit_scale), "reach": float(family.reach)}, {}
+    # Absent where the bound is taken as it is, as in files of before.
+    vote = {} if family.vote == 1.0 else {"vote": float(family.vote)}
+    return {"logit_scale": float(family.logit_scale), "reach": float(family.reach)} | vote, {}
 
 
 def _read(stored: Stored) -> Additive:
-    return Additive(stored.name, stored.heads, stored.logit_scale, float(stored.entry["reach"]))
+    return Additive(stored.name, stored.heads, stored.logit_scale, float(stored.entry["reach"]), float(stored.entry.get("vote", 1.0)))
 
 
 FORMAT = Format(NAME, Additive, _write, _read)

@@ -12,13 +12,16 @@ from attune.models.data.preferences import Comparison, Comparisons
 from attune.models.measuring.families.curves import observe
 from attune.models.measuring.families.fewshot import cut
 from attune.models.measuring.families.learners import served_learners
-from attune.models.training.additive import AdditiveSettings, told_apart_by, train_additive, train_in_line_up
+from attune.models.seam.additive import FORMAT
+from attune.models.training.additive import AdditiveSettings, told_apart_by, train_additive, train_in_line_up, with_vote
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Calibration, Subspace
+from attune.models.training.heads import load_heads, save_heads
 from attune.models.training.hierarchical import PopulationSettings, fit_population
 from attune.models.training.loop import TrainingData
 from attune.models.training.trainers import LineUp
 from tests.models.small_world import HASTY, small_world
+from tests.models.test_training_population import FEATURES, gaussian_world
 
 WIDE = 60
 TEXTS = 80
@@ -99,6 +102,33 @@ def test_the_features_of_least_loss_are_taken():
     losses = [float(train_additive(data, one, 0).summary["validation_nll"]) for one in several]
     assert len(set(losses)) == 4
     assert train_in_line_up(data, line_up, 0).summary["validation_nll"] == min(losses)
+
+
+def test_people_are_not_said_to_be_nearer_to_the_average_than_their_choices_bear_out():
+    # Sharp tastes: the bound, fixed at what a stranger would say, leans to the middle.
+    data, strangers = gaussian_world(users=600, sharpness=2.0)
+    plain = train_additive(data, AdditiveSettings(FEATURES, QUICK, Subspace(None)), 0)
+    found = with_vote(plain, data)
+    assert found.family.vote > 1.0
+    told = cut(strangers, context=10, targets=15, seed=0)
+    curves = (observe(served_learners([one], data.vectors), *told, counts=(0, 10)) for one in (found, plain))
+    ours, theirs = (curve.per_user("additive", 1)[1].mean() for curve in curves)
+    assert ours < theirs - 0.004
+    few = replace(data, validation=data.validation.take(data.validation.user % 10 == 6))
+    few = replace(few, validation=few.validation.take(few.validation.user < 500))
+    assert with_vote(plain, few) == plain
+
+
+def test_a_vote_is_kept_in_the_file_and_absent_where_the_bound_is_taken_as_it_is(tmp_path):
+    data, _ = world_of_writers()
+    plain = train_additive(data, AdditiveSettings(2, QUICK, Subspace(2)), 0)
+    for name, family in (("louder", replace(plain.family, vote=1.35)), ("plain", plain.family)):
+        (tmp_path / name).mkdir()
+        save_heads(tmp_path / name, [replace(plain, family=family)], "additive")
+        assert load_heads(tmp_path / name)[0][0].family == family
+        assert ("vote" in FORMAT.write(family)[0]) == (name == "louder")
+    with pytest.raises(ValueError, match="vote is 0"):
+        replace(plain.family, vote=0.0)
 
 
 def test_how_texts_are_written_is_found_without_a_look_at_choices_and_varies_by_one():

@@ -58,7 +58,9 @@ def test_the_evidence_of_one_comparison_worked_out_by_hand():
     slope = math.tanh(2.5) / 10
     found = additive.bound_evidence(3.0, np.array([4.0, 0.0]))
     assert found.tolist() == pytest.approx([(0.5 - 3 * slope) * 4, 0.0, 16 * slope, 0.0, 0.0])
-    tied = additive.bound_evidence(3.0, np.array([4.0, 0.0]), tie=True)
+    louder = additive.bound_evidence(3.0, np.array([4.0, 0.0]), vote=1.5)
+    assert louder.tolist() == pytest.approx([(0.75 - 3 * slope) * 4, 0.0, 16 * slope, 0.0, 0.0])
+    tied = additive.bound_evidence(3.0, np.array([4.0, 0.0]), tie=True, vote=1.5)
     assert tied.tolist() == pytest.approx([-3 * slope * 4, 0.0, 16 * slope, 0.0, 0.0])
 
 

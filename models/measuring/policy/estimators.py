@@ -10,6 +10,7 @@ those that it knew. Axis letters: `N` duels, `M` members.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -166,10 +167,13 @@ def _part(duels: Duels, there: NDArray[np.bool_]) -> Duels:
     )
 
 
-def evaluate_policies(duels: Duels) -> dict[str, dict[str, Any]]:
+Policies = Callable[[Duels], Mapping[str, Array]]
+
+
+def evaluate_policies(duels: Duels, policies: Policies = target_laws) -> dict[str, dict[str, Any]]:
     """Returns, for each policy, its estimates and the share of its pairs that the log could not have drawn."""
     predicted = predict_wins(duels)
-    laws = dict(target_laws(duels))
+    laws = dict(policies(duels))
     if len(set(duels.users.tolist())) > 1:
         laws["best single"] = best_single(duels)
     return {name: {**estimate(duels, law, predicted), "unsupported": unsupported(duels, law)} for name, law in laws.items()}
