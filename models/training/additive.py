@@ -21,6 +21,7 @@ from attune.models.training.first_head import ENOUGH
 from attune.models.training.heads import OF_FIRST_HEAD, Heads, TrainedFamily
 from attune.models.training.hierarchical import PopulationSettings, fit_population, taste_axes
 from attune.models.training.loop import TrainingData
+from attune.models.training.prior_trust import told_twice
 from attune.models.training.trainers import LineUp
 from attune.models.training.validating import validation_nll
 
@@ -106,10 +107,10 @@ def with_vote(trained: TrainedFamily, data: TrainingData) -> TrainedFamily:
     """Returns the family with the vote of `VOTES` that validation people lose least with.
 
     The bound is fixed before anything is told of a user, so it leans to the middle, and a user's mean with it: people are then said to be
-    nearer to the average than their choices bear out. Fewer than `ENOUGH` people choose by chance, and it is 1 then.
+    nearer to the average than their choices bear out. Fewer than `ENOUGH` people who chose twice judge by chance, and it is 1 then.
     """
     family = trained.family
-    if not isinstance(family, Additive) or len(data.validation.rows_of_users()) < ENOUGH:
+    if not isinstance(family, Additive) or told_twice(data.validation) < ENOUGH:
         return trained
     louder = [replace(trained, family=replace(family, vote=one)) for one in VOTES]
     losses = [validation_nll(one, data) for one in louder]

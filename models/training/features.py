@@ -232,10 +232,11 @@ def _principal_components(texts: NDArray[np.float32], components: int) -> Array:
     What does not vary over the texts, such as a length that was masked out, is no feature.
     """
     centred = texts - texts.mean(axis=0, dtype=np.float64)
-    _, sizes, axes = np.linalg.svd(centred[:, :-1], full_matrices=False)
-    spreads = np.append(sizes[:components], np.linalg.norm(centred[:, -1])) / np.sqrt(len(texts))
+    # Not by a singular value decomposition of the texts, whose other half would be as large as all of their vectors again.
+    axes = np.linalg.eigh(centred[:, :-1].T @ centred[:, :-1])[1].T[::-1][:components]
+    spreads = np.append(np.linalg.norm(centred[:, :-1] @ axes.T, axis=0), np.linalg.norm(centred[:, -1])) / np.sqrt(len(texts))
     matrix = np.zeros((len(spreads), texts.shape[1]))
-    matrix[:-1, :-1] = axes[: len(spreads) - 1] * np.where(axes[: len(spreads) - 1].sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
+    matrix[:-1, :-1] = axes * np.where(axes.sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
     matrix[-1, -1] = 1.0
     varying = spreads > 1e-6
     kept: Array = matrix[varying] / spreads[varying, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from attune.models.measuring.families.learners import served_learners
 from attune.models.seam.additive import FORMAT
 from attune.models.training.additive import AdditiveSettings, told_apart_by, train_additive, train_in_line_up, with_vote
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
-from attune.models.training.features import Calibration, Subspace
+from attune.models.training.features import Calibration, Subspace, _principal_components
 from attune.models.training.heads import load_heads, save_heads
 from attune.models.training.hierarchical import PopulationSettings, fit_population
 from attune.models.training.loop import TrainingData
@@ -117,6 +118,9 @@ def test_people_are_not_said_to_be_nearer_to_the_average_than_their_choices_bear
     few = replace(data, validation=data.validation.take(data.validation.user % 10 == 6))
     few = replace(few, validation=few.validation.take(few.validation.user < 500))
     assert with_vote(plain, few) == plain
+    # Who chose once is nobody's judge: what a choice says of a person is seen in another one of theirs.
+    once = [mine if user in few.validation.user else mine[:1] for user, mine in data.validation.rows_of_users().items()]
+    assert with_vote(plain, replace(data, validation=data.validation.take(np.concatenate(once)))) == plain
 
 
 def test_a_vote_is_kept_in_the_file_and_absent_where_the_bound_is_taken_as_it_is(tmp_path):
@@ -144,6 +148,29 @@ def test_how_texts_are_written_is_found_without_a_look_at_choices_and_varies_by_
     lengths = data.vectors.candidates[used, -1]
     assert np.abs(np.corrcoef(features[:, 0], lengths)[0, 1]) > 0.999
     assert max(abs(np.corrcoef(features[:, at], asks)[0, 1]) for at in range(1, features.shape[1])) > 0.9
+
+
+@pytest.mark.parametrize("texts", [12, 200])
+def test_components_are_what_texts_vary_most_in_also_where_texts_are_fewer_than_dimensions(texts, rng):
+    vectors = (rng.normal(size=(texts, 40)) * np.linspace(3.0, 0.5, 40)).astype(np.float32)
+    components = min(20, texts - 1)
+    found = _principal_components(vectors, 20)[:-1]
+    assert len(found) == components
+    features = (vectors - vectors.mean(axis=0)) @ found.T
+    np.testing.assert_allclose(features.T @ features / texts, np.eye(components), atol=1e-5)
+    spreads = np.linalg.svd(vectors[:, :-1] - vectors[:, :-1].mean(axis=0))[1][:components] / np.sqrt(texts)
+    np.testing.assert_allclose(1.0 / np.linalg.norm(found, axis=1), spreads, rtol=1e-4)
+
+
+def test_components_of_many_texts_take_room_for_their_vectors_once(rng):
+    vectors = rng.normal(size=(20_000, 40)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        _principal_components(vectors, 8)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * vectors.astype(np.float64).nbytes  # 8 of 40 directions beside them
 
 
 def test_texts_without_a_length_and_without_a_style_leave_the_other_features():

@@ -100,10 +100,10 @@ def _how_sure(summary: Mapping[str, Any]) -> str:
 def _doubt(serve: str, curves: Mapping[str, Any]) -> str:
     """Returns what strangers say against the family that serves; nothing where they clearly gain.
 
-    They choose nothing, so the family stays; but who reads that people gain must read as well that others did not.
+    They choose nothing, so the family stays; but who reads that people gain must read as well that others did not, or were not asked.
     """
     if not curves or serve not in curves["learners"]:
-        return ""
+        return " Nobody whom training never met confirms it: too few people could be kept apart."
     lost = curves["learners"][serve]["gain"][-1]
     if lost["low"] > 0:
         return ""
