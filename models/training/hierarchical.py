@@ -66,6 +66,8 @@ class PopulationSettings:
         widths, sizes: factors that the covariance and the mean may be multiplied by in the end; the least log-loss of
             validation users decides. Laplace posteriors of few binary choices lean to the middle, and so do estimates
             made of them; estimates from few users lean too far. Width 0 says that nobody differs from anybody.
+        anchor_sizes: the same for the head that is known already, as the mean. What is said of a stranger is said under all that they
+            may be, and is nearer to a half the wider that is; a head that was right of people in general must be larger to say as much.
     """
 
     rounds: int = 40
@@ -75,6 +77,7 @@ class PopulationSettings:
     start: float = 0.1
     widths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 1.8)
     sizes: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
+    anchor_sizes: tuple[float, ...] = (1.0, 1.15, 1.3, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,8 @@ def fit_population(
         scatter += settings.pseudo_users * (start if settings.pseudo == "start" else np.diag(np.diag(scatter) / count))
         population = Population(mean, 0.5 * (scatter + scatter.T) / (count + settings.pseudo_users))
     widths = [max(width, NO_WIDTH) for width in settings.widths]
-    means = [size * population.mean for size in settings.sizes] + ([] if anchor is None else [anchor])
+    means = [size * population.mean for size in settings.sizes]
+    means += [] if anchor is None else [size * anchor for size in settings.anchor_sizes]
     candidates = [Population(mean, width * population.covariance) for width in widths for mean in means]
     if len(candidates) == 1:
         return candidates[0]

@@ -17,7 +17,7 @@ from attune.models.seam.additive import FORMAT
 from attune.models.training.additive import AdditiveSettings, told_apart_by, train_additive, train_in_line_up, with_vote
 from attune.models.training.bradley_terry import BradleyTerrySettings, train_bradley_terry
 from attune.models.training.features import Calibration, Subspace, _principal_components
-from attune.models.training.heads import load_heads, save_heads
+from attune.models.training.heads import OF_FIRST_HEAD, load_heads, save_heads
 from attune.models.training.hierarchical import PopulationSettings, fit_population
 from attune.models.training.loop import TrainingData
 from attune.models.training.trainers import LineUp
@@ -121,6 +121,21 @@ def test_people_are_not_said_to_be_nearer_to_the_average_than_their_choices_bear
     # Who chose once is nobody's judge: what a choice says of a person is seen in another one of theirs.
     once = [mine if user in few.validation.user else mine[:1] for user, mine in data.validation.rows_of_users().items()]
     assert with_vote(plain, replace(data, validation=data.validation.take(np.concatenate(once)))) == plain
+
+
+def test_a_stranger_is_told_as_much_as_the_head_that_is_known_says_of_people_in_general():
+    # Tastes are wide, so that what is said under all of them is nearer to a half than the head alone.
+    data, strangers = gaussian_world(users=400, sharpness=2.0)
+    space = Subspace(None, everybody=True)
+    anchored = replace(QUICK, sizes=(), widths=(1.0,))
+    plain, sized = (
+        train_additive(data, AdditiveSettings(FEATURES, replace(anchored, anchor_sizes=one), space), 0)
+        for one in ((1.0,), anchored.anchor_sizes)
+    )
+    assert float(sized.summary[OF_FIRST_HEAD]) > 1.0
+    told = cut(strangers, context=1, targets=15, seed=0)
+    found = [observe(served_learners([one], data.vectors), *told, counts=(0,)).per_user("additive", 0)[1].mean() for one in (sized, plain)]
+    assert found[0] < found[1] - 0.002
 
 
 def test_a_vote_is_kept_in_the_file_and_absent_where_the_bound_is_taken_as_it_is(tmp_path):

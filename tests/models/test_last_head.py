@@ -100,7 +100,7 @@ def test_what_sets_people_apart_stays_as_it_was_trained_and_rewards_keep_their_m
 
 def test_the_share_of_the_first_head_is_what_everybody_is_made_of(data):
     """With the first head as the mean of tastes the share is 1; without it among the features there is none, and nothing moves."""
-    anchored = replace(ROUNDS, sizes=(0.0,), widths=(1.0,))
+    anchored = replace(ROUNDS, sizes=(0.0,), anchor_sizes=(1.0,), widths=(1.0,))
     trained = train_additive(data, AdditiveSettings(axes=2, population=anchored, subspace=STANDING), 0)
     assert trained.summary[OF_FIRST_HEAD] == pytest.approx(1.0)
     without = train_additive(data, AdditiveSettings(axes=2, population=ROUNDS, subspace=Subspace(3)), 0)
