@@ -25,11 +25,16 @@ def families(
     seeds: Seeds = 3,
     users: UsersAtMost = 400,
     only: OnlyRuns = None,
+    learner: Annotated[
+        list[str] | None, typer.Option(help="Family or baseline to train beside the head for everybody; may be given several times.")
+    ] = None,
 ) -> None:
     """Few-shot curves of every family and baseline on real people's choices; writes report.md, results.json and plots."""
     from studies.families.run import evaluate_set  # noqa: PLC0415 - torch
 
-    typer.echo(evaluate_set(data, folder, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ())))
+    typer.echo(
+        evaluate_set(data, folder, out, cache=cache, seeds=seeds, users=users, only=tuple(only or ()), learners=tuple(learner or ()))
+    )
 
 
 @app.command("small-data")
