@@ -238,6 +238,12 @@ def test_what_stands_before_a_stop_string_is_kept_and_nothing_else_is_read():
     assert (text, finish.reason) == ("one ", "stop")
 
 
+def test_what_a_stop_string_cut_ends_there_though_its_piece_goes_on_beyond_the_limit():
+    body = deltas({"content": "one END", "refusal": " no more"}) + events(" two")
+    text, finish = read(body, stop=("END",), max_tokens=1)
+    assert (text, finish.reason) == ("one ", "stop")
+
+
 def test_a_body_without_end_is_refused_before_it_fills_the_memory():
     reader = reader_for()
     comment = b": " + b"x" * 1_000_000 + b"\n\n"
