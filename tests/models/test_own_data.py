@@ -82,6 +82,8 @@ def test_people_who_want_the_same_are_not_personalised(trunk, tmp_path):
     found = trained(told(60, 14, opposed=False), trunk, tmp_path)
     assert (found["default"], found["verdict"]["personalise"]) == ("bradley_terry", "no")
     assert "no gain was found" in found["verdict"]["why"]
+    assert found["families"]["additive"]["chosen"] == "never"
+    assert found["told_apart_by"] == {}  # nobody is
     assert found["curves"]["learners"]["bradley_terry"]["accuracy"][0]["low"] > 0.8
 
 

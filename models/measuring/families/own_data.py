@@ -152,7 +152,7 @@ def train_own(
         "verdict": verdict,
         "at_first": {one.family.name: one.summary.get("at_first", {}) for one in standing},
         "fitted_again": [one.family.name for one in served if one.summary.get("fitted_again")],
-        "told_apart_by": {one.family.name: words for one in trained if (words := told_apart_by(one))},
+        "told_apart_by": {one.family.name: words for one in trained if one.trust != NEVER and (words := told_apart_by(one))},
         "left_out": [*left_out.values()],
         "made_up": at_first,
         "curves": measured,
