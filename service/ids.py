@@ -13,8 +13,9 @@ import time
 CANDIDATE_BITS = 6
 MAX_CANDIDATES = 2**CANDIDATE_BITS - 1
 _MASK = MAX_CANDIDATES
-_CANONICAL = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-"""One spelling is ours; `uuid.UUID`, which takes others, costs several times as much, and a request has some ten ids."""
+_CANONICAL = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}", re.ASCII)
+"""One spelling is ours, and one version: a UUID of another may be an answer's text. `uuid.UUID`, which takes other spellings, costs several
+times as much, and a request has some ten ids."""
 
 
 def new_id(now_s: float | None = None) -> str:

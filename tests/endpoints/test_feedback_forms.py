@@ -71,6 +71,23 @@ async def test_a_form_is_applied_once_conflicts_with_another_and_is_taken_back_e
     assert (now["families"], now["user"]["comparisons"]) == (told_before["families"], 1)
 
 
+UUID = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"chosen_text": UUID, "rejected_text": LONG},
+        {"response_text": UUID, "rating": 1.0},
+        {"kept": UUID, "over": LONG, "how": "copy"},
+        {"kept": SHORT, "over": UUID, "how": "edit"},
+    ],
+)
+async def test_a_random_uuid_is_the_text_of_an_answer_and_no_id(service: Service, said: dict[str, Any]):
+    told = await service.post("/feedback", {"user": "u1", "prompt": "Make me a UUID.", **said})
+    assert told["result"] == "applied"
+
+
 async def test_what_was_kept_is_a_pair_that_weighs_less(service: Service):
     families = service.serving.bundle.families
     rows = await rows_of(service, WARM, LONG)

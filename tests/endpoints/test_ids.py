@@ -33,7 +33,18 @@ def test_a_decision_id_is_no_candidate_and_a_candidate_is_no_decision():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "{01a3185c-5000-7db5-afb6-d948e446e581}", "01a3185c50007db5afb6d948e446e581" + "0000", "é" * 36, "\ud800" * 36]
+    "text",
+    [
+        "",
+        "x",
+        "{01a3185c-5000-7db5-afb6-d948e446e581}",
+        "01a3185c50007db5afb6d948e446e581" + "0000",
+        "é" * 36,
+        "\ud800" * 36,
+        "f47ac10b-58cc-4372-a567-0e02b2c3d479",  # a random one, as models write them
+        "f47ac10b-58cc-4372-a567-0e02b2c3d440",
+        "01a3185c-5000-7db5-cfb6-d948e446e581",
+    ],
 )
 def test_what_is_not_spelt_like_an_id_is_none(text: str):
     assert split_candidate(text) is None
