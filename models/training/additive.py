@@ -95,12 +95,25 @@ def train_in_line_up(data: TrainingData, line_up: LineUp, seed: int) -> TrainedF
         if most > line_up.axes:
             several.append(AdditiveSettings(most, population, replace(subspace, components=most)))
         if subspace.kind == "tastes":
-            unseen = replace(subspace, kind="principal", style=True)
+            written = replace(subspace, kind="principal", components=0, style=True)
+            if not _features(data, written) > _features(data, replace(written, style=False)):
+                written = replace(written, style=False)  # nothing of how texts are written stands in the vectors: it is not to be said
             apart = replace(population, pseudo_users=UNCORRELATED_USERS, pseudo="uncorrelated")
-            several.append(AdditiveSettings(most, population, replace(unseen, components=0)))
-            several.append(AdditiveSettings(most, apart, replace(unseen, components=most)))
-    trained = [train_additive(data, one, seed) for one in several if len(data.calibration(one.subspace).candidate.matrix)]
+            several.append(AdditiveSettings(most, population, written))
+            several.append(AdditiveSettings(most, apart, replace(written, components=most)))
+    telling = [one for one in several if _telling(data, one.subspace)] or several[:1]
+    trained = [train_additive(data, one, seed) for one in telling]
     return with_vote(min(trained, key=lambda one: float(one.summary["validation_nll"])), data)
+
+
+def _features(data: TrainingData, subspace: Subspace) -> int:
+    return len(data.calibration(subspace).candidate.matrix)
+
+
+def _telling(data: TrainingData, subspace: Subspace) -> bool:
+    """Returns whether answers that were compared differ in any feature beside everybody's head, which may say nothing."""
+    moment = data.calibration(subspace).moment
+    return bool(moment[int(subspace.everybody) :].any())
 
 
 def with_vote(trained: TrainedFamily, data: TrainingData) -> TrainedFamily:

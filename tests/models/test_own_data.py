@@ -123,6 +123,18 @@ def test_one_person_gives_a_head_or_a_sentence(trunk, tmp_path, rows):
     assert "too few people" in found["not_measured"]
 
 
+def test_texts_of_one_length_and_style_are_trained_on_and_nobody_is_told_apart_by_how_they_are_written(trunk, tmp_path):
+    words = ["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh"]
+    rng = np.random.default_rng(0)  # everybody's head finds nothing
+    rows = [Comparison(f"p{n % 40}", f"q{n % 8}", *rng.choice(words, 2, replace=False).tolist()) for n in range(320)]
+    found = trained(Comparisons.from_records(rows), trunk, tmp_path / "chance", personalise=True)
+    assert found["told_apart_by"].keys() == {"additive"}
+    rows = [Comparison(f"p{n % 40}", "q", *(words[:2] if n % 2 else words[1::-1])) for n in range(240)]
+    found = trained(Comparisons.from_records(rows), trunk, tmp_path / "opposed", personalise=True)
+    assert found["verdict"]["serve"] == "additive"
+    assert "written" not in found["told_apart_by"]["additive"]
+
+
 def test_what_cannot_be_learned_from_is_said_before_anything_is_done(trunk, tmp_path):
     ties = Comparisons.from_records([Comparison(prompt="p", chosen="a", rejected=f"b{index}", user="u", tie=True) for index in range(5)])
     with pytest.raises(ComparisonInvalid, match="all 5 comparisons are ties: there is nothing to learn"):
