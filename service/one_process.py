@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import uvicorn
@@ -31,7 +31,7 @@ def serve_one(settings: Settings, listener: socket.socket, listen: Callable[[int
     Args:
         settings: checked by `parts.check_cheap`.
         listener: bound to the address.
-        listen: opens it for callers, of whom so many may wait, once everything is ready.
+        listen: opens it for callers, of whom so many may wait, once everything is ready; what it raises is raised once all is closed.
         place: see `create_app`; of several processes, the parent writes the lines of the log and answers hangups.
 
     Raises:
@@ -41,8 +41,14 @@ def serve_one(settings: Settings, listener: socket.socket, listen: Callable[[int
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
+    refusals: list[Exception] = []
+
     def opened() -> None:
-        listen(config.backlog)
+        try:
+            listen(config.backlog)
+        except Exception as error:
+            refusals.append(error)
+            raise
         beginning.listens()
 
     app = create_app(settings, address=address, opened=opened, place=place, settle=settle_heap)
@@ -91,4 +97,14 @@ def serve_one(settings: Settings, listener: socket.socket, listen: Callable[[int
 
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, end)
-    server.run(sockets=[listener])
+    _run(server, listener, refusals)
+
+
+def _run(server: uvicorn.Server, listener: socket.socket, refusals: Sequence[Exception]) -> None:
+    """Runs the server; raises the refusal of its start, if there was one, for uvicorn has one exit code for whatever could not start."""
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if refusals:
+            raise refusals[0] from None
+        raise

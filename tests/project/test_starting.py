@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -112,7 +113,7 @@ def until_read(pipe: Path) -> int:
 
 
 @contextmanager
-def held_start(tmp_path: Path, data_dir: Path, workers: str) -> Iterator[subprocess.Popen[str]]:
+def held_start(tmp_path: Path, data_dir: Path, workers: str, **more: str) -> Iterator[subprocess.Popen[str]]:
     """Gives a process whose start goes on once it is let go."""
     (tmp_path / "roster.json").write_text((data_dir / "roster.json").read_text(encoding="utf-8"), encoding="utf-8")
     write_tiny_bundle(tmp_path / "bundles")
@@ -124,7 +125,7 @@ def held_start(tmp_path: Path, data_dir: Path, workers: str) -> Iterator[subproc
         "hashlib.file_digest = lambda *given: (pipe.exists() and pipe.read_bytes(), digest(*given))[1]\n",
         encoding="utf-8",
     )
-    settings = environment(tmp_path) | {"ATTUNE_WORKERS": workers}
+    settings = environment(tmp_path) | {"ATTUNE_WORKERS": workers} | more
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), settings.get("PYTHONPATH")]))
     process = subprocess.Popen(COMMAND, cwd=ROOT, env=settings, stderr=subprocess.PIPE, text=True)
     writing = until_read(pipe)
@@ -146,6 +147,18 @@ def test_a_stop_during_the_start_is_no_failure_and_waits_for_no_thread(tmp_path,
     assert [json.loads(line)["event"] for line in said.splitlines()] == ["attune stopped"]
     _, alive = psutil.wait_procs(others, timeout=PATIENCE_S)
     assert not alive
+
+
+def test_an_address_that_somebody_else_takes_during_the_start_is_told_with_exit_code_4(tmp_path, data_dir):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with held_start(tmp_path, data_dir, "1", ATTUNE_PORT=str(port)) as process:
+            other.listen()
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 4
+    assert said.splitlines()[-2] == f"attune: cannot listen on 127.0.0.1 port {port}"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
