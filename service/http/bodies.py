@@ -72,8 +72,8 @@ class Bodies:
         coding = headers.get(b"transfer-encoding", b"").lower()
         if {part.strip() for part in coding.split(b",")} - {b"", b"chunked"}:
             raise UnsupportedTransfer(f"transfer-encoding {coding.decode('latin-1')[:40]!r} is not read; `chunked` alone is")
-        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding not in {b"", b"identity"}:
+        encoding = headers.get(b"content-encoding", b"").lower()
+        if {part.strip() for part in encoding.split(b",")} - {b"", b"identity"}:
             raise UnsupportedEncoding(f"content-encoding {encoding.decode('latin-1')[:40]!r} is not read; send the body as it is")
         declared = headers.get(b"content-length", b"0")
         length = int(declared) if declared.isdigit() else 0

@@ -10,6 +10,7 @@ from starlette.types import Message, Receive
 
 from attune.service.errors import AttuneError, BodyTooSlow, Overloaded, TooLarge, UnsupportedEncoding
 from attune.service.http.bodies import HALF_READ, LARGE_BYTES_PER_S, ORDINARY_BYTES, Bodies, ClientLeft, UnsupportedTransfer
+from attune.service.http.heads import by_name
 
 LARGE = ORDINARY_BYTES + 1000
 
@@ -60,6 +61,11 @@ async def test_of_a_body_that_is_refused_nothing_stays_held(sent: Receive, heade
     with pytest.raises(error):
         await bodies.read(sent, headers, LARGE)
     assert (bodies.large_bytes, bodies.half_read_bytes) == (0, 0)
+
+
+async def test_a_body_is_read_that_two_lines_say_is_as_it_is():
+    sent = by_name([(b"content-encoding", b"identity"), (b"content-encoding", b"Identity"), (b"transfer-encoding", b"chunked")])
+    assert await Bodies(0, 5.0).read(coming(b"as it is"), sent, LARGE) == b"as it is"
 
 
 async def test_half_read_bodies_have_a_bound_of_their_own():
