@@ -10,7 +10,7 @@ import typer
 
 from attune.models.measuring.families.runs import standard_runs
 from studies.families.public_sets import DataSetInvalid, read_jester, read_ukpconvarg
-from studies.families.run import read_set, runs_on
+from studies.families.run import evaluate_set, read_set, runs_on
 
 RATINGS = {(0, 0): 5.0, (0, 1): -2.0, (0, 2): 4.5, (1, 0): 1.0, (1, 1): 9.0}
 
@@ -71,6 +71,12 @@ def test_a_set_is_read_from_its_folder_and_what_is_none_is_refused(tmp_path):
         read_set("jester", tmp_path / "none")
     with pytest.raises(typer.BadParameter, match="a file of your own is for `attune measure learners`"):
         read_set("gone.jsonl", tmp_path)
+
+
+def test_a_learner_that_there_is_not_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(typer.BadParameter, match=r"nobody: no such learner; there are bradley_terry, .*, additive, hierarchical, "):
+        evaluate_set("jester", tmp_path, tmp_path / "out", cache=None, seeds=1, users=10, only=(), learners=("additive", "nobody"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_set_has_the_standard_runs_and_jester_one_in_which_texts_do_not_recur():
