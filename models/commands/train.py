@@ -93,12 +93,18 @@ def train_families(
     from attune.models.data.adapters import read_comparisons  # noqa: PLC0415 - numpy
     from attune.models.data.hub import DEMO_TRUNK, located  # noqa: PLC0415
     from attune.models.data.templates import TextLimits  # noqa: PLC0415
+    from attune.models.seam.registry import expect_trainable  # noqa: PLC0415 - numpy
 
     if layers and not all(one.strip().isdigit() for one in layers.split(",")):
         raise typer.BadParameter(f"{layers!r} is not numbers with commas between, such as 0,3,6", param_hint="--layers")
     named = tuple(int(one) for one in layers.split(",")) if layers else None
     if beside is not None and (trunk or layers or context or pooling is not Pooling.mean):
         raise typer.BadParameter("the trunk is that of the imported heads, with its layers, pooling and context", param_hint="--beside")
+    wanted = tuple(one.strip() for one in families.split(",")) if families else ()
+    try:
+        expect_trainable(wanted)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--families") from None
     if trunk and trunk != DEMO_TRUNK:
         located(trunk)  # before a table is read, which may take minutes
     comparisons = read_comparisons(source, reading)
@@ -119,7 +125,6 @@ def train_families(
     else:
         imported, loaded = None, load_trunk(named_trunk, layers=named or spread_layers(named_trunk), pooling=pooling.value, limits=limits)
     expect_graph(loaded, cache, aside)
-    wanted = tuple(one.strip() for one in families.split(",")) if families else ()
     settings = OwnData(names=wanted, personalise=personalise, apart=apart, folds=folds, processes=processes, seed=seed)
     found = train_own(comparisons, loaded, out, settings, cache=cache, tell=aside, beside=imported)
     if as_json:

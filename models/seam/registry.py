@@ -6,6 +6,7 @@ Trainers are named and not imported: they need torch, and the seam needs numpy a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attune.models.seam import additive, attributes, bradley_terry, micro, sparse_moe, sparserm, vrf
@@ -42,3 +43,10 @@ KINDS: dict[str, Kind] = {
     )
 }
 """By name, in the order in which they are trained."""
+
+
+def expect_trainable(names: Sequence[str]) -> None:
+    """Raises a `ValueError` that names those of `names` which no trainer learns from comparisons alone, and those that there are."""
+    there = [name for name, kind in KINDS.items() if kind.trainer]
+    if unknown := sorted(set(names) - set(there)):
+        raise ValueError(f"{', '.join(name or 'an empty name' for name in unknown)}: no such family; there are {', '.join(there)}")

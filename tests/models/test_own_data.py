@@ -337,3 +337,11 @@ def test_an_older_training_stays_whole_until_a_newer_one_is_and_leaves_nothing_t
     with family_folder(tmp_path) as staging:
         (staging / "heads.json").write_text("new")
     assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"heads.json": "new"}
+
+
+def test_a_family_that_there_is_not_is_said_before_the_table_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"no table")
+    done = CliRunner().invoke(app, ["train", "families", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "o"), "--families", "vrf,nope"])
+    assert done.exit_code == 2
+    assert "nope: no such family; there are bradley_terry" in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "o").exists()

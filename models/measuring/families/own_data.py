@@ -44,7 +44,7 @@ from attune.models.measuring.families.strangers import (
 )
 from attune.models.measuring.report_files import made_by, write_report
 from attune.models.seam.counts import counted
-from attune.models.seam.registry import KINDS
+from attune.models.seam.registry import KINDS, expect_trainable
 from attune.models.seam.trust import NEVER
 from attune.models.training.additive import told_apart_by
 from attune.models.training.beside import PROVENANCE, Beside
@@ -116,9 +116,7 @@ def train_own(
     """
     comparisons.expect_decided()
     line_up = _line_up(len(comparisons), settings)
-    unknown = sorted(set(settings.names) - set(trainers()))
-    if unknown:
-        raise ValueError(f"{', '.join(name or 'an empty name' for name in unknown)}: no such family; there are {', '.join(trainers())}")
+    expect_trainable(settings.names)
     for folder in filter(None, (out, cache)):
         expect_writable(folder)
     people = told_twice(comparisons)
