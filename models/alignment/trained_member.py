@@ -231,7 +231,7 @@ def _measure(model: LanguageModel, rewards: Rewards, weights: Array, before: Ans
 def _line(when: str, found: Measured) -> str:
     document = found.document()
     own, relative = document["own"], document["ratios"]
-    gained = f"w·r {own['before']:.3f} to {own['after']:.3f} ({found.standard_errors_gained:+.1f} standard errors)"
+    gained = f"w·r {own['before']:.3f} to {own['after']:.3f} ({found.standard_errors_gained:+z.1f} standard errors)"
     apart = f"KL {document['kl']:.2f}, length x{relative['length']:.2f}, perplexity x{relative['perplexity']:.2f}"
     return f"{when}: {gained}, {apart}, distinct-2 x{relative['distinct_2']:.2f}, of all answers x{relative['diversity']:.2f}"
 

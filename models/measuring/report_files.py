@@ -30,7 +30,7 @@ def interval(value: Mapping[str, float | None] | Mapping[str, float] | None, dig
     """Returns a mean with its interval, `0.903 [0.890, 0.915]`; `-` for None."""
     if value is None or value["mean"] is None:
         return "-"
-    mean, low, high = (f"{value[key]:{sign}.{digits}f}" for key in ("mean", "low", "high"))
+    mean, low, high = (f"{value[key]:{sign}z.{digits}f}" for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 

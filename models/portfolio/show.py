@@ -74,7 +74,7 @@ def describe_portfolio(portfolio: Portfolio, heads: Mapping[str, tuple[str, ...]
     lines.append(" " * (width + 2) + "  ".join(f"{name:>{max(13, len(name))}}" for name in told))
     for name, values, intervals in zip(portfolio.names, portfolio.values[shown], portfolio.intervals[shown], strict=True):
         cells = (
-            f"{f'{value:+.3f} ± {half:.3f}':>{max(13, len(head))}}"
+            f"{f'{value:+z.3f} ± {half:.3f}':>{max(13, len(head))}}"
             for head, value, half in zip(told, values[places], intervals[places], strict=True)
         )
         lines.append(f"{name:<{width}}  " + "  ".join(cells))

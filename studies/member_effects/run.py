@@ -213,7 +213,7 @@ def render(results: Mapping[str, Any]) -> str:
         for count, learners in found.items():
             for learner, one in learners.items():
                 gain = one["gain"]
-                points = f"{100 * gain['mean']:+.1f} [{100 * gain['low']:.1f}, {100 * gain['high']:.1f}]"
+                points = f"{100 * gain['mean']:+z.1f} [{100 * gain['low']:z.1f}, {100 * gain['high']:z.1f}]"
                 lines.append(f"| {count} | {learner} | {one['accuracy']['mean']:.3f} | {points} | {one['nll']['mean']:.3f} |")
         lines.append("")
     chosen = ", ".join(f"{one['shared']:g} and {one['personal']:g} ({one['axes']} axes, seed {one['seed']})" for one in results["spreads"])

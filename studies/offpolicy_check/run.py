@@ -114,7 +114,7 @@ def check_estimators(
         "|---" * (2 + len(ESTIMATORS)) + "|",
     ]
     for name, row in found.items():
-        cells = " | ".join(f"{row[key]['coverage']:.1%} ({row[key]['bias']:+.4f}, {row[key]['width']:.3f})" for key in ESTIMATORS)
+        cells = " | ".join(f"{row[key]['coverage']:.1%} ({row[key]['bias']:+z.4f}, {row[key]['width']:.3f})" for key in ESTIMATORS)
         lines.append(f"| {name} | {row['dr']['truth']:.3f} | {cells} |")
     write_report(
         out,

@@ -200,7 +200,7 @@ def _trade_line(rows: Sequence[Mapping[str, Any]]) -> str:
     chance = np.mean([row["one answer by chance"] for row in rows])
     front = np.mean([one["front"] for one in every])
     return (
-        f"Correlations between rewards {', '.join(f'{value:+.2f}' for value in above)}; on the front {front:.2f} "
+        f"Correlations between rewards {', '.join(f'{value:+z.2f}' for value in above)}; on the front {front:.2f} "
         f"of a prompt's answers; even weights keep {', '.join(f'{value:.2f}' for value in kept)} of each range; any one answer has a worst "
         f"ratio of {chance:.3f}."
     )

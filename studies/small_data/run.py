@@ -216,7 +216,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def _points(interval: Mapping[str, float]) -> str:
-    return f"{100 * interval['mean']:+.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+    return f"{100 * interval['mean']:+z.1f} [{100 * interval['low']:z.1f}, {100 * interval['high']:z.1f}]"
 
 
 def _last_layer(vectors: Vectors, width: int) -> Vectors:

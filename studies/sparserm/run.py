@@ -170,7 +170,7 @@ def _study(found: Mapping[str, Any], sweep: Sequence[int]) -> list[str]:
     for name, one in found["selected_minus"].items():
         over = one["over_test"]
         lines.append(
-            f"| {name} | {interval(one['over_seeds'], sign='+')} | [{over['low']:+.3f}, {over['high']:+.3f}] (by {over['resampled']}) |"
+            f"| {name} | {interval(one['over_seeds'], sign='+')} | [{over['low']:+z.3f}, {over['high']:+z.3f}] (by {over['resampled']}) |"
         )
     lines += ["", f"| directions on either side | {' | '.join(map(str, sweep))} |", f"|---|{'---|' * len(sweep)}"]
     for name in (PROPOSED, RANDOM):
@@ -190,12 +190,12 @@ def _bars(results: Mapping[str, Any]) -> list[str]:
         lines += [
             bar(
                 f"{name}: at least {GAIN_LEAST:.3f} over random directions, intervals apart",
-                f"{gain:+.3f}",
+                f"{gain:+z.3f}",
                 kept=gain >= GAIN_LEAST and apart,
             ),
             bar(
                 f"{name}: within {WITHIN:.3f} of the dense state",
-                f"{ours['mean'] - dense['mean']:+.3f}",
+                f"{ours['mean'] - dense['mean']:+z.3f}",
                 kept=ours["mean"] >= dense["mean"] - WITHIN,
             ),
             bar(f"{name}: under {SHARE_MOST:.0%} of the trunk's parameters trained", f"{share:.4%}", kept=share < SHARE_MOST),

@@ -16,6 +16,8 @@ def git(folder, *words):
 def test_numbers_have_a_leading_zero_and_an_interval_its_ends():
     assert interval({"mean": 0.5, "low": 0.25, "high": 0.7512}) == "0.500 [0.250, 0.751]"
     assert interval({"mean": 0.5, "low": -0.25, "high": 0.75}, digits=1, sign="+") == "+0.5 [-0.2, +0.8]"
+    assert interval({"mean": -0.01, "low": -0.04, "high": 0.0}, digits=1, sign="+") == "+0.0 [+0.0, +0.0]"
+    assert interval({"mean": -0.0004, "low": -0.1, "high": 0.0}) == "0.000 [-0.100, 0.000]"
     assert table(["a", "b"], [["1", "2"]]) == ["| a | b |", "|---|---|", "| 1 | 2 |"]
     assert bar("it holds", "0.9", kept=False) == "- NOT MET: it holds: 0.9"
 

@@ -198,4 +198,4 @@ def _verdict(
 
 
 def _points(gain: Mapping[str, float]) -> str:
-    return f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] points of accuracy"
+    return f"{100 * gain['mean']:+z.1f} [{100 * gain['low']:+z.1f}, {100 * gain['high']:+z.1f}] points of accuracy"

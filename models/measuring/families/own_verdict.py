@@ -107,7 +107,7 @@ def _doubt(serve: str, curves: Mapping[str, Any]) -> str:
     lost = curves["learners"][serve]["gain"][-1]
     if lost["low"] > 0:
         return ""
-    points = f"{100 * lost['mean']:+.1f} [{100 * lost['low']:+.1f}, {100 * lost['high']:+.1f}] points of accuracy"
+    points = f"{100 * lost['mean']:+z.1f} [{100 * lost['low']:+z.1f}, {100 * lost['high']:+z.1f}] points of accuracy"
     found = "lost" if lost["high"] < 0 else "did not clearly gain"
     return (
         f" But people whom training never met {found} by it: {points} after {curves['counts'][-1]} comparisons. Measure it on others "

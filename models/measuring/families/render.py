@@ -89,4 +89,4 @@ def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _points(value: Mapping[str, float]) -> str:
-    return f"{100 * value['mean']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+    return f"{100 * value['mean']:+z.1f} [{100 * value['low']:+z.1f}, {100 * value['high']:+z.1f}]"
