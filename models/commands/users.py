@@ -70,10 +70,15 @@ def _in_lines(known: User, family: str) -> list[str]:
 
 
 def _table(title: str, rows: dict[str, tuple[float, float | None]]) -> list[str]:
-    """Returns a title and rows of a name, a number and its standard deviation, largest first; nothing where there are no rows."""
-    wide = max(map(len, rows), default=0)
-    ranked = sorted(rows.items(), key=lambda row: -row[1][0])
+    """Returns a title and rows of a name, a number and its standard deviation, largest first; nothing where there are no rows.
+
+    Rows that are exactly 0, such as the other ends of a user's axes, are counted.
+    """
+    said = {name: row for name, row in rows.items() if row != (0.0, None)}
+    wide = max(map(len, said), default=0)
+    ranked = sorted(said.items(), key=lambda row: -row[1][0])
     told = [f"  {name:{wide}}  {mean:7.3f}{'' if std is None else f' ± {std:.3f}'}" for name, (mean, std) in ranked]
+    told += [f"  0 for {len(rows) - len(said)} others"] if told and len(said) < len(rows) else []
     return ["", title, *told] if told else []
 
 
