@@ -19,7 +19,7 @@ from attune.models.seam.additive import NAME, Additive
 from attune.models.training.features import Affine, Subspace
 from attune.models.training.first_head import ENOUGH
 from attune.models.training.heads import OF_FIRST_HEAD, Heads, TrainedFamily
-from attune.models.training.hierarchical import PopulationSettings, fit_population, taste_axes
+from attune.models.training.hierarchical import PopulationSettings, bounded, fit_population, taste_axes
 from attune.models.training.loop import TrainingData
 from attune.models.training.prior_trust import told_twice
 from attune.models.training.trainers import LineUp
@@ -55,7 +55,8 @@ class AdditiveSettings:
 def train_additive(data: TrainingData, settings: AdditiveSettings, seed: int) -> TrainedFamily:
     """Returns everybody's head and both ends of every axis; nothing is drawn, and `seed` is only noted."""
     calibration = data.calibration(settings.subspace)
-    population = fit_population(data, calibration.candidate(data.vectors.candidates), settings.population, calibration.anchor)
+    features = calibration.candidate(data.vectors.candidates)
+    population = fit_population(data, features, settings.population, calibration.anchor, read=bounded)
     axes, explained = taste_axes(population, calibration.moment, settings.axes)
     size = axes.shape[1]
     everybody = float(population.mean @ calibration.moment @ population.mean)

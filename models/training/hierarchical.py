@@ -10,8 +10,9 @@ a served family. `additive` serves the same population by a bound. Axis letters:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -90,7 +91,12 @@ class Choices:
 
 
 def fit_population(
-    data: TrainingData, features: NDArray[np.float32], settings: PopulationSettings, anchor: Array | None = None
+    data: TrainingData,
+    features: NDArray[np.float32],
+    settings: PopulationSettings,
+    anchor: Array | None = None,
+    *,
+    read: Callable[[Choices, Population], tuple[Array, Array]] | None = None,
 ) -> Population:
     """Returns the population of the training users.
 
@@ -99,6 +105,7 @@ def fit_population(
         features: `[candidates, F]` of the texts.
         settings: see there.
         anchor: `[F]` a head for everybody that is known already; with it as the mean a population is among the choices.
+        read: how validation users are read where they choose, as `bounded` does for what is served by the bound; by `laplace` if None.
     """
     table = np.asarray(features, dtype=np.float64)
     batches = list(batches_of_users(data.train, table))
@@ -125,11 +132,13 @@ def fit_population(
     candidates = [Population(mean, width * population.covariance) for width in widths for mean in means]
     if len(candidates) == 1:
         return candidates[0]
-    losses = _validation_nll(candidates, data, table)
+    losses = _validation_nll(candidates, data, table, read or partial(laplace, steps=6))
     return population if losses is None else candidates[int(np.argmin(losses))]
 
 
-def _validation_nll(populations: Sequence[Population], data: TrainingData, features: Array) -> Array | None:
+def _validation_nll(
+    populations: Sequence[Population], data: TrainingData, features: Array, read: Callable[[Choices, Population], tuple[Array, Array]]
+) -> Array | None:
     """Returns the log-loss of validation users' decided targets under each population, summed over the usual counts.
 
     None if nobody decided anything: then nothing can be chosen by it.
@@ -149,7 +158,7 @@ def _validation_nll(populations: Sequence[Population], data: TrainingData, featu
             continue
         decided = True
         for index, population in enumerate(populations):
-            mode, covariance = laplace(choices, population, steps=6)
+            mode, covariance = read(choices, population)
             margins = np.einsum("utf,uf->ut", difference[targets], mode)
             variances = np.einsum("utf,uft->ut", difference[targets], covariance @ np.swapaxes(difference[targets], 1, 2))
             losses[index] -= np.log(attenuated(margins, variances)[counted]).mean()
@@ -206,6 +215,22 @@ def laplace(choices: Choices, population: Population, *, start: Array | None = N
     weight = choices.weight * probability * (1.0 - probability)
     precision = prior + np.swapaxes(difference, 1, 2) @ (difference * weight[:, :, None])
     return mode, np.asarray(np.linalg.inv(precision), dtype=np.float64)
+
+
+def bounded(choices: Choices, population: Population) -> tuple[Array, Array]:
+    """Returns mean `[U, F]` and covariance `[U, F, F]` of every user by the bound that `models.seam.additive` adds up.
+
+    It is taken at the expected size of a logit under the prior, so that no step depends on another: a quarter of the time of `laplace`.
+    """
+    difference, spread = choices.difference, population.covariance
+    usual = difference @ population.mean
+    variance = np.einsum("ucf,ucf->uc", difference @ spread, difference)
+    slope = choices.weight * curvature(np.sqrt(usual**2 + np.maximum(variance, 0.0)))
+    pull = np.where(choices.tie, 0.0, 0.5) * choices.weight - slope * usual
+    precision = np.linalg.inv(spread) + np.swapaxes(difference, 1, 2) @ (difference * slope[:, :, None])
+    covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+    mean: Array = population.mean + np.einsum("ufg,ug->uf", covariance, np.einsum("uc,ucf->uf", pull, difference))
+    return mean, covariance
 
 
 def batches_of_users(comparisons: Comparisons, features: Array) -> Iterator[Choices]:

@@ -14,6 +14,7 @@ from attune.models.data.preferences import Comparisons
 from attune.models.measuring.families.curves import observe, paired_gain
 from attune.models.measuring.families.fewshot import cut
 from attune.models.measuring.families.learners import served_learners
+from attune.models.seam.additive import additive_posterior, bound_evidence
 from attune.models.seam.hedge import sigmoid
 from attune.models.training.additive import AdditiveSettings, train_additive, train_in_line_up
 from attune.models.training.episodes import ComparisonFeatures, Episodes
@@ -23,6 +24,7 @@ from attune.models.training.hierarchical import (
     Choices,
     Population,
     PopulationSettings,
+    bounded,
     fit_population,
     laplace,
     taste_axes,
@@ -157,6 +159,21 @@ def test_so_many_axes_are_taken_as_validation_people_lose_less_with(seed, axes):
     assert found.family.axes == axes
     assert found.summary["validation_nll"] == min(one.summary["validation_nll"] for one in (few, many))
     assert train_in_line_up(data, replace(line_up, most_axes=1), 0).family == few.family
+
+
+def test_the_bound_by_which_widths_are_chosen_is_the_one_that_is_served():
+    rng = np.random.default_rng(0)
+    root = np.tril(rng.normal(size=(FEATURES, FEATURES))) + np.eye(FEATURES)
+    population = Population(rng.normal(size=FEATURES), root @ root.T)
+    difference, tie, weight = rng.normal(size=(2, 6, FEATURES)), rng.random((2, 6)) < 0.3, np.ones((2, 6))
+    weight[1, 4:] = 0.0  # padding
+    means, covariances = bounded(Choices(difference, tie, weight), population)
+    for user, told in enumerate((6, 4)):
+        told_one = zip(difference[user, :told], tie[user, :told], strict=True)
+        evidence = sum(bound_evidence(float(one @ population.mean), one @ root, tie=bool(tied)) for one, tied in told_one)
+        mean, covariance = additive_posterior(evidence, FEATURES)
+        np.testing.assert_allclose(means[user], population.mean + root @ mean, atol=1e-10)
+        np.testing.assert_allclose(covariances[user], root @ covariance @ root.T, atol=1e-10)
 
 
 def test_per_user_regression_knows_nothing_before_the_first_comparison_and_something_after():
